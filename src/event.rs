@@ -1,0 +1,403 @@
+//! What was published, and its one encoding.
+//!
+//! An event is encoded once, when it is published or read back from a store: everything after its
+//! cursor stands ready in [`Event::write_json`], which all framings share. A framing only adds its own few
+//! bytes around it, so nothing needs to be cached for each framing.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::{BufMut, Bytes};
+
+use crate::cursor::{Cursor, Epoch, Position};
+use crate::json::{self, JsonError};
+use crate::topic::{Topic, TopicError};
+
+/// Longest event name, in bytes.
+pub const NAME_MAX_BYTES: usize = 128;
+
+/// Longest idempotency key, in bytes.
+pub const ID_MAX_BYTES: usize = 128;
+
+/// The name that an event has where its publisher gave none.
+pub const DEFAULT_NAME: &str = "message";
+
+/// An event's payload: JSON in the safe form (see [`crate::json`]), or binary as base64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    json: Box<str>,
+    base64: bool,
+}
+
+impl Data {
+    /// One JSON value, kept as it is written.
+    ///
+    /// # Errors
+    /// [`EventError::Data`] where it is not JSON, nests deeper than 128, or holds a lone surrogate.
+    pub fn json(text: &str) -> Result<Self, EventError> {
+        Ok(Self { json: json::safe(text)?.into(), base64: false })
+    }
+
+    /// A JSON value whose syntax serde has checked already.
+    pub(crate) fn raw(value: &serde_json::value::RawValue) -> Result<Self, EventError> {
+        Ok(Self { json: json::safe_syntax(value.get())?.into(), base64: false })
+    }
+
+    /// A text, which reaches clients as a JSON string.
+    #[must_use]
+    pub fn text(text: &str) -> Self {
+        Self { json: json::string(text).into(), base64: false }
+    }
+
+    /// Bytes, which reach clients as a base64 string beside `"encoding":"base64"`.
+    #[must_use]
+    pub fn binary(bytes: &[u8]) -> Self {
+        let mut json = String::with_capacity(bytes.len() * 4 / 3 + 6);
+        json.push('"');
+        base64::engine::general_purpose::STANDARD.encode_string(bytes, &mut json);
+        json.push('"');
+        Self { json: json.into(), base64: true }
+    }
+
+    /// What [`Event::data`] and [`Event::is_base64`] gave: for stores, which keep just that.
+    #[must_use]
+    pub fn from_stored(json: &str, base64: bool) -> Self {
+        Self { json: json.into(), base64 }
+    }
+
+    /// Base64 that somebody else encoded, as a JSON string.
+    pub(crate) fn encoded(value: &serde_json::value::RawValue) -> Result<Self, EventError> {
+        let text: String = serde_json::from_str(value.get()).map_err(|_| EventError::Base64)?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| EventError::Base64)?;
+        Ok(Self::binary(&bytes))
+    }
+
+    /// Length of the JSON text, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Never: the shortest JSON text has one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.json.is_empty()
+    }
+}
+
+/// What a publisher hands in, checked: whoever holds one may store it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Where it is published.
+    pub topic: Topic,
+    name: Option<Box<str>>,
+    id: Option<Arc<str>>,
+    data: Data,
+}
+
+impl NewEvent {
+    /// An event on `topic` with `data`, named `message`, without an idempotency key.
+    #[must_use]
+    pub fn new(topic: Topic, data: Data) -> Self {
+        Self { topic, name: None, id: None, data }
+    }
+
+    /// An event on `topic` whose data is `value` as JSON.
+    ///
+    /// # Errors
+    /// [`EventError`] where the topic is not one, or the value has no JSON form.
+    ///
+    /// ```
+    /// # use switchback::NewEvent;
+    /// let event = NewEvent::json("orders.42.status", &serde_json::json!({ "by": "li" }))?.named("approved")?;
+    /// # Ok::<(), switchback::EventError>(())
+    /// ```
+    pub fn json(topic: &str, value: &impl serde::Serialize) -> Result<Self, EventError> {
+        let text = serde_json::to_string(value).map_err(JsonError::Syntax)?;
+        Ok(Self::new(topic.parse()?, Data::json(&text)?))
+    }
+
+    /// The same event with a name. `message` is what an event is called anyway; empty means that, too.
+    ///
+    /// # Errors
+    /// [`EventError::Name`] past 128 bytes, with control characters, or where it begins with `$`,
+    /// which is kept for control events.
+    pub fn named(mut self, name: &str) -> Result<Self, EventError> {
+        if name.len() > NAME_MAX_BYTES || name.starts_with('$') || name.contains(char::is_control) {
+            return Err(EventError::Name);
+        }
+        self.name = (!name.is_empty() && name != DEFAULT_NAME).then(|| name.into());
+        Ok(self)
+    }
+
+    /// The same event with an idempotency key: published again on the same topic within the window,
+    /// it is answered with the first one's cursor and not stored. Empty means none.
+    ///
+    /// # Errors
+    /// [`EventError::Id`] past 128 bytes or with control characters.
+    pub fn with_id(mut self, id: &str) -> Result<Self, EventError> {
+        if id.len() > ID_MAX_BYTES || id.contains(char::is_control) {
+            return Err(EventError::Id);
+        }
+        self.id = (!id.is_empty()).then(|| id.into());
+        Ok(self)
+    }
+
+    /// The idempotency key.
+    #[must_use]
+    pub fn id(&self) -> Option<&Arc<str>> {
+        self.id.as_ref()
+    }
+
+    /// The name, where it is not `message`.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// What the event will take in a store, roughly, in bytes: what queues and retention count.
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        cost_bytes(self.topic.as_str().len(), self.data.json.len())
+    }
+
+    /// The event as it will be, but for its place in the log. Encodes; done outside any lock.
+    #[must_use]
+    pub fn draft(self, time_ms: u64) -> Draft {
+        let mut body = Vec::with_capacity(self.data.json.len() + self.topic.as_str().len() + 96);
+        body.extend_from_slice(b"\",\"topic\":");
+        body.extend_from_slice(json::string(self.topic.as_str()).as_bytes());
+        body.extend_from_slice(b",\"event\":");
+        body.extend_from_slice(json::string(self.name.as_deref().unwrap_or(DEFAULT_NAME)).as_bytes());
+        body.extend_from_slice(b",\"data\":");
+        let data = body.len() as u32..(body.len() + self.data.json.len()) as u32;
+        body.extend_from_slice(self.data.json.as_bytes());
+        if self.data.base64 {
+            body.extend_from_slice(b",\"encoding\":\"base64\"");
+        }
+        body.extend_from_slice(b",\"time\":");
+        body.extend_from_slice(itoa::Buffer::new().format(time_ms).as_bytes());
+        if let Some(id) = &self.id {
+            body.extend_from_slice(b",\"id\":");
+            body.extend_from_slice(json::string(id).as_bytes());
+        }
+        body.push(b'}');
+        Draft {
+            topic: self.topic,
+            name: self.name,
+            id: self.id,
+            time_ms,
+            base64: self.data.base64,
+            body: body.into(),
+            data,
+        }
+    }
+}
+
+/// An event that is encoded and timed, and waits for its position: what a store appends.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    topic: Topic,
+    name: Option<Box<str>>,
+    id: Option<Arc<str>>,
+    time_ms: u64,
+    base64: bool,
+    body: Bytes,
+    data: Range<u32>,
+}
+
+impl Draft {
+    /// The event at its place. From here on it is immutable.
+    #[must_use]
+    pub fn at(self, epoch: Epoch, position: Position) -> Event {
+        Event { cursor: Cursor::new(epoch, position), draft: self }
+    }
+
+    /// Where it is published.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The name, where it is not `message`.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The publisher's idempotency key.
+    #[must_use]
+    pub fn id(&self) -> Option<&Arc<str>> {
+        self.id.as_ref()
+    }
+
+    /// The data: JSON in the safe form; a base64 string where [`Self::is_base64`].
+    #[must_use]
+    pub fn data(&self) -> &str {
+        // The range was measured when the body was built, from a str: never the fallback.
+        let bytes = self.body.get(self.data.start as usize..self.data.end as usize).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// Whether [`Self::data`] is binary, as a base64 string.
+    #[must_use]
+    pub fn is_base64(&self) -> bool {
+        self.base64
+    }
+
+    /// When the server took it: milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// What the event takes in a store, roughly, in bytes: what queues and retention count.
+    #[must_use]
+    pub fn cost_bytes(&self) -> u64 {
+        cost_bytes(self.topic.as_str().len(), self.data.len())
+    }
+}
+
+/// What was published, at its place in the log; immutable. Derefs to [`Draft`] for what does not depend on the place.
+#[derive(Clone)]
+pub struct Event {
+    cursor: Cursor,
+    draft: Draft,
+}
+
+impl std::ops::Deref for Event {
+    type Target = Draft;
+
+    fn deref(&self) -> &Draft {
+        &self.draft
+    }
+}
+
+impl Event {
+    /// The cursor of a client that this event has reached.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The place in the log.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.cursor.position
+    }
+
+    /// Length of what [`Self::write_json`] writes, at most, in bytes.
+    #[must_use]
+    pub fn json_max_bytes(&self) -> usize {
+        ITEM_START.len() + Cursor::MAX_BYTES + self.draft.body.len()
+    }
+
+    /// Appends the event as an item: one line of JSON that is valid in every framing.
+    pub fn write_json(&self, out: &mut impl BufMut) {
+        out.put_slice(ITEM_START);
+        self.cursor.write(out);
+        out.put_slice(&self.draft.body);
+    }
+}
+
+/// How every item that has a cursor begins; the rest of an event's body starts with the closing quote.
+const ITEM_START: &[u8] = b"{\"cursor\":\"";
+
+/// Fixed cost of an event in a store, in bytes: its row, its index entry, its allocation.
+const EVENT_OVERHEAD_BYTES: u64 = 64;
+
+fn cost_bytes(topic_bytes: usize, data_bytes: usize) -> u64 {
+    topic_bytes as u64 + data_bytes as u64 + EVENT_OVERHEAD_BYTES
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({} {} {})", self.cursor, self.topic(), self.data())
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.cursor == other.cursor && self.draft.body == other.draft.body
+    }
+}
+
+/// An event cannot be published. The message says what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// The topic is not one.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The name is not one.
+    #[error(
+        "an event name has at most 128 bytes, no control characters, and does not begin with $, which control events do"
+    )]
+    Name,
+    /// The idempotency key is not one.
+    #[error("an id has at most 128 bytes and no control characters")]
+    Id,
+    /// The data is not acceptable JSON.
+    #[error("data: {0}")]
+    Data(#[from] JsonError),
+    /// `encoding` says base64, and `data` is not.
+    #[error("with \"encoding\":\"base64\", data is a string of padded base64 (RFC 4648 §4)")]
+    Base64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(event: &Event) -> String {
+        let mut out = Vec::new();
+        event.write_json(&mut out);
+        assert!(out.len() <= event.json_max_bytes());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn is_written_as_the_contract_shows_it() {
+        let new = NewEvent::new("orders.42.status".parse().unwrap(), Data::json(r#"{"by":"li"}"#).unwrap());
+        let event =
+            new.named("approved").unwrap().draft(1_763_750_000_123).at("k3f9x2".parse().unwrap(), Position(1042));
+        assert_eq!(
+            item(&event),
+            r#"{"cursor":"k3f9x2-1042","topic":"orders.42.status","event":"approved","data":{"by":"li"},"time":1763750000123}"#
+        );
+        assert_eq!(event.data(), r#"{"by":"li"}"#);
+    }
+
+    #[test]
+    fn binary_names_its_encoding_and_the_id_comes_back() {
+        let new = NewEvent::new("a".parse().unwrap(), Data::binary(&[0, 255, 16])).with_id("k<1").unwrap();
+        let event = new.draft(5).at("e".parse().unwrap(), Position(1));
+        assert_eq!(
+            item(&event),
+            r#"{"cursor":"e-1","topic":"a","event":"message","data":"AP8Q","encoding":"base64","time":5,"id":"k\u003c1"}"#
+        );
+    }
+
+    #[test]
+    fn what_a_store_keeps_gives_the_same_event_again() {
+        let first = NewEvent::new("a<b".parse().unwrap(), Data::binary(b"x")).named("n").unwrap().with_id("i").unwrap();
+        let first = first.draft(7).at("e".parse().unwrap(), Position(3));
+        let mut again = NewEvent::new(first.topic().clone(), Data::from_stored(first.data(), first.is_base64()));
+        again = again.named(first.name().unwrap()).unwrap().with_id(first.id().unwrap()).unwrap();
+        assert_eq!(again.draft(first.time_ms()).at("e".parse().unwrap(), Position(3)), first);
+    }
+
+    #[test]
+    fn names_and_ids_have_limits() {
+        let new = || NewEvent::new("a".parse().unwrap(), Data::text(""));
+        for name in ["$hello", "a\nb", "\0", &"n".repeat(129)] {
+            assert!(new().named(name).is_err(), "{name:?}");
+        }
+        assert_eq!(new().named("message").unwrap().name(), None);
+        assert!(new().named(&"n".repeat(128)).is_ok());
+        for id in ["a\rb", &"i".repeat(129)] {
+            assert!(new().with_id(id).is_err(), "{id:?}");
+        }
+    }
+}

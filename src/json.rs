@@ -1,0 +1,208 @@
+//! JSON made safe for every framing, once, when it is published.
+//!
+//! The same bytes are then valid in JSON, in JavaScript, inside `<script>`, on one line of SSE or
+//! NDJSON, and in a WebSocket text frame:
+//!
+//! - `<` becomes `\u003c`: neither `</script>` nor `<!--` can end or change a script (WHATWG HTML §13.2.5.4).
+//! - U+2028 and U+2029 become escapes: they end a line in JavaScript before ES2019.
+//! - raw CR and LF, which JSON allows between tokens only, are dropped: they end a line of SSE.
+//!
+//! Nothing else changes: numbers keep every digit, keys their order, duplicate keys both values. That
+//! is why the text is scanned and copied, not parsed into a tree and written again.
+
+use std::borrow::Cow;
+
+/// Deepest nesting of arrays and objects in an event's data.
+pub const NESTING_MAX: usize = 128;
+
+/// Why a text is not acceptable as an event's data.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// Not JSON (RFC 8259).
+    #[error("not JSON: {0}")]
+    Syntax(#[from] serde_json::Error),
+    /// Deeper than [`NESTING_MAX`].
+    #[error("nested too deep: at most 128 arrays and objects inside each other")]
+    Nesting,
+    /// Half of a UTF-16 pair: it has no UTF-8 form, so it could not reach every client unchanged.
+    #[error("a lone surrogate: \\ud800 to \\udfff come only in pairs")]
+    LoneSurrogate,
+}
+
+/// Checks that `text` is one JSON value within the limits and returns it in the safe form.
+///
+/// # Errors
+/// [`JsonError`] says what is wrong.
+pub fn safe(text: &str) -> Result<Cow<'_, str>, JsonError> {
+    let value: &serde_json::value::RawValue = serde_json::from_str(text)?;
+    safe_syntax(value.get())
+}
+
+/// As [`safe`], for a text that is known to be one JSON value in syntax: what serde captured as raw.
+///
+/// # Errors
+/// [`JsonError::Nesting`] and [`JsonError::LoneSurrogate`].
+pub fn safe_syntax(json: &str) -> Result<Cow<'_, str>, JsonError> {
+    check_limits(json)?;
+    Ok(escape(json))
+}
+
+/// A string as JSON in the safe form.
+#[must_use]
+pub fn string(text: &str) -> String {
+    // Serialising a str into memory cannot fail.
+    let json = serde_json::to_string(text).unwrap_or_default();
+    escape(&json).into_owned()
+}
+
+/// Depth and surrogates in one pass over the bytes; the syntax was checked before, so this can be lax about it.
+fn check_limits(json: &str) -> Result<(), JsonError> {
+    let bytes = json.as_bytes();
+    let (mut depth, mut at, mut in_string) = (0_usize, 0, false);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => {
+                at += escape_length(&bytes[at..])?;
+                continue;
+            }
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > NESTING_MAX {
+                    return Err(JsonError::Nesting);
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// How long the escape at the start of `bytes` is; a surrogate pair counts as one.
+fn escape_length(bytes: &[u8]) -> Result<usize, JsonError> {
+    match unicode_escape(bytes) {
+        None => Ok(2),
+        Some(0xDC00..=0xDFFF) => Err(JsonError::LoneSurrogate),
+        Some(0xD800..=0xDBFF) => match bytes.get(6..).and_then(unicode_escape) {
+            Some(0xDC00..=0xDFFF) => Ok(12),
+            _ => Err(JsonError::LoneSurrogate),
+        },
+        Some(_) => Ok(6),
+    }
+}
+
+fn unicode_escape(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Rewrites what some framing could not carry. Borrowed where nothing has to change, which is nearly always.
+fn escape(json: &str) -> Cow<'_, str> {
+    let unsafe_at = |c: char| matches!(c, '<' | '\r' | '\n' | '\u{2028}' | '\u{2029}');
+    let Some(first) = json.find(unsafe_at) else {
+        return Cow::Borrowed(json);
+    };
+    let mut out = String::with_capacity(json.len() + 16);
+    out.push_str(&json[..first]);
+    for c in json[first..].chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            // Inside strings JSON has them escaped already, so these stand between tokens.
+            '\r' | '\n' => {}
+            other => out.push(other),
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keeps_what_was_written() {
+        for text in [
+            "1e400",
+            "123456789012345678901234567890.10",
+            "-0",
+            r#"{"b":1,"a":2,"b":3}"#,
+            r#"{ "a" : [ 1 , 2 ] }"#,
+            r#""\/\u0041\ud83d\ude00""#,
+            "null",
+            r#""\\u003c\\""#,
+            r#""\\ud800""#,
+        ] {
+            assert_eq!(safe(text).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn escapes_what_a_framing_cannot_carry() {
+        for (text, expected) in [
+            (r#""</script><!--""#, r#""\u003c/script>\u003c!--""#),
+            ("\"\u{2028}\u{2029}\"", r#""\u2028\u2029""#),
+            ("{\r\n\"a\":\n1}", r#"{"a":1}"#),
+        ] {
+            assert_eq!(safe(text).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn refuses_what_cannot_reach_everyone() {
+        for text in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\ud800""#, r#""\ud800x""#, r#""\uDBFF\\udc00""#] {
+            assert!(matches!(safe(text), Err(JsonError::LoneSurrogate)), "{text}");
+        }
+        for text in ["", "{", "[1,]", "'a'", "NaN", "1 2", "\"\n\"", "\"\t\"", "\u{feff}1"] {
+            assert!(matches!(safe(text), Err(JsonError::Syntax(_))), "{text:?}");
+        }
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(safe(&nested(128)).is_ok());
+        assert!(matches!(safe(&nested(129)), Err(JsonError::Nesting)));
+        assert!(matches!(safe(&nested(100_000)), Err(JsonError::Nesting)));
+        assert!(safe(&format!("\"{}\"", "[".repeat(500))).is_ok());
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+            Just("</script><!--\u{2028}\u{2029}\r\n\0\u{1f600}".into()),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                proptest::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_safe_form_means_the_same_and_is_safe(value in any_json(), pretty: bool) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let out = safe(&text).unwrap();
+            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{2028}', '\u{2029}']), None);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap(), value);
+        }
+
+        #[test]
+        fn strings_too(text: String) {
+            let out = string(&text);
+            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{2028}', '\u{2029}']), None);
+            prop_assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+        }
+
+        #[test]
+        fn never_panics(text in "[\\[\\]{}\"\\\\u0-9a-fA-F,:tn ]{0,80}") {
+            let _ = safe(&text);
+        }
+    }
+}

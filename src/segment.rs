@@ -1,0 +1,314 @@
+//! A run of events in memory, indexed by topic: what the tails and the memory store are made of.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use crate::cursor::Position;
+use crate::event::Event;
+use crate::topic::{PatternSet, Topic};
+
+/// Most topics that a read follows one by one; where patterns match more, it scans by position.
+pub(crate) const INDEXED_TOPICS_MAX: usize = 64;
+
+/// Most topics that are compared with a wildcard pattern before a read gives up and scans by position.
+const TOPICS_COMPARED_MAX: usize = 1024;
+
+/// Below this many events a scan costs less than looking topics up.
+const SCAN_EVENTS_MAX: usize = 64;
+
+/// Topics in order, so that those below a pattern's literal prefix lie together.
+pub(crate) type TopicMap<V> = BTreeMap<Topic, V>;
+
+/// The topics of `map` that match, if they are few: at most [`INDEXED_TOPICS_MAX`], found within
+/// [`TOPICS_COMPARED_MAX`] comparisons. `None` means "too many to follow one by one".
+pub(crate) fn matching_topics<'a, V>(map: &'a TopicMap<V>, patterns: &PatternSet) -> Option<Vec<(&'a Topic, &'a V)>> {
+    let mut found: BTreeMap<&Topic, &V> = BTreeMap::new();
+    let mut compared = 0;
+    for pattern in patterns {
+        if let Some(literal) = pattern.literal() {
+            found.extend(map.get_key_value(literal));
+            continue;
+        }
+        let prefix = pattern.prefix();
+        let below = map.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        for (topic, value) in below.take_while(|(topic, _)| topic.as_str().starts_with(prefix)) {
+            compared += 1;
+            if compared > TOPICS_COMPARED_MAX || found.len() > INDEXED_TOPICS_MAX {
+                return None;
+            }
+            if pattern.matches(topic.as_str()) {
+                found.insert(topic, value);
+            }
+        }
+    }
+    (found.len() <= INDEXED_TOPICS_MAX).then(|| found.into_iter().collect())
+}
+
+/// How far a read of a segment came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// No matching event at or before here was left out.
+    pub(crate) through: Position,
+    /// Events looked at: the cost of the read.
+    pub(crate) rows: u64,
+}
+
+/// Events in log order, with their positions by topic.
+#[derive(Debug, Default)]
+pub(crate) struct Segment {
+    events: VecDeque<Arc<Event>>,
+    by_topic: HashMap<Topic, VecDeque<Position>>,
+    topics: TopicMap<()>,
+    cost_bytes: u64,
+}
+
+impl Segment {
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        self.cost_bytes
+    }
+
+    pub(crate) fn front(&self) -> Option<&Arc<Event>> {
+        self.events.front()
+    }
+
+    pub(crate) fn events(&self) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.events.iter()
+    }
+
+    /// The first event after `after`.
+    pub(crate) fn first_after(&self, after: Position) -> Option<&Arc<Event>> {
+        self.events.get(self.index_after(after))
+    }
+
+    pub(crate) fn push(&mut self, event: Arc<Event>) {
+        self.cost_bytes += event.cost_bytes();
+        let position = event.position();
+        match self.by_topic.get_mut(event.topic()) {
+            Some(positions) => positions.push_back(position),
+            None => {
+                self.topics.insert(event.topic().clone(), ());
+                self.by_topic.insert(event.topic().clone(), VecDeque::from([position]));
+            }
+        }
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<Arc<Event>> {
+        let event = self.events.pop_front()?;
+        self.cost_bytes -= event.cost_bytes();
+        if let Some(positions) = self.by_topic.get_mut(event.topic()) {
+            positions.pop_front();
+            if positions.is_empty() {
+                self.by_topic.remove(event.topic());
+                self.topics.remove(event.topic());
+            }
+        }
+        Some(event)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Shows the matching events after `after` to `visit`, in order, until it breaks (the event it
+    /// breaks on counts as seen), `rows_max` were looked at, or the segment ends at `end`.
+    pub(crate) fn read(
+        &self,
+        patterns: &PatternSet,
+        after: Position,
+        end: Position,
+        rows_max: u64,
+        visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
+    ) -> Scanned {
+        let from = self.index_after(after);
+        if self.events.len() - from > SCAN_EVENTS_MAX
+            && let Some(topics) = matching_topics(&self.topics, patterns)
+        {
+            return self.merge(&topics, after, end, visit);
+        }
+        self.scan(patterns, from, (after, end), rows_max, visit)
+    }
+
+    /// The position before the `count`-th newest matching event, and how many of them there are.
+    pub(crate) fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<(Position, usize)> {
+        let mut found = 0;
+        let mut first = None;
+        let mut take = |position: Position| {
+            found += 1;
+            first = Some(position.before());
+            found == count
+        };
+        match matching_topics(&self.topics, patterns) {
+            Some(topics) => {
+                let mut newest: BinaryHeap<_> = topics
+                    .iter()
+                    .filter_map(|(topic, ())| self.by_topic.get(*topic))
+                    .filter_map(|positions| Some((*positions.back()?, positions.len() - 1, positions)))
+                    .collect();
+                while let Some((position, left, positions)) = newest.pop() {
+                    if take(position) {
+                        break;
+                    }
+                    newest.extend(left.checked_sub(1).map(|next| (positions[next], next, positions)));
+                }
+            }
+            None => {
+                for event in self.events.iter().rev() {
+                    if patterns.matches(event.topic().as_str()) && take(event.position()) {
+                        break;
+                    }
+                }
+            }
+        }
+        first.map(|position| (position, found))
+    }
+
+    fn scan(
+        &self,
+        patterns: &PatternSet,
+        from: usize,
+        (after, end): (Position, Position),
+        rows_max: u64,
+        visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
+    ) -> Scanned {
+        let mut scanned = Scanned { through: after, rows: 0 };
+        for event in self.events.range(from..) {
+            if scanned.rows == rows_max {
+                return scanned;
+            }
+            scanned.rows += 1;
+            scanned.through = event.position();
+            if patterns.matches(event.topic().as_str()) && visit(event).is_break() {
+                return scanned;
+            }
+        }
+        scanned.through = end.max(after);
+        scanned
+    }
+
+    /// Follows the position lists of a few topics side by side: the cost is what is returned, whatever lies between.
+    fn merge(
+        &self,
+        topics: &[(&Topic, &())],
+        after: Position,
+        end: Position,
+        visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
+    ) -> Scanned {
+        let mut rows = 0;
+        let mut next: BinaryHeap<Reverse<(Position, usize, usize)>> = BinaryHeap::new();
+        let lists: Vec<&VecDeque<Position>> =
+            topics.iter().filter_map(|(topic, ())| self.by_topic.get(*topic)).collect();
+        for (list, positions) in lists.iter().enumerate() {
+            let at = positions.partition_point(|position| *position <= after);
+            next.extend(positions.get(at).map(|position| Reverse((*position, list, at))));
+        }
+        while let Some(Reverse((position, list, at))) = next.pop() {
+            rows += 1;
+            next.extend(lists[list].get(at + 1).map(|position| Reverse((*position, list, at + 1))));
+            let event = self.first_after(position.before());
+            if event.is_some_and(|event| visit(event).is_break()) {
+                return Scanned { through: position, rows };
+            }
+        }
+        Scanned { through: end.max(after), rows }
+    }
+
+    /// By binary search, not by subtraction: a replicated engine's positions may have holes.
+    fn index_after(&self, after: Position) -> usize {
+        match self.events.front() {
+            Some(first) if first.position() > after => 0,
+            Some(first) => {
+                // Without holes the answer is known at once.
+                let guess = usize::try_from(after.0 - first.position().0 + 1).unwrap_or(usize::MAX);
+                match guess.checked_sub(1).and_then(|at| self.events.get(at)) {
+                    Some(event) if event.position() == after => guess,
+                    _ => self.events.partition_point(|event| event.position() <= after),
+                }
+            }
+            None => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Data, NewEvent};
+    use proptest::prelude::*;
+
+    fn event(position: u64, topic: &str) -> Arc<Event> {
+        let draft = NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(0);
+        Arc::new(draft.at("e".parse().unwrap(), Position(position)))
+    }
+
+    fn patterns(texts: &[&str]) -> PatternSet {
+        PatternSet::new(texts.iter().map(|text| text.parse().unwrap())).unwrap()
+    }
+
+    proptest! {
+        /// Index and scan give the same events, the same end, with holes in the positions too.
+        #[test]
+        fn reads_what_a_naive_filter_reads(
+            topics in proptest::collection::vec(("[abc]\\.[0-9]{1,2}", 1_u64..3), 0..300),
+            wanted in prop_oneof![Just(vec!["a.1"]), Just(vec!["a.*"]), Just(vec![">"]), Just(vec!["b.7", "c.>"]), Just(vec!["z"])],
+            popped in 0_usize..40, after in 0_u64..400, limit in 1_usize..50, last in 1_usize..50,
+        ) {
+            let wanted = patterns(&wanted);
+            let mut segment = Segment::default();
+            let mut position = 0;
+            for (topic, step) in &topics {
+                position += step;
+                segment.push(event(position, topic));
+            }
+            for _ in 0..popped { segment.pop_front(); }
+            let end = Position(position);
+            let after = Position(after.min(position));
+            let all: Vec<Arc<Event>> = segment.events().filter(|e| wanted.matches(e.topic().as_str())).cloned().collect();
+            let expected: Vec<_> = all.iter().filter(|e| e.position() > after).take(limit).cloned().collect();
+
+            let mut got = Vec::new();
+            let scanned = segment.read(&wanted, after, end, u64::MAX, &mut |event| {
+                got.push(event.clone());
+                if got.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            prop_assert_eq!(&got, &expected);
+            let through = if got.len() == limit { got[limit - 1].position() } else { end };
+            prop_assert_eq!(scanned.through, through);
+
+            let newest = all.iter().rev().take(last).next_back().map(|e| (e.position().before(), all.len().min(last)));
+            prop_assert_eq!(segment.before_last(&wanted, last), newest);
+            prop_assert_eq!(segment.cost_bytes(), segment.events().map(|e| e.cost_bytes()).sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn a_sparse_topic_costs_what_it_returns() {
+        let mut segment = Segment::default();
+        for position in 1..=10_000 {
+            segment.push(event(position, if position % 1000 == 0 { "rare.one" } else { "busy" }));
+        }
+        for wanted in ["rare.one", "rare.*"] {
+            let scanned = segment.read(&patterns(&[wanted]), Position::ZERO, Position(10_000), u64::MAX, &mut |_| {
+                ControlFlow::Continue(())
+            });
+            assert_eq!(scanned, Scanned { through: Position(10_000), rows: 10 });
+        }
+    }
+
+    #[test]
+    fn a_scan_keeps_to_its_row_budget_and_tells_how_far_it_came() {
+        let mut segment = Segment::default();
+        for position in 1..=1000 {
+            segment.push(event(position, &format!("t.{position}")));
+        }
+        let scanned = segment
+            .read(&patterns(&["t.>", "u.*"]), Position(10), Position(1000), 100, &mut |_| ControlFlow::Continue(()));
+        assert_eq!(scanned, Scanned { through: Position(110), rows: 100 });
+    }
+}

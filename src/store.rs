@@ -1,0 +1,261 @@
+//! The log: the one trait that every engine implements, and its contract.
+//!
+//! A store is a totally ordered log of events, with what subscribers need to resume in it. Its contract,
+//! which one suite of tests holds every engine to:
+//!
+//! 1. **Order.** Positions are consecutive from 1 where the engine can do it, and always increase; they are
+//!    never reused, even after everything was trimmed, even after a restart.
+//! 2. **Durable, then known.** [`Store::append`] answers once the events are durable; the feed hears of them no earlier.
+//!    A repeat of a topic and id within the window is answered with the first one's position, once *that* is durable.
+//! 3. **All or none.** An append that fails has stored nothing.
+//! 4. **Fed before answered.** Whoever got an answer finds the event in the feed of this process already.
+//! 5. **Gaps are exact.** A read tells of a gap if and only if an event that matches its patterns was trimmed after
+//!    its position (past a million topics that were trimmed, the oldest marks fold into one floor, and it may tell one too many).
+//! 6. **Reads are bounded** in events, bytes and rows looked at; an empty page that went further is progress.
+
+mod dedupe;
+mod marks;
+mod memory;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::cursor::{Cursor, Epoch, Position};
+use crate::event::{Draft, Event};
+use crate::topic::{Pattern, PatternSet};
+
+pub use memory::MemoryStore;
+
+/// What the store of a [`crate::Hub`] is asked to do. See the module's contract.
+pub trait Store: Send + Sync + 'static {
+    /// Appends all of `drafts`, in order, or none; answers once they are durable, one outcome each.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Busy`], [`StoreError::Unavailable`]; nothing is stored then.
+    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>>;
+
+    /// The matching events after a position, within bounds.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
+    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>>;
+
+    /// The position before the `count`-th newest matching event, or before the oldest where there are fewer;
+    /// `None` where none matches.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
+    fn before_last(
+        &self,
+        patterns: PatternSet,
+        count: usize,
+    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>>;
+
+    /// Hands every event after `after` to `feed`, in order, from now on. Called once, at start.
+    fn follow(&self, after: Position, feed: Arc<dyn Feed>);
+
+    /// Where the log begins and ends now, as far as this process knows.
+    fn bounds(&self) -> Bounds;
+
+    /// Remembers clients' cursors. Durable against the end of the process, not against power loss: a cursor
+    /// that is lost makes a client hear some events again, never miss one.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// What is remembered of a client.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>>;
+
+    /// Trims by age and forgets what has expired. Called about once a second with the time of day.
+    fn maintain(&self, now_ms: u64);
+
+    /// Writes what is pending and releases what is held; appends fail afterwards.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Who is told of what has become durable: called in log order, from the thread that made it so. Never blocks.
+pub trait Feed: Send + Sync + 'static {
+    /// The next events, or a new floor, or both.
+    fn push(&self, batch: FeedBatch);
+}
+
+/// What follows in the log.
+#[derive(Clone, Debug)]
+pub struct FeedBatch {
+    /// The log's identity; where it differs from the last batch's, the log is another one, which began at `after`.
+    pub epoch: Epoch,
+    /// Where the batch before ended; how a listener notices that it missed one.
+    pub after: Position,
+    /// The events, in order.
+    pub events: Vec<Arc<Event>>,
+    /// Everything up to here has been trimmed.
+    pub floor: Position,
+}
+
+impl FeedBatch {
+    /// Where the batch ends.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.events.last().map_or(self.after, |event| event.position())
+    }
+}
+
+/// What became of one draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its place, or that of the event it repeats.
+    pub position: Position,
+    /// Whether an event with this topic and id was there already.
+    pub duplicate: bool,
+}
+
+/// A bounded read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReadRequest {
+    /// What to read.
+    pub patterns: PatternSet,
+    /// Where to start, exclusive.
+    pub after: Position,
+    /// Most events to return; at least 1.
+    pub events_max: usize,
+    /// Stop after the event that passes this many bytes.
+    pub bytes_max: usize,
+    /// Most rows to look at where the read has to scan.
+    pub rows_max: u64,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Matching events, in order.
+    pub events: Vec<Arc<Event>>,
+    /// No matching event at or before here, and after the start or the gap, is missing from `events`.
+    pub through: Position,
+    /// What was asked for and is gone; it comes before `events`.
+    pub trimmed: Option<Trimmed>,
+    /// Rows looked at: the cost of the read.
+    pub rows: u64,
+}
+
+/// Something that was asked for has been trimmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Reading goes on after this position: the log's floor.
+    pub to: Position,
+    /// The patterns that lost something.
+    pub patterns: Vec<Pattern>,
+}
+
+/// Where the log begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The log's identity.
+    pub epoch: Epoch,
+    /// Where this epoch began: 0 for a new log, the last restored position after a restore.
+    pub began: Position,
+    /// Everything up to here has been trimmed.
+    pub floor: Position,
+    /// The newest durable position.
+    pub last: Position,
+}
+
+/// What is remembered of a client between its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// The client's UUID.
+    pub client: Uuid,
+    /// What it last asked for; empty where it only ever acknowledged.
+    pub patterns: PatternSet,
+    /// What it last acknowledged, or where it first started.
+    pub cursor: Cursor,
+    /// When it was last there: milliseconds since the Unix epoch.
+    pub seen_ms: u64,
+}
+
+/// How long events are kept. Whatever passes a limit first is trimmed, oldest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Oldest age.
+    pub age_max: Option<Duration>,
+    /// Most events.
+    pub events_max: Option<u64>,
+    /// Most bytes, as [`Draft::cost_bytes`] counts them.
+    pub bytes_max: Option<u64>,
+}
+
+/// What every engine is opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// How long events are kept.
+    pub retention: Retention,
+    /// How long a topic and id are known as a repeat.
+    pub dedupe_window: Duration,
+    /// Most keys within the window; past it, keyed publishes are refused as [`StoreError::Busy`]. About 150 bytes each.
+    pub dedupe_keys_max: usize,
+    /// How long a client that is away is remembered.
+    pub client_idle_max: Duration,
+    /// Most clients that are remembered; past it, the one longest away is forgotten. About 300 bytes each.
+    pub clients_max: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            retention: Retention::default(),
+            dedupe_window: Duration::from_secs(120),
+            dedupe_keys_max: 1_000_000,
+            client_idle_max: Duration::from_secs(7 * 24 * 3600),
+            clients_max: 100_000,
+        }
+    }
+}
+
+/// A store could not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room; publishing works again by itself once there is.
+    #[error("the disk is full: the event was not stored; free some room or lower the retention limits")]
+    Full,
+    /// Too much at once.
+    #[error("too busy: {0}")]
+    Busy(&'static str),
+    /// The engine is away or broken; the text says how.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(Arc<str>),
+}
+
+impl StoreError {
+    /// [`Self::Unavailable`] for any reason.
+    pub fn unavailable(reason: impl std::fmt::Display) -> Self {
+        Self::Unavailable(reason.to_string().into())
+    }
+}
+
+/// A store could not be opened. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server has the directory.
+    #[error("{} is in use by another switchback{}: stop that one, or choose another directory with --data", directory.display(), holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    Locked {
+        /// The data directory.
+        directory: PathBuf,
+        /// Who holds it, where that is known.
+        holder: Option<u32>,
+    },
+    /// The directory or a file in it cannot be used.
+    #[error("cannot use {}: {reason}", path.display())]
+    Path {
+        /// What could not be used.
+        path: PathBuf,
+        /// Why, in the words of the operating system or of SQLite.
+        reason: String,
+    },
+}

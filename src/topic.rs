@@ -1,0 +1,394 @@
+//! Where events are published, what clients subscribe to, and when the one matches the other.
+//!
+//! The rules are NATS's subject rules: tokens are separated by dots; in a pattern a token may be `*`
+//! (exactly one token), and the last may be `>` (one or more).
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Longest topic or pattern, in bytes.
+pub const TOPIC_MAX_BYTES: usize = 255;
+
+/// Most patterns that one subscription may hold.
+pub const PATTERNS_MAX: usize = 64;
+
+/// Where an event is published: dot-separated tokens, `orders.42.status`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The topic's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Topic {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        check_length(text)?;
+        for token in text.split('.') {
+            if token.contains(['*', '>']) {
+                return Err(TopicError::Wildcard);
+            }
+            check_token(token)?;
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topic({})", self.0)
+    }
+}
+
+/// What a client subscribes to: a topic in which tokens may be wildcards. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pattern {
+    text: Arc<str>,
+    shape: Shape,
+}
+
+/// Decided once, when the pattern is parsed, so that the common shapes match by one comparison.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Shape {
+    /// No wildcard: matches the topic of the same text.
+    Literal,
+    /// `>` alone: matches everything.
+    Everything,
+    /// Some wildcard.
+    Wild,
+}
+
+impl Pattern {
+    /// The pattern's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The topic's text, where the pattern can match one topic only.
+    #[must_use]
+    pub fn literal(&self) -> Option<&str> {
+        (self.shape == Shape::Literal).then_some(&*self.text)
+    }
+
+    /// Whether this is `>`, which matches every topic.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.shape == Shape::Everything
+    }
+
+    /// The text before the first wildcard token, dots included: every topic that matches begins with it.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self.shape {
+            Shape::Literal => &self.text,
+            Shape::Everything => "",
+            Shape::Wild => {
+                let end = self.text.split_inclusive('.').take_while(|token| !is_wildcard(token.trim_end_matches('.')));
+                &self.text[..end.map(str::len).sum()]
+            }
+        }
+    }
+
+    /// Whether an event on `topic` is asked for by this pattern.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        match self.shape {
+            Shape::Literal => *self.text == *topic,
+            Shape::Everything => true,
+            Shape::Wild => matches_tokens(&self.text, topic),
+        }
+    }
+}
+
+/// Walks both texts token by token, without splitting either into a list.
+fn matches_tokens(pattern: &str, topic: &str) -> bool {
+    let mut tokens = topic.split('.');
+    for wanted in pattern.split('.') {
+        match (wanted, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (literal, Some(token)) if literal == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
+impl From<Topic> for Pattern {
+    fn from(topic: Topic) -> Self {
+        Self { text: topic.0, shape: Shape::Literal }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = TopicError;
+
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        check_length(text)?;
+        let mut shape = Shape::Literal;
+        let mut tokens = text.split('.').peekable();
+        while let Some(token) = tokens.next() {
+            match token {
+                ">" if tokens.peek().is_some() => return Err(TopicError::TailNotLast),
+                wildcard if is_wildcard(wildcard) => shape = Shape::Wild,
+                partial if partial.contains(['*', '>']) => return Err(TopicError::PartialWildcard),
+                literal => check_token(literal)?,
+            }
+        }
+        if text == ">" {
+            shape = Shape::Everything;
+        }
+        Ok(Self { text: text.into(), shape })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({})", self.text)
+    }
+}
+
+impl serde::Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+/// All that one subscription asks for: at most [`PATTERNS_MAX`] patterns, sorted, none twice.
+///
+/// Sorted, so that equal subscriptions compare and hash equal whatever order they were written in;
+/// equal reads of the store are shared by that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PatternSet(Arc<[Pattern]>);
+
+impl PatternSet {
+    /// A set of `patterns`, each kept once.
+    ///
+    /// # Errors
+    /// [`TopicError::TooMany`] past [`PATTERNS_MAX`] different ones.
+    pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Result<Self, TopicError> {
+        let mut list: Vec<Pattern> = patterns.into_iter().collect();
+        list.sort_unstable();
+        list.dedup();
+        if list.len() > PATTERNS_MAX {
+            return Err(TopicError::TooMany);
+        }
+        Ok(Self(list.into()))
+    }
+
+    /// Whether an event on `topic` is asked for.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    /// The patterns, sorted.
+    pub fn iter(&self) -> std::slice::Iter<'_, Pattern> {
+        self.0.iter()
+    }
+
+    /// How many patterns there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether each pattern can match one topic only, so that an index by topic answers for all of them.
+    #[must_use]
+    pub fn all_literal(&self) -> bool {
+        self.0.iter().all(|pattern| pattern.literal().is_some())
+    }
+
+    /// Whether everything is asked for.
+    #[must_use]
+    pub fn has_everything(&self) -> bool {
+        self.0.iter().any(Pattern::is_everything)
+    }
+}
+
+impl<'a> IntoIterator for &'a PatternSet {
+    type Item = &'a Pattern;
+    type IntoIter = std::slice::Iter<'a, Pattern>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+fn is_wildcard(token: &str) -> bool {
+    matches!(token, "*" | ">")
+}
+
+fn check_length(text: &str) -> Result<(), TopicError> {
+    if text.len() > TOPIC_MAX_BYTES {
+        return Err(TopicError::TooLong);
+    }
+    Ok(())
+}
+
+fn check_token(token: &str) -> Result<(), TopicError> {
+    if token.is_empty() {
+        return Err(TopicError::EmptyToken);
+    }
+    if token.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(TopicError::IllegalCharacter);
+    }
+    Ok(())
+}
+
+/// The text is not a topic, or not a pattern. The message says what would be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Over [`TOPIC_MAX_BYTES`].
+    #[error("a topic or pattern has at most 255 bytes")]
+    TooLong,
+    /// Nothing between two dots, at an end, or at all.
+    #[error("a token is empty: topics are tokens separated by single dots, such as orders.42.status")]
+    EmptyToken,
+    /// A control character or a space.
+    #[error("a topic holds no spaces and no control characters")]
+    IllegalCharacter,
+    /// `*` or `>` in a topic.
+    #[error("a topic that is published to holds no wildcard: * and > are for subscribing")]
+    Wildcard,
+    /// `a*` or the like.
+    #[error("a wildcard stands for whole tokens: write orders.* or orders.>, not orders*")]
+    PartialWildcard,
+    /// `>` before the end.
+    #[error("the wildcard > can only be the last token")]
+    TailNotLast,
+    /// Over [`PATTERNS_MAX`].
+    #[error("a subscription holds at most 64 patterns")]
+    TooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pattern(text: &str) -> Pattern {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn matches_as_nats_subjects_do() {
+        for (wanted, topic, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a", "a.b", false),
+            ("a.b", "a", false),
+            ("*", "a", true),
+            ("*", "a.b", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*.c", "a.b.c", true),
+            ("a.*.c", "a.b.d", false),
+            ("a.*.c", "a.b.c.d", false),
+            (">", "a", true),
+            (">", "a.b.c", true),
+            ("a.>", "a.b", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.>", "ab.c", false),
+            ("*.>", "a.b", true),
+            ("*.>", "a", false),
+            ("*.*", "a.b", true),
+        ] {
+            assert_eq!(pattern(wanted).matches(topic), expected, "{wanted} against {topic}");
+        }
+    }
+
+    #[test]
+    fn refuses_bad_topics_and_patterns() {
+        let long = "x".repeat(256);
+        for text in ["", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\u{a0}b", "a\nb", "a\0b", "a\u{7f}b", &long] {
+            assert!(text.parse::<Topic>().is_err(), "topic {text:?}");
+            assert!(text.parse::<Pattern>().is_err(), "pattern {text:?}");
+        }
+        for text in ["*", ">", "a.*", "a.>", "a*"] {
+            assert_eq!(text.parse::<Topic>(), Err(TopicError::Wildcard));
+        }
+        for text in ["a*", "*a", "a.>b", "a.**", ">.a", "a.>.b"] {
+            assert!(text.parse::<Pattern>().is_err(), "pattern {text:?}");
+        }
+        assert!("x".repeat(255).parse::<Topic>().is_ok());
+        assert!("Zürich.日本.a/b:c$%".parse::<Topic>().is_ok());
+    }
+
+    #[test]
+    fn prefix_is_what_every_match_begins_with() {
+        for (text, prefix) in [("a.b", "a.b"), (">", ""), ("*", ""), ("a.>", "a."), ("a.b.*.c", "a.b."), ("*.a", "")] {
+            assert_eq!(pattern(text).prefix(), prefix, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_set_holds_each_pattern_once_and_64_at_most() {
+        let set = PatternSet::new(["b", "a", "b"].map(pattern)).unwrap();
+        assert_eq!(set.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        let many = |n: usize| PatternSet::new((0..n).map(|i| pattern(&format!("t{i}"))));
+        assert!(many(64).is_ok());
+        assert_eq!(many(65), Err(TopicError::TooMany));
+    }
+
+    proptest! {
+        /// The walk over both texts agrees with the definition, written recursively over lists.
+        #[test]
+        fn matching_agrees_with_its_definition(
+            wanted in proptest::collection::vec(prop_oneof!["[ab]", Just("*".to_owned())], 1..5),
+            tail: bool,
+            topic in proptest::collection::vec("[ab]", 1..6),
+        ) {
+            fn definition(wanted: &[String], topic: &[String]) -> bool {
+                match (wanted, topic) {
+                    ([w], [_, ..]) if w == ">" => true,
+                    ([], []) => true,
+                    ([w, ws @ ..], [t, ts @ ..]) => (w == "*" || w == t) && definition(ws, ts),
+                    _ => false,
+                }
+            }
+            let mut wanted = wanted;
+            if tail { wanted.push(">".to_owned()); }
+            let text = wanted.join(".");
+            prop_assert_eq!(pattern(&text).matches(&topic.join(".")), definition(&wanted, &topic));
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC{0,300}") {
+            let _ = text.parse::<Topic>();
+            let _ = text.parse::<Pattern>();
+        }
+    }
+}
