@@ -106,13 +106,17 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Longest text form, in bytes: an epoch, the dash, twenty digits.
-    pub const MAX_BYTES: usize = EPOCH_MAX_BYTES + 1 + 20;
-
     /// A cursor at `position` of the log `epoch`.
     #[must_use]
     pub fn new(epoch: Epoch, position: Position) -> Self {
         Self { epoch, position }
+    }
+
+    /// Length of the text form, in bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let digits = self.position.0.checked_ilog10().unwrap_or(0) as usize + 1;
+        usize::from(self.epoch.len) + 1 + digits
     }
 
     /// Appends the text form; on the hot path, where `format!` would allocate.
@@ -201,7 +205,7 @@ mod tests {
             let mut written = Vec::new();
             cursor.write(&mut written);
             prop_assert_eq!(written, cursor.to_string().into_bytes());
-            prop_assert!(cursor.to_string().len() <= Cursor::MAX_BYTES);
+            prop_assert_eq!(cursor.to_string().len(), cursor.text_bytes());
         }
 
         #[test]

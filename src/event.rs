@@ -288,10 +288,10 @@ impl Event {
         self.cursor.position
     }
 
-    /// Length of what [`Self::write_json`] writes, at most, in bytes.
+    /// Length of what [`Self::write_json`] writes, in bytes.
     #[must_use]
-    pub fn json_max_bytes(&self) -> usize {
-        ITEM_START.len() + Cursor::MAX_BYTES + self.draft.body.len()
+    pub fn json_bytes(&self) -> usize {
+        ITEM_START.len() + self.cursor.text_bytes() + self.draft.body.len()
     }
 
     /// Appends the event as an item: one line of JSON that is valid in every framing.
@@ -353,7 +353,7 @@ mod tests {
     fn item(event: &Event) -> String {
         let mut out = Vec::new();
         event.write_json(&mut out);
-        assert!(out.len() <= event.json_max_bytes());
+        assert_eq!(out.len(), event.json_bytes());
         String::from_utf8(out).unwrap()
     }
 

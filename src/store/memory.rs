@@ -146,7 +146,7 @@ impl Log {
         let mut page = Page { trimmed, ..Page::default() };
         let mut bytes = 0;
         let scanned = self.segment.read(&request.patterns, after, self.last, request.rows_max, &mut |event| {
-            bytes += event.json_max_bytes();
+            bytes += event.json_bytes();
             page.events.push(event.clone());
             let full = page.events.len() >= request.events_max || bytes >= request.bytes_max;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -1,0 +1,515 @@
+//! What one subscriber is sent, and when: the one place that decides it, for every transport.
+//!
+//! A [`Delivery`] knows no socket and reads no clock. Its driver calls [`Delivery::step`] with the time, the
+//! tail and what is new, and does what the answer says: write the bytes, fetch older events, wait, or finish. It holds a
+//! position, never a queue: whatever the peer cannot take yet stays in the log.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, BytesMut};
+use uuid::Uuid;
+
+use crate::cursor::{Cursor, Position};
+use crate::store::{Page, ReadRequest, Trimmed};
+use crate::tail::{Tail, TailRead};
+use crate::topic::PatternSet;
+use crate::transport::Transport;
+use crate::waiters::News;
+use crate::wire::{Bye, ByeReason, Control, Framing, Gap, GapReason, ping_frame};
+
+/// A write ends after the event that passes this many bytes: with actix's write buffer of 32 KiB it bounds what one
+/// stalled reader holds.
+const WRITE_BYTES: usize = 16 << 10;
+
+/// A batch ends after the event that passes this many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Most events of one fetch for a stream; a batch has its own limit.
+const FETCH_EVENTS: usize = 256;
+
+/// Most rows that one fetch may scan.
+const FETCH_ROWS: u64 = 20_000;
+
+/// Fetches without a find after which a request that completes at once is answered with how far it came.
+const FETCHES_MAX: u32 = 8;
+
+/// How long a stream waits before it asks a store again that could not answer.
+const FETCH_RETRY: Duration = Duration::from_secs(1);
+
+/// Heartbeats without a sign of life from a peer that is pinged, after which it counts as gone.
+const SILENT_HEARTBEATS: u32 = 2;
+
+/// When a connection is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// With whatever there is: a short poll.
+    AtOnce,
+    /// With the first batch, or an empty one when the time is up: a held request.
+    Held {
+        /// When the time is up.
+        until: Instant,
+    },
+    /// When the server says so: a stream.
+    Stream {
+        /// Ends after the item that passes this many bytes.
+        bytes_max: Option<usize>,
+        /// Ends then.
+        until: Option<Instant>,
+        /// Whether the peer answers pings, and must.
+        pings: bool,
+    },
+}
+
+/// What is the same for a connection's whole life.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How items become bytes.
+    pub framing: Framing,
+    /// When it is done.
+    pub completion: Completion,
+    /// Who it is.
+    pub client: Uuid,
+    /// What it runs over.
+    pub transport: Transport,
+    /// How long a stream may be quiet.
+    pub heartbeat: Duration,
+    /// Most events in a batch.
+    pub events_max: usize,
+    /// Random, one for each connection, so that what many do at once is spread.
+    pub jitter: u32,
+}
+
+/// Where a connection begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// What the client presented, or where the server put it.
+    pub cursor: Cursor,
+    /// What it has to be told before anything else; reading goes on where the gap ends.
+    pub gap: Option<Gap>,
+}
+
+impl Start {
+    /// At a cursor of this log.
+    #[must_use]
+    pub fn at(cursor: Cursor) -> Self {
+        Self { cursor, gap: None }
+    }
+}
+
+/// What the driver has to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Send what was appended to the buffer, then step again.
+    Write,
+    /// Read from the store, hand the page to [`Delivery::fetched`], then step again.
+    Fetch(ReadRequest),
+    /// Nothing to do until something comes, or the time is there.
+    Wait(Option<Instant>),
+    /// It is over.
+    Finish,
+}
+
+/// One subscriber on one connection.
+#[derive(Debug)]
+pub struct Delivery {
+    plan: Plan,
+    patterns: PatternSet,
+    /// Everything up to here that was asked for has been written, or is in `items`.
+    cursor: Cursor,
+    /// The newest cursor that the peer was given.
+    told: Cursor,
+    gap: Option<Gap>,
+    /// Nothing was asked for yet, but a place to start from was given: it is kept until something is.
+    parked: bool,
+    page: Option<Page>,
+    fetches: u32,
+    fetch_after: Option<Instant>,
+    /// The items of a batch, with commas between.
+    items: BytesMut,
+    delivered: usize,
+    written_bytes: usize,
+    begun: bool,
+    finished: bool,
+    next_beat: Instant,
+    next_ping: Instant,
+    heard: Instant,
+    bye: Option<(Instant, Bye)>,
+}
+
+impl Delivery {
+    /// A connection that begins now.
+    #[must_use]
+    pub fn new(now: Instant, plan: Plan, patterns: PatternSet, start: Start) -> Self {
+        let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
+        let next = now + plan.heartbeat;
+        Self {
+            plan,
+            patterns,
+            cursor,
+            told: start.cursor,
+            gap: start.gap,
+            parked: false,
+            page: None,
+            fetches: 0,
+            fetch_after: None,
+            items: BytesMut::new(),
+            delivered: 0,
+            written_bytes: 0,
+            begun: false,
+            finished: false,
+            next_beat: next,
+            next_ping: next,
+            heard: now,
+            bye: None,
+        }
+    }
+
+    /// Keeps the place where it starts until something is asked for, instead of following the log's end.
+    #[must_use]
+    pub fn parked(mut self) -> Self {
+        self.parked = self.patterns.is_empty();
+        self
+    }
+
+    /// How far it has come: no matching event that was not written lies at or before it.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn patterns(&self) -> &PatternSet {
+        &self.patterns
+    }
+
+    /// How many items were delivered: events, and control events other than `$hello` and `$beat`.
+    #[must_use]
+    pub fn delivered(&self) -> usize {
+        self.delivered
+    }
+
+    /// Whether it has read all that the tail holds, so that its waiter need only be told what comes.
+    #[must_use]
+    pub fn is_caught_up(&self, tail: &Tail) -> bool {
+        let at_end = self.cursor.position >= tail.end() || self.patterns.is_empty();
+        self.cursor.epoch == tail.epoch() && at_end && self.page.is_none()
+    }
+
+    /// What it asks for from now on. A fetch that is under way was for the old patterns: the driver drops it.
+    pub fn set_patterns(&mut self, patterns: PatternSet) {
+        self.patterns = patterns;
+        self.parked = false;
+        self.page = None;
+    }
+
+    /// Goes on elsewhere, after a gap where there is one.
+    pub fn seek(&mut self, start: Start) {
+        self.cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
+        self.gap = start.gap;
+        self.page = None;
+    }
+
+    /// What a [`Step::Fetch`] found.
+    pub fn fetched(&mut self, now: Instant, page: Page) {
+        let progress = page.through > self.cursor.position || page.trimmed.is_some() || !page.events.is_empty();
+        // A store that has not come as far as its own feed is asked again later, not at once for ever.
+        self.fetch_after = (!progress).then(|| now + FETCH_RETRY);
+        self.page = Some(page);
+    }
+
+    /// A [`Step::Fetch`] failed: a stream asks again a little later.
+    pub fn fetch_failed(&mut self, now: Instant) {
+        self.fetch_after = Some(now + FETCH_RETRY);
+    }
+
+    /// The peer gave a sign of life.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// Ends it now, for a reason.
+    pub fn end(&mut self, now: Instant, reason: ByeReason) {
+        self.bye = Some((now, self.bye(reason)));
+    }
+
+    /// The server stops: it ends at a moment of its own within the time, so that not all come back at once.
+    pub fn drain(&mut self, now: Instant, within: Duration) {
+        if self.bye.is_none() {
+            let at = now + within.mul_f64(0.8 * f64::from(self.plan.jitter) / f64::from(u32::MAX));
+            self.bye = Some((at, self.bye(ByeReason::Shutdown)));
+        }
+    }
+
+    /// What is next; bytes to be sent are put into `out`, which is empty when this is called.
+    ///
+    /// `news` tells what came since the last time that [`Self::is_caught_up`] held.
+    pub fn step(&mut self, now: Instant, tail: &Tail, news: News, out: &mut BytesMut) -> Step {
+        if self.finished {
+            return Step::Finish;
+        }
+        self.skip(tail, news);
+        let step = match self.plan.completion {
+            Completion::Stream { bytes_max, until, pings } => self.stream(now, tail, bytes_max, until, pings, out),
+            Completion::AtOnce => self.batch(now, tail, None, out),
+            Completion::Held { until } => self.batch(now, tail, Some(until), out),
+        };
+        if out.is_empty() {
+            return step;
+        }
+        self.written_bytes += out.len();
+        self.told = self.cursor;
+        self.next_beat = now + self.plan.heartbeat;
+        Step::Write
+    }
+
+    /// Moves over what the waiter knows to be of no interest, without looking at it.
+    fn skip(&mut self, tail: &Tail, news: News) {
+        let clear = match news {
+            News::Unknown => return,
+            News::None => tail.end(),
+            News::First(position) => position.before(),
+        };
+        if self.cursor.epoch == tail.epoch() && !self.patterns.is_empty() {
+            self.cursor.position = self.cursor.position.max(clear);
+        }
+    }
+
+    fn stream(
+        &mut self,
+        now: Instant,
+        tail: &Tail,
+        bytes_max: Option<usize>,
+        until: Option<Instant>,
+        pings: bool,
+        out: &mut BytesMut,
+    ) -> Step {
+        if !self.begun {
+            self.begun = true;
+            self.plan.framing.preamble(out);
+            let hello = Control::Hello {
+                client: self.plan.client,
+                heartbeat: self.plan.heartbeat,
+                transport: self.plan.transport,
+            };
+            self.plan.framing.control(&hello, Some(self.told), out);
+        }
+        if self.bye.is_none() {
+            if until.is_some_and(|until| now >= until) {
+                self.end(now, ByeReason::Recycle);
+            } else if pings && now >= self.silent_at() {
+                self.end(now, ByeReason::Slow);
+            }
+        }
+        if let Some((at, bye)) = self.bye
+            && now >= at
+        {
+            return self.finish(&bye, out);
+        }
+        let left = bytes_max.map_or(usize::MAX, |max| max.saturating_sub(self.written_bytes));
+        let behind = self.read_events(tail, left.min(WRITE_BYTES), usize::MAX, out);
+        if bytes_max.is_some_and(|max| self.written_bytes + out.len() >= max) {
+            let bye = self.bye(ByeReason::Recycle);
+            return self.finish(&bye, out);
+        }
+        if !out.is_empty() {
+            return Step::Write;
+        }
+        if behind && self.may_fetch(now) {
+            return Step::Fetch(self.request(FETCH_EVENTS, WRITE_BYTES));
+        }
+        if pings && now >= self.next_ping {
+            self.next_ping = now + self.plan.heartbeat;
+            out.put_slice(&ping_frame());
+        }
+        if now >= self.next_beat {
+            self.plan.framing.control(&Control::Beat, Some(self.cursor), out);
+        }
+        if !out.is_empty() {
+            return Step::Write;
+        }
+        if !behind && !self.is_caught_up(tail) {
+            // A bounded look at the tail found nothing; there is more of it.
+            return self.stream(now, tail, bytes_max, until, pings, out);
+        }
+        let retry = self.fetch_after.filter(|_| behind);
+        // Once its end is fixed, the other reasons to end do not count any more.
+        let end = match self.bye {
+            Some((at, _)) => Some(at),
+            None => until.into_iter().chain(pings.then(|| self.silent_at())).min(),
+        };
+        let times = [Some(self.next_beat), end, retry, pings.then_some(self.next_ping)];
+        Step::Wait(times.into_iter().flatten().min())
+    }
+
+    fn batch(&mut self, now: Instant, tail: &Tail, until: Option<Instant>, out: &mut BytesMut) -> Step {
+        let mut items = std::mem::take(&mut self.items);
+        let behind = self.read_events(tail, BATCH_BYTES, self.plan.events_max, &mut items);
+        self.items = items;
+        if let Some((at, bye)) = self.bye
+            && now >= at
+        {
+            let mut items = std::mem::take(&mut self.items);
+            self.control(Control::Bye(bye), &mut items);
+            self.items = items;
+        }
+        let time_is_up = until.is_none_or(|until| now >= until);
+        if self.delivered == 0 && behind && (until.is_some() && !time_is_up || self.fetches < FETCHES_MAX) {
+            self.fetches += 1;
+            return Step::Fetch(self.request(self.plan.events_max, BATCH_BYTES));
+        }
+        if self.delivered == 0 && !behind && !self.is_caught_up(tail) {
+            return self.batch(now, tail, until, out);
+        }
+        if self.delivered == 0 && !time_is_up {
+            return Step::Wait(until.into_iter().chain(self.bye.map(|(at, _)| at)).min());
+        }
+        self.finished = true;
+        self.plan.framing.preamble(out);
+        self.plan.framing.batch(Some(self.cursor), &self.items, out);
+        Step::Write
+    }
+
+    /// Appends the gap, the fetched page or what the tail holds, as far as the limits go; says whether the position
+    /// is older than the tail.
+    fn read_events(&mut self, tail: &Tail, bytes_target: usize, events_max: usize, out: &mut BytesMut) -> bool {
+        if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
+            let to = Cursor::new(tail.epoch(), tail.began());
+            self.gap = Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
+            self.page = None;
+        }
+        if let Some(gap) = self.gap.take() {
+            self.cursor = gap.to;
+            self.control(Control::Gap(gap), out);
+        }
+        if let Some(page) = self.page.take() {
+            self.write_page(page, out);
+        }
+        if self.patterns.is_empty() {
+            // Nothing is subscribed, so nothing is left out: the position is the log's end.
+            if !self.parked {
+                self.cursor.position = self.cursor.position.max(tail.end());
+            }
+            return false;
+        }
+        if out.len() >= bytes_target || self.delivered >= events_max {
+            return false;
+        }
+        let Self { plan, patterns, cursor, delivered, .. } = self;
+        let batch = !matches!(plan.completion, Completion::Stream { .. });
+        let read = tail.read(patterns, cursor.position, &mut |event| {
+            if batch && *delivered > 0 {
+                out.put_u8(b',');
+            }
+            plan.framing_for_items().event(event, out);
+            *delivered += 1;
+            let full = out.len() >= bytes_target || *delivered >= events_max;
+            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match read {
+            TailRead::Behind => true,
+            TailRead::Through(position) => {
+                cursor.position = position;
+                false
+            }
+        }
+    }
+
+    fn write_page(&mut self, page: Page, out: &mut BytesMut) {
+        if let Some(Trimmed { to, patterns }) = page.trimmed {
+            let to = Cursor::new(self.cursor.epoch, to);
+            // Where everything was asked for, everything between was missed; else only the store could have counted.
+            let missed = self.patterns.has_everything().then(|| to.position.0.saturating_sub(self.cursor.position.0));
+            let gap = Gap { reason: GapReason::Expired, from: self.cursor, to, patterns, missed };
+            self.cursor = to;
+            self.control(Control::Gap(gap), out);
+        }
+        for event in &page.events {
+            self.separate_in(out);
+            self.plan.framing_for_items().event(event, out);
+            self.delivered += 1;
+        }
+        self.cursor.position = self.cursor.position.max(page.through);
+    }
+
+    fn control(&mut self, control: Control, out: &mut BytesMut) {
+        self.separate_in(out);
+        self.plan.framing_for_items().control(&control, Some(self.cursor), out);
+        self.delivered += 1;
+    }
+
+    /// The comma between two items of a batch.
+    fn separate_in(&self, out: &mut BytesMut) {
+        if self.delivered > 0 && !matches!(self.plan.completion, Completion::Stream { .. }) {
+            out.put_u8(b',');
+        }
+    }
+
+    fn finish(&mut self, bye: &Bye, out: &mut BytesMut) -> Step {
+        self.finished = true;
+        self.plan.framing.control(&Control::Bye(*bye), Some(self.cursor), out);
+        self.plan.framing.ending(bye, out);
+        self.delivered += 1;
+        Step::Write
+    }
+
+    fn request(&self, events_max: usize, bytes_max: usize) -> ReadRequest {
+        ReadRequest {
+            patterns: self.patterns.clone(),
+            after: self.cursor.position,
+            events_max,
+            bytes_max,
+            rows_max: FETCH_ROWS,
+        }
+    }
+
+    fn may_fetch(&self, now: Instant) -> bool {
+        self.fetch_after.is_none_or(|at| now >= at)
+    }
+
+    fn silent_at(&self) -> Instant {
+        self.heard + self.plan.heartbeat * SILENT_HEARTBEATS
+    }
+
+    fn bye(&self, reason: ByeReason) -> Bye {
+        let spread = |from_ms: u64, to_ms: u64| {
+            Some(Duration::from_millis(from_ms + u64::from(self.plan.jitter) % (to_ms - from_ms)))
+        };
+        let retry = match reason {
+            ByeReason::Recycle => spread(0, 250),
+            ByeReason::Shutdown | ByeReason::Slow => spread(500, 3000),
+            ByeReason::Expired | ByeReason::Replaced | ByeReason::Kicked => None,
+        };
+        Bye { reason, retry }
+    }
+}
+
+impl Plan {
+    /// In a batch an item is bare JSON, whatever is put around the batch.
+    fn framing_for_items(&self) -> &Framing {
+        match self.completion {
+            Completion::Stream { .. } => &self.framing,
+            Completion::AtOnce | Completion::Held { .. } => &Framing::Json,
+        }
+    }
+}
+
+/// Where to read on after a position that a store's bounds say is elsewhere; `None` where it is in the log.
+#[must_use]
+pub fn gap_at(cursor: Cursor, bounds: &crate::store::Bounds) -> Option<Gap> {
+    let gap = |reason, to: Position| Gap {
+        reason,
+        from: cursor,
+        to: Cursor::new(bounds.epoch, to),
+        patterns: Vec::new(),
+        missed: None,
+    };
+    if cursor.epoch != bounds.epoch {
+        Some(gap(GapReason::Epoch, bounds.began))
+    } else if cursor.position > bounds.last {
+        Some(gap(GapReason::Ahead, bounds.last))
+    } else {
+        None
+    }
+}

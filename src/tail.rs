@@ -1,0 +1,241 @@
+//! The newest events in memory, indexed by topic: what live subscribers read.
+//!
+//! Each worker has a tail of its own, fed by the store's feed, so that reading takes no lock. The events are
+//! shared, only the index is a worker's own.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::cursor::{Epoch, Position};
+use crate::event::Event;
+use crate::segment::Segment;
+use crate::store::{Bounds, FeedBatch};
+use crate::topic::PatternSet;
+
+/// How much a tail holds. What is older is read from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailLimits {
+    /// Most events.
+    pub events_max: usize,
+    /// Most bytes, as [`crate::event::Draft::cost_bytes`] counts them. The newest event stays, however large.
+    pub bytes_max: u64,
+}
+
+impl Default for TailLimits {
+    fn default() -> Self {
+        Self { events_max: 16_384, bytes_max: 16 << 20 }
+    }
+}
+
+/// Most events that one read of a tail looks at where the patterns match too many topics to follow.
+const ROWS_MAX: u64 = 4096;
+
+/// The newest events of a log.
+#[derive(Debug)]
+pub struct Tail {
+    epoch: Epoch,
+    began: Position,
+    /// Everything after here, up to `end`, is in the segment.
+    start: Position,
+    end: Position,
+    segment: Segment,
+    limits: TailLimits,
+}
+
+/// What reading a tail gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailRead {
+    /// Every matching event up to here was shown.
+    Through(Position),
+    /// The position is older than the tail: the store knows.
+    Behind,
+}
+
+impl Tail {
+    /// An empty tail at the end of a log.
+    #[must_use]
+    pub fn new(bounds: Bounds, end: Position, limits: TailLimits) -> Self {
+        Self { epoch: bounds.epoch, began: bounds.began, start: end, end, segment: Segment::default(), limits }
+    }
+
+    /// The log's identity.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where this epoch began.
+    #[must_use]
+    pub fn began(&self) -> Position {
+        self.began
+    }
+
+    /// The newest position that has arrived here.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// When the first event after `after` was published, in milliseconds since the Unix epoch, if it is here.
+    #[must_use]
+    pub fn time_ms_after(&self, after: Position) -> Option<u64> {
+        if after < self.start {
+            return None;
+        }
+        self.segment.first_after(after).map(|event| event.time_ms())
+    }
+
+    /// A copy that shares the events: how a worker that joins late starts.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let mut segment = Segment::default();
+        self.segment.events().for_each(|event| segment.push(event.clone()));
+        Self { segment, ..*self }
+    }
+
+    /// Takes what follows in the log. A batch that does not follow (one before it was lost, or the log is
+    /// another one) empties the tail first, so that readers turn to the store; returns whether it did.
+    pub fn push(&mut self, batch: &FeedBatch) -> bool {
+        let end = batch.end();
+        if batch.epoch == self.epoch && batch.after < self.end && end <= self.end {
+            self.trim(batch.floor);
+            return false;
+        }
+        let reset = batch.epoch != self.epoch || batch.after != self.end;
+        if reset {
+            if batch.epoch != self.epoch {
+                self.epoch = batch.epoch;
+                self.began = batch.after;
+            }
+            self.reset(batch.after);
+        }
+        for event in &batch.events {
+            self.segment.push(event.clone());
+        }
+        self.end = end;
+        self.trim(batch.floor);
+        while self.segment.len() > self.limits.events_max
+            || (self.segment.cost_bytes() > self.limits.bytes_max && self.segment.len() > 1)
+        {
+            self.drop_oldest();
+        }
+        reset
+    }
+
+    /// Empties the tail, to go on after `end`.
+    pub fn reset(&mut self, end: Position) {
+        self.segment.clear();
+        self.start = end;
+        self.end = end;
+    }
+
+    /// Shows `visit` the matching events after `after`, in order, until it breaks; a bounded number is looked
+    /// at, so a position short of [`Self::end`] means "ask again", not "nothing there".
+    pub fn read(
+        &self,
+        patterns: &PatternSet,
+        after: Position,
+        visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
+    ) -> TailRead {
+        if after < self.start {
+            return TailRead::Behind;
+        }
+        if after >= self.end {
+            return TailRead::Through(after);
+        }
+        TailRead::Through(self.segment.read(patterns, after, self.end, ROWS_MAX, visit).through)
+    }
+
+    /// The position before the `count`-th newest matching event, if the tail holds that many.
+    #[must_use]
+    pub fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<Position> {
+        let (position, found) = self.segment.before_last(patterns, count)?;
+        (found == count).then_some(position)
+    }
+
+    /// What the store has trimmed is not shown any longer, so that gaps are told alike to all.
+    fn trim(&mut self, floor: Position) {
+        while self.segment.front().is_some_and(|event| event.position() <= floor) {
+            self.drop_oldest();
+        }
+        // Where everything was trimmed, a reader behind the floor must still ask the store for its gap.
+        self.start = self.start.max(floor.min(self.end));
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(event) = self.segment.pop_front() {
+            self.start = event.position();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Data, NewEvent};
+
+    pub(super) fn bounds() -> Bounds {
+        Bounds { epoch: "e".parse().unwrap(), began: Position(0), floor: Position(0), last: Position(0) }
+    }
+
+    fn batch(after: u64, count: u64, floor: u64) -> FeedBatch {
+        let epoch = bounds().epoch;
+        let event = |position| {
+            let draft = NewEvent::new("t".parse().unwrap(), Data::text("x")).draft(position);
+            Arc::new(draft.at(epoch, Position(position)))
+        };
+        let events = (after + 1..=after + count).map(event).collect();
+        FeedBatch { epoch, after: Position(after), events, floor: Position(floor) }
+    }
+
+    fn read(tail: &Tail, after: u64) -> (TailRead, Vec<u64>) {
+        let mut seen = Vec::new();
+        let all = PatternSet::new([">".parse().unwrap()]).unwrap();
+        let outcome = tail.read(&all, Position(after), &mut |event| {
+            seen.push(event.position().0);
+            ControlFlow::Continue(())
+        });
+        (outcome, seen)
+    }
+
+    #[test]
+    fn keeps_the_newest_and_says_when_a_reader_is_behind() {
+        let mut tail = Tail::new(bounds(), Position(0), TailLimits { events_max: 3, bytes_max: 1 << 20 });
+        assert!(!tail.push(&batch(0, 5, 0)));
+        assert_eq!(read(&tail, 1), (TailRead::Behind, vec![]));
+        assert_eq!(read(&tail, 2), (TailRead::Through(Position(5)), vec![3, 4, 5]));
+        assert_eq!(read(&tail, 5), (TailRead::Through(Position(5)), vec![]));
+        assert_eq!(tail.time_ms_after(Position(3)), Some(4));
+        assert_eq!(tail.time_ms_after(Position(1)), None);
+    }
+
+    #[test]
+    fn a_lost_batch_empties_it_and_a_repeated_one_changes_nothing() {
+        let mut tail = Tail::new(bounds(), Position(0), TailLimits::default());
+        tail.push(&batch(0, 2, 0));
+        assert!(!tail.push(&batch(0, 2, 0)));
+        assert_eq!(read(&tail, 0).1, [1, 2]);
+        assert!(tail.push(&batch(4, 1, 0)));
+        assert_eq!(read(&tail, 2).0, TailRead::Behind);
+        assert_eq!(read(&tail, 4).1, [5]);
+    }
+
+    #[test]
+    fn what_the_store_trimmed_is_gone_here_too() {
+        let mut tail = Tail::new(bounds(), Position(0), TailLimits::default());
+        tail.push(&batch(0, 4, 0));
+        tail.push(&batch(4, 0, 2));
+        assert_eq!(read(&tail, 1).0, TailRead::Behind);
+        assert_eq!(read(&tail, 2).1, [3, 4]);
+        tail.push(&batch(4, 0, 4));
+        assert_eq!(read(&tail, 3).0, TailRead::Behind);
+        assert_eq!(read(&tail, 4).0, TailRead::Through(Position(4)));
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_the_newest_event_stays() {
+        let mut tail = Tail::new(bounds(), Position(0), TailLimits { events_max: 100, bytes_max: 1 });
+        tail.push(&batch(0, 3, 0));
+        assert_eq!(read(&tail, 2).1, [3]);
+    }
+}

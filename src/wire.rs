@@ -1,0 +1,114 @@
+//! Framing: items to bytes, for every transport.
+//!
+//! An item is one line of JSON that is safe everywhere ([`crate::json`]); a framing puts its own few bytes around it.
+
+mod control;
+mod script;
+mod sse;
+mod websocket;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::cursor::Cursor;
+use crate::event::Event;
+
+pub use control::{Bye, ByeReason, Control, Gap, GapReason};
+pub use script::{Callback, CallbackError};
+pub use websocket::{close_frame, ping_frame, pong_frame, text_frame};
+
+/// How items become bytes on one connection.
+#[derive(Clone, Debug)]
+pub enum Framing {
+    /// A batch as JSON: short and long polling.
+    Json,
+    /// A batch as the argument of a call in a script.
+    Jsonp(Callback),
+    /// A document with a chunk of script an item, or with one batch.
+    Iframe {
+        /// Stands in every script tag, and in the document's Content-Security-Policy.
+        nonce: Box<str>,
+        /// The only window origin that may hear the items; the document's own where it is `None`.
+        target: Option<Box<str>>,
+    },
+    /// Server-Sent Events; `padding` puts 2 KiB of comment first, for readers that hold back the beginning.
+    Sse {
+        /// Whether to pad.
+        padding: bool,
+    },
+    /// Newline-delimited JSON.
+    Lines,
+    /// Text frames.
+    WebSocket,
+}
+
+impl Framing {
+    /// What stands before the first item.
+    pub fn preamble(&self, out: &mut BytesMut) {
+        match self {
+            Self::Iframe { nonce, target } => script::document_start(nonce, target.as_deref(), out),
+            Self::Sse { padding } => sse::preamble(*padding, out),
+            Self::Json | Self::Jsonp(_) | Self::Lines | Self::WebSocket => {}
+        }
+    }
+
+    /// One event.
+    pub fn event(&self, event: &Event, out: &mut BytesMut) {
+        match self {
+            Self::Json | Self::Jsonp(_) => event.write_json(out),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| event.write_json(out)),
+            Self::Sse { .. } => sse::event(event, out),
+            Self::Lines => {
+                event.write_json(out);
+                out.put_u8(b'\n');
+            }
+            Self::WebSocket => websocket::event(event, out),
+        }
+    }
+
+    /// One control event; `cursor` is where it leaves the client.
+    pub fn control(&self, control: &Control, cursor: Option<Cursor>, out: &mut BytesMut) {
+        let json = control.json(cursor);
+        match self {
+            Self::Json | Self::Jsonp(_) => out.put_slice(&json),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| out.put_slice(&json)),
+            Self::Sse { .. } => sse::control(control, cursor, &json, out),
+            Self::Lines => {
+                out.put_slice(&json);
+                out.put_u8(b'\n');
+            }
+            Self::WebSocket => out.put_slice(&text_frame(&json)),
+        }
+    }
+
+    /// A whole answer: `items` is the items' JSON, with commas between. Without a cursor (an error, answered
+    /// to one who presented none) it is null.
+    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], out: &mut BytesMut) {
+        let batch = |out: &mut BytesMut| {
+            match cursor {
+                Some(cursor) => {
+                    out.put_slice(b"{\"cursor\":\"");
+                    cursor.write(out);
+                    out.put_slice(b"\",\"events\":[");
+                }
+                None => out.put_slice(b"{\"cursor\":null,\"events\":["),
+            }
+            out.put_slice(items);
+            out.put_slice(b"]}");
+        };
+        match self {
+            Self::Jsonp(callback) => script::call(callback, out, batch),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, out, batch),
+            _ => batch(out),
+        }
+    }
+
+    /// What stands after the last item of a stream that ends with `bye`.
+    pub fn ending(&self, bye: &Bye, out: &mut BytesMut) {
+        if matches!(self, Self::WebSocket) {
+            out.put_slice(&close_frame(bye.reason.close_code(), bye.reason.name()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

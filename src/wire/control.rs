@@ -1,0 +1,195 @@
+//! Control events: what the server itself says on a subscription. Never stored.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::cursor::Cursor;
+use crate::topic::Pattern;
+use crate::transport::Transport;
+
+/// A control event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Control {
+    /// First on every stream.
+    Hello {
+        /// The client's UUID: the one it gave, or a new one.
+        client: Uuid,
+        /// How often a quiet stream says something.
+        heartbeat: Duration,
+        /// What the stream runs over.
+        transport: Transport,
+    },
+    /// Something that was asked for is gone.
+    Gap(Gap),
+    /// The stream is alive, and nothing that matches came up to its cursor.
+    Beat,
+    /// The server ends the stream.
+    Bye(Bye),
+    /// A request was refused, told where its status cannot be read.
+    Error(Value),
+    /// The answer to a WebSocket message.
+    Reply(Value),
+}
+
+/// From where to where something is gone, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gap {
+    /// Why.
+    pub reason: GapReason,
+    /// Where the client was.
+    pub from: Cursor,
+    /// Where it goes on.
+    pub to: Cursor,
+    /// The patterns that lost something, where known.
+    pub patterns: Vec<Pattern>,
+    /// How many events are gone, where known.
+    pub missed: Option<u64>,
+}
+
+/// Why there is a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// Trimmed by retention.
+    Expired,
+    /// The cursor is of another log.
+    Epoch,
+    /// The cursor is past the log's end: what was there is lost.
+    Ahead,
+}
+
+/// Why the server ends a stream, and when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bye {
+    /// Why.
+    pub reason: ByeReason,
+    /// When to come back; `None` means not to, as one was.
+    pub retry: Option<Duration>,
+}
+
+/// Why the server ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByeReason {
+    /// The server stops, or restarts.
+    Shutdown,
+    /// The stream has been long or lived long enough.
+    Recycle,
+    /// The token has expired.
+    Expired,
+    /// The same client came again on the same transport.
+    Replaced,
+    /// An administrator ended it.
+    Kicked,
+    /// The peer does not keep up, or does not answer.
+    Slow,
+}
+
+impl GapReason {
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Epoch => "epoch",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+impl ByeReason {
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Recycle => "recycle",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Kicked => "kicked",
+            Self::Slow => "slow",
+        }
+    }
+
+    /// The WebSocket close code (RFC 6455 §7.4.1, and the IANA registry for 1013).
+    #[must_use]
+    pub fn close_code(self) -> u16 {
+        match self {
+            Self::Shutdown | Self::Recycle => 1001,
+            Self::Expired | Self::Replaced | Self::Kicked => 1008,
+            Self::Slow => 1013,
+        }
+    }
+}
+
+impl Control {
+    /// The event's name: it begins with `$`, which no published event's does.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "$hello",
+            Self::Gap(_) => "$gap",
+            Self::Beat => "$beat",
+            Self::Bye(_) => "$bye",
+            Self::Error(_) => "$error",
+            Self::Reply(_) => "$reply",
+        }
+    }
+
+    /// The item, as one safe line of JSON.
+    pub(super) fn json(&self, cursor: Option<Cursor>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.push(b'{');
+        if let Some(cursor) = cursor {
+            out.extend_from_slice(b"\"cursor\":\"");
+            cursor.write(&mut out);
+            out.extend_from_slice(b"\",");
+        }
+        out.extend_from_slice(b"\"event\":\"");
+        out.extend_from_slice(self.name().as_bytes());
+        out.push(b'"');
+        if let Some(data) = self.data() {
+            out.extend_from_slice(b",\"data\":");
+            // A `Value` is always acceptable: nothing in it nests deep, and strings have no surrogates.
+            let text = data.to_string();
+            out.extend_from_slice(crate::json::safe_syntax(&text).unwrap_or_default().as_bytes());
+        }
+        out.push(b'}');
+        out
+    }
+
+    fn data(&self) -> Option<Value> {
+        match self {
+            Self::Hello { client, heartbeat, transport } => Some(json!({
+                "client": client,
+                "heartbeat": millis(*heartbeat),
+                "server": env!("CARGO_PKG_VERSION"),
+                "transport": transport.name(),
+            })),
+            Self::Gap(gap) => {
+                let mut data = json!({ "reason": gap.reason.name(), "from": gap.from, "to": gap.to });
+                if !gap.patterns.is_empty() {
+                    data["patterns"] = json!(gap.patterns);
+                }
+                if let Some(missed) = gap.missed {
+                    data["missed"] = missed.into();
+                }
+                Some(data)
+            }
+            Self::Beat => None,
+            Self::Bye(bye) => {
+                let mut data = json!({ "reason": bye.reason.name() });
+                if let Some(retry) = bye.retry {
+                    data["retry"] = millis(retry).into();
+                }
+                Some(data)
+            }
+            Self::Error(data) | Self::Reply(data) => Some(data.clone()),
+        }
+    }
+}
+
+/// Whole milliseconds, as every duration on the wire is told.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

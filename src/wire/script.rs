@@ -1,0 +1,114 @@
+//! Script framings: JSONP, and the document that streams into a hidden iframe.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::{BufMut, BytesMut};
+
+/// Longest callback name, in bytes.
+const CALLBACK_MAX_BYTES: usize = 64;
+
+/// Old WebKits do not run the first script of a document shorter than about 512 bytes, IE shows none before 256:
+/// everything up to the first item is padded past this many.
+const DOCUMENT_START_MIN_BYTES: usize = 1024;
+
+/// The name of the function that a JSONP answer calls: identifiers with dots between, nothing else, since it is
+/// written into a script as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback(Box<str>);
+
+impl FromStr for Callback {
+    type Err = CallbackError;
+
+    fn from_str(text: &str) -> Result<Self, CallbackError> {
+        let identifier = |part: &str| {
+            let mut bytes = part.bytes();
+            bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b'$'))
+                && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$'))
+        };
+        if text.len() > CALLBACK_MAX_BYTES || !text.split('.').all(identifier) {
+            return Err(CallbackError);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is not the name of a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("callback is the name of a function: letters, digits, _ and $, with dots between parts, at most 64 characters")]
+pub struct CallbackError;
+
+/// `/**/name(argument);`: the comment keeps a caller from choosing the first bytes of the file, which some plug-ins
+/// took for a program of theirs (Rosetta Flash).
+pub(super) fn call(callback: &Callback, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+    out.put_slice(b"/**/");
+    out.put_slice(callback.0.as_bytes());
+    out.put_u8(b'(');
+    argument(out);
+    out.put_slice(b");");
+}
+
+/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there.
+pub(super) fn chunk(nonce: &str, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+    script_start(nonce, out);
+    out.put_slice(b"p(");
+    argument(out);
+    out.put_slice(b")</script>\n");
+}
+
+/// The head of the document, with `p` in it.
+///
+/// `p` posts the text of its own argument, not the argument written as JSON again: so a number keeps every digit, and a
+/// key that is called `__proto__` stays a key. While a script runs during parsing it is the document's last (WHATWG HTML
+/// §13.2.6.4.8); it is removed once read, so that the document does not grow with what it delivered.
+/// `document.currentScript` would be plainer, but IE does not have it.
+pub(super) fn document_start(nonce: &str, target: Option<&str>, out: &mut BytesMut) {
+    let start = out.len();
+    out.put_slice(
+        b"<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><meta http-equiv=\"X-UA-Compatible\" content=\"IE=edge\">\
+          <title>Switchback</title>\n",
+    );
+    script_start(nonce, out);
+    out.put_slice(b"var t=");
+    match target {
+        Some(origin) => out.put_slice(crate::json::string(origin).as_bytes()),
+        None => out.put_slice(b"location.protocol+\"//\"+location.host"),
+    }
+    out.put_slice(
+        b";function p(){var a=document.getElementsByTagName(\"script\"),s=a[a.length-1],x=s.text;\
+          s.parentNode.removeChild(s);parent.postMessage(x.slice(2,-1),t)}</script>\n</head><body>\n",
+    );
+    let length = out.len() - start;
+    if length < DOCUMENT_START_MIN_BYTES {
+        out.put_slice(b"<!--");
+        out.put_bytes(b' ', DOCUMENT_START_MIN_BYTES - length);
+        out.put_slice(b"-->\n");
+    }
+}
+
+fn script_start(nonce: &str, out: &mut BytesMut) {
+    out.put_slice(b"<script nonce=\"");
+    out.put_slice(nonce.as_bytes());
+    out.put_slice(b"\">");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callbacks_are_names_and_nothing_else() {
+        for good in ["cb", "$", "_a1", "a.b.$c", "Switchback.callbacks.c12", &"a".repeat(64)] {
+            assert!(good.parse::<Callback>().is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "1a", "a-b", "a b", "a(", "a;b", "a[0]", "é", "a\n", "alert(1)//", &"a".repeat(65)] {
+            assert!(bad.parse::<Callback>().is_err(), "{bad}");
+        }
+    }
+}

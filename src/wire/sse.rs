@@ -1,0 +1,65 @@
+//! Server-Sent Events (WHATWG HTML §9.2.5).
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+
+use super::control::{Control, millis};
+use crate::cursor::Cursor;
+use crate::event::Event;
+
+/// How long an `EventSource` waits before it comes back on its own.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What stands for "do not come back" to an `EventSource`, which cannot be told so: a day.
+const RETRY_NEVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Comment bytes for readers that hold back the beginning of a stream.
+const PADDING_BYTES: usize = 2048;
+
+/// Names that an `EventSource` takes for its own, so they are not sent as a block's type.
+const RESERVED_NAMES: [&str; 3] = ["message", "open", "error"];
+
+pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
+    if padding {
+        out.put_u8(b':');
+        out.put_bytes(b' ', PADDING_BYTES);
+        out.put_u8(b'\n');
+    }
+    retry(RETRY, out);
+    out.put_u8(b'\n');
+}
+
+pub(super) fn event(event: &Event, out: &mut BytesMut) {
+    out.put_slice(b"id: ");
+    event.cursor().write(out);
+    if let Some(name) = event.name().filter(|name| !RESERVED_NAMES.contains(name)) {
+        out.put_slice(b"\nevent: ");
+        out.put_slice(name.as_bytes());
+    }
+    out.put_slice(b"\ndata: ");
+    event.write_json(out);
+    out.put_slice(b"\n\n");
+}
+
+pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], out: &mut BytesMut) {
+    if let Some(cursor) = cursor {
+        out.put_slice(b"id: ");
+        cursor.write(out);
+        out.put_u8(b'\n');
+    }
+    if let Control::Bye(bye) = control {
+        retry(bye.retry.unwrap_or(RETRY_NEVER), out);
+    }
+    out.put_slice(b"event: ");
+    out.put_slice(control.name().as_bytes());
+    out.put_slice(b"\ndata: ");
+    out.put_slice(json);
+    out.put_slice(b"\n\n");
+}
+
+fn retry(after: Duration, out: &mut BytesMut) {
+    out.put_slice(b"retry: ");
+    out.put_slice(itoa::Buffer::new().format(millis(after)).as_bytes());
+    out.put_u8(b'\n');
+}
