@@ -1,15 +1,21 @@
 //! Switchback.
 
+mod clients;
 pub mod cursor;
 pub mod delivery;
 pub mod event;
+mod hub;
 pub mod json;
+mod lane;
 mod segment;
 pub mod store;
 pub mod tail;
+pub mod topic;
 pub mod transport;
 pub mod waiters;
 pub mod wire;
-pub mod topic;
 
+pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, NewEvent};
+pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
+pub use store::{MemoryStore, OpenError, Store, StoreError, StoreOptions};

@@ -201,6 +201,12 @@ impl PatternSet {
         Ok(Self(list.into()))
     }
 
+    /// The set that asks for everything: `>`.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self([Pattern { text: ">".into(), shape: Shape::Everything }].into())
+    }
+
     /// Whether an event on `topic` is asked for.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {

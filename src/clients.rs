@@ -1,0 +1,373 @@
+//! Who subscribes, over what, how far; and what is remembered of each client between its connections.
+//!
+//! A client is a UUID. Its record (patterns, acknowledged cursor) lives in the store; here are the records of those
+//! that are connected or have just been, and the acknowledgements of the last second, which are saved together.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use uuid::Uuid;
+
+use crate::cursor::{Cursor, Position};
+use crate::store::{ClientRecord, Store, StoreError};
+use crate::topic::PatternSet;
+use crate::transport::Transport;
+use crate::wire::ByeReason;
+
+/// How long the record of a client whose id the server minted is kept after it left, if it never acknowledged or came
+/// back: long enough for a reconnect, and never in the store, which anonymous visitors would fill.
+const MINTED_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// Most such records.
+const MINTED_MAX: usize = 20_000;
+
+/// The registry of one process.
+pub(crate) struct Clients {
+    store: Arc<dyn Store>,
+    idle_max: Duration,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    records: HashMap<Uuid, Entry>,
+    connections: HashMap<u64, Arc<Connection>>,
+    by_client: HashMap<Uuid, Vec<u64>>,
+    next: u64,
+}
+
+struct Entry {
+    record: ClientRecord,
+    /// Not yet in the store.
+    dirty: bool,
+    /// The id is the server's own, and nobody has used it yet: not for the store.
+    minted: bool,
+}
+
+/// What others may know of, and do to, one connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: Uuid,
+    pub(crate) transport: Transport,
+    patterns: Mutex<PatternSet>,
+    /// The position up to which it was sent everything.
+    sent: AtomicU64,
+    /// Why it is to end: one more than the index in [`ENDINGS`], or 0.
+    ending: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// Why a connection can be ended from outside.
+const ENDINGS: [ByeReason; 2] = [ByeReason::Replaced, ByeReason::Kicked];
+
+/// A connection in the registry; leaves it when dropped.
+pub(crate) struct Registration {
+    clients: crate::Hub,
+    id: u64,
+    pub(crate) connection: Arc<Connection>,
+}
+
+/// What is known of one client, for those who ask.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientState {
+    pub(crate) client: Uuid,
+    pub(crate) transports: Vec<Transport>,
+    pub(crate) patterns: PatternSet,
+    pub(crate) sent: Option<Position>,
+    pub(crate) acknowledged: Option<Cursor>,
+}
+
+impl Connection {
+    /// Notes how far it was sent everything.
+    pub(crate) fn sent(&self, position: Position) {
+        self.sent.store(position.0, Ordering::Relaxed);
+    }
+
+    /// Notes what it asks for now.
+    pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
+        *lock(&self.patterns) = patterns.clone();
+    }
+
+    /// Ends it from outside.
+    pub(crate) fn end(&self, reason: ByeReason) {
+        let index = ENDINGS.iter().position(|ending| *ending == reason).unwrap_or_default();
+        self.ending.store(index as u8 + 1, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Why it is to end, if it is; else the task is woken when it is.
+    pub(crate) fn ending(&self, waker: &std::task::Waker) -> Option<ByeReason> {
+        self.waker.register(waker);
+        match self.ending.load(Ordering::Acquire) {
+            0 => None,
+            one_more => ENDINGS.get(usize::from(one_more) - 1).copied(),
+        }
+    }
+}
+
+impl Clients {
+    pub(crate) fn new(store: Arc<dyn Store>, idle_max: Duration) -> Self {
+        Self { store, idle_max, table: Mutex::default() }
+    }
+
+    /// What is remembered of a client.
+    pub(crate) async fn recall(&self, client: Uuid) -> Result<Option<ClientRecord>, StoreError> {
+        if let Some(entry) = self.table().records.get(&client) {
+            return Ok(Some(entry.record.clone()));
+        }
+        self.store.load_client(client).await
+    }
+
+    /// Remembers where a client starts and what it asks for; `presented` where it has thereby acknowledged the cursor.
+    ///
+    /// A client that was not known is in the store when this returns: were its first answer lost, it could come back with
+    /// its id alone and start at the same place. Everything else is saved within a second.
+    pub(crate) async fn arrive(
+        &self,
+        client: Uuid,
+        known: Option<ClientRecord>,
+        patterns: &PatternSet,
+        cursor: Cursor,
+        presented: bool,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let record = {
+            let mut table = self.table();
+            let first = known.is_none() && !table.records.contains_key(&client);
+            let entry = table.records.entry(client).or_insert_with(|| Entry {
+                record: known.unwrap_or_else(|| ClientRecord {
+                    client,
+                    patterns: patterns.clone(),
+                    cursor,
+                    seen_ms: now_ms,
+                }),
+                dirty: true,
+                minted: false,
+            });
+            let was_minted = std::mem::take(&mut entry.minted);
+            if presented {
+                advance(&mut entry.record.cursor, cursor, cursor.epoch);
+            }
+            if !patterns.is_empty() {
+                entry.record.patterns = patterns.clone();
+            }
+            entry.record.seen_ms = now_ms;
+            entry.dirty = true;
+            (first || was_minted).then(|| entry.record.clone())
+        };
+        match record {
+            Some(record) => self.store.save_clients(vec![record]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps, for a while and in memory, where a client starts that has no id of its own.
+    pub(crate) fn arrive_minted(&self, client: Uuid, patterns: &PatternSet, cursor: Cursor, now_ms: u64) {
+        let mut table = self.table();
+        if table.records.len() < MINTED_MAX {
+            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms };
+            table.records.insert(client, Entry { record, dirty: false, minted: true });
+        }
+    }
+
+    /// Remembers what a client asks for now, saved within a second.
+    pub(crate) fn remember_patterns(&self, client: Uuid, patterns: &PatternSet) {
+        if let Some(entry) = self.table().records.get_mut(&client) {
+            entry.record.patterns = patterns.clone();
+            entry.dirty |= !entry.minted;
+        }
+    }
+
+    /// Remembers an acknowledgement, saved within a second; returns what is remembered now.
+    pub(crate) fn acknowledge(&self, client: Uuid, cursor: Cursor, log: crate::cursor::Epoch, now_ms: u64) -> Cursor {
+        let mut table = self.table();
+        let patterns = table.patterns_of(client);
+        let entry = table.records.entry(client).or_insert_with(|| Entry {
+            record: ClientRecord { client, patterns, cursor, seen_ms: now_ms },
+            dirty: true,
+            minted: false,
+        });
+        advance(&mut entry.record.cursor, cursor, log);
+        entry.record.seen_ms = now_ms;
+        entry.dirty = true;
+        entry.minted = false;
+        entry.record.cursor
+    }
+
+    /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns.
+    pub(crate) async fn acknowledge_now(
+        &self,
+        client: Uuid,
+        cursor: Cursor,
+        log: crate::cursor::Epoch,
+        now_ms: u64,
+    ) -> Result<Cursor, StoreError> {
+        if let Some(known) = self.recall(client).await? {
+            self.table().records.entry(client).or_insert(Entry { record: known, dirty: true, minted: false });
+        }
+        let remembered = self.acknowledge(client, cursor, log, now_ms);
+        let record = self.table().records.get(&client).map(|entry| entry.record.clone());
+        self.store.save_clients(record.into_iter().collect()).await?;
+        Ok(remembered)
+    }
+
+    /// Adds a connection. An older one of the same client on the same transport is told to end.
+    pub(crate) fn connect(
+        &self,
+        hub: &crate::Hub,
+        client: Uuid,
+        transport: Transport,
+        patterns: &PatternSet,
+        cursor: Cursor,
+    ) -> Registration {
+        let connection = Arc::new(Connection {
+            client,
+            transport,
+            patterns: Mutex::new(patterns.clone()),
+            sent: AtomicU64::new(cursor.position.0),
+            ending: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        });
+        let mut table = self.table();
+        let id = table.next;
+        table.next += 1;
+        let others = table.connections_of(client);
+        table.connections.insert(id, connection.clone());
+        table.by_client.entry(client).or_default().push(id);
+        drop(table);
+        for other in others.iter().filter(|other| other.transport == transport) {
+            other.end(ByeReason::Replaced);
+        }
+        Registration { clients: hub.clone(), id, connection }
+    }
+
+    /// Everyone who is connected, in the order of their ids, after one; at most so many.
+    pub(crate) fn list(&self, after: Option<Uuid>, count: usize) -> Vec<ClientState> {
+        let table = self.table();
+        let mut clients: Vec<Uuid> =
+            table.by_client.keys().copied().filter(|client| after.is_none_or(|after| *client > after)).collect();
+        clients.sort_unstable();
+        clients.truncate(count);
+        clients.into_iter().map(|client| table.state(client)).collect()
+    }
+
+    /// What is known of one client.
+    pub(crate) async fn get(&self, client: Uuid) -> Result<Option<ClientState>, StoreError> {
+        let record = self.recall(client).await?;
+        let mut state = self.table().state(client);
+        if let Some(record) = record {
+            state.acknowledged = Some(record.cursor);
+            if state.patterns.is_empty() {
+                state.patterns = record.patterns;
+            }
+        }
+        Ok((state.acknowledged.is_some() || !state.transports.is_empty()).then_some(state))
+    }
+
+    /// Saves what has changed, and forgets here those who have left. Called about once a second.
+    pub(crate) async fn flush(&self, now_ms: u64) {
+        let changed = self.table().take_changed(now_ms, self.idle_max);
+        let ids: Vec<Uuid> = changed.iter().map(|record| record.client).collect();
+        if !changed.is_empty()
+            && let Err(error) = self.store.save_clients(changed).await
+        {
+            tracing::warn!(%error, "clients' cursors could not be saved; trying again");
+            let mut table = self.table();
+            for client in ids {
+                if let Some(entry) = table.records.get_mut(&client) {
+                    entry.dirty = true;
+                }
+            }
+        } else {
+            self.table().forget_idle(now_ms);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+}
+
+impl Table {
+    fn connections_of(&self, client: Uuid) -> Vec<Arc<Connection>> {
+        let ids = self.by_client.get(&client).into_iter().flatten();
+        ids.filter_map(|id| self.connections.get(id).cloned()).collect()
+    }
+
+    fn patterns_of(&self, client: Uuid) -> PatternSet {
+        let newest = self.connections_of(client).pop();
+        newest.map(|connection| lock(&connection.patterns).clone()).unwrap_or_default()
+    }
+
+    fn state(&self, client: Uuid) -> ClientState {
+        let connections = self.connections_of(client);
+        let sent = connections.iter().map(|connection| connection.sent.load(Ordering::Relaxed)).max();
+        let mut transports: Vec<Transport> = connections.iter().map(|connection| connection.transport).collect();
+        transports.sort_unstable();
+        transports.dedup();
+        ClientState {
+            client,
+            transports,
+            patterns: self.patterns_of(client),
+            sent: sent.map(Position),
+            acknowledged: self.records.get(&client).map(|entry| entry.record.cursor),
+        }
+    }
+
+    fn take_changed(&mut self, now_ms: u64, idle_max: Duration) -> Vec<ClientRecord> {
+        // Those who stay connected without a word are seen all the same, well before they would be forgotten.
+        let refresh_ms = u64::try_from(idle_max.as_millis() / 4).unwrap_or(u64::MAX);
+        let Self { records, by_client, .. } = self;
+        let mut changed = Vec::new();
+        for (client, entry) in records {
+            if now_ms.saturating_sub(entry.record.seen_ms) > refresh_ms && by_client.contains_key(client) {
+                entry.record.seen_ms = now_ms;
+                entry.dirty |= !entry.minted;
+            }
+            if std::mem::take(&mut entry.dirty) {
+                changed.push(entry.record.clone());
+            }
+        }
+        changed
+    }
+
+    fn forget_idle(&mut self, now_ms: u64) {
+        let Self { records, by_client, .. } = self;
+        let minted_ms = MINTED_IDLE_MAX.as_millis() as u64;
+        records.retain(|client, entry| {
+            let fresh = entry.minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
+            entry.dirty || fresh || by_client.contains_key(client)
+        });
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut table = self.clients.clients().table();
+        table.connections.remove(&self.id);
+        if let Some(ids) = table.by_client.get_mut(&self.connection.client) {
+            ids.retain(|id| *id != self.id);
+            if ids.is_empty() {
+                table.by_client.remove(&self.connection.client);
+            }
+        }
+    }
+}
+
+/// An acknowledgement only moves forward within an epoch; one of another log than the present one changes nothing
+/// unless nothing better is known.
+fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: crate::cursor::Epoch) {
+    let forward = acknowledged.epoch == remembered.epoch && acknowledged.position > remembered.position;
+    let renewed = acknowledged.epoch == log && remembered.epoch != log;
+    if forward || renewed {
+        *remembered = acknowledged;
+    }
+}
+
+/// What is locked here is changed in one step, so it is whole even where a thread panicked with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,131 @@
+//! What is answered to a request that cannot be served: a status, and an object that says what would be right.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
+use serde_json::{Value, json};
+
+use crate::cursor::CursorError;
+use crate::event::EventError;
+use crate::json::JsonError;
+use crate::store::StoreError;
+use crate::topic::TopicError;
+
+/// A refusal.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    code: &'static str,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, allow: None }
+    }
+
+    /// 400.
+    pub(crate) fn bad(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(what: &str, limit_bytes: usize) -> Self {
+        let message = format!("{what} has at most {limit_bytes} bytes here");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// 503: try again a little later, not all at the same moment.
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        let seconds = rand::random_range(1..=3);
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+        Self { retry_after: Some(Duration::from_secs(seconds)), ..error }
+    }
+
+    /// 405.
+    pub(crate) fn method(allow: &'static str) -> Self {
+        let message = format!("this resource answers {allow}");
+        let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        Self { allow: Some(allow), ..error }
+    }
+
+    /// The object that stands under `error`, or in a reply.
+    pub(crate) fn object(&self) -> Value {
+        json!({ "code": self.code, "message": self.message })
+    }
+
+    /// What a page is told that cannot read the status: the object, and when to come back.
+    pub(crate) fn item_data(&self) -> Value {
+        let mut data = json!({ "error": self.object() });
+        if let Some(after) = self.retry_after {
+            data["retry"] = (after.as_secs() * 1000).into();
+        }
+        data
+    }
+
+    /// The answer as JSON.
+    pub(crate) fn response(&self) -> HttpResponse {
+        self.response_with(json!({ "error": self.object() }))
+    }
+
+    /// The answer with more than the error in it.
+    pub(crate) fn response_with(&self, body: Value) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        if let Some(after) = self.retry_after {
+            response.insert_header((RETRY_AFTER, after.as_secs()));
+        }
+        if let Some(allow) = self.allow {
+            response.insert_header((ALLOW, allow));
+        }
+        if self.code == "upgrade_required" {
+            response.insert_header((UPGRADE, "websocket"));
+        }
+        response.body(body.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string()),
+            StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
+            StoreError::Unavailable(reason) => {
+                // The reason may name paths; it is for the log, not for whoever asked.
+                tracing::error!(%reason, "the store is unavailable");
+                Self::unavailable("store_unavailable", "the store does not answer at the moment; try again")
+            }
+        }
+    }
+}
+
+impl From<EventError> for ApiError {
+    fn from(error: EventError) -> Self {
+        let code = match &error {
+            EventError::Topic(_) => "bad_topic",
+            EventError::Name => "bad_event",
+            EventError::Id => "bad_id",
+            EventError::Data(JsonError::Syntax(_)) => "bad_json",
+            EventError::Data(_) | EventError::Base64 => "bad_data",
+        };
+        Self::bad(code, error.to_string())
+    }
+}
+
+impl From<TopicError> for ApiError {
+    fn from(error: TopicError) -> Self {
+        let code = if error == TopicError::TooMany { "too_many_topics" } else { "bad_topic" };
+        Self::bad(code, error.to_string())
+    }
+}
+
+impl From<CursorError> for ApiError {
+    fn from(error: CursorError) -> Self {
+        Self::bad("bad_cursor", error.to_string())
+    }
+}

@@ -1,0 +1,53 @@
+//! The knobs of the HTTP side.
+
+use std::time::Duration;
+
+use super::origin::AllowedOrigin;
+
+/// What the routes do; parsed once, valid ever after.
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// How long a stream may be quiet before it says something.
+    pub heartbeat: Duration,
+    /// Ends streams that are older, each at 90 to 100% of it; `None` lets them live.
+    pub stream_age_max: Option<Duration>,
+    /// Ends an iframe's document after the item that passes this many bytes, since the browser keeps all of it.
+    pub iframe_bytes_max: usize,
+    /// Longest event, in bytes as received; also the most that a publisher's line or form may have.
+    pub event_bytes_max: usize,
+    /// Longest batch, in bytes as received.
+    pub batch_bytes_max: usize,
+    /// Most events in a batch.
+    pub batch_events_max: usize,
+    /// Longest WebSocket message on `/v1/ws`, in bytes. Each connection may hold that much while one arrives.
+    pub ws_bytes_max: usize,
+    /// Longest WebSocket message on `/v1/echo`, in bytes.
+    pub echo_bytes_max: usize,
+    /// How long a request's body may take; for a stream of lines, how long it may pause.
+    pub body_timeout: Duration,
+    /// Origins that may read and publish besides the server's own.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// Whether requests that came through a proxy, or to a name other than loopback's, are served without a key.
+    pub allow_anonymous: bool,
+    /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
+    pub loopback_only: bool,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(20),
+            stream_age_max: None,
+            iframe_bytes_max: 128 << 10,
+            event_bytes_max: 256 << 10,
+            batch_bytes_max: 4 << 20,
+            batch_events_max: 1000,
+            ws_bytes_max: 1 << 20,
+            echo_bytes_max: 16 << 20,
+            body_timeout: Duration::from_secs(30),
+            allowed_origins: Vec::new(),
+            allow_anonymous: false,
+            loopback_only: false,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Where a request comes from: which pages may read and publish, and which requests a server without a key serves.
+
+use std::fmt;
+use std::str::FromStr;
+
+use actix_web::dev::RequestHead;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap, HeaderValue,
+    ORIGIN, VARY,
+};
+
+use super::error::ApiError;
+use super::options::HttpOptions;
+
+/// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
+/// or `null`, which sandboxed and file pages have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedOrigin {
+    text: String,
+    /// For a wildcard: what stands before and after it.
+    wildcard: Option<(usize, usize)>,
+}
+
+impl AllowedOrigin {
+    fn matches(&self, origin: &str) -> bool {
+        let Some((before, after)) = self.wildcard else { return self.text == origin };
+        let (head, tail) = (&self.text[..before], &self.text[after..]);
+        let label = origin.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail));
+        label.is_some_and(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.')))
+    }
+}
+
+impl FromStr for AllowedOrigin {
+    type Err = OriginError;
+
+    fn from_str(text: &str) -> Result<Self, OriginError> {
+        if text == "null" {
+            return Ok(Self { text: text.into(), wildcard: None });
+        }
+        let text = text.to_ascii_lowercase();
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or(OriginError)?;
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'[' | b']');
+        let plain = host.strip_prefix("*.").unwrap_or(host);
+        if plain.is_empty() || !plain.bytes().all(legal) {
+            return Err(OriginError);
+        }
+        let wildcard = text.find('*').map(|at| (at, at + 1));
+        Ok(Self { text, wildcard })
+    }
+}
+
+impl fmt::Display for AllowedOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The text is not an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an origin is a scheme, a host and a port where it is not the scheme's own, without a path: https://app.example.com, https://*.example.com, or null")]
+pub struct OriginError;
+
+/// What the `Origin` of a request is to this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// None was sent: not a page of a current browser, or one of ours reading.
+    Unsaid,
+    /// A page that this server gave out.
+    Own,
+    /// A page on the allow-list.
+    Listed(HeaderValue),
+    /// Any other page.
+    Foreign,
+}
+
+impl Source {
+    pub(crate) fn of(headers: &HeaderMap, options: &HttpOptions) -> Self {
+        let Some(value) = headers.get(ORIGIN) else { return Self::Unsaid };
+        let Ok(origin) = value.to_str() else { return Self::Foreign };
+        if is_own(origin, headers) {
+            Self::Own
+        } else if is_listed(origin, options) {
+            Self::Listed(value.clone())
+        } else {
+            Self::Foreign
+        }
+    }
+
+    /// Refuses a page that may not do what a page may not do unasked.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        match self {
+            Self::Foreign => Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                "pages of this origin may not use this server: start it with --allow-origin ORIGIN",
+            )),
+            Self::Unsaid | Self::Own | Self::Listed(_) => Ok(()),
+        }
+    }
+
+    /// The CORS headers of an answer (Fetch §3.2.3). Only a listed origin is ever named.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+        if let Self::Listed(origin) = self {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, Retry-After"));
+        }
+    }
+}
+
+/// The origin that an iframe's items may be posted to.
+pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+    // A sandboxed parent cannot be named as a target: "null" is not one to postMessage.
+    if origin != "null" && (is_own(origin, headers) || is_listed(origin, options)) {
+        return Ok(());
+    }
+    let message = "origin is the parent page's: this server's own, or one given with --allow-origin";
+    Err(ApiError::bad("bad_origin", message))
+}
+
+/// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy
+/// passed on, and on loopback not what was addressed to another name (a page can point its own name at 127.0.0.1).
+pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<(), ApiError> {
+    if options.allow_anonymous {
+        return Ok(());
+    }
+    let forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+    if forwarded.iter().any(|name| head.headers().contains_key(*name)) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "proxied",
+            "this server has no key, and the request came through a proxy: behind one it would be open to all; \
+             start it with --allow-anonymous if that is meant",
+        ));
+    }
+    let host = head.headers().get(HOST).map(|value| value.to_str().unwrap_or_default());
+    if options.loopback_only && !host.is_none_or(is_loopback_host) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "bad_host",
+            "this server listens on loopback only, so Host is localhost or a loopback address; \
+             start it with --allow-anonymous if another name is meant",
+        ));
+    }
+    Ok(())
+}
+
+fn is_listed(origin: &str, options: &HttpOptions) -> bool {
+    options.allowed_origins.iter().any(|allowed| allowed.matches(origin))
+}
+
+/// Whether a page's host and port are those that the request was sent to. The scheme is not compared: TLS may end in
+/// front of this server.
+fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
+    let (authority, default_port) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
+        (Some(authority), _) => (authority, ":80"),
+        (_, Some(authority)) => (authority, ":443"),
+        (None, None) => return false,
+    };
+    let bare = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
+    bare(authority) == bare(host)
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let address = name.parse::<std::net::IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(host: &str, origin: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        headers.insert(ORIGIN, origin.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn own_listed_and_foreign_pages_are_told_apart() {
+        let allowed = ["https://app.example.com", "https://*.example.org", "http://localhost:3000"];
+        let allowed_origins = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        let options = HttpOptions { allowed_origins, ..HttpOptions::default() };
+        for (host, origin, expected) in [
+            ("a.test:8080", "http://a.test:8080", "own"),
+            ("a.test", "https://a.test", "own"),
+            ("a.test:443", "https://a.test", "own"),
+            ("A.test", "http://a.test", "own"),
+            ("a.test", "http://a.test:8080", "foreign"),
+            ("a.test", "https://app.example.com", "listed"),
+            ("a.test", "http://app.example.com", "foreign"),
+            ("a.test", "https://app.example.com.evil.test", "foreign"),
+            ("a.test", "https://x.example.org", "listed"),
+            ("a.test", "https://x.y.example.org", "listed"),
+            ("a.test", "https://example.org", "foreign"),
+            ("a.test", "https://evil.test/.example.org", "foreign"),
+            ("a.test", "https://evil-example.org", "foreign"),
+            ("a.test", "null", "foreign"),
+            ("a.test", "http://localhost:3000", "listed"),
+        ] {
+            let found = match Source::of(&headers(host, origin), &options) {
+                Source::Unsaid => "unsaid",
+                Source::Own => "own",
+                Source::Listed(_) => "listed",
+                Source::Foreign => "foreign",
+            };
+            assert_eq!(found, expected, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_origin() {
+        for text in ["", "*", "app.example.com", "https://", "https://*", "https://a.*.b", "https://a/b", "ftp://a", "https://*.*.a"] {
+            assert!(text.parse::<AllowedOrigin>().is_err(), "{text}");
+        }
+        assert!("null".parse::<AllowedOrigin>().is_ok());
+    }
+
+    #[test]
+    fn loopback_names() {
+        for host in ["localhost", "localhost:8080", "app.localhost", "127.0.0.1:1", "127.9.9.9", "[::1]:8080", "[::1]", "LOCALHOST."] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in ["example.com", "localhost.example.com", "10.0.0.1", "127.0.0.1.example.com", "[2001:db8::1]:80", ""] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+}

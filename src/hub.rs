@@ -1,0 +1,281 @@
+//! The hub: publish, subscribe, and the one feed from the store to every tail.
+
+mod fetches;
+mod listeners;
+mod start;
+mod subscription;
+mod worker;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::clients::Clients;
+use crate::cursor::{Cursor, Position};
+use crate::event::{Draft, NewEvent};
+use crate::lane::Lane;
+use crate::store::{Bounds, Feed, FeedBatch, Page, ReadRequest, Store, StoreError};
+use crate::tail::{Tail, TailLimits};
+use crate::topic::PatternSet;
+
+pub use listeners::{ListenError, ListenerId};
+pub use start::From;
+pub use subscription::{Item, SubscribeError, Subscription};
+pub(crate) use worker::{Seat, Worker};
+
+/// How often clients' cursors are saved and the store is kept in order.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Events of one read while a tail is warmed from the store.
+const WARM_EVENTS: usize = 1000;
+
+/// The library's knobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HubOptions {
+    /// What each worker keeps in memory; the events are shared between workers, the index is not.
+    pub tail: TailLimits,
+    /// Most listeners of [`Hub::on`] and [`Hub::once`] at a time; each is a task.
+    pub listeners_max: usize,
+    /// How long a client that is away is remembered. Also an option of the store, which forgets it.
+    pub client_idle_max: Duration,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self {
+            tail: TailLimits::default(),
+            listeners_max: 1000,
+            client_idle_max: crate::store::StoreOptions::default().client_idle_max,
+        }
+    }
+}
+
+/// One log and everyone who listens to it. Cheap to clone; a clone is the same hub.
+///
+/// ```
+/// use futures_util::StreamExt as _;
+/// use switchback::{From, Hub, HubOptions, Item, MemoryStore, NewEvent};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new(switchback::StoreOptions::default());
+/// let hub = Hub::open(std::sync::Arc::new(store), HubOptions::default()).await?;
+///
+/// let mut orders = hub.subscribe(["orders.>"], From::Now).await?;
+/// hub.publish(NewEvent::json("orders.42.status", &"approved")?).await?;
+///
+/// let Some(Item::Event(event)) = orders.next().await.transpose()? else { panic!("an event was published") };
+/// assert_eq!((event.topic().as_str(), event.data()), ("orders.42.status", r#""approved""#));
+/// hub.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Hub(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn Store>,
+    options: HubOptions,
+    fan_out: Arc<FanOut>,
+    fetches: fetches::Fetches,
+    clients: Clients,
+    listeners: listeners::Listeners,
+    /// Deliveries that are open, over HTTP.
+    live: AtomicUsize,
+    /// How long shutting down may take, in milliseconds, once it has begun.
+    drain_ms: AtomicU64,
+    maintenance: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+const NOT_DRAINING: u64 = u64::MAX;
+
+/// What was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The cursor of a client that the event has reached.
+    pub cursor: Cursor,
+    /// Whether an event with this topic and id was there already; the cursor is that one's.
+    pub duplicate: bool,
+}
+
+impl Hub {
+    /// Starts a hub on a store. Needs a tokio runtime, for its one task.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the newest events could not be read.
+    pub async fn open(store: Arc<dyn Store>, options: HubOptions) -> Result<Self, StoreError> {
+        let tail = warm_tail(&*store, options.tail).await?;
+        let end = tail.end();
+        let fan_out = Arc::new(FanOut { lane: Mutex::new(Lane::new(tail)), inboxes: Mutex::default() });
+        store.follow(end, fan_out.clone());
+        let hub = Self(Arc::new(Shared {
+            clients: Clients::new(store.clone(), options.client_idle_max),
+            store,
+            options,
+            fan_out,
+            fetches: fetches::Fetches::default(),
+            listeners: listeners::Listeners::default(),
+            live: AtomicUsize::new(0),
+            drain_ms: AtomicU64::new(NOT_DRAINING),
+            maintenance: Mutex::default(),
+        }));
+        let task = tokio::spawn(maintain(Arc::downgrade(&hub.0)));
+        *lock(&hub.0.maintenance) = Some(task);
+        Ok(hub)
+    }
+
+    /// Publishes one event; answers once it is durable.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is stored then.
+    pub async fn publish(&self, event: NewEvent) -> Result<Published, StoreError> {
+        let published = self.publish_all(vec![event]).await?;
+        published.into_iter().next().ok_or_else(|| StoreError::unavailable("it answered nothing"))
+    }
+
+    /// Publishes events in consecutive positions, all or none; answers once they are durable.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is stored then.
+    pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Published>, StoreError> {
+        let now_ms = now_ms();
+        let drafts: Vec<Draft> = events.into_iter().map(|event| event.draft(now_ms)).collect();
+        let appended = self.0.store.append(drafts).await?;
+        let epoch = self.bounds().epoch;
+        let published = appended
+            .into_iter()
+            .map(|one| Published { cursor: Cursor::new(epoch, one.position), duplicate: one.duplicate });
+        Ok(published.collect())
+    }
+
+    /// Where the log begins and ends.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.0.store.bounds()
+    }
+
+    /// The log's end: what a client has that has heard everything.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let bounds = self.bounds();
+        Cursor::new(bounds.epoch, bounds.last)
+    }
+
+    /// Who subscribes, and what is remembered of them.
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.0.clients
+    }
+
+    /// A bounded read from the store; equal ones that are under way share one.
+    pub(crate) async fn read(&self, request: ReadRequest) -> Result<Page, StoreError> {
+        self.0.fetches.read(&self.0.store, request).await
+    }
+
+    /// Begins to shut down: every delivery ends at a moment of its own within the time.
+    pub fn drain(&self, within: Duration) {
+        let ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).min(NOT_DRAINING - 1);
+        self.0.drain_ms.store(ms, Ordering::Relaxed);
+        self.0.fan_out.wake_everyone();
+    }
+
+    /// How long shutting down may take, once it has begun.
+    pub(crate) fn draining(&self) -> Option<Duration> {
+        let ms = self.0.drain_ms.load(Ordering::Relaxed);
+        (ms != NOT_DRAINING).then(|| Duration::from_millis(ms))
+    }
+
+    /// How many subscribers are connected over HTTP, held requests among them.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.0.live.load(Ordering::Relaxed)
+    }
+
+    /// Saves what is pending and closes the store. Publishing fails from here on.
+    pub async fn close(&self) {
+        if let Some(task) = lock(&self.0.maintenance).take() {
+            task.abort();
+        }
+        self.off_all();
+        self.0.clients.flush(now_ms()).await;
+        self.0.store.close().await;
+    }
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hub({:?}, {} live)", self.bounds(), self.live())
+    }
+}
+
+/// From the store to the hub's own lane and to each worker's inbox. It never waits for any of them.
+struct FanOut {
+    lane: Mutex<Lane>,
+    inboxes: Mutex<Vec<worker::Inbox>>,
+}
+
+impl FanOut {
+    fn lane(&self) -> MutexGuard<'_, Lane> {
+        lock(&self.lane)
+    }
+
+    fn wake_everyone(&self) {
+        self.lane().waiters.wake_all();
+        lock(&self.inboxes).retain(worker::Inbox::wake);
+    }
+}
+
+impl Feed for FanOut {
+    fn push(&self, batch: FeedBatch) {
+        let batch = Arc::new(batch);
+        // The inboxes are served under the lane's lock, so that a worker that joins gets its copy of the
+        // tail and the batches after it without a seam.
+        let mut lane = self.lane();
+        lane.push(&batch);
+        lock(&self.inboxes).retain(|inbox| inbox.push(&batch));
+    }
+}
+
+async fn warm_tail(store: &dyn Store, limits: TailLimits) -> Result<Tail, StoreError> {
+    let bounds = store.bounds();
+    let span = u64::try_from(limits.events_max).unwrap_or(u64::MAX);
+    let mut after = Position(bounds.last.0.saturating_sub(span)).max(bounds.floor);
+    let mut tail = Tail::new(bounds, after, limits);
+    let everything = PatternSet::everything();
+    while after < bounds.last {
+        let request = ReadRequest {
+            patterns: everything.clone(),
+            after,
+            events_max: WARM_EVENTS,
+            bytes_max: usize::try_from(limits.bytes_max).unwrap_or(usize::MAX),
+            rows_max: WARM_EVENTS as u64,
+        };
+        let page = store.read(request).await?;
+        if page.through <= after {
+            break;
+        }
+        tail.push(&FeedBatch { epoch: bounds.epoch, after, events: page.events, floor: bounds.floor });
+        after = tail.end().max(page.through);
+    }
+    Ok(tail)
+}
+
+async fn maintain(shared: std::sync::Weak<Shared>) {
+    let mut interval = tokio::time::interval(MAINTENANCE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        let now_ms = now_ms();
+        shared.store.maintain(now_ms);
+        shared.clients.flush(now_ms).await;
+    }
+}
+
+/// The time of day, in milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is locked here is changed in one step, so it is whole even where a thread panicked with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

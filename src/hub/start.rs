@@ -1,0 +1,42 @@
+//! Where a subscription starts.
+
+use super::{Hub, lock};
+use crate::cursor::Cursor;
+use crate::delivery::{Start, gap_at};
+use crate::store::StoreError;
+use crate::topic::PatternSet;
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// After everything that a client with this cursor has. One of another log, or past this one's end, is no error
+    /// but a gap.
+    Cursor(Cursor),
+    /// With the oldest event that is still there.
+    Earliest,
+    /// With the next event.
+    Now,
+    /// With the newest so many events that match, fewer where there are fewer.
+    Last(usize),
+}
+
+impl Hub {
+    /// Turns where to start into a cursor, with the gap to be told first.
+    pub(crate) async fn start(&self, from: From, patterns: &PatternSet) -> Result<Start, StoreError> {
+        let bounds = self.bounds();
+        let at = |position| Start::at(Cursor::new(bounds.epoch, position));
+        Ok(match from {
+            From::Cursor(cursor) => Start { cursor, gap: gap_at(cursor, &bounds) },
+            From::Earliest => at(bounds.floor),
+            From::Now => at(bounds.last),
+            From::Last(count) => {
+                let in_tail = lock(&self.0.fan_out.lane).tail.before_last(patterns, count);
+                let found = match in_tail {
+                    Some(position) => Some(position),
+                    None => self.0.store.before_last(patterns.clone(), count).await?,
+                };
+                at(found.unwrap_or(bounds.last))
+            }
+        })
+    }
+}

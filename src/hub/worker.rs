@@ -1,0 +1,190 @@
+//! A worker's own view of the log: its tail and its waiters, reached without a lock.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{Notify, mpsc};
+
+use super::{Hub, lock};
+use crate::cursor::Position;
+use crate::delivery::{Delivery, Step};
+use crate::lane::Lane;
+use crate::store::FeedBatch;
+use crate::topic::PatternSet;
+use crate::waiters::WaiterKey;
+
+/// Batches that may wait for a worker. Past it the worker's tail is reset, and its readers turn to the store.
+const INBOX_BATCHES: usize = 1024;
+
+/// How long a request waits for a worker's tail to come to its cursor.
+const FEED_WAIT: Duration = Duration::from_secs(5);
+
+enum Message {
+    Batch(Arc<FeedBatch>),
+    /// Something other than an event is new for everyone.
+    Wake,
+}
+
+/// The feed's end of a worker's channel.
+pub(super) struct Inbox {
+    sender: mpsc::Sender<Message>,
+    lost_through: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    /// Sends, or notes the loss; says whether the worker is still there.
+    pub(super) fn push(&self, batch: &Arc<FeedBatch>) -> bool {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.sender.try_send(Message::Batch(batch.clone())) {
+            Ok(()) => true,
+            Err(Closed(_)) => false,
+            Err(Full(message)) => {
+                self.lost_through.fetch_max(batch.end().0, Ordering::Release);
+                // Once more: if the worker has emptied the channel meanwhile, this wakes it to see the loss; if it
+                // has not, it has messages left to wake for.
+                !matches!(self.sender.try_send(message), Err(Closed(_)))
+            }
+        }
+    }
+
+    /// Wakes every reader of the worker, which is awake anyway where its channel is full.
+    pub(super) fn wake(&self) -> bool {
+        !matches!(self.sender.try_send(Message::Wake), Err(mpsc::error::TrySendError::Closed(_)))
+    }
+}
+
+/// One thread's readers. Not `Send`: that is the point.
+pub(crate) struct Worker {
+    hub: Hub,
+    lane: RefCell<Lane>,
+    inbox: RefCell<mpsc::Receiver<Message>>,
+    lost_through: Arc<AtomicU64>,
+    moved: Notify,
+}
+
+impl Worker {
+    /// Joins the feed. Called on the thread it is for, within its `LocalSet`.
+    pub(crate) fn start(hub: &Hub) -> Rc<Self> {
+        let (sender, receiver) = mpsc::channel(INBOX_BATCHES);
+        let lost_through = Arc::new(AtomicU64::new(0));
+        let fan_out = &hub.0.fan_out;
+        let lane = fan_out.lane();
+        let tail = lane.tail.fork();
+        lock(&fan_out.inboxes).push(Inbox { sender, lost_through: lost_through.clone() });
+        drop(lane);
+        let worker = Rc::new(Self {
+            hub: hub.clone(),
+            lane: RefCell::new(Lane::new(tail)),
+            inbox: RefCell::new(receiver),
+            lost_through,
+            moved: Notify::new(),
+        });
+        let weak = Rc::downgrade(&worker);
+        tokio::task::spawn_local(std::future::poll_fn(move |cx| follow(&weak, cx)));
+        worker
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// A place among this worker's waiters.
+    pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet) -> Seat {
+        let key = self.lane.borrow_mut().waiters.register(patterns);
+        self.hub.0.live.fetch_add(1, Ordering::Relaxed);
+        Seat { worker: self.clone(), key }
+    }
+
+    /// Waits until this worker's tail has come to a position that the store has; says whether it did in time.
+    pub(crate) async fn reach(&self, position: Position) -> bool {
+        let reached = async {
+            loop {
+                let moved = self.moved.notified();
+                self.pump();
+                if self.lane.borrow().tail.end() >= position {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        tokio::time::timeout(FEED_WAIT, reached).await.is_ok()
+    }
+
+    /// Takes in what has arrived. Called by every reader before it reads: whoever was told that an event is
+    /// stored finds it.
+    fn pump(&self) {
+        self.take_in(|inbox| inbox.try_recv().ok());
+    }
+
+    fn take_in(&self, mut next: impl FnMut(&mut mpsc::Receiver<Message>) -> Option<Message>) {
+        let mut inbox = self.inbox.borrow_mut();
+        let mut lane = self.lane.borrow_mut();
+        let before = lane.tail.end();
+        while let Some(message) = next(&mut inbox) {
+            match message {
+                Message::Batch(batch) => lane.push(&batch),
+                Message::Wake => lane.waiters.wake_all(),
+            }
+        }
+        let lost = Position(self.lost_through.load(Ordering::Acquire));
+        if lane.tail.end() < lost {
+            lane.lose_through(lost);
+        }
+        if lane.tail.end() != before {
+            self.moved.notify_waiters();
+        }
+    }
+}
+
+/// The worker's one task: takes in batches as they come, so that their wake-ups are local.
+fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(worker) = worker.upgrade() else { return Poll::Ready(()) };
+    let mut open = true;
+    worker.take_in(|inbox| match inbox.poll_recv(cx) {
+        Poll::Ready(Some(message)) => Some(message),
+        Poll::Ready(None) => {
+            open = false;
+            None
+        }
+        Poll::Pending => None,
+    });
+    if open { Poll::Pending } else { Poll::Ready(()) }
+}
+
+/// A delivery's place at a worker; leaves it when dropped.
+pub(crate) struct Seat {
+    worker: Rc<Worker>,
+    key: WaiterKey,
+}
+
+impl Seat {
+    /// One step; the task behind `waker` is woken when there is news.
+    pub(crate) fn step(&self, waker: &Waker, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
+        self.worker.pump();
+        if let Some(within) = self.worker.hub.draining() {
+            delivery.drain(now, within);
+        }
+        self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
+    }
+
+    /// What it waits for from now on.
+    pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
+        self.worker.lane.borrow_mut().waiters.set_patterns(self.key, patterns);
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.lane.borrow_mut().waiters.remove(self.key);
+        self.worker.hub.0.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
