@@ -172,6 +172,12 @@ impl Delivery {
         self
     }
 
+    /// Whether it keeps a place to start from until something is asked for.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
     /// How far it has come: no matching event that was not written lies at or before it.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -265,7 +271,7 @@ impl Delivery {
     }
 
     /// Moves over what the waiter knows to be of no interest, without looking at it.
-    fn skip(&mut self, tail: &Tail, news: News) {
+    pub(crate) fn skip(&mut self, tail: &Tail, news: News) {
         let clear = match news {
             News::Unknown => return,
             News::None => tail.end(),

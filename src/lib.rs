@@ -4,6 +4,7 @@ mod clients;
 pub mod cursor;
 pub mod delivery;
 pub mod event;
+pub mod http;
 mod hub;
 pub mod json;
 mod lane;
@@ -17,5 +18,6 @@ pub mod wire;
 
 pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, NewEvent};
+pub use http::{HttpOptions, routes};
 pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
 pub use store::{MemoryStore, OpenError, Store, StoreError, StoreOptions};

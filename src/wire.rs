@@ -14,7 +14,7 @@ use crate::event::Event;
 
 pub use control::{Bye, ByeReason, Control, Gap, GapReason};
 pub use script::{Callback, CallbackError};
-pub use websocket::{close_frame, ping_frame, pong_frame, text_frame};
+pub use websocket::{binary_frame, close_frame, ping_frame, pong_frame, text_frame};
 
 /// How items become bytes on one connection.
 #[derive(Clone, Debug)]

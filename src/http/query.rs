@@ -34,7 +34,7 @@ impl Fields {
     }
 
     /// The one value of a field.
-    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
+    pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
         let mut values = self.all(name);
         let value = values.next();
         match values.next() {
@@ -65,9 +65,7 @@ pub(crate) struct Params {
     pub(crate) last: Option<usize>,
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
-    pub(crate) once: bool,
     pub(crate) padding: bool,
-    pub(crate) callback: Option<Callback>,
     /// The iframe's postMessage target, not yet held against the allow-list.
     pub(crate) origin: Option<String>,
     /// Where a WebSocket's binary frames are published.
@@ -78,6 +76,9 @@ impl Params {
     pub(crate) fn parse(fields: &Fields) -> Result<Self, ApiError> {
         let patterns: Vec<Pattern> = fields.all("topic").map(pattern).collect::<Result<_, _>>()?;
         let wait = number(fields, "wait", 0..=60)?.unwrap_or(25);
+        // What only some transports use is looked at before anything else there; here it is only checked.
+        switch(fields, "once")?;
+        fields.one("callback")?.map(parse_callback).transpose()?;
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
             cursor: fields.one("cursor")?.map(parse_from).transpose()?,
@@ -85,9 +86,7 @@ impl Params {
             last: number(fields, "last", 1..=1000)?.map(|last| last as usize),
             limit: number(fields, "limit", 1..=1000)?.unwrap_or(256) as usize,
             wait: Duration::from_secs(wait),
-            once: switch(fields, "once")?,
             padding: switch(fields, "padding")?,
-            callback: fields.one("callback")?.map(parse_callback).transpose()?,
             origin: fields.one("origin")?.map(str::to_owned),
             publish: fields.one("publish")?.map(Topic::from_str).transpose()?,
         })
@@ -169,7 +168,7 @@ mod tests {
         let params = params(text).unwrap();
         assert_eq!(params.patterns.unwrap().iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a.*", "b"]);
         assert_eq!(params.cursor, Some(From::Cursor("e-5".parse().unwrap())));
-        assert_eq!((params.limit, params.wait, params.once), (7, Duration::ZERO, true));
+        assert_eq!((params.limit, params.wait), (7, Duration::ZERO));
     }
 
     #[test]

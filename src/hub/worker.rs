@@ -172,6 +172,13 @@ impl Seat {
         self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
     }
 
+    /// Moves a delivery over what is known to be of no interest to it.
+    pub(crate) fn catch_up(&self, delivery: &mut Delivery) {
+        self.worker.pump();
+        let lane = self.worker.lane.borrow();
+        delivery.skip(&lane.tail, lane.waiters.news(self.key));
+    }
+
     /// What it waits for from now on.
     pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
         self.worker.lane.borrow_mut().waiters.set_patterns(self.key, patterns);

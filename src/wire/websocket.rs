@@ -5,6 +5,7 @@ use bytes::{BufMut, BytesMut};
 use crate::event::Event;
 
 const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
@@ -27,6 +28,12 @@ pub(super) fn event(event: &Event, out: &mut BytesMut) {
 #[must_use]
 pub fn text_frame(text: &[u8]) -> Vec<u8> {
     frame(TEXT, text)
+}
+
+/// A binary frame.
+#[must_use]
+pub fn binary_frame(bytes: &[u8]) -> Vec<u8> {
+    frame(BINARY, bytes)
 }
 
 /// A ping without payload.

@@ -1,0 +1,229 @@
+//! The HTTP side: the only map of URLs, and what every request passes before its handler.
+
+mod body;
+mod driver;
+mod error;
+mod options;
+mod origin;
+mod publish;
+mod query;
+mod resources;
+mod subscribe;
+mod websocket;
+
+use std::cell::OnceCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::dev::{Payload, RequestHead};
+use actix_web::http::Method;
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
+
+use crate::hub::{Hub, Worker};
+use crate::transport::Transport;
+use error::ApiError;
+use origin::Source;
+
+pub use options::HttpOptions;
+pub use origin::{AllowedOrigin, OriginError};
+
+/// The routes of a hub, to be mounted into any actix-web `App`, at its root or under any prefix.
+///
+/// Mount it in a scope of its own. Two things are the server's to set, not ours, and [`crate::server`] shows them:
+/// `h1_allow_half_closed(false)`, so that a held request ends with its client, and no `Compress` around the streams.
+///
+/// ```no_run
+/// use actix_web::{App, HttpServer, web};
+/// use switchback::{Hub, HubOptions, HttpOptions, MemoryStore, StoreOptions, routes};
+///
+/// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new(StoreOptions::default());
+/// let hub = Hub::open(std::sync::Arc::new(store), HubOptions::default()).await?;
+/// HttpServer::new(move || {
+///     App::new().service(web::scope("/events").configure(routes(&hub, HttpOptions::default())))
+/// })
+/// .h1_allow_half_closed(false)
+/// .bind(("127.0.0.1", 8080))?
+/// .run()
+/// .await?;
+/// # Ok(()) }
+/// ```
+pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let hub = hub.clone();
+    move |config| {
+        let state = Rc::new(State { hub, options: Arc::new(options), worker: OnceCell::new() });
+        let v1 = web::scope("/v1")
+            .service(events_in("/events", publish::events))
+            .service(events_in("/topics/{topic:.*}", publish::topic))
+            .service(read("/poll", subscribe::poll))
+            .service(stream("/longpoll", subscribe::longpoll))
+            .service(stream("/jsonp", subscribe::jsonp))
+            .service(stream("/iframe", subscribe::iframe))
+            .service(stream("/sse", subscribe::sse))
+            .service(stream("/stream", subscribe::lines))
+            .service(stream("/ws", websocket::subscribe))
+            .service(stream("/echo", websocket::echo))
+            .service(events_in("/ack", resources::ack))
+            .service(read("/info", resources::info))
+            .service(read("/clients", resources::clients))
+            .service(read("/clients/{client}", resources::client))
+            .default_service(web::to(|call: Call| call.answer(not_found)));
+        config
+            .app_data(state.clone())
+            .service(v1.app_data(state))
+            .service(read("/healthz", resources::healthz))
+            .service(read("/readyz", resources::readyz));
+    }
+}
+
+const GET: &str = "GET, HEAD, OPTIONS";
+const GET_ONLY: &str = "GET, OPTIONS";
+const POST: &str = "POST, OPTIONS";
+
+/// A resource that is read in one go.
+fn read<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    let get = guard::Any(guard::Get()).or(guard::Head());
+    resource(path, GET).route(web::route().guard(get).to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// A resource that may be held, or never ends.
+fn stream<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// A resource that is posted to.
+fn events_in<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    resource(path, POST).route(web::post().to(move |call: Call| call.answer(handler.clone())))
+}
+
+fn resource(path: &str, allow: &'static str) -> Resource {
+    web::resource(path)
+        .route(web::method(Method::OPTIONS).to(move |call: Call| call.answer(move |call| preflight(call, allow))))
+        .default_service(web::to(move |call: Call| call.answer(move |_| async move { Err(ApiError::method(allow)) })))
+}
+
+/// What every handler returns.
+type Answer = Result<HttpResponse, ApiError>;
+
+/// What every handler of this thread shares.
+struct State {
+    hub: Hub,
+    options: Arc<HttpOptions>,
+    /// Joins the feed with the first request that this thread serves: it has to be done on the thread itself.
+    worker: OnceCell<Rc<Worker>>,
+}
+
+impl State {
+    fn worker(&self) -> &Rc<Worker> {
+        self.worker.get_or_init(|| Worker::start(&self.hub))
+    }
+}
+
+/// One request.
+struct Call {
+    request: HttpRequest,
+    payload: Payload,
+    state: Rc<State>,
+}
+
+impl actix_web::FromRequest for Call {
+    type Error = actix_web::Error;
+    type Future = std::future::Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let call = match request.app_data::<Rc<State>>() {
+            Some(state) => Ok(Self {
+                request: request.clone(),
+                payload: payload.take(),
+                state: state.clone(),
+            }),
+            None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
+        };
+        std::future::ready(call)
+    }
+}
+
+impl Call {
+    fn head(&self) -> &RequestHead {
+        self.request.head()
+    }
+
+    fn options(&self) -> &HttpOptions {
+        &self.state.options
+    }
+
+    fn source(&self) -> Source {
+        Source::of(self.request.headers(), self.options())
+    }
+
+    /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.
+    async fn answer<F, R>(self, handler: F) -> HttpResponse
+    where
+        F: FnOnce(Self) -> R,
+        R: Future<Output = Answer>,
+    {
+        let source = self.source();
+        let answer = match self.admit() {
+            Ok(()) => handler(self).await,
+            Err(error) => Err(error),
+        };
+        let mut response = answer.unwrap_or_else(|error| error.response());
+        let headers = response.headers_mut();
+        source.write(headers);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+        }
+        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        response
+    }
+
+    fn admit(&self) -> Result<(), ApiError> {
+        let path = self.request.path();
+        if path.ends_with("/healthz") || path.ends_with("/readyz") {
+            return Ok(());
+        }
+        origin::check_open(self.head(), self.options())?;
+        if self.state.hub.draining().is_some() {
+            return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
+        }
+        Ok(())
+    }
+}
+
+/// CORS preflight (Fetch §3.2.2): yes to our own pages and those on the list, no to others.
+async fn preflight(call: Call, allow: &'static str) -> Answer {
+    call.source().check()?;
+    let mut response = HttpResponse::NoContent();
+    response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, allow));
+    response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"));
+    response.insert_header((ACCESS_CONTROL_MAX_AGE, "600"));
+    response.insert_header((actix_web::http::header::ALLOW, allow));
+    Ok(response.finish())
+}
+
+async fn not_found(_: Call) -> Answer {
+    let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
+    let message = format!(
+        "nothing is here; subscribe at GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
+        names.join(", ")
+    );
+    Err(ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", message))
+}

@@ -1,0 +1,169 @@
+//! Bodies, read within limits: of bytes, and of time.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::dev::Payload;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+
+use super::error::ApiError;
+
+/// The type of a body, without its parameters.
+pub(super) struct MediaType(String);
+
+impl MediaType {
+    /// What `Content-Type` says; `None` where nothing is said.
+    ///
+    /// # Errors
+    /// 415 where the body is in another character set, or compressed.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
+        let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+        if encoding.is_some_and(|encoding| encoding != b"identity") {
+            return Err(unsupported("bodies are taken as they are, without Content-Encoding"));
+        }
+        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
+        let text = value.to_str().map_err(|_| unsupported("Content-Type is not readable"))?.to_ascii_lowercase();
+        let mut parts = text.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default().to_owned();
+        for parameter in parts {
+            let charset = parameter.strip_prefix("charset=").map(|charset| charset.trim_matches('"'));
+            if charset.is_some_and(|charset| !matches!(charset, "utf-8" | "utf8" | "us-ascii")) {
+                return Err(unsupported("text is taken as UTF-8"));
+            }
+        }
+        Ok((!essence.is_empty()).then_some(Self(essence)))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.0 == "application/json" || self.0.starts_with("application/") && self.0.ends_with("+json")
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        self.0.starts_with("text/")
+    }
+}
+
+pub(super) fn unsupported(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+}
+
+/// The whole body.
+///
+/// # Errors
+/// 413 past `bytes_max`, 408 where it does not end in time, 400 where it breaks off.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut payload: Payload,
+    bytes_max: usize,
+    time_max: Duration,
+) -> Result<Bytes, ApiError> {
+    let told: Option<usize> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if told.is_some_and(|length| length > bytes_max) {
+        return Err(ApiError::too_large("a body", bytes_max));
+    }
+    let all = async {
+        let mut body = BytesMut::with_capacity(told.unwrap_or(0));
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(broken)?;
+            if body.len() + chunk.len() > bytes_max {
+                return Err(ApiError::too_large("a body", bytes_max));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    };
+    tokio::time::timeout(time_max, all).await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+/// A body as UTF-8.
+pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
+    std::str::from_utf8(body).map_err(|error| {
+        ApiError::bad("bad_utf8", format!("the body is not UTF-8: byte {} does not fit", error.valid_up_to()))
+    })
+}
+
+/// A body, line by line, without holding more than a line and a chunk.
+pub(super) struct Lines {
+    payload: Payload,
+    buffer: BytesMut,
+    /// Bytes of `buffer` in which no line ends.
+    searched: usize,
+    bytes_max: usize,
+    pause_max: Duration,
+    /// The rest of a line that was too long is being passed over.
+    skipping: bool,
+    ended: bool,
+}
+
+/// One line.
+pub(super) enum Line {
+    /// Without its end.
+    Whole(Bytes),
+    /// Longer than a line may be; passed over.
+    TooLong,
+}
+
+impl Lines {
+    pub(super) fn new(payload: Payload, bytes_max: usize, pause_max: Duration) -> Self {
+        Self { payload, buffer: BytesMut::new(), searched: 0, bytes_max, pause_max, skipping: false, ended: false }
+    }
+
+    /// A line that has arrived already.
+    pub(super) fn ready(&mut self) -> Option<Line> {
+        loop {
+            let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
+            let Some(end) = end.map(|end| self.searched + end) else {
+                self.searched = self.buffer.len();
+                if self.searched <= self.bytes_max && !self.skipping {
+                    return None;
+                }
+                self.buffer.clear();
+                self.searched = 0;
+                return (!std::mem::replace(&mut self.skipping, true)).then_some(Line::TooLong);
+            };
+            let mut line = self.buffer.split_to(end + 1).freeze();
+            self.searched = 0;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            line.truncate(end - usize::from(line[..end].ends_with(b"\r")));
+            return Some(if line.len() > self.bytes_max { Line::TooLong } else { Line::Whole(line) });
+        }
+    }
+
+    /// The next line, `None` at the end.
+    ///
+    /// # Errors
+    /// 408 where nothing comes for too long, 400 where the body breaks off.
+    pub(super) async fn next(&mut self) -> Result<Option<Line>, ApiError> {
+        loop {
+            if let Some(line) = self.ready() {
+                return Ok(Some(line));
+            }
+            if self.ended {
+                let last = std::mem::take(&mut self.buffer).freeze();
+                self.searched = 0;
+                return Ok((!last.is_empty()).then_some(Line::Whole(last)));
+            }
+            match tokio::time::timeout(self.pause_max, self.payload.next()).await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.map_err(broken)?),
+                Ok(None) => self.ended = true,
+                Err(_) => return Err(too_slow()),
+            }
+        }
+    }
+}
+
+fn broken(error: actix_web::error::PayloadError) -> ApiError {
+    ApiError::bad("bad_body", format!("the body broke off: {error}"))
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time")
+}

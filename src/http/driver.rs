@@ -1,0 +1,132 @@
+//! Drives a delivery: gives it the time, wakes it, does what it says. All that knows a delivery and a socket.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use tokio::time::Sleep;
+
+use crate::clients::Registration;
+use crate::delivery::{Delivery, Step};
+use crate::hub::Seat;
+use crate::store::{Page, StoreError};
+use crate::topic::PatternSet;
+
+/// A delivery with its place at a worker and its entry in the registry; leaves both when dropped.
+pub(super) struct Driver {
+    pub(super) delivery: Delivery,
+    pub(super) registration: Option<Registration>,
+    seat: Seat,
+    fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
+    /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
+    /// than to be woken once for nothing.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Driver {
+    pub(super) fn new(delivery: Delivery, seat: Seat, registration: Option<Registration>) -> Self {
+        Self { delivery, registration, seat, fetch: None, timer: None }
+    }
+
+    /// The next bytes, `None` at the end.
+    ///
+    /// # Errors
+    /// Where a read from the store failed; the caller may go on, and the delivery asks again later.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
+        let mut out = BytesMut::new();
+        loop {
+            let now = Instant::now();
+            if let Some(fetch) = &mut self.fetch {
+                let page = ready!(fetch.poll_unpin(cx));
+                self.fetch = None;
+                match page {
+                    Ok(page) => self.delivery.fetched(now, page),
+                    Err(error) => {
+                        self.delivery.fetch_failed(now);
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+            }
+            if let Some(registration) = &self.registration
+                && let Some(reason) = registration.connection.ending(cx.waker())
+            {
+                self.delivery.end(now, reason);
+            }
+            match self.seat.step(cx.waker(), &mut self.delivery, now, &mut out) {
+                Step::Write => {
+                    if let Some(registration) = &self.registration {
+                        registration.connection.sent(self.delivery.cursor().position);
+                    }
+                    return Poll::Ready(Some(Ok(out.freeze())));
+                }
+                Step::Fetch(request) => {
+                    let hub = self.seat.worker().hub().clone();
+                    self.fetch = Some(async move { hub.read(request).await }.boxed_local());
+                }
+                Step::Wait(until) => match until {
+                    Some(until) => ready!(self.sleep(until, cx)),
+                    None => return Poll::Pending,
+                },
+                Step::Finish => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Changes what is asked for; the delivery first moves over what the old patterns are known not to match, so
+    /// that new ones are heard from the present on.
+    pub(super) fn set_patterns(&mut self, patterns: PatternSet) {
+        self.seat.catch_up(&mut self.delivery);
+        self.fetch = None;
+        self.seat.set_patterns(&patterns);
+        if let Some(registration) = &self.registration {
+            registration.connection.set_patterns(&patterns);
+        }
+        self.delivery.set_patterns(patterns);
+    }
+
+    /// A whole answer.
+    pub(super) async fn batch(&mut self) -> Result<Bytes, StoreError> {
+        let batch = std::future::poll_fn(|cx| self.poll(cx)).await;
+        batch.unwrap_or(Ok(Bytes::new()))
+    }
+
+    fn sleep(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let until = tokio::time::Instant::from_std(until);
+        match &mut self.timer {
+            Some(timer) if timer.deadline() <= until && !timer.is_elapsed() => {}
+            Some(timer) => timer.as_mut().reset(until),
+            None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// The body of a stream's response. It is pulled: while the socket takes nothing, nothing is read for it.
+pub(super) struct StreamBody(pub(super) Driver);
+
+impl MessageBody for StreamBody {
+    type Error = actix_web::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        loop {
+            match ready!(self.0.poll(cx)) {
+                Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                // The stream lives on, on heartbeats, and asks again in a moment.
+                Some(Err(error)) => tracing::warn!(%error, "a stream cannot read the store"),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}

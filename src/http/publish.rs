@@ -1,0 +1,304 @@
+//! `POST /v1/events` and `POST /v1/topics/{topic}`.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::body::{self, Line, Lines, MediaType};
+use super::error::ApiError;
+use super::options::HttpOptions;
+use super::query::Fields;
+use super::{Answer, Call};
+use crate::event::{Data, NewEvent};
+use crate::hub::{Hub, Published};
+
+/// Lines of a stream that are stored together.
+const LINES_MAX: usize = 256;
+
+/// Errors that the answer to a stream of lines lists.
+const LISTED_ERRORS_MAX: usize = 100;
+
+/// An event as a publisher writes it.
+#[derive(Deserialize)]
+pub(super) struct Envelope<'a> {
+    topic: String,
+    #[serde(default)]
+    event: Option<String>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    encoding: Option<String>,
+}
+
+impl Envelope<'_> {
+    pub(super) fn into_event(self) -> Result<NewEvent, ApiError> {
+        let data = match self.encoding.as_deref() {
+            None => Data::raw(self.data)?,
+            Some("base64") => Data::encoded(self.data)?,
+            Some(_) => return Err(ApiError::bad("bad_data", "encoding is base64 or absent")),
+        };
+        build(&self.topic, self.event.as_deref(), self.id.as_deref(), data)
+    }
+}
+
+fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Result<NewEvent, ApiError> {
+    let event = NewEvent::new(topic.parse()?, data).named(name.unwrap_or_default())?;
+    Ok(event.with_id(id.unwrap_or_default())?)
+}
+
+/// `POST /v1/events`.
+pub(super) async fn events(mut call: Call) -> Answer {
+    call.source().check()?;
+    let payload = call.payload.take();
+    let headers = call.request.headers();
+    let options = call.options();
+    let kind = MediaType::of(headers)?;
+    let key = idempotency_key(headers)?;
+    match kind.as_ref().map(MediaType::as_str) {
+        Some("application/json" | "text/plain") => {
+            let body = body::read(headers, payload, options.batch_bytes_max, options.body_timeout).await?;
+            let text = body::text(&body)?;
+            if text.trim_start().starts_with('[') {
+                if key.is_some() {
+                    let message = "Idempotency-Key is for a single event; in an array, give each event an id";
+                    return Err(ApiError::bad("bad_id", message));
+                }
+                return array(&call.state.hub, options, text).await;
+            }
+            check_size(text.len(), options)?;
+            let envelope: Envelope<'_> = parse(text)?;
+            single(&call.state.hub, with_key(envelope.into_event()?, key)?).await
+        }
+        Some("application/x-www-form-urlencoded") => {
+            let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout).await?;
+            let fields = Fields::parse(body::text(&body)?)?;
+            let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
+            let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
+            let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
+            single(&call.state.hub, with_key(event, key)?).await
+        }
+        Some("application/x-ndjson") => {
+            let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout);
+            stream(&call.state.hub, lines, options).await
+        }
+        _ => Err(body::unsupported(
+            "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
+        )),
+    }
+}
+
+/// `POST /v1/topics/{topic}`: the body is the data.
+pub(super) async fn topic(mut call: Call) -> Answer {
+    call.source().check()?;
+    let payload = call.payload.take();
+    let headers = call.request.headers();
+    let options = call.options();
+    let topic = topic_in_path(&call.request)?;
+    let fields = Fields::parse(call.request.query_string())?;
+    let kind = MediaType::of(headers)?;
+    let key = idempotency_key(headers)?;
+    let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout).await?;
+    let data = match &kind {
+        Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
+        Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
+        None => guess(&body)?,
+        Some(kind) if kind.as_str() == "application/x-www-form-urlencoded" => guess(&body)?,
+        Some(_) => Data::binary(&body),
+    };
+    let event = build(&topic, fields.one("event")?, None, data)?;
+    single(&call.state.hub, with_key(event, key)?).await
+}
+
+/// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
+fn guess(body: &[u8]) -> Result<Data, ApiError> {
+    match std::str::from_utf8(body) {
+        Ok(text) => json_or_text(text),
+        Err(_) => Ok(Data::binary(body)),
+    }
+}
+
+/// JSON if it parses, else a string. JSON that breaks a limit is refused, not taken for text.
+fn json_or_text(text: &str) -> Result<Data, ApiError> {
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(value) => Ok(Data::raw(value)?),
+        Err(_) => Ok(Data::text(text)),
+    }
+}
+
+/// The path's last part, decoded here: the router would replace what is not UTF-8.
+fn topic_in_path(request: &HttpRequest) -> Result<String, ApiError> {
+    let slashes = request.match_pattern().and_then(|pattern| Some(pattern.split_once('{')?.0.matches('/').count()));
+    let raw = slashes.and_then(|slashes| request.uri().path().splitn(slashes + 1, '/').last());
+    let decoded = percent_decode_str(raw.unwrap_or_default()).decode_utf8();
+    decoded.map(String::from).map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let text = std::str::from_utf8(value.as_bytes()).map(str::to_owned);
+    text.map(Some).map_err(|_| ApiError::bad("bad_id", "Idempotency-Key is not UTF-8"))
+}
+
+/// An `id` in the event stands before the header.
+fn with_key(event: NewEvent, key: Option<String>) -> Result<NewEvent, ApiError> {
+    match key {
+        Some(key) if event.id().is_none() => Ok(event.with_id(&key)?),
+        _ => Ok(event),
+    }
+}
+
+fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
+    if length > options.event_bytes_max {
+        return Err(ApiError::too_large("an event", options.event_bytes_max));
+    }
+    Ok(())
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        let code = if error.is_data() { "bad_event" } else { "bad_json" };
+        ApiError::bad(code, format!("{error}; an event is {{\"topic\":\"a.b\",\"data\":…}}, with event and id if wanted"))
+    })
+}
+
+async fn single(hub: &Hub, event: NewEvent) -> Answer {
+    Ok(created(&outcome(&hub.publish(event).await?)))
+}
+
+async fn array(hub: &Hub, options: &HttpOptions, text: &str) -> Answer {
+    let raw: Vec<&RawValue> = parse(text)?;
+    if raw.is_empty() || raw.len() > options.batch_events_max {
+        let message = format!("a batch holds 1 to {} events", options.batch_events_max);
+        let status = if raw.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::PAYLOAD_TOO_LARGE };
+        return Err(ApiError::new(status, if raw.is_empty() { "empty_batch" } else { "too_large" }, message));
+    }
+    let mut events = Vec::with_capacity(raw.len());
+    for value in raw {
+        check_size(value.get().len(), options)?;
+        events.push(parse::<Envelope<'_>>(value.get())?.into_event()?);
+    }
+    let published = hub.publish_all(events).await?;
+    let outcomes: Vec<Value> = published.iter().map(outcome).collect();
+    // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
+    let cursor = published.iter().map(|one| one.cursor).max_by_key(|cursor| cursor.position);
+    Ok(created(&json!({ "cursor": cursor, "events": outcomes })))
+}
+
+fn outcome(published: &Published) -> Value {
+    json!({ "cursor": published.cursor, "duplicate": published.duplicate })
+}
+
+fn created(body: &Value) -> HttpResponse {
+    HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(body.to_string())
+}
+
+/// What became of a stream of lines.
+#[derive(Default)]
+struct Summary {
+    accepted: u64,
+    duplicates: u64,
+    cursor: Option<crate::cursor::Cursor>,
+    errors: Vec<Value>,
+    failed: u64,
+}
+
+impl Summary {
+    fn refuse(&mut self, line: u64, error: &ApiError) {
+        self.failed += 1;
+        if self.errors.len() < LISTED_ERRORS_MAX {
+            self.errors.push(json!({ "line": line, "error": error.object() }));
+        }
+    }
+
+    fn body(&self, error: Option<&ApiError>) -> Value {
+        let mut body = json!({
+            "accepted": self.accepted, "duplicates": self.duplicates, "cursor": self.cursor, "errors": self.errors,
+        });
+        if let Some(error) = error {
+            body["error"] = error.object();
+        }
+        body
+    }
+}
+
+/// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
+/// nothing more comes; then the answer has that status, and says how far it came.
+async fn stream(hub: &Hub, mut lines: Lines, options: &HttpOptions) -> Answer {
+    let mut summary = Summary::default();
+    let end = store_lines(hub, &mut lines, options, &mut summary).await;
+    match end {
+        Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
+            let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
+            Ok(error.response_with(summary.body(Some(&error))))
+        }
+        Ok(()) => Ok(created(&summary.body(None))),
+        Err(error) => Ok(error.response_with(summary.body(Some(&error)))),
+    }
+}
+
+async fn store_lines(
+    hub: &Hub,
+    lines: &mut Lines,
+    options: &HttpOptions,
+    summary: &mut Summary,
+) -> Result<(), ApiError> {
+    let mut number = 0;
+    while let Some(first) = lines.next().await? {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        // Whatever has arrived by now is stored together, but no line waits for one that has not.
+        while let Some(line) = next {
+            number += 1;
+            match event_of(&line, options) {
+                Ok(Some(event)) => group.push(event),
+                Ok(None) => {}
+                Err(error) => summary.refuse(number, &error),
+            }
+            next = if group.len() < LINES_MAX { lines.ready() } else { None };
+        }
+        if group.is_empty() {
+            continue;
+        }
+        for published in hub.publish_all(group).await? {
+            match published.duplicate {
+                true => summary.duplicates += 1,
+                false => summary.accepted += 1,
+            }
+            summary.cursor = summary.cursor.max_by_position(published.cursor);
+        }
+    }
+    Ok(())
+}
+
+/// The event of a line; `None` where it is blank.
+fn event_of(line: &Line, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
+    let Line::Whole(line) = line else { return Err(ApiError::too_large("an event", options.event_bytes_max)) };
+    let text = body::text(line)?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    check_size(text.len(), options)?;
+    parse::<Envelope<'_>>(text)?.into_event().map(Some)
+}
+
+trait FurtherCursor {
+    fn max_by_position(self, other: crate::cursor::Cursor) -> Self;
+}
+
+impl FurtherCursor for Option<crate::cursor::Cursor> {
+    fn max_by_position(self, other: crate::cursor::Cursor) -> Self {
+        Some(self.filter(|one| one.position > other.position).unwrap_or(other))
+    }
+}
+
+/// An event for a WebSocket's binary frame.
+pub(super) fn binary(topic: crate::topic::Topic, bytes: &Bytes) -> NewEvent {
+    NewEvent::new(topic, Data::binary(bytes))
+}

@@ -1,0 +1,156 @@
+//! What is not publishing or subscribing: acknowledging, clients, the server's own state.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::body::{self, MediaType};
+use super::error::ApiError;
+use super::query::{Fields, parse_client};
+use super::{Answer, Call};
+use crate::clients::ClientState;
+use crate::cursor::{Cursor, Position};
+use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
+use crate::hub::{Hub, now_ms};
+use crate::store::ReadRequest;
+use crate::topic::{PATTERNS_MAX, PatternSet, TOPIC_MAX_BYTES};
+use crate::transport::Transport;
+
+/// Longest body of an acknowledgement, in bytes.
+const ACK_BYTES_MAX: usize = 1024;
+
+/// Clients that one answer lists.
+const CLIENTS_LISTED: usize = 1000;
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    client: String,
+    cursor: String,
+}
+
+/// `POST /v1/ack`, as JSON or, for `sendBeacon`, as text.
+pub(super) async fn ack(mut call: Call) -> Answer {
+    call.source().check()?;
+    let payload = call.payload.take();
+    let headers = call.request.headers();
+    let kind = MediaType::of(headers)?;
+    if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
+        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
+    }
+    let body = body::read(headers, payload, ACK_BYTES_MAX, call.state.options.body_timeout).await?;
+    let ack: Acknowledgement = serde_json::from_str(body::text(&body)?).map_err(|error| {
+        ApiError::bad("bad_json", format!("{error}; an acknowledgement is {{\"client\":UUID,\"cursor\":CURSOR}}"))
+    })?;
+    let client = parse_client(&ack.client)?;
+    let cursor: Cursor = ack.cursor.parse()?;
+    let hub = &call.state.hub;
+    let bounds = hub.bounds();
+    if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
+        return Err(ApiError::bad("bad_cursor", "the cursor is ahead of the log: what was not sent cannot have arrived"));
+    }
+    let remembered = hub.clients().acknowledge_now(client, cursor, bounds.epoch, now_ms()).await?;
+    Ok(json_body(&json!({ "client": client, "cursor": remembered })))
+}
+
+/// `GET /v1/info`.
+pub(super) async fn info(call: Call) -> Answer {
+    let options = call.options();
+    let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
+    let cursor = call.state.hub.cursor();
+    Ok(json_body(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "epoch": cursor.epoch.as_str(),
+        "cursor": cursor,
+        "transports": names,
+        "heartbeat": options.heartbeat.as_millis() as u64,
+        "limits": {
+            "topic_bytes": TOPIC_MAX_BYTES,
+            "event_name_bytes": NAME_MAX_BYTES,
+            "id_bytes": ID_MAX_BYTES,
+            "patterns": PATTERNS_MAX,
+            "event_bytes": options.event_bytes_max,
+            "batch_bytes": options.batch_bytes_max,
+            "batch_events": options.batch_events_max,
+            "ws_bytes": options.ws_bytes_max,
+            "echo_bytes": options.echo_bytes_max,
+        },
+    })))
+}
+
+/// `GET /v1/clients`: those who are connected; `after=UUID` lists on.
+pub(super) async fn clients(call: Call) -> Answer {
+    let fields = Fields::parse(call.request.query_string())?;
+    let after = fields.one("after")?.map(parse_client).transpose()?;
+    let hub = &call.state.hub;
+    let mut listed = Vec::new();
+    for state in hub.clients().list(after, CLIENTS_LISTED) {
+        listed.push(describe(hub, &state).await?);
+    }
+    Ok(json_body(&json!({ "clients": listed })))
+}
+
+/// `GET /v1/clients/{id}`.
+pub(super) async fn client(call: Call) -> Answer {
+    let client: Uuid = parse_client(call.request.match_info().query("client"))?;
+    let hub = &call.state.hub;
+    match hub.clients().get(client).await? {
+        Some(state) => Ok(json_body(&describe(hub, &state).await?)),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")),
+    }
+}
+
+async fn describe(hub: &Hub, state: &ClientState) -> Result<Value, ApiError> {
+    let bounds = hub.bounds();
+    let acknowledged = state.acknowledged.filter(|cursor| cursor.epoch == bounds.epoch).map(|cursor| cursor.position);
+    let reached = state.sent.or(acknowledged).unwrap_or(bounds.last);
+    let (lag_events, lag_ms) = lag(hub, &state.patterns, reached).await?;
+    Ok(json!({
+        "client": state.client,
+        "transports": state.transports.iter().map(|transport| transport.name()).collect::<Vec<_>>(),
+        "patterns": state.patterns.iter().collect::<Vec<_>>(),
+        "sent": state.sent.map(|position| Cursor::new(bounds.epoch, position)),
+        "acknowledged": state.acknowledged,
+        "lag": { "events": lag_events, "ms": lag_ms },
+    }))
+}
+
+/// How many matching events wait for a client, counted up to 1000, and for how long the first of them has.
+async fn lag(hub: &Hub, patterns: &PatternSet, after: Position) -> Result<(usize, u64), ApiError> {
+    if patterns.is_empty() {
+        return Ok((0, 0));
+    }
+    let patterns = patterns.clone();
+    let request = ReadRequest { patterns, after, events_max: 1000, bytes_max: 1 << 20, rows_max: 10_000 };
+    let page = hub.read(request).await?;
+    let since = page.events.first().map_or(0, |event| now_ms().saturating_sub(event.time_ms()));
+    Ok((page.events.len(), since))
+}
+
+/// `GET /healthz`: the process answers.
+pub(super) async fn healthz(_: Call) -> Answer {
+    Ok(json_body(&json!({ "status": "ok" })))
+}
+
+/// `GET /readyz`: the store answers, and the server is not about to stop.
+pub(super) async fn readyz(call: Call) -> Answer {
+    let hub = &call.state.hub;
+    if hub.draining().is_some() {
+        return Err(ApiError::unavailable("shutting_down", "this server is shutting down"));
+    }
+    let request = ReadRequest {
+        patterns: PatternSet::everything(),
+        after: hub.bounds().last.before(),
+        events_max: 1,
+        bytes_max: 1,
+        rows_max: 1,
+    };
+    hub.read(request).await?;
+    Ok(json_body(&json!({ "status": "ready" })))
+}
+
+fn json_body(body: &Value) -> HttpResponse {
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(body.to_string())
+}

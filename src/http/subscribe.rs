@@ -1,0 +1,279 @@
+//! `GET /v1/<transport>`: from a request to a delivery, and its answer.
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{
+    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
+};
+use actix_web::http::{ConnectionType, StatusCode, Version};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use bytes::BytesMut;
+use uuid::Uuid;
+
+use super::driver::{Driver, StreamBody};
+use super::error::ApiError;
+use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
+use super::{Answer, Call, origin};
+use crate::cursor::Cursor;
+use crate::delivery::{Completion, Delivery, Plan};
+use crate::hub::{From, now_ms};
+use crate::topic::PatternSet;
+use crate::transport::Transport;
+use crate::wire::{Control, Framing};
+
+/// How far an empty poll may have moved on before it is answered with its new cursor, not with 304: behind that, the
+/// client would make the server look at the same events again and again.
+const UNMOVED_EVENTS: u64 = 256;
+
+/// `/v1/poll`.
+pub(super) async fn poll(call: Call) -> Answer {
+    let params = params(&call)?;
+    let mut driver = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
+    let body = driver.batch().await?;
+    let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
+    if let Some(From::Cursor(presented)) = params.cursor
+        && delivered == 0
+        && names(call.request.headers().get(IF_NONE_MATCH), presented)
+        && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
+    {
+        return Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish());
+    }
+    Ok(json(StatusCode::OK).insert_header((ETAG, etag(cursor))).body(body))
+}
+
+/// `/v1/longpoll`.
+pub(super) async fn longpoll(call: Call) -> Answer {
+    let params = params(&call)?;
+    let mut driver = open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?;
+    Ok(json(StatusCode::OK).body(driver.batch().await?))
+}
+
+/// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
+pub(super) async fn jsonp(call: Call) -> Answer {
+    let fields = Fields::parse(call.request.query_string())?;
+    let Some(callback) = fields.one("callback")? else {
+        return Err(ApiError::bad("bad_callback", "callback is missing: the name of the function to call"));
+    };
+    let framing = Framing::Jsonp(parse_callback(callback)?);
+    let answer = async {
+        let params = Params::parse(&fields)?;
+        check_origin(&call, &params)?;
+        let mut driver = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
+        Ok(driver.batch().await?)
+    };
+    let body = match answer.await {
+        Ok(body) => body,
+        Err(error) => error_batch(&framing, &error, presented(&fields)).freeze(),
+    };
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, "application/javascript; charset=utf-8"));
+    // Whoever opens it as a page is offered a file instead, and nothing runs.
+    response.insert_header((CONTENT_DISPOSITION, "attachment; filename=f.txt"));
+    response.insert_header((REFERRER_POLICY, "no-referrer"));
+    Ok(response.body(body))
+}
+
+/// `/v1/iframe`, streaming or, with `once=1`, polling. A refusal keeps its status, and its document tells the page.
+pub(super) async fn iframe(call: Call) -> Answer {
+    let fields = Fields::parse(call.request.query_string())?;
+    let target = fields.one("origin")?;
+    if let Some(target) = target {
+        origin::check_target(target, call.request.headers(), call.options())?;
+    }
+    let nonce = Uuid::new_v4().simple().to_string();
+    let framing = Framing::Iframe { nonce: nonce.as_str().into(), target: target.map(Into::into) };
+    let once = fields.one("once").is_ok_and(|once| once == Some("1"));
+    let answer = async {
+        let params = Params::parse(&fields)?;
+        let completion = if once {
+            held(params.wait)
+        } else {
+            stream_of(&call, Some(call.options().iframe_bytes_max), false)
+        };
+        let mut driver = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
+        let mut response = HttpResponse::Ok();
+        document_headers(&mut response, &nonce, &call);
+        Ok(if once { response.body(driver.batch().await?) } else { streaming(&call, response, driver) })
+    };
+    answer.await.or_else(|error: ApiError| {
+        let mut response = HttpResponse::build(error.status);
+        document_headers(&mut response, &nonce, &call);
+        let mut body = BytesMut::new();
+        framing.preamble(&mut body);
+        if once {
+            body.unsplit(error_batch(&framing, &error, presented(&fields)));
+        } else {
+            framing.control(&Control::Error(error.item_data()), None, &mut body);
+        }
+        Ok(response.body(body.freeze()))
+    })
+}
+
+/// `/v1/sse`.
+pub(super) async fn sse(call: Call) -> Answer {
+    let params = params(&call)?;
+    let framing = Framing::Sse { padding: params.padding };
+    let driver = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));
+    Ok(streaming(&call, response, driver))
+}
+
+/// `/v1/stream`.
+pub(super) async fn lines(call: Call) -> Answer {
+    let params = params(&call)?;
+    let driver = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, "application/x-ndjson; charset=utf-8"));
+    Ok(streaming(&call, response, driver))
+}
+
+/// The checked parameters of a request.
+pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
+    let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    check_origin(call, &params)?;
+    Ok(params)
+}
+
+fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
+    let target = params.origin.as_deref();
+    target.map_or(Ok(()), |origin| origin::check_target(origin, call.request.headers(), call.options()))
+}
+
+/// From parameters to a delivery that has its place: patterns and start are looked up, the client is remembered, and the
+/// worker has come as far as the start.
+pub(super) async fn open(
+    call: &Call,
+    transport: Transport,
+    params: &Params,
+    framing: Framing,
+    completion: Completion,
+) -> Result<Driver, ApiError> {
+    let hub = &call.state.hub;
+    let streaming = matches!(completion, Completion::Stream { .. });
+    let known = match params.client {
+        Some(client) => hub.clients().recall(client).await?,
+        None => None,
+    };
+    let patterns = match (&params.patterns, &known) {
+        (Some(patterns), _) => patterns.clone(),
+        (None, Some(known)) if !known.patterns.is_empty() => known.patterns.clone(),
+        (None, _) if transport == Transport::Ws => PatternSet::default(),
+        (None, _) => {
+            let message = "topic is missing: give at least one pattern, such as topic=orders.*, or a client whose patterns are remembered";
+            return Err(ApiError::bad("no_topic", message));
+        }
+    };
+    let resumed = match transport {
+        Transport::Sse | Transport::Stream => last_event_id(call.request.headers())?.map(From::Cursor),
+        _ => None,
+    };
+    let asked = resumed.or(params.cursor);
+    let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
+    let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
+    let start = hub.start(from, &patterns).await?;
+    let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
+    if let Some(client) = params.client {
+        // What this log cannot have given out acknowledges nothing.
+        let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
+        hub.clients().arrive(client, known, &patterns, start.cursor, presented, now_ms()).await?;
+    }
+    let worker = call.state.worker();
+    if !worker.reach(cursor.position).await {
+        let message = "this worker has not come as far as the cursor yet; try again";
+        return Err(ApiError::unavailable("behind", message));
+    }
+    let client = params.client.unwrap_or_else(Uuid::new_v4);
+    let registration = (streaming || params.client.is_some() && completion != Completion::AtOnce)
+        .then(|| hub.clients().connect(hub, client, transport, &patterns, cursor));
+    if streaming && params.client.is_none() {
+        hub.clients().arrive_minted(client, &patterns, start.cursor, now_ms());
+    }
+    let parked = asked.is_some() || remembered.is_some();
+    let plan = Plan {
+        framing,
+        completion,
+        client,
+        transport,
+        heartbeat: call.options().heartbeat,
+        events_max: params.limit,
+        jitter: rand::random(),
+    };
+    let seat = worker.seat(&patterns);
+    let delivery = Delivery::new(Instant::now(), plan, patterns, start);
+    let delivery = if parked { delivery.parked() } else { delivery };
+    Ok(Driver::new(delivery, seat, registration))
+}
+
+/// When a stream is done: at an age of its own, where one is set.
+pub(super) fn stream_of(call: &Call, bytes_max: Option<usize>, pings: bool) -> Completion {
+    let age = call.options().stream_age_max.map(|age| age.mul_f64(rand::random_range(0.9..=1.0)));
+    Completion::Stream { bytes_max, until: age.map(|age| Instant::now() + age), pings }
+}
+
+/// No wait at all is a short poll.
+fn held(wait: Duration) -> Completion {
+    if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: Instant::now() + wait } }
+}
+
+/// A response that streams. HTTP/1.0 knows no chunks (nginx speaks it to its upstreams unless told otherwise): there the
+/// end of the connection is the end of the body.
+fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Driver) -> HttpResponse {
+    let mut response = response.body(StreamBody(driver));
+    if call.request.version() < Version::HTTP_11 {
+        let head = response.head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+    response
+}
+
+fn json(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+    response
+}
+
+/// The document runs its own scripts and nothing else, and only pages that may read it may frame it.
+fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call) {
+    response.insert_header((CONTENT_TYPE, "text/html; charset=utf-8"));
+    let mut ancestors = String::from("'self'");
+    for origin in &call.options().allowed_origins {
+        let origin = origin.to_string();
+        if origin != "null" {
+            ancestors.push(' ');
+            ancestors.push_str(&origin);
+        }
+    }
+    let policy = format!("default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}");
+    response.insert_header((CONTENT_SECURITY_POLICY, policy));
+    response.insert_header((REFERRER_POLICY, "no-referrer"));
+    response.insert_header((HeaderName::from_static("x-robots-tag"), "noindex"));
+}
+
+/// The cursor that a refused request presented, if it is one.
+fn presented(fields: &Fields) -> Option<Cursor> {
+    match fields.one("cursor").ok().flatten().map(parse_from) {
+        Some(Ok(From::Cursor(cursor))) => Some(cursor),
+        _ => None,
+    }
+}
+
+fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> BytesMut {
+    let mut item = BytesMut::new();
+    Framing::Json.control(&Control::Error(error.item_data()), None, &mut item);
+    let mut body = BytesMut::new();
+    framing.batch(cursor, &item, &mut body);
+    body
+}
+
+fn etag(cursor: Cursor) -> String {
+    format!("\"{cursor}\"")
+}
+
+/// Whether `If-None-Match` names the cursor, by weak comparison (RFC 9110 §13.1.2).
+fn names(header: Option<&HeaderValue>, cursor: Cursor) -> bool {
+    let wanted = etag(cursor);
+    let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == wanted)
+}

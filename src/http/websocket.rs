@@ -1,0 +1,251 @@
+//! `GET /v1/ws` and `GET /v1/echo`.
+//!
+//! A socket is one body that reads and writes: actix-ws makes the handshake and decodes the frames, but its session
+//! (a task a connection, a channel, an encoding a subscriber) is not used; what is sent is framed by the delivery, and
+//! the few frames besides go out between its writes. So a socket costs no task and no queue of its own.
+
+mod guard;
+mod messages;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use actix_web::{FromRequest as _, HttpResponse};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream as _;
+use futures_util::stream::FuturesOrdered;
+use serde_json::Value;
+
+use super::driver::Driver;
+use super::error::ApiError;
+use super::subscribe::{open, params, stream_of};
+use super::{Answer, Call};
+use crate::transport::Transport;
+use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
+use guard::{Incoming, Refusal};
+use messages::{Context as Conversation, Pending};
+
+/// The subprotocol, where the client offers it.
+const SUBPROTOCOL: &str = "switchback.v1";
+
+/// Publishes of one socket that may be under way; past it nothing more is read from it.
+const PENDING_MAX: usize = 32;
+
+/// Bytes that may wait to be written besides the delivery's; past it nothing more is read.
+const REPLIES_MAX_BYTES: usize = 64 << 10;
+
+/// `/v1/ws`.
+pub(super) async fn subscribe(mut call: Call) -> Answer {
+    call.source().check()?;
+    let params = params(&call)?;
+    let handshake = shake_hands(&mut call, call_limit)?;
+    let driver = open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
+    let client = driver.registration.as_ref().map(|registration| registration.connection.client);
+    let conversation = Conversation {
+        hub: call.state.hub.clone(),
+        client: client.unwrap_or_default(),
+        binary_topic: params.publish,
+        event_bytes_max: call.options().event_bytes_max,
+    };
+    let Handshake { response, messages, incoming } = handshake;
+    Ok(response.map_body(|_, keep| {
+        BoxBody::new(Socket {
+            driver,
+            conversation,
+            incoming,
+            messages: Some(messages),
+            pending: FuturesOrdered::new(),
+            out: BytesMut::new(),
+            end: End::Open,
+            _keep: keep,
+        })
+    }))
+}
+
+fn call_limit(call: &Call) -> usize {
+    call.options().ws_bytes_max
+}
+
+fn echo_limit(call: &Call) -> usize {
+    call.options().echo_bytes_max
+}
+
+/// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
+pub(super) async fn echo(mut call: Call) -> Answer {
+    call.source().check()?;
+    let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
+    Ok(response.map_body(|_, keep| {
+        BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })
+    }))
+}
+
+struct Handshake {
+    response: HttpResponse,
+    messages: AggregatedMessageStream,
+    incoming: Incoming,
+}
+
+/// Upgrades, or says why not (RFC 6455 §4.2). The body that actix-ws made is kept: its end would end the messages.
+fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<Handshake, ApiError> {
+    let bytes_max = limit(call);
+    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max);
+    let refused = |error: actix_web::Error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"));
+    let payload = actix_web::web::Payload::from_request(&call.request, &mut payload).into_inner().map_err(refused)?;
+    let upgraded = actix_ws::handle_with_protocols(&call.request, payload, &[SUBPROTOCOL]);
+    let (response, session, messages) = upgraded.map_err(refused)?;
+    // Nothing is sent through it.
+    drop(session);
+    let messages = messages.max_frame_size(bytes_max).aggregate_continuations().max_continuation_size(bytes_max);
+    Ok(Handshake { response, messages, incoming })
+}
+
+/// How far a socket is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    /// What waits is written, then it is over.
+    Closing,
+}
+
+/// One subscriber's socket.
+struct Socket {
+    driver: Driver,
+    conversation: Conversation,
+    incoming: Incoming,
+    /// `None` once the peer has sent its last.
+    messages: Option<AggregatedMessageStream>,
+    pending: FuturesOrdered<Pending>,
+    /// Replies and control frames that wait to be written.
+    out: BytesMut,
+    end: End,
+    _keep: BoxBody,
+}
+
+impl MessageBody for Socket {
+    type Error = actix_web::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            this.take_in(cx);
+            if this.incoming.heard() {
+                this.driver.delivery.heard(Instant::now());
+            }
+            if !this.out.is_empty() {
+                return Poll::Ready(Some(Ok(std::mem::take(&mut this.out).freeze())));
+            }
+            if this.end == End::Closing {
+                return Poll::Ready(None);
+            }
+            match std::task::ready!(this.driver.poll(cx)) {
+                Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                Some(Err(error)) => tracing::warn!(%error, "a socket cannot read the store"),
+                None => this.end = End::Closing,
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// Reads what the peer says and finishes what it asked for, as far as there is room for the answers.
+    fn take_in(&mut self, cx: &mut Context<'_>) {
+        loop {
+            while let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx) {
+                self.reply(reply);
+            }
+            let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
+            let Some(messages) = self.messages.as_mut().filter(|_| room && self.end == End::Open) else { return };
+            match Pin::new(messages).poll_next(cx) {
+                Poll::Ready(Some(Ok(message))) => self.message(message),
+                Poll::Ready(Some(Err(error))) => {
+                    let refusal = self.incoming.refusal(&error);
+                    self.close(refusal);
+                }
+                Poll::Ready(None) => {
+                    self.messages = None;
+                    self.end = End::Closing;
+                }
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn message(&mut self, message: AggregatedMessage) {
+        match message {
+            AggregatedMessage::Text(text) => {
+                match self.conversation.text(&text, &mut self.driver) {
+                    messages::Outcome::Reply(reply) => self.reply(reply),
+                    messages::Outcome::Pending(pending) => self.pending.push_back(pending),
+                }
+            }
+            AggregatedMessage::Binary(bytes) => match self.conversation.binary(&bytes) {
+                messages::Outcome::Reply(reply) => self.reply(reply),
+                messages::Outcome::Pending(pending) => self.pending.push_back(pending),
+            },
+            AggregatedMessage::Ping(payload) => self.out.extend_from_slice(&pong_frame(&payload)),
+            AggregatedMessage::Pong(_) => {}
+            AggregatedMessage::Close(reason) => {
+                let code = reason.map_or(1000, |reason| u16::from(reason.code));
+                self.close(Refusal { code, reason: "" });
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: Option<Value>) {
+        if let Some(data) = reply {
+            Framing::WebSocket.control(&Control::Reply(data), None, &mut self.out);
+        }
+    }
+
+    fn close(&mut self, refusal: Refusal) {
+        self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
+        self.messages = None;
+        self.end = End::Closing;
+    }
+}
+
+/// One echoing socket.
+struct Echo {
+    messages: Option<AggregatedMessageStream>,
+    incoming: Incoming,
+    _keep: BoxBody,
+}
+
+impl MessageBody for Echo {
+    type Error = actix_web::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
+            let frame = match std::task::ready!(Pin::new(messages).poll_next(cx)) {
+                Some(Ok(AggregatedMessage::Text(text))) => text_frame(text.as_bytes()),
+                Some(Ok(AggregatedMessage::Binary(bytes))) => crate::wire::binary_frame(&bytes),
+                Some(Ok(AggregatedMessage::Ping(payload))) => pong_frame(&payload),
+                Some(Ok(AggregatedMessage::Pong(_))) => continue,
+                Some(Ok(AggregatedMessage::Close(reason))) => {
+                    this.messages = None;
+                    close_frame(reason.map_or(1000, |reason| u16::from(reason.code)), "")
+                }
+                Some(Err(error)) => {
+                    this.messages = None;
+                    let refusal = this.incoming.refusal(&error);
+                    close_frame(refusal.code, refusal.reason)
+                }
+                None => return Poll::Ready(None),
+            };
+            return Poll::Ready(Some(Ok(frame.into())));
+        }
+    }
+}

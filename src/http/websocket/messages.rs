@@ -1,0 +1,228 @@
+//! What a client may say on its socket, and what it is answered.
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::driver::Driver;
+use super::super::error::ApiError;
+use super::super::publish::{self, Envelope};
+use super::super::query::{parse_from, pattern};
+use crate::cursor::Cursor;
+use crate::delivery::{Start, gap_at};
+use crate::event::NewEvent;
+use crate::hub::{From, Hub, now_ms};
+use crate::topic::{Pattern, PatternSet, Topic};
+
+/// A reply that is not there yet; `None` where none is due.
+pub(super) type Pending = LocalBoxFuture<'static, Option<Value>>;
+
+/// What a message leads to.
+pub(super) enum Outcome {
+    Reply(Option<Value>),
+    Pending(Pending),
+}
+
+/// Longest `ref`, in bytes of its JSON.
+const REF_MAX_BYTES: usize = 256;
+
+/// What every message of one socket refers to.
+pub(super) struct Context {
+    pub(super) hub: Hub,
+    pub(super) client: Uuid,
+    pub(super) binary_topic: Option<Topic>,
+    pub(super) event_bytes_max: usize,
+}
+
+/// The parts that tell messages apart.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, rename = "ref")]
+    reference: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Subscribe {
+    topics: Vec<String>,
+    #[serde(default)]
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Unsubscribe {
+    topics: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    cursor: String,
+}
+
+impl Context {
+    /// Answers a text message.
+    pub(super) fn text(&self, text: &str, driver: &mut Driver) -> Outcome {
+        let head = match parse::<Head>(text) {
+            Ok(head) => head,
+            Err(error) => return Outcome::Reply(Some(refusal(reference_in(text), &error))),
+        };
+        let reference = head.reference.filter(|value| !value.is_null());
+        if let Some(error) = reference.as_ref().and_then(illegal_reference) {
+            return Outcome::Reply(Some(refusal(None, &error)));
+        }
+        let answered = match head.kind.as_str() {
+            "publish" => match self.publish(text) {
+                Ok(event) => return self.store(event, reference),
+                Err(error) => Err(error),
+            },
+            "subscribe" => self.subscribe(text, driver),
+            "unsubscribe" => self.unsubscribe(text, driver),
+            "ack" => self.ack(text, driver),
+            // Whoever pings wants an answer, with a `ref` or without.
+            "ping" => return Outcome::Reply(Some(success(reference, json!({})))),
+            "auth" => Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew")),
+            _ => {
+                let message = "type is subscribe, unsubscribe, publish, ack, auth or ping";
+                Err(ApiError::bad("bad_type", message))
+            }
+        };
+        Outcome::Reply(match answered {
+            Ok(data) => reference.map(|reference| success(Some(reference), data)),
+            Err(error) => Some(refusal(reference, &error)),
+        })
+    }
+
+    /// Publishes a binary message.
+    pub(super) fn binary(&self, bytes: &bytes::Bytes) -> Outcome {
+        let Some(topic) = &self.binary_topic else {
+            let message = "a binary message is published to the topic that the URL's publish parameter names; there is none";
+            return Outcome::Reply(Some(refusal(None, &ApiError::bad("no_topic", message))));
+        };
+        if bytes.len() > self.event_bytes_max {
+            return Outcome::Reply(Some(refusal(None, &ApiError::too_large("an event", self.event_bytes_max))));
+        }
+        self.store(publish::binary(topic.clone(), bytes), None)
+    }
+
+    fn publish(&self, text: &str) -> Result<NewEvent, ApiError> {
+        if text.len() > self.event_bytes_max {
+            return Err(ApiError::too_large("an event", self.event_bytes_max));
+        }
+        parse::<Envelope<'_>>(text)?.into_event()
+    }
+
+    fn store(&self, event: NewEvent, reference: Option<Value>) -> Outcome {
+        let hub = self.hub.clone();
+        let published = async move {
+            match hub.publish(event).await {
+                Ok(published) => {
+                    let data = json!({ "cursor": published.cursor, "duplicate": published.duplicate });
+                    reference.map(|reference| success(Some(reference), data))
+                }
+                Err(error) => Some(refusal(reference, &error.into())),
+            }
+        };
+        Outcome::Pending(published.boxed_local())
+    }
+
+    /// New patterns are heard after the cursor in the reply. With nothing subscribed the position is the one given,
+    /// else the one the socket was opened with, else the log's end.
+    fn subscribe(&self, text: &str, driver: &mut Driver) -> Result<Value, ApiError> {
+        let message: Subscribe = parse(text)?;
+        let added = topics(&message.topics)?;
+        let from = message.cursor.as_deref().map(parse_from).transpose()?;
+        let before = driver.delivery.patterns().clone();
+        let patterns = PatternSet::new(before.iter().cloned().chain(added))?;
+        let seek = if before.is_empty() { self.seek(from, driver) } else { None };
+        driver.set_patterns(patterns.clone());
+        if let Some(start) = seek {
+            driver.delivery.seek(start);
+        }
+        self.hub.clients().remember_patterns(self.client, &patterns);
+        Ok(json!({ "cursor": driver.delivery.cursor(), "topics": patterns.iter().collect::<Vec<_>>() }))
+    }
+
+    fn seek(&self, from: Option<From>, driver: &Driver) -> Option<Start> {
+        let bounds = self.hub.bounds();
+        let at = |position| Start::at(Cursor::new(bounds.epoch, position));
+        match from {
+            Some(From::Cursor(cursor)) => Some(Start { cursor, gap: gap_at(cursor, &bounds) }),
+            Some(From::Earliest) => Some(at(bounds.floor)),
+            Some(From::Now | From::Last(_)) => Some(at(bounds.last)),
+            None if driver.delivery.is_parked() => None,
+            None => Some(at(bounds.last)),
+        }
+    }
+
+    fn unsubscribe(&self, text: &str, driver: &mut Driver) -> Result<Value, ApiError> {
+        let message: Unsubscribe = parse(text)?;
+        let removed = topics(&message.topics)?;
+        let left = driver.delivery.patterns().iter().filter(|pattern| !removed.contains(pattern)).cloned();
+        let patterns = PatternSet::new(left)?;
+        driver.set_patterns(patterns.clone());
+        self.hub.clients().remember_patterns(self.client, &patterns);
+        Ok(json!({ "topics": patterns.iter().collect::<Vec<_>>() }))
+    }
+
+    fn ack(&self, text: &str, driver: &Driver) -> Result<Value, ApiError> {
+        let message: Ack = parse(text)?;
+        let cursor: Cursor = message.cursor.parse()?;
+        let sent = driver.delivery.cursor();
+        if cursor.epoch == sent.epoch && cursor.position > sent.position {
+            return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
+        }
+        let remembered = self.hub.clients().acknowledge(self.client, cursor, sent.epoch, now_ms());
+        Ok(json!({ "cursor": remembered }))
+    }
+}
+
+fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
+    if texts.is_empty() {
+        return Err(ApiError::bad("no_topic", "topics is a list of at least one pattern, such as [\"orders.*\"]"));
+    }
+    texts.iter().map(|text| pattern(text)).collect()
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        let code = if error.is_data() { "bad_message" } else { "bad_json" };
+        ApiError::bad(code, format!("{error}; a message is {{\"type\":\"subscribe\",\"topics\":[\"a.b\"]}} or the like"))
+    })
+}
+
+/// The `ref` of a message that is otherwise wrong, so that its sender finds it again.
+fn reference_in(text: &str) -> Option<Value> {
+    #[derive(Deserialize)]
+    struct Reference<'a> {
+        #[serde(borrow, rename = "ref")]
+        reference: &'a RawValue,
+    }
+    let found = serde_json::from_str::<Reference<'_>>(text).ok()?.reference;
+    let value = if found.get().len() > REF_MAX_BYTES { None } else { serde_json::from_str(found.get()).ok() };
+    value.filter(|value| illegal_reference(value).is_none())
+}
+
+fn illegal_reference(value: &Value) -> Option<ApiError> {
+    let legal = matches!(value, Value::String(text) if text.len() <= REF_MAX_BYTES) || value.is_number();
+    (!legal).then(|| ApiError::bad("bad_ref", "ref is a number, or a string of at most 256 bytes"))
+}
+
+fn success(reference: Option<Value>, mut data: Value) -> Value {
+    data["ok"] = true.into();
+    with_reference(reference, data)
+}
+
+fn refusal(reference: Option<Value>, error: &ApiError) -> Value {
+    with_reference(reference, json!({ "ok": false, "error": error.object() }))
+}
+
+fn with_reference(reference: Option<Value>, mut data: Value) -> Value {
+    if let Some(reference) = reference {
+        data["ref"] = reference;
+    }
+    data
+}
