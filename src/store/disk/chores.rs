@@ -12,8 +12,8 @@ use super::writer::Writer;
 use crate::store::StoreError;
 use crate::topic::Topic;
 
-/// Pages that may lie in the write-ahead log before they are brought home: 8 MiB.
-const WAL_PAGES: i64 = 2048;
+/// Pages that may lie in the write-ahead log before they are brought home: 4 MiB.
+const WAL_PAGES: i64 = 1024;
 
 /// Pages in the write-ahead log from which readers are waited for, briefly, so that it starts again: 64 MiB.
 const WAL_PAGES_MAX: i64 = 16_384;
@@ -157,8 +157,12 @@ impl Writer {
         let pages = |pragma| self.db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let (free, all) = (pages("freelist_count")?, pages("page_count")?);
         let keep = if self.chores.vacuum == Vacuum::Work { all / 8 } else { all / 4 };
+        let worked = self.chores.vacuum == Vacuum::Work;
         self.chores.vacuum = if free > keep.max(FREE_PAGES_MIN) { Vacuum::Work } else { Vacuum::Idle };
-        if self.chores.vacuum == Vacuum::Work {
+        if self.chores.vacuum == Vacuum::Idle {
+            // The file gets shorter only when the write-ahead log is brought home.
+            return if worked { checkpoint(&self.db, "PASSIVE").map(drop) } else { Ok(()) };
+        } else {
             let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({SLICE_PAGES})"))?;
             let mut freed = statement.query([])?;
             while freed.next()?.is_some() {}

@@ -20,7 +20,12 @@ pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
 
 /// The error of opening `path`.
 pub(super) fn open_error(path: &Path, reason: impl std::fmt::Display) -> OpenError {
-    OpenError::Path { path: path.to_owned(), reason: reason.to_string() }
+    let mut reason = reason.to_string();
+    // SQLite says no more than "disk I/O error" where it finds no room for its shared memory.
+    if path.parent().is_some_and(is_full) {
+        reason.push_str("; the disk is full: free some room");
+    }
+    OpenError::Path { path: path.to_owned(), reason }
 }
 
 /// Whether a small file finds no room in `directory`. SQLite's own error number is out of reach without unsafe code.

@@ -130,6 +130,9 @@ pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
 /// How long SQLite waits for a lock that another process holds: an operator's shell, a backup that starts.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
+/// What the write-ahead log's file is cut to once a long one has been brought home.
+const WAL_FILE_BYTES: i64 = 16 << 20;
+
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 const READER_CACHE_KIB: i64 = 4 * 1024;
 
@@ -177,7 +180,9 @@ fn prepare(db: &Connection, clients: &mut ClientsFile) -> Result<(), String> {
     if mode != "wal" {
         return Err(format!("its journal mode stays {mode}: the file system does not support a write-ahead log"));
     }
-    for (pragma, value) in [("wal_autocheckpoint", 0), ("cache_size", -WRITER_CACHE_KIB)] {
+    let pragmas =
+        [("wal_autocheckpoint", 0), ("cache_size", -WRITER_CACHE_KIB), ("journal_size_limit", WAL_FILE_BYTES)];
+    for (pragma, value) in pragmas {
         db.pragma_update(None, pragma, value).map_err(text)?;
     }
     db.pragma_update(None, "temp_store", "MEMORY").map_err(text)
