@@ -14,6 +14,7 @@
 //! 6. **Reads are bounded** in events, bytes and rows looked at; an empty page that went further is progress.
 
 mod dedupe;
+mod disk;
 mod marks;
 mod memory;
 
@@ -28,6 +29,7 @@ use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
 
+pub use disk::{BackupError, BackupReport, DiskStore, backup};
 pub use memory::MemoryStore;
 
 /// What the store of a [`crate::Hub`] is asked to do. See the module's contract.

@@ -52,6 +52,20 @@ impl DedupeWindow {
         Ok(())
     }
 
+    /// Where the event with this key stands, if it is known.
+    pub(crate) fn position(&self, topic: &Topic, id: &str) -> Option<Position> {
+        if self.positions.is_empty() { None } else { self.positions.get(&(topic.clone(), id.into())).copied() }
+    }
+
+    /// Remembers a key again that was stored before; the caller keeps to the limit, and to the order of time.
+    pub(crate) fn restore(&mut self, topic: Topic, id: Arc<str>, time_ms: u64, position: Position) {
+        if self.window_ms > 0 {
+            let key = (topic, id);
+            self.positions.insert(key.clone(), position);
+            self.by_age.push_back((time_ms, key));
+        }
+    }
+
     /// Takes back the newest keys, of an append that failed.
     pub(crate) fn undo_from(&mut self, first: Position) {
         while let Some((_, key)) = self.by_age.back()
@@ -70,11 +84,6 @@ impl DedupeWindow {
             self.positions.remove(key);
             self.by_age.pop_front();
         }
-    }
-
-    /// Whether a key published at `time_ms` still counts.
-    pub(crate) fn covers(&self, time_ms: u64, now_ms: u64) -> bool {
-        now_ms.saturating_sub(time_ms) <= self.window_ms
     }
 }
 

@@ -1,0 +1,303 @@
+//! The disk store: SQLite, one thread that writes, a few that read, and nothing answered before it is on the disk.
+//!
+//! In the data directory: `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, and `lock`, which one
+//! server at a time holds.
+//!
+//! - **What survives.** An append that was answered survives the end of the process and power loss (`synchronous=FULL`:
+//!   each commit is synced). Clients' cursors survive the end of the process; power loss may take the last seconds.
+//! - **Group commit.** Whatever has queued up while the last group was synced is the next group.
+//! - **A start reads topics, not events**: the log's numbers stand beside the events and change with them.
+//! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
+//!   transaction trims a bounded number of events: when a limit was lowered, the log comes down to it step by step).
+//! - **In memory**: about 250 bytes for each topic that has events, or lost some; 150 for each key of the
+//!   idempotency window; what is queued, at most 64 MiB; 16 MiB of cache for the writer, 4 for each of the readers.
+//!
+//! The order of things after a commit: what readers need (topics, marks, bounds), then the feed, then the answers.
+
+mod backup;
+mod chores;
+mod clients;
+mod fault;
+mod lock;
+mod queue;
+mod reader;
+mod rows;
+mod schema;
+mod trim;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{self, JoinHandle};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use self::clients::{ClientJob, ClientsFile};
+use self::lock::DirectoryLock;
+use self::queue::{Load, Queue};
+use self::reader::{ReadJob, Reader};
+use self::schema::Topics;
+use self::writer::{Job, Writer};
+use super::marks::{MARKS_MAX, TrimMarks};
+use super::{Appended, Bounds, ClientRecord, Feed, OpenError, Page, ReadRequest, Store, StoreError, StoreOptions};
+use crate::cursor::Position;
+use crate::event::Draft;
+use crate::segment::matching_topics;
+use crate::topic::{PatternSet, Topic};
+
+pub use self::backup::{BackupError, BackupReport, backup};
+
+/// Threads that read, each with a connection. Reads behind the tail wait for the disk more than they compute.
+const READERS: usize = 3;
+
+/// A log on disk. See the module for what survives what.
+///
+/// Dropping it waits, as [`Store::close`] does, until what was accepted is on the disk.
+#[derive(Debug)]
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    appends: Arc<Queue<Job>>,
+    reads: Arc<Queue<ReadJob>>,
+    clients: Arc<Queue<ClientJob>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What there is to wait for at the end.
+#[derive(Debug, Default)]
+struct Running {
+    readers: Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+/// What the writer publishes and readers see.
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    options: StoreOptions,
+    bounds: Mutex<Bounds>,
+    topics: RwLock<Topics>,
+    trims: Mutex<Trims>,
+    trims_moved: Condvar,
+    /// The time of day that `maintain` was last called with and that the writer has not seen; 0 for none.
+    maintain_ms: AtomicU64,
+    everything: PatternSet,
+}
+
+/// What was trimmed, as of a floor.
+#[derive(Debug)]
+struct Trims {
+    floor: Position,
+    marks: TrimMarks,
+}
+
+/// The data stays whole whatever panics: each lock covers a few assignments.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn bounds(&self) -> Bounds {
+        *held(&self.bounds)
+    }
+
+    fn topics(&self) -> RwLockReadGuard<'_, Topics> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn topics_mut(&self) -> RwLockWriteGuard<'_, Topics> {
+        self.topics.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topics that match, if they are few.
+    fn few_topics(&self, patterns: &PatternSet) -> Option<Vec<(Topic, i64)>> {
+        let topics = self.topics();
+        let few = matching_topics(&topics.by_name, patterns)?;
+        Some(few.into_iter().map(|(topic, id)| (topic.clone(), *id)).collect())
+    }
+}
+
+impl DiskStore {
+    /// Opens the log in `directory`, creating both where there is none.
+    ///
+    /// Reads every topic and the keys of the idempotency window, not the events. A copy that [`backup`] made is
+    /// given a new epoch, which begins at its last position.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] where another server holds the directory, [`OpenError::Path`] where a file cannot be used.
+    pub fn open(directory: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        Self::open_with(directory, options, MARKS_MAX)
+    }
+
+    fn open_with(directory: &Path, options: StoreOptions, marks_max: usize) -> Result<Self, OpenError> {
+        lock::create_directory(directory)?;
+        let lock = DirectoryLock::acquire(directory)?;
+        let mut clients_file = ClientsFile::open(directory, &options)?;
+        let mut opened = schema::open(directory, &options, marks_max, &mut clients_file)?;
+        let log = opened.log;
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            options,
+            bounds: Mutex::new(Bounds { epoch: log.epoch, began: log.began, floor: log.floor, last: log.last }),
+            topics: RwLock::new(std::mem::take(&mut opened.topics)),
+            trims: Mutex::new(Trims { floor: log.floor, marks: std::mem::take(&mut opened.marks) }),
+            trims_moved: Condvar::new(),
+            maintain_ms: AtomicU64::new(0),
+            everything: everything(),
+        });
+        let (appends, reads) = (Arc::new(writer::queue()), Arc::new(reader::queue()));
+        let clients = Arc::new(clients::queue());
+        let mut connections = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            connections.push(schema::open_reader(directory)?);
+        }
+        let writer = Writer::new(opened, shared.clone());
+        let store = Self { shared, appends, reads, clients, running: Mutex::new(None) };
+        store.start(writer, connections, clients_file, lock)?;
+        Ok(store)
+    }
+
+    fn start(
+        &self,
+        writer: Writer,
+        connections: Vec<rusqlite::Connection>,
+        clients_file: ClientsFile,
+        lock: DirectoryLock,
+    ) -> Result<(), OpenError> {
+        let mut running = held(&self.running);
+        // Filled as they start, so that dropping the store ends those that did, should one not start.
+        let running = running.insert(Running::default());
+        // Whoever writes holds the lock, so it is let go of when the last of them is done, whoever waits for that.
+        let lock = Arc::new(lock);
+        let (queue, held) = (self.appends.clone(), lock.clone());
+        running.writers.push(self.spawn("log-writer", move || {
+            writer.run(&queue);
+            drop(held);
+        })?);
+        let queue = self.clients.clone();
+        running.writers.push(self.spawn("log-clients", move || {
+            clients_file.run(&queue);
+            drop(lock);
+        })?);
+        for connection in connections {
+            let (reader, queue) = (Reader::new(connection, self.shared.clone()), self.reads.clone());
+            running.readers.push(self.spawn("log-reader", move || reader.run(&queue))?);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+        let spawned = thread::Builder::new().name(name.into()).spawn(work);
+        spawned.map_err(|error| fault::open_error(&self.shared.directory, error))
+    }
+
+    /// Takes no more work; what was accepted is still done. What to wait for, the first time.
+    fn stop(&self) -> Option<Running> {
+        self.reads.close();
+        self.appends.close();
+        self.clients.close();
+        held(&self.running).take()
+    }
+}
+
+impl Running {
+    fn wait(self) {
+        // A thread that died of a bug has said so itself, and has nothing more to write.
+        for thread in self.readers.into_iter().chain(self.writers) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        if let Some(running) = self.stop() {
+            running.wait();
+        }
+    }
+}
+
+fn everything() -> PatternSet {
+    // `>` is a pattern; were it none, nothing would be asked for.
+    ">".parse().and_then(|pattern| PatternSet::new([pattern])).unwrap_or_default()
+}
+
+/// Queues a job with a way to answer it.
+fn ask<J, T: Send + 'static>(
+    queue: &Queue<J>,
+    load: Load,
+    job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
+) -> BoxFuture<'static, Result<T, StoreError>> {
+    let (reply, answer) = oneshot::channel();
+    match queue.push(job(reply), load) {
+        Ok(()) => {
+            answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable("it has stopped")))).boxed()
+        }
+        Err(error) => ready(Err(error)).boxed(),
+    }
+}
+
+const ONE: Load = Load { items: 1, bytes: 0 };
+
+impl Store for DiskStore {
+    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
+        let load = Load { items: drafts.len() as u64, bytes: drafts.iter().map(Draft::cost_bytes).sum() };
+        ask(&self.appends, load, |reply| Job::Append(drafts, reply))
+    }
+
+    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+        ask(&self.reads, ONE, |reply| ReadJob::Page(request, reply))
+    }
+
+    fn before_last(
+        &self,
+        patterns: PatternSet,
+        count: usize,
+    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
+        ask(&self.reads, ONE, |reply| ReadJob::BeforeLast(patterns, count, reply))
+    }
+
+    fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
+        if self.appends.push_always(Job::Follow(after, feed)).is_err() {
+            tracing::debug!("the log is shut down: nothing to follow");
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.shared.bounds()
+    }
+
+    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let load = Load { items: records.len() as u64, bytes: 0 };
+        ask(&self.clients, load, |reply| ClientJob::Save(records, reply))
+    }
+
+    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
+        ask(&self.clients, ONE, |reply| ClientJob::Load(client, reply))
+    }
+
+    fn maintain(&self, now_ms: u64) {
+        // One message at a time, however late the writer is. None is taken once it is shut down, and none is needed.
+        if self.shared.maintain_ms.swap(now_ms, Ordering::AcqRel) == 0 {
+            let _ = self.appends.push_always(Job::Maintain);
+        }
+        let _ = self.clients.push_always(ClientJob::Expire(now_ms));
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let Some(running) = self.stop() else { return ready(()).boxed() };
+        let (done, closed) = oneshot::channel();
+        let waiting = thread::Builder::new().name("log-close".into()).spawn(move || {
+            running.wait();
+            // Whoever closed it may not wait.
+            let _ = done.send(());
+        });
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "nobody can wait for the log to close; it closes by itself");
+        }
+        closed.map(drop).boxed()
+    }
+}

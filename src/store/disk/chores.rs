@@ -1,0 +1,229 @@
+//! What the writer does beside appending, a slice at a time, so that no publisher waits for long.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::fault::store_error;
+use super::held;
+use super::schema::{BUSY_WAIT, integer};
+use super::trim::Trimmed;
+use super::writer::Writer;
+use crate::store::StoreError;
+use crate::topic::Topic;
+
+/// Pages that may lie in the write-ahead log before they are brought home: 4 MiB.
+const WAL_PAGES: i64 = 1024;
+
+/// Pages in the write-ahead log from which readers are waited for, briefly, so that it starts again: 64 MiB.
+const WAL_PAGES_MAX: i64 = 16_384;
+
+/// How long they are waited for. Reads are bounded, so only a backup takes longer.
+const WAL_WAIT: Duration = Duration::from_millis(100);
+
+/// Topics that are forgotten, keys that expire, a slice.
+const SLICE_ROWS: usize = 1024;
+
+/// Pages that are given back to the file system, a slice: 4 MiB.
+const SLICE_PAGES: i64 = 1024;
+
+/// Free pages that are kept whatever their share: 16 MiB. The log will grow again.
+const FREE_PAGES_MIN: i64 = 4096;
+
+/// What is to be done.
+#[derive(Default)]
+pub(super) struct Chores {
+    /// Events from before this time are trimmed, until one is met that is younger.
+    pub(super) oldest_ms: Option<u64>,
+    /// Topics whose marks were folded.
+    pub(super) forget: Vec<Topic>,
+    has_kept_keys: bool,
+    keys_before_ms: Option<u64>,
+    vacuum: Vacuum,
+    /// Something failed: not again before the next regular time, since what fails for want of room fails again at once.
+    stalled: bool,
+    /// Where the write-ahead log is cut by force next, in pages.
+    truncate_at: i64,
+}
+
+#[derive(Default, PartialEq)]
+enum Vacuum {
+    #[default]
+    Idle,
+    Look,
+    Work,
+}
+
+impl Chores {
+    pub(super) fn new(has_kept_keys: bool, forget: Vec<Topic>) -> Self {
+        Self { has_kept_keys, forget, truncate_at: WAL_PAGES_MAX, ..Self::default() }
+    }
+
+    /// The regular ones, once a second or so.
+    pub(super) fn due(&mut self, oldest_ms: Option<u64>, keys_before_ms: u64) {
+        self.stalled = false;
+        self.oldest_ms = oldest_ms;
+        self.keys_before_ms = self.has_kept_keys.then_some(keys_before_ms);
+        if self.vacuum == Vacuum::Idle {
+            self.vacuum = Vacuum::Look;
+        }
+    }
+
+    pub(super) fn after_trim(&mut self, trimmed: &Trimmed) {
+        if trimmed.complete {
+            self.oldest_ms = None;
+        }
+        self.has_kept_keys |= trimmed.kept_keys;
+    }
+
+    fn any(&self) -> bool {
+        self.keys_before_ms.is_some() || self.vacuum != Vacuum::Idle || !self.forget.is_empty()
+    }
+}
+
+impl Writer {
+    /// Whether there is more to do, so that the queue is not waited for.
+    pub(super) fn has_chores(&self) -> bool {
+        !self.chores.stalled && (self.trim_is_due() || self.chores.any())
+    }
+
+    /// A slice of each.
+    pub(super) fn do_chores(&mut self) {
+        if !self.has_chores() {
+            return;
+        }
+        let outcome = self.trim_slice().and_then(|()| self.try_chores().map_err(|error| self.error(&error)));
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "the log could not be trimmed or tidied; it is tried again");
+            self.chores.stalled = true;
+        }
+    }
+
+    fn try_chores(&mut self) -> rusqlite::Result<()> {
+        self.forget_slice()?;
+        self.keys_slice()?;
+        self.vacuum_slice()
+    }
+
+    /// Stores the floor that marks were folded into; of their topics, those without events are forgotten.
+    fn forget_slice(&mut self) -> rusqlite::Result<()> {
+        let from = self.chores.forget.len().saturating_sub(SLICE_ROWS);
+        let slice = &self.chores.forget[from..];
+        if slice.is_empty() {
+            return Ok(());
+        }
+        let folded = held(&self.shared.trims).marks.folded();
+        let transaction = self.db.unchecked_transaction()?;
+        transaction.execute("UPDATE meta SET folded = ?1", [integer(folded.0)])?;
+        let mut gone = Vec::new();
+        for topic in slice {
+            let forget =
+                "DELETE FROM topics WHERE topic = ?1 AND id NOT IN (SELECT topic_id FROM e WHERE topic_id = id)";
+            if transaction.prepare_cached(forget)?.execute([topic.as_str()])? > 0 {
+                gone.push(topic.clone());
+            } else {
+                // The floor stands for the mark now. It may have been set again since: then it is above the floor.
+                let unmark = "UPDATE topics SET mark = 0 WHERE topic = ?1 AND mark <= ?2";
+                transaction.prepare_cached(unmark)?.execute(params![topic.as_str(), integer(folded.0)])?;
+            }
+        }
+        transaction.commit()?;
+        self.chores.forget.truncate(from);
+        let mut topics = self.shared.topics_mut();
+        for topic in &gone {
+            topics.remove(topic);
+        }
+        Ok(())
+    }
+
+    fn keys_slice(&mut self) -> rusqlite::Result<()> {
+        let Some(before_ms) = self.chores.keys_before_ms else { return Ok(()) };
+        let expire = "DELETE FROM kept_keys
+            WHERE seq IN (SELECT seq FROM kept_keys ORDER BY seq LIMIT ?1) AND time < ?2";
+        let gone = self.db.prepare_cached(expire)?.execute([SLICE_ROWS as i64, integer(before_ms)])?;
+        if gone < SLICE_ROWS {
+            self.chores.keys_before_ms = None;
+            self.chores.has_kept_keys =
+                self.db.query_row("SELECT EXISTS (SELECT 1 FROM kept_keys)", [], |row| row.get(0))?;
+        }
+        Ok(())
+    }
+
+    /// Gives pages back where more than a quarter is free, until an eighth is: what retention frees is soon used again.
+    fn vacuum_slice(&mut self) -> rusqlite::Result<()> {
+        if self.chores.vacuum == Vacuum::Idle {
+            return Ok(());
+        }
+        let pages = |pragma| self.db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let (free, all) = (pages("freelist_count")?, pages("page_count")?);
+        let keep = if self.chores.vacuum == Vacuum::Work { all / 8 } else { all / 4 };
+        let worked = self.chores.vacuum == Vacuum::Work;
+        self.chores.vacuum = if free > keep.max(FREE_PAGES_MIN) { Vacuum::Work } else { Vacuum::Idle };
+        if self.chores.vacuum == Vacuum::Idle {
+            // The file gets shorter only when the write-ahead log is brought home.
+            return if worked { checkpoint(&self.db, "PASSIVE").map(drop) } else { Ok(()) };
+        } else {
+            let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({SLICE_PAGES})"))?;
+            let mut freed = statement.query([])?;
+            while freed.next()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Keeps the write-ahead log short. Never waits for readers until it is very long.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        let outcome = checkpoint(&self.db, "NOOP").and_then(|wal| {
+            if wal.pages < WAL_PAGES_MAX {
+                self.chores.truncate_at = WAL_PAGES_MAX;
+            }
+            if wal.pages >= self.chores.truncate_at {
+                // A reader that does not end, such as a backup, is not waited for again before the log has grown further.
+                self.chores.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
+                truncate(&self.db, WAL_WAIT).map(drop)
+            } else if wal.pages - wal.home >= WAL_PAGES {
+                checkpoint(&self.db, "PASSIVE").map(drop)
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "the write-ahead log could not be brought home; it is tried again");
+        }
+    }
+
+    /// Makes room in the write-ahead log; whether it worked.
+    pub(super) fn checkpoint_fully(&self) -> bool {
+        truncate(&self.db, WAL_WAIT).unwrap_or(false)
+    }
+
+    /// Leaves everything in one file.
+    pub(super) fn checkpoint_at_end(&self) {
+        // Nothing is lost if it fails: the next start reads the write-ahead log.
+        if !self.checkpoint_fully() {
+            tracing::warn!("the write-ahead log could not be brought home; the next start does");
+        }
+    }
+
+    fn error(&self, error: &rusqlite::Error) -> StoreError {
+        store_error(error, &self.shared.directory)
+    }
+}
+
+/// The write-ahead log: its pages, and how many of them are in the main file already.
+struct Wal {
+    busy: bool,
+    pages: i64,
+    home: i64,
+}
+
+fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<Wal> {
+    db.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
+        .query_row([], |row| Ok(Wal { busy: row.get(0)?, pages: row.get(1)?, home: row.get(2)? }))
+}
+
+fn truncate(db: &Connection, wait: Duration) -> rusqlite::Result<bool> {
+    db.busy_timeout(wait)?;
+    let outcome = checkpoint(db, "TRUNCATE").map(|wal| !wal.busy);
+    db.busy_timeout(BUSY_WAIT)?;
+    outcome
+}

@@ -1,0 +1,42 @@
+//! What SQLite's errors mean to those who asked.
+
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+
+use rusqlite::{Error, ErrorCode};
+
+use crate::store::{OpenError, StoreError};
+
+/// The error of an operation on a file in `directory`.
+pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        // Some calls (fsync, growing the shared memory, creating a file) say only that they failed.
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if is_full(directory) => StoreError::Full,
+        Some(ErrorCode::DatabaseBusy) => StoreError::Busy("another process holds the data directory's files"),
+        _ => StoreError::unavailable(error),
+    }
+}
+
+/// The error of opening `path`.
+pub(super) fn open_error(path: &Path, reason: impl std::fmt::Display) -> OpenError {
+    let mut reason = reason.to_string();
+    // SQLite says no more than "disk I/O error" where it finds no room for its shared memory.
+    if path.parent().is_some_and(is_full) {
+        reason.push_str("; the disk is full: free some room");
+    }
+    OpenError::Path { path: path.to_owned(), reason }
+}
+
+/// Whether a small file finds no room in `directory`. SQLite's own error number is out of reach without unsafe code.
+fn is_full(directory: &Path) -> bool {
+    const PROBE_BYTES: usize = 64 * 1024;
+    let path = directory.join(".room");
+    let written = std::fs::File::create(&path).and_then(|mut file| {
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    // Nothing depends on the probe's file; it is overwritten by the next one.
+    let _ = std::fs::remove_file(&path);
+    written.is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}

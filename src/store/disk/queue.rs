@@ -1,0 +1,156 @@
+//! The bounded queue in front of each of the store's threads.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::store::StoreError;
+
+/// How much work there is, or may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    /// Jobs, or the events in them.
+    pub(super) items: u64,
+    /// Bytes that they hold.
+    pub(super) bytes: u64,
+}
+
+/// Jobs in order of arrival, from many threads to one or a few. What does not fit is refused, never waited for.
+pub(super) struct Queue<J> {
+    state: Mutex<State<J>>,
+    arrived: Condvar,
+    max: Load,
+}
+
+struct State<J> {
+    jobs: VecDeque<(J, Load)>,
+    queued: Load,
+    closed: bool,
+}
+
+impl<J> Queue<J> {
+    pub(super) fn new(max: Load) -> Self {
+        let state = State { jobs: VecDeque::new(), queued: Load::default(), closed: false };
+        Self { state: Mutex::new(state), arrived: Condvar::new(), max }
+    }
+
+    /// Queues `job`. An empty queue takes any job, so one that is larger than the bound is not refused for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] where it is full, [`StoreError::Unavailable`] where it is closed.
+    pub(super) fn push(&self, job: J, load: Load) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let full = state.queued.items + load.items > self.max.items || state.queued.bytes + load.bytes > self.max.bytes;
+        if full && !state.jobs.is_empty() && !state.closed {
+            return Err(StoreError::Busy("too many requests wait for the disk; try again shortly"));
+        }
+        state.add(job, load)?;
+        drop(state);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Queues a job that may not be refused: the few that the store itself asks for.
+    pub(super) fn push_always(&self, job: J) -> Result<(), StoreError> {
+        self.state().add(job, Load::default())?;
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The oldest jobs, as many as `most` allows and at least one, once there are any; where `wait` is false,
+    /// perhaps none. `None` once the queue is closed and empty.
+    pub(super) fn take(&self, most: Load, wait: bool) -> Option<Vec<J>> {
+        let mut state = self.state();
+        while wait && state.jobs.is_empty() && !state.closed {
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.jobs.is_empty() && state.closed {
+            return None;
+        }
+        let (mut jobs, mut taken) = (Vec::new(), Load::default());
+        while let Some((_, load)) = state.jobs.front() {
+            taken = Load { items: taken.items + load.items, bytes: taken.bytes + load.bytes };
+            if !jobs.is_empty() && (taken.items > most.items || taken.bytes > most.bytes) {
+                break;
+            }
+            let Some((job, load)) = state.jobs.pop_front() else { break };
+            state.queued = Load { items: state.queued.items - load.items, bytes: state.queued.bytes - load.bytes };
+            jobs.push(job);
+        }
+        Some(jobs)
+    }
+
+    /// Takes no more jobs; those that wait are still done.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.arrived.notify_all();
+    }
+
+    /// What a thread holds while it works the queue, so that nobody waits for an answer from a thread that is gone.
+    pub(super) fn worker(&self) -> Worker<'_, J> {
+        Worker(self)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J> std::fmt::Debug for Queue<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Queue({} jobs)", self.state().jobs.len())
+    }
+}
+
+impl<J> State<J> {
+    fn add(&mut self, job: J, load: Load) -> Result<(), StoreError> {
+        if self.closed {
+            return Err(StoreError::unavailable("it is shut down"));
+        }
+        self.queued = Load { items: self.queued.items + load.items, bytes: self.queued.bytes + load.bytes };
+        self.jobs.push_back((job, load));
+        Ok(())
+    }
+}
+
+/// Closes the queue and drops what waits in it, answers included, should the thread die of a bug.
+pub(super) struct Worker<'a, J>(&'a Queue<J>);
+
+impl<J> Drop for Worker<'_, J> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+            self.0.state().jobs.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Load = Load { items: 1, bytes: 10 };
+    const ALL: Load = Load { items: 100, bytes: 100 };
+
+    #[test]
+    fn refuses_what_does_not_fit_but_never_a_lone_job() {
+        let queue = Queue::new(Load { items: 2, bytes: 15 });
+        queue.push('a', Load { items: 9, bytes: 99 }).unwrap();
+        assert!(matches!(queue.push('b', ONE), Err(StoreError::Busy(_))));
+        queue.push_always('c').unwrap();
+        assert_eq!(queue.take(ONE, true), Some(vec!['a', 'c'][..1].to_vec()));
+        queue.push('d', ONE).unwrap();
+        assert!(matches!(queue.push('e', ONE), Err(StoreError::Busy(_))), "by bytes");
+        assert_eq!(queue.take(ALL, true), Some(vec!['c', 'd']));
+        assert_eq!(queue.take(ALL, false), Some(vec![]));
+    }
+
+    #[test]
+    fn a_closed_queue_gives_what_it_has_and_then_ends() {
+        let queue = Queue::new(ALL);
+        queue.push(1, ONE).unwrap();
+        queue.close();
+        assert!(matches!(queue.push(2, ONE), Err(StoreError::Unavailable(_))));
+        assert_eq!(queue.take(ALL, true), Some(vec![1]));
+        assert_eq!(queue.take(ALL, true), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Reads beside the writer: a few threads, each with a connection of its own and a snapshot a read.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::fault::store_error;
+use super::queue::{Load, Queue};
+use super::rows::{self, Fetch, Span};
+use super::schema::position;
+use super::{Shared, Trims, held};
+use crate::cursor::Position;
+use crate::segment::Scanned;
+use crate::store::{Bounds, Page, ReadRequest, StoreError, Trimmed};
+use crate::topic::PatternSet;
+
+/// Reads that wait, at most. Equal ones are shared before they come here.
+const QUEUED_MAX: u64 = 1024;
+
+/// How long a read waits for a trim that is on the disk already to be known in memory: microseconds, but that
+/// the writer may not have the processor.
+const TRIM_WAIT: Duration = Duration::from_secs(10);
+
+/// Below this many rows a scan costs less than looking topics up.
+const SCAN_ROWS: u64 = 64;
+
+/// What the threads are asked to do.
+pub(super) enum ReadJob {
+    Page(ReadRequest, oneshot::Sender<Result<Page, StoreError>>),
+    BeforeLast(PatternSet, usize, oneshot::Sender<Result<Option<Position>, StoreError>>),
+}
+
+pub(super) fn queue() -> Queue<ReadJob> {
+    Queue::new(Load { items: QUEUED_MAX, bytes: u64::MAX })
+}
+
+pub(super) struct Reader {
+    db: Connection,
+    shared: Arc<Shared>,
+    directory: PathBuf,
+}
+
+impl Reader {
+    pub(super) fn new(db: Connection, shared: Arc<Shared>) -> Self {
+        let directory = shared.directory.clone();
+        Self { db, shared, directory }
+    }
+
+    /// Works the queue until it is closed. Nobody reads for those who have gone.
+    pub(super) fn run(self, queue: &Queue<ReadJob>) {
+        let _worker = queue.worker();
+        while let Some(jobs) = queue.take(Load { items: 1, bytes: u64::MAX }, true) {
+            for job in jobs {
+                match job {
+                    ReadJob::Page(request, reply) if !reply.is_closed() => {
+                        let _ = reply.send(self.page(&request));
+                    }
+                    ReadJob::BeforeLast(patterns, count, reply) if !reply.is_closed() => {
+                        let _ = reply.send(self.before_last(&patterns, count));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Reads rows first and what was trimmed then, so that a trim in between shows in the page as a gap, never as silence:
+    /// the page is the log as of the floor that it ends with.
+    fn page(&self, request: &ReadRequest) -> Result<Page, StoreError> {
+        let bounds = self.shared.bounds();
+        if request.after >= bounds.last {
+            return Ok(Page { through: request.after, ..Page::default() });
+        }
+        let (mut page, floor) = self.rows(request, bounds).map_err(|error| store_error(&error, &self.directory))?;
+        let trims = self.trims(floor)?;
+        let (floor, patterns) = (trims.floor, trims.marks.lost(&request.patterns, request.after));
+        drop(trims);
+        let gone = page.events.partition_point(|event| event.position() <= floor);
+        page.events.drain(..gone);
+        page.through = page.through.max(floor).max(request.after);
+        page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
+        Ok(page)
+    }
+
+    /// The rows of one snapshot, up to what is known in memory, and the snapshot's floor.
+    fn rows(
+        &self,
+        request: &ReadRequest,
+        Bounds { epoch, last: end, .. }: Bounds,
+    ) -> rusqlite::Result<(Page, Position)> {
+        // After `end`, so that every topic up to there is known.
+        let topics = self.shared.few_topics(&request.patterns);
+        let snapshot = self.db.unchecked_transaction()?;
+        let floor = floor(&snapshot)?;
+        let span = Span { after: request.after.max(floor), end };
+        let mut page = Page { through: span.after, ..Page::default() };
+        if span.after >= end {
+            return Ok((page, floor));
+        }
+        let mut fetch = Fetch::new(&snapshot, epoch)?;
+        let mut bytes = 0;
+        let events = &mut page.events;
+        let mut visit = |at: Position, topic: &_| {
+            let event = fetch.event(at, topic)?;
+            bytes += event.json_max_bytes();
+            events.push(event);
+            let full = events.len() >= request.events_max || bytes >= request.bytes_max;
+            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        let few_rows = end.0 - span.after.0 <= SCAN_ROWS.min(request.rows_max);
+        let Scanned { through, rows } = match topics {
+            Some(topics) if !few_rows => rows::merge(&snapshot, &topics, span, request.events_max, &mut visit)?,
+            _ => rows::scan(&snapshot, &self.shared, &request.patterns, span, request.rows_max, &mut visit)?,
+        };
+        page.through = through;
+        page.rows = rows;
+        Ok((page, floor))
+    }
+
+    fn before_last(&self, patterns: &PatternSet, count: usize) -> Result<Option<Position>, StoreError> {
+        if count == 0 {
+            return Ok(None);
+        }
+        let read = || {
+            let end = self.shared.bounds().last;
+            let snapshot = self.db.unchecked_transaction()?;
+            let floor = floor(&snapshot)?;
+            Ok((rows::newest(&snapshot, &self.shared, patterns, end, count)?, floor))
+        };
+        let (newest, floor) = read().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
+        let floor = self.trims(floor)?.floor;
+        Ok(newest.into_iter().take_while(|at| *at > floor).last().map(Position::before))
+    }
+
+    /// What was trimmed, at least up to `floor`.
+    fn trims(&self, floor: Position) -> Result<MutexGuard<'_, Trims>, StoreError> {
+        let trims = held(&self.shared.trims);
+        let (trims, waited) = self
+            .shared
+            .trims_moved
+            .wait_timeout_while(trims, TRIM_WAIT, |trims| trims.floor < floor)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(StoreError::unavailable("its writer does not go on"));
+        }
+        Ok(trims)
+    }
+}
+
+fn floor(db: &Connection) -> rusqlite::Result<Position> {
+    db.prepare_cached("SELECT floor FROM meta")?.query_row([], |row| row.get(0).map(position))
+}

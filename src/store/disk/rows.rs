@@ -1,0 +1,275 @@
+//! Finding events in the log: by topic index where patterns match few topics, else by position.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use rusqlite::{CachedStatement, Connection};
+
+use super::Shared;
+use super::schema::{integer, position};
+use crate::cursor::{Epoch, Position};
+use crate::event::{Data, Event, EventError, NewEvent};
+use crate::segment::Scanned;
+use crate::topic::{PatternSet, Topic};
+
+/// Index entries that are read from a topic at once; doubled while the topic goes on.
+const CHUNK_MIN: usize = 2;
+const CHUNK_MAX: usize = 256;
+
+/// Rows from the end that are looked at before a search backwards goes topic by topic.
+const BACK_ROWS: u64 = 10_000;
+
+/// Topics that are compared with patterns while the map of topics is held.
+const TOPICS_AT_ONCE: usize = 4096;
+
+/// Who is shown what is found: a position and its topic.
+pub(super) type Visit<'a> = dyn FnMut(Position, &Topic) -> rusqlite::Result<ControlFlow<()>> + 'a;
+
+/// A part of the log: after the first position, up to and with the second.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) after: Position,
+    pub(super) end: Position,
+}
+
+/// Fetches events by position.
+pub(super) struct Fetch<'c> {
+    statement: CachedStatement<'c>,
+    epoch: Epoch,
+}
+
+impl<'c> Fetch<'c> {
+    pub(super) fn new(db: &'c Connection, epoch: Epoch) -> rusqlite::Result<Self> {
+        let statement = db.prepare_cached("SELECT time, base64, name, id, data FROM e WHERE seq = ?1")?;
+        Ok(Self { statement, epoch })
+    }
+
+    pub(super) fn event(&mut self, at: Position, topic: &Topic) -> rusqlite::Result<Arc<Event>> {
+        let epoch = self.epoch;
+        self.statement.query_row([integer(at.0)], |row| {
+            let data = Data::from_stored(row.get_ref(4)?.as_str()?, row.get(1)?);
+            let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
+            let id = row.get_ref(3)?.as_str_or_null()?.unwrap_or_default();
+            let new = NewEvent::new(topic.clone(), data).named(name).and_then(|new| new.with_id(id));
+            let new = new.map_err(|error: EventError| {
+                rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
+            })?;
+            Ok(Arc::new(new.draft(position(row.get(0)?).0).at(epoch, at)))
+        })
+    }
+}
+
+/// One topic's positions, read ahead a little.
+struct Run<'t> {
+    topic: &'t Topic,
+    id: i64,
+    ahead: VecDeque<Position>,
+    chunk: usize,
+    more: bool,
+}
+
+impl Run<'_> {
+    /// The next position; `read` counts index entries.
+    fn next(
+        &mut self,
+        statement: &mut CachedStatement<'_>,
+        after: Position,
+        end: Position,
+        read: &mut u64,
+    ) -> rusqlite::Result<Option<Position>> {
+        if self.ahead.is_empty() && self.more {
+            let mut rows = statement.query([self.id, integer(after.0), integer(end.0), self.chunk as i64])?;
+            while let Some(row) = rows.next()? {
+                self.ahead.push_back(position(row.get(0)?));
+            }
+            *read += self.ahead.len() as u64;
+            self.more = self.ahead.len() == self.chunk;
+            self.chunk = (self.chunk * 2).min(CHUNK_MAX);
+        }
+        Ok(self.ahead.pop_front())
+    }
+}
+
+/// Follows a few topics side by side in the index: the cost is what is found, whatever lies between.
+pub(super) fn merge(
+    db: &Connection,
+    topics: &[(Topic, i64)],
+    span: Span,
+    most: usize,
+    visit: &mut Visit<'_>,
+) -> rusqlite::Result<Scanned> {
+    let mut statement = db.prepare_cached(
+        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
+    )?;
+    let chunk = (most / topics.len().max(1)).clamp(CHUNK_MIN, CHUNK_MAX);
+    let mut runs: Vec<Run<'_>> =
+        topics.iter().map(|(topic, id)| Run { topic, id: *id, ahead: VecDeque::new(), chunk, more: true }).collect();
+    let mut read = 0;
+    let mut next: BinaryHeap<Reverse<(Position, usize)>> = BinaryHeap::with_capacity(runs.len());
+    for (index, run) in runs.iter_mut().enumerate() {
+        let first = run.next(&mut statement, span.after, span.end, &mut read)?;
+        next.extend(first.map(|at| Reverse((at, index))));
+    }
+    while let Some(Reverse((at, index))) = next.pop() {
+        if visit(at, runs[index].topic)?.is_break() {
+            return Ok(Scanned { through: at, rows: read });
+        }
+        let following = runs[index].next(&mut statement, at, span.end, &mut read)?;
+        next.extend(following.map(|at| Reverse((at, index))));
+    }
+    Ok(Scanned { through: span.end, rows: read })
+}
+
+/// Goes through the log by position, `rows_max` of it at most.
+pub(super) fn scan(
+    db: &Connection,
+    shared: &Shared,
+    patterns: &PatternSet,
+    span: Span,
+    rows_max: u64,
+    visit: &mut Visit<'_>,
+) -> rusqlite::Result<Scanned> {
+    let mut statement =
+        db.prepare_cached("SELECT seq, topic_id FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3")?;
+    let mut rows = statement.query([integer(span.after.0), integer(span.end.0), integer(rows_max)])?;
+    let mut wanted = Wanted::new(shared, patterns);
+    let mut scanned = Scanned { through: span.after, rows: 0 };
+    while let Some(row) = rows.next()? {
+        scanned.rows += 1;
+        scanned.through = position(row.get(0)?);
+        if let Some(topic) = wanted.topic(row.get(1)?)
+            && visit(scanned.through, topic)?.is_break()
+        {
+            return Ok(scanned);
+        }
+    }
+    if scanned.rows < rows_max {
+        scanned.through = span.end;
+    }
+    Ok(scanned)
+}
+
+/// All events after a position, a bounded number of them.
+pub(super) fn range(
+    db: &Connection,
+    shared: &Shared,
+    after: Position,
+    most: usize,
+) -> rusqlite::Result<Vec<Arc<Event>>> {
+    let bounds = shared.bounds();
+    let everything = shared.everything.clone();
+    let mut fetch = Fetch::new(db, bounds.epoch)?;
+    let mut events = Vec::new();
+    let span = Span { after: after.max(bounds.floor), end: bounds.last };
+    scan(db, shared, &everything, span, most as u64, &mut |at, topic| {
+        events.push(fetch.event(at, topic)?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(events)
+}
+
+/// The newest positions that match, at most `count`, newest first. Exact, and bounded by the number of topics, not of events.
+pub(super) fn newest(
+    db: &Connection,
+    shared: &Shared,
+    patterns: &PatternSet,
+    end: Position,
+    count: usize,
+) -> rusqlite::Result<Vec<Position>> {
+    if let Some(topics) = shared.few_topics(patterns) {
+        return newest_of(db, topics.iter().map(|(_, id)| *id), end, count);
+    }
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    let mut wanted = Wanted::new(shared, patterns);
+    let mut statement = db.prepare_cached("SELECT seq, topic_id FROM e WHERE seq <= ?1 ORDER BY seq DESC LIMIT ?2")?;
+    let mut rows = statement.query([integer(end.0), integer(BACK_ROWS)])?;
+    while let Some(row) = rows.next()? {
+        looked_at += 1;
+        if wanted.topic(row.get(1)?).is_some() {
+            found.push(position(row.get(0)?));
+            if found.len() == count {
+                return Ok(found);
+            }
+        }
+    }
+    if looked_at < BACK_ROWS {
+        return Ok(found);
+    }
+    newest_of(db, all_topics(shared, patterns).into_iter(), end, count)
+}
+
+fn newest_of(
+    db: &Connection,
+    topics: impl Iterator<Item = i64>,
+    end: Position,
+    count: usize,
+) -> rusqlite::Result<Vec<Position>> {
+    let mut statement = db.prepare_cached(
+        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC",
+    )?;
+    // The oldest of those that are kept so far is on top, and nothing older can get in once it is full.
+    let mut kept: BinaryHeap<Reverse<Position>> = BinaryHeap::new();
+    for topic in topics {
+        let full = kept.len() >= count;
+        let above = kept.peek().filter(|_| full).map_or(Position::ZERO, |Reverse(oldest)| *oldest);
+        let mut rows = statement.query([topic, integer(above.0), integer(end.0)])?;
+        while let Some(row) = rows.next()? {
+            let at = position(row.get(0)?);
+            if kept.len() >= count {
+                if kept.peek().is_some_and(|Reverse(oldest)| *oldest > at) {
+                    break;
+                }
+                kept.pop();
+            }
+            kept.push(Reverse(at));
+        }
+    }
+    Ok(kept.into_sorted_vec().into_iter().map(|Reverse(at)| at).collect())
+}
+
+/// The ids of all topics that match, however many. The map is let go of now and then, for the writer.
+fn all_topics(shared: &Shared, patterns: &PatternSet) -> Vec<i64> {
+    let mut found = Vec::new();
+    let mut from: Option<Topic> = None;
+    loop {
+        let topics = shared.topics();
+        let start = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (topic, id) in topics.by_name.range::<Topic, _>((start, Bound::Unbounded)).take(TOPICS_AT_ONCE) {
+            if patterns.matches(topic.as_str()) {
+                found.push(*id);
+            }
+            last = Some(topic.clone());
+        }
+        drop(topics);
+        if last.is_none() {
+            return found;
+        }
+        from = last;
+    }
+}
+
+/// Which topics match, by their ids; each is compared once in a read.
+struct Wanted<'a> {
+    shared: &'a Shared,
+    patterns: &'a PatternSet,
+    known: HashMap<i64, Option<Topic>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(shared: &'a Shared, patterns: &'a PatternSet) -> Self {
+        Self { shared, patterns, known: HashMap::new() }
+    }
+
+    /// The topic, where it is asked for. A topic that is unknown was forgotten: its events have been trimmed since.
+    fn topic(&mut self, id: i64) -> Option<&Topic> {
+        let (shared, patterns) = (self.shared, self.patterns);
+        let topic = self.known.entry(id).or_insert_with(|| {
+            shared.topics().by_id.get(&id).filter(|topic| patterns.matches(topic.as_str())).cloned()
+        });
+        topic.as_ref()
+    }
+}

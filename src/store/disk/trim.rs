@@ -1,0 +1,101 @@
+//! Retention: takes the oldest events out of the log, within the transaction that made it too large.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use super::schema::{LogState, integer, position};
+use crate::cursor::Position;
+use crate::store::Retention;
+use crate::store::dedupe::DedupeWindow;
+use crate::topic::Topic;
+
+/// What a transaction trims by.
+pub(super) struct Limits {
+    pub(super) retention: Retention,
+    /// Events from before this time are too old; milliseconds since the Unix epoch.
+    pub(super) oldest_ms: Option<u64>,
+    /// Most events to trim.
+    pub(super) rows_max: u64,
+}
+
+impl Limits {
+    /// Whether the log is too large, whatever its age.
+    pub(super) fn exceeded_by(&self, log: &LogState) -> bool {
+        self.retention.events_max.is_some_and(|max| log.last.0 - log.floor.0 > max)
+            || self.retention.bytes_max.is_some_and(|max| log.bytes > max && log.last > log.floor)
+    }
+}
+
+/// What was trimmed.
+#[derive(Default)]
+pub(super) struct Trimmed {
+    /// The newest position that each topic lost.
+    pub(super) marks: Vec<(Topic, Position)>,
+    /// Whether the log is within its limits now.
+    pub(super) complete: bool,
+    /// Whether keys were kept that still count.
+    pub(super) kept_keys: bool,
+}
+
+/// Trims, and moves `log` with it. `topic_of` knows every topic that has events.
+pub(super) fn trim(
+    db: &Connection,
+    log: &mut LogState,
+    limits: &Limits,
+    dedupe: &DedupeWindow,
+    topic_of: &dyn Fn(i64) -> Option<Topic>,
+) -> rusqlite::Result<Trimmed> {
+    let mut trimmed = Trimmed::default();
+    if !limits.exceeded_by(log) && limits.oldest_ms.is_none() {
+        trimmed.complete = true;
+        return Ok(trimmed);
+    }
+    let mut marks: HashMap<i64, Position> = HashMap::new();
+    let mut oldest = db.prepare_cached("SELECT seq, topic_id, time, cost, id FROM e WHERE seq > ?1 ORDER BY seq")?;
+    let mut rows = oldest.query([integer(log.floor.0)])?;
+    let mut left = limits.rows_max;
+    loop {
+        if left == 0 {
+            break;
+        }
+        left -= 1;
+        let Some(row) = rows.next()? else {
+            trimmed.complete = true;
+            break;
+        };
+        let time_ms: i64 = row.get(2)?;
+        let too_old = limits.oldest_ms.is_some_and(|oldest_ms| time_ms < integer(oldest_ms));
+        if !too_old && !limits.exceeded_by(log) {
+            trimmed.complete = true;
+            break;
+        }
+        let (seq, topic_id) = (position(row.get(0)?), row.get(1)?);
+        log.floor = seq;
+        log.bytes = log.bytes.saturating_sub(position(row.get(3)?).0);
+        marks.insert(topic_id, seq);
+        if let Some(id) = row.get_ref(4)?.as_str_or_null()?
+            && let Some(topic) = topic_of(topic_id)
+            && dedupe.position(&topic, id) == Some(seq)
+        {
+            db.prepare_cached("INSERT OR REPLACE INTO kept_keys VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                integer(seq.0),
+                topic.as_str(),
+                id,
+                time_ms
+            ])?;
+            trimmed.kept_keys = true;
+        }
+    }
+    drop(rows);
+    if marks.is_empty() {
+        return Ok(trimmed);
+    }
+    db.prepare_cached("DELETE FROM e WHERE seq <= ?1")?.execute([integer(log.floor.0)])?;
+    let mut mark = db.prepare_cached("UPDATE topics SET mark = ?2 WHERE id = ?1")?;
+    for (topic_id, at) in marks {
+        mark.execute([topic_id, integer(at.0)])?;
+        trimmed.marks.extend(topic_of(topic_id).map(|topic| (topic, at)));
+    }
+    Ok(trimmed)
+}

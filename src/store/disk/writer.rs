@@ -1,0 +1,298 @@
+//! The one thread that writes the log: whatever has queued up becomes one transaction, one sync, and then known.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use tokio::sync::oneshot;
+
+use super::chores::Chores;
+use super::fault::store_error;
+use super::queue::{Load, Queue};
+use super::schema::{self, LogState, Opened, integer};
+use super::trim::{self, Limits, Trimmed};
+use super::{Shared, held};
+use crate::cursor::Position;
+use crate::event::{Draft, Event};
+use crate::store::dedupe::DedupeWindow;
+use crate::store::{Appended, Feed, FeedBatch, StoreError};
+use crate::topic::Topic;
+
+/// What waits to be appended, at most.
+const QUEUED_MAX: Load = Load { items: 65_536, bytes: 64 << 20 };
+
+/// What one transaction appends, at most. Bounds how long the first in a group waits for the last.
+const GROUP: Load = Load { items: 4096, bytes: 8 << 20 };
+
+/// Most events that a transaction trims, beside twice what it appends: so the log converges when a limit was lowered.
+const TRIMMED_MIN: u64 = 1024;
+
+/// Most events that `follow` catches up with at once.
+const CATCH_UP_EVENTS: usize = 1024;
+
+/// What the thread is asked to do.
+pub(super) enum Job {
+    Append(Vec<Draft>, Reply),
+    Follow(Position, Arc<dyn Feed>),
+    /// [`Shared::maintain_ms`] has been set.
+    Maintain,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Vec<Appended>, StoreError>>;
+
+pub(super) fn queue() -> Queue<Job> {
+    Queue::new(QUEUED_MAX)
+}
+
+pub(super) struct Writer {
+    pub(super) db: Connection,
+    pub(super) shared: Arc<Shared>,
+    pub(super) chores: Chores,
+    /// As of the last commit.
+    log: LogState,
+    dedupe: DedupeWindow,
+    feed: Option<Arc<dyn Feed>>,
+    topic_id_next: i64,
+}
+
+/// What a transaction has done, to be told once it is durable.
+struct Written {
+    log: LogState,
+    topics: HashMap<Topic, i64>,
+    trimmed: Trimmed,
+}
+
+impl Writer {
+    pub(super) fn new(opened: Opened, shared: Arc<Shared>) -> Self {
+        let topic_id_next = shared.topics().by_id.keys().max().map_or(1, |id| id + 1);
+        let chores = Chores::new(opened.has_kept_keys, opened.forget);
+        let Opened { db, log, dedupe, .. } = opened;
+        Self { db, shared, chores, log, dedupe, feed: None, topic_id_next }
+    }
+
+    /// Works the queue until it is closed, and the chores between.
+    pub(super) fn run(mut self, queue: &Queue<Job>) {
+        let _worker = queue.worker();
+        while let Some(jobs) = queue.take(GROUP, !self.has_chores()) {
+            let mut group = Vec::new();
+            for job in jobs {
+                match job {
+                    Job::Append(drafts, reply) => group.push((drafts, reply)),
+                    other => {
+                        self.append(std::mem::take(&mut group));
+                        match other {
+                            Job::Follow(after, feed) => self.follow(after, feed),
+                            _ => self.maintain(),
+                        }
+                    }
+                }
+            }
+            self.append(group);
+            self.checkpoint_if_due();
+            // A slice, and then the queue has its turn again: neither waits for all of the other.
+            self.do_chores();
+        }
+        self.feed = None;
+        self.checkpoint_at_end();
+    }
+
+    /// Appends a group in one transaction. Whatever cannot be appended fails alone, the disk's failures all together.
+    fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>) {
+        let first = self.log.last.next();
+        let mut fresh = Vec::new();
+        let mut answers = Vec::with_capacity(group.len());
+        for (drafts, reply) in group {
+            answers.push((reply, self.place(drafts, &mut fresh)));
+        }
+        if !fresh.is_empty()
+            && let Err(error) = self.write(fresh)
+        {
+            self.dedupe.undo_from(first);
+            for (_, answer) in &mut answers {
+                // What only repeats durable events is as right as before.
+                if answer.as_ref().is_ok_and(|outcomes| outcomes.iter().any(|outcome| outcome.position >= first)) {
+                    *answer = Err(error.clone());
+                }
+            }
+        }
+        for (reply, answer) in answers {
+            // A publisher that has gone does not hear of it; its events are there.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Gives the drafts of one append their places behind `fresh`, or leaves everything as it was.
+    fn place(&mut self, drafts: Vec<Draft>, fresh: &mut Vec<Arc<Event>>) -> Result<Vec<Appended>, StoreError> {
+        let placed = fresh.len();
+        let mut next = fresh.last().map_or(self.log.last, |event| event.position()).next();
+        let first = next;
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            if let Some(position) = self.dedupe.find(&draft) {
+                outcomes.push(Appended { position, duplicate: true });
+                continue;
+            }
+            if let Err(error) = self.dedupe.insert(&draft, next) {
+                self.dedupe.undo_from(first);
+                fresh.truncate(placed);
+                return Err(error);
+            }
+            outcomes.push(Appended { position: next, duplicate: false });
+            fresh.push(Arc::new(draft.at(self.log.epoch, next)));
+            next = next.next();
+        }
+        Ok(outcomes)
+    }
+
+    /// Writes `fresh`, trims what is too much by it, makes both durable and then known.
+    fn write(&mut self, fresh: Vec<Arc<Event>>) -> Result<(), StoreError> {
+        let written = match self.transact(&fresh) {
+            // What lies in the write-ahead log may be made room of.
+            Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh)?,
+            outcome => outcome?,
+        };
+        self.tell(fresh, written);
+        Ok(())
+    }
+
+    fn transact(&self, fresh: &[Arc<Event>]) -> Result<Written, StoreError> {
+        self.try_transact(fresh).map_err(|error| store_error(&error, &self.shared.directory))
+    }
+
+    /// One transaction. An early return rolls back; nothing outside the database has changed then.
+    fn try_transact(&self, fresh: &[Arc<Event>]) -> rusqlite::Result<Written> {
+        let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let mut log = self.log;
+        let mut topics = HashMap::new();
+        self.insert(&mut log, &mut topics, fresh)?;
+        let limits = self.limits(fresh.len());
+        let names: HashMap<i64, &Topic> = topics.iter().map(|(topic, id)| (*id, topic)).collect();
+        let topic_of = |id| match names.get(&id) {
+            Some(topic) => Some((*topic).clone()),
+            None => self.shared.topics().by_id.get(&id).cloned(),
+        };
+        let trimmed = trim::trim(&self.db, &mut log, &limits, &self.dedupe, &topic_of)?;
+        schema::write_state(&self.db, &log)?;
+        transaction.commit()?;
+        Ok(Written { log, topics, trimmed })
+    }
+
+    fn insert(
+        &self,
+        log: &mut LogState,
+        topics: &mut HashMap<Topic, i64>,
+        fresh: &[Arc<Event>],
+    ) -> rusqlite::Result<()> {
+        let mut insert = self.db.prepare_cached("INSERT INTO e VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        for event in fresh {
+            let known = self.shared.topics().by_name.get(event.topic()).copied();
+            let topic_id = match known.or_else(|| topics.get(event.topic()).copied()) {
+                Some(id) => id,
+                None => {
+                    let id = self.topic_id_next + topics.len() as i64;
+                    self.db
+                        .prepare_cached("INSERT INTO topics VALUES (?1, ?2, 0)")?
+                        .execute(params![id, event.topic().as_str()])?;
+                    topics.insert(event.topic().clone(), id);
+                    id
+                }
+            };
+            insert.execute(params![
+                integer(event.position().0),
+                topic_id,
+                integer(event.time_ms()),
+                integer(event.cost_bytes()),
+                event.is_base64(),
+                event.name(),
+                event.id().map(|id| &**id),
+                event.data(),
+            ])?;
+            log.last = event.position();
+            log.bytes += event.cost_bytes();
+        }
+        Ok(())
+    }
+
+    /// Makes known what has become durable: first to readers, then to the feed; the answers come last.
+    fn tell(&mut self, fresh: Vec<Arc<Event>>, written: Written) {
+        let Written { log, topics, trimmed } = written;
+        let after = self.log.last;
+        let moved = log.floor != self.log.floor;
+        self.log = log;
+        self.topic_id_next += topics.len() as i64;
+        self.chores.after_trim(&trimmed);
+        if !topics.is_empty() {
+            let mut known = self.shared.topics_mut();
+            for (topic, id) in topics {
+                known.insert(topic, id);
+            }
+        }
+        if moved {
+            let mut trims = held(&self.shared.trims);
+            for (topic, position) in &trimmed.marks {
+                trims.marks.set(topic, *position);
+            }
+            trims.floor = log.floor;
+            self.chores.forget.extend(trims.marks.fold());
+            drop(trims);
+            self.shared.trims_moved.notify_all();
+        }
+        let mut bounds = held(&self.shared.bounds);
+        bounds.floor = log.floor;
+        bounds.last = log.last;
+        drop(bounds);
+        if moved || !fresh.is_empty() {
+            self.push(after, fresh);
+        }
+    }
+
+    fn push(&self, after: Position, events: Vec<Arc<Event>>) {
+        if let Some(feed) = &self.feed {
+            feed.push(FeedBatch { epoch: self.log.epoch, after, events, floor: self.log.floor });
+        }
+    }
+
+    fn limits(&self, inserted: usize) -> Limits {
+        let rows_max = TRIMMED_MIN.max(2 * inserted as u64);
+        Limits { retention: self.shared.options.retention, oldest_ms: self.chores.oldest_ms, rows_max }
+    }
+
+    /// One transaction's worth of trimming, where any is due.
+    pub(super) fn trim_slice(&mut self) -> Result<(), StoreError> {
+        if self.trim_is_due() { self.write(Vec::new()) } else { Ok(()) }
+    }
+
+    pub(super) fn trim_is_due(&self) -> bool {
+        self.chores.oldest_ms.is_some() || self.limits(0).exceeded_by(&self.log)
+    }
+
+    fn maintain(&mut self) {
+        let now_ms = self.shared.maintain_ms.swap(0, Ordering::AcqRel);
+        self.dedupe.expire(now_ms);
+        let age_max_ms = |max: std::time::Duration| u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+        let oldest_ms = self.shared.options.retention.age_max.map(|max| now_ms.saturating_sub(age_max_ms(max)));
+        let keys_ms = now_ms.saturating_sub(age_max_ms(self.shared.options.dedupe_window));
+        self.chores.due(oldest_ms, keys_ms);
+    }
+
+    /// Reads from the disk what the feed has missed; from then on it hears of every commit.
+    fn follow(&mut self, after: Position, feed: Arc<dyn Feed>) {
+        self.feed = Some(feed);
+        let mut after = after;
+        while after < self.log.last {
+            match super::rows::range(&self.db, &self.shared, after, CATCH_UP_EVENTS) {
+                Ok(events) => {
+                    let Some(last) = events.last().map(|event| event.position()) else { return };
+                    self.push(after, events);
+                    after = last;
+                }
+                Err(error) => {
+                    // The batch says that something is missing before it; its listener reads it for itself.
+                    tracing::error!(%error, %after, "the feed could not catch up from the disk");
+                    return self.push(self.log.last, Vec::new());
+                }
+            }
+        }
+    }
+}

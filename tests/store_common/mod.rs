@@ -1,0 +1,129 @@
+//! What the tests of the stores share.
+
+#![allow(dead_code, reason = "each test file takes what it needs")]
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use switchback::cursor::Position;
+use switchback::event::{Draft, Event};
+use switchback::store::{Appended, Feed, FeedBatch, Page, ReadRequest, Retention, Store, StoreError, StoreOptions};
+use switchback::topic::PatternSet;
+use switchback::{Data, NewEvent};
+
+/// What a test waits for comes within milliseconds; a test that fails says so after this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A time of day that the tests use as theirs.
+pub(crate) const NOW_MS: u64 = 1_763_750_000_000;
+
+pub(crate) fn new(topic: &str, data: &str) -> NewEvent {
+    NewEvent::new(topic.parse().unwrap(), Data::text(data))
+}
+
+pub(crate) fn draft(topic: &str) -> Draft {
+    new(topic, "x").draft(NOW_MS)
+}
+
+pub(crate) fn keyed(topic: &str, id: &str) -> Draft {
+    new(topic, "x").with_id(id).unwrap().draft(NOW_MS)
+}
+
+pub(crate) fn patterns(texts: &[&str]) -> PatternSet {
+    PatternSet::new(texts.iter().map(|text| text.parse().unwrap())).unwrap()
+}
+
+pub(crate) fn request(texts: &[&str], after: u64) -> ReadRequest {
+    ReadRequest {
+        patterns: patterns(texts),
+        after: Position(after),
+        events_max: usize::MAX,
+        bytes_max: usize::MAX,
+        rows_max: u64::MAX,
+    }
+}
+
+pub(crate) fn retention(events_max: u64) -> StoreOptions {
+    let retention = Retention { events_max: Some(events_max), ..Retention::default() };
+    StoreOptions { retention, ..StoreOptions::default() }
+}
+
+/// Appends an event on each topic and gives their positions.
+pub(crate) async fn publish(store: &impl Store, topics: &[&str]) -> Vec<u64> {
+    let drafts = topics.iter().map(|topic| draft(topic)).collect();
+    positions(&store.append(drafts).await.unwrap())
+}
+
+pub(crate) fn positions(appended: &[Appended]) -> Vec<u64> {
+    appended.iter().map(|appended| appended.position.0).collect()
+}
+
+pub(crate) fn events_of(page: &Page) -> Vec<u64> {
+    page.events.iter().map(|event| event.position().0).collect()
+}
+
+/// Everything that matches after a position.
+pub(crate) async fn read(store: &impl Store, texts: &[&str], after: u64) -> Page {
+    store.read(request(texts, after)).await.unwrap()
+}
+
+pub(crate) fn is_busy<T>(outcome: &Result<T, StoreError>) -> bool {
+    matches!(outcome, Err(StoreError::Busy(_)))
+}
+
+/// Waits until `done`. Asks again and again, so that a store need not tell when it has tidied up.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A feed that keeps what it hears.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    batches: Mutex<Vec<FeedBatch>>,
+    heard: Condvar,
+}
+
+impl Feed for Recorder {
+    fn push(&self, batch: FeedBatch) {
+        self.batches.lock().unwrap().push(batch);
+        self.heard.notify_all();
+    }
+}
+
+impl Recorder {
+    /// Follows `store` from `after`.
+    pub(crate) fn following(store: &impl Store, after: u64) -> Arc<Self> {
+        let recorder = Arc::new(Self::default());
+        store.follow(Position(after), recorder.clone());
+        recorder
+    }
+
+    pub(crate) fn batches(&self) -> Vec<FeedBatch> {
+        self.batches.lock().unwrap().clone()
+    }
+
+    /// The events so far; the batches must follow upon each other.
+    pub(crate) fn events(&self) -> Vec<Arc<Event>> {
+        let mut end = None;
+        let mut events = Vec::new();
+        for batch in self.batches() {
+            assert!(end.is_none_or(|end| end == batch.after), "a batch was missed before {batch:?}");
+            end = Some(batch.end());
+            events.extend(batch.events);
+        }
+        assert!(events.is_sorted_by_key(|event| event.position()));
+        events
+    }
+
+    /// Waits for the event at `position`.
+    pub(crate) fn wait_for(&self, position: u64) {
+        let batches = self.batches.lock().unwrap();
+        let heard = |batches: &Vec<FeedBatch>| batches.iter().any(|batch| batch.end() >= Position(position));
+        let batches = self.heard.wait_timeout_while(batches, PATIENCE, |batches| !heard(batches)).unwrap().0;
+        assert!(heard(&batches), "the feed never heard of {position}");
+    }
+}

@@ -1,0 +1,621 @@
+//! The contract of `switchback::store::Store`, one suite, run over every engine.
+//!
+//! An engine joins with a line at the end. What concerns files, restarts and faults is in `store_disk.rs`.
+
+mod store_common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use store_common::*;
+use switchback::cursor::{Cursor, Position};
+use switchback::store::{
+    ClientRecord, DiskStore, MemoryStore, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
+};
+use switchback::topic::PatternSet;
+use switchback::{Data, NewEvent};
+use uuid::Uuid;
+
+/// A store to test, and what has to outlive it.
+trait Engine {
+    type Store: Store;
+    type Home;
+    /// How many random histories are tried.
+    const CASES: u32;
+    fn open(options: StoreOptions) -> (Self::Store, Self::Home);
+}
+
+struct Memory;
+
+impl Engine for Memory {
+    type Store = MemoryStore;
+    type Home = ();
+    const CASES: u32 = 256;
+    fn open(options: StoreOptions) -> (MemoryStore, ()) {
+        (MemoryStore::new(options), ())
+    }
+}
+
+struct Disk;
+
+impl Engine for Disk {
+    type Store = DiskStore;
+    type Home = tempfile::TempDir;
+    const CASES: u32 = 32;
+    fn open(options: StoreOptions) -> (DiskStore, tempfile::TempDir) {
+        let home = tempfile::tempdir().unwrap();
+        (DiskStore::open(home.path(), options).unwrap(), home)
+    }
+}
+
+fn open<E: Engine>() -> (E::Store, E::Home) {
+    E::open(StoreOptions::default())
+}
+
+async fn positions_are_consecutive_and_batches_stay_together<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let bounds = store.bounds();
+    assert_eq!((bounds.began, bounds.floor, bounds.last), (Position::ZERO, Position::ZERO, Position::ZERO));
+    // All asked for before any is answered: what a group commit sees.
+    let asked: Vec<_> = (1..=40).map(|n| store.append(vec![draft("a"); n % 5])).collect();
+    let mut next = 1;
+    for (n, answer) in (1..).zip(asked) {
+        let positions = positions(&answer.await.unwrap());
+        assert_eq!(positions, (next..next + n % 5).collect::<Vec<_>>());
+        next += n % 5;
+    }
+    assert_eq!(store.bounds().last, Position(next - 1));
+    let page = read(&store, &[">"], 0).await;
+    assert_eq!(events_of(&page), (1..next).collect::<Vec<_>>());
+    assert_eq!((page.through, page.trimmed), (Position(next - 1), None));
+}
+
+async fn an_event_is_read_as_it_was_fed<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let recorder = Recorder::following(&store, 0);
+    let topic = || "a.<ü>b.\u{1f600}".replace('>', "]").parse().unwrap();
+    let new = |data| NewEvent::new(topic(), data);
+    let long = "x".repeat(70_000);
+    let drafts = vec![
+        new(Data::json(r#"{"b":1e400,"a":"\u0000</script>","b":[]}"#).unwrap()).named("changed").unwrap().draft(0),
+        new(Data::binary(&[0, 255, 10, 13])).with_id("k\u{2028}").unwrap().draft(NOW_MS),
+        new(Data::text(&long)).draft(1),
+        new(Data::text("")).named("message").unwrap().with_id("").unwrap().draft(u64::from(u32::MAX)),
+    ];
+    store.append(drafts).await.unwrap();
+    let page = read(&store, &[">"], 0).await;
+    assert_eq!(page.events, recorder.events());
+    assert_eq!(page.events.len(), 4);
+    for event in &page.events {
+        assert_eq!(event.cursor(), Cursor::new(store.bounds().epoch, event.position()));
+    }
+    assert_eq!(page.events[0].name(), Some("changed"));
+    assert_eq!(page.events[0].data(), r#"{"b":1e400,"a":"\u0000\u003c/script>","b":[]}"#);
+    assert_eq!((page.events[0].time_ms(), page.events[1].time_ms()), (0, NOW_MS));
+    assert!(page.events[1].is_base64() && !page.events[0].is_base64());
+    assert_eq!(page.events[1].id().map(|id| &**id), Some("k\u{2028}"));
+    assert_eq!((page.events[3].name(), page.events[3].id()), (None, None));
+}
+
+async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let outcome = |appended: &[switchback::store::Appended]| {
+        appended.iter().map(|appended| (appended.position.0, appended.duplicate)).collect::<Vec<_>>()
+    };
+    // In one batch; the key is topic and id together.
+    let batch = vec![keyed("a", "1"), keyed("a", "1"), keyed("b", "1"), draft("a"), draft("a")];
+    let appended = store.append(batch).await.unwrap();
+    assert_eq!(outcome(&appended), [(1, false), (1, true), (2, false), (3, false), (4, false)]);
+    // Across appends, whatever the payload.
+    let other = new("a", "another").named("n").unwrap().with_id("1").unwrap().draft(NOW_MS + 5);
+    assert_eq!(outcome(&store.append(vec![other]).await.unwrap()), [(1, true)]);
+    // In appends that are committed together.
+    let asked: Vec<_> = (0..20).map(|_| store.append(vec![keyed("c", "1"), keyed("c", "2")])).collect();
+    for (n, answer) in asked.into_iter().enumerate() {
+        assert_eq!(outcome(&answer.await.unwrap()), [(5, n > 0), (6, n > 0)]);
+    }
+    assert_eq!(store.bounds().last, Position(6));
+}
+
+async fn a_key_counts_for_the_window<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { dedupe_window: Duration::from_secs(10), ..StoreOptions::default() });
+    store.append(vec![keyed("a", "1")]).await.unwrap();
+    store.maintain(NOW_MS + 10_000);
+    assert!(store.append(vec![keyed("a", "1")]).await.unwrap()[0].duplicate);
+    store.maintain(NOW_MS + 10_001);
+    let again = new("a", "x").with_id("1").unwrap().draft(NOW_MS + 10_001);
+    assert_eq!(positions(&store.append(vec![again.clone()]).await.unwrap()), [2]);
+    store.maintain(NOW_MS + 15_000);
+    let appended = store.append(vec![again]).await.unwrap();
+    assert_eq!((appended[0].position, appended[0].duplicate), (Position(2), true));
+}
+
+async fn without_a_window_nothing_is_a_repeat<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { dedupe_window: Duration::ZERO, ..StoreOptions::default() });
+    let appended = store.append(vec![keyed("a", "1"), keyed("a", "1")]).await.unwrap();
+    assert!(appended.iter().all(|appended| !appended.duplicate));
+}
+
+async fn an_append_that_fails_stores_nothing_and_fails_alone<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { dedupe_keys_max: 3, ..StoreOptions::default() });
+    let recorder = Recorder::following(&store, 0);
+    let fits = store.append(vec![keyed("a", "1"), draft("a")]);
+    let too_many = store.append(vec![draft("b"), keyed("b", "2"), keyed("b", "3"), keyed("b", "4")]);
+    let without_key = store.append(vec![draft("c")]);
+    let fits_too = store.append(vec![keyed("d", "2"), keyed("d", "3"), keyed("a", "1")]);
+    let repeat = store.append(vec![keyed("d", "3")]);
+    let too_many_again = store.append(vec![keyed("e", "1")]);
+    assert_eq!(positions(&fits.await.unwrap()), [1, 2]);
+    assert!(is_busy(&too_many.await));
+    assert_eq!(positions(&without_key.await.unwrap()), [3]);
+    assert_eq!(positions(&fits_too.await.unwrap()), [4, 5, 1]);
+    assert_eq!(positions(&repeat.await.unwrap()), [5]);
+    assert!(is_busy(&too_many_again.await));
+    let topics: Vec<_> = recorder.events().iter().map(|event| event.topic().to_string()).collect();
+    assert_eq!(topics, ["a", "a", "c", "d", "d"]);
+    assert_eq!(read(&store, &[">"], 0).await.events, recorder.events());
+}
+
+async fn whoever_is_answered_finds_the_event_fed_and_readable<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let recorder = Recorder::following(&store, 0);
+    for _ in 0..50 {
+        let asked: Vec<_> = (0..4).map(|_| store.append(vec![draft("a")])).collect();
+        for answer in asked {
+            let position = answer.await.unwrap()[0].position;
+            assert!(recorder.events().last().is_some_and(|event| event.position() >= position));
+            assert!(store.bounds().last >= position);
+            let page = store.read(request(&["a"], position.before().0)).await.unwrap();
+            assert_eq!(page.events[0].position(), position);
+        }
+    }
+    assert_eq!(recorder.events().len(), 200);
+}
+
+async fn the_feed_begins_where_it_is_asked_to<E: Engine>() {
+    let (store, _home) = E::open(retention(3000));
+    store.append(vec![draft("a"); 3000]).await.unwrap();
+    store.append(vec![draft("b"); 1000]).await.unwrap();
+    for (after, first) in [(0, 1001), (500, 1001), (1500, 1501), (3999, 4000), (4000, 4001)] {
+        let recorder = Recorder::following(&store, after);
+        let last = publish(&store, &["c"]).await[0];
+        recorder.wait_for(last);
+        let batches = recorder.batches();
+        assert_eq!(batches[0].after.0, after.min(last - 1));
+        assert!(batches.iter().all(|batch| batch.epoch == store.bounds().epoch));
+        let fed: Vec<u64> = recorder.events().iter().map(|event| event.position().0).collect();
+        // What the appends above have trimmed meanwhile is not there any more.
+        let first = first.max(last - 3000);
+        assert_eq!(fed, (first..=last).collect::<Vec<_>>(), "after {after}");
+    }
+}
+
+async fn retention_by_count_holds_when_answered<E: Engine>() {
+    let (store, _home) = E::open(retention(10));
+    let recorder = Recorder::following(&store, 0);
+    for batch in [1, 9, 1, 10, 25, 1] {
+        store.append(vec![draft("a"); batch]).await.unwrap();
+        let bounds = store.bounds();
+        assert_eq!(bounds.floor.0, bounds.last.0.saturating_sub(10));
+        assert_eq!(recorder.batches().last().unwrap().floor, bounds.floor);
+        let page = read(&store, &["a"], 0).await;
+        assert_eq!(events_of(&page), (bounds.floor.0 + 1..=bounds.last.0).collect::<Vec<_>>());
+    }
+}
+
+async fn retention_by_bytes_holds_when_answered<E: Engine>() {
+    let bytes_max = 10_000;
+    let retention = Retention { bytes_max: Some(bytes_max), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    let mut costs = Vec::new();
+    for length in [10, 500, 3000, 0, 9000, 20_000, 1, 4000, 4000, 4000] {
+        let draft = new("a.b", &"x".repeat(length)).draft(NOW_MS);
+        costs.push(draft.cost_bytes());
+        store.append(vec![draft]).await.unwrap();
+        // As many of the newest as fit.
+        let mut bytes = 0;
+        let kept = costs.iter().rev().take_while(|cost| {
+            bytes += **cost;
+            bytes <= bytes_max
+        });
+        assert_eq!(store.bounds().floor.0, (costs.len() - kept.count()) as u64);
+    }
+}
+
+async fn retention_by_age_goes_from_the_oldest<E: Engine>() {
+    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    let recorder = Recorder::following(&store, 0);
+    let at = |time_ms| new("a", "x").draft(time_ms);
+    // The clock stepped back: what is older lies behind what is younger, and waits for it.
+    store.append([1000, 1500, 3000, 1600, 4000].map(at).to_vec()).await.unwrap();
+    for (now_ms, floor) in [(2000, 0), (2001, 1), (2600, 2), (3500, 2), (4001, 4), (5000, 4), (5001, 5)] {
+        store.maintain(now_ms);
+        until(&format!("floor {floor} at {now_ms}"), || store.bounds().floor == Position(floor)).await;
+    }
+    until("told to the feed", || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5))).await;
+    assert_eq!(recorder.events().len(), 5);
+}
+
+async fn positions_are_never_used_again<E: Engine>() {
+    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    publish(&store, &["a", "a", "b"]).await;
+    store.maintain(NOW_MS + 60_000);
+    until("an empty log", || store.bounds().floor == Position(3)).await;
+    let page = read(&store, &[">"], 0).await;
+    assert_eq!((page.events.len(), page.through), (0, Position(3)));
+    assert_eq!(page.trimmed.unwrap().to, Position(3));
+    assert_eq!(publish(&store, &["a"]).await, [4]);
+}
+
+async fn a_cursor_ahead_of_the_log_reads_nothing<E: Engine>() {
+    let (store, _home) = E::open(retention(2));
+    publish(&store, &["a", "a", "a"]).await;
+    for after in [3, 4, u64::MAX / 2, u64::MAX] {
+        let page = read(&store, &[">", "a"], after).await;
+        assert_eq!(page, Page { through: Position(after), ..Page::default() });
+    }
+}
+
+async fn the_newest_matching_events_are_found<E: Engine>() {
+    let (store, _home) = E::open(retention(20_000));
+    let before_last = async |store: &E::Store, texts: &[&str], count| {
+        store.before_last(patterns(texts), count).await.unwrap().map(|position| position.0)
+    };
+    assert_eq!(before_last(&store, &[">"], 1).await, None);
+    // Many topics, so that wildcards have to scan; a rare one far from the end, and one that is trimmed.
+    publish(&store, &["gone.x"]).await;
+    let topics: Vec<String> = (0..20_000).map(|n| format!("many.{}.y", n % 2000)).collect();
+    for (chunk, topics) in topics.chunks(1000).enumerate() {
+        let mut topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        if chunk == 2 {
+            topics[500] = "rare.0.x";
+            topics[700] = "rare.1.x";
+        }
+        publish(&store, &topics).await;
+    }
+    let (rare, last) = (2502, 20_001);
+    for (texts, count, expected) in [
+        (&["rare.0.x"][..], 1, Some(rare - 1)),
+        (&["rare.*.x"], 1, Some(rare + 200 - 1)),
+        (&["*.*.x"], 1, Some(rare + 200 - 1)),
+        (&["*.*.x"], 2, Some(rare - 1)),
+        (&["*.*.x"], 1000, Some(rare - 1)),
+        (&["*.x"], 5, None),
+        (&[">"], 1, Some(last - 1)),
+        (&[">"], 1000, Some(last - 1000)),
+        (&["*.*.y"], 3, Some(last - 3)),
+        (&["many.1999.y", "many.1998.y"], 3, Some(last - 2001)),
+        (&["nothing", "gone.x"], 3, None),
+        (&["many.>", "many.7.y"], 2, Some(last - 2)),
+    ] {
+        assert_eq!(before_last(&store, texts, count).await, expected, "{texts:?} {count}");
+    }
+}
+
+async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
+    let (store, _home) = open::<E>();
+    // So many topics that `*.x.*` is looked for row by row.
+    let topics: Vec<String> =
+        (0..3000).map(|n| if n % 10 == 0 { format!("a.x.{n}") } else { format!("a.y.{n}") }).collect();
+    for topics in topics.chunks(1000) {
+        publish(&store, &topics.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let expected: Vec<u64> = (0..3000).filter(|n| n % 10 == 0).map(|n| n + 1).collect();
+    for (texts, events_max, bytes_max, rows_max) in [
+        (&["*.x.*"][..], 7, usize::MAX, u64::MAX),
+        (&["*.x.*"], usize::MAX, 1000, u64::MAX),
+        (&["*.x.*"], usize::MAX, usize::MAX, 64),
+        (&["*.x.*"], 3, 500, 97),
+        (&["*.x.*"], 1, 1, 1),
+        (&[">"], 1000, usize::MAX, 10),
+    ] {
+        let (mut after, mut found) = (Position::ZERO, Vec::new());
+        while after < Position(3000) {
+            let page = store.read(ReadRequest { after, events_max, bytes_max, rows_max, ..request(texts, 0) }).await;
+            let page = page.unwrap();
+            assert!(page.through > after, "no progress at {after}");
+            assert!(page.events.len() <= events_max && page.rows <= rows_max);
+            let bytes = page.events.iter().map(|event| event.json_max_bytes());
+            assert!(bytes.clone().sum::<usize>() - page.events.last().map_or(0, |e| e.json_max_bytes()) < bytes_max);
+            assert!(page.events.last().is_none_or(|event| event.position() <= page.through));
+            after = page.through;
+            found.extend(events_of(&page));
+        }
+        assert_eq!(after, Position(3000));
+        if texts == [">"] {
+            assert_eq!(found, (1..=3000).collect::<Vec<_>>());
+        } else {
+            assert_eq!(found, expected, "{events_max} {bytes_max} {rows_max}");
+        }
+    }
+}
+
+async fn a_sparse_read_costs_what_it_returns<E: Engine>() {
+    let (store, _home) = open::<E>();
+    for chunk in 0..100 {
+        let mut topics = vec!["busy.x"; 1000];
+        if chunk % 25 == 24 {
+            topics[500] = "rare.one";
+        }
+        publish(&store, &topics).await;
+    }
+    for texts in [&["rare.one"][..], &["rare.*"], &["rare.one", "nothing", "nothing.*"]] {
+        let page = read(&store, texts, 0).await;
+        assert_eq!(events_of(&page), [24_501, 49_501, 74_501, 99_501]);
+        assert_eq!(page.through, Position(100_000));
+        assert!(page.rows <= 8, "{} rows looked at for 4 events of {texts:?}", page.rows);
+        // Even where a row budget would not let a scan get there.
+        let page = store.read(ReadRequest { rows_max: 100, events_max: 1, ..request(texts, 50_000) }).await.unwrap();
+        assert_eq!((events_of(&page), page.through), (vec![74_501], Position(74_501)));
+    }
+    // Reading a busy topic stops at the limit, not a chunk later.
+    let page = store.read(ReadRequest { events_max: 10, ..request(&["busy.x", "rare.one"], 0) }).await.unwrap();
+    assert!(page.events.len() == 10 && page.rows <= 30, "{} rows for 10 events", page.rows);
+}
+
+/// A history of a log, and how it must look afterwards.
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(Vec<&'static str>),
+    Age(u64),
+    Read { patterns: Vec<&'static str>, after: u64, events_max: usize, rows_max: u64 },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let topic = prop::sample::select(vec!["a.1", "a.2", "a.1.x", "b", "b.1", "c.1.x"]);
+    let pattern =
+        prop::sample::select(vec!["a.1", "a.*", "a.>", "b", "b.*", "*.1.x", "*.*", ">", "c.>", "z", "z.*", "*"]);
+    prop_oneof![
+        3 => prop::collection::vec(topic, 1..6).prop_map(Step::Publish),
+        1 => (0_u64..25).prop_map(Step::Age),
+        4 => (prop::collection::vec(pattern, 1..4), 0_u64..70, 1_usize..8, 1_u64..40)
+            .prop_map(|(patterns, after, events_max, rows_max)| Step::Read { patterns, after, events_max, rows_max }),
+    ]
+}
+
+/// The log as a list: what every engine has to agree with.
+#[derive(Default)]
+struct Naive {
+    events: Vec<(&'static str, u64)>,
+    floor: usize,
+}
+
+impl Naive {
+    fn matching(&self, wanted: &PatternSet, after: usize) -> Vec<u64> {
+        let from = after.max(self.floor).min(self.events.len());
+        let positions = (from + 1..).zip(&self.events[from..]);
+        positions.filter(|(_, (topic, _))| wanted.matches(topic)).map(|(position, _)| position as u64).collect()
+    }
+
+    fn check(&self, page: &Page, request: &ReadRequest) {
+        let after = request.after.0 as usize;
+        let lost: Vec<_> = request
+            .patterns
+            .iter()
+            .filter(|pattern| (after..self.floor).any(|at| pattern.matches(self.events[at].0)))
+            .cloned()
+            .collect();
+        let trimmed = page.trimmed.clone();
+        assert_eq!(trimmed.as_ref().map_or(&[][..], |trimmed| &trimmed.patterns), lost, "{request:?}");
+        assert!(trimmed.is_none_or(|trimmed| trimmed.to == Position(self.floor as u64)));
+        let mut expected = self.matching(&request.patterns, after);
+        let complete = page.through.0 >= self.events.len() as u64;
+        expected.retain(|position| *position <= page.through.0);
+        assert_eq!(events_of(page), expected, "{request:?}");
+        assert!(complete || page.events.len() == request.events_max || page.rows == request.rows_max, "{page:?}");
+        assert!(page.through.0 as usize >= after.max(self.floor));
+    }
+}
+
+async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
+    let retention =
+        Retention { events_max: Some(24), age_max: Some(Duration::from_millis(20)), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    let (mut naive, mut time_ms) = (Naive::default(), 1000);
+    for step in steps {
+        match step {
+            Step::Publish(topics) => {
+                time_ms += 1;
+                store.append(topics.iter().map(|topic| new(topic, "x").draft(time_ms)).collect()).await.unwrap();
+                naive.events.extend(topics.into_iter().map(|topic| (topic, time_ms)));
+                naive.floor = naive.floor.max(naive.events.len().saturating_sub(24));
+            }
+            Step::Age(ms) => {
+                time_ms += ms;
+                store.maintain(time_ms);
+                while naive.events.get(naive.floor).is_some_and(|(_, time)| *time < time_ms - 20) {
+                    naive.floor += 1;
+                }
+                let floor = Position(naive.floor as u64);
+                until("trimmed by age", || store.bounds().floor == floor).await;
+            }
+            Step::Read { patterns: texts, after, events_max, rows_max } => {
+                let after = after.min(naive.events.len() as u64);
+                let request = ReadRequest { events_max, rows_max, ..request(&texts, after) };
+                naive.check(&store.read(request.clone()).await.unwrap(), &request);
+                let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).last();
+                let found = store.before_last(request.patterns, events_max).await.unwrap();
+                assert_eq!(found, newest.map(|position| Position(position - 1)), "{texts:?}");
+            }
+        }
+    }
+}
+
+fn agrees_with_a_naive_log_whatever_happens<E: Engine>() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = ProptestConfig { cases: E::CASES, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in prop::collection::vec(any_step(), 1..40))| {
+        runtime.block_on(agrees_with_a_naive_log::<E>(steps));
+    });
+}
+
+/// Readers race with the trimming: whatever they get is whole, or says what is not.
+async fn a_trim_during_a_read_is_a_gap_and_never_silence<E: Engine>() {
+    const TOPICS: u64 = 7;
+    let (store, home) = E::open(retention(40));
+    let store = Arc::new(store);
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [["t.3", "u"], ["*.x", "t.*"], ["t.1", "t.6"]]
+        .into_iter()
+        .map(|texts| {
+            let (store, stop) = (store.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let wanted = patterns(&texts);
+                let is_wanted = |position: &u64| wanted.matches(&format!("t.{}", position % TOPICS));
+                let mut gaps = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let after = store.bounds().last.0.saturating_sub(30 + gaps % 30);
+                    let page = block_on(store.read(request(&texts, after))).unwrap();
+                    let from = page.trimmed.as_ref().map_or(after, |trimmed| trimmed.to.0.max(after));
+                    if page.trimmed.is_some() {
+                        gaps += 1;
+                        assert!((after + 1..=from).any(|position| is_wanted(&position)), "a gap for nothing");
+                    }
+                    let expected: Vec<u64> = (from + 1..=page.through.0).filter(is_wanted).collect();
+                    assert_eq!(events_of(&page), expected, "after {after}: {page:?}");
+                }
+            })
+        })
+        .collect();
+    let mut next = 1;
+    for round in 0..400 {
+        let drafts = (next..next + 1 + round % 30).map(|position| draft(&format!("t.{}", position % TOPICS)));
+        next += store.append(drafts.collect()).await.unwrap().len() as u64;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    drop((store, home));
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn client(n: u64, store: &impl Store) -> ClientRecord {
+    ClientRecord {
+        client: Uuid::from_u128(u128::from(n)),
+        patterns: patterns(&["a.*", &format!("b.{n}")]),
+        cursor: Cursor::new(store.bounds().epoch, Position(n)),
+        seen_ms: NOW_MS + n,
+    }
+}
+
+async fn clients_are_remembered<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let mut first = client(1, &store);
+    assert_eq!(store.load_client(first.client).await.unwrap(), None);
+    store.save_clients(vec![first.clone(), client(2, &store)]).await.unwrap();
+    assert_eq!(store.load_client(first.client).await.unwrap().as_ref(), Some(&first));
+    // The last one counts, and a client may have asked for nothing yet.
+    first.patterns = PatternSet::default();
+    first.cursor.position = Position(u64::from(u32::MAX) * 7);
+    store.save_clients(vec![client(1, &store), first.clone()]).await.unwrap();
+    assert_eq!(store.load_client(first.client).await.unwrap(), Some(first));
+    assert_eq!(store.load_client(Uuid::from_u128(2)).await.unwrap(), Some(client(2, &store)));
+}
+
+async fn clients_that_are_long_away_are_forgotten<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { client_idle_max: Duration::from_secs(1), ..StoreOptions::default() });
+    store.save_clients((1..=10).map(|n| client(n, &store)).collect()).await.unwrap();
+    store.maintain(NOW_MS + 1005);
+    let mut known = Vec::new();
+    for n in 1..=10 {
+        known.extend(store.load_client(Uuid::from_u128(n)).await.unwrap().map(|_| n));
+    }
+    assert_eq!(known, [5, 6, 7, 8, 9, 10]);
+}
+
+async fn the_clients_table_is_bounded<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
+    // Not in the order in which they were seen.
+    for n in [3, 1, 14, 2, 5, 4, 6, 13, 7, 8, 9, 11, 10, 12] {
+        store.save_clients(vec![client(n, &store)]).await.unwrap();
+    }
+    store.save_clients(vec![client(14, &store), client(5, &store)]).await.unwrap();
+    let mut known = Vec::new();
+    for n in 1..=14 {
+        known.extend(store.load_client(Uuid::from_u128(n)).await.unwrap().map(|_| n));
+    }
+    assert_eq!(known, (5..=14).collect::<Vec<_>>());
+}
+
+async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let recorder = Recorder::following(&store, 0);
+    let asked: Vec<_> = (0..100).map(|_| store.append(vec![draft("a")])).collect();
+    store.close().await;
+    for answer in asked {
+        assert!(answer.await.is_ok());
+    }
+    assert_eq!(recorder.events().len(), 100);
+    assert!(matches!(store.append(vec![draft("a")]).await, Err(StoreError::Unavailable(_))));
+    store.maintain(NOW_MS);
+    store.close().await;
+    assert_eq!(store.bounds().last, Position(100));
+}
+
+async fn every_topic_has_its_own_gap<E: Engine>() {
+    let (store, _home) = E::open(retention(4));
+    publish(&store, &["a.1", "b", "a.2", "c", "d", "a.1"]).await;
+    let mut told = BTreeMap::new();
+    for text in ["a.1", "a.2", "b", "c", "d", "a.*", "*", ">", "e"] {
+        for after in 0..=3 {
+            let page = read(&store, &[text], after).await;
+            told.entry(text).or_insert_with(Vec::new).push(page.trimmed.is_some());
+        }
+    }
+    let lost_until = |position| (0..=3).map(|after| after < position).collect::<Vec<_>>();
+    let expected = [("a.1", 1), ("a.2", 0), ("b", 2), ("c", 0), ("d", 0), ("a.*", 1), ("*", 2), (">", 2), ("e", 0)];
+    assert_eq!(told, expected.map(|(text, position)| (text, lost_until(position))).into());
+}
+
+macro_rules! contract {
+    ($module:ident $engine:ident: $($test:ident),+ $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test::<super::$engine>().await;
+                }
+            )+
+
+            #[test]
+            fn agrees_with_a_naive_log_whatever_happens() {
+                super::agrees_with_a_naive_log_whatever_happens::<super::$engine>();
+            }
+        }
+    };
+    ($($module:ident: $engine:ident),+) => { $( contract! { $module $engine:
+        positions_are_consecutive_and_batches_stay_together,
+        an_event_is_read_as_it_was_fed,
+        a_repeat_is_answered_with_the_first_ones_position,
+        a_key_counts_for_the_window,
+        without_a_window_nothing_is_a_repeat,
+        an_append_that_fails_stores_nothing_and_fails_alone,
+        whoever_is_answered_finds_the_event_fed_and_readable,
+        the_feed_begins_where_it_is_asked_to,
+        retention_by_count_holds_when_answered,
+        retention_by_bytes_holds_when_answered,
+        retention_by_age_goes_from_the_oldest,
+        positions_are_never_used_again,
+        a_cursor_ahead_of_the_log_reads_nothing,
+        the_newest_matching_events_are_found,
+        reads_keep_to_their_bounds_and_go_on,
+        a_sparse_read_costs_what_it_returns,
+        every_topic_has_its_own_gap,
+        a_trim_during_a_read_is_a_gap_and_never_silence,
+        clients_are_remembered,
+        clients_that_are_long_away_are_forgotten,
+        the_clients_table_is_bounded,
+        a_closed_store_takes_nothing_and_has_lost_nothing,
+    } )+ };
+}
+
+contract!(memory: Memory, disk: Disk);
