@@ -429,7 +429,7 @@ fn with_file(mut command: clap::Command, path: &std::path::Path) -> Result<clap:
         let Some(values) = texts(&value) else {
             return Err(wrong(&mut command, format!("{key} is a text, a number, true or false, or a list of texts")));
         };
-        let set = |argument: clap::Arg| argument.default_values(values.iter().map(clap::builder::OsStr::from).collect::<Vec<_>>());
+        let set = |argument: clap::Arg| argument.default_values(values.clone());
         command = command.mut_arg(id.as_str(), &set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), &set));
     }
     Ok(command)

@@ -1,6 +1,8 @@
 //! Switchback.
 
 mod clients;
+pub mod command;
+pub mod config;
 pub mod cursor;
 pub mod delivery;
 pub mod event;
@@ -9,6 +11,7 @@ mod hub;
 pub mod json;
 mod lane;
 mod segment;
+pub mod server;
 pub mod store;
 pub mod tail;
 pub mod topic;

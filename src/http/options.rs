@@ -29,6 +29,8 @@ pub struct HttpOptions {
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Whether requests that came through a proxy, or to a name other than loopback's, are served without a key.
     pub allow_anonymous: bool,
+    /// Where the pages are served from instead of those built in.
+    pub static_dir: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
     pub loopback_only: bool,
 }
@@ -47,6 +49,7 @@ impl Default for HttpOptions {
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
             allow_anonymous: false,
+            static_dir: None,
             loopback_only: false,
         }
     }

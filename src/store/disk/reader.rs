@@ -106,7 +106,7 @@ impl Reader {
         let events = &mut page.events;
         let mut visit = |at: Position, topic: &_| {
             let event = fetch.event(at, topic)?;
-            bytes += event.json_max_bytes();
+            bytes += event.json_bytes();
             events.push(event);
             let full = events.len() >= request.events_max || bytes >= request.bytes_max;
             Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

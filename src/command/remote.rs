@@ -1,0 +1,107 @@
+//! Speaking to a server from the command line.
+
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::config::RemoteArgs;
+
+/// How long a server may take to begin its answer, besides what it was asked to wait.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest answer that is read whole, in bytes.
+pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Everything that is not plain in a query (RFC 3986 §2.3).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It could not be reached.
+    #[error("cannot reach {server}: {reason}; is it running, and is --server right?")]
+    Unreachable {
+        /// Which server.
+        server: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// It refused; the text is the server's.
+    #[error("the server refused ({status}): {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The server's own words.
+        message: String,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// It ended the subscription and does not want it back as it was.
+    #[error("the server ended the subscription: {0}")]
+    Ended(String),
+    /// What came is not what a server of this kind sends.
+    #[error("the answer is not understood: {0}")]
+    Strange(String),
+    /// Standard input or output failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl RemoteError {
+    /// Whether trying again can help.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken(_) => true,
+            Self::Refused { status, .. } => matches!(status, 408 | 429 | 502..=504),
+            Self::Ended(_) | Self::Strange(_) | Self::Io(_) => false,
+        }
+    }
+}
+
+/// A server, and how to show who one is.
+pub(super) struct Remote {
+    pub(super) client: awc::Client,
+    server: String,
+    token: Option<String>,
+}
+
+impl Remote {
+    pub(super) fn new(arguments: RemoteArgs) -> Self {
+        // The client asks for the process's provider even where the server speaks plain HTTP. That one is there
+        // already is no error.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = awc::Client::builder().timeout(ANSWER_TIMEOUT).finish();
+        let server = arguments.server.trim_end_matches('/').to_owned();
+        Self { client, server, token: arguments.token }
+    }
+
+    /// The URL of a path with parameters.
+    pub(super) fn url(&self, path: &str, parameters: &[(&str, &str)]) -> String {
+        let mut url = format!("{}{path}", self.server);
+        for (index, (name, value)) in parameters.iter().enumerate() {
+            url.push(if index == 0 { '?' } else { '&' });
+            url.push_str(name);
+            url.push('=');
+            url.extend(utf8_percent_encode(value, QUERY));
+        }
+        url
+    }
+
+    /// The `Authorization` header, where there is a token.
+    pub(super) fn authorization(&self) -> Option<(&'static str, String)> {
+        self.token.as_ref().map(|token| ("Authorization", format!("Bearer {token}")))
+    }
+
+    pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> RemoteError {
+        RemoteError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What the server says in an answer that is not a success.
+pub(super) fn refused(status: u16, body: &[u8]) -> RemoteError {
+    let object: Option<Value> = serde_json::from_slice(body).ok();
+    let message = object.as_ref().and_then(|object| object["error"]["message"].as_str());
+    RemoteError::Refused { status, message: message.unwrap_or("it does not say why").to_owned() }
+}
