@@ -1,0 +1,109 @@
+//! The real binary, run as its user runs it, on a free port and a directory of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`.
+    pub base: String,
+    arguments: Vec<String>,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Server {
+    /// Starts one with its default store in an empty directory, and these flags.
+    pub fn start(flags: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::spawn(directory, flags, "127.0.0.1:0")
+    }
+
+    fn spawn(directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_switchback"))
+            .args(["--listen", listen, "--data"])
+            .arg(directory.path().join("data"))
+            .args(["--log", "warn"])
+            .args(&arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut greeting = String::new();
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut greeting).expect("the greeting");
+        let url = greeting.split_whitespace().find(|word| word.starts_with("http://"));
+        let base = url.unwrap_or_else(|| panic!("no address in {greeting:?}")).trim_end_matches(',').to_owned();
+        Self { child, base, arguments, directory }
+    }
+
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.base.strip_prefix("http://").expect("a base without a path")
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The directory in which the data directory is, gone with the last server on it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the server is there to be signalled");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("the server ends")
+    }
+
+    /// Ends it with SIGKILL and starts it again on the same directory and port.
+    pub fn kill_and_restart(self) -> Self {
+        self.signal(Signal::SIGKILL);
+        self.restarted()
+    }
+
+    /// Ends it with SIGTERM and starts it again on the same directory and port.
+    pub fn stop_and_restart(self) -> Self {
+        self.signal(Signal::SIGTERM);
+        self.restarted()
+    }
+
+    fn restarted(mut self) -> Self {
+        self.wait();
+        let listen = self.address().to_owned();
+        Self::spawn(self.directory.clone(), self.arguments.clone(), &listen)
+    }
+
+    /// Publishes events, one request; returns the answer, which must be 201.
+    pub async fn publish(&self, events: &Value) -> Value {
+        let answer = reqwest::Client::new().post(format!("{}/v1/events", self.base)).json(events).send().await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), 201, "publishing");
+        answer.json().await.expect("JSON")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already where a test has ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
