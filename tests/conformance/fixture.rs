@@ -10,6 +10,7 @@ use crate::support::Server;
 
 /// Runs a test over each of some transports, each as a test of its own.
 macro_rules! over {
+    (in $test:ident: $($name:ident $kind:ident),+ $(,)?) => { over! { @in $test: $($name $kind),+ } };
     ($kinds:ident: $($test:ident),+ $(,)?) => { $( over! { @$kinds $test } )+ };
     (@every $test:ident) => {
         over! { @in $test: poll Poll, longpoll Longpoll, jsonp Jsonp, jsonp_poll JsonpPoll, iframe Iframe,

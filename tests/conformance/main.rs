@@ -4,7 +4,9 @@
 //! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
 
 mod client;
+mod clients;
 mod fixture;
+mod gaps;
 mod http;
 mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
