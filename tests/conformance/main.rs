@@ -15,4 +15,5 @@ mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
 mod support;
+mod websocket;
 mod wire;
