@@ -455,6 +455,13 @@ impl Subscriber {
         self.kind = kind;
     }
 
+    /// One more on another transport, at the same place.
+    pub(crate) fn beside(&self, kind: Kind) -> Self {
+        let mut other = Self::new(&self.address, kind, self.query.clone());
+        other.cursor = self.cursor.clone();
+        other
+    }
+
     fn moved_by(&mut self, item: &Item) {
         if item.event == "$hello" {
             self.hello = Some(item.clone());

@@ -15,5 +15,6 @@ mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
 mod support;
+mod switching;
 mod websocket;
 mod wire;
