@@ -3,11 +3,13 @@
 //! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing to the
 //! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
 
+mod bad_input;
 mod client;
 mod clients;
 mod fixture;
 mod gaps;
 mod http;
+mod origins;
 mod polling;
 mod publishing;
 mod resources;
