@@ -62,8 +62,8 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(events_in("/topics/{topic:.*}", publish::topic))
             .service(read("/poll", subscribe::poll))
             .service(stream("/longpoll", subscribe::longpoll))
-            .service(stream("/jsonp", subscribe::jsonp))
-            .service(stream("/iframe", subscribe::iframe))
+            .service(page("/jsonp", subscribe::jsonp))
+            .service(page("/iframe", subscribe::iframe))
             .service(stream("/sse", subscribe::sse))
             .service(stream("/stream", subscribe::lines))
             .service(stream("/ws", websocket::subscribe))
@@ -102,6 +102,15 @@ where
     R: Future<Output = Answer> + 'static,
 {
     resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// A stream whose status a page cannot read: its handler admits the call itself, and tells a refusal in its own way.
+fn page<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer_unasked(handler.clone())))
 }
 
 /// A resource that is posted to.
@@ -179,12 +188,21 @@ impl Call {
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
     {
+        self.answer_unasked(|call: Self| async move {
+            call.admit()?;
+            handler(call).await
+        })
+        .await
+    }
+
+    /// As [`Self::answer`], for a handler that asks [`Self::admit`] itself.
+    async fn answer_unasked<F, R>(self, handler: F) -> HttpResponse
+    where
+        F: FnOnce(Self) -> R,
+        R: Future<Output = Answer>,
+    {
         let source = self.source();
-        let answer = match self.admit() {
-            Ok(()) => handler(self).await,
-            Err(error) => Err(error),
-        };
-        let mut response = answer.unwrap_or_else(|error| error.response());
+        let mut response = handler(self).await.unwrap_or_else(|error| error.response());
         let headers = response.headers_mut();
         source.write(headers);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -195,6 +213,7 @@ impl Call {
         response
     }
 
+    /// Whether it may come at all.
     fn admit(&self) -> Result<(), ApiError> {
         let path = self.request.path();
         if path.ends_with("/healthz") || path.ends_with("/readyz") {

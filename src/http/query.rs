@@ -33,6 +33,16 @@ impl Fields {
         Ok(Self(fields))
     }
 
+    /// The fields that can be read, whatever is wrong with the others: enough to know how a refusal is to be told.
+    pub(crate) fn legible(text: &str) -> Self {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(FIELDS_MAX);
+        let fields = pairs.filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decode(name).ok()?, decode(value).ok()?))
+        });
+        Self(fields.collect())
+    }
+
     /// The one value of a field.
     pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
         let mut values = self.all(name);

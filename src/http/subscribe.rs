@@ -50,14 +50,14 @@ pub(super) async fn longpoll(call: Call) -> Answer {
 
 /// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
 pub(super) async fn jsonp(call: Call) -> Answer {
-    let fields = Fields::parse(call.request.query_string())?;
+    let fields = Fields::legible(call.request.query_string());
     let Some(callback) = fields.one("callback")? else {
         return Err(ApiError::bad("bad_callback", "callback is missing: the name of the function to call"));
     };
     let framing = Framing::Jsonp(parse_callback(callback)?);
     let answer = async {
-        let params = Params::parse(&fields)?;
-        check_origin(&call, &params)?;
+        call.admit()?;
+        let params = params(&call)?;
         let mut driver = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
         Ok(driver.batch().await?)
     };
@@ -75,7 +75,7 @@ pub(super) async fn jsonp(call: Call) -> Answer {
 
 /// `/v1/iframe`, streaming or, with `once=1`, polling. A refusal keeps its status, and its document tells the page.
 pub(super) async fn iframe(call: Call) -> Answer {
-    let fields = Fields::parse(call.request.query_string())?;
+    let fields = Fields::legible(call.request.query_string());
     let target = fields.one("origin")?;
     if let Some(target) = target {
         origin::check_target(target, call.request.headers(), call.options())?;
@@ -84,7 +84,8 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let framing = Framing::Iframe { nonce: nonce.as_str().into(), target: target.map(Into::into) };
     let once = fields.one("once").is_ok_and(|once| once == Some("1"));
     let answer = async {
-        let params = Params::parse(&fields)?;
+        call.admit()?;
+        let params = params(&call)?;
         let completion = if once {
             held(params.wait)
         } else {
