@@ -13,6 +13,7 @@ mod origins;
 mod polling;
 mod publishing;
 mod resources;
+mod stock;
 mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
