@@ -382,7 +382,8 @@ impl Delivery {
     fn read_events(&mut self, tail: &Tail, bytes_target: usize, events_max: usize, out: &mut BytesMut) -> bool {
         if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
             let to = Cursor::new(tail.epoch(), tail.began());
-            self.gap = Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
+            self.gap =
+                Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
             self.page = None;
         }
         if let Some(gap) = self.gap.take() {

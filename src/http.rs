@@ -19,8 +19,8 @@ use std::sync::Arc;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::Method;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
+    HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
 
@@ -149,11 +149,7 @@ impl actix_web::FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let call = match request.app_data::<Rc<State>>() {
-            Some(state) => Ok(Self {
-                request: request.clone(),
-                payload: payload.take(),
-                state: state.clone(),
-            }),
+            Some(state) => Ok(Self { request: request.clone(), payload: payload.take(), state: state.clone() }),
             None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
         };
         std::future::ready(call)
@@ -213,7 +209,10 @@ async fn preflight(call: Call, allow: &'static str) -> Answer {
     call.source().check()?;
     let mut response = HttpResponse::NoContent();
     response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, allow));
-    response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"));
+    response.insert_header((
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
+    ));
     response.insert_header((ACCESS_CONTROL_MAX_AGE, "600"));
     response.insert_header((actix_web::http::header::ALLOW, allow));
     Ok(response.finish())

@@ -107,7 +107,8 @@ pub(crate) fn parse_from(text: &str) -> Result<From, ApiError> {
         "now" => Ok(From::Now),
         "earliest" => Ok(From::Earliest),
         text => text.parse::<Cursor>().map(From::Cursor).map_err(|_| {
-            let message = "cursor is now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
+            let message =
+                "cursor is now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
             ApiError::bad("bad_cursor", message)
         }),
     }
@@ -164,7 +165,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_contract_lists() {
-        let text = "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
+        let text =
+            "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
         let params = params(text).unwrap();
         assert_eq!(params.patterns.unwrap().iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a.*", "b"]);
         assert_eq!(params.cursor, Some(From::Cursor("e-5".parse().unwrap())));
@@ -174,9 +176,32 @@ mod tests {
     #[test]
     fn refuses_instead_of_guessing() {
         for text in [
-            "limit=0", "limit=1001", "limit=+5", "limit=1e2", "limit=", "wait=61", "wait=-1", "wait=1.5", "last=0", "last=x",
-            "once=yes", "once=", "cursor=", "cursor=e", "cursor=e-x", "client=", "client=1", "client={0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d}",
-            "callback=", "callback=1a", "topic=", "topic=a..b", "topic=a*", "publish=*", "cursor=e-1&cursor=e-2", "topic=%ff",
+            "limit=0",
+            "limit=1001",
+            "limit=+5",
+            "limit=1e2",
+            "limit=",
+            "wait=61",
+            "wait=-1",
+            "wait=1.5",
+            "last=0",
+            "last=x",
+            "once=yes",
+            "once=",
+            "cursor=",
+            "cursor=e",
+            "cursor=e-x",
+            "client=",
+            "client=1",
+            "client={0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d}",
+            "callback=",
+            "callback=1a",
+            "topic=",
+            "topic=a..b",
+            "topic=a*",
+            "publish=*",
+            "cursor=e-1&cursor=e-2",
+            "topic=%ff",
             "limit=99999999999999999999999",
         ] {
             assert!(params(text).is_err(), "{text}");

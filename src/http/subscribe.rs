@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
-    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
+    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    REFERRER_POLICY,
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -85,11 +86,8 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let once = fields.one("once").is_ok_and(|once| once == Some("1"));
     let answer = async {
         let params = Params::parse(&fields)?;
-        let completion = if once {
-            held(params.wait)
-        } else {
-            stream_of(&call, Some(call.options().iframe_bytes_max), false)
-        };
+        let completion =
+            if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
         let mut driver = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
         let mut response = HttpResponse::Ok();
         document_headers(&mut response, &nonce, &call);

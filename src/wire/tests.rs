@@ -74,8 +74,17 @@ fn check(data: &str, name: &str) {
 fn hostile_payloads_stay_payloads() {
     let large = "\u{1f600}<".repeat(14_000);
     for data in [
-        "</script><script>alert(1)</script>", "<!--<script>", "]]>", "\u{2028}\u{2029}", "\r\n\r\nevent: x\n", "\0",
-        "\u{feff}\u{1f600}", "p(1)", &"x".repeat(100), &"x".repeat(70_000), &large,
+        "</script><script>alert(1)</script>",
+        "<!--<script>",
+        "]]>",
+        "\u{2028}\u{2029}",
+        "\r\n\r\nevent: x\n",
+        "\0",
+        "\u{feff}\u{1f600}",
+        "p(1)",
+        &"x".repeat(100),
+        &"x".repeat(70_000),
+        &large,
     ] {
         check(data, "");
         check("", &data.chars().filter(|c| !c.is_control()).take(30).collect::<String>());
@@ -126,10 +135,7 @@ fn batches_are_framed_whole() {
     let jsonp = Framing::Jsonp("a.b".parse().unwrap());
     assert_eq!(framed(&jsonp, None), r#"/**/a.b({"cursor":null,"events":[1,2]});"#);
     let iframe = Framing::Iframe { nonce: "n".into(), target: None };
-    assert_eq!(
-        framed(&iframe, cursor),
-        "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n"
-    );
+    assert_eq!(framed(&iframe, cursor), "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n");
 }
 
 #[test]
