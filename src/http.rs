@@ -1,4 +1,6 @@
 //! The HTTP side: the only map of URLs, and what every request passes before its handler.
+//!
+#![doc = include_str!("http/protocol.md")]
 
 mod body;
 mod driver;
