@@ -162,6 +162,10 @@ impl Writer {
 
     /// One transaction. An early return rolls back; nothing outside the database has changed then.
     fn try_transact(&self, fresh: &[Arc<Event>]) -> rusqlite::Result<Written> {
+        if !self.db.is_autocommit() {
+            // The last one failed so badly that it could not even be rolled back then.
+            self.db.execute_batch("ROLLBACK")?;
+        }
         let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
         let mut log = self.log;
         let mut topics = HashMap::new();
