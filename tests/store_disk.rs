@@ -149,6 +149,19 @@ async fn after_a_full_trim_and_a_restart_positions_go_on() {
 }
 
 #[tokio::test]
+async fn what_is_retained_is_known_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let cost = draft("a").cost_bytes();
+    let retention = Retention { bytes_max: Some(3 * cost), ..Retention::default() };
+    let options = StoreOptions { retention, ..StoreOptions::default() };
+    for n in 1..10_u64 {
+        let store = open_with(home.path(), options);
+        publish(&store, &["a"]).await;
+        assert_eq!(store.bounds().floor.0, n.saturating_sub(3));
+    }
+}
+
+#[tokio::test]
 async fn keys_of_trimmed_events_are_kept_no_longer_than_they_count() {
     let home = tempfile::tempdir().unwrap();
     let options = StoreOptions { dedupe_window: Duration::from_secs(10), ..retention(1) };
