@@ -207,7 +207,10 @@ impl Running {
     fn wait(self) {
         // A thread that died of a bug has said so itself, and has nothing more to write.
         for thread in self.readers.into_iter().chain(self.writers) {
-            let _ = thread.join();
+            // The last one to hold the store may be its own feed, on the writer's thread.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 }
