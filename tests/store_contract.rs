@@ -438,7 +438,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
                 let after = after.min(naive.events.len() as u64);
                 let request = ReadRequest { events_max, rows_max, ..request(&texts, after) };
                 naive.check(&store.read(request.clone()).await.unwrap(), &request);
-                let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).last();
+                let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).next_back();
                 let found = store.before_last(request.patterns, events_max).await.unwrap();
                 assert_eq!(found, newest.map(|position| Position(position - 1)), "{texts:?}");
             }

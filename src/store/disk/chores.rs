@@ -116,17 +116,17 @@ impl Writer {
         let transaction = self.db.unchecked_transaction()?;
         transaction.execute("UPDATE meta SET folded = ?1", [integer(folded.0)])?;
         let mut gone = Vec::new();
+        // A mark that was set again since is above the floor, and stays.
+        let mut forget = transaction.prepare_cached(
+            "DELETE FROM topics WHERE topic = ?1 AND mark <= ?2
+                AND NOT EXISTS (SELECT 1 FROM e INDEXED BY e_topic WHERE e.topic_id = topics.id)",
+        )?;
         for topic in slice {
-            let forget =
-                "DELETE FROM topics WHERE topic = ?1 AND id NOT IN (SELECT topic_id FROM e WHERE topic_id = id)";
-            if transaction.prepare_cached(forget)?.execute([topic.as_str()])? > 0 {
+            if forget.execute(params![topic.as_str(), integer(folded.0)])? > 0 {
                 gone.push(topic.clone());
-            } else {
-                // The floor stands for the mark now. It may have been set again since: then it is above the floor.
-                let unmark = "UPDATE topics SET mark = 0 WHERE topic = ?1 AND mark <= ?2";
-                transaction.prepare_cached(unmark)?.execute(params![topic.as_str(), integer(folded.0)])?;
             }
         }
+        drop(forget);
         transaction.commit()?;
         self.chores.forget.truncate(from);
         let mut topics = self.shared.topics_mut();
