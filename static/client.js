@@ -1220,7 +1220,8 @@
 
   /*
    * Every publish carries an idempotency id. So one whose answer was lost can be sent again
-   * without being stored twice, and hearing it on the own subscription counts as an answer.
+   * without being stored twice; and where no answer can be read, or none comes, hearing the
+   * event on the own subscription is one. (Not before: it can't tell whether it was a repeat.)
    */
   function Publisher(connection) {
     this.connection = connection;
@@ -1239,7 +1240,7 @@
         if (failure) done(problem(failure, message.id));
         else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       });
-      entry.timer = this.connection.env.setTimer(function () { entry.settle(unknown()); }, PUBLISH_MS);
+      entry.timer = this.connection.env.setTimer(function () { entry.settle(entry.heard ? null : unknown(), entry.heard); }, PUBLISH_MS);
       this.pending[key] = entry;
       this.send(entry);
     },
@@ -1255,6 +1256,7 @@
 
     again: function (entry, failure) {
       var self = this;
+      if (entry.heard) return entry.settle(null, entry.heard);
       if (failure.refused || failure.status === 400 || failure.status === 404 || failure.status === 413 || failure.status === 415) return entry.settle(failure);
       var wait = Math.max(failure.retry || 0, backoff(this.connection.env, entry.attempt));
       entry.attempt += 1;
@@ -1277,7 +1279,7 @@
       connection.withToken(function (failure, token) {
         if (failure) return entry.settle(failure);
         // Text needs no preflight; with a token there is one anyway.
-        entry.cancel = http(connection.env, { method: 'POST', url: connection.endpoint('events', []), type: connection.foreign && !token ? 'text/plain' : 'application/json',
+        http(connection.env, { method: 'POST', url: connection.endpoint('events', []), type: connection.foreign && !token ? 'text/plain' : 'application/json',
           token: token, body: JSON.stringify(entry.message), timeout: connection.patience(), credentials: connection.options.credentials }, function (failure, text) {
           var answer = failure ? null : parse(text);
           if (answer) return entry.settle(null, answer);
@@ -1295,6 +1297,7 @@
     byForm: function (entry) {
       var connection = this.connection;
       var document = connection.env.window.document;
+      entry.blind = true;
       connection.withToken(function (failure, token) {
         if (failure) return entry.settle(failure);
         var name = 'switchback-publish-' + connection.env.uuid();
@@ -1323,7 +1326,8 @@
 
     heard: function (item) {
       var entry = item.id !== undefined && this.pending[item.topic + ' ' + item.id];
-      if (entry) entry.settle(null, { cursor: item.cursor });
+      if (entry) entry.heard = { cursor: item.cursor };
+      if (entry && entry.blind) entry.settle(null, entry.heard);
     },
 
     close: function () {

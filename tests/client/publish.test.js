@@ -98,7 +98,7 @@ test('no answer at all: unknown, with the id to try again', () => {
   assert.equal(fate.error.id, 'mine');
 });
 
-test('hearing it on the own subscription is an answer', () => {
+test('where no answer comes, hearing it on the own subscription is one', () => {
   const world = new World({ transports: ['sse'] });
   withHttp(world, () => undefined);
   const line = world.connect();
@@ -108,7 +108,7 @@ test('hearing it on the own subscription is an answer', () => {
   world.pass(SECOND);
   assert.deepEqual(fate, {}, 'topic and id make the key, not the id alone');
   world.publish({ n: 1 }, { id: 'mine' });
-  world.pass(SECOND);
+  world.pass(10 * SECOND);
   assert.equal(fate.result.cursor, 'e1-2');
 });
 
