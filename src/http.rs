@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("http/protocol.md")]
 
+mod assets;
 mod body;
 mod driver;
 mod error;
@@ -80,7 +81,20 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(v1.app_data(state))
             .service(read("/healthz", resources::healthz))
             .service(read("/readyz", resources::readyz));
+        for name in assets::client_files() {
+            config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+        }
     }
+}
+
+/// What the server shows besides: the comparison page, the page for old browsers, the review desk. Mounted after
+/// [`routes`], whose state it shares.
+pub fn pages(config: &mut web::ServiceConfig) {
+    config.service(read("/", |call| assets::serve(call, "index.html")));
+    for name in assets::page_files() {
+        config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+    }
+    config.default_service(web::to(|call: Call| call.answer(not_found)));
 }
 
 const GET: &str = "GET, HEAD, OPTIONS";

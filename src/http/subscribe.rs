@@ -34,7 +34,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
     if let Some(From::Cursor(presented)) = params.cursor
         && delivered == 0
-        && names(call.request.headers().get(IF_NONE_MATCH), presented)
+        && names_tag(call.request.headers().get(IF_NONE_MATCH), &etag(presented))
         && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
     {
         return Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish());
@@ -269,9 +269,8 @@ fn etag(cursor: Cursor) -> String {
     format!("\"{cursor}\"")
 }
 
-/// Whether `If-None-Match` names the cursor, by weak comparison (RFC 9110 §13.1.2).
-fn names(header: Option<&HeaderValue>, cursor: Cursor) -> bool {
-    let wanted = etag(cursor);
+/// Whether `If-None-Match` names the tag, by weak comparison (RFC 9110 §13.1.2).
+pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &str) -> bool {
     let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == wanted)
 }
