@@ -127,8 +127,8 @@ pub struct ServeArgs {
     /// Copies that a replicated store keeps of each event
     #[arg(long, env = "SWITCHBACK_REPLICAS", value_name = "NUMBER")]
     pub replicas: Option<u8>,
-    /// What to log on standard error: error, warn, info, debug, or a filter such as switchback=debug
-    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "info")]
+    /// What to log on standard error: error, warn, info, debug, or a filter by module
+    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
     pub log: String,
 }
 
