@@ -100,3 +100,8 @@ pub use http::{HttpOptions, routes};
 pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
 pub use store::{DiskStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
+
+/// The README's examples, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
