@@ -44,6 +44,7 @@
   var BATCH = 256;               // a fuller batch than this means: ask again at once
   var PUBLISH_MS = 30000;        // until a publish without an answer is called unknown
   var TOKEN_MS = 30000;          // for the application's token callback
+  var COMPLETE_MS = 3000;        // that frames and held scripts wait for the page to be complete
   var URL_MAX = 2000;            // of a script or a frame: IE refuses 2083
   var XHR_RECYCLE = 524288;      // an XHR keeps all it has read: start anew now and then
 
@@ -1056,11 +1057,15 @@
     // Loaded, and the callback was not called: what came is not an answer.
     script.onload = function () { settle({}); };
     script.onreadystatechange = function () { if (script.readyState === 'loaded') later(env, function () { settle({}); }); };
-    script.async = true;
-    script.src = url;
-    link.count(1, 0);
-    (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);
-    return function () { done = nothing; settle({}); };
+    function load() {
+      script.async = true;
+      script.src = url;
+      link.count(1, 0);
+      (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);
+    }
+    var cancel = nothing;
+    if (wait) cancel = whenComplete(env, load); else load();
+    return function () { cancel(); done = nothing; settle({}); };
   }
 
   // Under a module system there is no global yet, and a script tag can call nothing else.
@@ -1102,8 +1107,7 @@
       var item = parse(event.data);
       if (item) onItem(item);
     });
-    // Added to an unfinished page, the frame would keep it 'loading' for ever.
-    var cancel = whenInteractive(env, function () {
+    var cancel = whenComplete(env, function () {
       element = hiddenFrame(window.document, 'switchback-' + link.name);
       var unload = listen(element, 'load', function () { unload(); cancel = later(env, onGone, 1000); });
       element.src = url;
@@ -1446,10 +1450,16 @@
     return nothing;
   }
 
-  function whenInteractive(env, then) {
+  /*
+   * A page's `load` waits for the frames and scripts that were added before it, so one that
+   * never ends would show the page 'loading' for ever. But a slow picture must not hold up
+   * events for long: after COMPLETE_MS a spinner is the lesser evil.
+   */
+  function whenComplete(env, then, since) {
     var document = env.window.document;
-    if (document.readyState !== 'loading' && document.body) { then(); return nothing; }
-    var cancel = later(env, function () { cancel = whenInteractive(env, then); }, 50);
+    since = since || env.now();
+    if (document.readyState === 'complete' || (document.body && env.now() - since >= COMPLETE_MS)) { then(); return nothing; }
+    var cancel = later(env, function () { cancel = whenComplete(env, then, since); }, 50);
     return function () { cancel(); };
   }
 

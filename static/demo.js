@@ -468,7 +468,8 @@ $('publish').addEventListener('submit', (event) => {
   if (!line) { $('published').textContent = 'Connect a lane first.'; return; }
   $('published').textContent = 'Publishing …';
   line.publish(TOPIC, $('text').value, { event: 'note' }).then(
-    (result) => { $('published').textContent = 'Stored at ' + result.cursor + (result.duplicate ? ' (it was there already)' : ''); },
+    // The event may be here before its answer, and says more.
+    (result) => { if (!$('published').textContent.includes(result.cursor)) $('published').textContent = 'Stored at ' + result.cursor; },
     (error) => { $('published').textContent = error.message; },
   );
 });

@@ -16,8 +16,9 @@ for (const name of names) {
     const server = await Server.start();
     t.after(async () => { await browser.close(); await server.stop(); });
 
-    async function visit(address, { width = 1280, height = 900 } = {}) {
+    async function visit(t, address, { width = 1280, height = 900 } = {}) {
       const page = await browser.newPage();
+      t.after(() => page.isClosed() || page.close());
       page.faults = [];
       page.on('pageerror', (error) => page.faults.push(error.message));
       // A refusal by the Content-Security-Policy is told here too.
@@ -33,8 +34,8 @@ for (const name of names) {
     const shoot = async (page, title) => { if (process.env.SCREENSHOTS) await page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}-${title}.png`), fullPage: true }); };
     const click = (page, selector) => page.$eval(selector, (node) => node.click());
 
-    await t.test('comparison: each lane by itself', async () => {
-      const page = await visit('/');
+    await t.test('comparison: each lane by itself', async (t) => {
+      const page = await visit(t, '/');
       await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
       for (const which of TRANSPORTS) {
         const button = `[data-lane="${which}"] .buttons button`;
@@ -46,11 +47,10 @@ for (const name of names) {
         await until(`${which} is closed`, async () => (await text(page, `[data-lane="${which}"] .state`)) === 'closed');
       }
       assert.deepEqual(page.faults, []);
-      await page.close();
     });
 
-    await t.test('comparison: all at once, switching and breaking under load, nothing lost', async () => {
-      const page = await visit('/');
+    await t.test('comparison: all at once, switching and breaking under load, nothing lost', async (t) => {
+      const page = await visit(t, '/');
       await click(page, '#all');
       await page.$eval('#rate', (node) => { node.value = 30; node.dispatchEvent(new Event('input')); });
       for (const which of TRANSPORTS) await until(`${which} hears`, async () => (await lane(page, which, 'received')) > 20);
@@ -77,11 +77,10 @@ for (const name of names) {
       assert.equal(await page.evaluate('typeof pwned'), 'undefined');
       await shoot(page, 'comparison');
       assert.deepEqual(page.faults, []);
-      await page.close();
     });
 
-    await t.test('comparison: says what is wrong when the server is away, and goes on', async () => {
-      const page = await visit('/');
+    await t.test('comparison: says what is wrong when the server is away, and goes on', async (t) => {
+      const page = await visit(t, '/');
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       await server.kill();
       await until('it says so', async () => /No answer|connecting/.test(await text(page, '#notice')));
@@ -90,11 +89,10 @@ for (const name of names) {
       await until('it goes on', async () => (await number(page, '#auto-received')) > before, 40000);
       await until('the notice is gone', async () => (await text(page, '#notice')) === '', 40000);
       assert.equal(await number(page, '#auto-lost'), 0);
-      await page.close();
     });
 
-    await t.test('comparison: on a phone, by keyboard', async () => {
-      const page = await visit('/', { width: 390, height: 844 });
+    await t.test('comparison: on a phone, by keyboard', async (t) => {
+      const page = await visit(t, '/', { width: 390, height: 844 });
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
       // To the first lane's button and press it, with nothing but keys.
@@ -105,13 +103,12 @@ for (const name of names) {
       await page.keyboard.press('Enter');
       await until('it is disconnected', async () => (await text(page, '[data-lane=ws] .state')) === 'closed');
       await shoot(page, 'comparison-phone');
-      await page.close();
     });
 
-    await t.test('review desk: the whole story', async () => {
-      const ann = await visit('/review.html?as=submitter&name=Ann');
-      const bob = await visit('/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
-      const li = await visit('/review.html?as=reviewer&name=Li');
+    await t.test('review desk: the whole story', async (t) => {
+      const ann = await visit(t, '/review.html?as=submitter&name=Ann');
+      const bob = await visit(t, '/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
+      const li = await visit(t, '/review.html?as=reviewer&name=Li');
       const items = (page, list) => page.$$eval(`${list} .item`, (nodes) => nodes.map((node) => [node.querySelector('h3').textContent, node.querySelector('.verdict').textContent.slice(2)]));
       const submit = async (page, title) => {
         await page.bringToFront();
@@ -141,7 +138,7 @@ for (const name of names) {
       await li.bringToFront();
       await li.click('#queue .item:first-child .bad');
       await until('it is decided', async () => (await items(li, '#queue')).length === 1);
-      const again = await visit('/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
+      const again = await visit(t, '/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
       await until('the verdict is there', async () => JSON.stringify(await items(again, '#own')) === JSON.stringify([['A bicycle', 'Rejected']]));
 
       await again.type('#line', 'Why?');
@@ -163,13 +160,12 @@ for (const name of names) {
       for (const page of [ann, again, li]) {
         assert.equal(await page.evaluate('typeof pwned'), 'undefined');
         assert.deepEqual(page.faults, []);
-        await page.close();
       }
     });
 
-    await t.test('review desk: on whatever transport each has', async () => {
-      const ann = await visit('/review.html?as=submitter&name=Eve');
-      const li = await visit('/review.html?as=reviewer&name=Li');
+    await t.test('review desk: on whatever transport each has', async (t) => {
+      const ann = await visit(t, '/review.html?as=submitter&name=Eve');
+      const li = await visit(t, '/review.html?as=reviewer&name=Li');
       for (const [page, to] of [[ann, 'jsonp'], [li, 'iframe']]) {
         await page.select('#transport', to);
         await until(`it is on ${to}`, async () => (await text(page, '#state')) === `live over ${to}`);
@@ -179,11 +175,11 @@ for (const name of names) {
       await ann.click('#submit button');
       await li.bringToFront();
       await until('it arrives over an iframe', async () => (await text(li, '#queue')).includes('Over JSONP'));
-      for (const page of [ann, li]) { assert.deepEqual(page.faults, []); await page.close(); }
+      for (const page of [ann, li]) assert.deepEqual(page.faults, []);
     });
 
-    await t.test('old browsers\' page', async () => {
-      const page = await visit('/legacy.html');
+    await t.test('old browsers\' page', async (t) => {
+      const page = await visit(t, '/legacy.html');
       for (const which of ['iframe-poll', 'jsonp-poll']) await click(page, `#lane-${which} button`);
       const cell = (which, index) => number(page, `#lane-${which} td:nth-of-type(${index})`);
       for (const which of ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll']) {
@@ -197,7 +193,6 @@ for (const name of names) {
       assert.equal(await page.evaluate('typeof pwned'), 'undefined');
       await shoot(page, 'legacy');
       assert.deepEqual(page.faults, []);
-      await page.close();
     });
   });
 }

@@ -2,9 +2,13 @@
 // origin and serves one empty page with the client in it, at `/__page`.
 'use strict';
 
+const fs = require('node:fs');
 const http = require('node:http');
 const net = require('node:net');
+const path = require('node:path');
 const zlib = require('node:zlib');
+
+const CLIENT = path.join(__dirname, '../../../static/client.js');
 
 // `without` takes APIs away before the client is loaded, as an older browser would.
 function page(query) {
@@ -39,6 +43,8 @@ class Network {
   handle(request, response) {
     const url = new URL(request.url, this.url);
     if (url.pathname === '/__page') { response.writeHead(200, { 'Content-Type': 'text/html' }); response.end(page(url.searchParams)); return; }
+    // This tree's client, whatever the binary carries.
+    if (url.pathname === '/client.js') { response.writeHead(200, { 'Content-Type': 'text/javascript' }); response.end(fs.readFileSync(CLIENT)); return; }
     if (url.pathname.startsWith('/v1/')) {
       this.requests += 1;
       if (this.habits.refuse && this.habits.refuse(this.requests, response)) return;

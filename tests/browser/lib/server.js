@@ -55,6 +55,12 @@ class Server {
     return response.json();
   }
 
+  // One batch: one commit, however many.
+  async publishAll(topic, values) {
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(values.map((data) => ({ topic, data }))) });
+    if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
+  }
+
   // As it stands, byte by byte: for payloads that JSON.stringify would not write so.
   async publishRaw(topic, json) {
     const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: `{"topic":${JSON.stringify(topic)},"data":${json}}` });
