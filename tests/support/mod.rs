@@ -21,9 +21,15 @@ pub struct Server {
 impl Server {
     /// Starts one with its default store in an empty directory, and these flags.
     pub fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    /// As [`Self::start`], on an address of one's own. A server that is started again on its port had better not be on
+    /// 127.0.0.1, where a connection of some other test may have been given that port meanwhile.
+    pub fn start_at(listen: &str, flags: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::spawn(directory, flags, "127.0.0.1:0")
+        Self::spawn(directory, flags, listen)
     }
 
     fn spawn(directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
@@ -82,6 +88,11 @@ impl Server {
     /// Ends it with SIGTERM and starts it again on the same directory and port.
     pub fn stop_and_restart(self) -> Self {
         self.signal(Signal::SIGTERM);
+        self.restarted()
+    }
+
+    /// Starts one that has ended again, on the same directory and port.
+    pub fn stopped_and_restarted(self) -> Self {
         self.restarted()
     }
 
