@@ -66,6 +66,8 @@ pub(crate) struct Params {
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) padding: bool,
+    /// Whether SSE says names in `event:`.
+    pub(crate) named: bool,
     /// The iframe's postMessage target, not yet held against the allow-list.
     pub(crate) origin: Option<String>,
     /// Where a WebSocket's binary frames are published.
@@ -77,7 +79,7 @@ impl Params {
         let patterns: Vec<Pattern> = fields.all("topic").map(pattern).collect::<Result<_, _>>()?;
         let wait = number(fields, "wait", 0..=60)?.unwrap_or(25);
         // What only some transports use is looked at before anything else there; here it is only checked.
-        switch(fields, "once")?;
+        switch(fields, "once", false)?;
         fields.one("callback")?.map(parse_callback).transpose()?;
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
@@ -86,7 +88,8 @@ impl Params {
             last: number(fields, "last", 1..=1000)?.map(|last| last as usize),
             limit: number(fields, "limit", 1..=1000)?.unwrap_or(256) as usize,
             wait: Duration::from_secs(wait),
-            padding: switch(fields, "padding")?,
+            padding: switch(fields, "padding", false)?,
+            named: switch(fields, "named", true)?,
             origin: fields.one("origin")?.map(str::to_owned),
             publish: fields.one("publish")?.map(Topic::from_str).transpose()?,
         })
@@ -146,9 +149,10 @@ fn number(fields: &Fields, name: &'static str, range: std::ops::RangeInclusive<u
     }
 }
 
-fn switch(fields: &Fields, name: &'static str) -> Result<bool, ApiError> {
+fn switch(fields: &Fields, name: &'static str, default: bool) -> Result<bool, ApiError> {
     match fields.one(name)? {
-        None | Some("0") => Ok(false),
+        None => Ok(default),
+        Some("0") => Ok(false),
         Some("1") => Ok(true),
         Some(_) => Err(ApiError::bad("bad_parameter", format!("{name} is 1 or 0"))),
     }

@@ -110,7 +110,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
 /// `/v1/sse`.
 pub(super) async fn sse(call: Call) -> Answer {
     let params = params(&call)?;
-    let framing = Framing::Sse { padding: params.padding };
+    let framing = Framing::Sse { padding: params.padding, named: params.named };
     let driver = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));

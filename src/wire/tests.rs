@@ -16,7 +16,7 @@ fn framings() -> Vec<Framing> {
         Framing::Json,
         Framing::Jsonp("cb.x".parse().unwrap()),
         Framing::Iframe { nonce: "n0".into(), target: Some("https://a.example".into()) },
-        Framing::Sse { padding: false },
+        Framing::Sse { padding: false, named: true },
         Framing::Lines,
         Framing::WebSocket,
     ]
@@ -102,7 +102,7 @@ proptest! {
 fn sse_names_are_those_an_event_source_leaves_to_applications() {
     for (name, expected) in [("approved", true), ("message", false), ("open", false), ("error", false), ("", false)] {
         let mut out = BytesMut::new();
-        Framing::Sse { padding: false }.event(&event("x", name), &mut out);
+        Framing::Sse { padding: false, named: true }.event(&event("x", name), &mut out);
         assert_eq!(String::from_utf8_lossy(&out).contains("\nevent: "), expected, "{name}");
     }
 }
@@ -111,7 +111,7 @@ fn sse_names_are_those_an_event_source_leaves_to_applications() {
 fn sse_control_events_always_name_themselves() {
     let mut out = BytesMut::new();
     let cursor = Cursor::new("e".parse().unwrap(), Position(3));
-    let framing = Framing::Sse { padding: false };
+    let framing = Framing::Sse { padding: false, named: true };
     framing.preamble(&mut out);
     framing.control(&Control::Beat, Some(cursor), &mut out);
     let bye = Bye { reason: ByeReason::Replaced, retry: None };
@@ -121,6 +121,15 @@ fn sse_control_events_always_name_themselves() {
         "retry: 2000\n\nid: e-3\nevent: $beat\ndata: {\"cursor\":\"e-3\",\"event\":\"$beat\"}\n\n\
          id: e-3\nretry: 86400000\nevent: $bye\ndata: {\"cursor\":\"e-3\",\"event\":\"$bye\",\"data\":{\"reason\":\"replaced\"}}\n\n"
     );
+}
+
+#[test]
+fn without_names_sse_is_messages_only() {
+    let mut out = BytesMut::new();
+    let framing = Framing::Sse { padding: false, named: false };
+    framing.event(&event("x", "approved"), &mut out);
+    framing.control(&Control::Beat, None, &mut out);
+    assert!(!String::from_utf8_lossy(&out).contains("event:"));
 }
 
 #[test]
