@@ -724,7 +724,7 @@
       this.heardAt = this.env.now();
       var name = item.event;
       if (name === '$bye') return this.bye(item.data || {});
-      if (name === '$error') return this.end(refusal(item.data || {}));
+      if (name === '$error') return this.end(told(item));
       this.works(item);
       if (this.over) return;
       if (name === '$gap') this.connection.gap(this, item);
@@ -1085,7 +1085,7 @@
     var params = [['once', 1], ['wait', wait]].concat(link.token ? [['token', link.token]] : []);
     var remove = frame(link, params, function (batch) {
       if (batch.events) settle(null, batch);
-      else if (batch.event === '$error') settle(refusal(batch.data || {}));
+      else if (batch.event === '$error') settle(told(batch));
     }, function () { settle({}); });
     return function () { done = nothing; settle({}); };
   }
@@ -1211,6 +1211,12 @@
     failure.refused = !!failure.code && (status === 401 || status === 403);
     if (retryAfter > 0) failure.retry = retryAfter * 1000;
     return failure;
+  }
+
+  // An `$error` item stands in for the status line and the body that frames and scripts can't read.
+  function told(item) {
+    var data = item.data || {};
+    return refusal(merge({ retry: data.retry }, data.error || data));
   }
 
   // The server's error object, as it comes in bodies, in `$error` and in `$reply`.
