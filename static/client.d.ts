@@ -1,6 +1,6 @@
 /** Types of the Switchback client, for `client.js` and `client.mjs`. */
 
-export type TransportName = 'ws' | 'sse' | 'stream' | 'longpoll' | 'iframe' | 'jsonp' | 'iframe-poll' | 'poll' | 'jsonp-poll';
+export type TransportName = 'ws' | 'sse' | 'stream' | 'longpoll' | 'iframe' | 'jsonp' | 'iframe-poll' | 'poll' | 'jsonp-poll' | 'shared';
 export type State = 'connecting' | 'open' | 'closed';
 
 /** An event, as it was published. */
@@ -67,6 +67,11 @@ export interface Options {
   interval?: number;
   /** Seconds that the server may hold a long poll (25). */
   wait?: number;
+  /**
+   * With `share.js` loaded: one connection for all tabs that give the same name. Give each
+   * signed-in user a name of their own: the tabs hear by the leading tab's token.
+   */
+  share?: string | true;
 }
 
 export interface PublishOptions {

@@ -17,7 +17,6 @@
  *   Transports   nine of one shape: { name, wire, stream, sure, supported(env), open(link) }
  *   Requests     the three ways to ask a question: HTTP, a script tag, a hidden frame
  *   Publisher    a publish, followed until its fate is known, or said to be unknown
- *   Sharing      one connection a browser: tabs that listen to a leading tab
  *   Small tools  cursors, emitter, backoff, URLs
  *   Environment  the only place that touches the browser's clock, chance and globals
  *
@@ -51,16 +50,22 @@
   // ------------------------------------------------------------------ Connection
 
   function create(env) {
-    return {
+    var api = {
       connect: function (url, options) { return new Connection(env, url, options); },
       emitter: emitter,
       transports: names(env.transports),
+      // One more transport, the best of all from now on; share.js brings one.
+      use: function (transport) {
+        env.transports.unshift(transport);
+        api.transports = names(env.transports);
+      },
       supported: function () {
         return names(filter(env.transports, function (transport) { return transport.supported(env); }));
       },
       // A second library with another clock, chance or window: how the tests simulate time.
       create: function (overrides) { return create(merge(browser(root), overrides)); }
     };
+    return api;
   }
 
   function Connection(env, url, options) {
@@ -431,7 +436,7 @@
   Connection.prototype.ack = function (link) {
     // A poll acknowledges by presenting its cursor. A socket refuses more than it has sent.
     var cursor = link.handle && link.handle.send ? link.at : this.cursor;
-    if (!link.stream || !cursor || cursor === this.acked) return;
+    if (!link.stream || link.transport.local || !cursor || cursor === this.acked) return;
     this.acked = cursor;
     if (link.handle.send) link.handle.send({ type: 'ack', cursor: cursor });
     else if (canHttp(this.env)) http(this.env, this.ackRequest(cursor), nothing);
@@ -724,7 +729,7 @@
       this.heardAt = this.env.now();
       var name = item.event;
       if (name === '$bye') return this.bye(item.data || {});
-      if (name === '$error') return this.end(refusal(item.data || {}));
+      if (name === '$error') return this.end(told(item));
       this.works(item);
       if (this.over) return;
       if (name === '$gap') this.connection.gap(this, item);
@@ -820,7 +825,8 @@
   /*
    * Best first. `wire` is the server's name for it; `stream`: it runs on and has heartbeats;
    * `sure`: plain questions and answers, which pass wherever the page itself passed;
-   * `ticket`: can't set a header. `open` gives back { close(), send?(message), hear?(name) }.
+   * `ticket`: can't set a header; `local`: not to the server itself; `optional`: only where
+   * that option is set. `open` gives back { close(), send?(message), hear?(name) }.
    */
   var ws = {
     name: 'ws', wire: 'ws', stream: true,
@@ -1085,7 +1091,7 @@
     var params = [['once', 1], ['wait', wait]].concat(link.token ? [['token', link.token]] : []);
     var remove = frame(link, params, function (batch) {
       if (batch.events) settle(null, batch);
-      else if (batch.event === '$error') settle(refusal(batch.data || {}));
+      else if (batch.event === '$error') settle(told(batch));
     }, function () { settle({}); });
     return function () { done = nothing; settle({}); };
   }
@@ -1211,6 +1217,12 @@
     failure.refused = !!failure.code && (status === 401 || status === 403);
     if (retryAfter > 0) failure.retry = retryAfter * 1000;
     return failure;
+  }
+
+  // An `$error` item stands in for the status line and the body that frames and scripts can't read.
+  function told(item) {
+    var data = item.data || {};
+    return refusal(merge({ retry: data.retry }, data.error || data));
   }
 
   // The server's error object, as it comes in bodies, in `$error` and in `$reply`.

@@ -115,7 +115,7 @@ test('choosing', async (t) => {
     const line = world.connect();
     world.pass(4.9 * SECOND);
     assert.equal(line.transport, 'longpoll');
-    assert.deepEqual(world.names(), ['longpoll', 'ws']);
+    assert.deepEqual(world.tried(), ['longpoll', 'ws']);
     world.pass(SECOND);
     assert.equal(line.transport, 'sse');
     assert.deepEqual(told(line, '$error'), [], 'a failed probe is no trouble to the application');
@@ -128,9 +128,9 @@ test('choosing', async (t) => {
     world.pass(4 * SECOND);
     assert.equal(line.transport, 'longpoll');
     world.pass(7.9 * SECOND);
-    assert.deepEqual(world.names(), ['longpoll', 'ws']);
+    assert.deepEqual(world.tried(), ['longpoll', 'ws']);
     world.pass(0.2 * SECOND);
-    assert.deepEqual(world.names(), ['longpoll', 'ws', 'sse']);
+    assert.deepEqual(world.tried(), ['longpoll', 'ws', 'sse']);
   });
 
   await t.test('on a network slower than any timeout it learns to wait', () => {
@@ -150,7 +150,7 @@ test('choosing', async (t) => {
     assert.deepEqual(pauses.slice(0, 7), [60, 120, 240, 480, 600, 600, 600]);
     world.how.ws = 'works';
     world.pass(10 * MINUTE + SECOND);
-    assert.equal(world.names().at(-1), 'ws');
+    assert.equal(world.tried().at(-1), 'ws');
   });
 
   await t.test('remembers what worked, for a day', () => {
@@ -164,13 +164,13 @@ test('choosing', async (t) => {
     world.opened.length = 0;
     const second = world.connect();
     world.pass(30);
-    assert.equal(world.names()[0], 'sse');
+    assert.equal(world.tried()[0], 'sse');
     second.close();
     world.clock.now += 24 * HOUR;
     world.opened.length = 0;
     world.connect();
     world.pass(30);
-    assert.equal(world.names()[0], 'longpoll');
+    assert.equal(world.tried()[0], 'longpoll');
   });
 
   await t.test('a broken memory of the choice costs nothing', () => {
@@ -187,7 +187,7 @@ test('choosing', async (t) => {
     const line = world.connect();
     world.pass(20 * SECOND);
     assert.equal(line.transport, 'longpoll');
-    const tries = world.names().filter((name) => name === 'ws').length;
+    const tries = world.tried().filter((name) => name === 'ws').length;
     assert.equal(tries, 2);
     world.how.ws = 'works';
     world.pass(3 * MINUTE);
@@ -223,7 +223,7 @@ test('choosing', async (t) => {
     const line = world.connect({ transports: ['ws', 'longpoll', 'sse'] });
     world.pass(HOUR);
     assert.equal(line.transport, 'longpoll');
-    assert.deepEqual([...new Set(world.names())], ['longpoll']);
+    assert.deepEqual([...new Set(world.tried())], ['longpoll']);
   });
 
   await t.test('says so when nothing is supported', () => {
@@ -338,7 +338,7 @@ test('backing off', async (t) => {
     assert.equal(world.opened.length, 5);
     world.pass(2 * MINUTE);
     assert.ok(world.opened.length < 5 + 3 * 14, `${world.opened.length} tries`);
-    assert.deepEqual([...new Set(world.names().slice(5))].sort(), [...names].sort());
+    assert.deepEqual([...new Set(world.tried().slice(5))].sort(), [...names].sort());
   });
 });
 

@@ -58,6 +58,47 @@ class Target {
   fire(name, event = {}) { this.listeners.filter((l) => l.name === name).forEach((l) => l.run(event)); }
 }
 
+// NATS's subject rules, by a way of its own: a regular expression.
+function matches(pattern, topic) {
+  const parts = pattern.split('.').map((token) => (token === '*' ? '[^.]+' : token === '>' ? '.+' : token.replace(/\W/g, '\\$&')));
+  return new RegExp(`^${parts.join('\\.')}$`).test(topic);
+}
+
+// Web Locks: one holder a name, the others in line. https://w3c.github.io/web-locks/
+function locksOf(world, window) {
+  const grant = (name) => {
+    const next = (world.locks.get(name) || [])[0];
+    if (!next || next.held) return;
+    next.held = true;
+    world.clock.set(() => { Promise.resolve(next.run()).then(() => world.unlock(name, next)); }, 1);
+  };
+  world.unlock = (name, entry) => {
+    world.locks.set(name, world.locks.get(name).filter((each) => each !== entry));
+    grant(name);
+  };
+  return {
+    request(name, { signal }, run) {
+      const entry = { run, window, held: false };
+      world.locks.set(name, [...(world.locks.get(name) || []), entry]);
+      grant(name);
+      return new Promise((resolve, reject) => signal.addEventListener('abort', () => { world.unlock(name, entry); reject(new Error('AbortError')); }));
+    },
+  };
+}
+
+function channelOf(world, window) {
+  return class {
+    constructor(name) { Object.assign(this, { name, window }); world.channels.add(this); }
+    close() { world.channels.delete(this); }
+    postMessage(message) {
+      const data = structuredClone(message);
+      for (const other of world.channels) {
+        if (other !== this && other.name === this.name) world.clock.set(() => { if (world.channels.has(other) && other.onmessage) other.onmessage({ data: structuredClone(data) }); }, 1);
+      }
+    }
+  };
+}
+
 class World {
   constructor({ seed = 1, latency = 20, transports = ['ws', 'sse', 'longpoll'], random } = {}) {
     this.random = randomFrom(seed);
@@ -70,34 +111,57 @@ class World {
     this.how = {};               // name -> 'works' | 'silent' | 'down' | 'mute' | 'refuses' | 'busy' | 'brief'
     this.opened = [];            // [time, name, cursor]
     this.links = new Set();
-    this.window = new Target();
-    this.window.document = new Target();
-    this.window.location = { protocol: 'http:', host: 'page.test' };
+    this.ids = 0;
+    this.locks = new Map();
+    this.channels = new Set();
     this.kept = {};
-    this.window.localStorage = { getItem: (k) => (k in this.kept ? this.kept[k] : null), setItem: (k, v) => { this.kept[k] = String(v); } };
     this.beacons = [];
-    this.window.navigator = { sendBeacon: (url, body) => { this.beacons.push({ url, body: JSON.parse(body) }); return true; } };
-    let ids = 0;
-    this.library = Switchback.create({
-      window: this.window,
+    this.transportNames = transports;
+    this.seededRandom = random || this.random;
+    Object.assign(this, this.tab());
+  }
+
+  // A tab of the one browser: a window of its own, everything else shared.
+  tab() {
+    const window = new Target();
+    window.document = new Target();
+    window.location = { protocol: 'http:', host: 'page.test' };
+    window.localStorage = { getItem: (k) => (k in this.kept ? this.kept[k] : null), setItem: (k, v) => { this.kept[k] = String(v); } };
+    window.navigator = { sendBeacon: (url, body) => { this.beacons.push({ url, body: JSON.parse(body) }); return true; } };
+    window.navigator.locks = locksOf(this, window);
+    window.BroadcastChannel = channelOf(this, window);
+    window.AbortController = AbortController;
+    const library = Switchback.create({
+      window,
       now: () => this.clock.now,
       setTimer: (run, ms) => this.clock.set(run, ms),
       clearTimer: (id) => this.clock.clear(id),
-      random: random || this.random,
-      uuid: () => `00000000-0000-4000-8000-${String(++ids).padStart(12, '0')}`,
-      transports: transports.map((name) => this.transport(name)),
+      random: this.seededRandom,
+      uuid: () => `00000000-0000-4000-8000-${String(++this.ids).padStart(12, '0')}`,
+      transports: this.transportNames.map((name) => this.transport(name)),
     });
+    return { window, library };
   }
 
-  connect(options = {}) {
-    const line = this.library.connect('', { topics: ['t.>'], ...options });
+  connect(options = {}, library = this.library) {
+    const line = library.connect('', { topics: ['t.>'], ...options });
     line.heard = [];
     line.told = [];
     line.on('*', (name, item) => (name.startsWith('$') ? line.told.push([name, item]) : line.heard.push(item.data)));
     return line;
   }
 
+  // Gone without a word, as a killed process: its locks are freed, its channels and links fall silent.
+  crash(window) {
+    for (const channel of this.channels) if (channel.window === window) this.channels.delete(channel);
+    for (const held of [...this.links]) if (held.link.env.window === window) { held.open = false; this.links.delete(held); held.link.over = true; }
+    for (const [name, entries] of this.locks) for (const entry of entries) if (entry.window === window) this.unlock(name, entry);
+  }
+
   pass(ms) { this.clock.pass(ms); }
+
+  // The same in steps, between which promises settle.
+  async passSlowly(ms) { for (let left = ms; left > 0; left -= 50) { this.clock.pass(Math.min(50, left)); await new Promise(setImmediate); } }
 
   publish(data = this.log.length + 1, more = {}) {
     this.log.push({ cursor: this.cursor(this.log.length + 1), topic: 't.1', event: 'message', data, time: this.clock.now, ...more });
@@ -108,17 +172,23 @@ class World {
 
   // The server's side of one opened link.
   serve(name, link, polls) {
-    let at = link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at ? 0 : this.log.length;
+    let at = link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at || link.connection.options.cursor === 'earliest' ? 0 : this.log.length;
     const held = { open: true };
     const later = (run, ms = this.latency) => this.clock.set(() => { if (held.open) run(); }, ms);
     const how = () => this.how[name] || 'works';
     const end = (reason) => { this.links.delete(held); link.end(reason); };
+    // A socket changes its patterns in place, all others keep those they were opened with.
+    const fixed = link.connection.topics.slice();
+    const topics = () => (name === 'ws' ? link.connection.topics : fixed);
     let quietSince = this.clock.now;
     held.flush = () => {
       if (!held.ready || how() === 'mute' || how() === 'silent') return;
-      const items = this.log.slice(at);
-      at = this.log.length;
+      const items = this.log.slice(at).filter((item) => topics().some((pattern) => matches(pattern, item.topic)));
+      // A batch has its limit, as the server's has; the rest is the next question's answer.
+      const cut = polls && items.length > 10 ? items.splice(10) : [];
+      at = cut.length ? Number(items[9].cursor.split('-')[1]) : this.log.length;
       quietSince = this.clock.now;
+      if (cut.length) later(held.flush, 2 * this.latency);
       if (polls && items.length) link.batch({ cursor: this.cursor(at), events: items });
       else items.forEach((item) => link.hear(item));
     };
@@ -174,7 +244,7 @@ class World {
   endAll(how) { for (const held of [...this.links]) held.end(how); }
   hearAll(item) { for (const held of [...this.links]) held.link.hear(item); }
 
-  names() { return this.opened.map(([, name]) => name); }
+  tried() { return this.opened.map(([, name]) => name); }
 }
 
-module.exports = { World, Clock, randomFrom, Switchback };
+module.exports = { World, matches, Clock, randomFrom, Switchback };
