@@ -40,7 +40,10 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
     let mut items = Items::open(server.address(), "sse", "topic=a&cursor=earliest").await.expect("open");
     publish(&server, 1..=3).await;
     for _ in 0..3 {
-        let second = Command::new(BINARY).args(["--listen", "127.0.0.1:0", "--log", "error", "--data"]).arg(server.data()).output();
+        let second = Command::new(BINARY)
+            .args(["--listen", "127.0.0.1:0", "--log", "error", "--data"])
+            .arg(server.data())
+            .output();
         let second = second.expect("it runs");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
         assert!(second.stdout.is_empty(), "it does not greet: {second:?}");
@@ -75,7 +78,8 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
 
     // While the server runs.
     let file = server.directory().join("copy.db");
-    let backup = Command::new(BINARY).arg("backup").arg(&file).arg("--data").arg(server.data()).output().expect("it runs");
+    let backup =
+        Command::new(BINARY).arg("backup").arg(&file).arg("--data").arg(server.data()).output().expect("it runs");
     assert!(backup.status.success(), "{backup:?}");
     let lost = publish(&server, 6..=8).await;
 
@@ -114,7 +118,13 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
         let path = format!("/v1/{path}topic=a&cursor={}", lost[0].as_str().expect("a cursor"));
         let answer = crate::within(&path, wire::get(&address, &path)).await.expect("an answer");
         let text = answer.text();
-        let end = if path.contains("iframe") { ")</script>" } else if path.contains("jsonp") { ");" } else { "" };
+        let end = if path.contains("iframe") {
+            ")</script>"
+        } else if path.contains("jsonp") {
+            ");"
+        } else {
+            ""
+        };
         let start = text.find("{\"cursor\"").unwrap_or_else(|| panic!("no batch in {text}"));
         let batch = text[start..].trim_end_matches('\n').strip_suffix(end).unwrap_or_else(|| panic!("{text}"));
         let batch: Value = serde_json::from_str(batch).expect("a batch");
@@ -160,7 +170,7 @@ async fn a_log_torn_at_its_end_keeps_everything_before() {
     type Tear = fn(&mut Vec<u8>);
     let tears: [(&str, Tear, u64); 6] = [
         ("nothing", |_| {}, 12),
-        ("its last byte is missing", |wal| drop(wal.pop()), 11),
+        ("its last byte is missing", |wal| wal.truncate(wal.len() - 1), 11),
         ("half of its last page is missing", |wal| wal.truncate(wal.len() - 2048), 11),
         ("its last bytes are zeros", |wal| wal.iter_mut().rev().take(700).for_each(|byte| *byte = 0), 11),
         ("a bit of its last page is wrong", |wal| *wal.last_mut().expect("bytes") ^= 1, 11),

@@ -147,9 +147,11 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     for answer in &answers {
         for position in promised(answer) {
             let marker = &placed[&position];
-            let written = calls.iter().find(|call| call.is_write_to(log) && call.arguments.contains(&format!("{marker}>")));
+            let written =
+                calls.iter().find(|call| call.is_write_to(log) && call.arguments.contains(&format!("{marker}>")));
             let written = written.unwrap_or_else(|| panic!("{marker} was not written to the log"));
-            let covers = |sync: &&Call| sync.is_sync_of(log) && sync.entered > written.left && sync.left < answer.entered;
+            let covers =
+                |sync: &&Call| sync.is_sync_of(log) && sync.entered > written.left && sync.left < answer.entered;
             assert!(
                 calls.iter().any(|call| covers(&call)),
                 "{marker} was written at line {} and answered at line {} of the trace without a sync between",

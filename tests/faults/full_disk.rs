@@ -50,7 +50,8 @@ impl Filler {
     /// Publishes one event of a size; says whether there was room.
     async fn publish(&mut self, bytes: usize) -> bool {
         self.number += 1;
-        let event = json!({ "topic": "fill.it", "id": self.number.to_string(), "data": [self.number, "x".repeat(bytes)] });
+        let event =
+            json!({ "topic": "fill.it", "id": self.number.to_string(), "data": [self.number, "x".repeat(bytes)] });
         let answer = crate::within("an answer", wire::post(&self.address, &event)).await.expect("an answer");
         match answer.status() {
             201 => {

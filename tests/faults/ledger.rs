@@ -57,7 +57,8 @@ impl Load {
         let (stop, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(u64::MAX)));
         let styles = [("one", Style::Single), ("two", Style::Keyed), ("three", Style::Batch), ("four", Style::Single)];
         let publishers = styles.map(|(name, style)| {
-            let publisher = Publisher { address: address.clone(), name, style, promised: promised.clone(), connection: None };
+            let publisher =
+                Publisher { address: address.clone(), name, style, promised: promised.clone(), connection: None };
             tokio::spawn(publisher.run(stop.clone()))
         });
         let followers = transports.iter().map(|transport| {
@@ -131,7 +132,8 @@ impl Publisher {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
             let count = if matches!(self.style, Style::Batch) { 1 + number % 7 } else { 1 };
-            let markers: Vec<String> = (number..number + count).map(|number| format!("{}-{number}", self.name)).collect();
+            let markers: Vec<String> =
+                (number..number + count).map(|number| format!("{}-{number}", self.name)).collect();
             number += count;
             self.publish(&markers).await;
         }
@@ -153,7 +155,9 @@ impl Publisher {
             match self.ask(&body).await {
                 Ok(answer) if answer.status() == 201 => return self.note(markers, &answer.json()),
                 // Refused is not stored, so that asking again does not make two of it.
-                Ok(answer) if answer.status() == 503 => assert!(answer.head.header("retry-after").is_some(), "{answer:?}"),
+                Ok(answer) if answer.status() == 503 => {
+                    assert!(answer.head.header("retry-after").is_some(), "{answer:?}")
+                }
                 Ok(answer) => panic!("{answer:?}"),
                 Err(_) => {
                     self.connection = None;
@@ -214,7 +218,8 @@ impl Follower {
         let stream = STREAMS.contains(&transport);
         while !self.is_done() {
             let query = format!("topic=load.%3E&cursor={}", self.cursor);
-            let ended = if stream { self.stream(&address, transport, &query).await } else { self.hold(&address, &query).await };
+            let ended =
+                if stream { self.stream(&address, transport, &query).await } else { self.hold(&address, &query).await };
             if ended.is_err() {
                 tokio::time::sleep(RETRY).await;
             }

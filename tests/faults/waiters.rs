@@ -27,7 +27,9 @@ async fn an_aborted_request_frees_its_waiter() {
         if name == "ws" { connection.upgrade(&path).await } else { connection.get(&path).await }.expect("sent");
         crate::until("it is held", async || transports(address, &client).await == Some(1)).await;
         drop(connection);
-        let freed = crate::holds_within(FREED, async || transports(address, &client).await.is_none_or(|count| count == 0)).await;
+        let freed =
+            crate::holds_within(FREED, async || transports(address, &client).await.is_none_or(|count| count == 0))
+                .await;
         assert!(freed, "{path} is still held");
     }
 }

@@ -99,7 +99,9 @@ impl Connection {
     /// Sends `POST path` with a body of a type.
     pub(crate) async fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> io::Result<()> {
         let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+        );
         self.send([head.as_bytes(), body].concat()).await
     }
 
