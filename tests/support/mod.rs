@@ -27,8 +27,14 @@ pub struct Server {
 impl Server {
     /// Starts one with its default store in an empty directory, and these flags.
     pub fn start(flags: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        Self::start_in(Arc::new(directory), flags)
+        Self::start_at(LISTEN, flags)
+    }
+
+    /// As [`Self::start`], on an address of one's own. A server that is started again on its port had better not be on
+    /// 127.0.0.1, where a connection of some other test may have been given that port meanwhile.
+    pub fn start_at(listen: &str, flags: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self::spawn(&[], directory, texts(flags), listen)
     }
 
     /// Starts one on what lies in `data` of that directory.
@@ -38,8 +44,7 @@ impl Server {
 
     /// Starts one under another program, such as `strace`, that runs it as the process it was started as itself.
     pub fn start_under(wrapper: &[&str], directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::spawn(wrapper, directory, flags, LISTEN)
+        Self::spawn(wrapper, directory, texts(flags), LISTEN)
     }
 
     fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
@@ -113,6 +118,11 @@ impl Server {
         self.restarted()
     }
 
+    /// Starts one that has ended again, on the same directory and port.
+    pub fn stopped_and_restarted(self) -> Self {
+        self.restarted()
+    }
+
     fn restarted(mut self) -> Self {
         self.wait();
         let listen = self.address().to_owned();
@@ -126,6 +136,10 @@ impl Server {
         assert_eq!(answer.status(), 201, "publishing");
         answer.json().await.expect("JSON")
     }
+}
+
+fn texts(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
 }
 
 impl Drop for Server {

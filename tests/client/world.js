@@ -1,0 +1,180 @@
+// A world in which time passes only when a test says so: a clock, a server's log, and
+// transports that behave as told. What happens in it depends on the seed and nothing else.
+'use strict';
+
+const Switchback = require('../../static/client.js');
+
+// mulberry32: small, and the same on every machine.
+function randomFrom(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+class Clock {
+  constructor() {
+    this.now = 1_000_000;
+    this.timers = new Map();
+    this.next = 1;
+  }
+
+  set(run, ms) {
+    const id = this.next++;
+    this.timers.set(id, { at: this.now + Math.max(0, ms), id, run });
+    return id;
+  }
+
+  clear(id) { this.timers.delete(id); }
+
+  // Runs every timer that falls due, in order of time, then of setting.
+  pass(ms) {
+    const end = this.now + ms;
+    for (;;) {
+      const due = [...this.timers.values()].filter((t) => t.at <= end).sort((a, b) => a.at - b.at || a.id - b.id)[0];
+      if (!due) break;
+      this.now = Math.max(this.now, due.at);
+      this.timers.delete(due.id);
+      due.run();
+    }
+    this.now = end;
+  }
+
+  // The lid is closed: time goes by, and whatever was due happens late, on waking.
+  sleep(ms) {
+    this.now += ms;
+    this.pass(0);
+  }
+}
+
+// Something that listeners can be added to, for `window` and `document`.
+class Target {
+  constructor() { this.listeners = []; }
+  addEventListener(name, run) { this.listeners.push({ name, run }); }
+  removeEventListener(name, run) { this.listeners = this.listeners.filter((l) => l.name !== name || l.run !== run); }
+  fire(name, event = {}) { this.listeners.filter((l) => l.name === name).forEach((l) => l.run(event)); }
+}
+
+class World {
+  constructor({ seed = 1, latency = 20, transports = ['ws', 'sse', 'longpoll'], random } = {}) {
+    this.random = randomFrom(seed);
+    this.clock = new Clock();
+    this.latency = latency;
+    this.epoch = 'e1';
+    this.log = [];
+    this.heartbeat = 20000;
+    this.gaps = [];              // told to the next links to open
+    this.how = {};               // name -> 'works' | 'silent' | 'down' | 'mute' | 'refuses' | 'busy' | 'brief'
+    this.opened = [];            // [time, name, cursor]
+    this.links = new Set();
+    this.window = new Target();
+    this.window.document = new Target();
+    this.window.location = { protocol: 'http:', host: 'page.test' };
+    this.kept = {};
+    this.window.localStorage = { getItem: (k) => (k in this.kept ? this.kept[k] : null), setItem: (k, v) => { this.kept[k] = String(v); } };
+    this.beacons = [];
+    this.window.navigator = { sendBeacon: (url, body) => { this.beacons.push({ url, body: JSON.parse(body) }); return true; } };
+    let ids = 0;
+    this.library = Switchback.create({
+      window: this.window,
+      now: () => this.clock.now,
+      setTimer: (run, ms) => this.clock.set(run, ms),
+      clearTimer: (id) => this.clock.clear(id),
+      random: random || this.random,
+      uuid: () => `00000000-0000-4000-8000-${String(++ids).padStart(12, '0')}`,
+      transports: transports.map((name) => this.transport(name)),
+    });
+  }
+
+  connect(options = {}) {
+    const line = this.library.connect('', { topics: ['t.>'], ...options });
+    line.heard = [];
+    line.told = [];
+    line.on('*', (name, item) => (name.startsWith('$') ? line.told.push([name, item]) : line.heard.push(item.data)));
+    return line;
+  }
+
+  pass(ms) { this.clock.pass(ms); }
+
+  publish(data = this.log.length + 1, more = {}) {
+    this.log.push({ cursor: this.cursor(this.log.length + 1), topic: 't.1', event: 'message', data, time: this.clock.now, ...more });
+    for (const link of this.links) link.wake();
+  }
+
+  cursor(position = this.log.length) { return `${this.epoch}-${position}`; }
+
+  // The server's side of one opened link.
+  serve(name, link, polls) {
+    let at = link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at ? 0 : this.log.length;
+    const held = { open: true };
+    const later = (run, ms = this.latency) => this.clock.set(() => { if (held.open) run(); }, ms);
+    const how = () => this.how[name] || 'works';
+    const end = (reason) => { this.links.delete(held); link.end(reason); };
+    let quietSince = this.clock.now;
+    held.flush = () => {
+      if (!held.ready || how() === 'mute' || how() === 'silent') return;
+      const items = this.log.slice(at);
+      at = this.log.length;
+      quietSince = this.clock.now;
+      if (polls && items.length) link.batch({ cursor: this.cursor(at), events: items });
+      else items.forEach((item) => link.hear(item));
+    };
+    held.wake = () => later(held.flush);
+    held.end = end;
+    held.link = link;
+    held.name = name;
+    const beat = () => {
+      if (how() !== 'mute' && this.clock.now - quietSince >= this.heartbeat) { link.hear({ event: '$beat', cursor: this.cursor(at) }); quietSince = this.clock.now; }
+      later(beat, 1000);
+    };
+    this.opened.push([this.clock.now, name, link.at]);
+    this.links.add(held);
+    if (how() === 'down') later(() => end({}));
+    else if (how() === 'busy') later(() => end({ status: 503, code: 'draining', retry: 7000, message: 'later' }));
+    else if (how() === 'refuses') later(() => end({ status: 403, code: 'forbidden', refused: true, message: 'no' }));
+    else if (how() !== 'silent') {
+      later(() => {
+        const gap = link.at && !link.at.startsWith(this.epoch + '-') ? { reason: 'epoch', from: link.at, to: this.cursor(0) } : this.gaps.shift();
+        held.ready = true;
+        if (polls) link.batch({ cursor: gap ? gap.to : this.cursor(at), events: gap ? [{ event: '$gap', cursor: gap.to, data: gap }] : [] });
+        else link.hear({ event: '$hello', cursor: link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
+        if (!held.open) return;
+        if (gap && !polls) link.hear({ event: '$gap', cursor: gap.to, data: gap });
+        if (gap && gap.to.startsWith(this.epoch)) at = Number(gap.to.split('-')[1]);
+        if (!held.open) return;
+        held.flush();
+        if (!polls) later(beat, 1000);
+        if (how() === 'brief') later(() => end({}), 5000);
+      }, 2 * this.latency);
+    }
+    const handle = { close: () => { held.open = false; this.links.delete(held); } };
+    // A socket answers what it is sent.
+    if (name === 'ws') {
+      handle.send = (message) => {
+        (this.sent = this.sent || []).push(message);
+        if (this.answer) later(() => { const data = this.answer(message); if (data) link.hear({ event: '$reply', data: { ref: message.ref, ...data } }); });
+      };
+    }
+    return handle;
+  }
+
+  transport(name) {
+    const polls = /poll/.test(name);
+    return {
+      name, wire: name, stream: !polls, sure: polls,
+      supported: () => this.how[name] !== 'absent',
+      open: (link) => { link.url(); return this.serve(name, link, polls); },
+    };
+  }
+
+  // What the server does to every link at once.
+  endAll(how) { for (const held of [...this.links]) held.end(how); }
+  hearAll(item) { for (const held of [...this.links]) held.link.hear(item); }
+
+  names() { return this.opened.map(([, name]) => name); }
+}
+
+module.exports = { World, Clock, randomFrom, Switchback };

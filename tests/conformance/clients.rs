@@ -1,0 +1,243 @@
+//! Remembered clients: who comes back with its name alone, over whatever transport, goes on where it was.
+
+use serde_json::{Value, json};
+
+use crate::client::{Kind, Link, Query, Subscriber};
+use crate::fixture::{end_of_log, numbers, over, publish, publish_all, shared, topic, until, uuid};
+use crate::http::Request;
+use crate::support::Server;
+use crate::wire::{moved, position};
+
+over!(every:
+    resumes_by_name_alone,
+    resumes_on_another_transport,
+    a_presented_cursor_is_acknowledged,
+    the_first_place_is_remembered,
+    acknowledged_over_http,
+    nothing_is_remembered_of_a_stranger,
+    remembered_after_a_restart,
+    resumes_at_what_it_last_heard_of_another_log,
+);
+over!(in the_newer_connection_wins: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
+      stream Stream, ws Ws);
+
+fn by_name(client: &str) -> Query {
+    Query::default().with("client", client)
+}
+
+async fn ack(server: &Server, client: &str, cursor: &str) -> crate::http::Response {
+    let body = json!({ "client": client, "cursor": cursor }).to_string();
+    Request::post("/v1/ack", "application/json", body).send(server.address()).await
+}
+
+async fn state(server: &Server, client: &str) -> Value {
+    let mut answer = Request::get(format!("/v1/clients/{client}")).send(server.address()).await;
+    answer.json().await
+}
+
+/// Waits until the server has noticed that a client's connections are gone.
+async fn gone(server: &Server, client: &str) {
+    until("a connection is gone", || async { state(server, client).await["transports"] == json!([]) }).await;
+}
+
+async fn resumes_by_name_alone(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("name"), uuid());
+    let mut subscriber = Subscriber::start(server.address(), kind, Query::topic(&topic).with("client", &client)).await;
+    let cursors = publish_all(&server, &topic, numbers(0..3)).await;
+    assert_eq!(subscriber.values(2).await, numbers(0..2));
+    subscriber.cut();
+    gone(&server, &client).await;
+    // Without a cursor and without patterns: from what it acknowledged, which is what it presented, if anything.
+    let acknowledged = state(&server, &client).await["acknowledged"].as_str().map(position).expect("its first place");
+    assert!(acknowledged <= position(&cursors[1]), "what did not arrive is not acknowledged");
+    if kind.streams() {
+        assert!(acknowledged < position(&cursors[0]), "nothing was presented");
+    }
+    let left = cursors.iter().zip(numbers(0..3)).filter(|(cursor, _)| position(cursor) > acknowledged);
+    let left: Vec<Value> = left.map(|(_, value)| value).collect();
+    let mut again = Subscriber::new(server.address(), kind, by_name(&client));
+    assert_eq!(again.values(left.len()).await, left, "at least once");
+    // An upper-case name is the same name.
+    let mut upper = Subscriber::new(server.address(), kind, by_name(&client.to_uppercase()));
+    publish(&server, &topic, 3).await;
+    loop {
+        if upper.event().await.value() == 3 {
+            break;
+        }
+    }
+}
+
+async fn resumes_on_another_transport(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("hop"), uuid());
+    let mut subscriber = Subscriber::start(server.address(), kind, Query::topic(&topic).with("client", &client)).await;
+    publish(&server, &topic, 0).await;
+    assert_eq!(subscriber.values(1).await, [0]);
+    let cursor = subscriber.cursor.clone().expect("a cursor");
+    assert_eq!(ack(&server, &client, &cursor).await.status, 200);
+    subscriber.cut();
+    publish(&server, &topic, 1).await;
+    for other in Kind::ALL {
+        let mut other = Subscriber::new(server.address(), other, by_name(&client));
+        assert_eq!(other.values(1).await, [1], "with its patterns, after what it acknowledged");
+    }
+}
+
+async fn a_presented_cursor_is_acknowledged(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("presented"), uuid());
+    let start = end_of_log(&server).await;
+    let cursors = publish_all(&server, &topic, numbers(0..6)).await;
+    let query = |cursor: &str| Query::topic(&topic).with("client", &client).with("cursor", cursor);
+    Link::to(server.address(), kind, &query(&start)).await;
+    Link::to(server.address(), kind, &query(&cursors[3])).await;
+    // Only forward.
+    Link::to(server.address(), kind, &query(&cursors[1])).await;
+    assert_eq!(state(&server, &client).await["acknowledged"], cursors[3]);
+    let mut again = Subscriber::new(server.address(), kind, by_name(&client));
+    assert_eq!(again.values(2).await, numbers(4..6));
+}
+
+/// The very first answer is lost: its name alone brings the client back to the same place, even after `kill -9`.
+async fn the_first_place_is_remembered(kind: Kind) {
+    let server = Server::start_at("127.0.0.2:0", &["--workers", "1"]);
+    let client = uuid();
+    publish(&server, "first.a", "before").await;
+    let query = Query::topics(["first.*", "other"]).with("client", &client);
+    if kind.holds() {
+        // A held request of which no byte ever comes.
+        let mut held = Box::pin(Link::to(server.address(), kind, &query));
+        let known = || async { state(&server, &client).await["acknowledged"].is_string() };
+        tokio::select! {
+            _ = &mut held => panic!("answered before there was anything"),
+            () = until("the client is known", known) => {}
+        }
+    } else {
+        drop(Link::to(server.address(), kind, &query).await);
+    }
+    let server = server.kill_and_restart();
+    publish(&server, "first.a", 1).await;
+    publish(&server, "other", 2).await;
+    let mut again = Subscriber::new(server.address(), kind, by_name(&client));
+    assert_eq!(again.values(2).await, [1, 2]);
+}
+
+async fn acknowledged_over_http(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("ack"), uuid());
+    let start = end_of_log(&server).await;
+    let cursors = publish_all(&server, &topic, numbers(0..4)).await;
+    drop(Subscriber::at(server.address(), kind, Query::topic(&topic).with("client", &client), &start).event().await);
+    let mut answer = ack(&server, &client, &cursors[1]).await;
+    assert_eq!((answer.status, answer.json().await), (200, json!({ "client": client, "cursor": cursors[1] })));
+    // As `sendBeacon` has it; backwards it does not move.
+    let body = json!({ "client": client, "cursor": cursors[0] }).to_string();
+    let mut answer = Request::post("/v1/ack", "text/plain;charset=UTF-8", body).send(server.address()).await;
+    assert_eq!((answer.status, &answer.json().await["cursor"]), (200, &json!(cursors[1])));
+    let mut again = Subscriber::new(server.address(), kind, by_name(&client));
+    assert_eq!(again.values(2).await, numbers(2..4));
+    // Beyond the log nothing can have been heard.
+    let beyond = moved(&start, position(&end_of_log(&server).await) + 1_000_000);
+    assert_eq!(ack(&server, &client, &beyond).await.error().await, (400, "bad_cursor".to_owned()));
+    // Of another log: no error, and it moves nothing.
+    assert_eq!(ack(&server, &client, "another-5").await.status, 200);
+    let acknowledged = state(&server, &client).await["acknowledged"].as_str().map(position);
+    assert!(acknowledged.is_some_and(|at| at >= position(&cursors[1])), "{acknowledged:?}");
+}
+
+async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
+    let server = shared();
+    let client = uuid();
+    let query = by_name(&client);
+    match kind {
+        // It can say later what it wants.
+        Kind::Ws => assert_eq!(Link::to(server.address(), kind, &query).await.item().await.event, "$hello"),
+        Kind::Jsonp | Kind::JsonpPoll => {
+            let batch = Link::to(server.address(), kind, &query).await.batch().await;
+            assert_eq!(batch.events[0].value()["error"]["code"], "no_topic");
+        }
+        _ => assert_eq!(query.request(kind).send(server.address()).await.status, 400),
+    }
+    // It may start where any other may.
+    let topic = topic("stranger");
+    publish_all(&server, &topic, numbers(0..3)).await;
+    let query = Query::topic(&topic).with("client", uuid()).with("last", 2);
+    assert_eq!(Subscriber::new(server.address(), kind, query).values(2).await, numbers(1..3));
+}
+
+async fn remembered_after_a_restart(kind: Kind) {
+    let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1", "--drain", "0s"]);
+    let client = uuid();
+    let start = end_of_log(&server).await;
+    let cursors = publish_all(&server, "kept.a", numbers(0..6)).await;
+    let query = Query::topic("kept.>").with("client", &client);
+    assert_eq!(Subscriber::at(server.address(), kind, query, &start).values(2).await, numbers(0..2));
+    for (stop, at) in [(true, 1), (false, 3)] {
+        assert_eq!(ack(&server, &client, &cursors[at]).await.status, 200, "answered once it is remembered");
+        server = if stop { server.stop_and_restart() } else { server.kill_and_restart() };
+        let state = state(&server, &client).await;
+        assert_eq!((&state["acknowledged"], &state["patterns"]), (&json!(cursors[at]), &json!(["kept.>"])));
+        let mut again = Subscriber::new(server.address(), kind, by_name(&client));
+        assert_eq!(again.values(5 - at).await, numbers(at as u32 + 1..6));
+    }
+}
+
+/// A client is known from a log that is gone: a gap, then everything of this one.
+async fn resumes_at_what_it_last_heard_of_another_log(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("oldlog"), uuid());
+    assert_eq!(ack(&server, &client, "another-7").await.status, 200);
+    publish(&server, &topic, 1).await;
+    let mut subscriber = Subscriber::new(server.address(), kind, Query::topic(&topic).with("client", &client));
+    let gap = subscriber.item().await;
+    assert_eq!((gap.event.as_str(), &gap.value()["reason"]), ("$gap", &json!("epoch")));
+    assert_eq!(subscriber.values(1).await, [1]);
+}
+
+async fn the_newer_connection_wins(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("replaced"), uuid());
+    let start = end_of_log(&server).await;
+    let query = Query::topic(&topic).with("client", &client).with("cursor", &start);
+    let older = tokio::spawn({
+        let (address, query) = (server.address().to_owned(), query.clone());
+        async move {
+            let mut link = Link::to(&address, kind, &query).await;
+            if kind.streams() {
+                assert_eq!(link.item().await.event, "$hello");
+                let bye = link.telling().await;
+                let end = link.end().await;
+                assert_eq!(end, (kind == Kind::Ws).then(|| (1008, "replaced".to_owned())));
+                bye
+            } else {
+                let mut batch = link.batch().await;
+                assert_eq!(batch.events.len(), 1, "{batch:?}");
+                assert!(position(batch.cursor.as_deref().expect("a cursor")) >= position(&start));
+                batch.events.remove(0)
+            }
+        }
+    });
+    let connected = || async { state(&server, &client).await["transports"] == json!([kind.transport()]) };
+    until("the older is connected", connected).await;
+    // On another transport it may come as it likes: switching overlaps.
+    let other = if kind == Kind::Sse { Kind::Stream } else { Kind::Sse };
+    let mut beside = Link::to(server.address(), other, &query).await;
+    assert_eq!(beside.item().await.event, "$hello");
+    let query = query.with("wait", 60);
+    let mut newer = Subscriber::new(server.address(), kind, query);
+    let (bye, event) = tokio::join!(
+        async {
+            let bye = older.await;
+            // A different client disturbs nobody.
+            drop(Link::to(server.address(), Kind::Poll, &Query::topic(&topic).with("client", uuid())).await);
+            publish(&server, &topic, "for the newer").await;
+            bye
+        },
+        newer.event()
+    );
+    let bye = bye.expect("the older ends");
+    assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "replaced" })), "and not to come back");
+    assert_eq!(event.value(), "for the newer");
+    assert_eq!(beside.telling().await.value(), "for the newer", "it was left alone");
+}

@@ -1,0 +1,94 @@
+//! What the tests stand on: servers, topics of their own, publishing.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use serde_json::{Value, json};
+
+use crate::http::Request;
+use crate::support::Server;
+
+/// Runs a test over each of some transports, each as a test of its own.
+macro_rules! over {
+    (in $test:ident: $($name:ident $kind:ident),+ $(,)?) => { over! { @in $test: $($name $kind),+ } };
+    ($kinds:ident: $($test:ident),+ $(,)?) => { $( over! { @$kinds $test } )+ };
+    (@every $test:ident) => {
+        over! { @in $test: poll Poll, longpoll Longpoll, jsonp Jsonp, jsonp_poll JsonpPoll, iframe Iframe,
+                iframe_once IframeOnce, sse Sse, stream Stream, ws Ws }
+    };
+    (@streams $test:ident) => { over! { @in $test: iframe Iframe, sse Sse, stream Stream, ws Ws } };
+    (@batches $test:ident) => {
+        over! { @in $test: poll Poll, longpoll Longpoll, jsonp Jsonp, jsonp_poll JsonpPoll, iframe_once IframeOnce }
+    };
+    (@held $test:ident) => { over! { @in $test: longpoll Longpoll, jsonp Jsonp, iframe_once IframeOnce } };
+    (@in $test:ident: $($name:ident $kind:ident),+) => {
+        mod $test {
+            $( #[tokio::test] async fn $name() { super::$test(crate::client::Kind::$kind).await } )+
+        }
+    };
+}
+pub(crate) use over;
+
+static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+
+/// A server that tests share which need no flags, each with topics of its own. It ends with the last who holds it.
+pub(crate) fn shared() -> Arc<Server> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Server::start(&["--heartbeat", "1s", "--workers", "2"]));
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+/// A topic that no other test has.
+pub(crate) fn topic(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A random UUID.
+pub(crate) fn uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Publishes one event; returns its cursor.
+pub(crate) async fn publish(server: &Server, topic: &str, data: impl Into<Value>) -> String {
+    let answer = post_events(server, &json!({ "topic": topic, "data": data.into() })).await;
+    answer["cursor"].as_str().expect("a cursor").to_owned()
+}
+
+/// Publishes some on one topic, consecutively; returns their cursors.
+pub(crate) async fn publish_all(server: &Server, topic: &str, data: impl IntoIterator<Item = Value>) -> Vec<String> {
+    let events: Vec<Value> = data.into_iter().map(|data| json!({ "topic": topic, "data": data })).collect();
+    let answer = post_events(server, &json!(events)).await;
+    let events = answer["events"].as_array().expect("an outcome each");
+    events.iter().map(|event| event["cursor"].as_str().expect("a cursor").to_owned()).collect()
+}
+
+/// Publishes what has to be accepted.
+pub(crate) async fn post_events(server: &Server, body: &Value) -> Value {
+    let answer = Request::post("/v1/events", "application/json", body.to_string()).send(server.address()).await;
+    answer.created().await
+}
+
+/// The log's end.
+pub(crate) async fn end_of_log(server: &Server) -> String {
+    let info = Request::get("/v1/info").send(server.address()).await.json().await;
+    info["cursor"].as_str().expect("a cursor").to_owned()
+}
+
+/// Asks again and again until it is so.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    crate::http::within(what, async {
+        while !holds().await {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Small numbers as JSON.
+pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<Value> {
+    range.map(Value::from).collect()
+}

@@ -1,0 +1,211 @@
+//! What is gone is told, exactly: never silence, and never a gap where nothing asked for was lost.
+
+use serde_json::{Value, json};
+
+use crate::client::{Kind, Link, Query, Subscriber};
+use crate::fixture::{end_of_log, numbers, over, publish, publish_all, until};
+use crate::http::Request;
+use crate::support::Server;
+use crate::wire::{Item, epoch, moved, position};
+
+over!(every:
+    told_where_something_expired,
+    another_log_is_a_gap,
+    ahead_of_the_log_is_a_gap,
+    a_lost_log_is_a_gap,
+);
+over!(in running_streams_are_told: iframe Iframe, sse Sse, stream Stream, ws Ws);
+
+/// Ten events are kept: of five on `old.a` (1 to 5), one on `both.a` (6), and then ten on `new.a` (7 to 16), the last.
+async fn trimmed(store: &str) -> (Server, String) {
+    let server = Server::start(&["--max-events", "10", "--workers", "1", "--store", store]);
+    let start = end_of_log(&server).await;
+    publish_all(&server, "old.a", numbers(1..6)).await;
+    publish(&server, "both.a", 6).await;
+    publish_all(&server, "new.a", numbers(7..17)).await;
+    until("the six oldest are trimmed", || async {
+        let query = Query::topic(">").with("cursor", "earliest");
+        let batch = Link::to(server.address(), Kind::Poll, &query).await.batch().await;
+        batch.events[0].at() == 7
+    })
+    .await;
+    (server, start)
+}
+
+fn check_gap(item: &Item, reason: &str, from: &str, to: &str) {
+    assert_eq!(item.event, "$gap", "{item:?}");
+    let data = item.value();
+    assert_eq!((&data["reason"], &data["from"], &data["to"]), (&json!(reason), &json!(from), &json!(to)), "{item:?}");
+    assert_eq!(item.cursor.as_deref(), Some(to), "its cursor is where it ends");
+}
+
+async fn told_where_something_expired(kind: Kind) {
+    let store = if matches!(kind, Kind::Poll | Kind::Ws | Kind::Sse) { "disk" } else { "memory" };
+    let (server, start) = trimmed(store).await;
+    let at = |position: u64| moved(&start, position);
+    // (patterns, cursor, the patterns that lost something, the first event)
+    let cases: [(&[&str], u64, Option<&[&str]>, u64); 14] = [
+        (&["old.a"], 0, Some(&["old.a"]), 17),
+        (&["old.*"], 4, Some(&["old.*"]), 17),
+        (&["old.>"], 5, None, 17),
+        (&["both.a"], 5, Some(&["both.a"]), 17),
+        (&["both.a"], 6, None, 17),
+        (&["new.a"], 0, None, 7),
+        (&["new.>"], 3, None, 7),
+        (&["never.a"], 0, None, 17),
+        (&["old.a", "new.a"], 1, Some(&["old.a"]), 7),
+        (&["old.a", "both.a"], 5, Some(&["both.a"]), 17),
+        (&["*.a"], 6, None, 7),
+        (&[">"], 0, Some(&[">"]), 7),
+        (&[">"], 5, Some(&[">"]), 7),
+        (&[">"], 10, None, 11),
+    ];
+    let mut subscribers = Vec::new();
+    for (patterns, cursor, lost, first) in cases {
+        let mut subscriber = Subscriber::at(server.address(), kind, Query::topics(patterns), &at(cursor));
+        if let Some(lost) = lost {
+            let gap = subscriber.item().await;
+            check_gap(&gap, "expired", &at(cursor), &at(6));
+            if let Some(told) = gap.value().get("patterns") {
+                assert_eq!(told, &json!(lost), "{patterns:?} from {cursor}");
+            }
+            if let Some(missed) = gap.value().get("missed") {
+                assert!(patterns == [">"] && missed == &json!(6 - cursor), "{patterns:?} from {cursor}: {gap:?}");
+            }
+        }
+        if first <= 16 {
+            assert_eq!(subscriber.event().await.value(), first, "{patterns:?} from {cursor}");
+        } else {
+            subscribers.push((subscriber, patterns, cursor));
+        }
+    }
+    // `earliest` asks for what there is: nothing is missing.
+    let mut earliest = Subscriber::at(server.address(), kind, Query::topic(">"), "earliest");
+    assert_eq!(earliest.event().await.value(), 7);
+    // Where nothing is left, the next one is heard.
+    publish_all(&server, "never.a", [json!(17)]).await;
+    publish_all(&server, "old.a", [json!(17)]).await;
+    publish_all(&server, "both.a", [json!(17)]).await;
+    for (mut subscriber, patterns, cursor) in subscribers {
+        assert_eq!(subscriber.event().await.value(), 17, "{patterns:?} from {cursor}");
+    }
+}
+
+async fn another_log_is_a_gap(kind: Kind) {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    publish_all(&server, "log", numbers(0..3)).await;
+    let end = end_of_log(&server).await;
+    for presented in ["another-0", "another-2", "0-18446744073709551615", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-1"] {
+        let mut subscriber = Subscriber::at(server.address(), kind, Query::topic("log"), presented);
+        check_gap(&subscriber.item().await, "epoch", presented, &moved(&end, 0));
+        assert_eq!(subscriber.values(3).await, numbers(0..3), "from where this epoch began");
+    }
+    // A held request is answered with it, though nothing else comes.
+    if !kind.streams() {
+        let query = Query::topic("other").with("cursor", "another-7");
+        let batch = Link::to(server.address(), kind, &query).await.batch().await;
+        assert_eq!(batch.events.len(), 1);
+        check_gap(&batch.events[0], "epoch", "another-7", &moved(&end, 0));
+    }
+}
+
+async fn ahead_of_the_log_is_a_gap(kind: Kind) {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    publish_all(&server, "log", numbers(0..3)).await;
+    let end = end_of_log(&server).await;
+    for ahead in [4, u64::MAX] {
+        let presented = moved(&end, ahead);
+        let mut subscriber = Subscriber::at(server.address(), kind, Query::topic("log"), &presented);
+        check_gap(&subscriber.item().await, "ahead", &presented, &end);
+        assert_eq!(subscriber.cursor.as_ref(), Some(&end));
+        if !kind.streams() {
+            let query = Query::topic("log").with("cursor", &presented);
+            let batch = Link::to(server.address(), kind, &query).await.batch().await;
+            assert_eq!((batch.events.len(), batch.cursor.as_ref()), (1, Some(&end)));
+        }
+    }
+    // The end itself is not ahead.
+    let mut at_end = Subscriber::at(server.address(), kind, Query::topic("log"), &end);
+    publish(&server, "log", 3).await;
+    assert_eq!(at_end.event().await.value(), 3);
+}
+
+/// A memory store forgets everything when it stops; whoever comes back is told so, with everything that is there now.
+async fn a_lost_log_is_a_gap(kind: Kind) {
+    let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1", "--store", "memory", "--drain", "0s"]);
+    let mut subscriber = Subscriber::start(server.address(), kind, Query::topic("log")).await;
+    publish(&server, "log", "lost").await;
+    assert_eq!(subscriber.values(1).await, ["lost"]);
+    let before = subscriber.cursor.clone().expect("a cursor");
+    subscriber.cut();
+    server = server.kill_and_restart();
+    publish(&server, "log", "new").await;
+    let gap = subscriber.item().await;
+    let began = moved(&end_of_log(&server).await, 0);
+    assert_ne!(epoch(&before), epoch(&began));
+    check_gap(&gap, "epoch", &before, &began);
+    assert_eq!(subscriber.values(1).await, ["new"]);
+}
+
+/// One that is connected hears each event before it expires, however few are kept.
+async fn running_streams_are_told(kind: Kind) {
+    let server = Server::start(&["--max-events", "5", "--workers", "1"]);
+    let mut subscriber = Subscriber::start(server.address(), kind, Query::topic("log")).await;
+    for n in 0..30 {
+        publish(&server, "log", n).await;
+        if n % 10 == 9 {
+            assert_eq!(subscriber.values(10).await, numbers(n - 9..n + 1), "what it was sent is not lost to it");
+        }
+    }
+}
+
+/// `If-None-Match` does not hide a gap.
+#[tokio::test]
+async fn a_gap_is_never_304() {
+    let (server, start) = trimmed("memory").await;
+    for (cursor, told) in
+        [(moved(&start, 0), true), (moved(&start, 99), true), ("other-6".into(), true), (moved(&start, 6), false)]
+    {
+        let query = Query::topic("old.a").with("cursor", &cursor);
+        let request = query.request(Kind::Poll).header("If-None-Match", format!("\"{cursor}\""));
+        let mut answer = request.send(server.address()).await;
+        if told {
+            let body = answer.json().await;
+            assert_eq!((answer.status, &body["events"][0]["event"]), (200, &json!("$gap")), "{cursor}");
+        } else {
+            assert_eq!(answer.status, 304, "{cursor}");
+        }
+    }
+}
+
+/// A restored backup is another log that goes on where the copy was made: the gap says from where.
+#[tokio::test]
+async fn a_restored_log_goes_on_where_it_was_copied() {
+    let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1"]);
+    publish_all(&server, "log", numbers(0..3)).await;
+    let copied = end_of_log(&server).await;
+    let copy = server.directory().join("copy.db");
+    let backup = |server: &Server| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchback"));
+        command.arg("backup").arg(&copy).arg("--data").arg(server.data()).output().expect("it runs")
+    };
+    let output = backup(&server);
+    assert!(output.status.success(), "{output:?}");
+    publish(&server, "log", "not in the copy").await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(server.wait().success());
+    // The copy is put into an empty directory.
+    std::fs::remove_dir_all(server.data()).expect("the old log goes");
+    std::fs::create_dir(server.data()).expect("an empty directory");
+    std::fs::copy(&copy, server.data().join("events.db")).expect("the copy takes the log's place");
+    let restored = server.stopped_and_restarted();
+    let now = end_of_log(&restored).await;
+    assert_ne!(epoch(&now), epoch(&copied), "a restored log is another");
+    assert_eq!(position(&now), position(&copied));
+    let mut subscriber = Subscriber::at(restored.address(), Kind::Stream, Query::topic("log"), &moved(&copied, 4));
+    check_gap(&subscriber.item().await, "epoch", &moved(&copied, 4), &moved(&now, 3));
+    publish(&restored, "log", "after").await;
+    assert_eq!(subscriber.values(1).await, ["after"]);
+    let info: Value = Request::get("/v1/info").send(restored.address()).await.json().await;
+    assert_eq!(info["epoch"], epoch(&now));
+}

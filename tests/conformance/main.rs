@@ -1,0 +1,15 @@
+//! The wire contract, from outside: the real program, over real sockets, on every transport.
+//!
+//! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing to the
+//! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
+
+mod client;
+mod clients;
+mod fixture;
+mod gaps;
+mod http;
+mod subscribe;
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
+#[path = "../support/mod.rs"]
+mod support;
+mod wire;

@@ -1,0 +1,320 @@
+//! What the contract says of each framing, checked to the letter while it is read.
+
+use std::collections::VecDeque;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::http::find;
+
+/// One item of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) cursor: Option<String>,
+    pub(crate) topic: Option<String>,
+    pub(crate) event: String,
+    /// The data's JSON, as it came.
+    pub(crate) data: Option<String>,
+    pub(crate) time: Option<u64>,
+    pub(crate) id: Option<String>,
+    pub(crate) encoding: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    cursor: Option<String>,
+    topic: Option<String>,
+    event: String,
+    // Absent is not null here.
+    #[serde(default, deserialize_with = "present")]
+    data: Option<Box<RawValue>>,
+    time: Option<u64>,
+    id: Option<String>,
+    encoding: Option<String>,
+}
+
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl Item {
+    /// Reads an item's JSON; it has exactly the fields that such an item has.
+    pub(crate) fn parse(json: &str) -> Self {
+        assert!(!json.contains(['<', '\r', '\n', '\u{2028}', '\u{2029}']), "not safe in every framing: {json}");
+        let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        let Fields { cursor, topic, event, data, time, id, encoding } = fields;
+        if event.starts_with('$') {
+            assert!(topic.is_none() && time.is_none() && id.is_none() && encoding.is_none(), "{json}");
+            match event.as_str() {
+                "$hello" | "$gap" | "$bye" => assert!(data.is_some() && cursor.is_some(), "{json}"),
+                "$beat" => assert!(data.is_none() && cursor.is_some(), "{json}"),
+                "$error" | "$reply" => assert!(data.is_some() && cursor.is_none(), "it moves nobody: {json}"),
+                _ => panic!("no control event of the contract: {json}"),
+            }
+        } else {
+            assert!(cursor.is_some() && topic.is_some() && data.is_some() && time.is_some(), "{json}");
+            assert!(encoding.is_none() || encoding.as_deref() == Some("base64"), "{json}");
+        }
+        if let Some(cursor) = &cursor {
+            position(cursor);
+        }
+        let data = data.map(|data| data.get().to_owned());
+        Self { cursor, topic, event, data, time, id, encoding }
+    }
+
+    pub(crate) fn is_control(&self) -> bool {
+        self.event.starts_with('$')
+    }
+
+    /// The data, where it is a value that Rust can hold.
+    pub(crate) fn value(&self) -> Value {
+        let text = self.data.as_deref().unwrap_or("null");
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        position(self.cursor.as_deref().expect("an item with a cursor"))
+    }
+}
+
+/// The position in a cursor, which has the form of the contract.
+pub(crate) fn position(cursor: &str) -> u64 {
+    let (epoch, position) = cursor.split_once('-').unwrap_or_else(|| panic!("no cursor: {cursor}"));
+    let legal = epoch.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    assert!((1..=32).contains(&epoch.len()) && legal, "no epoch: {cursor}");
+    let number: u64 = position.parse().unwrap_or_else(|_| panic!("no position: {cursor}"));
+    assert_eq!(number.to_string(), position, "not the canonical form: {cursor}");
+    number
+}
+
+/// The epoch in a cursor.
+pub(crate) fn epoch(cursor: &str) -> &str {
+    position(cursor);
+    cursor.split_once('-').map(|(epoch, _)| epoch).unwrap_or_default()
+}
+
+/// The cursor of another place in the same log.
+pub(crate) fn moved(cursor: &str, to: u64) -> String {
+    format!("{}-{to}", epoch(cursor))
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub(crate) cursor: Option<String>,
+    pub(crate) events: Vec<Item>,
+}
+
+impl Batch {
+    pub(crate) fn parse(json: &str) -> Self {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            cursor: Option<String>,
+            events: Vec<Box<RawValue>>,
+        }
+        let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        let events: Vec<Item> = fields.events.iter().map(|event| Item::parse(event.get())).collect();
+        let cursor = fields.cursor;
+        if events.iter().any(|item| item.event == "$error") {
+            assert_eq!(events.len(), 1, "an error stands alone: {json}");
+        } else {
+            let end = position(cursor.as_deref().unwrap_or_else(|| panic!("a batch without a cursor: {json}")));
+            let last = events.iter().filter(|item| item.cursor.is_some()).map(Item::at).last();
+            assert!(last.is_none_or(|last| last <= end), "the batch ends before its last event: {json}");
+        }
+        assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat")), "{json}");
+        Self { cursor, events }
+    }
+
+    /// The argument of `/**/callback(...);`.
+    pub(crate) fn parse_jsonp(callback: &str, text: &str) -> Self {
+        let argument = text.strip_prefix("/**/").and_then(|text| text.strip_prefix(callback));
+        let argument = argument.and_then(|text| text.strip_prefix('(')).and_then(|text| text.strip_suffix(");"));
+        Self::parse(argument.unwrap_or_else(|| panic!("not /**/{callback}(...);: {text}")))
+    }
+
+    /// The one chunk of a document that polls.
+    pub(crate) fn parse_document(nonce: &str, text: &str) -> Self {
+        let mut chunks = Chunks::new(nonce);
+        let all = chunks.push(text.as_bytes());
+        assert_eq!(all.len(), 1, "once=1 is one chunk: {text}");
+        chunks.finish();
+        Self::parse(&all[0])
+    }
+}
+
+/// The nonce in the policy of an iframe's document, which allows nothing but scripts that have it.
+pub(crate) fn nonce_of(policy: &str) -> String {
+    let directives: Vec<&str> = policy.split(';').map(str::trim).collect();
+    assert!(directives.contains(&"default-src 'none'"), "{policy}");
+    let scripts = directives.iter().find_map(|directive| directive.strip_prefix("script-src "));
+    let nonce = scripts.and_then(|text| text.strip_prefix("'nonce-")).and_then(|text| text.strip_suffix('\''));
+    let nonce = nonce.unwrap_or_else(|| panic!("no nonce alone in {policy}"));
+    assert!(nonce.len() >= 22 && nonce.bytes().all(|b| b.is_ascii_alphanumeric()), "{policy}");
+    nonce.to_owned()
+}
+
+/// Reads what a stream sends, however it is cut.
+#[derive(Debug)]
+pub(crate) enum Reader {
+    Sse(Box<Sse>),
+    Lines(Vec<u8>),
+    Chunks(Box<Chunks>),
+}
+
+impl Reader {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> VecDeque<Item> {
+        match self {
+            Self::Sse(sse) => sse.push(bytes),
+            Self::Lines(buffer) => {
+                buffer.extend_from_slice(bytes);
+                lines_of(buffer, |line| Item::parse(line)).into()
+            }
+            Self::Chunks(chunks) => chunks.push(bytes).iter().map(|json| Item::parse(json)).collect(),
+        }
+    }
+
+    /// The stream ended by itself: nothing is cut off.
+    pub(crate) fn finish(&self) {
+        match self {
+            Self::Sse(sse) => assert!(sse.buffer.is_empty() && sse.block.is_empty(), "a block is cut off: {sse:?}"),
+            Self::Lines(buffer) => assert!(buffer.is_empty(), "a line is cut off"),
+            Self::Chunks(chunks) => chunks.finish(),
+        }
+    }
+}
+
+fn lines_of<T>(buffer: &mut Vec<u8>, mut read: impl FnMut(&str) -> T) -> Vec<T> {
+    let mut all = Vec::new();
+    while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+        let line: Vec<u8> = buffer.drain(..=end).collect();
+        all.push(read(std::str::from_utf8(&line[..end]).expect("a line in UTF-8")));
+    }
+    all
+}
+
+/// The event stream format (WHATWG HTML §9.2.5), and what the contract puts into it.
+#[derive(Debug, Default)]
+pub(crate) struct Sse {
+    buffer: Vec<u8>,
+    block: Vec<(String, String)>,
+    begun: bool,
+    pub(crate) comments: usize,
+}
+
+impl Sse {
+    fn push(&mut self, bytes: &[u8]) -> VecDeque<Item> {
+        assert!(!bytes.contains(&b'\r') && !bytes.contains(&0), "CR ends a line, NUL spoils an id");
+        self.buffer.extend_from_slice(bytes);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let items = lines_of(&mut buffer, |line| self.line(line)).into_iter().flatten().collect();
+        self.buffer = buffer;
+        items
+    }
+
+    fn line(&mut self, line: &str) -> Option<Item> {
+        if line.is_empty() {
+            return self.dispatch();
+        }
+        if let Some(comment) = line.strip_prefix(':') {
+            self.comments += comment.len();
+            return None;
+        }
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        assert!(matches!(name, "id" | "event" | "data" | "retry"), "a field that no client knows: {line}");
+        assert!(self.block.iter().all(|(known, _)| known != name), "twice in a block: {line}");
+        if name == "retry" {
+            assert!(!value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()), "{line}");
+        }
+        self.block.push((name.to_owned(), value.to_owned()));
+        None
+    }
+
+    fn dispatch(&mut self) -> Option<Item> {
+        let block = std::mem::take(&mut self.block);
+        let field = |name: &str| block.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        if !std::mem::replace(&mut self.begun, true) {
+            assert!(field("retry").is_some(), "retry: stands at the start: {block:?}");
+        }
+        let Some(data) = field("data") else {
+            assert!(block.iter().all(|(name, _)| name == "retry"), "a block that dispatches nothing: {block:?}");
+            return None;
+        };
+        let item = Item::parse(data);
+        assert_eq!(field("id"), item.cursor.as_deref(), "id: is the item's cursor");
+        let name = match item.event.as_str() {
+            "message" | "open" | "error" => None,
+            name => Some(name),
+        };
+        assert_eq!(field("event"), name, "event: is the item's name, where an EventSource has none of that name");
+        assert_eq!(field("retry").is_some(), item.event == "$bye", "retry: stands in the $bye block");
+        if item.event == "$bye"
+            && let Some(retry) = item.value()["retry"].as_u64()
+        {
+            assert_eq!(field("retry"), Some(retry.to_string().as_str()), "both say when to come back");
+        }
+        Some(item)
+    }
+}
+
+/// The document of an iframe: a head with `p` in it, then a script element an item.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    nonce: String,
+    buffer: Vec<u8>,
+    begun: bool,
+}
+
+impl Chunks {
+    pub(crate) fn new(nonce: &str) -> Self {
+        Self { nonce: nonce.to_owned(), buffer: Vec::new(), begun: false }
+    }
+
+    /// The arguments of the calls that are whole.
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.buffer.extend_from_slice(bytes);
+        let open = format!("<script nonce=\"{}\">p(", self.nonce).into_bytes();
+        const CLOSE: &[u8] = b")</script>\n";
+        if !self.begun {
+            let Some(start) = find(&self.buffer, &open) else { return Vec::new() };
+            let head: Vec<u8> = self.buffer.drain(..start).collect();
+            self.check_head(std::str::from_utf8(&head).expect("a head in UTF-8"));
+            self.begun = true;
+        }
+        let mut all = Vec::new();
+        while !self.buffer.is_empty() {
+            let length = open.len().min(self.buffer.len());
+            assert!(
+                self.buffer[..length] == open[..length],
+                "not a chunk: {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
+            // No `<` stands in the argument, so the first end tag is the chunk's.
+            let Some(end) = find(&self.buffer, CLOSE) else { break };
+            let argument = std::str::from_utf8(&self.buffer[open.len()..end]).expect("a chunk in UTF-8").to_owned();
+            assert!(!argument.contains(['<', '\u{2028}', '\u{2029}']), "{argument}");
+            self.buffer.drain(..end + CLOSE.len());
+            all.push(argument);
+        }
+        all
+    }
+
+    fn check_head(&self, head: &str) {
+        assert!(head.starts_with("<!DOCTYPE html>"), "{head}");
+        assert!(head.len() >= 1024, "old browsers run no script so early: {} bytes", head.len());
+        assert!(head.contains("charset=\"utf-8\"") && head.contains("IE=edge"), "{head}");
+        let tags: Vec<&str> = head.split("<script").skip(1).collect();
+        assert!(tags.iter().all(|tag| tag.starts_with(&format!(" nonce=\"{}\">", self.nonce))), "{head}");
+        assert_eq!(tags.len(), 1, "one script defines p: {head}");
+        assert!(head.contains("function p(") && head.contains("parent.postMessage("), "{head}");
+        assert!(!head.contains("'*'") && !head.contains("\"*\""), "posted to anybody: {head}");
+    }
+
+    fn finish(&self) {
+        assert!(self.begun && self.buffer.is_empty(), "the document is cut off: {self:?}");
+    }
+}
