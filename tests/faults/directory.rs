@@ -170,7 +170,7 @@ async fn a_log_torn_at_its_end_keeps_everything_before() {
     type Tear = fn(&mut Vec<u8>);
     let tears: [(&str, Tear, u64); 6] = [
         ("nothing", |_| {}, 12),
-        ("its last byte is missing", |wal| drop(wal.pop()), 11),
+        ("its last byte is missing", |wal| wal.truncate(wal.len() - 1), 11),
         ("half of its last page is missing", |wal| wal.truncate(wal.len() - 2048), 11),
         ("its last bytes are zeros", |wal| wal.iter_mut().rev().take(700).for_each(|byte| *byte = 0), 11),
         ("a bit of its last page is wrong", |wal| *wal.last_mut().expect("bytes") ^= 1, 11),

@@ -3,16 +3,16 @@
 //! Each test keeps a ledger of its own of what it was promised, and holds the server to it. Randomness comes from a seed
 //! that is printed; `FAULTS_SEED=n` runs the same again, as far as other processes' timing allows.
 
-// mod commands;
+mod commands;
 mod directory;
 mod drain;
-// mod endless;
+mod endless;
 mod fsync;
 mod full_disk;
 mod kill;
 mod ledger;
-// mod sparse;
-// mod stalled;
+mod sparse;
+mod stalled;
 #[path = "../support/mod.rs"]
 mod support;
 mod waiters;

@@ -54,6 +54,14 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     publish(&server, 0, 2000).await;
     let cursor = wire::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let start = cursor.as_str().expect("a cursor").to_owned();
+    // What the server keeps for everybody together is there already: pages of the log, threads, the tail.
+    let warming = (0..8).map(|_| {
+        let address = address.clone();
+        tokio::spawn(async move { wire::history(&address, "a").await.len() })
+    });
+    for reader in warming.collect::<Vec<_>>() {
+        assert_eq!(crate::within("history", reader).await.expect("history"), 2000);
+    }
     let idle_kib = crate::memory_kib(server.pid(), "VmRSS");
 
     let mut stalled = Vec::new();
@@ -105,7 +113,9 @@ async fn a_stalled_reader_is_cut_in_time() {
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let mut connection = Connection::narrow(address, Some(4096)).await.expect("connected");
         let client = uuid::Uuid::from_u128(number as u128 + 1);
-        Items::ask(&mut connection, transport, &format!("topic=a&cursor=earliest&client={client}")).await.expect("sent");
+        Items::ask(&mut connection, transport, &format!("topic=a&cursor=earliest&client={client}"))
+            .await
+            .expect("sent");
         stalled.push((transport, client, connection));
     }
     for _ in 0..10 {
