@@ -340,6 +340,9 @@ impl Link {
                         break Some((frame.code.into(), frame.reason.to_string()));
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(Message::Text(text))) => {
+                        assert_eq!(Item::parse(&text).event, "$beat", "no close frame");
+                    }
                     other => panic!("no close frame: {other:?}"),
                 }
             };

@@ -108,10 +108,10 @@ async fn the_first_place_is_remembered(kind: Kind) {
     if kind.holds() {
         // A held request of which no byte ever comes.
         let mut held = Box::pin(Link::to(server.address(), kind, &query));
-        let known = || async { state(&server, &client).await["acknowledged"].is_string() };
+        let known = || async { state(&server, &client).await["transports"] == json!([kind.transport()]) };
         tokio::select! {
             _ = &mut held => panic!("answered before there was anything"),
-            () = until("the client is known", known) => {}
+            () = until("the request is held", known) => {}
         }
     } else {
         drop(Link::to(server.address(), kind, &query).await);

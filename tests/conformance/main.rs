@@ -8,8 +8,12 @@ mod clients;
 mod fixture;
 mod gaps;
 mod http;
+mod polling;
+mod publishing;
+mod resources;
 mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
 mod support;
+mod websocket;
 mod wire;

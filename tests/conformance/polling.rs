@@ -1,0 +1,210 @@
+//! Short polling over HTTP's own means: entity tags, `HEAD`, and the version of the protocol.
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::client::{Kind, Link, Query, Subscriber};
+use crate::fixture::{end_of_log, over, publish, shared, topic, uuid};
+use crate::http::{Request, find, within};
+use crate::support::Server;
+use crate::wire::Batch;
+
+over!(every: over_http_1_0, padding_on_request);
+
+#[tokio::test]
+async fn nothing_new_is_304() {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    let start = publish(&server, "tag", 0).await;
+    let ask = |tag: String| Query::topic("tag").with("cursor", &start).request(Kind::Poll).header("If-None-Match", tag);
+    for tag in [format!("\"{start}\""), format!("W/\"{start}\""), format!("\"x\", W/\"{start}\" , \"y\"")] {
+        let mut answer = ask(tag.clone()).send(server.address()).await;
+        assert_eq!((answer.status, answer.text().await.as_str()), (304, ""), "{tag}");
+        assert_eq!(answer.header("etag"), Some(format!("\"{start}\"").as_str()), "the client keeps its cursor");
+        assert_eq!(answer.header("cache-control"), Some("no-store, no-transform"));
+    }
+    for tag in ["\"other\"", "W/\"x-1\"", start.as_str(), ""] {
+        let mut answer = ask(tag.to_owned()).send(server.address()).await;
+        assert_eq!(answer.status, 200, "{tag} names nothing");
+        assert_eq!(answer.json().await, json!({ "cursor": start, "events": [] }));
+    }
+    // Something that does not match is nothing new; the cursor that the client keeps stays good.
+    publish(&server, "other", 1).await;
+    let quiet = ask(format!("\"{start}\"")).send(server.address()).await;
+    assert!(matches!(quiet.status, 304 | 200));
+    let end = publish(&server, "tag", 2).await;
+    let mut answer = ask(format!("\"{start}\"")).send(server.address()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("etag"), Some(format!("\"{end}\"").as_str()), "the entity tag is the cursor");
+    assert_eq!(Batch::parse(&answer.text().await).events.len(), 1);
+    // Who presents no cursor, or another than it names, gets an answer with one.
+    for query in [Query::topic("tag"), Query::topic("tag").with("cursor", "now"), Query::topic("tag").with("last", 1)] {
+        let request = query.request(Kind::Poll).header("If-None-Match", format!("\"{end}\""));
+        assert_eq!(request.send(server.address()).await.status, 200, "{query:?}");
+    }
+}
+
+/// A client that is held at 304 for long is moved on, or else the server would look at the same events for ever.
+#[tokio::test]
+async fn a_quiet_poller_keeps_a_good_cursor() {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    let mut cursor = end_of_log(&server).await;
+    for round in 0..4 {
+        let filler: Vec<_> = (0..200).map(|n| json!({ "topic": "loud", "data": n })).collect();
+        crate::fixture::post_events(&server, &json!(filler)).await;
+        let request = Query::topic("quiet").with("cursor", &cursor).request(Kind::Poll);
+        let mut answer = request.header("If-None-Match", format!("\"{cursor}\"")).send(server.address()).await;
+        if answer.status == 200 {
+            let batch = Batch::parse(&answer.text().await);
+            assert!(batch.events.is_empty(), "round {round}");
+            cursor = batch.cursor.expect("a cursor");
+        } else {
+            assert_eq!(answer.status, 304);
+        }
+    }
+    publish(&server, "quiet", 1).await;
+    let mut subscriber = Subscriber::at(server.address(), Kind::Poll, Query::topic("quiet"), &cursor);
+    assert_eq!(subscriber.values(1).await, [1]);
+}
+
+#[tokio::test]
+async fn head_is_get_without_a_body() {
+    let server = shared();
+    for path in ["/v1/info", "/v1/clients", "/healthz", "/readyz", "/v1/poll?topic=a"] {
+        let get = Request::get(path).send(server.address()).await;
+        let mut head = Request::new("HEAD", path).send(server.address()).await;
+        assert_eq!((head.status, head.text().await.as_str()), (get.status, ""), "{path}");
+        assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+    }
+}
+
+/// Proxies speak HTTP/1.0 to what stands behind them: no chunks there.
+async fn over_http_1_0(kind: Kind) {
+    if kind == Kind::Ws {
+        // A WebSocket needs HTTP/1.1 (RFC 6455 §4.1).
+        return;
+    }
+    let server = shared();
+    let topic = topic("old");
+    let start = end_of_log(&server).await;
+    publish(&server, &topic, "here").await;
+    let once = if kind == Kind::IframeOnce { "&once=1" } else { "" };
+    let wait = if kind == Kind::JsonpPoll { "&wait=0" } else { "" };
+    let target = format!("/v1/{}?topic={topic}&cursor={start}&callback=cb{once}{wait}", kind.transport());
+    let mut stream = tokio::net::TcpStream::connect(server.address()).await.expect("a connection");
+    let request = format!("GET {target} HTTP/1.0\r\nHost: {}\r\n\r\n", server.address());
+    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    let mut all = Vec::new();
+    within("an answer over HTTP/1.0", async {
+        while find(&all, b"\"here\"").is_none() {
+            assert!(stream.read_buf(&mut all).await.expect("bytes") > 0, "{}", String::from_utf8_lossy(&all));
+        }
+    })
+    .await;
+    let text = String::from_utf8(all).expect("UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(" 200 "), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
+    let first = match kind {
+        Kind::Sse => "retry: ",
+        Kind::Iframe | Kind::IframeOnce => "<!DOCTYPE html>",
+        Kind::Jsonp | Kind::JsonpPoll => "/**/cb(",
+        _ => "{",
+    };
+    assert!(body.starts_with(first), "no chunk sizes: {body}");
+}
+
+/// `padding=1` is for readers that hold back the beginning of a stream; elsewhere it is a parameter like any other.
+async fn padding_on_request(kind: Kind) {
+    let server = shared();
+    let topic = topic("padding");
+    let query = Query::topic(&topic).with("padding", 1).with("client", uuid());
+    let mut subscriber = Subscriber::start(server.address(), kind, query).await;
+    if kind == Kind::Sse {
+        let raw = &subscriber.link.as_ref().expect("a stream").raw;
+        assert!(raw.starts_with(b":") && raw.iter().position(|b| *b == b'\n').is_some_and(|end| end >= 2048));
+    }
+    publish(&server, &topic, 1).await;
+    assert_eq!(subscriber.values(1).await, [1]);
+}
+
+/// The document ends itself once it has grown, with where to go on.
+#[tokio::test]
+async fn a_document_is_recycled() {
+    let server = shared();
+    let topic = topic("grown");
+    let start = end_of_log(&server).await;
+    let filler = "y".repeat(10_000);
+    let events: Vec<_> = (0..40).map(|n| json!({ "topic": topic, "data": { "n": n, "filler": filler } })).collect();
+    crate::fixture::post_events(&server, &json!(events)).await;
+    let (mut next, mut cursor, mut documents) = (0, start, 0);
+    while next < 40 {
+        let mut link = Link::to(server.address(), Kind::Iframe, &Query::topic(&topic).with("cursor", &cursor)).await;
+        assert_eq!(link.item().await.event, "$hello");
+        loop {
+            let item = link.item().await;
+            cursor = item.cursor.clone().expect("a cursor");
+            if item.is_control() {
+                assert_eq!((item.event.as_str(), &item.value()["reason"]), ("$bye", &json!("recycle")));
+                assert!(item.value()["retry"].is_u64(), "{item:?}");
+                link.end().await;
+                assert!((128 << 10..(128 << 10) + 11_000).contains(&link.raw.len()), "{} bytes", link.raw.len());
+                documents += 1;
+                break;
+            }
+            assert_eq!(item.value()["n"], next);
+            next += 1;
+            if next == 40 {
+                break;
+            }
+        }
+    }
+    assert_eq!(documents, 3);
+    // One event past the budget is an answer all the same.
+    let start = end_of_log(&server).await;
+    publish(&server, &topic, "z".repeat(200 << 10)).await;
+    let mut link = Link::to(server.address(), Kind::Iframe, &Query::topic(&topic).with("cursor", start)).await;
+    for expected in ["$hello", "message", "$bye"] {
+        assert_eq!(link.item().await.event, expected);
+    }
+    link.end().await;
+}
+
+/// The iframe's items go to a window of one origin: the server's own, or one that was asked for and is allowed.
+#[tokio::test]
+async fn an_iframe_posts_to_one_origin() {
+    let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-origin", "https://app.example.com"]);
+    let own = format!("http://{}", server.address());
+    for once in [false, true] {
+        for (origin, written) in [
+            (None, "location.protocol+\"//\"+location.host".to_owned()),
+            (Some("https://app.example.com"), "\"https://app.example.com\"".to_owned()),
+            (Some(own.as_str()), format!("\"{own}\"")),
+        ] {
+            let query = Query::topic("a").with("wait", 0);
+            let query = origin.into_iter().fold(query, |query, origin| query.with("origin", origin));
+            let kind = if once { Kind::IframeOnce } else { Kind::Iframe };
+            let mut link = Link::to(server.address(), kind, &query).await;
+            if once {
+                link.batch().await;
+            } else {
+                link.item().await;
+            }
+            let text = String::from_utf8(link.raw.clone()).expect("UTF-8");
+            assert!(text.contains(&format!("var t={written};")), "{origin:?}: {text}");
+            let policy = link.headers.iter().find(|(name, _)| name == "content-security-policy").expect("a policy");
+            assert!(policy.1.contains("frame-ancestors 'self' https://app.example.com"), "{policy:?}");
+        }
+    }
+}
+
+/// Each document has a nonce of its own.
+#[tokio::test]
+async fn nonces_are_used_once() {
+    let server = shared();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..8 {
+        let link = Link::to(server.address(), Kind::IframeOnce, &Query::topic("a").with("wait", 0)).await;
+        let policy = link.headers.iter().find(|(name, _)| name == "content-security-policy").expect("a policy");
+        assert!(seen.insert(crate::wire::nonce_of(&policy.1)), "{policy:?}");
+    }
+}
