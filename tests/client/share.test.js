@@ -57,7 +57,7 @@ test('a tab that comes late reads its history by itself, and misses nothing at t
   join(world, 0);
   await world.passSlowly(2 * SECOND);
   count(20).forEach(() => world.publish());
-  const late = join(world, 1, { cursor: 'earliest' });
+  const late = join(world, 1, { cursor: 'earliest', transports: ['shared'] });
   for (let i = 1; i <= 400; i++) world.clock.set(() => world.publish(), 10 * i);
   await world.passSlowly(6 * SECOND);
   assert.equal(late.transport, 'shared');
