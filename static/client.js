@@ -581,7 +581,8 @@
   function Chooser(env, options, base) {
     this.env = env;
     this.allowed = options.transports ? list(options.transports) : names(filter(env.transports, function (transport) { return !transport.optional || options[transport.optional]; }));
-    this.key = 'switchback:' + base;
+    // With another choice there is another best.
+    this.key = 'switchback:' + base + ' ' + this.allowed.join(' ');
     this.pinned = null;
     this.last = null;
     this.records = {};

@@ -272,8 +272,9 @@ class Lane {
   }
 
   overhead() {
-    const { line, meter } = this;
-    return line && meter.heard ? Math.max(0, line.stats.bytes - meter.payload) / meter.heard : undefined;
+    const { meter } = this;
+    const stats = this.line ? this.line.stats : this.last;
+    return stats && meter.heard ? Math.max(0, stats.bytes - meter.payload) / meter.heard : undefined;
   }
 
   refresh() {

@@ -173,6 +173,17 @@ test('choosing', async (t) => {
     assert.equal(world.tried()[0], 'longpoll');
   });
 
+  await t.test('a forced transport is no choice to remember for others', () => {
+    const world = new World();
+    const forced = world.connect({ transports: ['sse'] });
+    world.pass(SECOND);
+    assert.equal(forced.transport, 'sse');
+    world.opened.length = 0;
+    world.connect();
+    world.pass(30);
+    assert.equal(world.tried()[0], 'longpoll');
+  });
+
   await t.test('a broken memory of the choice costs nothing', () => {
     const world = new World();
     Object.defineProperty(world.window, 'localStorage', { get() { throw new Error('SecurityError'); } });

@@ -21,7 +21,7 @@ class Network {
   // `habits` are the functions of one of NETWORKS below.
   static async start(server, habits = {}) {
     const network = new Network();
-    Object.assign(network, { target: server.port, habits, requests: 0, sockets: new Set() });
+    Object.assign(network, { target: server.port, habits, requests: 0, upgraded: 0, sockets: new Set() });
     network.http = http.createServer((request, response) => network.handle(request, response));
     network.http.on('upgrade', (request, socket, head) => network.upgrade(request, socket, head));
     network.http.on('connection', (socket) => {
@@ -60,6 +60,8 @@ class Network {
   upgrade(request, socket, head) {
     socket.on('error', () => {});
     if (this.habits.noUpgrade) { socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n'); return; }
+    this.upgraded += 1;
+    socket.on('close', () => { this.upgraded -= 1; });
     const upstream = net.connect(this.target, '127.0.0.1', () => {
       const headers = [];
       for (let i = 0; i < request.rawHeaders.length; i += 2) headers.push(`${request.rawHeaders[i]}: ${request.rawHeaders[i + 1]}\r\n`);
