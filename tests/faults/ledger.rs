@@ -34,6 +34,9 @@ struct Promised {
     unanswered: HashSet<String>,
 }
 
+/// Events in the order they came: their positions, and what was published there.
+type Log = Vec<(u64, String)>;
+
 /// A load on a server, and everything that was seen of it.
 pub(crate) struct Load {
     address: String,
@@ -43,7 +46,7 @@ pub(crate) struct Load {
     /// Where the log ends, once nothing more is published.
     end: Arc<AtomicU64>,
     publishers: Vec<tokio::task::JoinHandle<()>>,
-    followers: Vec<(&'static str, tokio::task::JoinHandle<Vec<(u64, String)>>)>,
+    followers: Vec<(&'static str, tokio::task::JoinHandle<Log>)>,
 }
 
 impl Load {
@@ -83,26 +86,8 @@ impl Load {
         let info = wire::get(&self.address, "/v1/info").await.expect("an answer").json();
         assert_eq!(info["epoch"], self.epoch.as_str(), "the log is another one");
         self.end.store(position(&info["cursor"]), Ordering::Relaxed);
-        let log: Vec<(u64, String)> = wire::history(&self.address, "load.%3E").await.iter().map(noted).collect();
-        let promised = self.promised.lock().expect("no publisher panicked");
-        let mut found = BTreeMap::new();
-        let mut before: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut last = 0;
-        for (position, marker) in &log {
-            assert!(*position > last, "{marker} is out of order: {position} after {last}");
-            last = *position;
-            assert!(found.insert(marker.clone(), *position).is_none(), "{marker} is there twice");
-            let known = promised.positions.contains_key(marker) || promised.unanswered.contains(marker);
-            assert!(known, "nobody published {marker}");
-            // Each publisher asks for one thing after the other.
-            let (name, number) = marker.split_once('-').expect("a marker has two parts");
-            let number: u64 = number.parse().expect("a number");
-            assert!(before.insert(name, number).is_none_or(|before| before < number), "{marker} comes too late");
-        }
-        for (marker, position) in &promised.positions {
-            assert_eq!(found.get(marker), Some(position), "{marker} was acknowledged");
-        }
-        drop(promised);
+        let log: Log = wire::history(&self.address, "load.%3E").await.iter().map(noted).collect();
+        check_promises(&log, &self.promised.lock().expect("no publisher panicked"));
         for (transport, follower) in self.followers {
             let seen = crate::within("a follower", follower).await.expect("a follower does not panic");
             for (seen, there) in seen.iter().zip(&log) {
@@ -111,6 +96,27 @@ impl Load {
             assert_eq!(seen.len(), log.len(), "over {transport}");
         }
         log.len()
+    }
+}
+
+/// Everything acknowledged is there where it was said to be, nothing is there twice, and nothing that was not asked for.
+fn check_promises(log: &Log, promised: &Promised) {
+    let mut found = BTreeMap::new();
+    let mut before: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut last = 0;
+    for (position, marker) in log {
+        assert!(*position > last, "{marker} is out of order: {position} after {last}");
+        last = *position;
+        assert!(found.insert(marker.clone(), *position).is_none(), "{marker} is there twice");
+        let known = promised.positions.contains_key(marker) || promised.unanswered.contains(marker);
+        assert!(known, "nobody published {marker}");
+        // Each publisher asks for one thing after the other.
+        let (name, number) = marker.split_once('-').expect("a marker has two parts");
+        let number: u64 = number.parse().expect("a number");
+        assert!(before.insert(name, number).is_none_or(|before| before < number), "{marker} comes too late");
+    }
+    for (marker, position) in &promised.positions {
+        assert_eq!(found.get(marker), Some(position), "{marker} was acknowledged");
     }
 }
 
@@ -209,12 +215,12 @@ impl Publisher {
 
 struct Follower {
     cursor: String,
-    seen: Vec<(u64, String)>,
+    seen: Log,
     end: Arc<AtomicU64>,
 }
 
 impl Follower {
-    async fn run(mut self, address: String, transport: &'static str) -> Vec<(u64, String)> {
+    async fn run(mut self, address: String, transport: &'static str) -> Log {
         let stream = STREAMS.contains(&transport);
         while !self.is_done() {
             let query = format!("topic=load.%3E&cursor={}", self.cursor);
