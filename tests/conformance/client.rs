@@ -88,6 +88,8 @@ impl fmt::Display for Kind {
 pub(crate) struct Query {
     fields: Vec<(String, String)>,
     headers: Vec<(String, String)>,
+    /// As it stands in the URL, encoded or not.
+    raw: Vec<String>,
 }
 
 impl Query {
@@ -119,6 +121,12 @@ impl Query {
         self
     }
 
+    /// A part of the URL as it is, however wrong.
+    pub(crate) fn raw(mut self, text: &str) -> Self {
+        self.raw.push(text.to_owned());
+        self
+    }
+
     fn has(&self, name: &str) -> bool {
         self.fields.iter().any(|(known, _)| known == name)
     }
@@ -127,7 +135,7 @@ impl Query {
     pub(crate) fn request(&self, kind: Kind) -> Request {
         let mut all = self.clone();
         match kind {
-            Kind::Jsonp | Kind::JsonpPoll if !all.has("callback") => all = all.with("callback", CALLBACK),
+            Kind::Jsonp | Kind::JsonpPoll if !all.has("callback") && !all.raw.iter().any(|raw| raw.starts_with("callback")) => all = all.with("callback", CALLBACK),
             Kind::IframeOnce => all = all.with("once", 1),
             _ => {}
         }
@@ -135,7 +143,8 @@ impl Query {
             all = all.with("wait", 0);
         }
         let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let pairs: Vec<String> = all.fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        let pairs = all.fields.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
+        let pairs: Vec<String> = pairs.chain(all.raw).collect();
         let mut request = Request::get(format!("/v1/{}?{}", kind.transport(), pairs.join("&")));
         for (name, value) in &self.headers {
             request = request.header(name, value.as_str());
@@ -455,6 +464,13 @@ impl Subscriber {
     pub(crate) fn switch(&mut self, kind: Kind) {
         self.cut();
         self.kind = kind;
+    }
+
+    /// One more on another transport, at the same place.
+    pub(crate) fn beside(&self, kind: Kind) -> Self {
+        let mut other = Self::new(&self.address, kind, self.query.clone());
+        other.cursor = self.cursor.clone();
+        other
     }
 
     fn moved_by(&mut self, item: &Item) {

@@ -3,11 +3,13 @@
 //! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing to the
 //! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
 
+mod bad_input;
 mod client;
 mod clients;
 mod fixture;
 mod gaps;
 mod http;
+mod origins;
 mod polling;
 mod publishing;
 mod resources;
@@ -15,5 +17,6 @@ mod subscribe;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
 mod support;
+mod switching;
 mod websocket;
 mod wire;
