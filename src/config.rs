@@ -61,7 +61,7 @@ pub struct ServeArgs {
     #[arg(long, env = "SWITCHBACK_ALLOW_ANONYMOUS")]
     pub allow_anonymous: bool,
     /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
-    /// https://app.example.com, https://*.example.com, or null
+    /// `https://app.example.com`, `https://*.example.com`, or `null`
     #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<AllowedOrigin>,
     /// Keep events so long (0s: for ever)
@@ -127,8 +127,8 @@ pub struct ServeArgs {
     /// Copies that a replicated store keeps of each event
     #[arg(long, env = "SWITCHBACK_REPLICAS", value_name = "NUMBER")]
     pub replicas: Option<u8>,
-    /// What to log on standard error: error, warn, info, debug, or a filter such as switchback=debug
-    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "info")]
+    /// What to log on standard error: error, warn, info, debug, or a filter by module
+    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
     pub log: String,
 }
 
@@ -270,8 +270,10 @@ pub enum ConfigError {
         reason: String,
     },
     /// Open to all, without having been told so.
-    #[error("--listen {0} is not loopback, and no key is configured: everybody who reaches it could publish and subscribe; \
-             listen on 127.0.0.1, or add --allow-anonymous if that is meant")]
+    #[error(
+        "--listen {0} is not loopback, and no key is configured: everybody who reaches it could publish and subscribe; \
+             listen on 127.0.0.1, or add --allow-anonymous if that is meant"
+    )]
     Open(SocketAddr),
     /// A number is not within its range.
     #[error("--{flag} {reason}")]
@@ -299,7 +301,11 @@ impl ServeArgs {
         range("max-clients", self.max_clients > 0, "is at least 1")?;
         range("max-connections", self.max_connections > 0, "is at least 1")?;
         range("max-event-bytes", (1..=64 << 20).contains(&self.max_event_bytes), "is 1 to 64MiB")?;
-        range("max-batch-bytes", (self.max_event_bytes..=1 << 30).contains(&self.max_batch_bytes), "is max-event-bytes to 1GiB")?;
+        range(
+            "max-batch-bytes",
+            (self.max_event_bytes..=1 << 30).contains(&self.max_batch_bytes),
+            "is max-event-bytes to 1GiB",
+        )?;
         range("header-timeout", !self.header_timeout.is_zero(), "is more than 0s")?;
         range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
@@ -422,15 +428,19 @@ fn with_file(mut command: clap::Command, path: &std::path::Path) -> Result<clap:
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&mut command, error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&mut command, error.to_string()))?;
     for (key, value) in table {
-        let known = command.get_arguments().find(|argument| argument.get_long() == Some(key.as_str()) && key != "config");
+        let known =
+            command.get_arguments().find(|argument| argument.get_long() == Some(key.as_str()) && key != "config");
         let Some(id) = known.map(|argument| argument.get_id().clone()) else {
-            return Err(wrong(&mut command, format!("{key} is not a flag of the server; the keys are the flags' names, such as max-age")));
+            return Err(wrong(
+                &mut command,
+                format!("{key} is not a flag of the server; the keys are the flags' names, such as max-age"),
+            ));
         };
         let Some(values) = texts(&value) else {
             return Err(wrong(&mut command, format!("{key} is a text, a number, true or false, or a list of texts")));
         };
         let set = |argument: clap::Arg| argument.default_values(values.clone());
-        command = command.mut_arg(id.as_str(), &set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), &set));
+        command = command.mut_arg(id.as_str(), set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), set));
     }
     Ok(command)
 }
@@ -440,9 +450,7 @@ fn texts(value: &toml::Value) -> Option<Vec<String>> {
         toml::Value::String(text) => Some(vec![text.clone()]),
         toml::Value::Integer(number) => Some(vec![number.to_string()]),
         toml::Value::Boolean(on) => Some(vec![on.to_string()]),
-        toml::Value::Array(values) => {
-            values.iter().map(|value| value.as_str().map(str::to_owned)).collect()
-        }
+        toml::Value::Array(values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
         _ => None,
     }
 }
@@ -482,7 +490,8 @@ mod tests {
         )
         .unwrap();
         let path = file.path().to_str().unwrap();
-        for command in [&["--config", path, "--max-events", "6"][..], &["serve", "--max-events", "6", "--config", path]] {
+        for command in [&["--config", path, "--max-events", "6"][..], &["serve", "--max-events", "6", "--config", path]]
+        {
             let args = serve(command).unwrap();
             assert_eq!((args.max_age, args.max_events), (Duration::from_secs(24 * 3600), 6));
             assert!(args.allow_anonymous);
@@ -493,7 +502,12 @@ mod tests {
     #[test]
     fn a_wrong_file_is_told_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, told) in [("max-agee = 1", "max-agee"), ("max-age = 1.5", "max-age"), ("max-age", "TOML"), ("max-age = \"x\"", "max-age")] {
+        for (text, told) in [
+            ("max-agee = 1", "max-agee"),
+            ("max-age = 1.5", "max-age"),
+            ("max-age", "TOML"),
+            ("max-age = \"x\"", "max-age"),
+        ] {
             std::fs::write(&file, text).unwrap();
             let error = serve(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");
@@ -504,7 +518,11 @@ mod tests {
     #[test]
     fn wrong_values_are_refused() {
         for arguments in [
-            ["--heartbeat", "10ms"], ["--heartbeat", "5"], ["--max-bytes", "5x"], ["--store", "mongo"], ["--allow-origin", "a.test"],
+            ["--heartbeat", "10ms"],
+            ["--heartbeat", "5"],
+            ["--max-bytes", "5x"],
+            ["--store", "mongo"],
+            ["--allow-origin", "a.test"],
             ["--store", "nats://localhost:4222"],
         ] {
             assert!(serve(&arguments).is_err(), "{arguments:?}");

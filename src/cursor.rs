@@ -75,7 +75,7 @@ impl FromStr for Epoch {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let legal = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        if text.is_empty() || text.len() > EPOCH_MAX_BYTES || !text.as_bytes().iter().all(|b| legal(b)) {
+        if text.is_empty() || text.len() > EPOCH_MAX_BYTES || !text.as_bytes().iter().all(legal) {
             return Err(CursorError);
         }
         let mut bytes = [0; EPOCH_MAX_BYTES];

@@ -361,7 +361,8 @@ impl Delivery {
             self.items = items;
         }
         let time_is_up = until.is_none_or(|until| now >= until);
-        if self.delivered == 0 && behind && (until.is_some() && !time_is_up || self.fetches < FETCHES_MAX) {
+        let patient = (until.is_some() && !time_is_up) || self.fetches < FETCHES_MAX;
+        if self.delivered == 0 && behind && patient && self.may_fetch(now) {
             self.fetches += 1;
             return Step::Fetch(self.request(self.plan.events_max, BATCH_BYTES));
         }
@@ -369,7 +370,8 @@ impl Delivery {
             return self.batch(now, tail, until, out);
         }
         if self.delivered == 0 && !time_is_up {
-            return Step::Wait(until.into_iter().chain(self.bye.map(|(at, _)| at)).min());
+            let retry = self.fetch_after.filter(|_| behind);
+            return Step::Wait([until, self.bye.map(|(at, _)| at), retry].into_iter().flatten().min());
         }
         self.finished = true;
         self.plan.framing.preamble(out);
@@ -382,7 +384,8 @@ impl Delivery {
     fn read_events(&mut self, tail: &Tail, bytes_target: usize, events_max: usize, out: &mut BytesMut) -> bool {
         if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
             let to = Cursor::new(tail.epoch(), tail.began());
-            self.gap = Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
+            self.gap =
+                Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
             self.page = None;
         }
         if let Some(gap) = self.gap.take() {

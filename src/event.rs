@@ -61,7 +61,7 @@ impl Data {
         Self { json: json.into(), base64: true }
     }
 
-    /// What [`Event::data`] and [`Event::is_base64`] gave: for stores, which keep just that.
+    /// What [`Draft::data`] and [`Draft::is_base64`] gave: for stores, which keep just that.
     #[must_use]
     pub fn from_stored(json: &str, base64: bool) -> Self {
         Self { json: json.into(), base64 }

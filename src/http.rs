@@ -1,5 +1,8 @@
 //! The HTTP side: the only map of URLs, and what every request passes before its handler.
+//!
+#![doc = include_str!("http/protocol.md")]
 
+mod assets;
 mod body;
 mod driver;
 mod error;
@@ -19,8 +22,8 @@ use std::sync::Arc;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::Method;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
+    HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
 
@@ -78,7 +81,20 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(v1.app_data(state))
             .service(read("/healthz", resources::healthz))
             .service(read("/readyz", resources::readyz));
+        for name in assets::client_files() {
+            config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+        }
     }
+}
+
+/// What the server shows besides: the comparison page, the page for old browsers, the review desk. Mounted after
+/// [`routes`], whose state it shares.
+pub fn pages(config: &mut web::ServiceConfig) {
+    config.service(read("/", |call| assets::serve(call, "index.html")));
+    for name in assets::page_files() {
+        config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+    }
+    config.default_service(web::to(|call: Call| call.answer(not_found)));
 }
 
 const GET: &str = "GET, HEAD, OPTIONS";
@@ -158,11 +174,7 @@ impl actix_web::FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let call = match request.app_data::<Rc<State>>() {
-            Some(state) => Ok(Self {
-                request: request.clone(),
-                payload: payload.take(),
-                state: state.clone(),
-            }),
+            Some(state) => Ok(Self { request: request.clone(), payload: payload.take(), state: state.clone() }),
             None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
         };
         std::future::ready(call)
@@ -232,7 +244,10 @@ async fn preflight(call: Call, allow: &'static str) -> Answer {
     call.source().check()?;
     let mut response = HttpResponse::NoContent();
     response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, allow));
-    response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"));
+    response.insert_header((
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
+    ));
     response.insert_header((ACCESS_CONTROL_MAX_AGE, "600"));
     response.insert_header((actix_web::http::header::ALLOW, allow));
     Ok(response.finish())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::{App, HttpServer};
 
 use crate::config::{Config, StoreChoice};
-use crate::http::routes;
+use crate::http::{pages, routes};
 use crate::hub::Hub;
 use crate::store::{DiskStore, MemoryStore, OpenError, Store, StoreError};
 
@@ -88,18 +88,19 @@ impl Server {
         let Self { config, listener, hub, .. } = self;
         let (app_hub, http_options) = (hub.clone(), config.http_options.clone());
         let stall_timeout = config.stall_timeout;
-        let server = HttpServer::new(move || App::new().configure(routes(&app_hub, http_options.clone())))
-            .workers(config.workers)
-            .max_connections(config.connections_max.div_ceil(config.workers))
-            .backlog(4096)
-            .client_request_timeout(config.header_timeout)
-            // A held request ends when its client goes: half-closed connections are not kept for their answer.
-            .h1_allow_half_closed(false)
-            .on_connect(move |connection, _| cut_when_stalled(connection, stall_timeout))
-            .disable_signals()
-            .shutdown_timeout(SHUTDOWN_SECONDS)
-            .listen(listener)?
-            .run();
+        let server =
+            HttpServer::new(move || App::new().configure(routes(&app_hub, http_options.clone())).configure(pages))
+                .workers(config.workers)
+                .max_connections(config.connections_max.div_ceil(config.workers))
+                .backlog(4096)
+                .client_request_timeout(config.header_timeout)
+                // A held request ends when its client goes: half-closed connections are not kept for their answer.
+                .h1_allow_half_closed(false)
+                .on_connect(move |connection, _| cut_when_stalled(connection, stall_timeout))
+                .disable_signals()
+                .shutdown_timeout(SHUTDOWN_SECONDS)
+                .listen(listener)?
+                .run();
         let handle = server.handle();
         let mut serving = std::pin::pin!(server);
         tokio::select! {

@@ -77,6 +77,9 @@ pub trait Store: Send + Sync + 'static {
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>>;
 
     /// Trims by age and forgets what has expired. Called about once a second with the time of day.
+    ///
+    /// Does not wait: appends that are asked for later find expired keys forgotten; trimming may take a while longer,
+    /// and the feed hears of the new floor.
     fn maintain(&self, now_ms: u64);
 
     /// Writes what is pending and releases what is held; appends fail afterwards.

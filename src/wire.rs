@@ -30,10 +30,12 @@ pub enum Framing {
         /// The only window origin that may hear the items; the document's own where it is `None`.
         target: Option<Box<str>>,
     },
-    /// Server-Sent Events; `padding` puts 2 KiB of comment first, for readers that hold back the beginning.
+    /// Server-Sent Events.
     Sse {
-        /// Whether to pad.
+        /// Puts 2 KiB of comment first, for readers that hold back the beginning.
         padding: bool,
+        /// Says each item's name in `event:`; else every item is a `message`, and its name stands in the JSON only.
+        named: bool,
     },
     /// Newline-delimited JSON.
     Lines,
@@ -46,7 +48,7 @@ impl Framing {
     pub fn preamble(&self, out: &mut BytesMut) {
         match self {
             Self::Iframe { nonce, target } => script::document_start(nonce, target.as_deref(), out),
-            Self::Sse { padding } => sse::preamble(*padding, out),
+            Self::Sse { padding, .. } => sse::preamble(*padding, out),
             Self::Json | Self::Jsonp(_) | Self::Lines | Self::WebSocket => {}
         }
     }
@@ -56,7 +58,7 @@ impl Framing {
         match self {
             Self::Json | Self::Jsonp(_) => event.write_json(out),
             Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| event.write_json(out)),
-            Self::Sse { .. } => sse::event(event, out),
+            Self::Sse { named, .. } => sse::event(event, *named, out),
             Self::Lines => {
                 event.write_json(out);
                 out.put_u8(b'\n');
@@ -71,7 +73,7 @@ impl Framing {
         match self {
             Self::Json | Self::Jsonp(_) => out.put_slice(&json),
             Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| out.put_slice(&json)),
-            Self::Sse { .. } => sse::control(control, cursor, &json, out),
+            Self::Sse { named, .. } => sse::control(control, cursor, &json, *named, out),
             Self::Lines => {
                 out.put_slice(&json);
                 out.put_u8(b'\n');

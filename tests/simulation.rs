@@ -31,7 +31,8 @@ use switchback::{Data, NewEvent};
 const HEARTBEAT: Duration = Duration::from_secs(20);
 const WAIT: Duration = Duration::from_secs(25);
 const TOPICS: [&str; 6] = ["a.1", "a.2", "b.1", "b.2.x", "c", "busy"];
-const SUBSCRIPTIONS: [&[&str]; 7] = [&["a.1"], &["a.*"], &[">"], &["b.>", "a.1"], &["c", "b.1", "b.1"], &["*.1"], &["never"]];
+const SUBSCRIPTIONS: [&[&str]; 7] =
+    [&["a.1"], &["a.*"], &[">"], &["b.>", "a.1"], &["c", "b.1", "b.1"], &["*.1"], &["never"]];
 
 #[derive(Default)]
 struct Inbox(Mutex<Vec<FeedBatch>>);
@@ -91,7 +92,15 @@ impl World {
         let tail = Tail::new(store.bounds(), Position::ZERO, limits);
         let now = Instant::now();
         Self {
-            rng, now, store, inbox, tail, waiters: Waiters::default(), ledger: BTreeMap::new(), floor: 0, draining: false,
+            rng,
+            now,
+            store,
+            inbox,
+            tail,
+            waiters: Waiters::default(),
+            ledger: BTreeMap::new(),
+            floor: 0,
+            draining: false,
         }
     }
 
@@ -323,7 +332,9 @@ fn run(seed: u64) -> u64 {
                     world.pump();
                     world.connect(client);
                 }
-                Some(connection) if world.rng.random_bool(0.02) => connection.delivery.end(world.now, ByeReason::Kicked),
+                Some(connection) if world.rng.random_bool(0.02) => {
+                    connection.delivery.end(world.now, ByeReason::Kicked)
+                }
                 Some(_) => {}
             }
             world.drive(client);

@@ -320,8 +320,8 @@ async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
             let page = page.unwrap();
             assert!(page.through > after, "no progress at {after}");
             assert!(page.events.len() <= events_max && page.rows <= rows_max);
-            let bytes = page.events.iter().map(|event| event.json_max_bytes());
-            assert!(bytes.clone().sum::<usize>() - page.events.last().map_or(0, |e| e.json_max_bytes()) < bytes_max);
+            let bytes = page.events.iter().map(|event| event.json_bytes());
+            assert!(bytes.clone().sum::<usize>() - page.events.last().map_or(0, |e| e.json_bytes()) < bytes_max);
             assert!(page.events.last().is_none_or(|event| event.position() <= page.through));
             after = page.through;
             found.extend(events_of(&page));
@@ -438,7 +438,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
                 let after = after.min(naive.events.len() as u64);
                 let request = ReadRequest { events_max, rows_max, ..request(&texts, after) };
                 naive.check(&store.read(request.clone()).await.unwrap(), &request);
-                let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).last();
+                let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).next_back();
                 let found = store.before_last(request.patterns, events_max).await.unwrap();
                 assert_eq!(found, newest.map(|position| Position(position - 1)), "{texts:?}");
             }

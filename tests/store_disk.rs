@@ -149,6 +149,19 @@ async fn after_a_full_trim_and_a_restart_positions_go_on() {
 }
 
 #[tokio::test]
+async fn what_is_retained_is_known_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let cost = draft("a").cost_bytes();
+    let retention = Retention { bytes_max: Some(3 * cost), ..Retention::default() };
+    let options = StoreOptions { retention, ..StoreOptions::default() };
+    for n in 1..10_u64 {
+        let store = open_with(home.path(), options);
+        publish(&store, &["a"]).await;
+        assert_eq!(store.bounds().floor.0, n.saturating_sub(3));
+    }
+}
+
+#[tokio::test]
 async fn keys_of_trimmed_events_are_kept_no_longer_than_they_count() {
     let home = tempfile::tempdir().unwrap();
     let options = StoreOptions { dedupe_window: Duration::from_secs(10), ..retention(1) };
@@ -203,7 +216,7 @@ async fn a_torn_write_at_the_end_takes_the_last_group_only() {
     type Tear = fn(&mut Vec<u8>);
     let tears: [(&str, Tear, u64); 5] = [
         ("nothing", |_| {}, 11),
-        ("its last byte is missing", |wal| drop(wal.pop()), 6),
+        ("its last byte is missing", |wal| wal.truncate(wal.len() - 1), 6),
         ("its last page is missing", |wal| wal.truncate(wal.len() - 4096 - 24), 6),
         ("a bit of its last page is wrong", |wal| *wal.last_mut().unwrap() ^= 1, 6),
         ("there is rubbish behind it", |wal| wal.extend([0x5a; 10_000]), 11),
@@ -558,4 +571,59 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     store.close().await;
     let store = open(&disk.path().join("data"));
     assert_eq!(events_of(&read(&store, &[">"], 0).await), (1..=first + 1).collect::<Vec<_>>());
+}
+
+/// Figures, not a test: `cargo test --release --test store_disk figures -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "measures, and asserts nothing"]
+async fn figures() {
+    let home = tempfile::tempdir_in(".").unwrap();
+    let payload = "x".repeat(200);
+    for publishers in [1_usize, 4, 16, 64, 256] {
+        let store = Arc::new(open(&home.path().join(publishers.to_string())));
+        let start = std::time::Instant::now();
+        let stop = start + Duration::from_secs(3);
+        let tasks: Vec<_> = (0..publishers)
+            .map(|n| {
+                let (store, payload) = (store.clone(), payload.clone());
+                tokio::spawn(async move {
+                    let topic = format!("figures.{n}");
+                    let mut slowest = Duration::ZERO;
+                    while std::time::Instant::now() < stop {
+                        let asked = std::time::Instant::now();
+                        store.append(vec![new(&topic, &payload).draft(NOW_MS)]).await.unwrap();
+                        slowest = slowest.max(asked.elapsed());
+                    }
+                    slowest
+                })
+            })
+            .collect();
+        let mut slowest = Duration::ZERO;
+        for task in tasks {
+            slowest = slowest.max(task.await.unwrap());
+        }
+        let rate = store.bounds().last.0 as f64 / start.elapsed().as_secs_f64();
+        println!("{publishers:4} publishers: {rate:8.0} appends/s, slowest {slowest:?}");
+    }
+    let store = open(&home.path().join("batches"));
+    let start = std::time::Instant::now();
+    for _ in 0..200 {
+        store.append(vec![new("figures", &payload).draft(NOW_MS); 1000]).await.unwrap();
+    }
+    println!("batches of 1000: {:8.0} events/s", 200_000.0 / start.elapsed().as_secs_f64());
+    let start = std::time::Instant::now();
+    let mut after = 0;
+    while after < 200_000 {
+        after = store
+            .read(switchback::store::ReadRequest { events_max: 1000, ..request(&[">"], after) })
+            .await
+            .unwrap()
+            .through
+            .0;
+    }
+    println!("read back by 1000: {:8.0} events/s", 200_000.0 / start.elapsed().as_secs_f64());
+    a_long_log(&home.path().join("long"));
+    let start = std::time::Instant::now();
+    drop(open(&home.path().join("long")));
+    println!("open and close a million events: {:?}", start.elapsed());
 }

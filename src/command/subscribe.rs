@@ -58,10 +58,10 @@ pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
         match ended {
             Ok(()) => {}
             // The first time round, the next transport may do what this one could not.
-            Err(error) if !reader.heard && arguments.transport == SubscribeTransport::Auto && choice + 1 < PREFERRED.len() => {
-                if !error.is_passing() && !matches!(error, RemoteError::Strange(_)) {
-                    return Err(error);
-                }
+            Err(error)
+                if !reader.heard && arguments.transport == SubscribeTransport::Auto && choice + 1 < PREFERRED.len() =>
+            {
+                tracing::debug!(%error, "trying the next transport");
                 choice += 1;
                 continue;
             }
@@ -95,7 +95,8 @@ async fn connect(
     let last = arguments.last.map(|last| last.to_string());
     let client = arguments.client.map(|client| client.to_string());
     let cursor = reader.cursor.clone();
-    let mut parameters: Vec<(&str, &str)> = arguments.patterns.iter().map(|pattern| ("topic", pattern.as_str())).collect();
+    let mut parameters: Vec<(&str, &str)> =
+        arguments.patterns.iter().map(|pattern| ("topic", pattern.as_str())).collect();
     parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
     parameters.extend(last.as_deref().filter(|_| cursor.is_none()).map(|last| ("last", last)));
     parameters.extend(client.as_deref().map(|client| ("client", client)));
@@ -117,13 +118,15 @@ async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reade
     if let Some((name, value)) = remote.authorization() {
         request = request.header(name, value);
     }
-    let (_, mut socket) = request.connect().await.map_err(|error| match error {
-        // The refusal's own words come over HTTP only; asking again there tells them.
-        awc::error::WsClientError::InvalidResponseStatus(status) => {
-            RemoteError::Refused { status: status.as_u16(), message: "the WebSocket was refused".into() }
+    let (_, mut socket) = match request.connect().await {
+        Ok(connected) => connected,
+        Err(awc::error::WsClientError::InvalidResponseStatus(status)) => {
+            // A refused handshake is reported without its body; the same request, not upgraded, is refused in words.
+            drop(get(remote, "/v1/ws", parameters, ANSWER_TIMEOUT).await?);
+            return Err(RemoteError::Strange(format!("the WebSocket was refused with {status}")));
         }
-        error => remote.unreachable(error),
-    })?;
+        Err(error) => return Err(remote.unreachable(error)),
+    };
     loop {
         let frame = match tokio::time::timeout(reader.silence_max, socket.next()).await {
             Err(_) => return Err(RemoteError::Broken("the stream fell silent".into())),
@@ -170,7 +173,9 @@ async fn stream(
         match tokio::time::timeout(reader.silence_max, body.next()).await {
             Err(_) => return Err(RemoteError::Broken("the stream fell silent".into())),
             Ok(None) => return Ok(()),
-            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.map_err(|error| RemoteError::Broken(error.to_string()))?),
+            Ok(Some(chunk)) => {
+                buffer.extend_from_slice(&chunk.map_err(|error| RemoteError::Broken(error.to_string()))?)
+            }
         }
     }
 }

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap, HeaderValue,
-    ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap,
+    HeaderValue, ORIGIN, VARY,
 };
 
 use super::error::ApiError;
@@ -27,7 +27,9 @@ impl AllowedOrigin {
         let Some((before, after)) = self.wildcard else { return self.text == origin };
         let (head, tail) = (&self.text[..before], &self.text[after..]);
         let label = origin.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail));
-        label.is_some_and(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.')))
+        label.is_some_and(|label| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+        })
     }
 }
 
@@ -58,7 +60,9 @@ impl fmt::Display for AllowedOrigin {
 
 /// The text is not an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an origin is a scheme, a host and a port where it is not the scheme's own, without a path: https://app.example.com, https://*.example.com, or null")]
+#[error(
+    "an origin is a scheme, a host and a port where it is not the scheme's own, without a path: https://app.example.com, https://*.example.com, or null"
+)]
 pub struct OriginError;
 
 /// What the `Origin` of a request is to this server.
@@ -219,7 +223,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_an_origin() {
-        for text in ["", "*", "app.example.com", "https://", "https://*", "https://a.*.b", "https://a/b", "ftp://a", "https://*.*.a"] {
+        for text in [
+            "",
+            "*",
+            "app.example.com",
+            "https://",
+            "https://*",
+            "https://a.*.b",
+            "https://a/b",
+            "ftp://a",
+            "https://*.*.a",
+        ] {
             assert!(text.parse::<AllowedOrigin>().is_err(), "{text}");
         }
         assert!("null".parse::<AllowedOrigin>().is_ok());
@@ -227,10 +241,21 @@ mod tests {
 
     #[test]
     fn loopback_names() {
-        for host in ["localhost", "localhost:8080", "app.localhost", "127.0.0.1:1", "127.9.9.9", "[::1]:8080", "[::1]", "LOCALHOST."] {
+        for host in [
+            "localhost",
+            "localhost:8080",
+            "app.localhost",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:8080",
+            "[::1]",
+            "LOCALHOST.",
+        ] {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in ["example.com", "localhost.example.com", "10.0.0.1", "127.0.0.1.example.com", "[2001:db8::1]:80", ""] {
+        for host in
+            ["example.com", "localhost.example.com", "10.0.0.1", "127.0.0.1.example.com", "[2001:db8::1]:80", ""]
+        {
             assert!(!is_loopback_host(host), "{host}");
         }
     }

@@ -137,7 +137,9 @@ fn topic_in_path(request: &HttpRequest) -> Result<String, ApiError> {
     let slashes = request.match_pattern().and_then(|pattern| Some(pattern.split_once('{')?.0.matches('/').count()));
     let raw = slashes.and_then(|slashes| request.uri().path().splitn(slashes + 1, '/').last());
     let decoded = percent_decode_str(raw.unwrap_or_default()).decode_utf8();
-    decoded.map(String::from).map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
+    decoded
+        .map(String::from)
+        .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -164,7 +166,10 @@ fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
-        ApiError::bad(code, format!("{error}; an event is {{\"topic\":\"a.b\",\"data\":…}}, with event and id if wanted"))
+        ApiError::bad(
+            code,
+            format!("{error}; an event is {{\"topic\":\"a.b\",\"data\":…}}, with event and id if wanted"),
+        )
     })
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Params {
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) padding: bool,
+    /// Whether SSE says names in `event:`.
+    pub(crate) named: bool,
     /// The iframe's postMessage target, not yet held against the allow-list.
     pub(crate) origin: Option<String>,
     /// Where a WebSocket's binary frames are published.
@@ -87,7 +89,7 @@ impl Params {
         let patterns: Vec<Pattern> = fields.all("topic").map(pattern).collect::<Result<_, _>>()?;
         let wait = number(fields, "wait", 0..=60)?.unwrap_or(25);
         // What only some transports use is looked at before anything else there; here it is only checked.
-        switch(fields, "once")?;
+        switch(fields, "once", false)?;
         fields.one("callback")?.map(parse_callback).transpose()?;
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
@@ -96,7 +98,8 @@ impl Params {
             last: number(fields, "last", 1..=1000)?.map(|last| last as usize),
             limit: number(fields, "limit", 1..=1000)?.unwrap_or(256) as usize,
             wait: Duration::from_secs(wait),
-            padding: switch(fields, "padding")?,
+            padding: switch(fields, "padding", false)?,
+            named: switch(fields, "named", true)?,
             origin: fields.one("origin")?.map(str::to_owned),
             publish: fields.one("publish")?.map(Topic::from_str).transpose()?,
         })
@@ -117,7 +120,8 @@ pub(crate) fn parse_from(text: &str) -> Result<From, ApiError> {
         "now" => Ok(From::Now),
         "earliest" => Ok(From::Earliest),
         text => text.parse::<Cursor>().map(From::Cursor).map_err(|_| {
-            let message = "cursor is now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
+            let message =
+                "cursor is now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
             ApiError::bad("bad_cursor", message)
         }),
     }
@@ -155,9 +159,10 @@ fn number(fields: &Fields, name: &'static str, range: std::ops::RangeInclusive<u
     }
 }
 
-fn switch(fields: &Fields, name: &'static str) -> Result<bool, ApiError> {
+fn switch(fields: &Fields, name: &'static str, default: bool) -> Result<bool, ApiError> {
     match fields.one(name)? {
-        None | Some("0") => Ok(false),
+        None => Ok(default),
+        Some("0") => Ok(false),
         Some("1") => Ok(true),
         Some(_) => Err(ApiError::bad("bad_parameter", format!("{name} is 1 or 0"))),
     }
@@ -174,7 +179,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_contract_lists() {
-        let text = "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
+        let text =
+            "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
         let params = params(text).unwrap();
         assert_eq!(params.patterns.unwrap().iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a.*", "b"]);
         assert_eq!(params.cursor, Some(From::Cursor("e-5".parse().unwrap())));
@@ -184,9 +190,32 @@ mod tests {
     #[test]
     fn refuses_instead_of_guessing() {
         for text in [
-            "limit=0", "limit=1001", "limit=+5", "limit=1e2", "limit=", "wait=61", "wait=-1", "wait=1.5", "last=0", "last=x",
-            "once=yes", "once=", "cursor=", "cursor=e", "cursor=e-x", "client=", "client=1", "client={0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d}",
-            "callback=", "callback=1a", "topic=", "topic=a..b", "topic=a*", "publish=*", "cursor=e-1&cursor=e-2", "topic=%ff",
+            "limit=0",
+            "limit=1001",
+            "limit=+5",
+            "limit=1e2",
+            "limit=",
+            "wait=61",
+            "wait=-1",
+            "wait=1.5",
+            "last=0",
+            "last=x",
+            "once=yes",
+            "once=",
+            "cursor=",
+            "cursor=e",
+            "cursor=e-x",
+            "client=",
+            "client=1",
+            "client={0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d}",
+            "callback=",
+            "callback=1a",
+            "topic=",
+            "topic=a..b",
+            "topic=a*",
+            "publish=*",
+            "cursor=e-1&cursor=e-2",
+            "topic=%ff",
             "limit=99999999999999999999999",
         ] {
             assert!(params(text).is_err(), "{text}");

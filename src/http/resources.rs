@@ -49,7 +49,10 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     let hub = &call.state.hub;
     let bounds = hub.bounds();
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
-        return Err(ApiError::bad("bad_cursor", "the cursor is ahead of the log: what was not sent cannot have arrived"));
+        return Err(ApiError::bad(
+            "bad_cursor",
+            "the cursor is ahead of the log: what was not sent cannot have arrived",
+        ));
     }
     let remembered = hub.clients().acknowledge_now(client, cursor, bounds.epoch, now_ms()).await?;
     Ok(json_body(&json!({ "client": client, "cursor": remembered })))
@@ -98,7 +101,11 @@ pub(super) async fn client(call: Call) -> Answer {
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) => Ok(json_body(&describe(hub, &state).await?)),
-        None => Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")),
+        None => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "unknown_client",
+            "no client of this id is connected or remembered",
+        )),
     }
 }
 

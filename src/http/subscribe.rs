@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
-    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
+    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    REFERRER_POLICY,
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -33,7 +34,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
     if let Some(From::Cursor(presented)) = params.cursor
         && delivered == 0
-        && names(call.request.headers().get(IF_NONE_MATCH), presented)
+        && names_tag(call.request.headers().get(IF_NONE_MATCH), &etag(presented))
         && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
     {
         return Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish());
@@ -86,11 +87,8 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let answer = async {
         call.admit()?;
         let params = params(&call)?;
-        let completion = if once {
-            held(params.wait)
-        } else {
-            stream_of(&call, Some(call.options().iframe_bytes_max), false)
-        };
+        let completion =
+            if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
         let mut driver = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
         let mut response = HttpResponse::Ok();
         document_headers(&mut response, &nonce, &call);
@@ -113,7 +111,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
 /// `/v1/sse`.
 pub(super) async fn sse(call: Call) -> Answer {
     let params = params(&call)?;
-    let framing = Framing::Sse { padding: params.padding };
+    let framing = Framing::Sse { padding: params.padding, named: params.named };
     let driver = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));
@@ -272,9 +270,8 @@ fn etag(cursor: Cursor) -> String {
     format!("\"{cursor}\"")
 }
 
-/// Whether `If-None-Match` names the cursor, by weak comparison (RFC 9110 §13.1.2).
-fn names(header: Option<&HeaderValue>, cursor: Cursor) -> bool {
-    let wanted = etag(cursor);
+/// Whether `If-None-Match` names the tag, by weak comparison (RFC 9110 §13.1.2).
+pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &str) -> bool {
     let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == wanted)
 }

@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::{FromRequest as _, HttpResponse};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::{FromRequest as _, HttpResponse};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream as _;
@@ -77,9 +77,7 @@ fn echo_limit(call: &Call) -> usize {
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
     let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
-    Ok(response.map_body(|_, keep| {
-        BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })
-    }))
+    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })))
 }
 
 struct Handshake {
@@ -179,12 +177,10 @@ impl Socket {
 
     fn message(&mut self, message: AggregatedMessage) {
         match message {
-            AggregatedMessage::Text(text) => {
-                match self.conversation.text(&text, &mut self.driver) {
-                    messages::Outcome::Reply(reply) => self.reply(reply),
-                    messages::Outcome::Pending(pending) => self.pending.push_back(pending),
-                }
-            }
+            AggregatedMessage::Text(text) => match self.conversation.text(&text, &mut self.driver) {
+                messages::Outcome::Reply(reply) => self.reply(reply),
+                messages::Outcome::Pending(pending) => self.pending.push_back(pending),
+            },
             AggregatedMessage::Binary(bytes) => match self.conversation.binary(&bytes) {
                 messages::Outcome::Reply(reply) => self.reply(reply),
                 messages::Outcome::Pending(pending) => self.pending.push_back(pending),

@@ -207,7 +207,10 @@ impl Running {
     fn wait(self) {
         // A thread that died of a bug has said so itself, and has nothing more to write.
         for thread in self.readers.into_iter().chain(self.writers) {
-            let _ = thread.join();
+            // The last one to hold the store may be its own feed, on the writer's thread.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -299,5 +302,82 @@ impl Store for DiskStore {
             tracing::warn!(%error, "nobody can wait for the log to close; it closes by itself");
         }
         closed.map(drop).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::event::{Data, NewEvent};
+    use crate::store::Retention;
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    fn publish(store: &DiskStore, topic: &str) {
+        let draft = NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(0);
+        block_on(store.append(vec![draft])).unwrap();
+    }
+
+    fn read(store: &DiskStore, pattern: &str, after: u64) -> Page {
+        let patterns = PatternSet::new([pattern.parse().unwrap()]).unwrap();
+        let after = Position(after);
+        let all = usize::MAX;
+        block_on(store.read(ReadRequest { patterns, after, events_max: all, bytes_max: all, rows_max: 1000 })).unwrap()
+    }
+
+    /// Waits until so few topics are known, in memory and on disk.
+    fn topics_come_down_to(store: &DiskStore, most: usize) {
+        let db = schema::open_reader(&store.shared.directory).unwrap();
+        let stored = || db.query_row("SELECT count(*) FROM topics", [], |row| row.get::<_, isize>(0)).unwrap() as usize;
+        let start = Instant::now();
+        while stored() > most || store.shared.topics().by_name.len() > most {
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}", store.shared.topics().by_name);
+            thread::yield_now();
+        }
+        assert_eq!(store.shared.topics().by_name.len(), store.shared.topics().by_id.len());
+    }
+
+    #[test]
+    fn topics_that_lost_all_long_ago_are_forgotten() {
+        const MARKS: usize = 10;
+        // Folded step by step; or all at once by a start, as after a kill or with a new limit.
+        for marks_at_first in [MARKS, 1000] {
+            let home = tempfile::tempdir().unwrap();
+            let retention = Retention { events_max: Some(5), ..Retention::default() };
+            let options = StoreOptions { retention, ..StoreOptions::default() };
+            let store = DiskStore::open_with(home.path(), options, marks_at_first).unwrap();
+            // Its mark is among the oldest, but it has an event again.
+            publish(&store, "back");
+            for n in 1..=29 {
+                publish(&store, "often");
+                publish(&store, if n == 28 { "back" } else { "x" });
+                publish(&store, &format!("t.{n}"));
+            }
+            drop(store);
+            let mut folded = None;
+            for _ in 0..2 {
+                let store = DiskStore::open_with(home.path(), options, MARKS).unwrap();
+                topics_come_down_to(&store, MARKS + 5);
+                let floor = held(&store.shared.trims).marks.folded();
+                assert!(floor > Position(30) && *folded.get_or_insert(floor) == floor);
+                for (after, gap) in [(floor.0 - 1, true), (floor.0, false)] {
+                    assert_eq!(read(&store, "never.there", after).trimmed.is_some(), gap);
+                    assert_eq!(read(&store, "t.1", after).trimmed.is_some(), gap);
+                }
+                assert!(read(&store, "often", floor.0).trimmed.is_some());
+                assert!(read(&store, "back", floor.0 - 1).trimmed.is_some());
+                let page = read(&store, "back", floor.0);
+                assert!(page.trimmed.is_none() && page.events.len() == 1);
+                assert_eq!(read(&store, ">", 0).events.len(), 5);
+            }
+            // What was forgotten can come back.
+            let store = DiskStore::open_with(home.path(), options, MARKS).unwrap();
+            publish(&store, "t.1");
+            assert_eq!(read(&store, "t.1", 88).events.len(), 1);
+        }
     }
 }

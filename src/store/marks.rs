@@ -74,24 +74,61 @@ impl TrimMarks {
 
     /// The patterns of which something after `after` was trimmed; empty where there is no gap.
     pub(crate) fn lost(&self, patterns: &PatternSet, after: Position) -> Vec<Pattern> {
-        let newest = self.by_position.last_key_value().map_or(self.folded, |(position, _)| self.folded.max(*position));
-        if newest <= after {
-            return Vec::new();
-        }
-        patterns.iter().filter(|pattern| self.lost_by(pattern, after)).cloned().collect()
-    }
-
-    fn lost_by(&self, pattern: &Pattern, after: Position) -> bool {
-        if self.folded > after || pattern.is_everything() {
-            return true;
-        }
-        match pattern.literal() {
-            Some(topic) => self.by_topic.get(topic).is_some_and(|mark| *mark > after),
-            None => {
-                let mut above = self.by_position.range((Bound::Excluded(after), Bound::Unbounded));
-                above.any(|(_, topic)| pattern.matches(topic.as_str()))
+        let mut search = LostSearch::new(patterns, after);
+        loop {
+            if let Some(lost) = self.search(&mut search, usize::MAX) {
+                return lost;
             }
         }
+    }
+
+    /// Goes on with a search, for about so many comparisons; `None` where there is more to compare.
+    ///
+    /// Between two calls marks may be set: what is trimmed later is newer, so the search still comes to it. The
+    /// answer is exact as of the call that gives it.
+    pub(crate) fn search(&self, search: &mut LostSearch<'_>, comparisons_max: usize) -> Option<Vec<Pattern>> {
+        let newest = self.by_position.last_key_value().map_or(self.folded, |(position, _)| self.folded.max(*position));
+        if newest <= search.after {
+            return Some(Vec::new());
+        }
+        if self.folded > search.after {
+            return Some(search.patterns.iter().cloned().collect());
+        }
+        let mut left = comparisons_max;
+        let mut above = self.by_position.range((Bound::Excluded(search.walked), Bound::Unbounded));
+        while !search.undecided.is_empty()
+            && let Some((position, topic)) = above.next()
+        {
+            left = left.saturating_sub(search.undecided.len());
+            search.undecided.retain(|pattern| !pattern.matches(topic.as_str()));
+            search.walked = *position;
+            if left == 0 {
+                return None;
+            }
+        }
+        let lost = search.patterns.iter().filter(|pattern| match pattern.literal() {
+            Some(topic) => self.by_topic.get(topic).is_some_and(|mark| *mark > search.after),
+            None => !search.undecided.contains(pattern),
+        });
+        Some(lost.cloned().collect())
+    }
+}
+
+/// A search for what was lost, which can be interrupted: a million marks take a while, and others wait for them.
+#[derive(Debug)]
+pub(crate) struct LostSearch<'p> {
+    patterns: &'p PatternSet,
+    after: Position,
+    /// Marks up to here have been compared.
+    walked: Position,
+    /// Patterns with wildcards of which nothing was found so far.
+    undecided: Vec<&'p Pattern>,
+}
+
+impl<'p> LostSearch<'p> {
+    pub(crate) fn new(patterns: &'p PatternSet, after: Position) -> Self {
+        let undecided = patterns.iter().filter(|pattern| pattern.literal().is_none()).collect();
+        Self { patterns, after, walked: after, undecided }
     }
 }
 
@@ -124,6 +161,31 @@ mod tests {
         ] {
             assert_eq!(lost(&marks, pattern, after), expected, "{pattern} after {after}");
         }
+    }
+
+    #[test]
+    fn a_search_in_slices_finds_what_is_trimmed_meanwhile() {
+        let mut marks = TrimMarks::default();
+        for position in 1..=100 {
+            marks.set(&format!("t.{position}").parse().unwrap(), Position(position));
+        }
+        let patterns = PatternSet::new(["*.50", "*.7", "u.*", "v.*", "t.9"].map(|text| text.parse().unwrap())).unwrap();
+        let mut search = LostSearch::new(&patterns, Position(9));
+        assert_eq!(marks.search(&mut search, 10), None);
+        // One that was not lost in time before, one that was passed by already, and one that is new.
+        for (position, topic) in [(101, "t.7"), (102, "t.11"), (103, "u.1")] {
+            marks.set(&topic.parse().unwrap(), Position(position));
+        }
+        let mut slices = 1;
+        let lost = loop {
+            slices += 1;
+            if let Some(lost) = marks.search(&mut search, 10) {
+                break lost;
+            }
+        };
+        assert_eq!(lost.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["*.50", "*.7", "u.*"]);
+        assert_eq!(lost, marks.lost(&patterns, Position(9)));
+        assert!(slices > 10);
     }
 
     #[test]

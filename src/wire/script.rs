@@ -107,7 +107,23 @@ mod tests {
         for good in ["cb", "$", "_a1", "a.b.$c", "Switchback.callbacks.c12", &"a".repeat(64)] {
             assert!(good.parse::<Callback>().is_ok(), "{good}");
         }
-        for bad in ["", ".", "a.", ".a", "a..b", "1a", "a-b", "a b", "a(", "a;b", "a[0]", "é", "a\n", "alert(1)//", &"a".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "1a",
+            "a-b",
+            "a b",
+            "a(",
+            "a;b",
+            "a[0]",
+            "é",
+            "a\n",
+            "alert(1)//",
+            &"a".repeat(65),
+        ] {
             assert!(bad.parse::<Callback>().is_err(), "{bad}");
         }
     }

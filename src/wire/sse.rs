@@ -30,10 +30,10 @@ pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
     out.put_u8(b'\n');
 }
 
-pub(super) fn event(event: &Event, out: &mut BytesMut) {
+pub(super) fn event(event: &Event, named: bool, out: &mut BytesMut) {
     out.put_slice(b"id: ");
     event.cursor().write(out);
-    if let Some(name) = event.name().filter(|name| !RESERVED_NAMES.contains(name)) {
+    if let Some(name) = event.name().filter(|name| named && !RESERVED_NAMES.contains(name)) {
         out.put_slice(b"\nevent: ");
         out.put_slice(name.as_bytes());
     }
@@ -42,7 +42,7 @@ pub(super) fn event(event: &Event, out: &mut BytesMut) {
     out.put_slice(b"\n\n");
 }
 
-pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], out: &mut BytesMut) {
+pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], named: bool, out: &mut BytesMut) {
     if let Some(cursor) = cursor {
         out.put_slice(b"id: ");
         cursor.write(out);
@@ -51,9 +51,12 @@ pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], ou
     if let Control::Bye(bye) = control {
         retry(bye.retry.unwrap_or(RETRY_NEVER), out);
     }
-    out.put_slice(b"event: ");
-    out.put_slice(control.name().as_bytes());
-    out.put_slice(b"\ndata: ");
+    if named {
+        out.put_slice(b"event: ");
+        out.put_slice(control.name().as_bytes());
+        out.put_u8(b'\n');
+    }
+    out.put_slice(b"data: ");
     out.put_slice(json);
     out.put_slice(b"\n\n");
 }

@@ -16,7 +16,7 @@ fn framings() -> Vec<Framing> {
         Framing::Json,
         Framing::Jsonp("cb.x".parse().unwrap()),
         Framing::Iframe { nonce: "n0".into(), target: Some("https://a.example".into()) },
-        Framing::Sse { padding: false },
+        Framing::Sse { padding: false, named: true },
         Framing::Lines,
         Framing::WebSocket,
     ]
@@ -74,8 +74,17 @@ fn check(data: &str, name: &str) {
 fn hostile_payloads_stay_payloads() {
     let large = "\u{1f600}<".repeat(14_000);
     for data in [
-        "</script><script>alert(1)</script>", "<!--<script>", "]]>", "\u{2028}\u{2029}", "\r\n\r\nevent: x\n", "\0",
-        "\u{feff}\u{1f600}", "p(1)", &"x".repeat(100), &"x".repeat(70_000), &large,
+        "</script><script>alert(1)</script>",
+        "<!--<script>",
+        "]]>",
+        "\u{2028}\u{2029}",
+        "\r\n\r\nevent: x\n",
+        "\0",
+        "\u{feff}\u{1f600}",
+        "p(1)",
+        &"x".repeat(100),
+        &"x".repeat(70_000),
+        &large,
     ] {
         check(data, "");
         check("", &data.chars().filter(|c| !c.is_control()).take(30).collect::<String>());
@@ -93,7 +102,7 @@ proptest! {
 fn sse_names_are_those_an_event_source_leaves_to_applications() {
     for (name, expected) in [("approved", true), ("message", false), ("open", false), ("error", false), ("", false)] {
         let mut out = BytesMut::new();
-        Framing::Sse { padding: false }.event(&event("x", name), &mut out);
+        Framing::Sse { padding: false, named: true }.event(&event("x", name), &mut out);
         assert_eq!(String::from_utf8_lossy(&out).contains("\nevent: "), expected, "{name}");
     }
 }
@@ -102,7 +111,7 @@ fn sse_names_are_those_an_event_source_leaves_to_applications() {
 fn sse_control_events_always_name_themselves() {
     let mut out = BytesMut::new();
     let cursor = Cursor::new("e".parse().unwrap(), Position(3));
-    let framing = Framing::Sse { padding: false };
+    let framing = Framing::Sse { padding: false, named: true };
     framing.preamble(&mut out);
     framing.control(&Control::Beat, Some(cursor), &mut out);
     let bye = Bye { reason: ByeReason::Replaced, retry: None };
@@ -112,6 +121,15 @@ fn sse_control_events_always_name_themselves() {
         "retry: 2000\n\nid: e-3\nevent: $beat\ndata: {\"cursor\":\"e-3\",\"event\":\"$beat\"}\n\n\
          id: e-3\nretry: 86400000\nevent: $bye\ndata: {\"cursor\":\"e-3\",\"event\":\"$bye\",\"data\":{\"reason\":\"replaced\"}}\n\n"
     );
+}
+
+#[test]
+fn without_names_sse_is_messages_only() {
+    let mut out = BytesMut::new();
+    let framing = Framing::Sse { padding: false, named: false };
+    framing.event(&event("x", "approved"), &mut out);
+    framing.control(&Control::Beat, None, &mut out);
+    assert!(!String::from_utf8_lossy(&out).contains("event:"));
 }
 
 #[test]
@@ -126,10 +144,7 @@ fn batches_are_framed_whole() {
     let jsonp = Framing::Jsonp("a.b".parse().unwrap());
     assert_eq!(framed(&jsonp, None), r#"/**/a.b({"cursor":null,"events":[1,2]});"#);
     let iframe = Framing::Iframe { nonce: "n".into(), target: None };
-    assert_eq!(
-        framed(&iframe, cursor),
-        "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n"
-    );
+    assert_eq!(framed(&iframe, cursor), "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n");
 }
 
 #[test]

@@ -52,7 +52,8 @@ pub fn pong_frame(payload: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn close_frame(code: u16, reason: &str) -> Vec<u8> {
     let mut payload = code.to_be_bytes().to_vec();
-    payload.extend_from_slice(reason[..reason.floor_char_boundary(CONTROL_MAX_BYTES - 2)].as_bytes());
+    let fitting = reason.floor_char_boundary(CONTROL_MAX_BYTES - 2);
+    payload.extend_from_slice(&reason.as_bytes()[..fitting]);
     frame(CLOSE, &payload)
 }
 

@@ -218,7 +218,9 @@ impl Link {
                 let chunks = Chunks::new(nonce.as_deref().expect("a policy"));
                 Line::Stream { body, reader: Reader::Chunks(Box::new(chunks)) }
             }
-            Kind::Poll | Kind::Longpoll | Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce => Line::Batch { body, nonce },
+            Kind::Poll | Kind::Longpoll | Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce => {
+                Line::Batch { body, nonce }
+            }
         };
         let callback = query.fields.iter().find(|(name, _)| name == "callback").map_or(CALLBACK, |(_, value)| value);
         Ok(Self { kind, line, queue: VecDeque::new(), headers, raw: Vec::new(), callback: callback.to_owned() })

@@ -163,7 +163,9 @@ async fn running_streams_are_told(kind: Kind) {
 #[tokio::test]
 async fn a_gap_is_never_304() {
     let (server, start) = trimmed("memory").await;
-    for (cursor, told) in [(moved(&start, 0), true), (moved(&start, 99), true), ("other-6".into(), true), (moved(&start, 6), false)] {
+    for (cursor, told) in
+        [(moved(&start, 0), true), (moved(&start, 99), true), ("other-6".into(), true), (moved(&start, 6), false)]
+    {
         let query = Query::topic("old.a").with("cursor", &cursor);
         let request = query.request(Kind::Poll).header("If-None-Match", format!("\"{cursor}\""));
         let mut answer = request.send(server.address()).await;

@@ -158,7 +158,11 @@ async fn last_event_id(kind: Kind) {
     let mut link = Link::to(server.address(), kind, &query.clone().header("Last-Event-ID", &cursors[2])).await;
     let hello = link.item().await;
     let expected = if kind.resumes_by_header() { 2 } else { 0 };
-    assert_eq!(hello.cursor.as_deref(), Some(cursors[expected].as_str()), "the header stands before the cursor where it counts");
+    assert_eq!(
+        hello.cursor.as_deref(),
+        Some(cursors[expected].as_str()),
+        "the header stands before the cursor where it counts"
+    );
     assert_eq!(link.telling().await.value(), json!(expected + 1));
     // Empty is absent.
     let mut link = Link::to(server.address(), kind, &query.header("Last-Event-ID", "")).await;
@@ -334,7 +338,8 @@ async fn far_behind(kind: Kind) {
                 json!({ "topic": topic, "data": { "n": n, "filler": filler } })
             })
             .collect();
-        expected.extend(events.iter().filter(|event| event["topic"] == "far.a").map(|event| event["data"]["n"].clone()));
+        expected
+            .extend(events.iter().filter(|event| event["topic"] == "far.a").map(|event| event["data"]["n"].clone()));
         post_events(&server, &json!(events)).await;
     }
     let mut some = Subscriber::at(server.address(), kind, Query::topic("far.a"), &start);
@@ -375,7 +380,8 @@ async fn heartbeats_move_the_cursor(kind: Kind) {
     publish(&server, "quiet", 1).await;
     assert_eq!(link.telling().await.value(), 1);
     // A cursor from a heartbeat is one to start from.
-    let mut again = Subscriber::at(server.address(), kind, Query::topics(["quiet", "loud"]), &beat.cursor.expect("one"));
+    let mut again =
+        Subscriber::at(server.address(), kind, Query::topics(["quiet", "loud"]), &beat.cursor.expect("one"));
     assert_eq!(again.event().await.topic.as_deref(), Some("quiet"));
 }
 

@@ -251,8 +251,10 @@ impl Sse {
             name => Some(name),
         };
         assert_eq!(field("event"), name, "event: is the item's name, where an EventSource has none of that name");
-        assert_eq!(field("retry").is_some(), item.event == "$bye" , "retry: stands in the $bye block");
-        if item.event == "$bye" && let Some(retry) = item.value()["retry"].as_u64() {
+        assert_eq!(field("retry").is_some(), item.event == "$bye", "retry: stands in the $bye block");
+        if item.event == "$bye"
+            && let Some(retry) = item.value()["retry"].as_u64()
+        {
             assert_eq!(field("retry"), Some(retry.to_string().as_str()), "both say when to come back");
         }
         Some(item)
@@ -286,7 +288,11 @@ impl Chunks {
         let mut all = Vec::new();
         while !self.buffer.is_empty() {
             let length = open.len().min(self.buffer.len());
-            assert!(self.buffer[..length] == open[..length], "not a chunk: {:?}", String::from_utf8_lossy(&self.buffer));
+            assert!(
+                self.buffer[..length] == open[..length],
+                "not a chunk: {:?}",
+                String::from_utf8_lossy(&self.buffer)
+            );
             // No `<` stands in the argument, so the first end tag is the chunk's.
             let Some(end) = find(&self.buffer, CLOSE) else { break };
             let argument = std::str::from_utf8(&self.buffer[open.len()..end]).expect("a chunk in UTF-8").to_owned();

@@ -1,5 +1,7 @@
 //! The real binary, run as its user runs it, on a free port and a directory of its own.
 
+#![allow(dead_code, unreachable_pub, reason = "each test crate takes what it needs")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,6 +10,10 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+/// Connections from one loopback address to itself take their ports from where the server's came from, so its port could
+/// be gone after a restart. On Linux, connections to this address come from another one.
+const LISTEN: &str = if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" };
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -21,19 +27,30 @@ pub struct Server {
 impl Server {
     /// Starts one with its default store in an empty directory, and these flags.
     pub fn start(flags: &[&str]) -> Self {
-        Self::start_at("127.0.0.1:0", flags)
+        Self::start_at(LISTEN, flags)
     }
 
     /// As [`Self::start`], on an address of one's own. A server that is started again on its port had better not be on
     /// 127.0.0.1, where a connection of some other test may have been given that port meanwhile.
     pub fn start_at(listen: &str, flags: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::spawn(directory, flags, listen)
+        Self::spawn(&[], directory, texts(flags), listen)
     }
 
-    fn spawn(directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_switchback"))
+    /// Starts one on what lies in `data` of that directory.
+    pub fn start_in(directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
+        Self::start_under(&[], directory, flags)
+    }
+
+    /// Starts one under another program, such as `strace`, that runs it as the process it was started as itself.
+    pub fn start_under(wrapper: &[&str], directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
+        Self::spawn(wrapper, directory, texts(flags), LISTEN)
+    }
+
+    fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
+        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_switchback")]);
+        let mut child = Command::new(words.next().expect("the binary is there in any case"))
+            .args(words)
             .args(["--listen", listen, "--data"])
             .arg(directory.path().join("data"))
             .args(["--log", "warn"])
@@ -79,6 +96,16 @@ impl Server {
         self.child.wait().expect("the server ends")
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the server can be waited for")
+    }
+
+    /// Starts it again on the same directory and port, once it has ended or is about to.
+    pub fn start_again(self) -> Self {
+        self.restarted()
+    }
+
     /// Ends it with SIGKILL and starts it again on the same directory and port.
     pub fn kill_and_restart(self) -> Self {
         self.signal(Signal::SIGKILL);
@@ -99,7 +126,7 @@ impl Server {
     fn restarted(mut self) -> Self {
         self.wait();
         let listen = self.address().to_owned();
-        Self::spawn(self.directory.clone(), self.arguments.clone(), &listen)
+        Self::spawn(&[], self.directory.clone(), self.arguments.clone(), &listen)
     }
 
     /// Publishes events, one request; returns the answer, which must be 201.
@@ -109,6 +136,10 @@ impl Server {
         assert_eq!(answer.status(), 201, "publishing");
         answer.json().await.expect("JSON")
     }
+}
+
+fn texts(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
 }
 
 impl Drop for Server {

@@ -99,7 +99,8 @@ impl Context {
     /// Publishes a binary message.
     pub(super) fn binary(&self, bytes: &bytes::Bytes) -> Outcome {
         let Some(topic) = &self.binary_topic else {
-            let message = "a binary message is published to the topic that the URL's publish parameter names; there is none";
+            let message =
+                "a binary message is published to the topic that the URL's publish parameter names; there is none";
             return Outcome::Reply(Some(refusal(None, &ApiError::bad("no_topic", message))));
         };
         if bytes.len() > self.event_bytes_max {
@@ -190,7 +191,10 @@ fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_message" } else { "bad_json" };
-        ApiError::bad(code, format!("{error}; a message is {{\"type\":\"subscribe\",\"topics\":[\"a.b\"]}} or the like"))
+        ApiError::bad(
+            code,
+            format!("{error}; a message is {{\"type\":\"subscribe\",\"topics\":[\"a.b\"]}} or the like"),
+        )
     })
 }
 

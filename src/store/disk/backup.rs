@@ -96,7 +96,10 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     let mut copy = Connection::open_with_flags(partial, flags)?;
     let whole = Backup::new(&source, &mut copy)?;
     // All pages in one step: one snapshot. In several, each append of the server would start it again.
-    while whole.step(-1)? != StepResult::Done {}
+    if whole.step(-1)? != StepResult::Done {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(rusqlite::Error::SqliteFailure(busy, Some("it is held by another process".into())));
+    }
     drop(whole);
     // One file without a write-ahead log, so that it can be moved by itself.
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;

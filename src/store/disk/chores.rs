@@ -42,7 +42,9 @@ pub(super) struct Chores {
     vacuum: Vacuum,
     /// Something failed: not again before the next regular time, since what fails for want of room fails again at once.
     stalled: bool,
-    /// Where the write-ahead log is cut by force next, in pages.
+    /// How many pages the write-ahead log has that are not home when they are brought there next.
+    bring_home_at: i64,
+    /// How many pages it has when it is cut by force next.
     truncate_at: i64,
 }
 
@@ -56,7 +58,7 @@ enum Vacuum {
 
 impl Chores {
     pub(super) fn new(has_kept_keys: bool, forget: Vec<Topic>) -> Self {
-        Self { has_kept_keys, forget, truncate_at: WAL_PAGES_MAX, ..Self::default() }
+        Self { has_kept_keys, forget, bring_home_at: WAL_PAGES, truncate_at: WAL_PAGES_MAX, ..Self::default() }
     }
 
     /// The regular ones, once a second or so.
@@ -116,17 +118,17 @@ impl Writer {
         let transaction = self.db.unchecked_transaction()?;
         transaction.execute("UPDATE meta SET folded = ?1", [integer(folded.0)])?;
         let mut gone = Vec::new();
+        // A mark that was set again since is above the floor, and stays.
+        let mut forget = transaction.prepare_cached(
+            "DELETE FROM topics WHERE topic = ?1 AND mark <= ?2
+                AND NOT EXISTS (SELECT 1 FROM e INDEXED BY e_topic WHERE e.topic_id = topics.id)",
+        )?;
         for topic in slice {
-            let forget =
-                "DELETE FROM topics WHERE topic = ?1 AND id NOT IN (SELECT topic_id FROM e WHERE topic_id = id)";
-            if transaction.prepare_cached(forget)?.execute([topic.as_str()])? > 0 {
+            if forget.execute(params![topic.as_str(), integer(folded.0)])? > 0 {
                 gone.push(topic.clone());
-            } else {
-                // The floor stands for the mark now. It may have been set again since: then it is above the floor.
-                let unmark = "UPDATE topics SET mark = 0 WHERE topic = ?1 AND mark <= ?2";
-                transaction.prepare_cached(unmark)?.execute(params![topic.as_str(), integer(folded.0)])?;
             }
         }
+        drop(forget);
         transaction.commit()?;
         self.chores.forget.truncate(from);
         let mut topics = self.shared.topics_mut();
@@ -159,13 +161,13 @@ impl Writer {
         let keep = if self.chores.vacuum == Vacuum::Work { all / 8 } else { all / 4 };
         let worked = self.chores.vacuum == Vacuum::Work;
         self.chores.vacuum = if free > keep.max(FREE_PAGES_MIN) { Vacuum::Work } else { Vacuum::Idle };
-        if self.chores.vacuum == Vacuum::Idle {
-            // The file gets shorter only when the write-ahead log is brought home.
-            return if worked { checkpoint(&self.db, "PASSIVE").map(drop) } else { Ok(()) };
-        } else {
+        if self.chores.vacuum == Vacuum::Work {
             let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({SLICE_PAGES})"))?;
             let mut freed = statement.query([])?;
             while freed.next()?.is_some() {}
+        } else if worked {
+            // The file gets shorter only when the write-ahead log is brought home.
+            checkpoint(&self.db, "PASSIVE")?;
         }
         Ok(())
     }
@@ -173,14 +175,20 @@ impl Writer {
     /// Keeps the write-ahead log short. Never waits for readers until it is very long.
     pub(super) fn checkpoint_if_due(&mut self) {
         let outcome = checkpoint(&self.db, "NOOP").and_then(|wal| {
+            let away = wal.pages - wal.home;
             if wal.pages < WAL_PAGES_MAX {
                 self.chores.truncate_at = WAL_PAGES_MAX;
             }
+            if away < WAL_PAGES {
+                self.chores.bring_home_at = WAL_PAGES;
+            }
+            // What cannot be done now, for a reader that does not end (a backup), or for want of room, is tried again
+            // when the log has grown further, not with each commit.
             if wal.pages >= self.chores.truncate_at {
-                // A reader that does not end, such as a backup, is not waited for again before the log has grown further.
                 self.chores.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
                 truncate(&self.db, WAL_WAIT).map(drop)
-            } else if wal.pages - wal.home >= WAL_PAGES {
+            } else if away >= self.chores.bring_home_at {
+                self.chores.bring_home_at = away + WAL_PAGES / 4;
                 checkpoint(&self.db, "PASSIVE").map(drop)
             } else {
                 Ok(())

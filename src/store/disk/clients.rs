@@ -29,10 +29,13 @@ const GROUP: Load = Load { items: 4096, bytes: u64::MAX };
 
 /// What the thread is asked to do.
 pub(super) enum ClientJob {
-    Save(Vec<ClientRecord>, oneshot::Sender<Result<(), StoreError>>),
+    Save(Vec<ClientRecord>, Saved),
     Load(Uuid, oneshot::Sender<Result<Option<ClientRecord>, StoreError>>),
     Expire(u64),
 }
+
+/// Who waits until records are saved.
+pub(super) type Saved = oneshot::Sender<Result<(), StoreError>>;
 
 pub(super) fn queue() -> Queue<ClientJob> {
     Queue::new(Load { items: QUEUED_MAX, bytes: u64::MAX })
@@ -106,7 +109,7 @@ impl ClientsFile {
         }
     }
 
-    fn save(&mut self, saves: Vec<(Vec<ClientRecord>, oneshot::Sender<Result<(), StoreError>>)>) {
+    fn save(&mut self, saves: Vec<(Vec<ClientRecord>, Saved)>) {
         if saves.is_empty() {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::store::StoreError;
 
@@ -24,12 +25,14 @@ pub(super) struct Queue<J> {
 struct State<J> {
     jobs: VecDeque<(J, Load)>,
     queued: Load,
+    /// Who waits wants so many; it is not woken for fewer.
+    wanted: usize,
     closed: bool,
 }
 
 impl<J> Queue<J> {
     pub(super) fn new(max: Load) -> Self {
-        let state = State { jobs: VecDeque::new(), queued: Load::default(), closed: false };
+        let state = State { jobs: VecDeque::new(), queued: Load::default(), wanted: 0, closed: false };
         Self { state: Mutex::new(state), arrived: Condvar::new(), max }
     }
 
@@ -44,9 +47,21 @@ impl<J> Queue<J> {
             return Err(StoreError::Busy("too many requests wait for the disk; try again shortly"));
         }
         state.add(job, load)?;
+        let enough = state.jobs.len() >= state.wanted;
         drop(state);
-        self.arrived.notify_one();
+        if enough {
+            self.arrived.notify_one();
+        }
         Ok(())
+    }
+
+    /// Waits until there are `jobs` to take, or until `patience` is over. For a queue with one worker.
+    pub(super) fn gather(&self, jobs: usize, patience: Duration) {
+        let mut state = self.state();
+        state.wanted = jobs;
+        let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
+        let mut state = self.arrived.wait_timeout_while(state, patience, few).unwrap_or_else(PoisonError::into_inner).0;
+        state.wanted = 0;
     }
 
     /// Queues a job that may not be refused: the few that the store itself asks for.

@@ -15,6 +15,7 @@ use super::schema::position;
 use super::{Shared, Trims, held};
 use crate::cursor::Position;
 use crate::segment::Scanned;
+use crate::store::marks::LostSearch;
 use crate::store::{Bounds, Page, ReadRequest, StoreError, Trimmed};
 use crate::topic::PatternSet;
 
@@ -24,6 +25,9 @@ const QUEUED_MAX: u64 = 1024;
 /// How long a read waits for a trim that is on the disk already to be known in memory: microseconds, but that
 /// the writer may not have the processor.
 const TRIM_WAIT: Duration = Duration::from_secs(10);
+
+/// Marks that are compared with patterns while the writer cannot set any: well below a millisecond.
+const COMPARISONS_AT_ONCE: usize = 10_000;
 
 /// Below this many rows a scan costs less than looking topics up.
 const SCAN_ROWS: u64 = 64;
@@ -76,9 +80,13 @@ impl Reader {
             return Ok(Page { through: request.after, ..Page::default() });
         }
         let (mut page, floor) = self.rows(request, bounds).map_err(|error| store_error(&error, &self.directory))?;
-        let trims = self.trims(floor)?;
-        let (floor, patterns) = (trims.floor, trims.marks.lost(&request.patterns, request.after));
-        drop(trims);
+        let mut search = LostSearch::new(&request.patterns, request.after);
+        let (floor, patterns) = loop {
+            let trims = self.trims(floor)?;
+            if let Some(patterns) = trims.marks.search(&mut search, COMPARISONS_AT_ONCE) {
+                break (trims.floor, patterns);
+            }
+        };
         let gone = page.events.partition_point(|event| event.position() <= floor);
         page.events.drain(..gone);
         page.through = page.through.max(floor).max(request.after);

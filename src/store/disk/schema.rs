@@ -217,7 +217,8 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize) -> Result<Open
     let text = |error: rusqlite::Error| error.to_string();
     let (log, folded) = read_state(&db).map_err(text)?.ok_or("it has lost its head: restore it from a backup")?;
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
-    if newest.is_some_and(|newest| position(newest) != log.last) || newest.is_none() && log.floor != log.last {
+    // Without events, all of them have been trimmed.
+    if newest.map_or(log.floor, position) != log.last || log.floor > log.last {
         return Err("its newest event is not where it should be: restore it from a backup".into());
     }
     let mut marks = TrimMarks::with_max(marks_max);

@@ -1,0 +1,109 @@
+//! The client library and the pages: carried in the binary, or read from a directory while one works on them.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+};
+use bytes::Bytes;
+
+use super::error::ApiError;
+use super::subscribe::names_tag;
+use super::{Answer, Call};
+
+/// One file: its name is its path in the URL and in the directory.
+struct Asset {
+    name: &'static str,
+    media_type: &'static str,
+    built_in: &'static [u8],
+}
+
+macro_rules! assets {
+    ($($name:literal: $media_type:literal),* $(,)?) => {
+        &[$(Asset { name: $name, media_type: $media_type, built_in: include_bytes!(concat!("../../static/", $name)) }),*]
+    };
+}
+
+/// What an application's page needs.
+const CLIENT: &[Asset] = assets! {
+    "client.js": "text/javascript; charset=utf-8",
+    "client.mjs": "text/javascript; charset=utf-8",
+    "client.d.ts": "text/plain; charset=utf-8",
+};
+
+/// What the server shows by itself.
+const PAGES: &[Asset] = assets! {
+    "index.html": "text/html; charset=utf-8",
+    "pages.css": "text/css; charset=utf-8",
+    "demo.css": "text/css; charset=utf-8",
+    "demo.js": "text/javascript; charset=utf-8",
+    "legacy.html": "text/html; charset=utf-8",
+    "legacy.css": "text/css; charset=utf-8",
+    "legacy.js": "text/javascript; charset=utf-8",
+    "review.html": "text/html; charset=utf-8",
+    "review.css": "text/css; charset=utf-8",
+    "review.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+};
+
+/// The pages load and connect to nothing but this server; what is not listed is off.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; frame-src 'self'; \
+     connect-src 'self' ws: wss:; form-action 'self'; frame-ancestors 'self'; base-uri 'none'";
+
+/// What a URL with `?v=` and the present version may be kept: a new version has a new URL.
+const KEEP: &str = "public, max-age=31536000, immutable";
+
+/// The names of the client library's files.
+pub(super) fn client_files() -> impl Iterator<Item = &'static str> {
+    CLIENT.iter().map(|asset| asset.name)
+}
+
+/// The names of the pages' files.
+pub(super) fn page_files() -> impl Iterator<Item = &'static str> {
+    PAGES.iter().map(|asset| asset.name)
+}
+
+/// `GET /NAME`, and `/` for `index.html`.
+pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
+    let known = CLIENT.iter().chain(PAGES).find(|asset| asset.name == name);
+    let asset = known.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such file"))?;
+    let content = match &call.options().static_dir {
+        None => Bytes::from_static(asset.built_in),
+        Some(directory) => read(directory, asset.name).await?,
+    };
+    let etag = etag(&content);
+    let kept = call.request.query_string().split('&').any(|field| field == concat!("v=", env!("CARGO_PKG_VERSION")));
+    let kept = kept && call.options().static_dir.is_none();
+    let fresh = names_tag(call.request.headers().get(IF_NONE_MATCH), &etag);
+    let mut response = if fresh { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response.insert_header((ETAG, etag));
+    response.insert_header((CACHE_CONTROL, if kept { KEEP } else { "no-cache" }));
+    if fresh {
+        return Ok(response.finish());
+    }
+    response.insert_header((CONTENT_TYPE, asset.media_type));
+    if asset.media_type.starts_with("text/html") {
+        response.insert_header((CONTENT_SECURITY_POLICY, PAGE_POLICY));
+        response.insert_header((REFERRER_POLICY, "no-referrer"));
+    }
+    Ok(response.body(content))
+}
+
+async fn read(directory: &Path, name: &str) -> Result<Bytes, ApiError> {
+    // Only names of the tables above are ever joined, so nothing outside the directory can be named.
+    let path = directory.join(name);
+    let read = actix_web::web::block(move || std::fs::read(path)).await;
+    match read {
+        Ok(Ok(content)) => Ok(content.into()),
+        _ => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "the file is not in the directory of --static")),
+    }
+}
+
+fn etag(content: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}

@@ -1,0 +1,34 @@
+// Debian's browsers, driven by puppeteer: Chromium over CDP, Firefox over WebDriver BiDi.
+'use strict';
+
+const puppeteer = require('puppeteer-core');
+
+const BROWSERS = {
+  chromium: {
+    executablePath: '/usr/bin/chromium',
+    // It looks for servers of its maker's otherwise, many at a time.
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  },
+  firefox: {
+    browser: 'firefox',
+    executablePath: '/usr/bin/firefox-esr',
+    headless: true,
+    extraPrefsFirefox: { 'network.captive-portal-service.enabled': false, 'network.connectivity-service.enabled': false, 'app.update.enabled': false, 'datareporting.policy.dataSubmissionEnabled': false, 'browser.safebrowsing.downloads.remote.enabled': false },
+  },
+};
+
+const launch = (name) => puppeteer.launch(BROWSERS[name]);
+
+// The value, as soon as it is truthy. The page is asked every 50 ms; the last answer goes into the error.
+async function until(what, ask, ms = 15000) {
+  const end = Date.now() + ms;
+  let last;
+  for (;;) {
+    try { last = await ask(); } catch (error) { last = error; }
+    if (last && !(last instanceof Error)) return last;
+    if (Date.now() > end) throw new Error(`waited ${ms} ms in vain until ${what}; last: ${last instanceof Error ? last.message : JSON.stringify(last)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+module.exports = { names: (process.env.BROWSERS || 'chromium firefox').split(' '), launch, until };

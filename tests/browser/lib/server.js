@@ -1,0 +1,72 @@
+// The server under test: the binary named by SWITCHBACK_BIN, on a free port, with its own data.
+'use strict';
+
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const net = require('node:net');
+const os = require('node:os');
+const path = require('node:path');
+const { until } = require('./browsers.js');
+
+const BIN = process.env.SWITCHBACK_BIN;
+
+// Asked for and given back: the server needs a port that is the same after a restart.
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const probe = net.createServer();
+    probe.on('error', reject);
+    probe.listen(0, '127.0.0.1', () => { const { port } = probe.address(); probe.close(() => resolve(port)); });
+  });
+}
+
+class Server {
+  static async start(...flags) {
+    if (!BIN) throw new Error('Set SWITCHBACK_BIN to the path of the server binary.');
+    const server = new Server();
+    server.port = await freePort();
+    server.data = fs.mkdtempSync(path.join(os.tmpdir(), 'switchback-'));
+    server.flags = flags;
+    server.url = `http://127.0.0.1:${server.port}`;
+    await server.boot();
+    return server;
+  }
+
+  async boot() {
+    this.process = spawn(BIN, ['serve', '--listen', `127.0.0.1:${this.port}`, '--data', this.data, ...this.flags], { stdio: ['ignore', 'ignore', 'pipe'] });
+    this.stderr = '';
+    this.process.stderr.on('data', (text) => { this.stderr = (this.stderr + text).slice(-4000); });
+    this.gone = new Promise((resolve) => this.process.on('exit', resolve));
+    await until(`the server answers (${this.stderr})`, async () => (await fetch(this.url + '/v1/info')).ok);
+  }
+
+  async kill(signal = 'SIGKILL') {
+    this.process.kill(signal);
+    await this.gone;
+  }
+
+  async stop() {
+    await this.kill();
+    fs.rmSync(this.data, { recursive: true, force: true });
+  }
+
+  async publish(topic, data, more = {}) {
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ topic, data, ...more }) });
+    if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
+    return response.json();
+  }
+
+  // One batch: one commit, however many.
+  async publishAll(topic, values) {
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(values.map((data) => ({ topic, data }))) });
+    if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
+  }
+
+  // As it stands, byte by byte: for payloads that JSON.stringify would not write so.
+  async publishRaw(topic, json) {
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: `{"topic":${JSON.stringify(topic)},"data":${json}}` });
+    if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
+    return response.json();
+  }
+}
+
+module.exports = { Server };

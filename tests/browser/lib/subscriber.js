@@ -1,0 +1,60 @@
+// A connection in a page, watched from here.
+'use strict';
+
+const assert = require('node:assert/strict');
+const { until } = require('./browsers.js');
+
+class Subscriber {
+  /*
+   * Closed at the end of the test `t`, also of one that failed: a page left open holds some of
+   * the six connections that the next one needs. `options` go to Switchback.connect; `server` where it is not the page's own origin. By
+   * names rather than '*', so that EventSource is judged on what it promises.
+   */
+  static async open(t, browser, network, { options, server = '', without = '' }) {
+    const subscriber = new Subscriber();
+    const page = subscriber.page = await browser.newPage();
+    t.after(() => subscriber.close());
+    await page.goto(`${network.url}/__page?without=${without}`);
+    await page.evaluate(`(function (options, server) {
+      window.seen = []; window.told = []; window.faults = [];
+      // Asked in the page: Firefox's driver also calls a refused connection an error of the page.
+      window.onerror = function (message) { faults.push(String(message)); };
+      window.line = Switchback.connect(server, options);
+      function hear(item) { seen.push(item); }
+      var names = ['message', '__proto__', 'constructor', 'approved'];
+      for (var i = 0; i < names.length; i++) line.on(names[i], hear);
+      var control = ['$open', '$switch', '$gap', '$error', '$close'];
+      function tell(name) { line.on(name, function (data) { told.push([name, data]); }); }
+      for (i = 0; i < control.length; i++) tell(control[i]);
+    })(${JSON.stringify(options)}, ${JSON.stringify(server)})`);
+    return subscriber;
+  }
+
+  get(expression) { return this.page.evaluate(expression); }
+
+  async opened(ms) {
+    await until('the connection is open', () => this.get("line.state === 'open'"), ms);
+    return this.get('line.transport');
+  }
+
+  over(names, ms) { return until(`it runs over ${names}`, async () => names.includes(await this.get("line.state === 'open' && line.transport")), ms); }
+
+  data() { return this.get('seen.map ? seen.map(function (item) { return item.data; }) : []'); }
+
+  // Exactly these, in this order, and nothing after them.
+  async hears(expected, ms = 20000) {
+    await until(`${expected.length} events are heard`, async () => (await this.get('seen.length')) >= expected.length, ms).catch(async (error) => {
+      throw new Error(`${error.message}; on ${JSON.stringify(await this.get('[line.transport, line.state, line.cursor, told.slice(-5)]'))}`);
+    });
+    assert.deepEqual(await this.data(), expected);
+    await this.sound();
+  }
+
+  async sound() { assert.deepEqual(await this.get('faults'), []); }
+
+  async close() {
+    if (!this.page.isClosed()) await this.page.close();
+  }
+}
+
+module.exports = { Subscriber };

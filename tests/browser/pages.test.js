@@ -1,0 +1,201 @@
+// The pages, used as a person would. Screenshots go to $SCREENSHOTS, to be looked at.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const path = require('node:path');
+const { names, launch, until } = require('./lib/browsers.js');
+const { Server } = require('./lib/server.js');
+
+const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
+const HOSTILE = '</script><img src=x onerror="window.pwned=1">\u2028<b>bold</b>';
+
+for (const name of names) {
+  test(`pages in ${name}`, async (t) => {
+    const browser = await launch(name);
+    const server = await Server.start();
+    t.after(async () => { await browser.close(); await server.stop(); });
+
+    async function visit(t, address, { width = 1280, height = 900 } = {}) {
+      const page = await browser.newPage();
+      t.after(() => page.isClosed() || page.close());
+      page.faults = [];
+      // Firefox's driver also calls a refused connection an error of the page.
+      page.on('pageerror', (error) => { if (!/can.t establish a connection/.test(error.message)) page.faults.push(error.message); });
+      // A refusal by the Content-Security-Policy is told here too.
+      page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
+      await page.setViewport({ width, height });
+      await page.goto(server.url + address);
+      return page;
+    }
+
+    const text = (page, selector) => page.$eval(selector, (node) => node.textContent);
+    const number = async (page, selector) => Number((await text(page, selector)).replace(/\D/g, ''));
+    const lane = (page, which, fact) => number(page, `[data-lane="${which}"] .${fact} dd`);
+    const shoot = async (page, title) => { await page.bringToFront(); if (process.env.SCREENSHOTS) await page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}-${title}.png`), fullPage: true }); };
+    const click = (page, selector) => page.$eval(selector, (node) => node.click());
+
+    await t.test('comparison: each lane by itself', async (t) => {
+      const page = await visit(t, '/');
+      await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
+      for (const which of TRANSPORTS) {
+        const button = `[data-lane="${which}"] .buttons button`;
+        if ((await text(page, button)) === 'Connect') await click(page, button);
+        await until(`${which} hears`, async () => (await lane(page, which, 'received')) >= 3);
+        assert.equal(await lane(page, which, 'lost'), 0);
+        assert.equal(await lane(page, which, 'repeated'), 0);
+        await click(page, button);
+        await until(`${which} is closed`, async () => (await text(page, `[data-lane="${which}"] .state`)) === 'closed');
+      }
+      assert.deepEqual(page.faults, []);
+    });
+
+    await t.test('comparison: all at once, switching and breaking under load, nothing lost', async (t) => {
+      const page = await visit(t, '/');
+      await click(page, '#all');
+      await page.$eval('#rate', (node) => { node.value = 30; node.dispatchEvent(new Event('input')); });
+      for (const which of TRANSPORTS) await until(`${which} hears`, async () => (await lane(page, which, 'received')) > 20);
+      // All six connections are in use now, and scripts wait the longest for one: make some room.
+      for (const which of ['jsonp', 'iframe']) await click(page, `[data-lane="${which}"] .buttons button`);
+      for (const to of ['poll', 'ws', 'iframe-poll', 'jsonp-poll', 'auto']) {
+        await page.select('#switch-to', to);
+        await click(page, '#switch');
+        await until(`auto is on ${to}`, async () => [`on ${to === 'auto' ? 'ws' : to}`].includes(await text(page, '#auto .mono')));
+      }
+      await click(page, '#cut');
+      await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
+      await click(page, '#pause');
+      await until('it is paused', async () => (await text(page, '#auto .state')) === 'connecting');
+      await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
+      await page.$eval('#text', (node, value) => { node.value = value; }, HOSTILE);
+      await click(page, '#publish button');
+      await until('it is heard back', async () => (await text(page, '#published')).includes('onerror'));
+      const before = await number(page, '#auto-received');
+      await until('the load goes on', async () => (await number(page, '#auto-received')) > before + 30);
+      for (const fault of ['lost', 'repeated']) {
+        assert.equal(await number(page, `#auto-${fault}`), 0, `auto: ${fault}`);
+        for (const which of TRANSPORTS) assert.equal(await lane(page, which, fault), 0, `${which}: ${fault}`);
+      }
+      assert.equal((await page.$$('#costs tr')).length, TRANSPORTS.length);
+      assert.equal(await page.evaluate('typeof pwned'), 'undefined');
+      await shoot(page, 'comparison');
+      assert.deepEqual(page.faults, []);
+    });
+
+    await t.test('comparison: says what is wrong when the server is away, and goes on', async (t) => {
+      const page = await visit(t, '/');
+      await until('it hears', async () => (await number(page, '#auto-received')) > 2);
+      await server.kill();
+      await until('it says so', async () => /No answer|connecting/.test(await text(page, '#notice')));
+      await server.boot();
+      const before = await number(page, '#auto-received');
+      await until('it goes on', async () => (await number(page, '#auto-received')) > before, 40000);
+      await until('the notice is gone', async () => (await text(page, '#notice')) === '', 40000);
+      assert.equal(await number(page, '#auto-lost'), 0);
+    });
+
+    await t.test('comparison: on a phone, by keyboard', async (t) => {
+      const page = await visit(t, '/', { width: 390, height: 844 });
+      await until('it hears', async () => (await number(page, '#auto-received')) > 2);
+      assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
+      // To the first lane's button and press it, with nothing but keys.
+      for (let i = 0; i < 40; i++) {
+        await page.keyboard.press('Tab');
+        if (await page.evaluate("document.activeElement.getAttribute('aria-label') === 'Disconnect ws'")) break;
+      }
+      await page.keyboard.press('Enter');
+      await until('it is disconnected', async () => (await text(page, '[data-lane=ws] .state')) === 'closed');
+      await shoot(page, 'comparison-phone');
+    });
+
+    await t.test('review desk: the whole story', async (t) => {
+      const ann = await visit(t, '/review.html?as=submitter&name=Ann');
+      const bob = await visit(t, '/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
+      const li = await visit(t, '/review.html?as=reviewer&name=Li');
+      const items = (page, list) => page.$$eval(`${list} .item`, (nodes) => nodes.map((node) => [node.querySelector('h3').textContent, node.querySelector('.verdict').textContent.slice(2)]));
+      const submit = async (page, title) => {
+        await page.bringToFront();
+        await page.type('#title', title);
+        await page.click('#submit button');
+        await until('it is listed', async () => (await items(page, '#own')).some(([each]) => each === title));
+      };
+      await submit(ann, 'Travel costs');
+      await submit(bob, 'A bicycle');
+      await submit(ann, HOSTILE.replace('\u2028', ' '));
+      await li.bringToFront();
+      await until('the reviewer sees all three', async () => (await items(li, '#queue')).length === 3);
+      assert.equal(await number(li, '#count'), 3);
+
+      await li.type('#queue .item:first-child input', 'fine');
+      await li.click('#queue .item:first-child .good');
+      await until('it is decided', async () => (await items(li, '#queue')).length === 2);
+      await ann.bringToFront();
+      await until('the submitter sees the verdict', async () => (await items(ann, '#own')).some(([title, verdict]) => title === 'Travel costs' && verdict === 'Approved'));
+      assert.equal(await number(ann, '#count'), 1);
+      assert.match(await ann.title(), /^\(1\)/);
+      await ann.click('#bell');
+      assert.equal(await number(ann, '#count'), 0);
+
+      // The tab is closed before the verdict, and opened again after it.
+      await bob.close();
+      await li.bringToFront();
+      await li.click('#queue .item:first-child .bad');
+      await until('it is decided', async () => (await items(li, '#queue')).length === 1);
+      const again = await visit(t, '/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
+      await until('the verdict is there', async () => JSON.stringify(await items(again, '#own')) === JSON.stringify([['A bicycle', 'Rejected']]));
+
+      await again.type('#line', 'Why?');
+      await again.click('#say button');
+      await li.bringToFront();
+      await li.select('#with', 'bob');
+      await until('the question arrives', async () => (await text(li, '#chat')).includes('Why?'));
+      await li.type('#line', 'Ask <b>HR</b>.');
+      await li.click('#say button');
+      await again.bringToFront();
+      await until('the answer arrives, as text', async () => (await text(again, '#chat')).includes('Ask <b>HR</b>.'));
+      await ann.bringToFront();
+      assert.equal(await text(ann, '#chat'), '', 'nobody else hears it');
+
+      assert.equal(await number(li, '#n-approved'), 1);
+      assert.equal(await number(li, '#n-rejected'), 1);
+      await shoot(li, 'review-desk');
+      await shoot(again, 'review-phone');
+      for (const page of [ann, again, li]) {
+        assert.equal(await page.evaluate('typeof pwned'), 'undefined');
+        assert.deepEqual(page.faults, []);
+      }
+    });
+
+    await t.test('review desk: on whatever transport each has', async (t) => {
+      const ann = await visit(t, '/review.html?as=submitter&name=Eve');
+      const li = await visit(t, '/review.html?as=reviewer&name=Li');
+      for (const [page, to] of [[ann, 'jsonp'], [li, 'iframe']]) {
+        await page.select('#transport', to);
+        await until(`it is on ${to}`, async () => (await text(page, '#state')) === `live over ${to}`);
+      }
+      await ann.bringToFront();
+      await ann.type('#title', 'Over JSONP');
+      await ann.click('#submit button');
+      await li.bringToFront();
+      await until('it arrives over an iframe', async () => (await text(li, '#queue')).includes('Over JSONP'));
+      for (const page of [ann, li]) assert.deepEqual(page.faults, []);
+    });
+
+    await t.test('old browsers\' page', async (t) => {
+      const page = await visit(t, '/legacy.html');
+      for (const which of ['iframe-poll', 'jsonp-poll']) await click(page, `#lane-${which} button`);
+      const cell = (which, index) => number(page, `#lane-${which} td:nth-of-type(${index})`);
+      for (const which of ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll']) {
+        await until(`${which} hears`, async () => (await cell(which, 2)) >= 3);
+        assert.equal(await cell(which, 3), 0);
+        assert.equal(await cell(which, 4), 0);
+      }
+      await page.$eval('#text', (node, value) => { node.value = value; }, HOSTILE);
+      await click(page, '#publish button');
+      await until('it is shown as text', async () => (await text(page, '#log')).includes('<img src=x onerror'));
+      assert.equal(await page.evaluate('typeof pwned'), 'undefined');
+      await shoot(page, 'legacy');
+      assert.deepEqual(page.faults, []);
+    });
+  });
+}

@@ -1,0 +1,146 @@
+// Every transport in a real browser: delivery, hostile payloads, switching, other origins, old browsers.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const { names, launch, until } = require('./lib/browsers.js');
+const { Server } = require('./lib/server.js');
+const { Network } = require('./lib/network.js');
+const { Subscriber } = require('./lib/subscriber.js');
+
+const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
+const count = (n, from = 0) => Array.from({ length: n }, (_, i) => from + i);
+
+const HOSTILE = [
+  '"</script><script>parent.pwned = window.pwned = 1</script>"',
+  '"<img src=x onerror=\\"parent.pwned = window.pwned = 1\\">"',
+  '"<!--<script>"',
+  '"line\\u2028and\\u2029paragraph"',
+  '"a\\r\\nb\\rc\\u0000d"',
+  '"\u2028raw\u2029"',
+  '"😀 \\ud83d\\ude00 ]]> ); p({}) //"',
+  '{"constructor":{"prototype":{"pwned":1}},"hasOwnProperty":1}',
+  '[[],{},null,true,-0.5e-3,""]',
+  JSON.stringify('x'.repeat(70000)),
+];
+// In an object literal this name sets the prototype, and twice it is a syntax error.
+const PROTO = ['{"__proto__":{"pwned":1},"a":1}', '{"__proto__":1,"__proto__":2}', '{"a":{"\\u005f_proto__":{"pwned":1}}}'];
+
+for (const name of names) {
+  test(`transports in ${name}`, async (t) => {
+    const browser = await launch(name);
+    const server = await Server.start();
+    const network = await Network.start(server);
+    t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
+
+    for (const transport of TRANSPORTS) {
+      await t.test(`${transport}: history, live, hostile payloads, a change of patterns`, async (t) => {
+        const topic = `one.${transport}`;
+        await server.publishAll(topic, count(300));
+        const one = await Subscriber.open(t, browser, network, { options: { topics: topic, transports: [transport], cursor: 'earliest', interval: 100 } });
+        await one.hears(count(300));
+        const raw = HOSTILE.map((json) => JSON.parse(json));
+        for (const json of HOSTILE) await server.publishRaw(topic, json);
+        await one.hears([...count(300), ...raw]);
+
+        for (const json of PROTO) await server.publishRaw(topic, json);
+        await server.publish(topic, 'after');
+        await until('what follows a __proto__ arrives', () => one.get("seen.length && seen[seen.length - 1].data === 'after'"));
+        assert.equal(await one.get('seen.length'), 300 + HOSTILE.length + PROTO.length + 1);
+        assert.equal(await one.get('typeof pwned + typeof ({}).pwned'), 'undefinedundefined');
+
+        for (const event of ['__proto__', 'constructor', 'approved']) await server.publish(topic, event, { event });
+        await until('events of any name arrive', () => one.get('seen.length === ' + (300 + HOSTILE.length + PROTO.length + 4)));
+
+        await one.get(`new Promise(function (resolve, reject) { line.subscribe('more.${transport}', function (error) { if (error) reject(error); else resolve(true); }); })`);
+        await server.publish(`more.${transport}`, 'more');
+        await until('the added pattern is heard', () => one.get("seen[seen.length - 1].data === 'more'"));
+        await one.sound();
+      });
+
+      await t.test(`${transport}: publishing tells what became of it`, async (t) => {
+        const one = await Subscriber.open(t, browser, network, { options: { topics: `pub.${transport}`, transports: [transport], interval: 200 } });
+        await one.opened();
+        const stored = await one.get(`line.publish('pub.${transport}', {n: 1}, {id: 'k', event: 'approved'})`);
+        const again = await one.get(`line.publish('pub.${transport}', {n: 2}, {id: 'k'})`);
+        assert.equal(stored.duplicate, false);
+        assert.deepEqual(again, { ...stored, duplicate: true });
+        const refused = await one.get("line.publish('bad topic', 1).then(null, function (error) { return [error.code, error.message]; })");
+        assert.equal(refused.length, 2);
+        assert.notEqual(refused[0], 'unknown');
+        await one.hears([{ n: 1 }]);
+      });
+    }
+
+    await t.test('auto starts at once, ends on a socket, and switches under load without a fault', async (t) => {
+      const one = await Subscriber.open(t, browser, network, { options: { topics: 'auto.>', interval: 100 } });
+      await one.over(['ws']);
+      const expected = [];
+      let go = true;
+      const load = (async () => { while (go) { await server.publish('auto.x', expected.length); expected.push(expected.length); } })();
+      for (let i = 0; i <= 2 * TRANSPORTS.length || expected.length < 300; i++) {
+        // Every one after every kind of other: forwards, then in steps of five.
+        const to = TRANSPORTS[(i < TRANSPORTS.length ? i : 5 * i) % TRANSPORTS.length];
+        await one.get(`new Promise(function (resolve, reject) { line.switchTo('${to}', function (error, now) { if (error) reject(error); else resolve(now); }); })`)
+          .catch((error) => { throw new Error(`switching to ${to}: ${error.message}`); });
+      }
+      go = false;
+      await load;
+      await one.hears(expected);
+    });
+
+    await t.test('leaving and coming back by the back button', async (t) => {
+      const one = await Subscriber.open(t, browser, network, { options: { topics: 'back' } });
+      await one.over(['ws']);
+      const client = await one.get('line.clientId');
+      const { cursor } = await server.publish('back', 1);
+      await one.hears([1]);
+      await one.page.goto(server.url + '/healthz');
+      await until('the beacon has acknowledged', async () => (await (await fetch(`${server.url}/v1/clients/${client}`)).json()).acknowledged === cursor
+        || JSON.stringify(await (await fetch(`${server.url}/v1/clients/${client}`)).json()).includes(cursor));
+      await server.publish('back', 2);
+      await one.page.goBack();
+      // Restored from the cache, it goes on; loaded anew, there is a new page without a connection.
+      if (await one.get('typeof line') === 'object') await one.hears([1, 2]);
+    });
+
+    await t.test('another origin: every transport, where it is allowed', async (t) => {
+      const page = await Network.start(server);
+      const other = await Server.start('--allow-origin', page.url);
+      for (const transport of TRANSPORTS) {
+        const one = await Subscriber.open(t, browser, page, { server: other.url, options: { topics: 'far', transports: [transport], interval: 200 } });
+        await one.opened();
+        const data = `over ${transport}`;
+        await one.get(`line.publish('far', '${data}')`);
+        await one.hears([data]);
+        await one.close();
+      }
+      await other.stop();
+      await page.stop();
+    });
+
+    await t.test('another origin: refused where it is not, in words a developer understands', async (t) => {
+      const other = await Server.start();
+      const transports = TRANSPORTS.filter((each) => !/jsonp/.test(each));   // a script tag has no origin to check
+      const one = await Subscriber.open(t, browser, network, { server: other.url, options: { topics: 'far', transports } });
+      const error = await until('trouble is told', () => one.get("told.filter(function (t) { return t[0] === '$error'; })[0]"), 40000);
+      assert.match(error[1].message, new RegExp(`--allow-origin ${network.url}`));
+      assert.equal(await one.get("told.filter(function (t) { return t[0] === '$open'; }).length"), 0);
+      await other.stop();
+    });
+
+    // The client's own answer to browsers that lack these; no browser so old can be run here.
+    const OLD = 'WebSocket,EventSource,fetch,Promise,ReadableStream,TextDecoder,AbortController,BroadcastChannel';
+    for (const [era, without, expected] of [['no WebSocket, EventSource, fetch, Promise', OLD, 'stream'], ['no XMLHttpRequest either', OLD + ',XMLHttpRequest', 'iframe'], ['no postMessage either', OLD + ',XMLHttpRequest,postMessage', 'jsonp']]) {
+      await t.test(`an old browser: ${era}`, async (t) => {
+        const one = await Subscriber.open(t, browser, network, { without, options: { topics: 'old', interval: 200 } });
+        await one.over([expected]);
+        await server.publish('old', era);
+        await one.hears([era]);
+        await one.get(`line.publish('old', {by: 'form'}, {id: '${expected}'}, function (error, result) { window.fate = error ? error.code : result.cursor; }), 1`);
+        assert.match(await until('the fate of the publish is told', () => one.get('window.fate')), /-\d+$/);
+        await one.hears([era, { by: 'form' }]);
+      });
+    }
+  });
+}

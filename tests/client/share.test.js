@@ -1,0 +1,143 @@
+// Several tabs, one connection: who leads, what each hears, and what happens when the leader goes.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const { World } = require('./world.js');
+const install = require('../../static/share.js');
+
+const SECOND = 1000;
+const count = (n) => Array.from({ length: n }, (_, i) => i + 1);
+
+function browser(tabs, options = {}) {
+  const world = new World({ transports: ['ws', 'longpoll', 'iframe-poll'], ...options });
+  world.answer = (message) => ({ ok: true, cursor: world.cursor(), type: message.type });
+  world.tabs = Array.from({ length: tabs }, () => {
+    const tab = world.tab();
+    install(tab.library);
+    return tab;
+  });
+  return world;
+}
+
+const join = (world, tab, more) => world.connect({ share: true, ...more }, world.tabs[tab].library);
+
+test('tabs share one connection, each with its own topics', async () => {
+  const world = browser(5);
+  const lines = [['t.a', 't.b'], ['t.b'], ['t.*'], ['t'], ['t.>']].map((topics, tab) => join(world, tab, { topics }));
+  await world.passSlowly(3 * SECOND);
+  assert.deepEqual(lines.map((line) => line.transport), lines.map(() => 'shared'));
+  assert.deepEqual([...world.links].map((held) => held.name), ['ws']);
+  world.publish('a', { topic: 't.a' });
+  world.publish('b', { topic: 't.b' });
+  world.publish('c', { topic: 't.c' });
+  world.publish('t', { topic: 't' });
+  world.publish('de', { topic: 't.d.e' });
+  await world.passSlowly(SECOND);
+  assert.deepEqual(lines.map((line) => line.heard), [['a', 'b'], ['b'], ['a', 'b', 'c'], ['t'], ['a', 'b', 'c', 'de']]);
+});
+
+test('without the option, or where the browser lacks it, each has its own', async () => {
+  const world = browser(2);
+  delete world.tabs[1].window.BroadcastChannel;
+  const lines = [world.connect({}, world.tabs[0].library), join(world, 1)];
+  await world.passSlowly(3 * SECOND);
+  assert.deepEqual(lines.map((line) => line.transport), ['ws', 'ws']);
+});
+
+test('other names share nothing', async () => {
+  const world = browser(2);
+  [0, 1].forEach((tab) => join(world, tab, { share: 'user-' + tab }));
+  await world.passSlowly(3 * SECOND);
+  assert.equal(world.links.size, 2);
+});
+
+test('a tab that comes late reads its history by itself, and misses nothing at the seam', async () => {
+  const world = browser(2);
+  join(world, 0);
+  await world.passSlowly(2 * SECOND);
+  count(20).forEach(() => world.publish());
+  await world.passSlowly(SECOND);
+  const late = join(world, 1, { cursor: 'earliest', transports: ['shared'] });
+  for (let i = 1; i <= 400; i++) world.clock.set(() => world.publish(), 10 * i);
+  await world.passSlowly(6 * SECOND);
+  assert.equal(late.transport, 'shared');
+  assert.deepEqual(late.heard, count(420));
+  assert.equal(world.links.size, 1);
+});
+
+for (const how of ['closes', 'crashes', 'goes into the back/forward cache']) {
+  test(`the leading tab ${how}: the next one leads, from each one's own cursor`, async () => {
+    const world = browser(3);
+    const lines = [0, 1, 2].map((tab) => join(world, tab));
+    await world.passSlowly(3 * SECOND);
+    const leader = world.tabs.findIndex(({ window }) => [...world.links][0].link.env.window === window);
+    count(5).forEach(() => world.publish());
+    await world.passSlowly(SECOND);
+    if (how === 'crashes') world.crash(world.tabs[leader].window);
+    else world.tabs[leader].window.fire('pagehide', { persisted: true });
+    count(5).forEach(() => world.publish());
+    for (let i = 0; i < 30; i++) { world.publish(); await world.passSlowly(200); }
+    const others = lines.filter((_, tab) => tab !== leader);
+    for (const line of others) {
+      assert.deepEqual(line.heard, count(40));
+      assert.equal(line.transport, 'shared');
+      assert.deepEqual(line.told.filter(([name]) => name === '$error'), []);
+    }
+    if (how === 'crashes') return;
+    assert.equal(world.links.size, 1);
+    world.tabs[leader].window.fire('pageshow', { persisted: true });
+    await world.passSlowly(5 * SECOND);
+    assert.deepEqual(lines[leader].heard, count(40), 'back again, it catches up');
+    assert.equal(world.links.size, 1);
+    world.tabs.filter((_, tab) => tab !== leader).forEach(({ window }) => window.fire('pagehide', { persisted: true }));
+    await world.passSlowly(5 * SECOND);
+    world.publish();
+    await world.passSlowly(SECOND);
+    assert.deepEqual(lines[leader].heard, count(41), 'and leads again when the others have gone');
+    assert.equal(lines[leader].transport, 'shared');
+  });
+}
+
+test('a gap is told to those whose patterns it names', async () => {
+  const world = browser(2);
+  const lines = [join(world, 0, { topics: ['t.a'] }), join(world, 1, { topics: ['t.b'] })];
+  await world.passSlowly(3 * SECOND);
+  world.hearAll({ event: '$gap', cursor: 'e1-7', data: { reason: 'expired', from: 'e1-0', to: 'e1-7', patterns: ['t.b'] } });
+  await world.passSlowly(SECOND);
+  assert.deepEqual(lines.map((line) => line.stats.gaps), [0, 1]);
+  assert.deepEqual(lines.map((line) => line.cursor), ['e1-7', 'e1-7']);
+});
+
+test('a pattern that the server refuses hurts only the tab that asked', async () => {
+  const world = browser(2);
+  world.answer = (message) => ((message.topics || []).includes('secret') ? { ok: false, error: { code: 'forbidden', message: 'no' } } : { ok: true, cursor: world.cursor() });
+  const good = join(world, 0);
+  await world.passSlowly(2 * SECOND);
+  const bad = join(world, 1, { topics: ['secret'] });
+  await world.passSlowly(SECOND);
+  assert.ok(bad.stats.failures > 0, 'it is told, not left to wait');
+  await world.passSlowly(2 * SECOND);
+  world.publish();
+  await world.passSlowly(SECOND);
+  assert.equal(good.transport, 'shared');
+  assert.deepEqual(good.heard, [1]);
+  assert.equal(good.stats.failures + good.stats.switches, 1, 'one switch up at the start, and nothing since');
+});
+
+test('patterns come and go with the tabs', async () => {
+  const world = browser(2);
+  join(world, 0, { topics: ['t.a'] });
+  const other = join(world, 1, { topics: ['t.b'] });
+  await world.passSlowly(3 * SECOND);
+  const backbone = [...world.links][0].link.connection;
+  assert.deepEqual([...backbone.topics].sort(), ['t.a', 't.b']);
+  other.subscribe('t.c');
+  await world.passSlowly(2 * SECOND);
+  world.publish('c', { topic: 't.c' });
+  await world.passSlowly(SECOND);
+  assert.deepEqual(other.heard, ['c']);
+  other.close();
+  await world.passSlowly(SECOND);
+  assert.deepEqual(backbone.topics, ['t.a']);
+});

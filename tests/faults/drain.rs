@@ -1,0 +1,176 @@
+//! Stopping: everybody is told, new work is sent elsewhere, and to clients the restart is a pause.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::ledger::Load;
+use crate::support::Server;
+use crate::wire::{self, Connection, Items, STREAMS};
+
+const HELD: [&str; 3] = ["longpoll?wait=60&", "jsonp?callback=f&wait=60&", "iframe?once=1&wait=60&"];
+
+fn check_bye(item: &Value) {
+    assert_eq!((&item["event"], &item["data"]["reason"]), (&json!("$bye"), &json!("shutdown")), "{item}");
+    let retry = item["data"]["retry"].as_u64();
+    assert!(retry.is_some_and(|retry| retry < 60_000), "{item}");
+}
+
+/// Waits for the end of a stream; says when it came.
+async fn stream_end(transport: &'static str, mut items: Items) -> Instant {
+    check_bye(&items.news().await);
+    let end = Instant::now();
+    let rest = crate::within("the end of the stream", items.next()).await;
+    assert!(matches!(rest, Ok(None)), "{transport} ends properly: {rest:?}");
+    assert_eq!(items.close_code, (transport == "ws").then_some(1001));
+    crate::within("the connection's end", items.connection.closed()).await;
+    end
+}
+
+async fn held_end(kind: &str, mut connection: Connection) -> Instant {
+    let answer = crate::within(kind, connection.answer()).await.expect("an answer");
+    let end = Instant::now();
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    let text = answer.text();
+    let start = text.find("{\"cursor\"").unwrap_or_else(|| panic!("no batch in {text}"));
+    let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
+    let batch = values.next().expect("a batch").expect("JSON");
+    assert_eq!(batch["events"].as_array().map(Vec::len), Some(1), "{batch}");
+    check_bye(&batch["events"][0]);
+    end
+}
+
+/// New work is refused, in the way that its sender can read.
+async fn check_refusals(address: &str, kept: &mut Connection) {
+    for path in ["/v1/poll?topic=a", "/v1/longpoll?topic=a", "/v1/sse?topic=a", "/v1/stream?topic=a", "/v1/info"] {
+        let answer = wire::get(address, path).await.expect("an answer");
+        assert_eq!((answer.status(), answer.code().as_str()), (503, "shutting_down"), "{path}");
+        let after = answer.head.header("retry-after").and_then(|after| after.parse::<u64>().ok());
+        assert!(after.is_some(), "{path}: {:?}", answer.head);
+    }
+    let answer = wire::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
+    assert_eq!(answer.status(), 503, "publishing");
+    kept.get("/v1/poll?topic=a").await.expect("sent");
+    assert_eq!(kept.answer().await.expect("an answer").status(), 503, "on a connection that was there");
+    let mut socket = Connection::open(address).await.expect("connected");
+    socket.upgrade("/v1/ws?topic=a").await.expect("sent");
+    assert_eq!(socket.answer().await.expect("an answer").status(), 503, "WebSocket");
+    for (path, status) in [("/healthz", 200), ("/readyz", 503)] {
+        assert_eq!(wire::get(address, path).await.expect("an answer").status(), status, "{path}");
+    }
+}
+
+async fn everyone_is_told(signal: Signal) {
+    let mut server = Server::start(&["--drain", "4s"]);
+    let address = server.address().to_owned();
+    let mut kept = Connection::open(&address).await.expect("connected");
+    kept.get("/v1/info").await.expect("sent");
+    kept.answer().await.expect("an answer");
+    let mut ends = Vec::new();
+    for _ in 0..4 {
+        for transport in STREAMS {
+            let mut items = Items::open(&address, transport, "topic=a").await.expect("open");
+            items.named("$hello").await;
+            ends.push(tokio::spawn(stream_end(transport, items)));
+        }
+        for kind in HELD {
+            let client = uuid::Uuid::new_v4();
+            let mut connection = Connection::open(&address).await.expect("connected");
+            connection.get(&format!("/v1/{kind}topic=a&client={client}")).await.expect("sent");
+            crate::until("the poll is held", async || {
+                wire::get(&address, &format!("/v1/clients/{client}")).await.expect("an answer").status() == 200
+            })
+            .await;
+            ends.push(tokio::spawn(held_end(kind, connection)));
+        }
+    }
+    server.signal(signal);
+    crate::until("new work is refused", async || {
+        wire::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
+    })
+    .await;
+    check_refusals(&address, &mut kept).await;
+    let mut times = Vec::new();
+    for end in ends {
+        times.push(end.await.expect("told properly"));
+    }
+    times.sort();
+    let spread = times[times.len() - 1] - times[0];
+    assert!(spread > Duration::from_millis(500), "all {} ended within {spread:?}", times.len());
+    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigterm_tells_everyone() {
+    everyone_is_told(Signal::SIGTERM).await;
+}
+
+#[tokio::test]
+async fn ctrl_c_tells_everyone() {
+    everyone_is_told(Signal::SIGINT).await;
+}
+
+#[tokio::test]
+async fn with_nobody_connected_it_is_prompt() {
+    let mut server = Server::start(&["--drain", "1h"]);
+    // One that is connected and asks for nothing holds nothing up.
+    let mut idle = Connection::open(server.address()).await.expect("connected");
+    idle.get("/v1/info").await.expect("sent");
+    idle.answer().await.expect("an answer");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for (first, second) in [(Signal::SIGTERM, Signal::SIGTERM), (Signal::SIGINT, Signal::SIGINT)] {
+        let mut server = Server::start(&["--drain", "1h"]);
+        let address = server.address().to_owned();
+        let mut streams = Vec::new();
+        for _ in 0..5 {
+            streams.push(Items::open(&address, "sse", "topic=a").await.expect("open"));
+        }
+        server.signal(first);
+        crate::until("it drains", async || {
+            wire::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
+        })
+        .await;
+        assert_eq!(server.ended(), None, "it waits for its streams");
+        server.signal(second);
+        assert_eq!(crate::end_of(&mut server).await.code(), Some(1));
+    }
+}
+
+/// Who does not read does not hear either, and keeps nobody waiting for longer than the drain.
+#[tokio::test]
+async fn a_stalled_reader_does_not_hold_the_end_up() {
+    let mut server = Server::start(&["--drain", "1s"]);
+    let mut stalled = Vec::new();
+    for transport in ["sse", "ws", "stream"] {
+        let mut connection = Connection::narrow(server.address(), Some(4096)).await.expect("connected");
+        Items::ask(&mut connection, transport, "topic=a&cursor=earliest").await.expect("sent");
+        stalled.push(connection);
+    }
+    for _ in 0..40 {
+        server.publish(&json!({ "topic": "a", "data": "x".repeat(200_000) })).await;
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_is_a_pause() {
+    let mut server = Server::start(&["--drain", "300ms"]);
+    let load = Load::start(&server, &["sse", "ws", "longpoll", "stream", "iframe"]).await;
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM] {
+        let goal = load.acknowledged() + 150;
+        crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+        server.signal(signal);
+        assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+        server = server.start_again();
+    }
+    let goal = load.acknowledged() + 150;
+    crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+    println!("restart: {} events", load.judge().await);
+}

@@ -1,0 +1,169 @@
+//! A killed process cannot show a missing sync, since the kernel keeps what was written. So the system calls themselves
+//! are watched: no answer goes out before the sync of what it promises has returned.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::Server;
+use crate::wire::{self, Connection};
+
+const WATCHED: &str = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync";
+
+/// One system call: the lines of the trace at which it was entered and left, and what it was called with.
+#[derive(Debug)]
+struct Call {
+    name: String,
+    arguments: String,
+    entered: usize,
+    left: usize,
+    succeeded: bool,
+}
+
+impl Call {
+    fn is_sync_of(&self, file: &str) -> bool {
+        matches!(self.name.as_str(), "fsync" | "fdatasync") && self.succeeded && self.arguments.contains(file)
+    }
+
+    fn is_write_to(&self, file: &str) -> bool {
+        // The descriptor stands first, with its path.
+        let target = self.arguments.split('>').next().unwrap_or_default();
+        matches!(self.name.as_str(), "write" | "writev" | "pwrite64" | "pwritev") && target.contains(file)
+    }
+}
+
+/// The calls of a trace. One that another thread's came between is told in two lines.
+fn calls(trace: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut unfinished: HashMap<&str, usize> = HashMap::new();
+    for (number, line) in trace.lines().enumerate() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        let succeeded = !rest.contains(" = -1 ");
+        if let Some(resumed) = rest.strip_prefix("<... ") {
+            if let Some(call) = unfinished.remove(thread) {
+                assert!(resumed.starts_with(&calls[call].name), "{line}");
+                calls[call].left = number;
+                calls[call].succeeded = succeeded;
+            }
+            continue;
+        }
+        let Some((name, arguments)) = rest.split_once('(') else { continue };
+        let mut call =
+            Call { name: name.to_owned(), arguments: arguments.to_owned(), entered: number, left: number, succeeded };
+        if rest.ends_with("<unfinished ...>") {
+            call.left = usize::MAX;
+            call.succeeded = false;
+            unfinished.insert(thread, calls.len());
+        }
+        calls.push(call);
+    }
+    calls
+}
+
+/// The positions that an answer promises.
+fn promised(call: &Call) -> Vec<u64> {
+    let cursors = call.arguments.split(r#"\"cursor\":\""#).skip(1);
+    cursors
+        .map(|rest| {
+            let cursor = rest.split('\\').next().expect("a first part");
+            wire::position(&Value::from(cursor))
+        })
+        .collect()
+}
+
+/// Publishes one request's events; notes which marker came to stand where.
+async fn publish(connection: &mut Connection, topic: &str, markers: &[String], placed: &mut HashMap<u64, String>) {
+    let events: Vec<Value> =
+        markers.iter().map(|marker| json!({ "topic": topic, "data": format!("<{marker}>") })).collect();
+    let body = if events.len() == 1 { events[0].clone() } else { Value::from(events) };
+    connection.post("/v1/events", "application/json", body.to_string().as_bytes()).await.expect("sent");
+    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    assert_eq!(answer.status(), 201, "{answer:?}");
+    let answer = answer.json();
+    let single = [answer.clone()];
+    let outcomes = answer["events"].as_array().map_or(&single[..], Vec::as_slice);
+    for (outcome, marker) in outcomes.iter().zip(markers) {
+        placed.insert(wire::position(&outcome["cursor"]), marker.clone());
+    }
+}
+
+#[tokio::test]
+async fn no_201_is_written_before_the_sync_that_covers_it() {
+    let permitted = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
+    let permitted = permitted.expect("strace is installed; tests/run installs it where it is missing");
+    if !permitted.status.success() {
+        println!("SKIPPED: processes cannot be traced here: {}", String::from_utf8_lossy(&permitted.stderr));
+        return;
+    }
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let trace = directory.path().join("trace");
+    let trace_path = trace.to_str().expect("a plain path").to_owned();
+    // As a grandchild (-D), so that the server is our child; with paths (-y); with whole pages of the log (-s).
+    let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &trace_path];
+    let mut server = Server::start_under(&wrapper, directory, &[]);
+    let address = server.address().to_owned();
+
+    let mut placed = HashMap::new();
+    let mut connection = Connection::open(&address).await.expect("connected");
+    for number in 0..15 {
+        let count = if number % 3 == 2 { 4 } else { 1 };
+        let markers: Vec<String> = (0..count).map(|part| format!("alone-{number}-{part}")).collect();
+        publish(&mut connection, "alone", &markers, &mut placed).await;
+    }
+    let many = (0..8).map(|name| {
+        let address = address.clone();
+        tokio::spawn(async move {
+            let mut placed = HashMap::new();
+            let mut connection = Connection::open(&address).await.expect("connected");
+            for number in 0..6 {
+                publish(&mut connection, "many", &[format!("many-{name}-{number}")], &mut placed).await;
+            }
+            placed
+        })
+    });
+    for one in many.collect::<Vec<_>>() {
+        placed.extend(one.await.expect("published"));
+    }
+    server.signal(Signal::SIGTERM);
+    let process = format!("{} ", server.pid());
+    assert!(crate::end_of(&mut server).await.success());
+    let mut text = String::new();
+    crate::until("the trace is whole", async || {
+        text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
+        text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
+    })
+    .await;
+
+    let calls = calls(&text);
+    let data = server.data();
+    let (log, data) = ("/events.db-wal", format!("<{}>", data.to_str().expect("a plain path")));
+    let answers: Vec<&Call> = calls.iter().filter(|call| call.arguments.contains("HTTP/1.1 201")).collect();
+    assert_eq!(answers.len(), 15 + 48, "each answer is seen in the trace");
+    let mut checked = 0;
+    for answer in &answers {
+        for position in promised(answer) {
+            let marker = &placed[&position];
+            let written =
+                calls.iter().find(|call| call.is_write_to(log) && call.arguments.contains(&format!("{marker}>")));
+            let written = written.unwrap_or_else(|| panic!("{marker} was not written to the log"));
+            let covers =
+                |sync: &&Call| sync.is_sync_of(log) && sync.entered > written.left && sync.left < answer.entered;
+            assert!(
+                calls.iter().any(|call| covers(&call)),
+                "{marker} was written at line {} and answered at line {} of the trace without a sync between",
+                written.left,
+                answer.entered
+            );
+            checked += 1;
+        }
+    }
+    // An array's answer tells its last cursor twice.
+    assert!(checked >= placed.len() && placed.len() == 30 + 48, "{checked} of {}", placed.len());
+    // A file whose name is not durable is not there after a power loss.
+    let first = answers.iter().map(|answer| answer.entered).min().expect("answers");
+    assert!(calls.iter().any(|call| call.is_sync_of(&data) && call.left < first), "the directory was not synced");
+}

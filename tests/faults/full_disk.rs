@@ -1,0 +1,151 @@
+//! No room: publishing is refused, everything else goes on, and it heals by itself.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::support::Server;
+use crate::wire::{self, Connection, Items};
+
+/// A file system of its own, so that it can be filled.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let size = format!("size={mebibytes}m");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        match mount {
+            Ok(output) if output.status.success() => Some(Self(directory)),
+            refused => {
+                println!("SKIPPED: a small file system cannot be mounted here: {refused:?}");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: the server that is still on it may be the last thing to go.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// What was acknowledged: each event's position and number.
+struct Filler {
+    address: String,
+    stored: Vec<(u64, u64)>,
+    number: u64,
+}
+
+impl Filler {
+    /// Publishes one event of a size; says whether there was room.
+    async fn publish(&mut self, bytes: usize) -> bool {
+        self.number += 1;
+        let event =
+            json!({ "topic": "fill.it", "id": self.number.to_string(), "data": [self.number, "x".repeat(bytes)] });
+        let answer = crate::within("an answer", wire::post(&self.address, &event)).await.expect("an answer");
+        match answer.status() {
+            201 => {
+                assert_eq!(answer.json()["duplicate"], false, "what was refused is not known");
+                self.stored.push((wire::position(&answer.json()["cursor"]), self.number));
+                true
+            }
+            507 => {
+                assert_eq!(answer.code(), "disk_full");
+                // The same again is not taken for a repeat of something that is there.
+                self.number -= 1;
+                false
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+
+    async fn check_history(&self) {
+        let history = wire::history(&self.address, "fill.*").await;
+        let there: Vec<(u64, u64)> = history
+            .iter()
+            .map(|item| (wire::position(&item["cursor"]), item["data"][0].as_u64().expect("a number")))
+            .collect();
+        assert_eq!(there, self.stored);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_publishers_and_nobody_else() {
+    let Some(disk) = Small::mount(24) else { return };
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; 10 << 20]).expect("the ballast fits");
+    let home = Arc::new(tempfile::tempdir_in(disk.path()).expect("a directory"));
+    // The tail holds little, so that history is read from the disk.
+    let server = Server::start_in(home, &["--heartbeat", "300ms", "--tail-bytes", "64KiB"]);
+    let address = server.address().to_owned();
+    let mut filler = Filler { address: address.clone(), stored: Vec::new(), number: 0 };
+    let mut readers = Vec::new();
+    for transport in wire::STREAMS {
+        // An iframe ends after its byte budget, so it hears of what comes afterwards only.
+        let topic = if transport == "iframe" { "later" } else { "fill.*" };
+        let items = Items::open(&address, transport, &format!("topic={topic}&cursor=earliest")).await.expect("open");
+        readers.push((transport, items.flowing()));
+    }
+
+    while filler.publish(150_000).await {}
+    assert!(filler.stored.len() > 10, "only {} fitted", filler.stored.len());
+    while filler.publish(2_000).await {}
+    for size in [100_000, 4_000, 150_000] {
+        filler.publish(size).await;
+    }
+    assert!(!filler.publish(250_000).await, "the disk is full");
+    let batch = json!([{ "topic": "fill.it", "data": "x".repeat(200_000) }, { "topic": "fill.it", "data": "y".repeat(200_000) }]);
+    let refused = wire::post(&address, &batch).await.expect("an answer");
+    assert_eq!((refused.status(), refused.code().as_str()), (507, "disk_full"));
+    let mut lines = Connection::open(&address).await.expect("connected");
+    let line = format!("{}\n", json!({ "topic": "fill.it", "data": "z".repeat(250_000) }));
+    lines.post("/v1/events", "application/x-ndjson", line.as_bytes()).await.expect("sent");
+    let refused = crate::within("an answer", lines.answer()).await.expect("an answer");
+    assert_eq!((refused.status(), refused.json()["accepted"].as_u64()), (507, Some(0)));
+
+    // Everyone who reads goes on reading: those who were there, with beats, and new ones.
+    for (transport, items) in &mut readers {
+        if *transport != "iframe" {
+            for (position, number) in &filler.stored {
+                let item = items.news().await;
+                assert_eq!((wire::position(&item["cursor"]), item["data"][0].as_u64()), (*position, Some(*number)));
+            }
+        }
+        items.next_named("$beat").await;
+    }
+    filler.check_history().await;
+    let mut newcomer = Items::open(&address, "sse", "topic=fill.*&last=1").await.expect("open");
+    let (last, _) = filler.stored[filler.stored.len() - 1];
+    assert_eq!(wire::position(&newcomer.news().await["cursor"]), last);
+    for path in ["/readyz", "/v1/info", "/v1/clients"] {
+        assert_eq!(wire::get(&address, path).await.expect("an answer").status(), 200, "{path}");
+    }
+
+    // Room again: nothing has to be restarted, and nothing has been lost.
+    fs::remove_file(&ballast).expect("the ballast goes");
+    crate::until("publishing goes on", async || filler.publish(150_000).await).await;
+    let (position, number) = filler.stored[filler.stored.len() - 1];
+    for (transport, items) in &mut readers {
+        if *transport != "iframe" {
+            let item = items.news().await;
+            assert_eq!((wire::position(&item["cursor"]), item["data"][0].as_u64()), (position, Some(number)));
+        }
+    }
+    let published = server.publish(&json!({ "topic": "later", "data": 1 })).await;
+    let (_, iframe) = readers.iter_mut().find(|(transport, _)| *transport == "iframe").expect("an iframe");
+    assert_eq!(iframe.news().await["cursor"], published["cursor"]);
+    filler.check_history().await;
+    let server = server.kill_and_restart();
+    assert_eq!(server.address(), filler.address);
+    filler.check_history().await;
+}

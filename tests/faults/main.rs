@@ -1,0 +1,83 @@
+//! The real binary under faults: killed, out of room, stalled, stopped, lied to.
+//!
+//! Each test keeps a ledger of its own of what it was promised, and holds the server to it. Randomness comes from a seed
+//! that is printed; `FAULTS_SEED=n` runs the same again, as far as other processes' timing allows.
+
+mod commands;
+mod directory;
+mod drain;
+mod endless;
+mod fsync;
+mod full_disk;
+mod kill;
+mod ledger;
+mod sparse;
+mod stalled;
+#[path = "../support/mod.rs"]
+mod support;
+mod waiters;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Waits for what must come.
+async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, coming).await {
+        Ok(come) => come,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+/// Waits until something holds, at most for `limit`.
+async fn holds_within(limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if holds().await {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until something holds that must.
+async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(holds_within(DEADLINE, holds).await, "waited in vain until {what}");
+}
+
+/// The end of a server that was told to end.
+async fn end_of(server: &mut support::Server) -> std::process::ExitStatus {
+    let mut ended = None;
+    until("the server ends", async || {
+        ended = server.ended();
+        ended.is_some()
+    })
+    .await;
+    ended.expect("it has ended")
+}
+
+/// A random generator, and how to have it again.
+fn seeded(test: &str) -> rand::rngs::StdRng {
+    let given = std::env::var("FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = given.unwrap_or_else(|| rand::random_range(0..1_000_000_000));
+    println!("{test}: FAULTS_SEED={seed}");
+    rand::SeedableRng::seed_from_u64(seed)
+}
+
+/// A number of a running process, in KiB, from what Linux says of it.
+fn memory_kib(pid: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {field} in {status}"))
+}
+
+/// Open files of a running process.
+fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
+}

@@ -1,0 +1,139 @@
+//! Readers that stop reading: they cost a cursor, hurt nobody, and find everything when they come back.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::support::Server;
+use crate::wire::{self, Connection, Items, position};
+
+const READERS: usize = 1000;
+
+const TRANSPORTS: [&str; 3] = ["sse", "ws", "stream"];
+
+/// What each of them may cost.
+const EACH_KIB: u64 = 64;
+
+/// As many files as are allowed, for this process and the server that it starts.
+fn raise_open_files() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit it may be raised");
+    hard
+}
+
+/// Publishes `count` events of about 1 KiB, numbered from `first`, in batches and single ones.
+async fn publish(server: &Server, first: u64, count: u64) {
+    let text = "x".repeat(1000);
+    let event = |number: u64| json!({ "topic": "a", "data": [number, text] });
+    let mut number = first;
+    while number < first + count {
+        server.publish(&event(number)).await;
+        let batch: Vec<Value> = (number + 1..(number + 50).min(first + count)).map(event).collect();
+        number += 1 + batch.len() as u64;
+        if !batch.is_empty() {
+            server.publish(&Value::from(batch)).await;
+        }
+    }
+}
+
+/// Reads the events numbered `first..end`, and nothing else.
+async fn read_all(mut items: Items, first: u64, end: u64) {
+    for number in first..end {
+        assert_eq!(items.news().await["data"][0], number);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
+    let files = raise_open_files();
+    assert!(files > READERS as u64 + 100, "only {files} files may be open, in this process and in the server");
+    // A small tail, so that what is kept for everybody together is the same before and after.
+    let server = Server::start(&["--tail-bytes", "1MiB", "--stall-timeout", "1h", "--heartbeat", "1h"]);
+    let address = server.address().to_owned();
+    publish(&server, 0, 2000).await;
+    let cursor = wire::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
+    let start = cursor.as_str().expect("a cursor").to_owned();
+    // What the server keeps for everybody together is there already: pages of the log, threads, the tail.
+    let warming = (0..8).map(|_| {
+        let address = address.clone();
+        tokio::spawn(async move { wire::history(&address, "a").await.len() })
+    });
+    for reader in warming.collect::<Vec<_>>() {
+        assert_eq!(crate::within("history", reader).await.expect("history"), 2000);
+    }
+    let idle_kib = crate::memory_kib(server.pid(), "VmRSS");
+
+    let mut stalled = Vec::new();
+    for number in 0..READERS {
+        let transport = TRANSPORTS[number % TRANSPORTS.len()];
+        let mut connection = Connection::narrow(&address, Some(4096)).await.expect("connected");
+        let client = uuid::Uuid::from_u128(number as u128 + 1);
+        Items::ask(&mut connection, transport, &format!("topic=a&cursor={start}&client={client}")).await.expect("sent");
+        stalled.push((transport, connection));
+    }
+    crate::until("all are connected", async || crate::open_files(server.pid()) > READERS).await;
+    let mut healthy = Vec::new();
+    for transport in TRANSPORTS {
+        let items = Items::open(&address, transport, &format!("topic=a&cursor={start}")).await.expect("open");
+        healthy.push(tokio::spawn(read_all(items, 2000, 5000)));
+    }
+    let began = Instant::now();
+    publish(&server, 2000, 3000).await;
+    for reader in healthy {
+        crate::within("a healthy reader", reader).await.expect("it receives everything");
+    }
+    let took = began.elapsed();
+    // They have stalled indeed: what was sent to them ends well before the log does.
+    for number in [1_u128, 2, 3, 500, 1000] {
+        let path = format!("/v1/clients/{}", uuid::Uuid::from_u128(number));
+        let client = wire::get(&address, &path).await.expect("an answer").json();
+        assert!(position(&client["sent"]) < 4500 && client["lag"]["events"].as_u64() > Some(0), "{client}");
+    }
+    let stalled_kib = crate::memory_kib(server.pid(), "VmRSS");
+    let grown_kib = stalled_kib.saturating_sub(idle_kib);
+    println!("stalled: {idle_kib} KiB idle, {stalled_kib} KiB with {READERS} stalled; {took:?} for the others");
+    assert!(grown_kib <= READERS as u64 * EACH_KIB, "{grown_kib} KiB more for {READERS} readers");
+
+    // Some read on, where they are, and get everything.
+    for (transport, mut connection) in stalled.drain(..).step_by(READERS / 9 - 1) {
+        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let items = Items::after(connection, transport, &head).expect("a stream");
+        read_all(items, 2000, 5000).await;
+    }
+}
+
+/// With a timeout for it, who takes nothing is cut, and who has nothing to take is not.
+#[tokio::test]
+async fn a_stalled_reader_is_cut_in_time() {
+    let server = Server::start(&["--stall-timeout", "2s", "--heartbeat", "500ms"]);
+    let address = server.address();
+    let mut idle = Items::open(address, "sse", "topic=quiet").await.expect("open");
+    let mut stalled = Vec::new();
+    for (number, transport) in TRANSPORTS.into_iter().enumerate() {
+        let mut connection = Connection::narrow(address, Some(4096)).await.expect("connected");
+        let client = uuid::Uuid::from_u128(number as u128 + 1);
+        Items::ask(&mut connection, transport, &format!("topic=a&cursor=earliest&client={client}"))
+            .await
+            .expect("sent");
+        stalled.push((transport, client, connection));
+    }
+    for _ in 0..10 {
+        publish(&server, 0, 500).await;
+    }
+    for (transport, client, _) in &stalled {
+        crate::until(&format!("the stalled {transport} is cut"), async || {
+            let answer = wire::get(address, &format!("/v1/clients/{client}")).await.expect("an answer").json();
+            answer["transports"].as_array().is_some_and(Vec::is_empty)
+        })
+        .await;
+    }
+    // The quiet one has been there for longer than the timeout, and still is.
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let item = idle.item().await;
+        assert!(item["event"] == "$hello" || item["event"] == "$beat", "{item}");
+    }
+    server.publish(&json!({ "topic": "quiet", "data": 1 })).await;
+    assert_eq!(idle.news().await["data"], 1);
+}
