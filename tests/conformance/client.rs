@@ -135,7 +135,11 @@ impl Query {
     pub(crate) fn request(&self, kind: Kind) -> Request {
         let mut all = self.clone();
         match kind {
-            Kind::Jsonp | Kind::JsonpPoll if !all.has("callback") && !all.raw.iter().any(|raw| raw.starts_with("callback")) => all = all.with("callback", CALLBACK),
+            Kind::Jsonp | Kind::JsonpPoll
+                if !all.has("callback") && !all.raw.iter().any(|raw| raw.starts_with("callback")) =>
+            {
+                all = all.with("callback", CALLBACK)
+            }
             Kind::IframeOnce => all = all.with("once", 1),
             _ => {}
         }

@@ -44,7 +44,10 @@ async fn subscribes_later() {
     let end = end_of_log(&server).await;
     let answer = link.ask(json!({ "type": "subscribe", "topics": [a] })).await;
     assert_eq!(answer["ok"], true);
-    assert!(position(answer["cursor"].as_str().expect("a cursor")) >= position(&end), "with nothing subscribed: the log's end");
+    assert!(
+        position(answer["cursor"].as_str().expect("a cursor")) >= position(&end),
+        "with nothing subscribed: the log's end"
+    );
     publish(&server, &a, 1).await;
     publish(&server, &b, "not asked for").await;
     assert_eq!(link.telling().await.value(), 1);
@@ -134,7 +137,8 @@ async fn a_pattern_is_heard_from_the_replys_cursor_on() {
         }
         let query = Query::topic(&new).with("cursor", &start).with("limit", 1000);
         let all = Link::to(server.address(), Kind::Poll, &query).await.batch().await.events;
-        let (history, expected): (Vec<Item>, Vec<Item>) = all.into_iter().partition(|item| item.at() <= position(&from));
+        let (history, expected): (Vec<Item>, Vec<Item>) =
+            all.into_iter().partition(|item| item.at() <= position(&from));
         assert_eq!(heard, expected, "after {from}, {} before", history.len());
     }
 }
@@ -165,7 +169,10 @@ async fn publishes() {
     let message = json!({ "type": "publish", "topic": topic, "event": "named", "data": { "n": 1 }, "id": "k" });
     let answer = link.ask(message).await;
     let event = other.event().await;
-    assert_eq!((&answer["ok"], answer["cursor"].as_str(), &answer["duplicate"]), (&json!(true), event.cursor.as_deref(), &json!(false)));
+    assert_eq!(
+        (&answer["ok"], answer["cursor"].as_str(), &answer["duplicate"]),
+        (&json!(true), event.cursor.as_deref(), &json!(false))
+    );
     assert_eq!((event.event.as_str(), event.value(), event.id.as_deref()), ("named", json!({ "n": 1 }), Some("k")));
     // The publisher hears it as anybody does.
     assert_eq!(link.telling().await, event);
@@ -296,7 +303,10 @@ async fn wrong_messages_are_answered() {
         (json!({ "type": "publish", "topic": "a.*", "data": 1, "ref": 1 }).to_string(), "bad_topic"),
         (json!({ "type": "publish", "topic": long_topic, "data": 1, "ref": 1 }).to_string(), "bad_topic"),
         (json!({ "type": "publish", "topic": "a", "event": "$hello", "data": 1, "ref": 1 }).to_string(), "bad_event"),
-        (json!({ "type": "publish", "topic": "a", "event": "x".repeat(129), "data": 1, "ref": 1 }).to_string(), "bad_event"),
+        (
+            json!({ "type": "publish", "topic": "a", "event": "x".repeat(129), "data": 1, "ref": 1 }).to_string(),
+            "bad_event",
+        ),
         (json!({ "type": "publish", "topic": "a", "id": "x".repeat(129), "data": 1, "ref": 1 }).to_string(), "bad_id"),
         (format!(r#"{{"type":"publish","topic":"a","data":{deep},"ref":1}}"#), ""),
         (r#"{"type":"publish","topic":"a","data":"\ud800","ref":1}"#.into(), "bad_data"),
