@@ -13,7 +13,12 @@ use crate::wire::{Batch, Chunks, Item, Reader, nonce_of};
 over!(every: wrong_subscriptions, refused_while_it_stops);
 
 /// What a page is told of a refusal over a transport: the error's code, and when to come back.
-pub(crate) async fn told(kind: Kind, presented: Option<&str>, mut response: Response, status: u16) -> (String, Option<u64>) {
+pub(crate) async fn told(
+    kind: Kind,
+    presented: Option<&str>,
+    mut response: Response,
+    status: u16,
+) -> (String, Option<u64>) {
     let item = match kind {
         Kind::Jsonp | Kind::JsonpPoll => {
             assert_eq!(response.status, 200, "a page cannot read another");
@@ -64,18 +69,29 @@ fn wrong_queries() -> Vec<(Query, &'static str)> {
         (good().raw("topic=%C3"), "bad_utf8"),
     ];
     for text in [
-        "a..b", ".", ".a", "a.", "a b", " ", "a\tb", "a\u{0}b", "a\u{7f}", "a\u{85}b", "a\nb", "a*", "*a", "a.b*", "a>", ">a", ">.a",
-        "a.>.b", "a.>>", "**",
+        "a..b", ".", ".a", "a.", "a b", " ", "a\tb", "a\u{0}b", "a\u{7f}", "a\u{85}b", "a\nb", "a*", "*a", "a.b*",
+        "a>", ">a", ">.a", "a.>.b", "a.>>", "**",
     ] {
         all.push((good().with("topic", text), "bad_topic"));
     }
-    for text in ["", "x", "-", "a-", "-1", "A-1", "a-01", "a-+1", "a--1", "a-1-2", "a-1 ", "a_b-1", "a-1.0", "Now", "é-1"] {
+    for text in
+        ["", "x", "-", "a-", "-1", "A-1", "a-01", "a-+1", "a--1", "a-1-2", "a-1 ", "a_b-1", "a-1.0", "Now", "é-1"]
+    {
         all.push((good().with("cursor", text), "bad_cursor"));
     }
     all.push((good().with("cursor", "a-18446744073709551616"), "bad_cursor"));
     all.push((good().with("cursor", format!("{}-1", "a".repeat(33))), "bad_cursor"));
     let uuid = "0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d";
-    for text in ["", "1", "me", &uuid[1..], &uuid.replace('-', ""), &format!("{{{uuid}}}"), &format!("urn:uuid:{uuid}"), &uuid.replace('0', "g")] {
+    for text in [
+        "",
+        "1",
+        "me",
+        &uuid[1..],
+        &uuid.replace('-', ""),
+        &format!("{{{uuid}}}"),
+        &format!("urn:uuid:{uuid}"),
+        &uuid.replace('0', "g"),
+    ] {
         all.push((good().with("client", text), "bad_client"));
     }
     for (name, values) in [
@@ -119,7 +135,8 @@ async fn wrong_subscriptions(kind: Kind) {
     }
     if kind.resumes_by_header() {
         for text in ["x", "now", "earliest", "a-", "a-1-2", "\u{e9}"] {
-            let mut response = Query::topic("a").header("Last-Event-ID", text).request(kind).send(server.address()).await;
+            let mut response =
+                Query::topic("a").header("Last-Event-ID", text).request(kind).send(server.address()).await;
             assert_eq!(response.error().await, (400, "bad_cursor".to_owned()), "{text}");
         }
     }
@@ -136,7 +153,9 @@ async fn wrong_subscriptions(kind: Kind) {
         }
     }
     let long = "a".repeat(65);
-    for callback in ["", "1a", "a-b", "a b", "a(", "alert(1)//", "a..b", ".a", "a.", "a[0]", "é", "a\n", "<script>", &long] {
+    for callback in
+        ["", "1a", "a-b", "a b", "a(", "alert(1)//", "a..b", ".a", "a.", "a[0]", "é", "a\n", "<script>", &long]
+    {
         let response = Query::topic("a").with("callback", callback).request(kind).send(server.address()).await;
         match kind {
             Kind::Iframe | Kind::IframeOnce => assert_eq!(told(kind, None, response, 400).await.0, "bad_callback"),
@@ -260,7 +279,12 @@ async fn wrong_publishes() {
         ("a long array", single("application/json", &array), 413, "too_large"),
         ("a heavy array", single("application/json", &heavy), 413, "too_large"),
         ("an empty body", single("application/json", ""), 400, "bad_json"),
-        ("not UTF-8", Request::post("/v1/events", "application/json", &b"{\"topic\":\"a\",\"data\":\"\xff\"}"[..]), 400, "bad_utf8"),
+        (
+            "not UTF-8",
+            Request::post("/v1/events", "application/json", &b"{\"topic\":\"a\",\"data\":\"\xff\"}"[..]),
+            400,
+            "bad_utf8",
+        ),
         ("no type", other(""), 415, "unsupported_media_type"),
         ("HTML", other("text/html"), 415, "unsupported_media_type"),
         ("XML", other("application/xml"), 415, "unsupported_media_type"),
@@ -269,11 +293,26 @@ async fn wrong_publishes() {
         ("compressed", other("application/json").header("Content-Encoding", "gzip"), 415, "unsupported_media_type"),
         ("a form without a topic", single("application/x-www-form-urlencoded", "data=1"), 400, "bad_topic"),
         ("a form without data", single("application/x-www-form-urlencoded", "topic=a"), 400, "bad_data"),
-        ("a form with two topics", single("application/x-www-form-urlencoded", "topic=a&topic=b&data=1"), 400, "bad_parameter"),
+        (
+            "a form with two topics",
+            single("application/x-www-form-urlencoded", "topic=a&topic=b&data=1"),
+            400,
+            "bad_parameter",
+        ),
         ("a form that is not UTF-8", single("application/x-www-form-urlencoded", "topic=a&data=%ff"), 400, "bad_utf8"),
         ("a form with a wildcard", single("application/x-www-form-urlencoded", "topic=a.*&data=1"), 400, "bad_topic"),
-        ("a form with a $ name", single("application/x-www-form-urlencoded", "topic=a&data=1&event=%24x"), 400, "bad_event"),
-        ("a long form", single("application/x-www-form-urlencoded", &format!("topic=a&data={}", "x".repeat(300 << 10))), 413, "too_large"),
+        (
+            "a form with a $ name",
+            single("application/x-www-form-urlencoded", "topic=a&data=1&event=%24x"),
+            400,
+            "bad_event",
+        ),
+        (
+            "a long form",
+            single("application/x-www-form-urlencoded", &format!("topic=a&data={}", "x".repeat(300 << 10))),
+            413,
+            "too_large",
+        ),
         ("a long key", key("x".repeat(129), &good), 400, "bad_id"),
         ("a key for many", key("x".into(), &format!("[{good}]")), 400, "bad_id"),
         ("a topic with empty tokens", topics("a..b", "text/plain", b"x"), 400, "bad_topic"),
@@ -313,7 +352,8 @@ async fn wrong_publishes() {
 #[tokio::test]
 async fn chunked_bodies_have_limits() {
     let server = shared();
-    for (path, kind) in [("/v1/events", "application/json"), ("/v1/topics/a", "text/plain"), ("/v1/ack", "text/plain")] {
+    for (path, kind) in [("/v1/events", "application/json"), ("/v1/topics/a", "text/plain"), ("/v1/ack", "text/plain")]
+    {
         let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -335,7 +375,11 @@ async fn chunked_bodies_have_limits() {
         let mut read = read;
         within("a refusal", async {
             while crate::http::find(&answer, b"too_large").is_none() {
-                assert!(read.read_buf(&mut answer).await.expect("bytes") > 0, "{path}: {}", String::from_utf8_lossy(&answer));
+                assert!(
+                    read.read_buf(&mut answer).await.expect("bytes") > 0,
+                    "{path}: {}",
+                    String::from_utf8_lossy(&answer)
+                );
             }
         })
         .await;
@@ -347,10 +391,12 @@ async fn chunked_bodies_have_limits() {
 /// A request that never ends is ended.
 #[tokio::test]
 async fn requests_that_never_end() {
-    let server = Server::start(&["--workers", "1", "--header-timeout", "1s", "--body-timeout", "300ms", "--store", "memory"]);
+    let server =
+        Server::start(&["--workers", "1", "--header-timeout", "1s", "--body-timeout", "300ms", "--store", "memory"]);
     let host = format!("Host: {}\r\n", server.address());
     let json = "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"topic\":";
-    let lines = "Content-Type: application/x-ndjson\r\nContent-Length: 100\r\n\r\n{\"topic\":\"slow\",\"data\":1}\n{\"to";
+    let lines =
+        "Content-Type: application/x-ndjson\r\nContent-Length: 100\r\n\r\n{\"topic\":\"slow\",\"data\":1}\n{\"to";
     for (name, text, code) in [
         ("a head", format!("GET /v1/poll?topic=a HTTP/1.1\r\n{host}X-Slow: "), None),
         ("a body", format!("POST /v1/events HTTP/1.1\r\n{host}{json}"), Some("timeout")),

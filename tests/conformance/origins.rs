@@ -13,7 +13,14 @@ over!(every: pages_read_with_leave, only_what_did_not_come_from_elsewhere);
 const LISTED: &str = "https://app.example.com";
 
 fn server() -> Server {
-    Server::start(&["--workers", "1", "--store", "memory", "--allow-origin", "https://app.example.com,https://*.example.org"])
+    Server::start(&[
+        "--workers",
+        "1",
+        "--store",
+        "memory",
+        "--allow-origin",
+        "https://app.example.com,https://*.example.org",
+    ])
 }
 
 /// Origins that are neither the server's own nor on the list, however much they look like it.
@@ -174,7 +181,8 @@ const FORWARDED: [(&str, &str); 7] = [
 ];
 
 /// Other names than loopback's: a page may point a name of its own at 127.0.0.1.
-const WRONG_HOSTS: [&str; 6] = ["example.com", "evil.example:80", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example:9", "0x7f.1.evil"];
+const WRONG_HOSTS: [&str; 6] =
+    ["example.com", "evil.example:80", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example:9", "0x7f.1.evil"];
 
 async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
@@ -194,7 +202,10 @@ async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
     // Where it was meant, it is served.
     let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
     let ask = || Query::topic("a").set("wait", 0).request(kind);
-    assert_eq!(ask().header("X-Forwarded-For", "192.0.2.1").host("example.com").send(server.address()).await.status, open);
+    assert_eq!(
+        ask().header("X-Forwarded-For", "192.0.2.1").host("example.com").send(server.address()).await.status,
+        open
+    );
 }
 
 #[tokio::test]

@@ -72,14 +72,23 @@ async fn an_array_is_all_or_nothing() {
     let good: Vec<Value> = numbers(0..5).into_iter().map(|n| json!({ "topic": topic, "data": n })).collect();
     for kind in ["application/json", "text/plain"] {
         let answer = post(&server, kind, json!(good).to_string()).await.created().await;
-        let cursors: Vec<u64> =
-            answer["events"].as_array().expect("outcomes").iter().map(|one| position(one["cursor"].as_str().expect("one"))).collect();
+        let cursors: Vec<u64> = answer["events"]
+            .as_array()
+            .expect("outcomes")
+            .iter()
+            .map(|one| position(one["cursor"].as_str().expect("one")))
+            .collect();
         assert!(cursors.windows(2).all(|two| two[1] == two[0] + 1), "consecutive: {cursors:?}");
         assert_eq!(answer["cursor"], answer["events"][4]["cursor"]);
         assert!(answer["events"].as_array().is_some_and(|all| all.iter().all(|one| one["duplicate"] == false)));
     }
     assert_eq!(all_on(&server, &topic, &start).await.len(), 10);
-    for bad in [json!({ "topic": "a..b", "data": 1 }), json!({ "topic": topic }), json!(7), json!({ "topic": topic, "event": "$x", "data": 1 })] {
+    for bad in [
+        json!({ "topic": "a..b", "data": 1 }),
+        json!({ "topic": topic }),
+        json!(7),
+        json!({ "topic": topic, "event": "$x", "data": 1 }),
+    ] {
         for at in [0, 3, 5] {
             let mut events = good.clone();
             events.insert(at, bad.clone());
@@ -139,7 +148,9 @@ async fn the_body_itself_as_data() {
     let start = end_of_log(&server).await;
     let text = |text: &str| (json!(text), None);
     let binary = |base64: &str| (json!(base64), Some("base64".to_owned()));
-    let cases: Vec<(&str, &[u8], (Value, Option<String>))> = vec![
+    /// A type, a body, the data with its encoding.
+    type Case = (&'static str, &'static [u8], (Value, Option<String>));
+    let cases: Vec<Case> = vec![
         ("application/json", b" {\"a\": 1}\n", (json!({ "a": 1 }), None)),
         ("application/ld+json", b"[1]", (json!([1]), None)),
         ("text/plain", b"{\"a\": 1}", text("{\"a\": 1}")),

@@ -89,7 +89,8 @@ async fn curl_publishes() {
     }
     let query = crate::client::Query::topic(&topic);
     let mut subscriber = crate::client::Subscriber::at(server.address(), crate::client::Kind::Poll, query, &start);
-    let expected = [json!({ "n": 1 }), json!("hello world"), json!(3), json!(4), json!(5), json!("a&b"), json!(7), json!(8)];
+    let expected =
+        [json!({ "n": 1 }), json!("hello world"), json!(3), json!(4), json!(5), json!("a&b"), json!(7), json!(8)];
     assert_eq!(subscriber.values(8).await, expected);
 }
 
@@ -104,7 +105,8 @@ async fn an_event_source_comes_back_by_itself() {
 
     let url = format!("{}/v1/sse?topic=source&cursor={start}", server.base);
     let transport = HyperTransport::builder().build_http().expect("a transport");
-    let again = ReconnectOptions::reconnect(true).retry_initial(true).delay(std::time::Duration::from_millis(50)).build();
+    let again =
+        ReconnectOptions::reconnect(true).retry_initial(true).delay(std::time::Duration::from_millis(50)).build();
     let client = ClientBuilder::for_url(&url).expect("a URL").reconnect(again).build_with_transport(transport);
     let mut events = client.stream();
     let mut heard: Vec<(String, String, Value)> = Vec::new();
@@ -117,12 +119,14 @@ async fn an_event_source_comes_back_by_itself() {
             Ok(Some(SSE::Event(event))) => {
                 let item = Item::parse(&event.data);
                 heard.push((event.id.expect("an id"), event.event_type, item.value()));
-                if heard.len() % 4 == 0 && heard.len() < 12 {
+                if heard.len().is_multiple_of(4) && heard.len() < 12 {
                     // It is stopped, then killed; what is published meanwhile is not lost.
                     let n = heard.len() as u32;
                     let kill = n == 8;
                     cursors.extend(publish_all(&server, "source", numbers(n..n + 2)).await);
-                    server = tokio::task::block_in_place(|| if kill { server.kill_and_restart() } else { server.stop_and_restart() });
+                    server = tokio::task::block_in_place(|| {
+                        if kill { server.kill_and_restart() } else { server.stop_and_restart() }
+                    });
                     cursors.extend(publish_all(&server, "source", numbers(n + 2..n + 4)).await);
                 }
             }

@@ -65,7 +65,9 @@ async fn every_pair(trouble: Trouble) {
 
     let published = Arc::new(AtomicUsize::new(0));
     let publishers: Vec<_> = [1, 5]
-        .map(|most| tokio::spawn(load(address.clone(), most, published.clone(), StdRng::seed_from_u64(seed ^ most as u64))))
+        .map(|most| {
+            tokio::spawn(load(address.clone(), most, published.clone(), StdRng::seed_from_u64(seed ^ most as u64)))
+        })
         .into();
     let mut readers = Vec::new();
     for from in Kind::ALL {
@@ -77,7 +79,10 @@ async fn every_pair(trouble: Trouble) {
     }
     if matches!(trouble, Trouble::Stop | Trouble::Kill) {
         for part in [3, 2] {
-            crate::fixture::until("a part is published", || async { published.load(Ordering::Relaxed) >= EVENTS / part }).await;
+            crate::fixture::until("a part is published", || async {
+                published.load(Ordering::Relaxed) >= EVENTS / part
+            })
+            .await;
             server = tokio::task::block_in_place(|| match trouble {
                 Trouble::Stop => server.stop_and_restart(),
                 _ => server.kill_and_restart(),
@@ -89,7 +94,9 @@ async fn every_pair(trouble: Trouble) {
         log.extend(within("the publishers", publisher).await.expect("a publisher ends"));
     }
     let mut rng = StdRng::seed_from_u64(seed);
-    log.push(publish(&address, vec![json!({ "topic": "load.end", "data": "end", "id": "end" })], &mut rng).await.remove(0));
+    log.push(
+        publish(&address, vec![json!({ "topic": "load.end", "data": "end", "id": "end" })], &mut rng).await.remove(0),
+    );
     log.sort_by_key(|event| event.at);
     assert_eq!(log.len(), EVENTS + 1);
     assert!(log.windows(2).all(|two| two[0].at < two[1].at), "no position twice");
@@ -163,7 +170,9 @@ async fn publish(address: &str, events: Vec<Value>, rng: &mut StdRng) -> Vec<Sto
             Ok(mut answer) => match (answer.status, answer.bytes().await) {
                 (201, Ok(bytes)) => break serde_json::from_slice::<Value>(&bytes).expect("JSON"),
                 (201 | 503, _) => {}
-                (status, bytes) => panic!("{status}: {:?}", bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
+                (status, bytes) => {
+                    panic!("{status}: {:?}", bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+                }
             },
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
@@ -241,7 +250,18 @@ impl Hopper {
         let query = Query::topics(&patterns).with("client", &client).with("limit", rng.random_range(1..60));
         let subscriber = Subscriber::at(address, kinds[0], query, start);
         let reader = Reader { subscriber, next: Some(0) };
-        Self { address: address.to_owned(), kinds, patterns, client, rng, on: 0, reader, heard: Vec::new(), hops: 0, losses: 0 }
+        Self {
+            address: address.to_owned(),
+            kinds,
+            patterns,
+            client,
+            rng,
+            on: 0,
+            reader,
+            heard: Vec::new(),
+            hops: 0,
+            losses: 0,
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -273,7 +293,12 @@ impl Hopper {
                 Err(_) => self.reader.subscriber.cut(),
             }
         } else {
-            let what = format!("an item over {}, {:?} after {} events", self.reader.subscriber.kind, self.kinds, self.heard.len());
+            let what = format!(
+                "an item over {}, {:?} after {} events",
+                self.reader.subscriber.kind,
+                self.kinds,
+                self.heard.len()
+            );
             let item = within(&what, self.reader.subscriber.try_item()).await;
             self.got(item, trouble).await;
         }

@@ -44,7 +44,10 @@ async fn subscribes_later() {
     let end = end_of_log(&server).await;
     let answer = link.ask(json!({ "type": "subscribe", "topics": [a] })).await;
     assert_eq!(answer["ok"], true);
-    assert!(position(answer["cursor"].as_str().expect("a cursor")) >= position(&end), "with nothing subscribed: the log's end");
+    assert!(
+        position(answer["cursor"].as_str().expect("a cursor")) >= position(&end),
+        "with nothing subscribed: the log's end"
+    );
     publish(&server, &a, 1).await;
     publish(&server, &b, "not asked for").await;
     assert_eq!(link.telling().await.value(), 1);
@@ -134,7 +137,8 @@ async fn a_pattern_is_heard_from_the_replys_cursor_on() {
         }
         let query = Query::topic(&new).with("cursor", &start).with("limit", 1000);
         let all = Link::to(server.address(), Kind::Poll, &query).await.batch().await.events;
-        let (history, expected): (Vec<Item>, Vec<Item>) = all.into_iter().partition(|item| item.at() <= position(&from));
+        let (history, expected): (Vec<Item>, Vec<Item>) =
+            all.into_iter().partition(|item| item.at() <= position(&from));
         assert_eq!(heard, expected, "after {from}, {} before", history.len());
     }
 }
@@ -165,7 +169,10 @@ async fn publishes() {
     let message = json!({ "type": "publish", "topic": topic, "event": "named", "data": { "n": 1 }, "id": "k" });
     let answer = link.ask(message).await;
     let event = other.event().await;
-    assert_eq!((&answer["ok"], answer["cursor"].as_str(), &answer["duplicate"]), (&json!(true), event.cursor.as_deref(), &json!(false)));
+    assert_eq!(
+        (&answer["ok"], answer["cursor"].as_str(), &answer["duplicate"]),
+        (&json!(true), event.cursor.as_deref(), &json!(false))
+    );
     assert_eq!((event.event.as_str(), event.value(), event.id.as_deref()), ("named", json!({ "n": 1 }), Some("k")));
     // The publisher hears it as anybody does.
     assert_eq!(link.telling().await, event);
@@ -296,7 +303,10 @@ async fn wrong_messages_are_answered() {
         (json!({ "type": "publish", "topic": "a.*", "data": 1, "ref": 1 }).to_string(), "bad_topic"),
         (json!({ "type": "publish", "topic": long_topic, "data": 1, "ref": 1 }).to_string(), "bad_topic"),
         (json!({ "type": "publish", "topic": "a", "event": "$hello", "data": 1, "ref": 1 }).to_string(), "bad_event"),
-        (json!({ "type": "publish", "topic": "a", "event": "x".repeat(129), "data": 1, "ref": 1 }).to_string(), "bad_event"),
+        (
+            json!({ "type": "publish", "topic": "a", "event": "x".repeat(129), "data": 1, "ref": 1 }).to_string(),
+            "bad_event",
+        ),
         (json!({ "type": "publish", "topic": "a", "id": "x".repeat(129), "data": 1, "ref": 1 }).to_string(), "bad_id"),
         (format!(r#"{{"type":"publish","topic":"a","data":{deep},"ref":1}}"#), ""),
         (r#"{"type":"publish","topic":"a","data":"\ud800","ref":1}"#.into(), "bad_data"),
@@ -411,36 +421,36 @@ async fn a_message_may_have_a_mebibyte() {
 #[tokio::test]
 async fn a_close_is_answered() {
     let server = shared();
-    for path in ["/v1/ws", "/v1/echo"] {
-        for (payload, code) in [
-            (&b"\x03\xe8"[..], Some(1000)),
-            (b"\x03\xe9going", Some(1001)),
-            (b"\x0b\xb8own", Some(3000)),
-            (b"\x0f\xa0", Some(4000)),
-            (b"", None),
-        ] {
-            let mut socket = stock(&server, path).await;
-            if path == "/v1/ws" {
-                within("hello", socket.next()).await;
-            }
-            let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
-            stream.write_all(&frame(CLOSE, true, payload)).await.expect("it is taken");
-            let answer = loop {
-                match within("a close frame", socket.next()).await {
-                    Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
-                    Some(Ok(_)) => {}
-                    other => panic!("no close frame: {other:?}"),
-                }
-            };
-            assert!(answer == code || code.is_none() && answer == Some(1000), "{path} {payload:?}: {answer:?}");
-            // Then the server hangs up.
-            loop {
-                match within("the end", socket.next()).await {
-                    None | Some(Err(_)) => break,
-                    Some(Ok(other)) => panic!("after the close: {other:?}"),
-                }
-            }
+    let closes = [
+        (&b"\x03\xe8"[..], Some(1000)),
+        (b"\x03\xe9going", Some(1001)),
+        (b"\x0b\xb8own", Some(3000)),
+        (b"\x0f\xa0", Some(4000)),
+        (b"", None),
+    ];
+    let all = ["/v1/ws", "/v1/echo"].into_iter().flat_map(|path| closes.map(|(payload, code)| (path, payload, code)));
+    // At once: a closed socket may linger for a second each.
+    futures_util::future::join_all(all.map(|(path, payload, code)| close(&server, path, payload, code))).await;
+}
+
+async fn close(server: &Server, path: &str, payload: &[u8], code: Option<u16>) {
+    let mut socket = stock(server, path).await;
+    if path == "/v1/ws" {
+        within("hello", socket.next()).await;
+    }
+    let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
+    stream.write_all(&frame(CLOSE, true, payload)).await.expect("it is taken");
+    let answer = loop {
+        match within("a close frame", socket.next()).await {
+            Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
+            Some(Ok(_)) => {}
+            other => panic!("no close frame: {other:?}"),
         }
+    };
+    assert!(answer == code || code.is_none() && answer == Some(1000), "{path} {payload:?}: {answer:?}");
+    // Then the server hangs up.
+    if let Some(Ok(other)) = within("the end", socket.next()).await {
+        panic!("after the close: {other:?}");
     }
 }
 
