@@ -185,7 +185,7 @@ impl From<Error> for Failure {
 enum Line {
     Stream { body: Body, reader: Reader },
     Batch { body: Body, nonce: Option<String> },
-    Socket(WebSocketStream<TcpStream>),
+    Socket(Box<WebSocketStream<TcpStream>>),
 }
 
 /// One connection.
@@ -214,7 +214,7 @@ impl Link {
         let line = match kind {
             Kind::Ws => {
                 let (stream, read) = body.into_socket();
-                Line::Socket(WebSocketStream::from_partially_read(stream, read, Role::Client, None).await)
+                Line::Socket(Box::new(WebSocketStream::from_partially_read(stream, read, Role::Client, None).await))
             }
             Kind::Sse => Line::Stream { body, reader: Reader::Sse(Box::<Sse>::default()) },
             Kind::Stream => Line::Stream { body, reader: Reader::Lines(Vec::new()) },
@@ -343,7 +343,7 @@ impl Link {
 
     /// The stream ends here, properly; tells a WebSocket's close code and reason.
     pub(crate) async fn end(&mut self) -> Option<(u16, String)> {
-        let line = std::mem::replace(&mut self.queue, VecDeque::new());
+        let line = std::mem::take(&mut self.queue);
         assert!(line.is_empty(), "{} goes on: {line:?}", self.kind);
         if let Line::Socket(socket) = &mut self.line {
             return loop {

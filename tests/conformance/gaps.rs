@@ -43,8 +43,9 @@ async fn told_where_something_expired(kind: Kind) {
     let store = if matches!(kind, Kind::Poll | Kind::Ws | Kind::Sse) { "disk" } else { "memory" };
     let (server, start) = trimmed(store).await;
     let at = |position: u64| moved(&start, position);
-    // (patterns, cursor, the patterns that lost something, the first event)
-    let cases: [(&[&str], u64, Option<&[&str]>, u64); 14] = [
+    /// Patterns, a cursor, the patterns that lost something, the first event.
+    type Case = (&'static [&'static str], u64, Option<&'static [&'static str]>, u64);
+    let cases: [Case; 14] = [
         (&["old.a"], 0, Some(&["old.a"]), 17),
         (&["old.*"], 4, Some(&["old.*"]), 17),
         (&["old.>"], 5, None, 17),

@@ -208,3 +208,21 @@ async fn nonces_are_used_once() {
         assert!(seen.insert(crate::wire::nonce_of(&policy.1)), "{policy:?}");
     }
 }
+
+/// An `EventSource` that is to hear everything in `onmessage` asks for blocks without names.
+#[tokio::test]
+async fn events_without_names_on_request() {
+    let server = shared();
+    let topic = topic("unnamed");
+    let start = end_of_log(&server).await;
+    crate::fixture::post_events(&server, &json!({ "topic": topic, "event": "named", "data": 1 })).await;
+    let query = Query::topic(&topic).with("cursor", start).with("named", 0);
+    let mut answer = query.request(Kind::Sse).send(server.address()).await;
+    let mut text = String::new();
+    while !text.contains("\"named\"") || !text.ends_with("\n\n") {
+        let chunk = within("an event", answer.body.chunk()).await.expect("bytes").expect("a stream");
+        text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+    }
+    assert!(text.lines().all(|line| !line.starts_with("event")), "{text}");
+    assert!(text.contains("\"event\":\"$hello\""), "the names are in the items: {text}");
+}

@@ -148,7 +148,9 @@ async fn the_body_itself_as_data() {
     let start = end_of_log(&server).await;
     let text = |text: &str| (json!(text), None);
     let binary = |base64: &str| (json!(base64), Some("base64".to_owned()));
-    let cases: Vec<(&str, &[u8], (Value, Option<String>))> = vec![
+    /// A type, a body, the data with its encoding.
+    type Case = (&'static str, &'static [u8], (Value, Option<String>));
+    let cases: Vec<Case> = vec![
         ("application/json", b" {\"a\": 1}\n", (json!({ "a": 1 }), None)),
         ("application/ld+json", b"[1]", (json!([1]), None)),
         ("text/plain", b"{\"a\": 1}", text("{\"a\": 1}")),

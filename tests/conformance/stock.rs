@@ -119,7 +119,7 @@ async fn an_event_source_comes_back_by_itself() {
             Ok(Some(SSE::Event(event))) => {
                 let item = Item::parse(&event.data);
                 heard.push((event.id.expect("an id"), event.event_type, item.value()));
-                if heard.len() % 4 == 0 && heard.len() < 12 {
+                if heard.len().is_multiple_of(4) && heard.len() < 12 {
                     // It is stopped, then killed; what is published meanwhile is not lost.
                     let n = heard.len() as u32;
                     let kill = n == 8;

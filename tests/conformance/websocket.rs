@@ -421,36 +421,36 @@ async fn a_message_may_have_a_mebibyte() {
 #[tokio::test]
 async fn a_close_is_answered() {
     let server = shared();
-    for path in ["/v1/ws", "/v1/echo"] {
-        for (payload, code) in [
-            (&b"\x03\xe8"[..], Some(1000)),
-            (b"\x03\xe9going", Some(1001)),
-            (b"\x0b\xb8own", Some(3000)),
-            (b"\x0f\xa0", Some(4000)),
-            (b"", None),
-        ] {
-            let mut socket = stock(&server, path).await;
-            if path == "/v1/ws" {
-                within("hello", socket.next()).await;
-            }
-            let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
-            stream.write_all(&frame(CLOSE, true, payload)).await.expect("it is taken");
-            let answer = loop {
-                match within("a close frame", socket.next()).await {
-                    Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
-                    Some(Ok(_)) => {}
-                    other => panic!("no close frame: {other:?}"),
-                }
-            };
-            assert!(answer == code || code.is_none() && answer == Some(1000), "{path} {payload:?}: {answer:?}");
-            // Then the server hangs up.
-            loop {
-                match within("the end", socket.next()).await {
-                    None | Some(Err(_)) => break,
-                    Some(Ok(other)) => panic!("after the close: {other:?}"),
-                }
-            }
+    let closes = [
+        (&b"\x03\xe8"[..], Some(1000)),
+        (b"\x03\xe9going", Some(1001)),
+        (b"\x0b\xb8own", Some(3000)),
+        (b"\x0f\xa0", Some(4000)),
+        (b"", None),
+    ];
+    let all = ["/v1/ws", "/v1/echo"].into_iter().flat_map(|path| closes.map(|(payload, code)| (path, payload, code)));
+    // At once: a closed socket may linger for a second each.
+    futures_util::future::join_all(all.map(|(path, payload, code)| close(&server, path, payload, code))).await;
+}
+
+async fn close(server: &Server, path: &str, payload: &[u8], code: Option<u16>) {
+    let mut socket = stock(server, path).await;
+    if path == "/v1/ws" {
+        within("hello", socket.next()).await;
+    }
+    let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
+    stream.write_all(&frame(CLOSE, true, payload)).await.expect("it is taken");
+    let answer = loop {
+        match within("a close frame", socket.next()).await {
+            Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
+            Some(Ok(_)) => {}
+            other => panic!("no close frame: {other:?}"),
         }
+    };
+    assert!(answer == code || code.is_none() && answer == Some(1000), "{path} {payload:?}: {answer:?}");
+    // Then the server hangs up.
+    if let Some(Ok(other)) = within("the end", socket.next()).await {
+        panic!("after the close: {other:?}");
     }
 }
 

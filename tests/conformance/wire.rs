@@ -122,7 +122,7 @@ impl Batch {
             assert_eq!(events.len(), 1, "an error stands alone: {json}");
         } else {
             let end = position(cursor.as_deref().unwrap_or_else(|| panic!("a batch without a cursor: {json}")));
-            let last = events.iter().filter(|item| item.cursor.is_some()).map(Item::at).last();
+            let last = events.iter().filter(|item| item.cursor.is_some()).map(Item::at).next_back();
             assert!(last.is_none_or(|last| last <= end), "the batch ends before its last event: {json}");
         }
         assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat")), "{json}");
@@ -171,7 +171,7 @@ impl Reader {
             Self::Sse(sse) => sse.push(bytes),
             Self::Lines(buffer) => {
                 buffer.extend_from_slice(bytes);
-                lines_of(buffer, |line| Item::parse(line)).into()
+                lines_of(buffer, Item::parse).into()
             }
             Self::Chunks(chunks) => chunks.push(bytes).iter().map(|json| Item::parse(json)).collect(),
         }
