@@ -7,6 +7,7 @@ mod commands;
 mod directory;
 mod drain;
 mod endless;
+mod files;
 mod fsync;
 mod full_disk;
 mod kill;
