@@ -87,8 +87,7 @@ for (const name of names) {
       for (let i = 0; i <= 2 * TRANSPORTS.length || expected.length < 300; i++) {
         // Every one after every kind of other: forwards, then in steps of five.
         const to = TRANSPORTS[(i < TRANSPORTS.length ? i : 5 * i) % TRANSPORTS.length];
-        await one.get(`new Promise(function (resolve, reject) { line.switchTo('${to}', function (error, now) { if (error) reject(error); else resolve(now); }); })`)
-          .catch((error) => { throw new Error(`switching to ${to}: ${error.message}`); });
+        await one.switchTo(to);
       }
       go = false;
       await load;
@@ -157,16 +156,32 @@ for (const name of names) {
     });
 
     // The client's own answer to browsers that lack these; no browser so old can be run here.
-    const OLD = 'WebSocket,EventSource,fetch,Promise,ReadableStream,TextDecoder,AbortController,BroadcastChannel';
-    for (const [era, without, expected] of [['no WebSocket, EventSource, fetch, Promise', OLD, 'stream'], ['no XMLHttpRequest either', OLD + ',XMLHttpRequest', 'iframe'], ['no postMessage either', OLD + ',XMLHttpRequest,postMessage', 'jsonp']]) {
+    const LANGUAGE = ['Array.prototype.forEach', 'Array.prototype.map', 'Array.prototype.filter', 'Array.prototype.indexOf', 'Array.isArray', 'Function.prototype.bind', 'Object.keys', 'Object.create', 'Object.assign', 'Date.now', 'String.prototype.trim'];
+    const OLD = ['WebSocket', 'EventSource', 'fetch', 'Promise', 'ReadableStream', 'TextDecoder', 'AbortController', 'BroadcastChannel', 'crypto', ...LANGUAGE].join();
+    const ERAS = [
+      ['no WebSocket, EventSource, fetch, Promise', OLD, 'stream'],
+      ['no XMLHttpRequest either', OLD + ',XMLHttpRequest', 'iframe'],
+      ['no postMessage either', OLD + ',XMLHttpRequest,postMessage', 'jsonp'],
+    ];
+    for (const [era, without, expected] of ERAS) {
       await t.test(`an old browser: ${era}`, async (t) => {
         const one = await Subscriber.open(t, browser, network, { without, options: { topics: 'old', interval: 200 } });
         await one.over([expected]);
+        const supported = await one.get('Switchback.supported()');
         await server.publish('old', era);
         await one.hears([era]);
         await one.get(`line.publish('old', {by: 'form'}, {id: '${expected}'}, function (error, result) { window.fate = error ? error.code : result.cursor; }), 1`);
         assert.match(await until('the fate of the publish is told', () => one.get('window.fate')), /-\d+$/);
-        await one.hears([era, { by: 'form' }]);
+        const heard = [era, { by: 'form' }];
+        await one.hears(heard);
+        for (const to of [...TRANSPORTS, ...TRANSPORTS].filter((each) => supported.includes(each))) {
+          const load = (async () => { for (const i of count(5)) { await server.publish('old', i); heard.push(i); } })();
+          await one.switchTo(to);
+          await load;
+        }
+        for (const json of HOSTILE) { await server.publishRaw('old', json); heard.push(JSON.parse(json)); }
+        await one.hears(heard);
+        assert.equal(await one.get('typeof pwned'), 'undefined');
       });
     }
   });
