@@ -78,6 +78,7 @@ test('a short poll presents its ETag on its own origin, where 304 means nothing 
   assert.deepEqual(requests.map((r) => r.headers['If-None-Match']), [undefined, '"e-1"', '"e-1"', '"e-1"']);
   assert.deepEqual(heard, [['$open', 'poll'], 'one', 'two']);
   assert.equal(line.cursor, 'e-2');
+  assert.equal(new Set(requests.map((r) => r.url.href)).size, requests.length, 'no two URLs are the same: old caches keep what they have seen');
   const far = setUp({ transports: ['poll'], url: 'http://other.test' }, answer, {});
   far.clock.pass(10 * SECOND);
   assert.ok(far.requests.every((r) => r.url.host === 'other.test' && !r.headers['If-None-Match']));
