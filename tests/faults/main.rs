@@ -15,6 +15,7 @@ mod ledger;
 mod sparse;
 mod stalled;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 mod support;
 mod waiters;
 mod wire;
