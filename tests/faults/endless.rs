@@ -392,19 +392,26 @@ async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
         let ask = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(200));
         let questions = [masked(0x81, ask.as_bytes()), masked(0x89, &[b'x'; 100])].concat().repeat(200);
         for _ in 0..SOCKETS {
-            let mut connection = Connection::narrow(server.address(), Some(4096)).await.expect("connected");
-            connection.upgrade(&format!("/v1/{path}")).await.expect("sent");
-            // Until nothing more is taken from it.
-            let mut sent = 0;
-            while tokio::time::timeout(5 * PAUSE, connection.send(&questions)).await.is_ok() {
-                sent += questions.len();
-                assert!(sent < 64 * MIB, "it takes in everything");
-            }
-            sockets.push(connection);
+            let (address, questions) = (server.address().to_owned(), questions.clone());
+            sockets.push(tokio::spawn(async move {
+                let mut connection = Connection::narrow(&address, Some(4096)).await.expect("connected");
+                connection.upgrade(&format!("/v1/{path}")).await.expect("sent");
+                // Until nothing more is taken from it.
+                let mut sent = 0;
+                while tokio::time::timeout(10 * PAUSE, connection.send(&questions)).await.is_ok() {
+                    sent += questions.len();
+                    assert!(sent < 64 * MIB, "it takes in everything");
+                }
+                connection
+            }));
         }
     }
+    let mut stuck = Vec::new();
+    for socket in sockets {
+        stuck.push(crate::within("it to have enough", socket).await.expect("it has enough"));
+    }
     let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
-    println!("asking: {grown_kib} KiB for {} sockets", sockets.len());
-    assert!(grown_kib < sockets.len() as u64 * 1024, "{grown_kib} KiB for {} sockets", sockets.len());
+    println!("asking: {grown_kib} KiB for {} sockets", stuck.len());
+    assert!(grown_kib < stuck.len() as u64 * 1024, "{grown_kib} KiB for {} sockets", stuck.len());
     check_alive(&server).await;
 }
