@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::cursor::{Cursor, Position};
 use crate::store::{ClientRecord, Store, StoreError};
+use crate::sync::lock;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::ByeReason;
@@ -365,9 +366,4 @@ fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: crate::cursor::Ep
     if forward || renewed {
         *remembered = acknowledged;
     }
-}
-
-/// What is locked here is changed in one step, so it is whole even where a thread panicked with it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

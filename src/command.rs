@@ -40,34 +40,52 @@ pub fn log_to_stderr(filter: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Ends when the process is asked to stop: by ctrl-c, or SIGTERM. Asked once more, it exits at once.
-pub async fn asked_to_stop() {
-    stop_signal().await;
-    tokio::spawn(async {
-        stop_signal().await;
-        tracing::warn!("asked to stop again: not waiting any longer");
-        std::process::exit(1);
-    });
+/// Listens, from this call on, for the process being asked to stop: by ctrl-c, or SIGTERM. The future ends then; asked
+/// once more, the process exits at once. Needs a tokio runtime.
+///
+/// # Errors
+/// Where the signals cannot be heard.
+pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = StopSignals::new()?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::warn!("asked to stop again: not waiting any longer");
+            std::process::exit(1);
+        });
+    })
 }
 
 #[cfg(unix)]
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM is not heard; ctrl-c is");
-            let _ = tokio::signal::ctrl_c().await;
+struct StopSignals([tokio::signal::unix::Signal; 2]);
+
+#[cfg(unix)]
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn stop_signal() {
-    let _ = tokio::signal::ctrl_c().await;
+struct StopSignals;
+
+#[cfg(not(unix))]
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }

@@ -127,6 +127,8 @@ pub struct Delivery {
     fetch_after: Option<Instant>,
     /// The items of a batch, with commas between.
     items: BytesMut,
+    /// Whether all of them mean the same in a script as in JSON.
+    literal: bool,
     delivered: usize,
     written_bytes: usize,
     begun: bool,
@@ -154,6 +156,7 @@ impl Delivery {
             fetches: 0,
             fetch_after: None,
             items: BytesMut::new(),
+            literal: true,
             delivered: 0,
             written_bytes: 0,
             begun: false,
@@ -375,7 +378,7 @@ impl Delivery {
         }
         self.finished = true;
         self.plan.framing.preamble(out);
-        self.plan.framing.batch(Some(self.cursor), &self.items, out);
+        self.plan.framing.batch(Some(self.cursor), &self.items, self.literal, out);
         Step::Write
     }
 
@@ -405,13 +408,14 @@ impl Delivery {
         if out.len() >= bytes_target || self.delivered >= events_max {
             return false;
         }
-        let Self { plan, patterns, cursor, delivered, .. } = self;
+        let Self { plan, patterns, cursor, delivered, literal, .. } = self;
         let batch = !matches!(plan.completion, Completion::Stream { .. });
         let read = tail.read(patterns, cursor.position, &mut |event| {
             if batch && *delivered > 0 {
                 out.put_u8(b',');
             }
             plan.framing_for_items().event(event, out);
+            *literal &= event.is_literal();
             *delivered += 1;
             let full = out.len() >= bytes_target || *delivered >= events_max;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -437,6 +441,7 @@ impl Delivery {
         for event in &page.events {
             self.separate_in(out);
             self.plan.framing_for_items().event(event, out);
+            self.literal &= event.is_literal();
             self.delivered += 1;
         }
         self.cursor.position = self.cursor.position.max(page.through);

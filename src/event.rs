@@ -190,6 +190,7 @@ impl NewEvent {
             id: self.id,
             time_ms,
             base64: self.data.base64,
+            literal: !json::has_proto_key(&self.data.json),
             body: body.into(),
             data,
         }
@@ -204,6 +205,7 @@ pub struct Draft {
     id: Option<Arc<str>>,
     time_ms: u64,
     base64: bool,
+    literal: bool,
     body: Bytes,
     data: Range<u32>,
 }
@@ -245,6 +247,12 @@ impl Draft {
     #[must_use]
     pub fn is_base64(&self) -> bool {
         self.base64
+    }
+
+    /// Whether the JSON means the same as a literal in a script; else a script has to parse it from a string.
+    #[must_use]
+    pub fn is_literal(&self) -> bool {
+        self.literal
     }
 
     /// When the server took it: milliseconds since the Unix epoch.

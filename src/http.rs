@@ -165,6 +165,8 @@ impl State {
 struct Call {
     request: HttpRequest,
     payload: Payload,
+    /// The body in chunks that `payload` reads.
+    kept: Option<body::Kept>,
     state: Rc<State>,
 }
 
@@ -174,7 +176,11 @@ impl actix_web::FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let call = match request.app_data::<Rc<State>>() {
-            Some(state) => Ok(Self { request: request.clone(), payload: payload.take(), state: state.clone() }),
+            Some(state) => {
+                let chunked = actix_web::HttpMessage::chunked(request).unwrap_or(false);
+                let (payload, kept) = body::keep(payload.take(), chunked);
+                Ok(Self { request: request.clone(), payload, kept, state: state.clone() })
+            }
             None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
         };
         std::future::ready(call)
@@ -213,7 +219,7 @@ impl Call {
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
     {
-        let source = self.source();
+        let (source, kept) = (self.source(), self.kept.clone());
         let mut response = handler(self).await.unwrap_or_else(|error| error.response());
         let headers = response.headers_mut();
         source.write(headers);
@@ -222,7 +228,10 @@ impl Call {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        response
+        match kept {
+            Some(kept) => response.map_body(|_, body| kept.beside(body)),
+            None => response,
+        }
     }
 
     /// Whether it may come at all.

@@ -7,7 +7,7 @@ mod subscription;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use crate::clients::Clients;
@@ -15,6 +15,7 @@ use crate::cursor::{Cursor, Position};
 use crate::event::{Draft, NewEvent};
 use crate::lane::Lane;
 use crate::store::{Bounds, Feed, FeedBatch, Page, ReadRequest, Store, StoreError};
+use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
 
@@ -273,9 +274,4 @@ async fn maintain(shared: std::sync::Weak<Shared>) {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What is locked here is changed in one step, so it is whole even where a thread panicked with it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -55,6 +55,32 @@ pub fn string(text: &str) -> String {
     escape(&json).into_owned()
 }
 
+/// Whether some key in `json`, a text in the safe form, is `__proto__`.
+///
+/// In a JavaScript literal such a key sets the object's prototype, and two of them are a syntax error (ECMA-262 §13.2.5.5
+/// and §B.3.1). So a framing that is a script passes such a text as a string.
+#[must_use]
+pub fn has_proto_key(json: &str) -> bool {
+    // Nearly every text is done with here.
+    if !json.contains("__proto__") && !json.contains("\\u00") {
+        return false;
+    }
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(start) = json[at..].find('"').map(|found| at + found) {
+        let mut end = start + 1;
+        while bytes.get(end).is_some_and(|byte| *byte != b'"') {
+            end += if bytes[end] == b'\\' { 2 } else { 1 };
+        }
+        at = (end + 1).min(json.len());
+        let is_key = json[at..].trim_start().starts_with(':');
+        if is_key && serde_json::from_str::<Cow<'_, str>>(&json[start..at]).is_ok_and(|key| key == "__proto__") {
+            return true;
+        }
+    }
+    false
+}
+
 /// Depth and surrogates in one pass over the bytes; the syntax was checked before, so this can be lax about it.
 fn check_limits(json: &str) -> Result<(), JsonError> {
     let bytes = json.as_bytes();
@@ -167,6 +193,31 @@ mod tests {
         assert!(safe(&format!("\"{}\"", "[".repeat(500))).is_ok());
     }
 
+    #[test]
+    fn finds_keys_that_a_literal_cannot_hold() {
+        for text in [
+            r#"{"__proto__":1}"#,
+            r#"[{"a":{"__proto__" : 1}}]"#,
+            r#"{"\u005f_proto__":1}"#,
+            r#"{"a\"":1,"__proto__":2}"#,
+            r#"{"\u005F\u005f\u0070roto__":null}"#,
+        ] {
+            assert!(has_proto_key(text), "{text}");
+        }
+        for text in [
+            r#""__proto__""#,
+            r#"{"a":"__proto__"}"#,
+            r#"{"__proto__x":1}"#,
+            r#"["__proto__",":"]"#,
+            r#"{"a":"\"__proto__\":"}"#,
+            "{}",
+            r#"{"\u0000":"__proto__"}"#,
+            r#"{"\\u005f_proto__":1}"#,
+        ] {
+            assert!(!has_proto_key(text), "{text}");
+        }
+    }
+
     fn any_json() -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
             Just(serde_json::Value::Null),
@@ -201,8 +252,15 @@ mod tests {
         }
 
         #[test]
+        fn finds_a_key_wherever_it_stands(value in any_json(), name in prop_oneof![Just("__proto__"), Just("other")]) {
+            let text = serde_json::json!([value, { "a": { name: 1 } }]).to_string();
+            prop_assert_eq!(has_proto_key(&text), name == "__proto__");
+        }
+
+        #[test]
         fn never_panics(text in "[\\[\\]{}\"\\\\u0-9a-fA-F,:tn ]{0,80}") {
             let _ = safe(&text);
+            let _ = has_proto_key(&text);
         }
     }
 }

@@ -88,6 +88,7 @@ mod lane;
 mod segment;
 pub mod server;
 pub mod store;
+mod sync;
 pub mod tail;
 pub mod topic;
 pub mod transport;

@@ -30,8 +30,10 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let config = serve.into_config()?;
             system.block_on(async {
                 let server = Server::bind(config.clone()).await?;
+                // Whoever reads the greeting may stop it properly.
+                let asked_to_stop = command::asked_to_stop()?;
                 println!("{}", greeting(&config, server.address()));
-                Ok(server.run(command::asked_to_stop()).await?)
+                Ok(server.run(asked_to_stop).await?)
             })
         }
         Command::Publish(publish) => Ok(system.block_on(command::publish(publish))?),

@@ -96,7 +96,7 @@ impl Server {
                 .client_request_timeout(config.header_timeout)
                 // A held request ends when its client goes: half-closed connections are not kept for their answer.
                 .h1_allow_half_closed(false)
-                .on_connect(move |connection, _| cut_when_stalled(connection, stall_timeout))
+                .on_connect(move |connection, _| bound_stalls(connection, stall_timeout))
                 .disable_signals()
                 .shutdown_timeout(SHUTDOWN_SECONDS)
                 .listen(listener)?
@@ -130,13 +130,22 @@ async fn drained(hub: &Hub, within: Duration) {
     }
 }
 
-/// A peer that takes nothing of what is sent to it holds a buffer for nothing. The kernel knows how long that has been
-/// so; actix has no such deadline, and a body that is not polled cannot have one.
-fn cut_when_stalled(connection: &dyn std::any::Any, after: Duration) {
+/// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,
+/// where they do not show as ours; the network's own need, what is under way, is not limited by this.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// A peer that takes nothing of what is sent to it holds a buffer for nothing: little of one, and not for long. The
+/// kernel knows how long that has been so; actix has no such deadline, and a body that is not polled cannot have one.
+fn bound_stalls(connection: &dyn std::any::Any, after: Duration) {
     let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
     #[cfg(target_os = "linux")]
-    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(after)) {
-        tracing::debug!(%error, "no stall timeout on this connection");
+    {
+        let socket = socket2::SockRef::from(stream);
+        let bounded = socket.set_tcp_user_timeout(Some(after)).and(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
+        if let Err(error) = bounded {
+            tracing::debug!(%error, "stalls are not bounded on this connection");
+        }
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (stream, after);

@@ -57,7 +57,7 @@ impl Framing {
     pub fn event(&self, event: &Event, out: &mut BytesMut) {
         match self {
             Self::Json | Self::Jsonp(_) => event.write_json(out),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| event.write_json(out)),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, event.is_literal(), out, |out| event.write_json(out)),
             Self::Sse { named, .. } => sse::event(event, *named, out),
             Self::Lines => {
                 event.write_json(out);
@@ -72,7 +72,7 @@ impl Framing {
         let json = control.json(cursor);
         match self {
             Self::Json | Self::Jsonp(_) => out.put_slice(&json),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, out, |out| out.put_slice(&json)),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, true, out, |out| out.put_slice(&json)),
             Self::Sse { named, .. } => sse::control(control, cursor, &json, *named, out),
             Self::Lines => {
                 out.put_slice(&json);
@@ -82,9 +82,9 @@ impl Framing {
         }
     }
 
-    /// A whole answer: `items` is the items' JSON, with commas between. Without a cursor (an error, answered
-    /// to one who presented none) it is null.
-    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], out: &mut BytesMut) {
+    /// A whole answer: `items` is the items' JSON, with commas between; `literal` says whether all of it is
+    /// ([`crate::event::Draft::is_literal`]). Without a cursor (an error, answered to one who presented none) it is null.
+    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], literal: bool, out: &mut BytesMut) {
         let batch = |out: &mut BytesMut| {
             match cursor {
                 Some(cursor) => {
@@ -98,8 +98,8 @@ impl Framing {
             out.put_slice(b"]}");
         };
         match self {
-            Self::Jsonp(callback) => script::call(callback, out, batch),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, out, batch),
+            Self::Jsonp(callback) => script::call(callback, literal, out, batch),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, literal, out, batch),
             _ => batch(out),
         }
     }

@@ -112,6 +112,7 @@
       }
       show(this.cells.cursor, (this.line && this.line.cursor) || '-');
       show(this.button, this.line ? 'Disconnect' : 'Connect');
+      this.button.setAttribute('aria-label', (this.line ? 'Disconnect ' : 'Connect ') + this.name);
     }
   };
 

@@ -173,7 +173,7 @@ function renderNews() {
   const count = unread().length;
   $('count').textContent = String(count);
   $('bell').dataset.count = String(count);
-  $('bell').setAttribute('aria-label', count + ' unread. Mark as read');
+  $('bell').setAttribute('aria-label', 'News ' + count + ': mark as read');
   document.title = (count ? '(' + count + ') ' : '') + 'Review desk';
 }
 

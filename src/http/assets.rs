@@ -32,6 +32,7 @@ const CLIENT: &[Asset] = assets! {
     "client.js": "text/javascript; charset=utf-8",
     "client.mjs": "text/javascript; charset=utf-8",
     "client.d.ts": "text/plain; charset=utf-8",
+    "share.js": "text/javascript; charset=utf-8",
 };
 
 /// What the server shows by itself.

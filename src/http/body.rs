@@ -1,14 +1,69 @@
 //! Bodies, read within limits: of bytes, and of time.
 
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
 use futures_util::StreamExt as _;
 
 use super::error::ApiError;
+
+/// A body in chunks, held on to until its request is answered.
+///
+/// A body that nobody holds any more actix reads to its end, so that the connection can be used again, however long that
+/// takes and without a timeout. One that is still held when the answer is out makes it close the connection instead.
+#[derive(Clone)]
+pub(super) struct Kept(Rc<RefCell<Payload>>);
+
+/// Holds on to a body, where it comes in chunks.
+pub(super) fn keep(payload: Payload, chunked: bool) -> (Payload, Option<Kept>) {
+    if !chunked {
+        return (payload, None);
+    }
+    let kept = Kept(Rc::new(RefCell::new(payload)));
+    (Payload::Stream { payload: Box::pin(kept.clone()) }, Some(kept))
+}
+
+impl Kept {
+    /// An answer's body that holds on to the request's.
+    pub(super) fn beside(self, answer: BoxBody) -> BoxBody {
+        BoxBody::new(Beside { answer, _kept: self })
+    }
+}
+
+impl Stream for Kept {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
+    }
+}
+
+struct Beside {
+    answer: BoxBody,
+    _kept: Kept,
+}
+
+impl MessageBody for Beside {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.answer.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.answer).poll_next(cx)
+    }
+}
 
 /// The type of a body, without its parameters.
 pub(super) struct MediaType(String);

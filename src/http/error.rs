@@ -59,9 +59,11 @@ impl ApiError {
         json!({ "code": self.code, "message": self.message })
     }
 
-    /// What a page is told that cannot read the status: the object, and when to come back.
+    /// What a page is told that cannot read the status: the object, and when to come back. The object stands there
+    /// as it is and, as in a body, under `error`, so that one reader of errors serves a page on every transport.
     pub(crate) fn item_data(&self) -> Value {
-        let mut data = json!({ "error": self.object() });
+        let mut data = self.object();
+        data["error"] = self.object();
         if let Some(after) = self.retry_after {
             data["retry"] = (after.as_secs() * 1000).into();
         }

@@ -183,7 +183,7 @@ pub(super) async fn open(
         return Err(ApiError::unavailable("behind", message));
     }
     let client = params.client.unwrap_or_else(Uuid::new_v4);
-    let registration = (streaming || params.client.is_some() && completion != Completion::AtOnce)
+    let registration = (streaming || params.client.is_some())
         .then(|| hub.clients().connect(hub, client, transport, &patterns, cursor));
     if streaming && params.client.is_none() {
         hub.clients().arrive_minted(client, &patterns, start.cursor, now_ms());
@@ -262,7 +262,7 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     let mut item = BytesMut::new();
     Framing::Json.control(&Control::Error(error.item_data()), None, &mut item);
     let mut body = BytesMut::new();
-    framing.batch(cursor, &item, &mut body);
+    framing.batch(cursor, &item, true, &mut body);
     body
 }
 

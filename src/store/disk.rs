@@ -28,7 +28,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 
 use futures_util::FutureExt as _;
@@ -47,6 +47,8 @@ use super::{Appended, Bounds, ClientRecord, Feed, OpenError, Page, ReadRequest, 
 use crate::cursor::Position;
 use crate::event::Draft;
 use crate::segment::matching_topics;
+// `lock` is the directory's here.
+use crate::sync::lock as held;
 use crate::topic::{PatternSet, Topic};
 
 pub use self::backup::{BackupError, BackupReport, backup};
@@ -92,11 +94,6 @@ struct Shared {
 struct Trims {
     floor: Position,
     marks: TrimMarks,
-}
-
-/// The data stays whole whatever panics: each lock covers a few assignments.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -146,7 +143,7 @@ impl DiskStore {
             trims: Mutex::new(Trims { floor: log.floor, marks: std::mem::take(&mut opened.marks) }),
             trims_moved: Condvar::new(),
             maintain_ms: AtomicU64::new(0),
-            everything: everything(),
+            everything: PatternSet::everything(),
         });
         let (appends, reads) = (Arc::new(writer::queue()), Arc::new(reader::queue()));
         let clients = Arc::new(clients::queue());
@@ -221,11 +218,6 @@ impl Drop for DiskStore {
             running.wait();
         }
     }
-}
-
-fn everything() -> PatternSet {
-    // `>` is a pattern; were it none, nothing would be asked for.
-    ">".parse().and_then(|pattern| PatternSet::new([pattern])).unwrap_or_default()
 }
 
 /// Queues a job with a way to answer it.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
@@ -17,6 +17,7 @@ use super::{
 use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
 use crate::segment::Segment;
+use crate::sync::lock;
 use crate::topic::PatternSet;
 
 /// A log in memory, with a new epoch at each start.
@@ -64,12 +65,11 @@ impl MemoryStore {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        // Nothing panics while it holds the lock short of running out of memory; the log is whole even then.
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log)
     }
 
     fn clients(&self) -> MutexGuard<'_, HashMap<Uuid, ClientRecord>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.clients)
     }
 }
 

@@ -46,20 +46,42 @@ pub struct CallbackError;
 
 /// `/**/name(argument);`: the comment keeps a caller from choosing the first bytes of the file, which some plug-ins
 /// took for a program of theirs (Rosetta Flash).
-pub(super) fn call(callback: &Callback, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+///
+/// Where the argument is no literal, the script parses it from a string, so that every key stays a key.
+pub(super) fn call(callback: &Callback, literal: bool, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     out.put_slice(b"/**/");
     out.put_slice(callback.0.as_bytes());
-    out.put_u8(b'(');
-    argument(out);
-    out.put_slice(b");");
+    if literal {
+        out.put_u8(b'(');
+        argument(out);
+        out.put_slice(b");");
+    } else {
+        out.put_slice(b"(JSON.parse(");
+        quoted(out, argument);
+        out.put_slice(b"));");
+    }
 }
 
-/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there.
-pub(super) fn chunk(nonce: &str, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there. Where the
+/// argument is no literal, `p` is given its text.
+pub(super) fn chunk(nonce: &str, literal: bool, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     script_start(nonce, out);
     out.put_slice(b"p(");
-    argument(out);
+    if literal {
+        argument(out);
+    } else {
+        quoted(out, argument);
+    }
     out.put_slice(b")</script>\n");
+}
+
+/// JSON as a string in a script.
+fn quoted(out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+    let mut json = BytesMut::new();
+    argument(&mut json);
+    // It was made of strs.
+    let text = std::str::from_utf8(&json).unwrap_or_default();
+    out.put_slice(crate::json::string(text).as_bytes());
 }
 
 /// The head of the document, with `p` in it.
@@ -81,8 +103,8 @@ pub(super) fn document_start(nonce: &str, target: Option<&str>, out: &mut BytesM
         None => out.put_slice(b"location.protocol+\"//\"+location.host"),
     }
     out.put_slice(
-        b";function p(){var a=document.getElementsByTagName(\"script\"),s=a[a.length-1],x=s.text;\
-          s.parentNode.removeChild(s);parent.postMessage(x.slice(2,-1),t)}</script>\n</head><body>\n",
+        b";function p(i){var a=document.getElementsByTagName(\"script\"),s=a[a.length-1],x=s.text.slice(2,-1);\
+          s.parentNode.removeChild(s);parent.postMessage(typeof i===\"string\"?i:x,t)}</script>\n</head><body>\n",
     );
     let length = out.len() - start;
     if length < DOCUMENT_START_MIN_BYTES {

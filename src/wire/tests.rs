@@ -137,7 +137,7 @@ fn batches_are_framed_whole() {
     let cursor = Some(Cursor::new("e".parse().unwrap(), Position(3)));
     let framed = |framing: &Framing, cursor| {
         let mut out = BytesMut::new();
-        framing.batch(cursor, b"1,2", &mut out);
+        framing.batch(cursor, b"1,2", true, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     };
     assert_eq!(framed(&Framing::Json, cursor), r#"{"cursor":"e-3","events":[1,2]}"#);
@@ -145,6 +145,28 @@ fn batches_are_framed_whole() {
     assert_eq!(framed(&jsonp, None), r#"/**/a.b({"cursor":null,"events":[1,2]});"#);
     let iframe = Framing::Iframe { nonce: "n".into(), target: None };
     assert_eq!(framed(&iframe, cursor), "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n");
+}
+
+#[test]
+fn what_is_no_literal_is_parsed_from_a_string() {
+    let new = NewEvent::new("a".parse().unwrap(), Data::json(r#"{"__proto__":"</script>","__proto__":2}"#).unwrap());
+    let event = new.draft(1).at("e".parse().unwrap(), Position(7));
+    let mut json = BytesMut::new();
+    event.write_json(&mut json);
+    let json = String::from_utf8(json.to_vec()).unwrap();
+    let iframe = Framing::Iframe { nonce: "n".into(), target: None };
+    let mut out = BytesMut::new();
+    iframe.event(&event, &mut out);
+    let text = String::from_utf8(out.to_vec()).unwrap();
+    let argument = text.strip_prefix("<script nonce=\"n\">p(").unwrap().strip_suffix(")</script>\n").unwrap();
+    assert!(!argument.contains('<'), "{argument}");
+    assert_eq!(serde_json::from_str::<String>(argument).unwrap(), json);
+
+    let mut out = BytesMut::new();
+    Framing::Jsonp("cb".parse().unwrap()).batch(None, json.as_bytes(), false, &mut out);
+    let text = String::from_utf8(out.to_vec()).unwrap();
+    let argument = text.strip_prefix("/**/cb(JSON.parse(").unwrap().strip_suffix("));").unwrap();
+    assert_eq!(serde_json::from_str::<String>(argument).unwrap(), format!("{{\"cursor\":null,\"events\":[{json}]}}"));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 
 const test = require('node:test');
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const path = require('node:path');
 const { names, launch, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 
 const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
+const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 const HOSTILE = '</script><img src=x onerror="window.pwned=1">\u2028<b>bold</b>';
 
 for (const name of names) {
@@ -180,6 +182,22 @@ for (const name of names) {
       await until('it arrives over an iframe', async () => (await text(li, '#queue')).includes('Over JSONP'));
       for (const page of [ann, li]) assert.deepEqual(page.faults, []);
     });
+
+    // Rules of WCAG that a program can check: names, contrast, landmarks, focus. By day and by night.
+    for (const scheme of ['light', 'dark']) {
+      await t.test(`accessibility, ${scheme}`, async (t) => {
+        for (const address of ['/', '/review.html?as=reviewer&name=Li', '/review.html?as=submitter&name=Ann', '/legacy.html']) {
+          const page = await visit(t, address);
+          // Firefox's driver can't change the scheme: there it is checked as it comes.
+          if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
+          await until('it is connected', () => page.evaluate("document.querySelector('[data-state=open]') !== null || /open/.test(document.body.textContent)"));
+          await page.evaluate(AXE);
+          const violations = await page.evaluate('axe.run().then((found) => found.violations.map((each) => each.id + ": " + each.nodes.map((node) => node.html).join(", ")))');
+          assert.deepEqual(violations, [], address);
+          await page.close();
+        }
+      });
+    }
 
     await t.test('old browsers\' page', async (t) => {
       const page = await visit(t, '/legacy.html');

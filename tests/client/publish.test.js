@@ -105,7 +105,7 @@ test('where no answer comes, hearing it on the own subscription is one', () => {
   world.pass(SECOND);
   const fate = publish(line, { id: 'mine' });
   world.publish('somebody else\'s', { id: 'mine', topic: 't.2' });
-  world.pass(SECOND);
+  world.pass(10 * SECOND);
   assert.deepEqual(fate, {}, 'topic and id make the key, not the id alone');
   world.publish({ n: 1 }, { id: 'mine' });
   world.pass(10 * SECOND);
@@ -120,6 +120,16 @@ test('a token that is no longer good is renewed once', () => {
   world.pass(SECOND);
   assert.equal(fate.result.cursor, 'e1-1');
   assert.equal(tokens, 2);
+});
+
+test('one that stays no good is renewed no more than once', () => {
+  const world = new World({ transports: ['longpoll'] });
+  withHttp(world, () => ({ status: 401, body: { error: { code: 'unauthorized', message: 'who are you?' } } }));
+  let tokens = 0;
+  const fate = publish(world.connect({ token: (done) => done(null, `t${++tokens}`) }));
+  world.pass(20 * SECOND);
+  assert.equal(fate.error.message, 'who are you?');
+  assert.equal(world.requests.length, 2);
 });
 
 test('a token callback may throw, reject or never answer', () => {

@@ -15,6 +15,7 @@ mod publishing;
 mod resources;
 mod stock;
 mod subscribe;
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/mod.rs"]
 mod support;
 mod switching;

@@ -15,7 +15,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 /// Runs it to its end, in a directory where it may leave things.
 fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut child = Command::new(BINARY)
+    // Should it not end by itself, it is ended, and has failed.
+    let mut child = Command::new("timeout")
+        .args(["--kill-after=1", "40", BINARY])
         .args(arguments)
         .envs(environment.iter().copied())
         .current_dir(directory.path())

@@ -40,7 +40,8 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
     let mut items = Items::open(server.address(), "sse", "topic=a&cursor=earliest").await.expect("open");
     publish(&server, 1..=3).await;
     for _ in 0..3 {
-        let second = Command::new(BINARY)
+        let second = Command::new("timeout")
+            .args(["--kill-after=1", "40", BINARY])
             .args(["--listen", "127.0.0.1:0", "--log", "error", "--data"])
             .arg(server.data())
             .output();

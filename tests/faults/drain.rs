@@ -122,6 +122,16 @@ async fn with_nobody_connected_it_is_prompt() {
     assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
 }
 
+/// Whoever reads the greeting may count on it.
+#[tokio::test]
+async fn it_can_be_stopped_as_soon_as_it_has_greeted() {
+    for _ in 0..10 {
+        let mut server = Server::start(&[]);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    }
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     for (first, second) in [(Signal::SIGTERM, Signal::SIGTERM), (Signal::SIGINT, Signal::SIGINT)] {

@@ -97,6 +97,9 @@ async fn a_body_that_never_ends_is_not_waited_for() {
             }
             let refused = answer(&mut slow).await;
             assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"), "{path} {framing}, slowly");
+            // What was asked for next can't be told from the rest of the body.
+            crate::within("the end of who stopped", stopped.closed()).await;
+            crate::within("the end of who dribbles", dribble(slow, more.as_bytes())).await;
         }
     }
     assert_eq!(wire::history(address, "%3E").await.len(), 0, "nothing of it is stored");
@@ -336,5 +339,72 @@ async fn a_body_beyond_the_limit_is_answered_readably() {
         }
     }
     assert_eq!(wire::history(address, "%3E").await.len(), 0, "nothing of it is stored");
+    check_alive(&server).await;
+}
+
+/// Refused before its body has come, and it goes on, or stops without an end: neither keeps the connection.
+#[tokio::test]
+async fn a_refused_body_is_not_waited_for_either() {
+    let server = Server::start(&[]);
+    let (length, chunked) =
+        (format!("Content-Length: {}\r\n\r\n[", 1_u64 << 40), "Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n");
+    for (path, kind, framing, more, status) in [
+        ("/v1/events", "application/json", length.as_str(), " ", 413),
+        ("/v1/nothing", "application/json", &length, " ", 404),
+        ("/v1/info", "application/json", &length, " ", 405),
+        ("/v1/events", "image/png", &length, " ", 415),
+        ("/v1/nothing", "application/json", chunked, "1\r\n \r\n", 404),
+        ("/v1/info", "application/json", chunked, "1\r\n \r\n", 405),
+        ("/v1/events", "image/png", chunked, "1\r\n \r\n", 415),
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{framing}");
+        let mut stopped = Connection::open(server.address()).await.expect("connected");
+        stopped.send(&head).await.expect("sent");
+        assert_eq!(answer(&mut stopped).await.status(), status, "{path}");
+        crate::within(&format!("the end of who stopped at {path}, {framing}"), stopped.closed()).await;
+
+        let mut slow = Connection::open(server.address()).await.expect("connected");
+        slow.send(&head).await.expect("sent");
+        assert_eq!(answer(&mut slow).await.status(), status, "{path}");
+        crate::within(&format!("the end of who dribbles at {path}, {framing}"), dribble(slow, more.as_bytes())).await;
+    }
+    check_alive(&server).await;
+
+    // One that was read to its end leaves the connection as it was.
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    for position in 2..5 {
+        let body = r#"{"topic":"a","data":1}"#;
+        let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked";
+        connection.send(format!("{head}\r\n\r\n{chunks}")).await.expect("sent");
+        assert_eq!(wire::position(&answer(&mut connection).await.json()["cursor"]), position);
+    }
+}
+
+/// Questions are not taken in faster than answers are.
+#[tokio::test]
+async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
+    const SOCKETS: usize = 20;
+    let server = Server::start(&["--heartbeat", "1h"]);
+    let before_kib = crate::memory_kib(server.pid(), "VmHWM");
+    let mut sockets = Vec::new();
+    for path in ["ws?topic=a", "echo"] {
+        let ask = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(200));
+        let questions = [masked(0x81, ask.as_bytes()), masked(0x89, &[b'x'; 100])].concat().repeat(200);
+        for _ in 0..SOCKETS {
+            let mut connection = Connection::narrow(server.address(), Some(4096)).await.expect("connected");
+            connection.upgrade(&format!("/v1/{path}")).await.expect("sent");
+            // Until nothing more is taken from it.
+            let mut sent = 0;
+            while tokio::time::timeout(5 * PAUSE, connection.send(&questions)).await.is_ok() {
+                sent += questions.len();
+                assert!(sent < 64 * MIB, "it takes in everything");
+            }
+            sockets.push(connection);
+        }
+    }
+    let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
+    println!("asking: {grown_kib} KiB for {} sockets", sockets.len());
+    assert!(grown_kib < sockets.len() as u64 * 1024, "{grown_kib} KiB for {} sockets", sockets.len());
     check_alive(&server).await;
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::ledger::Load;
 use crate::support::Server;
 use crate::wire::{self, Connection};
 
@@ -91,12 +92,46 @@ async fn publish(connection: &mut Connection, topic: &str, markers: &[String], p
     }
 }
 
-#[tokio::test]
-async fn no_201_is_written_before_the_sync_that_covers_it() {
+/// Whether processes may be traced; says so where they may not.
+fn can_trace() -> bool {
     let permitted = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     let permitted = permitted.expect("strace is installed; tests/run installs it where it is missing");
     if !permitted.status.success() {
         println!("SKIPPED: processes cannot be traced here: {}", String::from_utf8_lossy(&permitted.stderr));
+    }
+    permitted.status.success()
+}
+
+/// A disk that fails now and then: what could not be made durable is not acknowledged, and not delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_fails_is_an_answer_that_fails() {
+    if !can_trace() {
+        return;
+    }
+    // So seldom that a commit has a chance: it takes one sync, or a dozen writes.
+    for (calls, rate) in [("fsync,fdatasync", "60+7"), ("pwrite64", "300+101")] {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=EIO:when={rate}"));
+        let log = directory.path().join("trace");
+        let log = log.to_str().expect("a plain path");
+        let wrapper = ["strace", "-D", "-f", "-q", "-s", "0", "-e", &trace, "-e", &inject, "-o", log];
+        let server = Server::start_under(&wrapper, directory.clone(), &[]);
+        let load = Load::start(&server, &["sse", "ws", "longpoll"]).await;
+        crate::until("publishing goes on", async || load.acknowledged() >= 400).await;
+        let failed = std::fs::read_to_string(log).expect("the trace").matches("(INJECTED)").count();
+        assert!(failed > 3, "only {failed} calls failed");
+        println!("{calls}: {} events, {failed} calls failed", load.judge().await);
+        // What was refused does not come back, and what was not does.
+        let before = wire::history(server.address(), "load.%3E").await;
+        let server = server.kill_and_restart();
+        let after = wire::history(server.address(), "load.%3E").await;
+        assert_eq!(after[..before.len()], before);
+    }
+}
+
+#[tokio::test]
+async fn no_201_is_written_before_the_sync_that_covers_it() {
+    if !can_trace() {
         return;
     }
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));

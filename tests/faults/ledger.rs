@@ -60,8 +60,15 @@ impl Load {
         let (stop, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(u64::MAX)));
         let styles = [("one", Style::Single), ("two", Style::Keyed), ("three", Style::Batch), ("four", Style::Single)];
         let publishers = styles.map(|(name, style)| {
-            let publisher =
-                Publisher { address: address.clone(), name, style, promised: promised.clone(), connection: None };
+            let publisher = Publisher {
+                address: address.clone(),
+                name,
+                style,
+                promised: promised.clone(),
+                connection: None,
+                answered: None,
+                lost: false,
+            };
             tokio::spawn(publisher.run(stop.clone()))
         });
         let followers = transports.iter().map(|transport| {
@@ -131,6 +138,10 @@ struct Publisher {
     style: Style,
     promised: Arc<Mutex<Promised>>,
     connection: Option<Connection>,
+    /// The last request with ids that was answered.
+    answered: Option<(Vec<String>, String)>,
+    /// The connection was lost since.
+    lost: bool,
 }
 
 impl Publisher {
@@ -157,9 +168,26 @@ impl Publisher {
             })
             .collect();
         let body = if matches!(self.style, Style::Batch) { Value::from(events) } else { events[0].clone() }.to_string();
+        if self.lost
+            && let Some((markers, body)) = self.answered.take()
+        {
+            // What was acknowledged before is still known.
+            self.settle(&markers, &body, true).await;
+        }
+        self.settle(markers, &body, false).await;
+        if !matches!(self.style, Style::Single) {
+            self.answered = Some((markers.to_vec(), body));
+        }
+    }
+
+    /// Asks until there is an answer, or none is to be had.
+    async fn settle(&mut self, markers: &[String], body: &str, repeated: bool) {
         loop {
-            match self.ask(&body).await {
-                Ok(answer) if answer.status() == 201 => return self.note(markers, &answer.json()),
+            match self.ask(body).await {
+                Ok(answer) if answer.status() == 201 => {
+                    self.lost &= !repeated;
+                    return self.note(markers, &answer.json(), repeated);
+                }
                 // Refused is not stored, so that asking again does not make two of it.
                 Ok(answer) if answer.status() == 503 => {
                     assert!(answer.head.header("retry-after").is_some(), "{answer:?}")
@@ -167,6 +195,7 @@ impl Publisher {
                 Ok(answer) => panic!("{answer:?}"),
                 Err(_) => {
                     self.connection = None;
+                    self.lost = true;
                     if matches!(self.style, Style::Single) {
                         let mut promised = self.promised.lock().expect("nobody panicked");
                         promised.unanswered.extend(markers.iter().cloned());
@@ -196,7 +225,7 @@ impl Publisher {
         Ok(answer)
     }
 
-    fn note(&self, markers: &[String], answer: &Value) {
+    fn note(&self, markers: &[String], answer: &Value, known: bool) {
         let outcomes = match &answer["events"] {
             Value::Array(outcomes) => outcomes.clone(),
             _ => vec![answer.clone()],
@@ -208,8 +237,12 @@ impl Publisher {
         let repeated = outcomes.iter().filter(|outcome| outcome["duplicate"] == true).count();
         assert!(repeated == 0 || repeated == outcomes.len(), "a batch is stored whole or not at all: {answer}");
         assert!(repeated == 0 || !matches!(self.style, Style::Single), "{answer}");
+        assert!(!known || repeated > 0, "{markers:?} were acknowledged, and are not known any more: {answer}");
         let mut promised = self.promised.lock().expect("nobody panicked");
-        promised.positions.extend(markers.iter().cloned().zip(positions));
+        for (marker, position) in markers.iter().zip(positions) {
+            let before = promised.positions.insert(marker.clone(), position);
+            assert!(before.is_none_or(|before| before == position), "{marker} was at {before:?}: {answer}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod commands;
 mod directory;
 mod drain;
 mod endless;
+mod files;
 mod fsync;
 mod full_disk;
 mod kill;
@@ -14,6 +15,7 @@ mod ledger;
 mod sparse;
 mod stalled;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 mod support;
 mod waiters;
 mod wire;

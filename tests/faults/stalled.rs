@@ -15,6 +15,9 @@ const TRANSPORTS: [&str; 3] = ["sse", "ws", "stream"];
 /// What each of them may cost.
 const EACH_KIB: u64 = 64;
 
+/// What of it the kernel may hold for each, beyond that: a container is charged for it as well.
+const EACH_UNSENT_KIB: u64 = 256;
+
 /// As many files as are allowed, for this process and the server that it starts.
 fn raise_open_files() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -35,6 +38,16 @@ async fn publish(server: &Server, first: u64, count: u64) {
             server.publish(&Value::from(batch)).await;
         }
     }
+}
+
+/// What the kernel still has to send from a server's address, over all of its connections.
+fn unsent_bytes(address: &str) -> u64 {
+    let address: std::net::SocketAddrV4 = address.parse().expect("an address");
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's connections");
+    let queues = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let queues = queues.filter(|columns| columns.get(1) == Some(&local.as_str())).map(|columns| columns[4].to_owned());
+    queues.map(|queues| u64::from_str_radix(queues.split(':').next().unwrap_or_default(), 16).expect("a number")).sum()
 }
 
 /// Reads the events numbered `first..end`, and nothing else.
@@ -94,6 +107,13 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     let grown_kib = stalled_kib.saturating_sub(idle_kib);
     println!("stalled: {idle_kib} KiB idle, {stalled_kib} KiB with {READERS} stalled; {took:?} for the others");
     assert!(grown_kib <= READERS as u64 * EACH_KIB, "{grown_kib} KiB more for {READERS} readers");
+
+    let unsent_kib = unsent_bytes(&address) / 1024;
+    println!("stalled: {unsent_kib} KiB wait in the kernel");
+    assert!(
+        unsent_kib <= READERS as u64 * EACH_UNSENT_KIB,
+        "{unsent_kib} KiB wait in the kernel for {READERS} readers"
+    );
 
     // Some read on, where they are, and get everything.
     for (transport, mut connection) in stalled.drain(..).step_by(READERS / 9 - 1) {

@@ -1,7 +1,5 @@
 //! The real binary, run as its user runs it, on a free port and a directory of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test crate takes what it needs")]
-
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -13,7 +13,7 @@ const CLIENT = path.join(__dirname, '../../../static/client.js');
 // `without` takes APIs away before the client is loaded, as an older browser would.
 function page(query) {
   const without = (query.get('without') || '').split(',').filter(Boolean);
-  const remove = without.map((name) => `try { delete window.${name}; } catch (e) {} window.${name} = undefined;`).join('\n');
+  const remove = without.map((name) => `try { delete window.${name}; } catch (e) {} try { window.${name} = undefined; } catch (e) {}`).join('\n');
   return `<!doctype html><html lang="en"><meta charset="utf-8"><title>test</title><link rel="icon" href="data:,"><script>${remove}</script><script src="/client.js"></script><body></body></html>`;
 }
 

@@ -39,7 +39,15 @@ class Subscriber {
 
   over(names, ms) { return until(`it runs over ${names}`, async () => names.includes(await this.get("line.state === 'open' && line.transport")), ms); }
 
-  data() { return this.get('seen.map ? seen.map(function (item) { return item.data; }) : []'); }
+  // Taken apart here: an old browser's arrays have no `map`.
+  async data() { return JSON.parse(await this.get('JSON.stringify(seen)')).map((item) => item.data); }
+
+  // With a callback: an old browser has no promises.
+  async switchTo(name) {
+    await this.get(`window.switched = null, line.switchTo('${name}', function (error) { switched = error ? error.message : true; }), 1`);
+    const result = await until(`the switch to ${name} ends`, () => this.get('switched'));
+    assert.equal(result, true, `switching to ${name}`);
+  }
 
   // Exactly these, in this order, and nothing after them.
   async hears(expected, ms = 20000) {

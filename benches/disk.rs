@@ -1,0 +1,88 @@
+//! What the disk store does on this machine: `cargo bench --bench disk [DIRECTORY]`. Prints figures, asserts nothing.
+//!
+//! The directory decides what is measured: its file system's sync. It is the current one unless named.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use switchback::cursor::Position;
+use switchback::event::Draft;
+use switchback::store::{ReadRequest, Store};
+use switchback::{Data, DiskStore, NewEvent, PatternSet, StoreOptions};
+
+/// How long each number of publishers publishes.
+const TIME: Duration = Duration::from_secs(3);
+
+/// Events of the log that is written in batches, read back and opened again.
+const EVENTS: u64 = 1_000_000;
+
+const BATCH: usize = 1000;
+
+fn main() {
+    let directory = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).map(PathBuf::from);
+    let home = tempfile::tempdir_in(directory.as_deref().unwrap_or(Path::new("."))).expect("a directory to measure in");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for publishers in [1, 4, 16, 64, 256] {
+        runtime.block_on(publish(&home.path().join(publishers.to_string()), publishers));
+    }
+    runtime.block_on(batches(&home.path().join("long")));
+}
+
+fn open(directory: &Path) -> DiskStore {
+    DiskStore::open(directory, StoreOptions::default()).expect("the store opens")
+}
+
+fn draft(topic: &str) -> Draft {
+    let topic = topic.parse().expect("a topic");
+    NewEvent::new(topic, Data::text(&"x".repeat(200))).draft(0)
+}
+
+/// Publishers that each wait for their answer before they publish again.
+async fn publish(directory: &Path, publishers: usize) {
+    let store = Arc::new(open(directory));
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..publishers)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut slowest = Duration::ZERO;
+                while start.elapsed() < TIME {
+                    let asked = Instant::now();
+                    store.append(vec![draft(&format!("figures.{n}"))]).await.expect("it is stored");
+                    slowest = slowest.max(asked.elapsed());
+                }
+                slowest
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for task in tasks {
+        slowest = slowest.max(task.await.expect("a publisher ends"));
+    }
+    let rate = store.bounds().last.0 as f64 / start.elapsed().as_secs_f64();
+    println!("{publishers:4} publishers: {rate:9.0} appends/s, the slowest took {slowest:?}");
+}
+
+async fn batches(directory: &Path) {
+    let store = open(directory);
+    let start = Instant::now();
+    for _ in 0..EVENTS / BATCH as u64 {
+        store.append(vec![draft("figures"); BATCH]).await.expect("it is stored");
+    }
+    println!("in batches of {BATCH}: {:9.0} events/s", EVENTS as f64 / start.elapsed().as_secs_f64());
+
+    let start = Instant::now();
+    let mut after = Position::ZERO;
+    while after.0 < EVENTS {
+        let patterns = PatternSet::everything();
+        let request = ReadRequest { patterns, after, events_max: BATCH, bytes_max: usize::MAX, rows_max: u64::MAX };
+        after = store.read(request).await.expect("it is read").through;
+    }
+    println!("read back by {BATCH}: {:9.0} events/s", EVENTS as f64 / start.elapsed().as_secs_f64());
+
+    drop(store);
+    let start = Instant::now();
+    drop(open(directory));
+    println!("{EVENTS} events are opened and closed in {:?}", start.elapsed());
+}

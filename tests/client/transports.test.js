@@ -1,0 +1,170 @@
+// The library's own transports, against a window that is made of paper.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const { Clock, Switchback } = require('./world.js');
+
+const SECOND = 1000;
+
+// `answer(request)` gives { status, text, headers, after } or null for a connection that is cut.
+function setUp(options, answer, extra = {}) {
+  const clock = new Clock();
+  const requests = [];
+  class XMLHttpRequest {
+    open(method, url) { Object.assign(this, { method, url: new URL(url), headers: {}, readyState: 1 }); }
+    setRequestHeader(name, value) { this.headers[name] = value; }
+    getResponseHeader(name) { return (this.answer.headers || {})[name] || null; }
+    abort() { this.aborted = true; }
+    send(body) {
+      Object.assign(this, { body, at: clock.now });
+      requests.push(this);
+      const given = answer(this, requests.length) || { status: 0, text: '', after: this.cutAfter };
+      clock.set(() => {
+        if (this.aborted) return;
+        Object.assign(this, { answer: given, readyState: 4, status: given.status, responseText: given.text || '' });
+        this.onreadystatechange();
+      }, given.after === undefined ? 10 : given.after);
+    }
+  }
+  const window = { XMLHttpRequest, location: { protocol: 'http:', host: 'page.test' }, ...extra };
+  let ids = 0;
+  const library = Switchback.create({ window, now: () => clock.now, setTimer: (run, ms) => clock.set(run, ms), clearTimer: (id) => clock.clear(id), random: () => 0, uuid: () => String(++ids).padStart(8, '0') });
+  const line = library.connect(options.url || '', { topics: ['a', 'b c'], ...options });
+  const heard = [];
+  line.on('*', (name, item) => heard.push(name.startsWith('$') ? [name, item.message || item.transport] : item.data));
+  return { clock, requests, line, heard, library };
+}
+
+const batch = (cursor, ...data) => ({ status: 200, text: JSON.stringify({ cursor: `e-${cursor}`, events: data.map((each, i) => ({ cursor: `e-${cursor - data.length + 1 + i}`, topic: 'a', event: 'message', data: each })) }) });
+const waitOf = (request) => request.url.searchParams.get('wait');
+
+test('a long poll asks unheld first, then held, each time from the cursor it got', () => {
+  const { clock, requests, heard } = setUp({ transports: ['longpoll'] }, (request, n) => ({ ...batch(n, n), after: n === 1 ? 10 : 500 }));
+  clock.pass(1600);
+  assert.deepEqual(requests.slice(0, 4).map((r) => [waitOf(r), r.url.searchParams.get('cursor')]), [['0', null], ['25', 'e-1'], ['25', 'e-2'], ['25', 'e-3']]);
+  assert.deepEqual(requests[0].url.searchParams.getAll('topic'), ['a', 'b c']);
+  assert.equal(new Set(requests.map((r) => r.url.href)).size, requests.length, 'no two URLs are the same');
+  assert.deepEqual(heard, [['$open', 'longpoll'], 1, 2, 3, 4]);
+});
+
+test('a network that cuts held answers gets shorter ones, and no trouble is told', () => {
+  const { clock, requests, line, heard } = setUp({ transports: ['longpoll'] }, (request) => {
+    request.cutAfter = 5000;
+    return Number(waitOf(request)) * SECOND > 5000 ? null : { ...batch(1), after: Number(waitOf(request)) * SECOND };
+  });
+  clock.pass(60 * SECOND);
+  assert.deepEqual(requests.slice(0, 5).map(waitOf), ['0', '25', '0', '2', '2']);
+  assert.equal(line.state, 'open');
+  assert.deepEqual(heard, [['$open', 'longpoll']]);
+  clock.pass(600 * SECOND);
+  assert.ok(requests.slice(5).some((r) => waitOf(r) === '25'), 'ten minutes later it hopes again');
+});
+
+test('a server that went away is no such network', () => {
+  let up = true;
+  const { clock, requests, heard } = setUp({ transports: ['longpoll'] }, (request) => (up && waitOf(request) === '0' ? batch(1) : null));
+  clock.pass(5);
+  up = false;
+  clock.pass(100);
+  assert.match(heard[1][1], /No answer from http:\/\/page.test over longpoll. Is it running\?/);
+  assert.ok(requests.every((r) => ['0', '25'].includes(waitOf(r))));
+});
+
+test('a short poll presents its ETag on its own origin, where 304 means nothing new', () => {
+  const answer = (request, n) => (n === 1 ? batch(1, 'one') : n < 4 ? { status: 304 } : batch(2, 'two'));
+  const { clock, requests, heard, line } = setUp({ transports: ['poll'], interval: 1000 }, answer);
+  clock.pass(3500);
+  assert.deepEqual(requests.map((r) => r.headers['If-None-Match']), [undefined, '"e-1"', '"e-1"', '"e-1"']);
+  assert.deepEqual(heard, [['$open', 'poll'], 'one', 'two']);
+  assert.equal(line.cursor, 'e-2');
+  assert.equal(new Set(requests.map((r) => r.url.href)).size, requests.length, 'no two URLs are the same: old caches keep what they have seen');
+  const far = setUp({ transports: ['poll'], url: 'http://other.test' }, answer, {});
+  far.clock.pass(10 * SECOND);
+  assert.ok(far.requests.every((r) => r.url.host === 'other.test' && !r.headers['If-None-Match']));
+});
+
+test('a full batch is followed at once by the next', () => {
+  const { clock, requests } = setUp({ transports: ['poll'], interval: 1000 }, (request, n) => (n < 3 ? batch(256 * n, ...Array(256).fill(0)) : batch(600)));
+  clock.pass(100);
+  assert.equal(requests.length, 3);
+});
+
+test('what is not a Switchback server is called that', () => {
+  const { clock, heard } = setUp({ transports: ['longpoll'] }, () => ({ status: 200, text: '<html>Welcome to the hotel</html>' }));
+  clock.pass(100);
+  assert.match(heard[0][1], /not a Switchback server/);
+});
+
+test('the server\'s own words on a bad request end it; a proxy\'s page does not', () => {
+  const refused = setUp({ transports: ['longpoll', 'poll'] }, () => ({ status: 400, text: '{"error":{"code":"bad_topic","message":"topic is …"}}' }));
+  refused.clock.pass(100 * SECOND);
+  assert.deepEqual(refused.heard.map(([name]) => name), ['$error', '$close']);
+  assert.equal(refused.heard[0][1], 'topic is …');
+  assert.equal(refused.requests.length, 1);
+  const proxy = setUp({ transports: ['longpoll'] }, (request, n) => (n < 3 ? { status: 400, text: '<h1>Bad Request</h1>' } : batch(1)));
+  proxy.clock.pass(60 * SECOND);
+  assert.equal(proxy.line.state, 'open');
+});
+
+test('Retry-After is kept', () => {
+  const { clock, requests } = setUp({ transports: ['longpoll'] }, (request, n) => (n === 1 ? { status: 503, text: '{"error":{"code":"overloaded","message":"later"}}', headers: { 'Retry-After': '7' } } : batch(1)));
+  clock.pass(7 * SECOND);
+  assert.equal(requests.length, 1);
+  clock.pass(100);
+  assert.ok(requests.length > 1);
+});
+
+test('tokens go into the header of requests, the subprotocol of sockets, never into their URLs', () => {
+  const opened = [];
+  class WebSocket { constructor(url, protocols) { opened.push([url, protocols]); } close() {} }
+  WebSocket.CLOSING = 2;
+  const { clock, requests } = setUp({ transports: ['ws', 'longpoll'], token: 'a.b.c' }, () => batch(1), { WebSocket });
+  clock.pass(100);
+  assert.equal(requests[0].headers.Authorization, 'Bearer a.b.c');
+  assert.deepEqual(opened[0][1], ['switchback.v1', 'switchback.token.a.b.c']);
+  assert.match(opened[0][0], /^ws:\/\/page\.test\/v1\/ws\?/);
+  for (const url of [requests[0].url.href, opened[0][0]]) assert.ok(!url.includes('a.b.c'));
+});
+
+test('EventSource gets a ticket, and the token itself only from a server without tickets', () => {
+  for (const [status, text, expected] of [[201, '{"ticket":"once","expires_in":30}', /ticket=once/], [404, '{"error":{"code":"not_found","message":"no"}}', /token=a\.b\.c/]]) {
+    const opened = [];
+    class EventSource { constructor(url) { opened.push(url); } addEventListener() {} close() {} }
+    const { clock, requests } = setUp({ transports: ['sse'], token: 'a.b.c' }, () => ({ status, text }), { EventSource });
+    clock.pass(100);
+    assert.equal(requests[0].url.pathname, '/v1/tickets');
+    assert.deepEqual(JSON.parse(requests[0].body), { transport: 'sse' });
+    assert.equal(requests[0].headers.Authorization, 'Bearer a.b.c');
+    assert.match(opened[0], expected);
+  }
+});
+
+test('over EventSource "*" is refused where the server names its events, not half heard', () => {
+  let source;
+  class EventSource { constructor() { source = this; this.on = {}; } addEventListener(name, run) { this.on[name] = run; } close() { this.closed = true; } }
+  const { clock, heard } = setUp({ transports: ['sse'] }, () => null, { EventSource });
+  clock.pass(100);
+  source.on.$hello({ type: '$hello', data: '{"event":"$hello","cursor":"e-0","data":{}}' });
+  assert.equal(source.closed, true);
+  assert.match(heard[0][1], /"\*" can't be heard/);
+});
+
+test('... and heard where it leaves the names to the JSON', () => {
+  let source;
+  class EventSource { constructor(url) { source = this; this.url = url; this.on = {}; } addEventListener(name, run) { this.on[name] = run; } close() {} }
+  const { clock, heard } = setUp({ transports: ['sse'] }, () => null, { EventSource });
+  clock.pass(100);
+  assert.match(source.url, /named=0/);
+  source.onmessage({ type: 'message', data: '{"event":"$hello","cursor":"e-0","data":{}}' });
+  source.onmessage({ type: 'message', data: '{"event":"never registered","cursor":"e-1","topic":"a","data":7}' });
+  assert.deepEqual(heard, [['$open', 'sse'], 7]);
+});
+
+test('a server under a prefix, on another scheme, with a trailing slash', () => {
+  for (const [url, expected] of [['/live/', 'http://page.test/live/v1/longpoll'], ['//other.test:8080', 'http://other.test:8080/v1/longpoll'], ['https://other.test/x', 'https://other.test/x/v1/longpoll'], ['live', 'http://page.test/live/v1/longpoll']]) {
+    const { clock, requests } = setUp({ transports: ['longpoll'], url }, () => batch(1));
+    clock.pass(50);
+    assert.equal(requests[0].url.origin + requests[0].url.pathname, expected);
+  }
+});
