@@ -272,7 +272,7 @@ async fn items_are_what_was_published(kind: Kind) {
 }
 
 /// What would break one framing or another, if it were written as it came.
-pub(crate) const HOSTILE: [&str; 22] = [
+const HOSTILE: [&str; 24] = [
     r#""</script><script>alert(1)</script>""#,
     r#""<!--<script>""#,
     r#""]]>""#,
@@ -285,6 +285,8 @@ pub(crate) const HOSTILE: [&str; 22] = [
     r#""\\\"\/\b\f\n\r\t""#,
     "{\r\n \"a\" :\r\n\t[ 1 ,\n2 ]\r}",
     r#"{"__proto__":1,"constructor":{"prototype":2}}"#,
+    r#"{"__proto__":1,"__proto__":[2]}"#,
+    r#""a \"__proto__\" in a text""#,
     r#"{"b":1,"a":2,"b":3,"":4}"#,
     "123456789012345678901234567890.123456789012345678901234567890",
     "-0.0",
