@@ -257,6 +257,6 @@ pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 /// Waits for what has to come. The time is there so that a test that hangs says where; nothing is measured.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let all_the_time = std::time::Duration::from_secs(60);
+    let all_the_time = std::time::Duration::from_secs(30);
     tokio::time::timeout(all_the_time, future).await.unwrap_or_else(|_| panic!("hangs: {what}"))
 }

@@ -24,6 +24,7 @@ over!(every:
     far_behind,
     unknown_parameters_are_ignored,
 );
+over!(in told_of_a_stop: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse, stream Stream, ws Ws);
 over!(streams: hello, last_event_id, heartbeats_move_the_cursor, streams_have_an_age);
 over!(batches: limits_and_cursors, a_batch_says_where_it_ends);
 over!(held: held_until_something_comes, held_until_the_time_is_up, held_by_default);
@@ -271,7 +272,7 @@ async fn items_are_what_was_published(kind: Kind) {
 }
 
 /// What would break one framing or another, if it were written as it came.
-pub(crate) const HOSTILE: [&str; 22] = [
+const HOSTILE: [&str; 24] = [
     r#""</script><script>alert(1)</script>""#,
     r#""<!--<script>""#,
     r#""]]>""#,
@@ -284,6 +285,8 @@ pub(crate) const HOSTILE: [&str; 22] = [
     r#""\\\"\/\b\f\n\r\t""#,
     "{\r\n \"a\" :\r\n\t[ 1 ,\n2 ]\r}",
     r#"{"__proto__":1,"constructor":{"prototype":2}}"#,
+    r#"{"__proto__":1,"__proto__":[2]}"#,
+    r#""a \"__proto__\" in a text""#,
     r#"{"b":1,"a":2,"b":3,"":4}"#,
     "123456789012345678901234567890.123456789012345678901234567890",
     "-0.0",
@@ -398,6 +401,39 @@ async fn streams_have_an_age(kind: Kind) {
     let end = link.end().await;
     assert_eq!(end, (kind == Kind::Ws).then(|| (1001, "recycle".to_owned())), "1001 means reconnect");
     assert!(hello.at() < bye.at());
+}
+
+/// A server that stops says so on whatever is open, with where to go on and when to come back; then it ends well.
+async fn told_of_a_stop(kind: Kind) {
+    let mut server = Server::start(&["--workers", "1", "--drain", "500ms"]);
+    let cursor = publish(&server, "stop", 1).await;
+    let client = uuid();
+    let query = Query::topic("stop").with("cursor", &cursor).with("client", &client).with("wait", 60);
+    let address = server.address().to_owned();
+    let open = tokio::spawn(async move {
+        let mut link = Link::to(&address, kind, &query).await;
+        if !kind.streams() {
+            let mut batch = link.batch().await;
+            assert_eq!(batch.events.len(), 1, "{batch:?}");
+            return (batch.events.remove(0), batch.cursor);
+        }
+        assert_eq!(link.item().await.event, "$hello");
+        let bye = link.telling().await;
+        assert_eq!(link.end().await, (kind == Kind::Ws).then(|| (1001, "shutdown".to_owned())), "1001 means reconnect");
+        let cursor = bye.cursor.clone();
+        (bye, cursor)
+    });
+    until("it is connected", || async {
+        let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
+        state["transports"] == json!([kind.transport()])
+    })
+    .await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let (bye, end) = open.await.expect("it is told");
+    assert_eq!((bye.event.as_str(), &bye.value()["reason"]), ("$bye", &json!("shutdown")));
+    assert!(bye.value()["retry"].is_u64(), "{bye:?}");
+    assert_eq!((bye.cursor.as_ref(), end.as_ref()), (Some(&cursor), Some(&cursor)), "where to go on");
+    assert!(server.wait().success());
 }
 
 /// A batch ends with its last event where the limit cuts it; its cursor is the one to present next.

@@ -241,10 +241,10 @@ async fn acknowledges_what_was_sent() {
     }
     let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
     assert_eq!(state["acknowledged"], cursors[2]);
-    // What lies in the log and was not sent to this one is beyond, too.
-    let mut narrow = connect(&server, &Query::topic(&topic).with("cursor", &cursors[0]).with("client", uuid())).await;
-    let first = narrow.telling().await;
-    assert_eq!(narrow.ask(json!({ "type": "ack", "cursor": first.cursor })).await["ok"], true);
+    // What lies in the log and was not sent on this socket is beyond, too.
+    let mut parked = connect(&server, &Query::default().with("cursor", &cursors[1]).with("client", uuid())).await;
+    assert_eq!(refused(&parked.ask(json!({ "type": "ack", "cursor": cursors[2] })).await), "bad_cursor");
+    assert_eq!(parked.ask(json!({ "type": "ack", "cursor": cursors[1] })).await["ok"], true);
 }
 
 #[tokio::test]

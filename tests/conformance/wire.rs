@@ -133,7 +133,9 @@ impl Batch {
     pub(crate) fn parse_jsonp(callback: &str, text: &str) -> Self {
         let argument = text.strip_prefix("/**/").and_then(|text| text.strip_prefix(callback));
         let argument = argument.and_then(|text| text.strip_prefix('(')).and_then(|text| text.strip_suffix(");"));
-        Self::parse(argument.unwrap_or_else(|| panic!("not /**/{callback}(...);: {text}")))
+        let argument = argument.unwrap_or_else(|| panic!("not /**/{callback}(...);: {text}"));
+        let quoted = argument.strip_prefix("JSON.parse(").and_then(|text| text.strip_suffix(')'));
+        Self::parse(&literal(argument, quoted))
     }
 
     /// The one chunk of a document that polls.
@@ -144,6 +146,18 @@ impl Batch {
         chunks.finish();
         Self::parse(&all[0])
     }
+}
+
+/// The JSON in a script. A key `__proto__` has another meaning in a literal (and twice, none at all), so where there is
+/// one, and only there, the JSON stands in a string.
+fn literal(argument: &str, quoted: Option<&str>) -> String {
+    let json = match quoted {
+        Some(quoted) => serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}")),
+        None => argument.to_owned(),
+    };
+    assert!(quoted.is_none() || json.contains("__proto__"), "no need for a string: {json}");
+    assert!(quoted.is_some() || !json.contains("\"__proto__\":"), "a script would take this for a prototype: {json}");
+    json
 }
 
 /// The nonce in the policy of an iframe's document, which allows nothing but scripts that have it.
@@ -298,7 +312,8 @@ impl Chunks {
             let argument = std::str::from_utf8(&self.buffer[open.len()..end]).expect("a chunk in UTF-8").to_owned();
             assert!(!argument.contains(['<', '\u{2028}', '\u{2029}']), "{argument}");
             self.buffer.drain(..end + CLOSE.len());
-            all.push(argument);
+            let quoted = argument.starts_with('"').then_some(argument.as_str());
+            all.push(literal(&argument, quoted));
         }
         all
     }
