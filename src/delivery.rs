@@ -22,8 +22,10 @@ use crate::wire::{Bye, ByeReason, Control, Framing, Gap, GapReason, ping_frame};
 /// stalled reader holds.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// A batch ends after the event that passes this many bytes.
-const BATCH_BYTES: usize = 1 << 20;
+/// A batch ends after the event that passes this many bytes. It is encoded whole, for its length and its entity tag, so
+/// this is what a peer may make the server hold that asks and does not read, until it is cut: enough for a thousand
+/// events of 200 bytes, little enough for a thousand such peers.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Most events of one fetch for a stream; a batch has its own limit.
 const FETCH_EVENTS: usize = 256;

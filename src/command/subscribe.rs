@@ -130,7 +130,7 @@ async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reade
     loop {
         let frame = match tokio::time::timeout(reader.silence_max, socket.next()).await {
             Err(_) => return Err(RemoteError::Broken("the stream fell silent".into())),
-            Ok(None) => return Ok(()),
+            Ok(None) => return Err(unannounced()),
             Ok(Some(frame)) => frame.map_err(|error| RemoteError::Broken(error.to_string()))?,
         };
         let reply = match frame {
@@ -141,7 +141,7 @@ async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reade
                 continue;
             }
             Frame::Ping(payload) => Message::Pong(payload),
-            Frame::Close(_) => return Ok(()),
+            Frame::Close(_) => return Err(unannounced()),
             _ => continue,
         };
         socket.send(reply).await.map_err(|error| RemoteError::Broken(error.to_string()))?;
@@ -172,12 +172,17 @@ async fn stream(
         }
         match tokio::time::timeout(reader.silence_max, body.next()).await {
             Err(_) => return Err(RemoteError::Broken("the stream fell silent".into())),
-            Ok(None) => return Ok(()),
+            Ok(None) => return Err(unannounced()),
             Ok(Some(chunk)) => {
                 buffer.extend_from_slice(&chunk.map_err(|error| RemoteError::Broken(error.to_string()))?)
             }
         }
     }
+}
+
+/// A stream that ends without `$bye` is trouble, and is not come back to at once.
+fn unannounced() -> RemoteError {
+    RemoteError::Broken("the stream ended without a word".into())
 }
 
 async fn poll(

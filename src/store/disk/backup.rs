@@ -72,6 +72,10 @@ pub fn backup(directory: &Path, file: &Path) -> Result<BackupReport, BackupError
         return Err(BackupError::NoLog(directory.to_owned()));
     }
     let write_error = |error: io::Error| BackupError::Write { path: file.to_owned(), reason: error.to_string() };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(write_error(io::ErrorKind::NotADirectory.into()));
+    }
     let partial = Partial::beside(file).ok_or_else(|| write_error(io::ErrorKind::InvalidFilename.into()))?;
     let mut report = copy(directory, &events, &partial.0)
         .map_err(|error| BackupError::Copy { directory: directory.to_owned(), reason: error.to_string() })?

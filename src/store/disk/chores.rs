@@ -12,7 +12,7 @@ use super::writer::Writer;
 use crate::store::StoreError;
 use crate::topic::Topic;
 
-/// Pages that may lie in the write-ahead log before they are brought home: 4 MiB.
+/// Pages that may lie in the write-ahead log before they are checkpointed: 4 MiB.
 const WAL_PAGES: i64 = 1024;
 
 /// Pages in the write-ahead log from which readers are waited for, briefly, so that it starts again: 64 MiB.
@@ -42,8 +42,8 @@ pub(super) struct Chores {
     vacuum: Vacuum,
     /// Something failed: not again before the next regular time, since what fails for want of room fails again at once.
     stalled: bool,
-    /// How many pages the write-ahead log has that are not home when they are brought there next.
-    bring_home_at: i64,
+    /// How many pages of the write-ahead log are not yet in the database when it is checkpointed next.
+    checkpoint_at: i64,
     /// How many pages it has when it is cut by force next.
     truncate_at: i64,
 }
@@ -58,7 +58,7 @@ enum Vacuum {
 
 impl Chores {
     pub(super) fn new(has_kept_keys: bool, forget: Vec<Topic>) -> Self {
-        Self { has_kept_keys, forget, bring_home_at: WAL_PAGES, truncate_at: WAL_PAGES_MAX, ..Self::default() }
+        Self { has_kept_keys, forget, checkpoint_at: WAL_PAGES, truncate_at: WAL_PAGES_MAX, ..Self::default() }
     }
 
     /// The regular ones, once a second or so.
@@ -166,7 +166,7 @@ impl Writer {
             let mut freed = statement.query([])?;
             while freed.next()?.is_some() {}
         } else if worked {
-            // The file gets shorter only when the write-ahead log is brought home.
+            // The file gets shorter only when the write-ahead log is checkpointed.
             checkpoint(&self.db, "PASSIVE")?;
         }
         Ok(())
@@ -180,22 +180,22 @@ impl Writer {
                 self.chores.truncate_at = WAL_PAGES_MAX;
             }
             if away < WAL_PAGES {
-                self.chores.bring_home_at = WAL_PAGES;
+                self.chores.checkpoint_at = WAL_PAGES;
             }
             // What cannot be done now, for a reader that does not end (a backup), or for want of room, is tried again
             // when the log has grown further, not with each commit.
             if wal.pages >= self.chores.truncate_at {
                 self.chores.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
                 truncate(&self.db, WAL_WAIT).map(drop)
-            } else if away >= self.chores.bring_home_at {
-                self.chores.bring_home_at = away + WAL_PAGES / 4;
+            } else if away >= self.chores.checkpoint_at {
+                self.chores.checkpoint_at = away + WAL_PAGES / 4;
                 checkpoint(&self.db, "PASSIVE").map(drop)
             } else {
                 Ok(())
             }
         });
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the write-ahead log could not be brought home; it is tried again");
+            tracing::warn!(%error, "the write-ahead log could not be checkpointed; it is tried again");
         }
     }
 
@@ -208,7 +208,7 @@ impl Writer {
     pub(super) fn checkpoint_at_end(&self) {
         // Nothing is lost if it fails: the next start reads the write-ahead log.
         if !self.checkpoint_fully() {
-            tracing::warn!("the write-ahead log could not be brought home; the next start does");
+            tracing::warn!("the write-ahead log could not be checkpointed; the next start does");
         }
     }
 

@@ -28,7 +28,7 @@ impl DirectoryLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // On a full disk the server still starts: readers can be served, and only the courtesy is missing.
+        // The name is a courtesy to whoever is refused; the lock holds without it.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self(file))
     }

@@ -130,7 +130,7 @@ pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
 /// How long SQLite waits for a lock that another process holds: an operator's shell, a backup that starts.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// What the write-ahead log's file is cut to once a long one has been brought home.
+/// What the write-ahead log's file is cut to once a long one has been checkpointed.
 const WAL_FILE_BYTES: i64 = 16 << 20;
 
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
