@@ -444,6 +444,7 @@ impl Subscriber {
         } else {
             let query = this.query.clone().set("wait", 0);
             let batch = Link::to(address, kind, &query).await.batch().await;
+            assert!(batch.cursor.is_some(), "{kind} was told {:?}", batch.events);
             this.take(batch);
             this.settle();
         }
