@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::http::{Body, Request, Response, within};
-use crate::wire::{Batch, Chunks, Item, Reader, Sse, nonce_of};
+use crate::wire::{Batch, Chunks, Item, Reader, Sse, moved, nonce_of, position};
 
 /// A transport, with the variants that complete differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -444,6 +444,10 @@ impl Subscriber {
         } else {
             let query = this.query.clone().set("wait", 0);
             let batch = Link::to(address, kind, &query).await.batch().await;
+            assert!(batch.cursor.is_some(), "{kind} was told {:?}", batch.events);
+            // Something may have come since it started: then it starts just before that.
+            let first = batch.events.first().and_then(|item| item.cursor.as_deref());
+            this.cursor = first.map(|cursor| moved(cursor, position(cursor) - 1));
             this.take(batch);
             this.settle();
         }
