@@ -11,6 +11,7 @@ use bytes::{BufMut, BytesMut};
 use uuid::Uuid;
 
 use crate::cursor::{Cursor, Position};
+use crate::json::Literal;
 use crate::store::{Page, ReadRequest, Trimmed};
 use crate::tail::{Tail, TailRead};
 use crate::topic::PatternSet;
@@ -129,8 +130,8 @@ pub struct Delivery {
     fetch_after: Option<Instant>,
     /// The items of a batch, with commas between.
     items: BytesMut,
-    /// Whether all of them mean the same in a script as in JSON.
-    literal: bool,
+    /// How they stand as a literal in a script.
+    literal: Literal,
     delivered: usize,
     written_bytes: usize,
     begun: bool,
@@ -158,7 +159,7 @@ impl Delivery {
             fetches: 0,
             fetch_after: None,
             items: BytesMut::new(),
-            literal: true,
+            literal: Literal::Same,
             delivered: 0,
             written_bytes: 0,
             begun: false,
@@ -417,7 +418,7 @@ impl Delivery {
                 out.put_u8(b',');
             }
             plan.framing_for_items().event(event, out);
-            *literal &= event.is_literal();
+            *literal = event.literal().max(*literal);
             *delivered += 1;
             let full = out.len() >= bytes_target || *delivered >= events_max;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -443,7 +444,7 @@ impl Delivery {
         for event in &page.events {
             self.separate_in(out);
             self.plan.framing_for_items().event(event, out);
-            self.literal &= event.is_literal();
+            self.literal = event.literal().max(self.literal);
             self.delivered += 1;
         }
         self.cursor.position = self.cursor.position.max(page.through);

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use bytes::{BufMut, Bytes};
 
 use crate::cursor::{Cursor, Epoch, Position};
-use crate::json::{self, JsonError};
+use crate::json::{self, JsonError, Literal};
 use crate::topic::{Topic, TopicError};
 
 /// Longest event name, in bytes.
@@ -190,7 +190,7 @@ impl NewEvent {
             id: self.id,
             time_ms,
             base64: self.data.base64,
-            literal: !json::has_proto_key(&self.data.json),
+            literal: json::as_literal(&self.data.json),
             body: body.into(),
             data,
         }
@@ -205,7 +205,7 @@ pub struct Draft {
     id: Option<Arc<str>>,
     time_ms: u64,
     base64: bool,
-    literal: bool,
+    literal: Literal,
     body: Bytes,
     data: Range<u32>,
 }
@@ -249,9 +249,9 @@ impl Draft {
         self.base64
     }
 
-    /// Whether the JSON means the same as a literal in a script; else a script has to parse it from a string.
+    /// How the JSON stands as a literal in a script; where it is not the same, a script parses it from a string.
     #[must_use]
-    pub fn is_literal(&self) -> bool {
+    pub fn literal(&self) -> Literal {
         self.literal
     }
 

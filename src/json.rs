@@ -55,30 +55,63 @@ pub fn string(text: &str) -> String {
     escape(&json).into_owned()
 }
 
-/// Whether some key in `json`, a text in the safe form, is `__proto__`.
-///
-/// In a JavaScript literal such a key sets the object's prototype, and two of them are a syntax error (ECMA-262 §13.2.5.5
-/// and §B.3.1). So a framing that is a script passes such a text as a string.
+/// How a text stands as a literal in a script, which a key named `__proto__` decides: there it sets the object's
+/// prototype and is no key, and two of them in one object are a syntax error (ECMA-262 §13.2.5.1 and §B.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Literal {
+    /// Means the same as the JSON.
+    #[default]
+    Same,
+    /// Is accepted, but a key is lost.
+    LosesKeys,
+    /// Is not accepted.
+    Illegal,
+}
+
+/// How `json`, a text in the safe form, stands as a literal in a script.
 #[must_use]
-pub fn has_proto_key(json: &str) -> bool {
+pub fn as_literal(json: &str) -> Literal {
     // Nearly every text is done with here.
     if !json.contains("__proto__") && !json.contains("\\u00") {
-        return false;
+        return Literal::Same;
     }
     let bytes = json.as_bytes();
+    let mut literal = Literal::Same;
+    // For each object or array that is open, whether such a key was seen in it.
+    let mut open = Vec::new();
     let mut at = 0;
-    while let Some(start) = json[at..].find('"').map(|found| at + found) {
-        let mut end = start + 1;
-        while bytes.get(end).is_some_and(|byte| *byte != b'"') {
-            end += if bytes[end] == b'\\' { 2 } else { 1 };
-        }
-        at = (end + 1).min(json.len());
-        let is_key = json[at..].trim_start().starts_with(':');
-        if is_key && serde_json::from_str::<Cow<'_, str>>(&json[start..at]).is_ok_and(|key| key == "__proto__") {
-            return true;
+    while let Some(byte) = bytes.get(at) {
+        let start = at;
+        at += 1;
+        match byte {
+            b'{' | b'[' => open.push(false),
+            b'}' | b']' => drop(open.pop()),
+            b'"' => {
+                at = string_end(bytes, at);
+                if is_proto_key(&json[start..at], &json[at..])
+                    && let Some(seen) = open.last_mut()
+                {
+                    let found = if std::mem::replace(seen, true) { Literal::Illegal } else { Literal::LosesKeys };
+                    literal = literal.max(found);
+                }
+            }
+            _ => {}
         }
     }
-    false
+    literal
+}
+
+/// Just past the quote that ends the string whose content begins at `at`.
+fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(|byte| *byte != b'"') {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(bytes.len())
+}
+
+fn is_proto_key(string: &str, rest: &str) -> bool {
+    rest.trim_start().starts_with(':')
+        && serde_json::from_str::<Cow<'_, str>>(string).is_ok_and(|key| key == "__proto__")
 }
 
 /// Depth and surrogates in one pass over the bytes; the syntax was checked before, so this can be lax about it.
@@ -202,8 +235,12 @@ mod tests {
             r#"{"a\"":1,"__proto__":2}"#,
             r#"{"\u005F\u005f\u0070roto__":null}"#,
         ] {
-            assert!(has_proto_key(text), "{text}");
+            assert_eq!(as_literal(text), Literal::LosesKeys, "{text}");
         }
+        for text in [r#"{"__proto__":1,"a":{},"__proto__":2}"#, r#"[{"a":{"__proto__":1,"\u005f_proto__":[]}}]"#] {
+            assert_eq!(as_literal(text), Literal::Illegal, "{text}");
+        }
+        assert_eq!(as_literal(r#"{"__proto__":{"__proto__":1}}"#), Literal::LosesKeys, "one in each");
         for text in [
             r#""__proto__""#,
             r#"{"a":"__proto__"}"#,
@@ -214,7 +251,7 @@ mod tests {
             r#"{"\u0000":"__proto__"}"#,
             r#"{"\\u005f_proto__":1}"#,
         ] {
-            assert!(!has_proto_key(text), "{text}");
+            assert_eq!(as_literal(text), Literal::Same, "{text}");
         }
     }
 
@@ -254,13 +291,13 @@ mod tests {
         #[test]
         fn finds_a_key_wherever_it_stands(value in any_json(), name in prop_oneof![Just("__proto__"), Just("other")]) {
             let text = serde_json::json!([value, { "a": { name: 1 } }]).to_string();
-            prop_assert_eq!(has_proto_key(&text), name == "__proto__");
+            prop_assert_eq!(as_literal(&text) == Literal::LosesKeys, name == "__proto__");
         }
 
         #[test]
         fn never_panics(text in "[\\[\\]{}\"\\\\u0-9a-fA-F,:tn ]{0,80}") {
             let _ = safe(&text);
-            let _ = has_proto_key(&text);
+            let _ = as_literal(&text);
         }
     }
 }

@@ -11,6 +11,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::cursor::Cursor;
 use crate::event::Event;
+use crate::json::Literal;
 
 pub use control::{Bye, ByeReason, Control, Gap, GapReason};
 pub use script::{Callback, CallbackError};
@@ -57,7 +58,7 @@ impl Framing {
     pub fn event(&self, event: &Event, out: &mut BytesMut) {
         match self {
             Self::Json | Self::Jsonp(_) => event.write_json(out),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, event.is_literal(), out, |out| event.write_json(out)),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, event.literal(), out, |out| event.write_json(out)),
             Self::Sse { named, .. } => sse::event(event, *named, out),
             Self::Lines => {
                 event.write_json(out);
@@ -72,7 +73,7 @@ impl Framing {
         let json = control.json(cursor);
         match self {
             Self::Json | Self::Jsonp(_) => out.put_slice(&json),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, true, out, |out| out.put_slice(&json)),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, Literal::Same, out, |out| out.put_slice(&json)),
             Self::Sse { named, .. } => sse::control(control, cursor, &json, *named, out),
             Self::Lines => {
                 out.put_slice(&json);
@@ -82,9 +83,9 @@ impl Framing {
         }
     }
 
-    /// A whole answer: `items` is the items' JSON, with commas between; `literal` says whether all of it is
-    /// ([`crate::event::Draft::is_literal`]). Without a cursor (an error, answered to one who presented none) it is null.
-    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], literal: bool, out: &mut BytesMut) {
+    /// A whole answer: `items` is the items' JSON, with commas between; `literal` says how all of it stands in a
+    /// script. Without a cursor (an error, answered to one who presented none) it is null.
+    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], literal: Literal, out: &mut BytesMut) {
         let batch = |out: &mut BytesMut| {
             match cursor {
                 Some(cursor) => {

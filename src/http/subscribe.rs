@@ -18,6 +18,7 @@ use super::{Answer, Call, origin};
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::{From, now_ms};
+use crate::json::Literal;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing};
@@ -262,7 +263,7 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     let mut item = BytesMut::new();
     Framing::Json.control(&Control::Error(error.item_data()), None, &mut item);
     let mut body = BytesMut::new();
-    framing.batch(cursor, &item, true, &mut body);
+    framing.batch(cursor, &item, Literal::Same, &mut body);
     body
 }
 

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use bytes::{BufMut, BytesMut};
 
+use crate::json::Literal;
+
 /// Longest callback name, in bytes.
 const CALLBACK_MAX_BYTES: usize = 64;
 
@@ -47,11 +49,11 @@ pub struct CallbackError;
 /// `/**/name(argument);`: the comment keeps a caller from choosing the first bytes of the file, which some plug-ins
 /// took for a program of theirs (Rosetta Flash).
 ///
-/// Where the argument is no literal, the script parses it from a string, so that every key stays a key.
-pub(super) fn call(callback: &Callback, literal: bool, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+/// Where the argument does not mean the same as a literal, the script parses it from a string, so that every key stays a key.
+pub(super) fn call(callback: &Callback, literal: Literal, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     out.put_slice(b"/**/");
     out.put_slice(callback.0.as_bytes());
-    if literal {
+    if literal == Literal::Same {
         out.put_u8(b'(');
         argument(out);
         out.put_slice(b");");
@@ -62,15 +64,15 @@ pub(super) fn call(callback: &Callback, literal: bool, out: &mut BytesMut, argum
     }
 }
 
-/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there. Where the
-/// argument is no literal, `p` is given its text.
-pub(super) fn chunk(nonce: &str, literal: bool, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
+/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there. Since `p` reads
+/// the script's text, it is enough that the argument is a legal literal; where it is not, `p` is given its text.
+pub(super) fn chunk(nonce: &str, literal: Literal, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     script_start(nonce, out);
     out.put_slice(b"p(");
-    if literal {
-        argument(out);
-    } else {
+    if literal == Literal::Illegal {
         quoted(out, argument);
+    } else {
+        argument(out);
     }
     out.put_slice(b")</script>\n");
 }

@@ -137,7 +137,7 @@ fn batches_are_framed_whole() {
     let cursor = Some(Cursor::new("e".parse().unwrap(), Position(3)));
     let framed = |framing: &Framing, cursor| {
         let mut out = BytesMut::new();
-        framing.batch(cursor, b"1,2", true, &mut out);
+        framing.batch(cursor, b"1,2", Literal::Same, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     };
     assert_eq!(framed(&Framing::Json, cursor), r#"{"cursor":"e-3","events":[1,2]}"#);
@@ -163,7 +163,7 @@ fn what_is_no_literal_is_parsed_from_a_string() {
     assert_eq!(serde_json::from_str::<String>(argument).unwrap(), json);
 
     let mut out = BytesMut::new();
-    Framing::Jsonp("cb".parse().unwrap()).batch(None, json.as_bytes(), false, &mut out);
+    Framing::Jsonp("cb".parse().unwrap()).batch(None, json.as_bytes(), Literal::LosesKeys, &mut out);
     let text = String::from_utf8(out.to_vec()).unwrap();
     let argument = text.strip_prefix("/**/cb(JSON.parse(").unwrap().strip_suffix("));").unwrap();
     assert_eq!(serde_json::from_str::<String>(argument).unwrap(), format!("{{\"cursor\":null,\"events\":[{json}]}}"));

@@ -135,7 +135,7 @@ impl Batch {
         let argument = argument.and_then(|text| text.strip_prefix('(')).and_then(|text| text.strip_suffix(");"));
         let argument = argument.unwrap_or_else(|| panic!("not /**/{callback}(...);: {text}"));
         let quoted = argument.strip_prefix("JSON.parse(").and_then(|text| text.strip_suffix(')'));
-        Self::parse(&literal(argument, quoted))
+        Self::parse(&literal(argument, quoted, r#""__proto__":"#))
     }
 
     /// The one chunk of a document that polls.
@@ -148,15 +148,14 @@ impl Batch {
     }
 }
 
-/// The JSON in a script. A key `__proto__` has another meaning in a literal (and twice, none at all), so where there is
-/// one, and only there, the JSON stands in a string.
-fn literal(argument: &str, quoted: Option<&str>) -> String {
+/// The JSON in a script. In a literal a key `__proto__` sets the prototype, and two in one object are an error; so where
+/// what a script cannot take as it is (`impossible`) is there, and only there, the JSON stands in a string.
+fn literal(argument: &str, quoted: Option<&str>, impossible: &str) -> String {
     let json = match quoted {
         Some(quoted) => serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}")),
         None => argument.to_owned(),
     };
-    assert!(quoted.is_none() || json.contains("__proto__"), "no need for a string: {json}");
-    assert!(quoted.is_some() || !json.contains("\"__proto__\":"), "a script would take this for a prototype: {json}");
+    assert_eq!(quoted.is_some(), json.contains(impossible), "{json}");
     json
 }
 
@@ -313,7 +312,7 @@ impl Chunks {
             assert!(!argument.contains(['<', '\u{2028}', '\u{2029}']), "{argument}");
             self.buffer.drain(..end + CLOSE.len());
             let quoted = argument.starts_with('"').then_some(argument.as_str());
-            all.push(literal(&argument, quoted));
+            all.push(literal(&argument, quoted, r#""__proto__":1,"__proto__":"#));
         }
         all
     }
