@@ -66,7 +66,7 @@ const ENDINGS: [ByeReason; 2] = [ByeReason::Replaced, ByeReason::Kicked];
 
 /// A connection in the registry; leaves it when dropped.
 pub(crate) struct Registration {
-    clients: crate::Hub,
+    clients: Arc<Clients>,
     id: u64,
     pub(crate) connection: Arc<Connection>,
 }
@@ -217,8 +217,7 @@ impl Clients {
 
     /// Adds a connection. An older one of the same client on the same transport is told to end.
     pub(crate) fn connect(
-        &self,
-        hub: &crate::Hub,
+        self: &Arc<Self>,
         client: Uuid,
         transport: Transport,
         patterns: &PatternSet,
@@ -242,7 +241,7 @@ impl Clients {
         for other in others.iter().filter(|other| other.transport == transport) {
             other.end(ByeReason::Replaced);
         }
-        Registration { clients: hub.clone(), id, connection }
+        Registration { clients: self.clone(), id, connection }
     }
 
     /// Everyone who is connected, in the order of their ids, after one; at most so many.
@@ -347,7 +346,7 @@ impl Table {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut table = self.clients.clients().table();
+        let mut table = self.clients.table();
         table.connections.remove(&self.id);
         if let Some(ids) = table.by_client.get_mut(&self.connection.client) {
             ids.retain(|id| *id != self.id);

@@ -77,7 +77,7 @@ struct Shared {
     options: HubOptions,
     fan_out: Arc<FanOut>,
     fetches: fetches::Fetches,
-    clients: Clients,
+    clients: Arc<Clients>,
     listeners: listeners::Listeners,
     /// Deliveries that are open, over HTTP.
     live: AtomicUsize,
@@ -108,7 +108,7 @@ impl Hub {
         let fan_out = Arc::new(FanOut { lane: Mutex::new(Lane::new(tail)), inboxes: Mutex::default() });
         store.follow(end, fan_out.clone());
         let hub = Self(Arc::new(Shared {
-            clients: Clients::new(store.clone(), options.client_idle_max),
+            clients: Arc::new(Clients::new(store.clone(), options.client_idle_max)),
             store,
             options,
             fan_out,
@@ -161,7 +161,7 @@ impl Hub {
     }
 
     /// Who subscribes, and what is remembered of them.
-    pub(crate) fn clients(&self) -> &Clients {
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
         &self.0.clients
     }
 

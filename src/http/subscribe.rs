@@ -184,8 +184,8 @@ pub(super) async fn open(
         return Err(ApiError::unavailable("behind", message));
     }
     let client = params.client.unwrap_or_else(Uuid::new_v4);
-    let registration = (streaming || params.client.is_some())
-        .then(|| hub.clients().connect(hub, client, transport, &patterns, cursor));
+    let registration =
+        (streaming || params.client.is_some()).then(|| hub.clients().connect(client, transport, &patterns, cursor));
     if streaming && params.client.is_none() {
         hub.clients().arrive_minted(client, &patterns, start.cursor, now_ms());
     }
