@@ -79,8 +79,8 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
         config
             .app_data(state.clone())
             .service(v1.app_data(state))
-            .service(read("/healthz", resources::healthz))
-            .service(read("/readyz", resources::readyz));
+            .service(probe("/healthz", resources::healthz))
+            .service(probe("/readyz", resources::readyz));
         for name in assets::client_files() {
             config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
         }
@@ -107,8 +107,20 @@ where
     F: Fn(Call) -> R + Clone + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    let get = guard::Any(guard::Get()).or(guard::Head());
-    resource(path, GET).route(web::route().guard(get).to(move |call: Call| call.answer(handler.clone())))
+    resource(path, GET).route(get_or_head().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// A resource that answers whoever asks, whatever the server's state: for those who watch it.
+fn probe<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    resource(path, GET).route(get_or_head().to(move |call: Call| call.answer_unasked(handler.clone())))
+}
+
+fn get_or_head() -> actix_web::Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// A resource that may be held, or never ends.
@@ -213,7 +225,7 @@ impl Call {
         .await
     }
 
-    /// As [`Self::answer`], for a handler that asks [`Self::admit`] itself.
+    /// As [`Self::answer`], for a handler that asks [`Self::admit`] itself, or need not.
     async fn answer_unasked<F, R>(self, handler: F) -> HttpResponse
     where
         F: FnOnce(Self) -> R,
@@ -236,10 +248,6 @@ impl Call {
 
     /// Whether it may come at all.
     fn admit(&self) -> Result<(), ApiError> {
-        let path = self.request.path();
-        if path.ends_with("/healthz") || path.ends_with("/readyz") {
-            return Ok(());
-        }
         origin::check_open(self.head(), self.options())?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));

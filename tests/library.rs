@@ -195,3 +195,22 @@ async fn the_routes_mount_under_any_prefix() {
         test::call_and_read_body_json(&app, get("/deep/events/v1/longpoll?topic=x&last=1")).await;
     assert_eq!(batch["events"][0]["data"], "hi");
 }
+
+#[actix_web::test]
+async fn a_topic_named_like_a_probe_is_no_way_past_the_door() {
+    let hub = hub().await;
+    let app = test::init_service(App::new().configure(routes(&hub, HttpOptions::default()))).await;
+    let proxied = |request: test::TestRequest| request.insert_header(("x-forwarded-for", "192.0.2.1")).to_request();
+    for uri in ["/v1/topics/a/healthz", "/v1/topics/a/readyz", "/v1/events"] {
+        let publish = test::TestRequest::post().uri(uri).set_payload("1");
+        assert_eq!(test::call_service(&app, proxied(publish)).await.status(), 403, "{uri}");
+    }
+    for uri in ["/healthz", "/readyz"] {
+        assert_eq!(test::call_service(&app, proxied(test::TestRequest::get().uri(uri))).await.status(), 200, "{uri}");
+    }
+    hub.drain(Duration::from_secs(1));
+    let late = test::TestRequest::post().uri("/v1/topics/a/healthz").set_payload("1").to_request();
+    assert_eq!(test::call_service(&app, late).await.status(), 503);
+    let alive = test::TestRequest::get().uri("/healthz").to_request();
+    assert_eq!(test::call_service(&app, alive).await.status(), 200);
+}
