@@ -11,6 +11,7 @@ use bytes::{BufMut, BytesMut};
 use uuid::Uuid;
 
 use crate::cursor::{Cursor, Position};
+use crate::event::Event;
 use crate::json::Literal;
 use crate::store::{Page, ReadRequest, Trimmed};
 use crate::tail::{Tail, TailRead};
@@ -358,14 +359,12 @@ impl Delivery {
     fn batch(&mut self, now: Instant, tail: &Tail, until: Option<Instant>, out: &mut BytesMut) -> Step {
         let mut items = std::mem::take(&mut self.items);
         let behind = self.read_events(tail, BATCH_BYTES, self.plan.events_max, &mut items);
-        self.items = items;
         if let Some((at, bye)) = self.bye
             && now >= at
         {
-            let mut items = std::mem::take(&mut self.items);
             self.control(Control::Bye(bye), &mut items);
-            self.items = items;
         }
+        self.items = items;
         let time_is_up = until.is_none_or(|until| now >= until);
         let patient = (until.is_some() && !time_is_up) || self.fetches < FETCHES_MAX;
         if self.delivered == 0 && behind && patient && self.may_fetch(now) {
@@ -411,22 +410,16 @@ impl Delivery {
         if out.len() >= bytes_target || self.delivered >= events_max {
             return false;
         }
-        let Self { plan, patterns, cursor, delivered, literal, .. } = self;
-        let batch = !matches!(plan.completion, Completion::Stream { .. });
-        let read = tail.read(patterns, cursor.position, &mut |event| {
-            if batch && *delivered > 0 {
-                out.put_u8(b',');
-            }
-            plan.framing_for_items().event(event, out);
-            *literal = event.literal().max(*literal);
-            *delivered += 1;
-            let full = out.len() >= bytes_target || *delivered >= events_max;
+        let patterns = self.patterns.clone();
+        let read = tail.read(&patterns, self.cursor.position, &mut |event| {
+            self.event(event, out);
+            let full = out.len() >= bytes_target || self.delivered >= events_max;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         match read {
             TailRead::Behind => true,
             TailRead::Through(position) => {
-                cursor.position = position;
+                self.cursor.position = position;
                 false
             }
         }
@@ -442,12 +435,16 @@ impl Delivery {
             self.control(Control::Gap(gap), out);
         }
         for event in &page.events {
-            self.separate_in(out);
-            self.plan.framing_for_items().event(event, out);
-            self.literal = event.literal().max(self.literal);
-            self.delivered += 1;
+            self.event(event, out);
         }
         self.cursor.position = self.cursor.position.max(page.through);
+    }
+
+    fn event(&mut self, event: &Event, out: &mut BytesMut) {
+        self.separate_in(out);
+        self.plan.framing_for_items().event(event, out);
+        self.literal = event.literal().max(self.literal);
+        self.delivered += 1;
     }
 
     fn control(&mut self, control: Control, out: &mut BytesMut) {

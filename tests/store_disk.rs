@@ -2,6 +2,8 @@
 //!
 //! Some of it takes another process: then a test starts this binary again, with a task in its environment.
 
+#[path = "support/small.rs"]
+mod small;
 mod store_common;
 
 use std::fs;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use small::Small;
 use store_common::*;
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
@@ -493,35 +496,6 @@ async fn the_queue_of_appends_is_bounded_and_readers_do_not_wait_for_it() {
         stored += answer.await.unwrap().len() as u64;
     }
     assert_eq!(store.bounds().last, Position(stored));
-}
-
-/// A file system of its own, so that it can be filled.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let size = format!("size={mebibytes}m");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
-        match mount {
-            Ok(output) if output.status.success() => Some(Self(directory)),
-            refused => {
-                println!("SKIPPED: a small file system cannot be mounted here: {refused:?}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
 }
 
 #[tokio::test]

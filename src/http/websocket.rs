@@ -176,21 +176,16 @@ impl Socket {
     }
 
     fn message(&mut self, message: AggregatedMessage) {
-        match message {
-            AggregatedMessage::Text(text) => match self.conversation.text(&text, &mut self.driver) {
-                messages::Outcome::Reply(reply) => self.reply(reply),
-                messages::Outcome::Pending(pending) => self.pending.push_back(pending),
-            },
-            AggregatedMessage::Binary(bytes) => match self.conversation.binary(&bytes) {
-                messages::Outcome::Reply(reply) => self.reply(reply),
-                messages::Outcome::Pending(pending) => self.pending.push_back(pending),
-            },
-            AggregatedMessage::Ping(payload) => self.out.extend_from_slice(&pong_frame(&payload)),
-            AggregatedMessage::Pong(_) => {}
-            AggregatedMessage::Close(reason) => {
-                let code = reason.map_or(1000, |reason| u16::from(reason.code));
-                self.close(Refusal { code, reason: "" });
-            }
+        let outcome = match message {
+            AggregatedMessage::Text(text) => self.conversation.text(&text, &mut self.driver),
+            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes),
+            AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
+            AggregatedMessage::Pong(_) => return,
+            AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),
+        };
+        match outcome {
+            messages::Outcome::Reply(reply) => self.reply(reply),
+            messages::Outcome::Pending(pending) => self.pending.push_back(pending),
         }
     }
 
@@ -232,7 +227,8 @@ impl MessageBody for Echo {
                 Some(Ok(AggregatedMessage::Pong(_))) => continue,
                 Some(Ok(AggregatedMessage::Close(reason))) => {
                     this.messages = None;
-                    close_frame(reason.map_or(1000, |reason| u16::from(reason.code)), "")
+                    let echo = Refusal::echoing(reason);
+                    close_frame(echo.code, echo.reason)
                 }
                 Some(Err(error)) => {
                     this.messages = None;

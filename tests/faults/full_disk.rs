@@ -1,43 +1,13 @@
 //! No room: publishing is refused, everything else goes on, and it heals by itself.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::small::Small;
 use crate::support::Server;
 use crate::wire::{self, Connection, Items};
-
-/// A file system of its own, so that it can be filled.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let size = format!("size={mebibytes}m");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
-        match mount {
-            Ok(output) if output.status.success() => Some(Self(directory)),
-            refused => {
-                println!("SKIPPED: a small file system cannot be mounted here: {refused:?}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Lazily: the server that is still on it may be the last thing to go.
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
-    }
-}
 
 /// What was acknowledged: each event's position and number.
 struct Filler {

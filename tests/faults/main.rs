@@ -12,6 +12,8 @@ mod fsync;
 mod full_disk;
 mod kill;
 mod ledger;
+#[path = "../support/small.rs"]
+mod small;
 mod sparse;
 mod stalled;
 #[path = "../support/mod.rs"]

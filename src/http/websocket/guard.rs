@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
-use actix_ws::ProtocolError;
+use actix_ws::{CloseReason, ProtocolError};
 use bytes::Bytes;
 use futures_core::Stream;
 
@@ -19,6 +19,14 @@ use futures_core::Stream;
 pub(super) struct Refusal {
     pub(super) code: u16,
     pub(super) reason: &'static str,
+}
+
+impl Refusal {
+    /// The answer to a peer's own close frame: its code again (RFC 6455 §5.5.1).
+    pub(super) fn echoing(reason: Option<CloseReason>) -> Self {
+        const NORMAL: u16 = 1000;
+        Self { code: reason.map_or(NORMAL, |reason| u16::from(reason.code)), reason: "" }
+    }
 }
 
 const UNMASKED: Refusal = Refusal { code: 1002, reason: "a client masks its frames" };
