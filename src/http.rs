@@ -62,7 +62,9 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
         let state = Rc::new(State { hub, options: Arc::new(options), worker: OnceCell::new() });
         let v1 = web::scope("/v1")
             .service(events_in("/events", publish::events))
-            .service(events_in("/topics/{topic:.*}", publish::topic))
+            // Not a resource with the topic as its parameter: that is a regular expression, and every request that
+            // is none of those before it would be matched against it.
+            .service(web::scope("/topics").default_service(web::to(topics)))
             .service(read("/poll", subscribe::poll))
             .service(stream("/longpoll", subscribe::longpoll))
             .service(page("/jsonp", subscribe::jsonp))
@@ -148,6 +150,15 @@ where
     R: Future<Output = Answer> + 'static,
 {
     resource(path, POST).route(web::post().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// Everything below `/topics`: as [`events_in`].
+async fn topics(call: Call) -> HttpResponse {
+    match *call.request.method() {
+        Method::POST => call.answer(publish::topic).await,
+        Method::OPTIONS => call.answer(|call| preflight(call, POST)).await,
+        _ => call.answer(|_| async { Err(ApiError::method(POST)) }).await,
+    }
 }
 
 fn resource(path: &str, allow: &'static str) -> Resource {
@@ -271,10 +282,14 @@ async fn preflight(call: Call, allow: &'static str) -> Answer {
 }
 
 async fn not_found(_: Call) -> Answer {
+    Err(nothing_here())
+}
+
+fn nothing_here() -> ApiError {
     let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
     let message = format!(
         "nothing is here; subscribe at GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
         names.join(", ")
     );
-    Err(ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", message))
+    ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", message)
 }

@@ -42,8 +42,30 @@ impl Running {
 
     /// As [`Self::ask`], with the head.
     pub(crate) fn ask_whole(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let mut stream = TcpStream::connect(self.address)?;
+        self.connection()?.ask_whole(request)
+    }
+
+    /// A connection that asks one thing after the other.
+    pub(crate) fn connection(&self) -> Result<Connection, Fault> {
+        let stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(START_MAX))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection(stream))
+    }
+}
+
+/// For set-up, and for what one client does alone.
+pub(crate) struct Connection(TcpStream);
+
+impl Connection {
+    /// The body of an answer.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        let all = self.ask_whole(request)?;
+        Ok(http::answer(&all).map(|answer| answer.body.to_vec()).unwrap_or_default())
+    }
+
+    fn ask_whole(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        let stream = &mut self.0;
         stream.write_all(request)?;
         let (mut all, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
         loop {

@@ -2,7 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
@@ -16,6 +16,7 @@ use crate::delivery::{Delivery, Step};
 use crate::hub::Seat;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
+use crate::wire::ByeReason;
 
 /// A delivery with its place at a worker and its entry in the registry; leaves both when dropped.
 pub(super) struct Driver {
@@ -26,11 +27,13 @@ pub(super) struct Driver {
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
     timer: Option<Pin<Box<Sleep>>>,
+    /// The task that the registry knows to wake: it is told again only when that changes.
+    watching: Option<Waker>,
 }
 
 impl Driver {
     pub(super) fn new(delivery: Delivery, seat: Seat, registration: Option<Registration>) -> Self {
-        Self { delivery, registration, seat, fetch: None, timer: None }
+        Self { delivery, registration, seat, fetch: None, timer: None, watching: None }
     }
 
     /// The next bytes, `None` at the end.
@@ -52,9 +55,7 @@ impl Driver {
                     }
                 }
             }
-            if let Some(registration) = &self.registration
-                && let Some(reason) = registration.connection.ending(cx.waker())
-            {
+            if let Some(reason) = self.ending(cx.waker()) {
                 self.delivery.end(now, reason);
             }
             match self.seat.step(cx.waker(), &mut self.delivery, now, &mut out) {
@@ -93,6 +94,16 @@ impl Driver {
     pub(super) async fn batch(&mut self) -> Result<Bytes, StoreError> {
         let batch = std::future::poll_fn(|cx| self.poll(cx)).await;
         batch.unwrap_or(Ok(Bytes::new()))
+    }
+
+    /// Why it is to end, if it is; else the task is woken when it is.
+    fn ending(&mut self, waker: &Waker) -> Option<ByeReason> {
+        let connection = &self.registration.as_ref()?.connection;
+        if !self.watching.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            connection.watch(waker);
+            self.watching = Some(waker.clone());
+        }
+        connection.ending()
     }
 
     fn sleep(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {

@@ -132,11 +132,16 @@ fn json_or_text(text: &str) -> Result<Data, ApiError> {
     }
 }
 
-/// The path's last part, decoded here: the router would replace what is not UTF-8.
+/// What stands in the path after `…/topics/`, decoded here: the router would replace what is not UTF-8.
 fn topic_in_path(request: &HttpRequest) -> Result<String, ApiError> {
-    let slashes = request.match_pattern().and_then(|pattern| Some(pattern.split_once('{')?.0.matches('/').count()));
-    let raw = slashes.and_then(|slashes| request.uri().path().splitn(slashes + 1, '/').last());
-    let decoded = percent_decode_str(raw.unwrap_or_default()).decode_utf8();
+    let routed = request.match_info();
+    // The router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
+    let before = routed.as_str().len() - routed.unprocessed().len();
+    let slashes = routed.as_str()[..before].matches('/').count() + 1;
+    let Some(raw) = request.uri().path().splitn(slashes + 1, '/').nth(slashes) else {
+        return Err(super::nothing_here());
+    };
+    let decoded = percent_decode_str(raw).decode_utf8();
     decoded
         .map(String::from)
         .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))

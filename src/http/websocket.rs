@@ -1,19 +1,20 @@
 //! `GET /v1/ws` and `GET /v1/echo`.
 //!
-//! A socket is one body that reads and writes: actix-ws makes the handshake and decodes the frames, but its session
-//! (a task a connection, a channel, an encoding a subscriber) is not used; what is sent is framed by the delivery, and
-//! the few frames besides go out between its writes. So a socket costs no task and no queue of its own.
+//! A socket is one body that reads and writes: what is sent is framed by the delivery, and the few frames besides go out
+//! between its writes. So a socket costs no task and no queue of its own, as it would with actix-ws, whose session is a
+//! channel, and an encoding for each subscriber.
 
-mod guard;
+mod incoming;
 mod messages;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::{FromRequest as _, HttpResponse};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream};
+use actix_http::ResponseBuilder;
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream as _;
 use futures_util::stream::FuturesOrdered;
@@ -25,7 +26,7 @@ use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
-use guard::{Incoming, Refusal};
+use incoming::{Message, Messages, Refusal};
 use messages::{Context as Conversation, Pending};
 
 /// The subprotocol, where the client offers it.
@@ -50,19 +51,18 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         binary_topic: params.publish,
         event_bytes_max: call.options().event_bytes_max,
     };
-    let Handshake { response, messages, incoming } = handshake;
-    Ok(response.map_body(|_, keep| {
-        BoxBody::new(Socket {
+    let (response, messages) = handshake;
+    answer(
+        response,
+        Socket {
             driver,
             conversation,
-            incoming,
             messages: Some(messages),
             pending: FuturesOrdered::new(),
             out: BytesMut::new(),
             end: End::Open,
-            _keep: keep,
-        })
-    }))
+        },
+    )
 }
 
 fn call_limit(call: &Call) -> usize {
@@ -76,28 +76,30 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
-    let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
-    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })))
+    let (response, messages) = shake_hands(&mut call, echo_limit)?;
+    answer(response, Echo { messages: Some(messages) })
 }
 
-struct Handshake {
-    response: HttpResponse,
-    messages: AggregatedMessageStream,
-    incoming: Incoming,
-}
-
-/// Upgrades, or says why not (RFC 6455 §4.2). The body that actix-ws made is kept: its end would end the messages.
-fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<Handshake, ApiError> {
+/// Upgrades, or says why not (RFC 6455 §4.2).
+fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<(ResponseBuilder, Messages), ApiError> {
+    let mut response = actix_http::ws::handshake(call.request.head())
+        .map_err(|error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}")))?;
+    if offers_subprotocol(call.request.headers()) {
+        response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
+    }
     let bytes_max = limit(call);
-    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max);
-    let refused = |error: actix_web::Error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"));
-    let payload = actix_web::web::Payload::from_request(&call.request, &mut payload).into_inner().map_err(refused)?;
-    let upgraded = actix_ws::handle_with_protocols(&call.request, payload, &[SUBPROTOCOL]);
-    let (response, session, messages) = upgraded.map_err(refused)?;
-    // Nothing is sent through it.
-    drop(session);
-    let messages = messages.max_frame_size(bytes_max).aggregate_continuations().max_continuation_size(bytes_max);
-    Ok(Handshake { response, messages, incoming })
+    Ok((response, Messages::new(call.payload.take(), bytes_max)))
+}
+
+fn offers_subprotocol(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
+    offers.flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
+}
+
+fn answer(mut response: ResponseBuilder, socket: impl MessageBody + 'static) -> Answer {
+    let response =
+        response.message_body(socket).map_err(|error| ApiError::unavailable("upgrade", error.to_string()))?;
+    Ok(HttpResponse::from(response.map_into_boxed_body()))
 }
 
 /// How far a socket is from its end.
@@ -112,14 +114,12 @@ enum End {
 struct Socket {
     driver: Driver,
     conversation: Conversation,
-    incoming: Incoming,
     /// `None` once the peer has sent its last.
-    messages: Option<AggregatedMessageStream>,
+    messages: Option<Messages>,
     pending: FuturesOrdered<Pending>,
     /// Replies and control frames that wait to be written.
     out: BytesMut,
     end: End,
-    _keep: BoxBody,
 }
 
 impl MessageBody for Socket {
@@ -133,7 +133,7 @@ impl MessageBody for Socket {
         let this = self.get_mut();
         loop {
             this.take_in(cx);
-            if this.incoming.heard() {
+            if this.messages.as_mut().is_some_and(Messages::heard) {
                 this.driver.delivery.heard(Instant::now());
             }
             if !this.out.is_empty() {
@@ -155,17 +155,16 @@ impl Socket {
     /// Reads what the peer says and finishes what it asked for, as far as there is room for the answers.
     fn take_in(&mut self, cx: &mut Context<'_>) {
         loop {
-            while let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx) {
+            while !self.pending.is_empty()
+                && let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx)
+            {
                 self.reply(reply);
             }
             let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
             let Some(messages) = self.messages.as_mut().filter(|_| room && self.end == End::Open) else { return };
-            match Pin::new(messages).poll_next(cx) {
+            match messages.poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => self.message(message),
-                Poll::Ready(Some(Err(error))) => {
-                    let refusal = self.incoming.refusal(&error);
-                    self.close(refusal);
-                }
+                Poll::Ready(Some(Err(refusal))) => self.close(refusal),
                 Poll::Ready(None) => {
                     self.messages = None;
                     self.end = End::Closing;
@@ -175,13 +174,13 @@ impl Socket {
         }
     }
 
-    fn message(&mut self, message: AggregatedMessage) {
+    fn message(&mut self, message: Message) {
         let outcome = match message {
-            AggregatedMessage::Text(text) => self.conversation.text(&text, &mut self.driver),
-            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes),
-            AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
-            AggregatedMessage::Pong(_) => return,
-            AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),
+            Message::Text(text) => self.conversation.text(&text, &mut self.driver),
+            Message::Binary(bytes) => self.conversation.binary(&bytes),
+            Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
+            Message::Pong => return,
+            Message::Close(reason) => return self.close(Refusal::echoing(reason)),
         };
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
@@ -204,9 +203,7 @@ impl Socket {
 
 /// One echoing socket.
 struct Echo {
-    messages: Option<AggregatedMessageStream>,
-    incoming: Incoming,
-    _keep: BoxBody,
+    messages: Option<Messages>,
 }
 
 impl MessageBody for Echo {
@@ -220,19 +217,18 @@ impl MessageBody for Echo {
         let this = self.get_mut();
         loop {
             let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
-            let frame = match std::task::ready!(Pin::new(messages).poll_next(cx)) {
-                Some(Ok(AggregatedMessage::Text(text))) => text_frame(text.as_bytes()),
-                Some(Ok(AggregatedMessage::Binary(bytes))) => crate::wire::binary_frame(&bytes),
-                Some(Ok(AggregatedMessage::Ping(payload))) => pong_frame(&payload),
-                Some(Ok(AggregatedMessage::Pong(_))) => continue,
-                Some(Ok(AggregatedMessage::Close(reason))) => {
+            let frame = match std::task::ready!(messages.poll_next(cx)) {
+                Some(Ok(Message::Text(text))) => text_frame(text.as_bytes()),
+                Some(Ok(Message::Binary(bytes))) => crate::wire::binary_frame(&bytes),
+                Some(Ok(Message::Ping(payload))) => pong_frame(&payload),
+                Some(Ok(Message::Pong)) => continue,
+                Some(Ok(Message::Close(reason))) => {
                     this.messages = None;
                     let echo = Refusal::echoing(reason);
                     close_frame(echo.code, echo.reason)
                 }
-                Some(Err(error)) => {
+                Some(Err(refusal)) => {
                     this.messages = None;
-                    let refusal = this.incoming.refusal(&error);
                     close_frame(refusal.code, refusal.reason)
                 }
                 None => return Poll::Ready(None),
