@@ -353,6 +353,7 @@ impl ServeArgs {
                 dedupe_keys_max: self.dedupe_keys,
                 client_idle_max: self.client_idle,
                 clients_max: self.max_clients,
+                ..StoreOptions::default()
             },
             hub_options: HubOptions {
                 tail: TailLimits { events_max: self.tail_events, bytes_max: self.tail_bytes },
