@@ -148,6 +148,7 @@ impl Clients {
                     patterns: patterns.clone(),
                     cursor,
                     seen_ms: now_ms,
+                    owner: None,
                 }),
                 dirty: true,
                 minted: false,
@@ -173,7 +174,7 @@ impl Clients {
     pub(crate) fn arrive_minted(&self, client: Uuid, patterns: &PatternSet, cursor: Cursor, now_ms: u64) {
         let mut table = self.table();
         if table.records.len() < MINTED_MAX {
-            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms };
+            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner: None };
             table.records.insert(client, Entry { record, dirty: false, minted: true });
         }
     }
@@ -191,7 +192,7 @@ impl Clients {
         let mut table = self.table();
         let patterns = table.patterns_of(client);
         let entry = table.records.entry(client).or_insert_with(|| Entry {
-            record: ClientRecord { client, patterns, cursor, seen_ms: now_ms },
+            record: ClientRecord { client, patterns, cursor, seen_ms: now_ms, owner: None },
             dirty: true,
             minted: false,
         });

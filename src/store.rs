@@ -17,6 +17,7 @@ mod dedupe;
 mod disk;
 mod marks;
 mod memory;
+mod notes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
 pub use memory::MemoryStore;
+pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
 /// What the store of a [`crate::Hub`] is asked to do. See the module's contract.
 pub trait Store: Send + Sync + 'static {
@@ -75,6 +77,29 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>>;
+
+    /// Keeps a note until its end; one of the same kind and key is replaced. Durable like an append. Known to every
+    /// watcher, of every node that shares the store, within a second; to this process's before it is answered.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] where there are too many of its kind; and as [`Self::append`].
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Removes a note and returns it, where it is there and not past its end at `now_ms`. Of all that ask, on all
+    /// nodes that share the store, exactly one gets it, even across a crash.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>>;
+
+    /// Tells `sink` of every ban and revocation that is kept (not of tickets), and of each that is saved from now on,
+    /// here or on another node. Called once, at start. Those that lie on this machine are told before it returns.
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>);
 
     /// Trims by age and forgets what has expired. Called about once a second with the time of day.
     ///
@@ -183,6 +208,8 @@ pub struct ClientRecord {
     pub cursor: Cursor,
     /// When it was last there: milliseconds since the Unix epoch.
     pub seen_ms: u64,
+    /// Whose it is: the subject of the token that first used the id, where that named one.
+    pub owner: Option<String>,
 }
 
 /// How long events are kept. Whatever passes a limit first is trimmed, oldest first.
@@ -209,6 +236,9 @@ pub struct StoreOptions {
     pub client_idle_max: Duration,
     /// Most clients that are remembered; past it, the one longest away is forgotten. About 300 bytes each.
     pub clients_max: usize,
+    /// Most tickets, most bans and most revocations that are kept; past it, another is refused as
+    /// [`StoreError::Busy`]. About 300 bytes each, a ticket more by the patterns that it grants.
+    pub notes_max: usize,
 }
 
 impl Default for StoreOptions {
@@ -219,6 +249,7 @@ impl Default for StoreOptions {
             dedupe_keys_max: 1_000_000,
             client_idle_max: Duration::from_secs(7 * 24 * 3600),
             clients_max: 100_000,
+            notes_max: 100_000,
         }
     }
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use store_common::*;
 use switchback::cursor::{Cursor, Position};
 use switchback::store::{
-    ClientRecord, DiskStore, MemoryStore, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
+    ClientRecord, DiskStore, MemoryStore, Note, NoteKind, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
@@ -504,6 +504,7 @@ fn client(n: u64, store: &impl Store) -> ClientRecord {
         patterns: patterns(&["a.*", &format!("b.{n}")]),
         cursor: Cursor::new(store.bounds().epoch, Position(n)),
         seen_ms: NOW_MS + n,
+        owner: n.is_multiple_of(2).then(|| format!("owner {n} \u{1f600}")),
     }
 }
 
@@ -544,6 +545,88 @@ async fn the_clients_table_is_bounded<E: Engine>() {
         known.extend(store.load_client(Uuid::from_u128(n)).await.unwrap().map(|_| n));
     }
     assert_eq!(known, (5..=14).collect::<Vec<_>>());
+}
+
+fn note(kind: NoteKind, key: &str, value: &[u8]) -> Note {
+    Note { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1000 }
+}
+
+async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let store = Arc::new(store);
+    // Any text is a key, any bytes are a value.
+    let keys = ["a", "", "a.*.>", "ü /\\?=\"\u{1f600}\n\0", &"k".repeat(255)];
+    for key in keys {
+        let bytes: Vec<u8> = (0..=255).collect();
+        store.save_note(note(NoteKind::Ticket, key, &bytes)).await.unwrap();
+        assert_eq!(store.take_note(NoteKind::Ban, key.into(), NOW_MS).await.unwrap(), None);
+        assert_eq!(store.take_note(NoteKind::Ticket, format!("{key}x"), NOW_MS).await.unwrap(), None);
+        let taken = store.take_note(NoteKind::Ticket, key.into(), NOW_MS).await.unwrap();
+        assert_eq!(taken, Some(note(NoteKind::Ticket, key, &bytes)));
+        assert_eq!(store.take_note(NoteKind::Ticket, key.into(), NOW_MS).await.unwrap(), None);
+    }
+    // Of many that ask at once, one gets it.
+    for _ in 0..20 {
+        store.save_note(note(NoteKind::Ticket, "raced", b"")).await.unwrap();
+        let asked = (0..8).map(|_| tokio::spawn(store.take_note(NoteKind::Ticket, "raced".into(), NOW_MS)));
+        let taken = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
+        assert_eq!(taken.into_iter().filter(|taken| taken.as_ref().unwrap().as_ref().unwrap().is_some()).count(), 1);
+    }
+}
+
+async fn a_note_is_gone_at_its_end<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let at = |until_ms| Note { until_ms, ..note(NoteKind::Ticket, "t", b"v") };
+    for (until_ms, there) in [(NOW_MS, false), (NOW_MS + 1, true)] {
+        store.save_note(at(until_ms)).await.unwrap();
+        let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS).await.unwrap();
+        assert_eq!(taken.is_some(), there);
+    }
+    // The last one counts.
+    store.save_note(at(NOW_MS + 5)).await.unwrap();
+    store.save_note(Note { value: b"w".into(), ..at(NOW_MS + 9) }).await.unwrap();
+    let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS + 6).await.unwrap();
+    assert_eq!(taken.unwrap().value, b"w");
+}
+
+async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { notes_max: 3, ..StoreOptions::default() });
+    for n in 0..3 {
+        store.save_note(note(NoteKind::Ticket, &n.to_string(), b"")).await.unwrap();
+    }
+    assert!(is_busy(&store.save_note(note(NoteKind::Ticket, "3", b"")).await));
+    // Tickets, which many may ask for, leave room for a ban. To replace one takes no room.
+    store.save_note(note(NoteKind::Ban, "3", b"")).await.unwrap();
+    store.save_note(note(NoteKind::Ticket, "2", b"again")).await.unwrap();
+    assert!(store.take_note(NoteKind::Ticket, "1".into(), NOW_MS).await.unwrap().is_some());
+    store.save_note(note(NoteKind::Ticket, "3", b"")).await.unwrap();
+    assert!(is_busy(&store.save_note(note(NoteKind::Ticket, "4", b"")).await));
+    // What has ended makes room.
+    store.maintain(NOW_MS + 1000);
+    store.save_note(note(NoteKind::Ticket, "4", b"")).await.unwrap();
+    assert_eq!(store.take_note(NoteKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
+}
+
+async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let before = [note(NoteKind::Ban, "b", b"1"), note(NoteKind::Revocation, "r", b"2")];
+    for note in before.clone() {
+        store.save_note(note).await.unwrap();
+    }
+    store.save_note(note(NoteKind::Ticket, "t", b"secret")).await.unwrap();
+    let watcher = Arc::new(Watcher::default());
+    store.watch_notes(watcher.clone());
+    for note in before {
+        until("told of what is kept", || watcher.notes().contains(&note)).await;
+    }
+    // From now on before it is answered; replaced ones again.
+    for new in [note(NoteKind::Ban, "b", b"3"), note(NoteKind::Revocation, "s", b"4")] {
+        store.save_note(new.clone()).await.unwrap();
+        assert_eq!(watcher.notes().last(), Some(&new));
+    }
+    store.save_note(note(NoteKind::Ticket, "u", b"secret")).await.unwrap();
+    assert!(watcher.notes().iter().all(|note| note.kind != NoteKind::Ticket));
+    assert!(!format!("{:?}", note(NoteKind::Ticket, "s3cret", b"")).contains("s3cret"));
 }
 
 async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
@@ -614,6 +697,10 @@ macro_rules! contract {
         clients_are_remembered,
         clients_that_are_long_away_are_forgotten,
         the_clients_table_is_bounded,
+        a_note_is_taken_once_by_kind_and_key,
+        a_note_is_gone_at_its_end,
+        notes_are_bounded_each_kind_for_itself,
+        whoever_watches_is_told_of_bans_and_revocations,
         a_closed_store_takes_nothing_and_has_lost_nothing,
     } )+ };
 }

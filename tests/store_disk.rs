@@ -18,8 +18,8 @@ use store_common::*;
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
 use switchback::store::{
-    BackupError, ClientRecord, DiskStore, Feed, FeedBatch, OpenError, Retention, Store, StoreError, StoreOptions,
-    backup,
+    BackupError, ClientRecord, DiskStore, Feed, FeedBatch, Note, NoteKind, OpenError, Retention, Store, StoreError,
+    StoreOptions, backup,
 };
 use uuid::Uuid;
 
@@ -102,6 +102,7 @@ async fn a_restart_keeps_everything() {
         patterns: patterns(&["a.*", "b"]),
         cursor: Cursor::new("e".parse().unwrap(), Position(9)),
         seen_ms: 1,
+        owner: Some("li".into()),
     };
     let (epoch, events) = {
         let store = open_with(&directory, options);
@@ -257,8 +258,50 @@ async fn a_plain_copy_is_the_same_log() {
     assert_eq!(open(copy.path()).bounds(), store.bounds());
 }
 
+fn note(kind: NoteKind, key: &str, value: &[u8]) -> Note {
+    Note { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1 }
+}
+
+#[tokio::test]
+async fn notes_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    for (kind, key) in [(NoteKind::Ticket, "used"), (NoteKind::Ticket, "left"), (NoteKind::Ban, "b")] {
+        store.save_note(note(kind, key, b"v")).await.unwrap();
+    }
+    assert!(store.take_note(NoteKind::Ticket, "used".into(), NOW_MS).await.unwrap().is_some());
+    // As after a kill: nothing is closed.
+    let copy = copy_of(home.path());
+    let store = open(copy.path());
+    let watcher = Arc::new(Watcher::default());
+    store.watch_notes(watcher.clone());
+    assert_eq!(watcher.notes(), [note(NoteKind::Ban, "b", b"v")], "told when it returns");
+    assert_eq!(store.take_note(NoteKind::Ticket, "used".into(), NOW_MS).await.unwrap(), None);
+    assert!(store.take_note(NoteKind::Ticket, "left".into(), NOW_MS).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn clients_of_a_file_without_owners_are_read() {
+    let home = tempfile::tempdir().unwrap();
+    let cursor = {
+        let store = open(home.path());
+        let cursor = Cursor::new(store.bounds().epoch, Position(1));
+        store.save_clients(vec![client(1, cursor)]).await.unwrap();
+        store.close().await;
+        cursor
+    };
+    let db = rusqlite::Connection::open(home.path().join("clients.db")).unwrap();
+    db.execute_batch("ALTER TABLE clients DROP COLUMN owner; PRAGMA user_version = 1").unwrap();
+    drop(db);
+    let store = open(home.path());
+    assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), Some(client(1, cursor)));
+    let owned = ClientRecord { owner: Some("li".into()), ..client(2, cursor) };
+    store.save_clients(vec![owned.clone()]).await.unwrap();
+    assert_eq!(store.load_client(Uuid::from_u128(2)).await.unwrap(), Some(owned));
+}
+
 fn client(n: u128, cursor: Cursor) -> ClientRecord {
-    ClientRecord { client: Uuid::from_u128(n), patterns: patterns(&["a"]), cursor, seen_ms: NOW_MS }
+    ClientRecord { client: Uuid::from_u128(n), patterns: patterns(&["a"]), cursor, seen_ms: NOW_MS, owner: None }
 }
 
 #[tokio::test]
@@ -269,6 +312,10 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
     let old = store.bounds();
     let cursor = Cursor::new(old.epoch, Position(3));
     store.save_clients(vec![client(1, cursor), client(2, cursor)]).await.unwrap();
+    let notes = [NoteKind::Ban, NoteKind::Revocation, NoteKind::Ticket].map(|kind| note(kind, "k", b"then"));
+    for note in &notes {
+        store.save_note(note.clone()).await.unwrap();
+    }
     let file = home.path().join("copy.db");
     let report = backup(home.path(), &file).unwrap();
     assert_eq!((report.epoch, report.floor.0, report.last.0, report.clients), (old.epoch, 1, 4, 2));
@@ -285,11 +332,12 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
     let other = open(used.path());
     publish(&other, &["z"; 20]).await;
     other.save_clients(vec![client(2, Cursor::new(old.epoch, Position(4)))]).await.unwrap();
+    other.save_note(note(NoteKind::Ban, "k", b"now")).await.unwrap();
     let left = copy_of(used.path());
     assert!(fs::metadata(left.path().join("events.db-wal")).unwrap().len() > 0);
     fs::copy(&file, left.path().join("events.db")).unwrap();
 
-    for (directory, second) in [(fresh.path(), 3), (left.path(), 4)] {
+    for (directory, second, ban) in [(fresh.path(), 3, b"then".as_slice()), (left.path(), 4, b"now")] {
         let mut epoch = None;
         for restart in 0..3 {
             let store = open(directory);
@@ -304,6 +352,12 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
                 assert_eq!(record.cursor, Cursor::new(old.epoch, Position(position)));
             }
             assert_eq!(publish(&store, &["a"]).await, [5 + restart]);
+            // Who was shut out stays out.
+            let watcher = Arc::new(Watcher::default());
+            store.watch_notes(watcher.clone());
+            assert_eq!(watcher.notes().len(), 2);
+            assert!(watcher.notes().contains(&note(NoteKind::Ban, "k", ban)));
+            assert_eq!(store.take_note(NoteKind::Ticket, "k".into(), NOW_MS).await.unwrap(), None);
         }
     }
     // A copy is whole by itself, and a copy of a copy that was never opened is one, too.

@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::Seat;
+use crate::limits::Counted;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
@@ -23,17 +24,27 @@ pub(super) struct Driver {
     pub(super) delivery: Delivery,
     pub(super) registration: Option<Registration>,
     seat: Seat,
+    /// Its place among those that may be open, given back with it.
+    _held: Option<Counted>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The task that the registry knows to wake: it is told again only when that changes.
+    /// When it goes off, for a task that it knows: before that there is no need to look at it. It, and all that it
+    /// touches, lies elsewhere in memory, and would be read anew with every delivery.
+    armed_for: Option<Instant>,
+    /// The task that the registry and the timer know to wake: they are told again only when that changes.
     watching: Option<Waker>,
 }
 
 impl Driver {
-    pub(super) fn new(delivery: Delivery, seat: Seat, registration: Option<Registration>) -> Self {
-        Self { delivery, registration, seat, fetch: None, timer: None, watching: None }
+    pub(super) fn new(
+        delivery: Delivery,
+        seat: Seat,
+        registration: Option<Registration>,
+        held: Option<Counted>,
+    ) -> Self {
+        Self { delivery, registration, seat, _held: held, fetch: None, timer: None, armed_for: None, watching: None }
     }
 
     /// The next bytes, `None` at the end.
@@ -70,7 +81,7 @@ impl Driver {
                     self.fetch = Some(async move { hub.read(request).await }.boxed_local());
                 }
                 Step::Wait(until) => match until {
-                    Some(until) => ready!(self.sleep(until, cx)),
+                    Some(until) => ready!(self.sleep(now, until, cx)),
                     None => return Poll::Pending,
                 },
                 Step::Finish => return Poll::Ready(None),
@@ -98,25 +109,30 @@ impl Driver {
 
     /// Why it is to end, if it is; else the task is woken when it is.
     fn ending(&mut self, waker: &Waker) -> Option<ByeReason> {
-        let connection = &self.registration.as_ref()?.connection;
         if !self.watching.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            connection.watch(waker);
+            if let Some(registration) = &self.registration {
+                registration.connection.watch(waker);
+            }
             self.watching = Some(waker.clone());
+            self.armed_for = None;
         }
-        connection.ending()
+        self.registration.as_ref()?.connection.ending()
     }
 
-    fn sleep(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    fn sleep(&mut self, now: Instant, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed_for.is_some_and(|at| at <= until && now < at) {
+            return Poll::Pending;
+        }
         let until = tokio::time::Instant::from_std(until);
         match &mut self.timer {
             Some(timer) if timer.deadline() <= until && !timer.is_elapsed() => {}
             Some(timer) => timer.as_mut().reset(until),
             None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
         }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let fired = timer.as_mut().poll(cx);
+        self.armed_for = fired.is_pending().then(|| timer.deadline().into_std());
+        fired
     }
 }
 

@@ -9,6 +9,7 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::driver::{Driver, StreamBody};
@@ -45,8 +46,11 @@ pub(super) async fn poll(call: Call) -> Answer {
 
 /// `/v1/longpoll`.
 pub(super) async fn longpoll(call: Call) -> Answer {
-    let params = params(&call)?;
-    let mut driver = open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?;
+    let mut driver = {
+        let params = params(&call)?;
+        open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?
+    };
+    drop(call);
     Ok(json(StatusCode::OK).body(driver.batch().await?))
 }
 
@@ -59,8 +63,10 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     let framing = Framing::Jsonp(parse_callback(callback)?);
     let answer = async {
         call.admit()?;
-        let params = params(&call)?;
-        let mut driver = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
+        let mut driver = {
+            let params = params(&call)?;
+            open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?
+        };
         Ok(driver.batch().await?)
     };
     let body = match answer.await {
@@ -131,8 +137,20 @@ pub(super) async fn lines(call: Call) -> Answer {
 /// The checked parameters of a request.
 pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
     let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    if let Some(patterns) = &params.patterns {
+        check_patterns(patterns, call.options().patterns_max)?;
+    }
     check_origin(call, &params)?;
     Ok(params)
+}
+
+/// Refuses more patterns than a subscription may have here.
+pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Result<(), ApiError> {
+    if patterns.len() > patterns_max {
+        let message = format!("a subscription has at most {patterns_max} patterns here");
+        return Err(ApiError::bad("too_many_topics", message));
+    }
+    Ok(())
 }
 
 fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
@@ -142,7 +160,19 @@ fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
 
 /// From parameters to a delivery that has its place: patterns and start are looked up, the client is remembered, and the
 /// worker has come as far as the start.
-pub(super) async fn open(
+///
+/// Boxed, so that what it takes is given back when it is done: a request that is held for a minute would keep room for it.
+pub(super) fn open<'a>(
+    call: &'a Call,
+    transport: Transport,
+    params: &'a Params,
+    framing: Framing,
+    completion: Completion,
+) -> LocalBoxFuture<'a, Result<Driver, ApiError>> {
+    Box::pin(opened(call, transport, params, framing, completion))
+}
+
+async fn opened(
     call: &Call,
     transport: Transport,
     params: &Params,
@@ -150,6 +180,9 @@ pub(super) async fn open(
     completion: Completion,
 ) -> Result<Driver, ApiError> {
     let hub = &call.state.hub;
+    let who = call.who();
+    call.limits().connect(&who)?;
+    let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };
     let streaming = matches!(completion, Completion::Stream { .. });
     let known = match params.client {
         Some(client) => hub.clients().recall(client).await?,
@@ -202,7 +235,7 @@ pub(super) async fn open(
     let seat = worker.seat(&patterns);
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
     let delivery = if parked { delivery.parked() } else { delivery };
-    Ok(Driver::new(delivery, seat, registration))
+    Ok(Driver::new(delivery, seat, registration, held))
 }
 
 /// When a stream is done: at an age of its own, where one is set.

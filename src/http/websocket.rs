@@ -7,6 +7,7 @@
 mod incoming;
 mod messages;
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -24,6 +25,7 @@ use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
+use crate::limits::Counted;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
 use incoming::{Message, Messages, Refusal};
@@ -50,6 +52,10 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
         event_bytes_max: call.options().event_bytes_max,
+        patterns_max: call.options().patterns_max,
+        limits: call.limits().clone(),
+        who: call.who(),
+        too_fast: Cell::new(0),
     };
     let (response, messages) = handshake;
     answer(
@@ -76,8 +82,11 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
+    let who = call.who();
+    call.limits().connect(&who)?;
+    let held = call.limits().hold(&who)?;
     let (response, messages) = shake_hands(&mut call, echo_limit)?;
-    answer(response, Echo { messages: Some(messages) })
+    answer(response, Echo { messages: Some(messages), _held: held })
 }
 
 /// Upgrades, or says why not (RFC 6455 §4.2).
@@ -88,7 +97,7 @@ fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<(ResponseBu
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
     }
     let bytes_max = limit(call);
-    Ok((response, Messages::new(call.payload.take(), bytes_max)))
+    Ok((response, Messages::new(call.payload.take(), bytes_max, call.arriving())))
 }
 
 fn offers_subprotocol(headers: &HeaderMap) -> bool {
@@ -184,6 +193,7 @@ impl Socket {
         };
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
+            messages::Outcome::Close(refusal) => self.close(refusal),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
         }
     }
@@ -204,6 +214,7 @@ impl Socket {
 /// One echoing socket.
 struct Echo {
     messages: Option<Messages>,
+    _held: Counted,
 }
 
 impl MessageBody for Echo {

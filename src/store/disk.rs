@@ -1,10 +1,10 @@
 //! The disk store: SQLite, one thread that writes, a few that read, and nothing answered before it is on the disk.
 //!
-//! In the data directory: `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, and `lock`, which one
-//! server at a time holds.
+//! In the data directory: `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, `notes.db` (tickets, bans,
+//! revocations), and `lock`, which one server at a time holds.
 //!
 //! - **What survives.** An append that was answered survives the end of the process and power loss (`synchronous=FULL`:
-//!   each commit is synced). Clients' cursors survive the end of the process; power loss may take the last seconds.
+//!   each commit is synced); so do tickets, bans and revocations. Clients' cursors survive the end of the process; power loss may take the last seconds.
 //! - **Group commit.** Whatever has queued up while the last group was synced is the next group.
 //! - **A start reads topics, not events**: the log's numbers stand beside the events and change with them.
 //! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
@@ -19,6 +19,7 @@ mod chores;
 mod clients;
 mod fault;
 mod lock;
+mod notes;
 mod queue;
 mod reader;
 mod rows;
@@ -28,6 +29,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 
@@ -38,12 +40,16 @@ use uuid::Uuid;
 
 use self::clients::{ClientJob, ClientsFile};
 use self::lock::DirectoryLock;
+use self::notes::{NoteJob, NotesFile};
 use self::queue::{Load, Queue};
 use self::reader::{ReadJob, Reader};
 use self::schema::Topics;
 use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
-use super::{Appended, Bounds, ClientRecord, Feed, OpenError, Page, ReadRequest, Store, StoreError, StoreOptions};
+use super::{
+    Appended, Bounds, ClientRecord, Feed, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest, Store, StoreError,
+    StoreOptions,
+};
 use crate::cursor::Position;
 use crate::event::Draft;
 use crate::segment::matching_topics;
@@ -65,6 +71,7 @@ pub struct DiskStore {
     appends: Arc<Queue<Job>>,
     reads: Arc<Queue<ReadJob>>,
     clients: Arc<Queue<ClientJob>>,
+    notes: Arc<Queue<NoteJob>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -133,7 +140,8 @@ impl DiskStore {
         lock::create_directory(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
         let mut clients_file = ClientsFile::open(directory, &options)?;
-        let mut opened = schema::open(directory, &options, marks_max, &mut clients_file)?;
+        let mut notes_file = NotesFile::open(directory, &options)?;
+        let mut opened = schema::open(directory, &options, marks_max, &mut clients_file, &mut notes_file)?;
         let log = opened.log;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
@@ -146,14 +154,14 @@ impl DiskStore {
             everything: PatternSet::everything(),
         });
         let (appends, reads) = (Arc::new(writer::queue()), Arc::new(reader::queue()));
-        let clients = Arc::new(clients::queue());
+        let (clients, notes) = (Arc::new(clients::queue()), Arc::new(notes::queue()));
         let mut connections = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             connections.push(schema::open_reader(directory)?);
         }
         let writer = Writer::new(opened, shared.clone());
-        let store = Self { shared, appends, reads, clients, running: Mutex::new(None) };
-        store.start(writer, connections, clients_file, lock)?;
+        let store = Self { shared, appends, reads, clients, notes, running: Mutex::new(None) };
+        store.start(writer, connections, clients_file, notes_file, lock)?;
         Ok(store)
     }
 
@@ -162,6 +170,7 @@ impl DiskStore {
         writer: Writer,
         connections: Vec<rusqlite::Connection>,
         clients_file: ClientsFile,
+        notes_file: NotesFile,
         lock: DirectoryLock,
     ) -> Result<(), OpenError> {
         let mut running = held(&self.running);
@@ -174,9 +183,14 @@ impl DiskStore {
             writer.run(&queue);
             drop(held);
         })?);
-        let queue = self.clients.clone();
+        let (queue, held) = (self.clients.clone(), lock.clone());
         running.writers.push(self.spawn("log-clients", move || {
             clients_file.run(&queue);
+            drop(held);
+        })?);
+        let queue = self.notes.clone();
+        running.writers.push(self.spawn("log-notes", move || {
+            notes_file.run(&queue);
             drop(lock);
         })?);
         for connection in connections {
@@ -196,6 +210,7 @@ impl DiskStore {
         self.reads.close();
         self.appends.close();
         self.clients.close();
+        self.notes.close();
         held(&self.running).take()
     }
 }
@@ -274,12 +289,34 @@ impl Store for DiskStore {
         ask(&self.clients, ONE, |reply| ClientJob::Load(client, reply))
     }
 
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+        ask(&self.notes, notes::load(&note), |reply| NoteJob::Save(note, reply))
+    }
+
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+        ask(&self.notes, ONE, |reply| NoteJob::Take(kind, key, now_ms, reply))
+    }
+
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+        let (done, told) = mpsc::sync_channel(1);
+        if self.notes.push_always(NoteJob::Watch(sink, done)).is_ok() {
+            // Once, at start. Where the thread has died of a bug, it has said so itself.
+            let _ = told.recv();
+        }
+    }
+
     fn maintain(&self, now_ms: u64) {
         // One message at a time, however late the writer is. None is taken once it is shut down, and none is needed.
         if self.shared.maintain_ms.swap(now_ms, Ordering::AcqRel) == 0 {
             let _ = self.appends.push_always(Job::Maintain);
         }
         let _ = self.clients.push_always(ClientJob::Expire(now_ms));
+        let _ = self.notes.push_always(NoteJob::Expire(now_ms));
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

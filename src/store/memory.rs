@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::dedupe::DedupeWindow;
 use super::marks::TrimMarks;
+use super::notes::NoteTable;
 use super::{
-    Appended, Bounds, ClientRecord, Feed, FeedBatch, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
-    Trimmed,
+    Appended, Bounds, ClientRecord, Feed, FeedBatch, Note, NoteKind, NoteSink, Page, ReadRequest, Retention, Store,
+    StoreError, StoreOptions, Trimmed,
 };
 use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
@@ -27,6 +28,7 @@ use crate::topic::PatternSet;
 pub struct MemoryStore {
     log: Mutex<Log>,
     clients: Mutex<HashMap<Uuid, ClientRecord>>,
+    notes: Mutex<NoteTable>,
     options: StoreOptions,
 }
 
@@ -61,7 +63,7 @@ impl MemoryStore {
             feed: None,
             closed: false,
         };
-        Self { log: Mutex::new(log), clients: Mutex::default(), options }
+        Self { log: Mutex::new(log), clients: Mutex::default(), notes: Mutex::default(), options }
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -212,6 +214,25 @@ impl Store for MemoryStore {
         ready(Ok(record)).boxed()
     }
 
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+        let outcome = lock(&self.notes).save(note, self.options.notes_max);
+        ready(outcome).boxed()
+    }
+
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+        let note = lock(&self.notes).take(kind, &key, now_ms);
+        ready(Ok(note)).boxed()
+    }
+
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+        lock(&self.notes).watch(sink);
+    }
+
     fn maintain(&self, now_ms: u64) {
         let mut log = self.log();
         log.dedupe.expire(now_ms);
@@ -219,12 +240,15 @@ impl Store for MemoryStore {
         drop(log);
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         self.clients().retain(|_, record| now_ms.saturating_sub(record.seen_ms) <= idle_max_ms);
+        lock(&self.notes).expire(now_ms);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
         let mut log = self.log();
         log.closed = true;
         log.feed = None;
+        drop(log);
+        lock(&self.notes).close();
         ready(()).boxed()
     }
 }

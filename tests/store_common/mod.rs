@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
-use switchback::store::{Appended, Feed, FeedBatch, Page, ReadRequest, Retention, Store, StoreError, StoreOptions};
+use switchback::store::{
+    Appended, Feed, FeedBatch, Note, NoteSink, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
+};
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
 
@@ -125,5 +127,21 @@ impl Recorder {
         let heard = |batches: &Vec<FeedBatch>| batches.iter().any(|batch| batch.end() >= Position(position));
         let batches = self.heard.wait_timeout_while(batches, PATIENCE, |batches| !heard(batches)).unwrap().0;
         assert!(heard(&batches), "the feed never heard of {position}");
+    }
+}
+
+/// Keeps the notes that it is told of.
+#[derive(Default)]
+pub(crate) struct Watcher(Mutex<Vec<Note>>);
+
+impl NoteSink for Watcher {
+    fn push(&self, note: Note) {
+        self.0.lock().unwrap().push(note);
+    }
+}
+
+impl Watcher {
+    pub(crate) fn notes(&self) -> Vec<Note> {
+        self.0.lock().unwrap().clone()
     }
 }

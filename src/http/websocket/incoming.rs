@@ -14,6 +14,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::task::AtomicWaker;
 
+use crate::limits::Arriving;
+
 /// Why a peer is closed, and with which code (RFC 6455 §7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -44,6 +46,9 @@ const RESERVED: Refusal = Refusal { code: 1002, reason: "reserved bits are zero"
 const LONG_CONTROL: Refusal = Refusal { code: 1002, reason: "a control frame is whole and has at most 125 bytes" };
 const TOO_BIG: Refusal = Refusal { code: 1009, reason: "the message is too big" };
 const NOT_UTF8: Refusal = Refusal { code: 1007, reason: "a text is UTF-8" };
+/// Somebody who publishes too fast, and does not listen to being told so.
+pub(super) const TOO_FAST: Refusal = Refusal { code: 1013, reason: "too fast" };
+const NO_ROOM: Refusal = Refusal { code: 1013, reason: "this server has no room for the message at the moment" };
 const FRAMING: Refusal = Refusal { code: 1002, reason: "the frames do not follow RFC 6455" };
 
 /// A whole message, or a control frame.
@@ -66,6 +71,8 @@ pub(super) struct Messages {
     /// The beginning of a message that comes in pieces.
     begun: Option<Pieces>,
     bytes_max: usize,
+    /// What is kept of a message that is not whole.
+    arriving: Arriving,
     bell: Arc<Bell>,
     /// The bell as a waker, for the payload.
     ring: Waker,
@@ -100,7 +107,7 @@ impl Wake for Bell {
 
 impl Messages {
     /// Of an upgraded request's payload; a message has at most `bytes_max`.
-    pub(super) fn new(payload: Payload, bytes_max: usize) -> Self {
+    pub(super) fn new(payload: Payload, bytes_max: usize, arriving: Arriving) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         Self {
             payload,
@@ -109,6 +116,7 @@ impl Messages {
             buffer: BytesMut::new(),
             begun: None,
             bytes_max,
+            arriving,
             ring: Waker::from(bell.clone()),
             bell,
             task: None,
@@ -156,7 +164,9 @@ impl Messages {
             match ready!(self.payload.poll_next_unpin(&mut Context::from_waker(&ring))) {
                 Some(Ok(bytes)) => {
                     self.heard = true;
-                    if let Err(refusal) = self.headers.pass(&bytes) {
+                    let passed = self.headers.pass(&bytes);
+                    let room = |()| self.arriving.set(self.headers.unfinished).map_err(|_| NO_ROOM);
+                    if let Err(refusal) = passed.and_then(room) {
                         return Poll::Ready(Some(Err(refusal)));
                     }
                     self.buffer.extend_from_slice(&bytes);
@@ -217,6 +227,10 @@ fn text(bytes: Vec<u8>) -> Result<Message, Refusal> {
     String::from_utf8(bytes).map(Message::Text).map_err(|_| NOT_UTF8)
 }
 
+/// Bits of a frame's first byte.
+const FIN: u8 = 0x80;
+const CONTROL: u8 = 0x08;
+
 /// Follows the frames' headers through the bytes (RFC 6455 §5.2), without looking at the payloads.
 struct Headers {
     bytes_max: u64,
@@ -224,11 +238,24 @@ struct Headers {
     header_len: usize,
     /// Bytes of the mask and the payload that are still to come.
     left: u64,
+    /// Whether the frame at hand is a control frame, and whether it ends its message.
+    control: bool,
+    ends: bool,
+    /// Bytes of the message that is not whole yet.
+    unfinished: usize,
 }
 
 impl Headers {
     fn new(bytes_max: usize) -> Self {
-        Self { bytes_max: bytes_max as u64, header: [0; 10], header_len: 0, left: 0 }
+        Self {
+            bytes_max: bytes_max as u64,
+            header: [0; 10],
+            header_len: 0,
+            left: 0,
+            control: false,
+            ends: false,
+            unfinished: 0,
+        }
     }
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
@@ -237,6 +264,9 @@ impl Headers {
                 let passed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
                 self.left -= passed as u64;
                 bytes = &bytes[passed..];
+                if !self.control {
+                    self.unfinished = if self.left == 0 && self.ends { 0 } else { self.unfinished + passed };
+                }
                 continue;
             }
             self.header[self.header_len] = bytes[0];
@@ -245,6 +275,8 @@ impl Headers {
             if let Some(length) = self.length()? {
                 const MASK_BYTES: u64 = 4;
                 self.left = MASK_BYTES + length;
+                self.control = self.header[0] & CONTROL != 0;
+                self.ends = self.header[0] & FIN != 0;
                 self.header_len = 0;
             }
         }
@@ -253,9 +285,7 @@ impl Headers {
 
     /// The payload's length, once the header is whole.
     fn length(&self) -> Result<Option<u64>, Refusal> {
-        const FIN: u8 = 0x80;
         const RESERVED_BITS: u8 = 0x70;
-        const CONTROL: u8 = 0x08;
         const MASKED: u8 = 0x80;
         let header = &self.header[..self.header_len];
         let [first, second, extended @ ..] = header else { return Ok(None) };

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::clients;
 use super::lock::sync_directory;
+use super::notes;
 use super::schema::{self, BACKUP_ID};
 use crate::cursor::{Epoch, Position};
 
@@ -54,7 +55,7 @@ pub enum BackupError {
     },
 }
 
-/// Copies the log in `directory` and its clients' cursors into `file`, a server running on it or not.
+/// Copies the log in `directory`, its clients' cursors, its bans and its revocations into `file`, a server running on it or not.
 ///
 /// The copy is the log as of one moment; meanwhile appends go on, and the write-ahead log grows by what they write.
 /// It is one file. Put into an empty data directory as `events.db`, it is a log with a new epoch that begins at its
@@ -109,6 +110,7 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
     let Some((log, _)) = schema::read_state(&copy)? else { return Ok(None) };
     let clients = clients::export(directory, &copy)?;
+    notes::export(directory, &copy)?;
     copy.pragma_update(None, "application_id", BACKUP_ID)?;
     copy.close().map_err(|(_, error)| error)?;
     Ok(Some(BackupReport { epoch: log.epoch, floor: log.floor, last: log.last, clients, bytes: 0 }))

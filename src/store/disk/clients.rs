@@ -15,11 +15,11 @@ use crate::store::{ClientRecord, OpenError, StoreError, StoreOptions};
 use crate::topic::{Pattern, PatternSet};
 
 /// Raised with every change of the table that an older server could not read.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
-/// The same in a backup, under another name.
+/// The same in a backup, under another name. Those of version 1 had no owner.
 const COLUMNS: &str = "(client BLOB PRIMARY KEY NOT NULL, patterns TEXT NOT NULL, epoch TEXT NOT NULL,
-    position INTEGER NOT NULL, seen INTEGER NOT NULL)";
+    position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT)";
 
 /// Most records that wait to be written; past it, saving is refused. About 300 bytes each.
 const QUEUED_MAX: u64 = 16_384;
@@ -71,6 +71,10 @@ impl ClientsFile {
                     "BEGIN; CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID;
                      CREATE INDEX IF NOT EXISTS clients_seen ON clients(seen);
                      PRAGMA user_version = {VERSION}; COMMIT"
+                ))?;
+            } else if version == 1 {
+                db.execute_batch(&format!(
+                    "BEGIN; ALTER TABLE clients ADD COLUMN owner TEXT; PRAGMA user_version = {VERSION}; COMMIT"
                 ))?;
             }
             let count: i64 = db.query_row("SELECT count(*) FROM clients", [], |row| row.get(0))?;
@@ -128,10 +132,11 @@ impl ClientsFile {
             let client = record.client.as_bytes().as_slice();
             let (patterns, epoch) = (joined(&record.patterns), record.cursor.epoch);
             let (at, seen) = (integer(record.cursor.position.0), integer(record.seen_ms));
-            let update = "UPDATE clients SET patterns = ?2, epoch = ?3, position = ?4, seen = ?5 WHERE client = ?1";
-            if transaction.prepare_cached(update)?.execute(params![client, patterns, epoch.as_str(), at, seen])? == 0 {
-                let insert = "INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5)";
-                transaction.prepare_cached(insert)?.execute(params![client, patterns, epoch.as_str(), at, seen])?;
+            let values = params![client, patterns, epoch.as_str(), at, seen, record.owner];
+            let update =
+                "UPDATE clients SET patterns = ?2, epoch = ?3, position = ?4, seen = ?5, owner = ?6 WHERE client = ?1";
+            if transaction.prepare_cached(update)?.execute(values)? == 0 {
+                transaction.prepare_cached("INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(values)?;
                 count += 1;
             }
         }
@@ -152,7 +157,7 @@ impl ClientsFile {
 
     fn load(&self, client: Uuid) -> rusqlite::Result<Option<ClientRecord>> {
         self.db
-            .prepare_cached("SELECT client, patterns, epoch, position, seen FROM clients WHERE client = ?1")?
+            .prepare_cached("SELECT client, patterns, epoch, position, seen, owner FROM clients WHERE client = ?1")?
             .query_row([client.as_bytes().as_slice()], record)
             .optional()
     }
@@ -168,18 +173,21 @@ impl ClientsFile {
     pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
         let import = || {
             let transaction = self.db.unchecked_transaction()?;
-            let mut statement = copy.prepare("SELECT client, patterns, epoch, position, seen FROM restored_clients")?;
+            let owner = owner_column(copy, "restored_clients")?;
+            let read = format!("SELECT client, patterns, epoch, position, seen, {owner} FROM restored_clients");
+            let mut statement = copy.prepare(&read)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let record = record(row)?;
                 transaction.execute(
-                    "INSERT OR IGNORE INTO clients VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT OR IGNORE INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![
                         record.client.as_bytes().as_slice(),
                         joined(&record.patterns),
                         record.cursor.epoch.as_str(),
                         integer(record.cursor.position.0),
-                        integer(record.seen_ms)
+                        integer(record.seen_ms),
+                        record.owner
                     ],
                 )?;
             }
@@ -198,22 +206,34 @@ impl ClientsFile {
 /// Returns how many it has then.
 pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u64> {
     copy.execute_batch(&format!("CREATE TABLE IF NOT EXISTS restored_clients {COLUMNS} WITHOUT ROWID"))?;
+    if owner_column(copy, "restored_clients")? != "owner" {
+        copy.execute_batch("ALTER TABLE restored_clients ADD COLUMN owner TEXT")?;
+    }
     let path = clients_path(directory);
     if path.exists() {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
-        let mut statement = db.prepare("SELECT client, patterns, epoch, position, seen FROM clients")?;
+        let owner = owner_column(&db, "clients")?;
+        let read = format!("SELECT client, patterns, epoch, position, seen, {owner} FROM clients");
+        let mut statement = db.prepare(&read)?;
         let mut rows = statement.query([])?;
         let transaction = copy.unchecked_transaction()?;
-        let mut insert = transaction.prepare("INSERT OR REPLACE INTO restored_clients VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let insert = "INSERT OR REPLACE INTO restored_clients(client, patterns, epoch, position, seen, owner)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let mut insert = transaction.prepare(insert)?;
         while let Some(row) = rows.next()? {
-            let values: [Value; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            let values: [Value; 6] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
             insert.execute(values)?;
         }
         drop(insert);
         transaction.commit()?;
     }
     copy.query_row("SELECT count(*) FROM restored_clients", [], |row| row.get(0).map(|count| position(count).0))
+}
+
+/// The owner, or what stands for it in a table that an older server made.
+fn owner_column(db: &Connection, table: &str) -> rusqlite::Result<&'static str> {
+    Ok(if db.column_exists(None, table, "owner")? { "owner" } else { "NULL" })
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
@@ -223,7 +243,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
     let patterns = PatternSet::new(patterns?)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))?;
     let cursor = Cursor::new(parsed(row.get_ref(2)?.as_str()?, 2)?, position(row.get(3)?));
-    Ok(ClientRecord { client: Uuid::from_bytes(client), patterns, cursor, seen_ms: position(row.get(4)?).0 })
+    let seen_ms = position(row.get(4)?).0;
+    Ok(ClientRecord { client: Uuid::from_bytes(client), patterns, cursor, seen_ms, owner: row.get(5)? })
 }
 
 /// One a line: patterns hold no line ends.

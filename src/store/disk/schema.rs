@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use super::clients::ClientsFile;
 use super::fault::open_error;
 use super::lock::sync_directory;
+use super::notes::NotesFile;
 use crate::cursor::{Epoch, Position};
 use crate::segment::TopicMap;
 use crate::store::dedupe::DedupeWindow;
@@ -102,12 +103,13 @@ pub(super) fn open(
     options: &StoreOptions,
     marks_max: usize,
     clients: &mut ClientsFile,
+    notes: &mut NotesFile,
 ) -> Result<Opened, OpenError> {
     let path = events_path(directory);
     remove_stale_wal(directory, &path).map_err(|error| open_error(&path, error))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(&path, flags).map_err(|error| open_error(&path, error))?;
-    prepare(&db, clients).map_err(|reason| open_error(&path, reason))?;
+    prepare(&db, clients, notes).map_err(|reason| open_error(&path, reason))?;
     sync_directory(directory).map_err(|error| open_error(directory, error))?;
     load(db, options, marks_max).map_err(|reason| open_error(&path, reason))
 }
@@ -157,7 +159,7 @@ fn remove_stale_wal(directory: &Path, events: &Path) -> std::io::Result<()> {
     sync_directory(directory)
 }
 
-fn prepare(db: &Connection, clients: &mut ClientsFile) -> Result<(), String> {
+fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
     let text = |error: rusqlite::Error| error.to_string();
     db.busy_timeout(BUSY_WAIT).map_err(text)?;
     db.set_prepared_statement_cache_capacity(32);
@@ -170,7 +172,7 @@ fn prepare(db: &Connection, clients: &mut ClientsFile) -> Result<(), String> {
     match (number("application_id")?, number("user_version")?) {
         (0, 0) if tables == 0 => create(db).map_err(text)?,
         (LOG_ID, VERSION) => {}
-        (BACKUP_ID, VERSION) => adopt(db, clients)?,
+        (BACKUP_ID, VERSION) => adopt(db, clients, notes)?,
         (LOG_ID | BACKUP_ID, newer) if newer > VERSION => {
             return Err(format!("it was written by a newer switchback (format {newer}): use that one, or later"));
         }
@@ -200,13 +202,14 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
 /// Makes a log of its own of a restored copy: what was published after the copy was made is lost, and may have
 /// had the positions that come next. Done before the write-ahead log is switched on, so that the file's header,
 /// which [`remove_stale_wal`] reads, is never behind.
-fn adopt(db: &Connection, clients: &mut ClientsFile) -> Result<(), String> {
+fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
     // If this is cut short, it is done again: what is there already stays.
     clients.import(db)?;
+    notes.import(db)?;
     let renew = || {
         let transaction = db.unchecked_transaction()?;
         transaction.execute("UPDATE meta SET epoch = ?1, began = last", [Epoch::mint().as_str()])?;
-        transaction.execute_batch("DROP TABLE IF EXISTS restored_clients")?;
+        transaction.execute_batch("DROP TABLE IF EXISTS restored_clients; DROP TABLE IF EXISTS restored_notes")?;
         transaction.pragma_update(None, "application_id", LOG_ID)?;
         transaction.commit()
     };

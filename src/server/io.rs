@@ -1,0 +1,190 @@
+//! A connection's bytes: plain or in TLS, and cut where no request comes over it for too long.
+//!
+//! actix times the head of a connection's first request only. One that sends a request, and then the first byte of another,
+//! would be kept for ever.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+use super::tls::HTTP2;
+use crate::http::Peer;
+use crate::limits::Counted;
+
+/// What comes and goes.
+pub(super) enum Wire {
+    Plain(TcpStream),
+    /// Boxed, since its state is a kilobyte that plain connections need not have.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// Whether both sides agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
+}
+
+/// Whether a connection has requests under way, and since when it has not.
+#[derive(Debug)]
+pub(super) struct Activity {
+    requests: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { requests: Cell::new(0), idle_since: Cell::new(Instant::now()) }
+    }
+}
+
+/// One request that is under way, until its answer has been given.
+#[derive(Debug)]
+pub(super) struct Busy(Rc<Activity>);
+
+impl Activity {
+    pub(super) fn begin(self: &Rc<Self>) -> Busy {
+        self.requests.set(self.requests.get() + 1);
+        Busy(self.clone())
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.get() == 0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.idle_since.set(Instant::now());
+    }
+}
+
+/// An HTTP/1 connection.
+pub(super) struct Io {
+    wire: Wire,
+    pub(super) peer: Peer,
+    pub(super) activity: Rc<Activity>,
+    idle_max: Duration,
+    /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
+    /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
+    idle: Option<Pin<Box<Sleep>>>,
+    _counted: Option<Counted>,
+}
+
+impl Io {
+    pub(super) fn new(wire: Wire, peer: Peer, idle_max: Duration, counted: Option<Counted>) -> Self {
+        Self { wire, peer, activity: Rc::default(), idle_max, idle: None, _counted: counted }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.activity.is_idle() {
+            return Poll::Pending;
+        }
+        let until = self.activity.idle_since.get() + self.idle_max;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        loop {
+            std::task::ready!(idle.as_mut().poll(cx));
+            if idle.deadline() >= until {
+                return Poll::Ready(());
+            }
+            idle.as_mut().reset(until);
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.poll_idle(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.wire).poll_read(cx, buf)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx)
+    }
+}

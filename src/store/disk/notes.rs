@@ -1,0 +1,300 @@
+//! Tickets, bans and revocations: a file of their own, synced like the log, so that neither waits for the other's commits.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use tokio::sync::oneshot;
+
+use super::fault::{open_error, store_error};
+use super::queue::{Load, Queue};
+use super::schema::{BUSY_WAIT, integer, position};
+use crate::store::notes::too_many;
+use crate::store::{Note, NoteKind, NoteSink, OpenError, StoreError, StoreOptions};
+
+/// Raised with every change of the table that an older server could not read.
+const VERSION: i32 = 1;
+
+/// The same in a backup, under another name.
+const COLUMNS: &str = "(kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, until INTEGER NOT NULL,
+    PRIMARY KEY (kind, key))";
+
+/// Notes that wait to be written, at most; past it, saving and taking are refused.
+const QUEUED_MAX: Load = Load { items: 16_384, bytes: 16 << 20 };
+
+/// Most that one transaction writes.
+const GROUP: Load = Load { items: 1024, bytes: 4 << 20 };
+
+const KINDS: [NoteKind; 3] = [NoteKind::Ticket, NoteKind::Ban, NoteKind::Revocation];
+
+/// What the thread is asked to do.
+pub(super) enum NoteJob {
+    Save(Note, oneshot::Sender<Result<(), StoreError>>),
+    Take(NoteKind, String, u64, oneshot::Sender<Result<Option<Note>, StoreError>>),
+    /// Who watches, and who waits until it was told of what is kept.
+    Watch(Arc<dyn NoteSink>, mpsc::SyncSender<()>),
+    Expire(u64),
+}
+
+pub(super) fn queue() -> Queue<NoteJob> {
+    Queue::new(QUEUED_MAX)
+}
+
+/// What a note costs a queue.
+pub(super) fn load(note: &Note) -> Load {
+    Load { items: 1, bytes: (note.key.len() + note.value.len()) as u64 }
+}
+
+/// Where the notes of `directory` are.
+fn notes_path(directory: &Path) -> PathBuf {
+    directory.join("notes.db")
+}
+
+/// `notes.db`.
+pub(super) struct NotesFile {
+    db: Connection,
+    directory: PathBuf,
+    notes_max: usize,
+    counts: HashMap<NoteKind, usize>,
+    sink: Option<Arc<dyn NoteSink>>,
+}
+
+/// What a transaction has done for a job, to be told once it is durable.
+enum Done {
+    Saved,
+    OneTooMany,
+    Taken(Option<Note>),
+}
+
+impl NotesFile {
+    /// Opens the file in `directory`, creating it where there is none.
+    pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
+        let path = notes_path(directory);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || {
+            let db = Connection::open_with_flags(&path, flags)?;
+            db.busy_timeout(BUSY_WAIT)?;
+            for (pragma, value) in [("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")] {
+                db.pragma_update(None, pragma, value)?;
+            }
+            db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+            let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if version == 0 {
+                db.execute_batch(&format!(
+                    "BEGIN; CREATE TABLE IF NOT EXISTS notes {COLUMNS} WITHOUT ROWID;
+                     CREATE INDEX IF NOT EXISTS notes_until ON notes(until);
+                     PRAGMA user_version = {VERSION}; COMMIT"
+                ))?;
+            }
+            let counts = count(&db)?;
+            Ok((db, version, counts))
+        };
+        let (db, version, counts) = open().map_err(|error: rusqlite::Error| open_error(&path, error))?;
+        if version > VERSION {
+            return Err(open_error(&path, "it was written by a newer switchback"));
+        }
+        Ok(Self { db, directory: directory.to_owned(), notes_max: options.notes_max, counts, sink: None })
+    }
+
+    /// Works the queue until it is closed.
+    pub(super) fn run(mut self, queue: &Queue<NoteJob>) {
+        let _worker = queue.worker();
+        while let Some(jobs) = queue.take(GROUP, true) {
+            let mut group = Vec::new();
+            for job in jobs {
+                match job {
+                    NoteJob::Save(..) | NoteJob::Take(..) => group.push(job),
+                    NoteJob::Watch(sink, done) => {
+                        self.write(std::mem::take(&mut group));
+                        self.watch(sink);
+                        // Whoever asked does not wait for ever.
+                        let _ = done.send(());
+                    }
+                    NoteJob::Expire(now_ms) => {
+                        self.write(std::mem::take(&mut group));
+                        if let Err(error) = self.expire(now_ms) {
+                            tracing::warn!(%error, "tickets, bans and revocations that have ended could not be removed; it is tried again");
+                        }
+                    }
+                }
+            }
+            self.write(group);
+        }
+    }
+
+    /// One transaction and one sync; who watches is told before anybody is answered.
+    fn write(&mut self, group: Vec<NoteJob>) {
+        if group.is_empty() {
+            return;
+        }
+        let counts = self.counts.clone();
+        match self.transact(&group) {
+            Ok(outcomes) => {
+                for (job, done) in group.into_iter().zip(outcomes) {
+                    self.answer(job, Ok(done));
+                }
+            }
+            Err(error) => {
+                self.counts = counts;
+                let error = store_error(&error, &self.directory);
+                for job in group {
+                    self.answer(job, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn transact(&mut self, group: &[NoteJob]) -> rusqlite::Result<Vec<Done>> {
+        let Self { db, counts, notes_max, .. } = self;
+        if !db.is_autocommit() {
+            // The last one failed so badly that it could not even be rolled back then.
+            db.execute_batch("ROLLBACK")?;
+        }
+        let transaction = db.unchecked_transaction()?;
+        let mut outcomes = Vec::with_capacity(group.len());
+        for job in group {
+            outcomes.push(match job {
+                NoteJob::Save(note, _) => save(&transaction, note, counts.entry(note.kind).or_default(), *notes_max)?,
+                NoteJob::Take(kind, key, now_ms, _) => {
+                    let taken = take(&transaction, *kind, key)?;
+                    if taken.is_some() {
+                        let count = counts.entry(*kind).or_default();
+                        *count = count.saturating_sub(1);
+                    }
+                    Done::Taken(taken.filter(|note| *now_ms < note.until_ms))
+                }
+                NoteJob::Watch(..) | NoteJob::Expire(..) => Done::Taken(None),
+            });
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    /// Whoever asked may have gone.
+    fn answer(&self, job: NoteJob, done: Result<Done, StoreError>) {
+        match job {
+            NoteJob::Save(note, reply) => {
+                let saved = match done {
+                    Ok(Done::OneTooMany) => Err(too_many()),
+                    done => done.map(drop),
+                };
+                if saved.is_ok()
+                    && note.kind.is_watched()
+                    && let Some(sink) = &self.sink
+                {
+                    sink.push(note);
+                }
+                let _ = reply.send(saved);
+            }
+            NoteJob::Take(.., reply) => {
+                let _ = reply.send(done.map(|done| if let Done::Taken(note) = done { note } else { None }));
+            }
+            NoteJob::Watch(..) | NoteJob::Expire(..) => {}
+        }
+    }
+
+    fn watch(&mut self, sink: Arc<dyn NoteSink>) {
+        let kept = self.watched();
+        match kept {
+            Ok(notes) => notes.into_iter().for_each(|note| sink.push(note)),
+            // Fails closed elsewhere: what is asked of the file next fails, too.
+            Err(error) => tracing::error!(%error, "the bans and revocations that are kept could not be read"),
+        }
+        self.sink = Some(sink);
+    }
+
+    fn watched(&self) -> rusqlite::Result<Vec<Note>> {
+        let mut statement = self.db.prepare("SELECT kind, key, value, until FROM notes WHERE kind <> ?1")?;
+        let notes = statement.query_map([NoteKind::Ticket.name()], note)?;
+        notes.filter_map(Result::transpose).collect()
+    }
+
+    fn expire(&mut self, now_ms: u64) -> rusqlite::Result<()> {
+        if self.db.prepare_cached("DELETE FROM notes WHERE until <= ?1")?.execute([integer(now_ms)])? > 0 {
+            self.counts = count(&self.db)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the bans and revocations out of a restored copy; where one is known here already, that one is newer.
+    pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
+        let import = || {
+            if !copy.table_exists(None, "restored_notes")? {
+                return count(&self.db);
+            }
+            let transaction = self.db.unchecked_transaction()?;
+            let mut statement = copy.prepare("SELECT kind, key, value, until FROM restored_notes")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                transaction.execute("INSERT OR IGNORE INTO notes VALUES (?1, ?2, ?3, ?4)", values(row)?)?;
+            }
+            transaction.commit()?;
+            count(&self.db)
+        };
+        self.counts = import().map_err(|error: rusqlite::Error| format!("its bans and revocations: {error}"))?;
+        Ok(())
+    }
+}
+
+/// Copies the bans and revocations of `directory` into the backup `copy`: who was shut out stays out. Tickets end
+/// before a copy could be used.
+pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<()> {
+    copy.execute_batch(&format!("CREATE TABLE IF NOT EXISTS restored_notes {COLUMNS} WITHOUT ROWID"))?;
+    let path = notes_path(directory);
+    if !path.exists() {
+        return Ok(());
+    }
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY_WAIT)?;
+    let mut statement = db.prepare("SELECT kind, key, value, until FROM notes WHERE kind <> ?1")?;
+    let mut rows = statement.query([NoteKind::Ticket.name()])?;
+    let transaction = copy.unchecked_transaction()?;
+    while let Some(row) = rows.next()? {
+        transaction.execute("INSERT OR REPLACE INTO restored_notes VALUES (?1, ?2, ?3, ?4)", values(row)?)?;
+    }
+    transaction.commit()
+}
+
+fn save(db: &Connection, note: &Note, count: &mut usize, notes_max: usize) -> rusqlite::Result<Done> {
+    let (kind, until) = (note.kind.name(), integer(note.until_ms));
+    let update = "UPDATE notes SET value = ?3, until = ?4 WHERE kind = ?1 AND key = ?2";
+    if db.prepare_cached(update)?.execute(params![kind, note.key, note.value, until])? == 0 {
+        if *count >= notes_max {
+            return Ok(Done::OneTooMany);
+        }
+        let insert = "INSERT INTO notes VALUES (?1, ?2, ?3, ?4)";
+        db.prepare_cached(insert)?.execute(params![kind, note.key, note.value, until])?;
+        *count += 1;
+    }
+    Ok(Done::Saved)
+}
+
+fn take(db: &Connection, kind: NoteKind, key: &str) -> rusqlite::Result<Option<Note>> {
+    let take = "DELETE FROM notes WHERE kind = ?1 AND key = ?2 RETURNING kind, key, value, until";
+    Ok(db.prepare_cached(take)?.query_row([kind.name(), key], note).optional()?.flatten())
+}
+
+/// A row; `None` where it is of a kind that this version does not know.
+fn note(row: &Row<'_>) -> rusqlite::Result<Option<Note>> {
+    let name = row.get_ref(0)?.as_str()?;
+    let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else { return Ok(None) };
+    Ok(Some(Note { kind, key: row.get(1)?, value: row.get(2)?, until_ms: position(row.get(3)?).0 }))
+}
+
+fn values(row: &Row<'_>) -> rusqlite::Result<[Value; 4]> {
+    Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+}
+
+fn count(db: &Connection) -> rusqlite::Result<HashMap<NoteKind, usize>> {
+    let mut counts = HashMap::new();
+    for kind in KINDS {
+        let count: i64 = db
+            .prepare_cached("SELECT count(*) FROM notes WHERE kind = ?1")?
+            .query_row([kind.name()], |row| row.get(0))?;
+        counts.insert(kind, usize::try_from(count).unwrap_or(0));
+    }
+    Ok(counts)
+}

@@ -1,0 +1,352 @@
+//! A real NATS server, or a cluster of them, on loopback and in a directory of its own: started, killed, paused, started
+//! again.
+//!
+//! The binary is the one that `SWITCHBACK_TEST_NATS` names, else `target/tools/nats-server`, where `tests/run` puts it.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long a server or an election may take; on a loaded machine either takes some seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const ASK_AGAIN: Duration = Duration::from_millis(25);
+
+/// How long a server may take to answer how it is.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// The user of [`Access::Password`].
+pub const USER: &str = "switchback";
+/// The password of [`Access::Password`]; it needs escaping in a URL.
+pub const PASSWORD: &str = "s3cret/with@signs";
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Open,
+    /// [`USER`] with [`PASSWORD`].
+    Password,
+    /// Anyone over TLS, who knows [`Nats::ca_file`].
+    Tls,
+}
+
+/// One server, or a cluster. All of it ends, and its files go, when it is dropped.
+pub struct Nats {
+    access: Access,
+    servers: Vec<Server>,
+    directory: tempfile::TempDir,
+}
+
+struct Server {
+    name: String,
+    address: SocketAddr,
+    monitor: SocketAddr,
+    directory: PathBuf,
+    process: Option<Child>,
+    paused: bool,
+}
+
+impl Nats {
+    /// One server on its own, open to anyone.
+    pub fn single() -> Self {
+        Self::start(1, Access::Open, "")
+    }
+
+    /// A cluster of three, open to anyone.
+    pub fn cluster() -> Self {
+        Self::start(3, Access::Open, "")
+    }
+
+    /// So many servers; `more` is what else stands in the configuration of each. Returns once JetStream is ready: where
+    /// there are several, once all of them know who leads.
+    pub fn start(count: usize, access: Access, more: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let host = host_of_its_own();
+        let reserved: Vec<[TcpListener; 3]> = (0..count).map(|_| [(); 3].map(|()| reserve(host))).collect();
+        let ports = |index: usize| reserved[index].each_ref().map(|one| one.local_addr().expect("an address"));
+        if access == Access::Tls {
+            write_certificate(directory.path(), host);
+        }
+        let servers: Vec<Server> = (0..count)
+            .map(|index| {
+                let [address, monitor, _] = ports(index);
+                let name = format!("n{}", index + 1);
+                let directory = directory.path().join(&name);
+                Server { name, address, monitor, directory, process: None, paused: false }
+            })
+            .collect();
+        for (index, server) in servers.iter().enumerate() {
+            std::fs::create_dir(&server.directory).expect("a directory for the server");
+            let others = (0..count).filter(|other| *other != index).map(|other| ports(other)[2]);
+            let cluster = (count > 1).then(|| (ports(index)[2], others.collect::<Vec<_>>()));
+            let text = configuration(server, access, directory.path(), cluster, more);
+            std::fs::write(server.configuration_file(), text).expect("the configuration is written");
+        }
+        drop(reserved);
+        let mut nats = Self { access, servers, directory };
+        nats.servers.iter_mut().for_each(Server::run);
+        nats.wait_until_ready();
+        nats
+    }
+
+    /// How many servers there are, running or not.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// What `--store` takes: all of the servers, with the user and the password where they are asked for.
+    pub fn url(&self) -> String {
+        let addresses: Vec<String> = self.servers.iter().map(|server| server.address.to_string()).collect();
+        let scheme = if self.access == Access::Tls { "tls" } else { "nats" };
+        let user =
+            if self.access == Access::Password { format!("{USER}:{}@", escaped(PASSWORD)) } else { String::new() };
+        format!("{scheme}://{user}{}", addresses.join(","))
+    }
+
+    /// `HOST:PORT` of each server.
+    pub fn addresses(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.address.to_string()).collect()
+    }
+
+    /// The authority that a client has to trust with [`Access::Tls`], in PEM.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// Ends one with SIGKILL.
+    pub fn kill(&mut self, index: usize) {
+        self.servers[index].kill();
+    }
+
+    /// Holds one still (SIGSTOP): its connections stay, and nothing comes of them.
+    pub fn pause(&mut self, index: usize) {
+        self.servers[index].signal(Signal::SIGSTOP);
+        self.servers[index].paused = true;
+    }
+
+    /// Lets one go on that was held still.
+    pub fn resume(&mut self, index: usize) {
+        self.servers[index].signal(Signal::SIGCONT);
+        self.servers[index].paused = false;
+    }
+
+    /// Starts one that was killed again, on its ports and its files. Returns at once; see [`Self::wait_until_ready`].
+    pub fn restart(&mut self, index: usize) {
+        self.servers[index].run();
+    }
+
+    /// Waits until every server that runs has caught up and, in a cluster, knows who leads it.
+    pub fn wait_until_ready(&self) {
+        let clustered = self.servers.len() > 1;
+        let running = self.servers.iter().filter(|server| server.runs());
+        for server in running {
+            server.wait_for("it is healthy", || {
+                let healthy = server.ask("/healthz").is_some_and(|health| health["status"] == "ok");
+                healthy && (!clustered || !server.meta_leader().unwrap_or_default().is_empty())
+            });
+        }
+    }
+
+    /// Which server leads the cluster of JetStream itself, as one that runs knows.
+    pub fn meta_leader(&self) -> Option<usize> {
+        self.running().find_map(|server| self.index_of(&server.meta_leader()?))
+    }
+
+    /// Which server leads a stream; `None` where there is no such stream, or nobody leads it at present.
+    pub fn leader_of(&self, stream: &str) -> Option<usize> {
+        self.running().find_map(|server| match server.stream(stream)?["cluster"]["leader"].as_str() {
+            Some(leader) => self.index_of(leader),
+            None if self.servers.len() == 1 => Some(0),
+            None => None,
+        })
+    }
+
+    /// The names of the streams that a running server knows of, those beneath key-value buckets among them.
+    pub fn streams(&self) -> Vec<String> {
+        let streams = self.running().flat_map(Server::streams);
+        let mut names: Vec<String> = streams.filter_map(|stream| Some(stream["name"].as_str()?.to_owned())).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().filter(|server| server.runs())
+    }
+
+    fn index_of(&self, name: &str) -> Option<usize> {
+        self.servers.iter().position(|server| server.name == name)
+    }
+}
+
+impl Server {
+    fn run(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
+        let child = Command::new(binary())
+            .arg("--config")
+            .arg(self.configuration_file())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.process = Some(child.unwrap_or_else(|error| panic!("{}: {error}", binary().display())));
+        self.wait_for("it listens", || TcpStream::connect(self.address).is_ok());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // Gone already where it ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        self.paused = false;
+    }
+
+    fn runs(&self) -> bool {
+        self.process.is_some() && !self.paused
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill(Pid::from_raw(process.id() as i32), signal).expect("it is there to be signalled");
+    }
+
+    fn configuration_file(&self) -> PathBuf {
+        self.directory.join("nats.conf")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn meta_leader(&self) -> Option<String> {
+        Some(self.ask("/jsz")?["meta_cluster"]["leader"].as_str()?.to_owned())
+    }
+
+    fn stream(&self, name: &str) -> Option<Value> {
+        self.streams().into_iter().find(|stream| stream["name"] == name)
+    }
+
+    fn streams(&self) -> Vec<Value> {
+        let Some(all) = self.ask("/jsz?accounts=true&streams=true") else { return Vec::new() };
+        let accounts = all["account_details"].as_array().cloned().unwrap_or_default();
+        accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten().cloned().collect()
+    }
+
+    /// What it says of itself; nothing where it does not answer.
+    fn ask(&self, path: &str) -> Option<Value> {
+        let mut stream = TcpStream::connect_timeout(&self.monitor, ANSWER).ok()?;
+        stream.set_read_timeout(Some(ANSWER)).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    fn wait_for(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !holds() {
+            if Instant::now() > end {
+                let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+                panic!("waited in vain for {} of NATS until {what}: {log}", self.name);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where the server's binary is.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("SWITCHBACK_TEST_NATS").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server"));
+    assert!(
+        path.is_file(),
+        "{} is not there: these tests run a real NATS server. `tests/run tools` fetches it to target/tools/nats-server; \
+         or let SWITCHBACK_TEST_NATS name a nats-server of 2.12 or later",
+        path.display()
+    );
+    path
+}
+
+/// An address of loopback that nobody else listens on or connects from, so that ports that were free stay free while a
+/// server is down. Elsewhere than on Linux there is only one.
+fn host_of_its_own() -> IpAddr {
+    let part = || rand::random_range(16..=250);
+    if cfg!(target_os = "linux") {
+        Ipv4Addr::new(127, part(), part(), part()).into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    }
+}
+
+fn reserve(host: IpAddr) -> TcpListener {
+    TcpListener::bind((host, 0)).expect("a free port")
+}
+
+fn configuration(
+    server: &Server,
+    access: Access,
+    directory: &Path,
+    cluster: Option<(SocketAddr, Vec<SocketAddr>)>,
+    more: &str,
+) -> String {
+    let Server { name, address, monitor, directory: own, .. } = server;
+    let store = own.join("jetstream");
+    // What a stream may take is reserved ahead, whatever it holds.
+    let mut text = format!(
+        "server_name: {name}\nlisten: \"{address}\"\nhttp: \"{monitor}\"\n\
+         jetstream {{ store_dir: {store:?}, max_memory_store: 256MB, max_file_store: 1TB }}\n"
+    );
+    let added = match access {
+        Access::Open => Ok(()),
+        Access::Password => writeln!(text, "authorization {{ user: {USER:?}, password: {PASSWORD:?} }}"),
+        Access::Tls => {
+            let (certificate, key) = (directory.join("server.pem"), directory.join("server.key"));
+            writeln!(text, "tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")
+        }
+    };
+    added.expect("a text takes what is written");
+    if let Some((own, others)) = cluster {
+        let routes: Vec<String> = others.iter().map(|other| format!("\"nats://{other}\"")).collect();
+        let routes = routes.join(", ");
+        writeln!(text, "cluster {{ name: test, listen: \"{own}\", routes: [{routes}] }}").expect("as above");
+    }
+    text + more + "\n"
+}
+
+/// A certificate for the host, and the authority that signed it.
+fn write_certificate(directory: &Path, host: IpAddr) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+    let key = || KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::new([]).expect("an authority");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let authority_key = key();
+    let authority_file = authority.self_signed(&authority_key).expect("a certificate").pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let names = [host.to_string(), "localhost".to_owned()];
+    let server_key = key();
+    let server = CertificateParams::new(names).expect("a server").signed_by(&server_key, &issuer);
+    let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file is written");
+    write("ca.pem", authority_file);
+    write("server.pem", server.expect("a certificate").pem());
+    write("server.key", server_key.serialize_pem());
+}
+
+fn escaped(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
