@@ -52,12 +52,14 @@ pub(crate) fn save(work: &str, runs: &[Run], quick: bool) -> Result<(), Fault> {
 /// Writes the table, and the plots unless the runs were short.
 pub(crate) fn write(quick: bool) -> Result<(), Fault> {
     let all = load(quick)?;
-    let text = table::bounds(&all) + "\n" + &table::everything(&all);
+    let bounds = table::bounds(&all);
+    let text = format!("{bounds}\n{}", table::everything(&all));
     println!("\n{text}");
     if quick {
         return Ok(());
     }
     fs::write(home().join("compare.md"), text)?;
+    show(&bounds)?;
     let plots: [(&str, &str, Figure, &[&str]); 6] = [
         ("cpu", "Processor time a delivery, microseconds (less is better)", |run| run.cpu_us, &PACED),
         ("latency", "Latency at 20,000 deliveries a second, p99, ms (less is better)", |run| run.p99_ms, &PACED),
@@ -77,6 +79,16 @@ pub(crate) fn write(quick: bool) -> Result<(), Fault> {
         fs::write(home().join(format!("{name}.svg")), svg::bars(title, &table::TARGETS, &groups))?;
     }
     Ok(())
+}
+
+/// Puts the table where the README has room for it.
+fn show(table: &str) -> Result<(), Fault> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&file)?;
+    let (begin, end) = ("<!-- compare: begin -->\n", "<!-- compare: end -->");
+    let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let Some((before, after)) = parts else { return Err("the README has no room for the table".into()) };
+    Ok(fs::write(file, format!("{before}{begin}\n{table}\n{end}{after}"))?)
 }
 
 const PACED: [&str; 6] = ["ws-20k", "ws-100k", "sse-20k", "iframe-20k", "longpoll-20k", "jsonp-20k"];
