@@ -75,6 +75,7 @@
 //! 10. A subscriber that is caught up is told the first position that concerns it. What lies before is skipped, not read: the
 //!     cost of a sparse subscription is what it receives.
 
+pub mod auth;
 mod clients;
 pub mod command;
 pub mod config;
