@@ -3,6 +3,8 @@
 //! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
 //! variable, then the file, then the default.
 
+mod access;
+
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use uuid::Uuid;
+
+pub use access::{AccessArgs, SecretArgs};
 
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
@@ -57,9 +61,9 @@ pub struct ServeArgs {
     /// A TOML file with any of these flags as keys: max-age = "24h"
     #[arg(long, env = "SWITCHBACK_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve everybody: listen on other addresses than loopback, and behind proxies, without a key
-    #[arg(long, env = "SWITCHBACK_ALLOW_ANONYMOUS")]
-    pub allow_anonymous: bool,
+    /// Who may come.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
     /// `https://app.example.com`, `https://*.example.com`, or `null`
     #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -271,10 +275,13 @@ pub enum ConfigError {
     },
     /// Open to all, without having been told so.
     #[error(
-        "--listen {0} is not loopback, and no key is configured: everybody who reaches it could publish and subscribe; \
-             listen on 127.0.0.1, or add --allow-anonymous if that is meant"
+        "--listen {0} is not loopback, and there is no key: everybody who reaches it could publish and subscribe; \
+             ask for tokens with --jwt-secret-file or --jwks, or add --allow-anonymous if everybody is meant"
     )]
     Open(SocketAddr),
+    /// A key cannot be used, or the flags about keys do not go together.
+    #[error("{0}")]
+    Key(String),
     /// A number is not within its range.
     #[error("--{flag} {reason}")]
     Range {
@@ -292,7 +299,8 @@ impl ServeArgs {
     /// [`ConfigError`] says which flag is wrong and what would be right.
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = self.address()?;
-        if !listen.ip().is_loopback() && !self.allow_anonymous {
+        let access = self.access.clone().options()?;
+        if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
             return Err(ConfigError::Open(listen));
         }
         let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
@@ -341,7 +349,7 @@ impl ServeArgs {
                 ws_bytes_max: http.ws_bytes_max.max(size(self.max_event_bytes)),
                 body_timeout: self.body_timeout,
                 allowed_origins: self.allow_origin,
-                allow_anonymous: self.allow_anonymous,
+                access,
                 loopback_only: listen.ip().is_loopback(),
                 static_dir: self.static_dir,
                 ..http
@@ -495,7 +503,7 @@ mod tests {
         {
             let args = serve(command).unwrap();
             assert_eq!((args.max_age, args.max_events), (Duration::from_secs(24 * 3600), 6));
-            assert!(args.allow_anonymous);
+            assert!(args.access.allow_anonymous);
             assert_eq!(args.allow_origin.len(), 2);
         }
     }

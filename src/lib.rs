@@ -76,6 +76,7 @@
 //!     cost of a sparse subscription is what it receives.
 
 pub mod auth;
+mod barred;
 mod clients;
 pub mod command;
 pub mod config;
@@ -85,6 +86,7 @@ pub mod event;
 pub mod http;
 mod hub;
 pub mod json;
+pub mod keyring;
 mod lane;
 mod segment;
 pub mod server;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::access::AccessOptions;
 use super::origin::AllowedOrigin;
 
 /// What the routes do; parsed once, valid ever after.
@@ -27,8 +28,8 @@ pub struct HttpOptions {
     pub body_timeout: Duration,
     /// Origins that may read and publish besides the server's own.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Whether requests that came through a proxy, or to a name other than loopback's, are served without a key.
-    pub allow_anonymous: bool,
+    /// Who may come.
+    pub access: AccessOptions,
     /// Where the pages are served from instead of those built in.
     pub static_dir: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
@@ -48,7 +49,7 @@ impl Default for HttpOptions {
             echo_bytes_max: 16 << 20,
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
-            allow_anonymous: false,
+            access: AccessOptions::default(),
             static_dir: None,
             loopback_only: false,
         }

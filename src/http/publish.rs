@@ -9,11 +9,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::query::Fields;
 use super::{Answer, Call};
+use crate::auth::Rights;
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
 
@@ -56,6 +58,8 @@ fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Resul
 /// `POST /v1/events`.
 pub(super) async fn events(mut call: Call) -> Answer {
     call.source().check()?;
+    let rights = call.rights().await?;
+    check_publisher(&rights)?;
     let payload = call.payload.take();
     let headers = call.request.headers();
     let options = call.options();
@@ -70,11 +74,11 @@ pub(super) async fn events(mut call: Call) -> Answer {
                     let message = "Idempotency-Key is for a single event; in an array, give each event an id";
                     return Err(ApiError::bad("bad_id", message));
                 }
-                return array(&call.state.hub, options, text).await;
+                return array(&call.state.hub, &rights, options, text).await;
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
-            single(&call.state.hub, with_key(envelope.into_event()?, key)?).await
+            single(&call.state.hub, &rights, with_key(envelope.into_event()?, key)?).await
         }
         Some("application/x-www-form-urlencoded") => {
             let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout).await?;
@@ -82,11 +86,11 @@ pub(super) async fn events(mut call: Call) -> Answer {
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
             let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
-            single(&call.state.hub, with_key(event, key)?).await
+            single(&call.state.hub, &rights, with_key(event, key)?).await
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout);
-            stream(&call.state.hub, lines, options).await
+            stream(&call.state.hub, &rights, lines, options).await
         }
         _ => Err(body::unsupported(
             "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
@@ -97,6 +101,8 @@ pub(super) async fn events(mut call: Call) -> Answer {
 /// `POST /v1/topics/{topic}`: the body is the data.
 pub(super) async fn topic(mut call: Call) -> Answer {
     call.source().check()?;
+    let rights = call.rights().await?;
+    check_publisher(&rights)?;
     let payload = call.payload.take();
     let headers = call.request.headers();
     let options = call.options();
@@ -113,7 +119,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
         Some(_) => Data::binary(&body),
     };
     let event = build(&topic, fields.one("event")?, None, data)?;
-    single(&call.state.hub, with_key(event, key)?).await
+    single(&call.state.hub, &rights, with_key(event, key)?).await
 }
 
 /// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
@@ -173,11 +179,12 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
-async fn single(hub: &Hub, event: NewEvent) -> Answer {
+async fn single(hub: &Hub, rights: &Rights, event: NewEvent) -> Answer {
+    check_publish(rights, &event.topic)?;
     Ok(created(&outcome(&hub.publish(event).await?)))
 }
 
-async fn array(hub: &Hub, options: &HttpOptions, text: &str) -> Answer {
+async fn array(hub: &Hub, rights: &Rights, options: &HttpOptions, text: &str) -> Answer {
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
         let message = format!("a batch holds 1 to {} events", options.batch_events_max);
@@ -187,7 +194,9 @@ async fn array(hub: &Hub, options: &HttpOptions, text: &str) -> Answer {
     let mut events = Vec::with_capacity(raw.len());
     for value in raw {
         check_size(value.get().len(), options)?;
-        events.push(parse::<Envelope<'_>>(value.get())?.into_event()?);
+        let event = parse::<Envelope<'_>>(value.get())?.into_event()?;
+        check_publish(rights, &event.topic)?;
+        events.push(event);
     }
     let published = hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().map(outcome).collect();
@@ -235,9 +244,9 @@ impl Summary {
 
 /// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
 /// nothing more comes; then the answer has that status, and says how far it came.
-async fn stream(hub: &Hub, mut lines: Lines, options: &HttpOptions) -> Answer {
+async fn stream(hub: &Hub, rights: &Rights, mut lines: Lines, options: &HttpOptions) -> Answer {
     let mut summary = Summary::default();
-    let end = store_lines(hub, &mut lines, options, &mut summary).await;
+    let end = store_lines(hub, rights, &mut lines, options, &mut summary).await;
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
@@ -250,6 +259,7 @@ async fn stream(hub: &Hub, mut lines: Lines, options: &HttpOptions) -> Answer {
 
 async fn store_lines(
     hub: &Hub,
+    rights: &Rights,
     lines: &mut Lines,
     options: &HttpOptions,
     summary: &mut Summary,
@@ -261,7 +271,7 @@ async fn store_lines(
         // Whatever has arrived by now is stored together, but no line waits for one that has not.
         while let Some(line) = next {
             number += 1;
-            match event_of(&line, options) {
+            match event_of(&line, rights, options) {
                 Ok(Some(event)) => group.push(event),
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),
@@ -271,6 +281,8 @@ async fn store_lines(
         if group.is_empty() {
             continue;
         }
+        // It may have been going on for hours.
+        check_still_good(hub, rights)?;
         for published in hub.publish_all(group).await? {
             match published.duplicate {
                 true => summary.duplicates += 1,
@@ -283,14 +295,16 @@ async fn store_lines(
 }
 
 /// The event of a line; `None` where it is blank.
-fn event_of(line: &Line, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
+fn event_of(line: &Line, rights: &Rights, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
     let Line::Whole(line) = line else { return Err(ApiError::too_large("an event", options.event_bytes_max)) };
     let text = body::text(line)?;
     if text.trim().is_empty() {
         return Ok(None);
     }
     check_size(text.len(), options)?;
-    parse::<Envelope<'_>>(text)?.into_event().map(Some)
+    let event = parse::<Envelope<'_>>(text)?.into_event()?;
+    check_publish(rights, &event.topic)?;
+    Ok(Some(event))
 }
 
 trait FurtherCursor {

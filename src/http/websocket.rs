@@ -19,6 +19,7 @@ use futures_core::Stream as _;
 use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
 
+use super::access::check_may_come;
 use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
@@ -42,13 +43,15 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     call.source().check()?;
     let params = params(&call)?;
     let handshake = shake_hands(&mut call, call_limit)?;
-    let driver = open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
+    let (driver, rights) =
+        open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
     let client = driver.registration.as_ref().map(|registration| registration.connection.client);
     let conversation = Conversation {
         hub: call.state.hub.clone(),
+        options: call.state.options.clone(),
+        rights,
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
-        event_bytes_max: call.options().event_bytes_max,
     };
     let Handshake { response, messages, incoming } = handshake;
     Ok(response.map_body(|_, keep| {
@@ -76,6 +79,7 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
+    check_may_come(&call.rights().await?)?;
     let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
     Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })))
 }
@@ -178,7 +182,7 @@ impl Socket {
     fn message(&mut self, message: AggregatedMessage) {
         let outcome = match message {
             AggregatedMessage::Text(text) => self.conversation.text(&text, &mut self.driver),
-            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes),
+            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes, &self.driver),
             AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             AggregatedMessage::Pong(_) => return,
             AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),
