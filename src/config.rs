@@ -4,6 +4,7 @@
 //! variable, then the file, then the default.
 
 mod access;
+mod token;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -14,6 +15,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use uuid::Uuid;
 
 pub use access::{AccessArgs, SecretArgs};
+pub use token::{Secret, ShowArgs, TokenArgs};
 
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
@@ -44,6 +46,8 @@ pub enum Command {
     Subscribe(SubscribeArgs),
     /// Copy the disk store into one file, while a server runs on it or not
     Backup(BackupArgs),
+    /// Sign a token with the server's secret, for trying out
+    Token(TokenArgs),
 }
 
 /// The server's flags.
@@ -164,9 +168,9 @@ pub struct RemoteArgs {
     /// The server
     #[arg(long, env = "SWITCHBACK_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub server: String,
-    /// A token, where the server asks for one
-    #[arg(long, env = "SWITCHBACK_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 /// The flags of `publish`.
