@@ -123,8 +123,8 @@ async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reade
     let (_, mut socket) = match request.connect().await {
         Ok(connected) => connected,
         Err(awc::error::WsClientError::InvalidResponseStatus(status)) => {
-            // A refused handshake is reported without its body; the same request, not upgraded, is refused in words.
-            drop(get(remote, "/v1/ws", parameters, ANSWER_TIMEOUT).await?);
+            // A refused handshake is reported without its body; the same question, as a poll, is refused in words.
+            drop(get(remote, "/v1/poll", parameters, ANSWER_TIMEOUT).await?);
             return Err(RemoteError::Strange(format!("the WebSocket was refused with {status}")));
         }
         Err(error) => return Err(remote.unreachable(error)),

@@ -264,7 +264,9 @@ fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call
             ancestors.push_str(&origin);
         }
     }
-    let policy = format!("default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}");
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
+    );
     response.insert_header((CONTENT_SECURITY_POLICY, policy));
     response.insert_header((HeaderName::from_static("x-robots-tag"), "noindex"));
 }
