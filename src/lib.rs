@@ -88,6 +88,7 @@ mod hub;
 pub mod json;
 pub mod keyring;
 mod lane;
+pub mod limits;
 mod segment;
 pub mod server;
 pub mod store;

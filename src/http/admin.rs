@@ -72,7 +72,7 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout).await?;
+    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
     let wanted: Revocation = serde_json::from_str(body::text(&body)?).map_err(|error| bad(error.to_string()))?;
     let until_ms = match wanted.until {
         // A time is whole and positive enough, or it is none.

@@ -133,8 +133,20 @@ pub(super) async fn lines(call: Call) -> Answer {
 /// The checked parameters of a request.
 pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
     let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    if let Some(patterns) = &params.patterns {
+        check_patterns(patterns, call.options().patterns_max)?;
+    }
     check_origin(call, &params)?;
     Ok(params)
+}
+
+/// Refuses more patterns than a subscription may have here.
+pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Result<(), ApiError> {
+    if patterns.len() > patterns_max {
+        let message = format!("a subscription has at most {patterns_max} patterns here");
+        return Err(ApiError::bad("too_many_topics", message));
+    }
+    Ok(())
 }
 
 fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
@@ -153,7 +165,17 @@ pub(super) async fn open(
 ) -> Result<(Driver, Rights), ApiError> {
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
-    let rights = call.rights_over(Some(transport)).await?;
+    let rights = match call.rights_over(Some(transport)).await {
+        Ok(rights) => rights,
+        Err(error) => {
+            // Whoever tries one credential after another is counted, too.
+            call.limits().connect(&call.who())?;
+            return Err(error);
+        }
+    };
+    let who = call.who_as(&rights);
+    call.limits().connect(&who)?;
+    let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };
     let known = match params.client {
         Some(client) => {
             check_client(hub, client)?;
@@ -221,7 +243,7 @@ pub(super) async fn open(
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
     let mut delivery = if parked { delivery.parked() } else { delivery };
     delivery.set_expiry(expiry(&rights));
-    Ok((Driver::new(delivery, seat, registration), rights))
+    Ok((Driver::new(delivery, seat, registration, held), rights))
 }
 
 /// When a stream is done: at an age of its own, where one is set.

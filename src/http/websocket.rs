@@ -7,6 +7,7 @@
 mod guard;
 mod messages;
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -24,6 +25,7 @@ use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
+use crate::limits::Counted;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
 use guard::{Incoming, Refusal};
@@ -46,12 +48,16 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     let (driver, rights) =
         open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
     let client = driver.registration.as_ref().map(|registration| registration.connection.client);
+    let who = call.who_as(&rights);
     let conversation = Conversation {
         hub: call.state.hub.clone(),
         options: call.state.options.clone(),
         rights,
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
+        limits: call.limits().clone(),
+        who,
+        too_fast: Cell::new(0),
     };
     let Handshake { response, messages, incoming } = handshake;
     Ok(response.map_body(|_, keep| {
@@ -79,9 +85,13 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
-    check_may_come(&call.rights().await?)?;
+    let rights = call.rights().await?;
+    check_may_come(&rights)?;
+    let who = call.who_as(&rights);
+    call.limits().connect(&who)?;
+    let held = call.limits().hold(&who)?;
     let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
-    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })))
+    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _held: held, _keep: keep })))
 }
 
 struct Handshake {
@@ -93,7 +103,7 @@ struct Handshake {
 /// Upgrades, or says why not (RFC 6455 §4.2). The body that actix-ws made is kept: its end would end the messages.
 fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<Handshake, ApiError> {
     let bytes_max = limit(call);
-    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max);
+    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max, call.arriving());
     let refused = |error: actix_web::Error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"));
     let payload = actix_web::web::Payload::from_request(&call.request, &mut payload).into_inner().map_err(refused)?;
     let upgraded = actix_ws::handle_with_protocols(&call.request, payload, &[SUBPROTOCOL]);
@@ -189,6 +199,7 @@ impl Socket {
         };
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
+            messages::Outcome::Close(refusal) => self.close(refusal),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
         }
     }
@@ -210,6 +221,7 @@ impl Socket {
 struct Echo {
     messages: Option<AggregatedMessageStream>,
     incoming: Incoming,
+    _held: Counted,
     _keep: BoxBody,
 }
 
