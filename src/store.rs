@@ -32,7 +32,7 @@ use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
-pub use jetstream::{JetStreamOptions, JetStreamStore, NatsServer, OptionsError, parse_servers};
+pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use memory::MemoryStore;
 pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
