@@ -81,7 +81,7 @@ pub struct ServeArgs {
     /// Keep so many events (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
-    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk and in NATS, 256MiB in memory]
+    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
     #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
     /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
@@ -362,7 +362,9 @@ impl ServeArgs {
         )?;
         self.limits.check(self.max_event_bytes)?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
-            StoreChoice::Disk | StoreChoice::Nats(_) => 16 << 30,
+            StoreChoice::Disk => 16 << 30,
+            // JetStream reserves it ahead, on each server that keeps a copy.
+            StoreChoice::Nats(_) => 4 << 30,
             StoreChoice::Memory => 256 << 20,
         });
         let nats = match &self.store {
