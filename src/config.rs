@@ -133,7 +133,12 @@ pub struct ServeArgs {
     #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
     pub access_log: bool,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
-    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
+    #[arg(
+        long,
+        env = "SWITCHBACK_LOG",
+        value_name = "FILTER",
+        default_value = "warn,switchback=info,actix_http=off,h2=error"
+    )]
     pub log: String,
     /// How NATS is reached.
     #[command(flatten)]

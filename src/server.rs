@@ -120,7 +120,8 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { config, listener, redirect, certificates, hub, address } = self;
         let (app_hub, http_options) = (hub.clone(), config.http_options.clone());
-        let connections_max = config.connections_max.saturating_add(listener::TOLD_MAX);
+        // Past ours there is room for those that are told so, and for those that are being cut.
+        let connections_max = config.connections_max.saturating_add(2 * listener::TOLD_MAX);
         let mut builder = actix_server::Server::build()
             .workers(config.workers)
             .max_concurrent_connections(connections_max.div_ceil(config.workers))
