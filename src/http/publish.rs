@@ -15,8 +15,9 @@ use super::options::HttpOptions;
 use super::query::Fields;
 use super::{Answer, Call};
 use crate::event::{Data, NewEvent};
-use crate::hub::Published;
+use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
+use crate::store::StoreError;
 
 /// Lines of a stream that are stored together.
 const LINES_MAX: usize = 256;
@@ -221,6 +222,14 @@ struct Summary {
 }
 
 impl Summary {
+    fn count(&mut self, published: &Published) {
+        match published.duplicate {
+            true => self.duplicates += 1,
+            false => self.accepted += 1,
+        }
+        self.cursor = self.cursor.max_by_position(published.cursor);
+    }
+
     fn refuse(&mut self, line: u64, error: &ApiError) {
         self.failed += 1;
         if self.errors.len() < LISTED_ERRORS_MAX {
@@ -279,13 +288,21 @@ async fn store_lines(call: &Call, lines: &mut Lines, summary: &mut Summary) -> R
             let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
             tokio::time::sleep(wait).await;
         }
-        for published in call.state.hub.publish_all(group).await? {
-            match published.duplicate {
-                true => summary.duplicates += 1,
-                false => summary.accepted += 1,
+        store_group(&call.state.hub, group, summary).await?;
+    }
+    Ok(())
+}
+
+/// Stores a group of lines, together where the store can; none of them depends on another.
+async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> Result<(), StoreError> {
+    match hub.publish_all(group.clone()).await {
+        Ok(published) => published.iter().for_each(|one| summary.count(one)),
+        Err(StoreError::NotAtomic) => {
+            for event in group {
+                summary.count(&hub.publish(event).await?);
             }
-            summary.cursor = summary.cursor.max_by_position(published.cursor);
         }
+        Err(error) => return Err(error),
     }
     Ok(())
 }
