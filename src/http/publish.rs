@@ -17,8 +17,9 @@ use super::query::Fields;
 use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::event::{Data, NewEvent};
-use crate::hub::Published;
+use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
+use crate::store::StoreError;
 
 /// Lines of a stream that are stored together.
 const LINES_MAX: usize = 256;
@@ -230,6 +231,14 @@ struct Summary {
 }
 
 impl Summary {
+    fn count(&mut self, published: &Published) {
+        match published.duplicate {
+            true => self.duplicates += 1,
+            false => self.accepted += 1,
+        }
+        self.cursor = self.cursor.max_by_position(published.cursor);
+    }
+
     fn refuse(&mut self, line: u64, error: &ApiError) {
         self.failed += 1;
         if self.errors.len() < LISTED_ERRORS_MAX {
@@ -290,13 +299,21 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
         }
         // It may have been going on for hours.
         check_still_good(&call.state.hub, rights)?;
-        for published in call.state.hub.publish_all(group).await? {
-            match published.duplicate {
-                true => summary.duplicates += 1,
-                false => summary.accepted += 1,
+        store_group(&call.state.hub, group, summary).await?;
+    }
+    Ok(())
+}
+
+/// Stores a group of lines, together where the store can; none of them depends on another.
+async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> Result<(), StoreError> {
+    match hub.publish_all(group.clone()).await {
+        Ok(published) => published.iter().for_each(|one| summary.count(one)),
+        Err(StoreError::NotAtomic) => {
+            for event in group {
+                summary.count(&hub.publish(event).await?);
             }
-            summary.cursor = summary.cursor.max_by_position(published.cursor);
         }
+        Err(error) => return Err(error),
     }
     Ok(())
 }

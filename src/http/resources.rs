@@ -51,7 +51,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     check_client(&call.state.hub, client)?;
     let cursor: Cursor = ack.cursor.parse()?;
     let hub = &call.state.hub;
-    let bounds = hub.bounds();
+    let bounds = hub.bounds_for(cursor).await?;
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
         return Err(ApiError::bad(
             "bad_cursor",
@@ -163,9 +163,10 @@ pub(super) async fn readyz(call: Call) -> Answer {
     if hub.draining().is_some() {
         return Err(ApiError::unavailable("shutting_down", "this server is shutting down"));
     }
+    let bounds = hub.refreshed().await?;
     let request = ReadRequest {
         patterns: PatternSet::everything(),
-        after: hub.bounds().last.before(),
+        after: bounds.last.before(),
         events_max: 1,
         bytes_max: 1,
         rows_max: 1,

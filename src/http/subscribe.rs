@@ -213,7 +213,7 @@ pub(super) async fn open(
         hub.clients().arrive(Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms }).await?;
     }
     let worker = call.state.worker();
-    if !worker.reach(cursor.position).await {
+    if !worker.reach(cursor).await {
         let message = "this worker has not come as far as the cursor yet; try again";
         return Err(ApiError::unavailable("behind", message));
     }
