@@ -2,6 +2,8 @@
 //!
 #![doc = include_str!("http/protocol.md")]
 
+mod access;
+mod admin;
 mod assets;
 mod body;
 mod driver;
@@ -13,6 +15,7 @@ mod publish;
 mod query;
 mod resources;
 mod subscribe;
+mod tickets;
 mod websocket;
 
 use std::cell::OnceCell;
@@ -20,20 +23,22 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::dev::{Payload, RequestHead};
+use actix_web::dev::{HttpServiceFactory, Payload, RequestHead, Service as _};
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
-    HeaderValue, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderMap,
+    HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
 
+use crate::auth::Rights;
 use crate::hub::{Hub, Worker};
 use crate::limits::{Arriving, Limits, Who};
 use crate::transport::Transport;
 use error::ApiError;
 use origin::Source;
 
+pub use access::AccessOptions;
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
 pub use peer::ProxyHeader;
@@ -70,9 +75,9 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             // is none of those before it would be matched against it.
             .service(web::scope("/topics").default_service(web::to(topics)))
             .service(read("/poll", subscribe::poll))
-            .service(stream("/longpoll", subscribe::longpoll))
-            .service(page("/jsonp", subscribe::jsonp))
-            .service(page("/iframe", subscribe::iframe))
+            .service(light(stream("/longpoll", subscribe::longpoll)))
+            .service(light(page("/jsonp", subscribe::jsonp)))
+            .service(light(page("/iframe", subscribe::iframe)))
             .service(stream("/sse", subscribe::sse))
             .service(stream("/stream", subscribe::lines))
             .service(stream("/ws", websocket::subscribe))
@@ -80,7 +85,9 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(events_in("/ack", resources::ack))
             .service(read("/info", resources::info))
             .service(read("/clients", resources::clients))
-            .service(read("/clients/{client}", resources::client))
+            .service(client("/clients/{client}"))
+            .service(events_in("/tickets", tickets::make))
+            .service(events_in("/revocations", admin::revoke))
             .default_service(web::to(|call: Call| call.answer(not_found)));
         config
             .app_data(state.clone())
@@ -105,6 +112,7 @@ pub fn pages(config: &mut web::ServiceConfig) {
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const GET_ONLY: &str = "GET, OPTIONS";
+const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 
 /// A resource that is read in one go.
@@ -147,6 +155,27 @@ where
     resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer_unasked(handler.clone())))
 }
 
+/// A resource whose requests are held: each lives as long as its answer takes.
+fn light(resource: Resource) -> impl HttpServiceFactory {
+    resource.wrap_fn(|mut request, service| {
+        lighten(request.head_mut());
+        service.call(request)
+    })
+}
+
+/// Puts a request's headers into a smaller table. actix makes one for 16 to 28 of them, which is 6 KB: most of what a
+/// held request costs, and most clients send five.
+fn lighten(head: &mut RequestHead) {
+    let headers = head.headers_mut();
+    if headers.capacity() > 2 * headers.len() {
+        let mut fitting = HeaderMap::with_capacity(headers.len());
+        for (name, value) in std::mem::take(headers) {
+            fitting.append(name, value);
+        }
+        *headers = fitting;
+    }
+}
+
 /// A resource that is posted to.
 fn events_in<F, R>(path: &str, handler: F) -> Resource
 where
@@ -163,6 +192,13 @@ async fn topics(call: Call) -> HttpResponse {
         Method::OPTIONS => call.answer(|call| preflight(call, POST)).await,
         _ => call.answer(|_| async { Err(ApiError::method(POST)) }).await,
     }
+}
+
+/// One client: looked at, or ended.
+fn client(path: &str) -> Resource {
+    resource(path, GET_DELETE)
+        .route(get_or_head().to(move |call: Call| call.answer(resources::client)))
+        .route(web::delete().to(move |call: Call| call.answer(admin::kick)))
 }
 
 fn resource(path: &str, allow: &'static str) -> Resource {
@@ -233,6 +269,11 @@ impl Call {
         Who::at(self.caller().address)
     }
 
+    /// As [`Self::who`], once it is known whose rights it has.
+    fn who_as(&self, rights: &Rights) -> Who {
+        self.who().named(rights.subject().map(Arc::from))
+    }
+
     /// Room for its body.
     fn arriving(&self) -> Arriving {
         self.limits().arriving()
@@ -276,6 +317,8 @@ impl Call {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        // Any URL may have a token in it.
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {
             headers.insert(STRICT_TRANSPORT_SECURITY, seconds);
         }
