@@ -124,6 +124,15 @@ pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOpti
     Err(ApiError::bad("bad_origin", message))
 }
 
+/// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
+pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
+    match actix_web::http::uri::Authority::try_from(host.as_bytes()) {
+        Ok(authority) if !authority.as_str().contains('@') => Ok(()),
+        _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
+    }
+}
+
 /// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy
 /// passed on, and on loopback not what was addressed to another name (a page can point its own name at 127.0.0.1).
 pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<(), ApiError> {

@@ -26,10 +26,15 @@ use Fate::{Either, Refused, Served};
 
 const HOST: &str = "Host: localhost\r\n";
 
+/// Where the request that is hidden in a shape of this name publishes.
+pub(crate) fn topic(name: &str) -> String {
+    format!("smuggled.{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"))
+}
+
 /// A publish that nobody asked for; `name` tells which shape it came by.
 fn hidden(name: &str) -> String {
-    let topic = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
-    format!("POST /v1/topics/smuggled.{topic} HTTP/1.1\r\n{HOST}Content-Type: application/json\r\nContent-Length: 1\r\n\r\n1")
+    let topic = topic(name);
+    format!("POST /v1/topics/{topic} HTTP/1.1\r\n{HOST}Content-Type: application/json\r\nContent-Length: 1\r\n\r\n1")
 }
 
 fn publish(headers: &str, body: &str) -> String {
@@ -184,8 +189,16 @@ fn encodings() -> Vec<Nonsense> {
             },
             Refused,
         ),
-        entry("te in capitals", publish("Transfer-Encoding: CHUNKED\r\nConnection: close\r\n", "1\r\nx\r\n0\r\n\r\n"), Served(1)),
-        entry("te after a tab", publish("Transfer-Encoding:\tchunked\r\nConnection: close\r\n", "1\r\nx\r\n0\r\n\r\n"), Served(1)),
+        entry(
+            "te in capitals",
+            publish("Transfer-Encoding: CHUNKED\r\nConnection: close\r\n", "1\r\nx\r\n0\r\n\r\n"),
+            Served(1),
+        ),
+        entry(
+            "te after a tab",
+            publish("Transfer-Encoding:\tchunked\r\nConnection: close\r\n", "1\r\nx\r\n0\r\n\r\n"),
+            Served(1),
+        ),
     ]
 }
 
@@ -248,12 +261,28 @@ fn lines() -> Vec<Nonsense> {
         bytes("a value that is not utf-8", b"X-Bytes: \xFF\xFE", Either),
         header("an empty value", "X-Empty:\r\n", Served(1)),
         header("an unknown expectation", "Expect: miracles\r\n", Either),
-        header("an upgrade to nothing we know", "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", Either),
-        entry("a line that begins with a space", format!("GET /v1/info HTTP/1.1\r\n X-Space: x\r\n{HOST}\r\n"), Refused),
+        header(
+            "an upgrade to nothing we know",
+            "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+            Either,
+        ),
+        entry(
+            "a line that begins with a space",
+            format!("GET /v1/info HTTP/1.1\r\n X-Space: x\r\n{HOST}\r\n"),
+            Refused,
+        ),
         entry("bare line feeds", "GET /v1/info HTTP/1.1\nHost: localhost\nConnection: close\n\n", Either),
         entry("bare carriage returns", "GET /v1/info HTTP/1.1\rHost: localhost\r\r", Refused),
-        entry("empty lines first", format!("\r\n\r\n{}", "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), Either),
-        entry("two hosts", "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n", Refused),
+        entry(
+            "empty lines first",
+            format!("\r\n\r\n{}", "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+            Either,
+        ),
+        entry(
+            "two hosts",
+            "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+            Refused,
+        ),
         entry("no host", "GET /v1/info HTTP/1.1\r\nConnection: close\r\n\r\n", Refused),
         entry("a host that is none", "GET /v1/info HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n", Refused),
     ]
@@ -282,7 +311,8 @@ fn targets() -> Vec<Nonsense> {
         line("a file, encoded", "GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1", Refused),
         line("an encoded nul", "GET /client.js%00.html HTTP/1.1", Refused),
         line("broken percents", "GET /v1/poll?topic=%zz%&wait=%0 HTTP/1.1", Refused),
-        line("a percent at the end", "POST /v1/topics/a% HTTP/1.1", Refused),
+        // A percent that begins no escape stands for itself (URL Standard, percent-decode).
+        line("a percent at the end", "GET /v1/poll?topic=a% HTTP/1.1", Served(1)),
         line("bytes that are not utf-8, encoded", "POST /v1/topics/%ff%fe HTTP/1.1", Refused),
         line("a fragment", "GET /v1/info#x HTTP/1.1", Either),
         line("a space in the target", "GET /v1/info x HTTP/1.1", Refused),
@@ -293,7 +323,10 @@ fn targets() -> Vec<Nonsense> {
         entry("a newline in the target", format!("GET /v1/info\n{} HTTP/1.1\r\n{HOST}\r\n", "x"), Refused),
         entry(
             "a line break, encoded, in a topic",
-            get(&format!("/v1/poll?topic=a%0d%0a%0d%0a{}", hidden("encoded").replace("\r\n", "%0d%0a").replace(' ', "%20"))),
+            get(&format!(
+                "/v1/poll?topic=a%0d%0a%0d%0a{}",
+                hidden("encoded").replace("\r\n", "%0d%0a").replace(' ', "%20")
+            )),
             Refused,
         ),
     ]

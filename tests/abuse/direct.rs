@@ -26,7 +26,7 @@ fn fault(nonsense: &Nonsense, said: &Said) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_is_refused_and_hides_nothing() {
-    let (server, errors) = raw::watched(&["--header-timeout", "2s", "--body-timeout", "1s"]);
+    let (server, errors) = raw::watched(&raw::IMPATIENT);
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
         .map(async |nonsense| fault(nonsense, &say(server.address(), nonsense.name, &nonsense.bytes).await))
@@ -42,7 +42,7 @@ async fn nonsense_is_refused_and_hides_nothing() {
 /// The hidden request is one that works: where it stands by itself behind another, it is served.
 #[tokio::test]
 async fn what_is_hidden_would_have_worked() {
-    let (server, errors) = raw::watched(&["--header-timeout", "2s", "--body-timeout", "1s"]);
+    let (server, errors) = raw::watched(&raw::IMPATIENT);
     let plain = corpus::pipelined();
     let said = say(server.address(), "two requests", plain.as_bytes()).await;
     assert_eq!(said.statuses, [201, 201], "{}", said.text);
@@ -53,7 +53,7 @@ async fn what_is_hidden_would_have_worked() {
 /// Cut anywhere, into pieces that arrive by themselves, it is the same request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pieces_hide_nothing_either() {
-    let (server, errors) = raw::watched(&["--header-timeout", "2s", "--body-timeout", "1s"]);
+    let (server, errors) = raw::watched(&raw::IMPATIENT);
     let whole = corpus::pipelined();
     let cuts: Vec<usize> = (1..whole.len()).collect();
     futures_util::stream::iter(cuts)

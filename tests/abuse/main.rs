@@ -4,6 +4,7 @@
 
 mod corpus;
 mod direct;
+mod follower;
 mod nginx;
 mod proxied;
 mod raw;

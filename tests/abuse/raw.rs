@@ -3,6 +3,10 @@
 use crate::support::Server;
 use crate::wire::{self, Connection};
 
+/// A server's flags with which it waits for nobody for long, so that every connection ends.
+pub(crate) const IMPATIENT: [&str; 7] =
+    ["--allow-anonymous", "--header-timeout", "2s", "--body-timeout", "1s", "--keep-alive", "2s"];
+
 /// What a peer said before it hung up.
 pub(crate) struct Said {
     pub(crate) text: String,
