@@ -189,7 +189,37 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// A listed name lets in what it says, and nothing that has more in front of it or behind.
+        #[test]
+        fn a_wildcard_stands_for_names_below(origin in prop_oneof![
+            "\\PC{0,40}",
+            "https?://[a-z.:/@*-]{0,12}(\\.example\\.com)?[:/@0-9a-z]{0,4}",
+        ]) {
+            let listed: AllowedOrigin = "https://*.example.com".parse().unwrap();
+            let name = origin.strip_prefix("https://").and_then(|rest| rest.strip_suffix(".example.com"));
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            prop_assert_eq!(listed.matches(&origin), name.is_some_and(|name| !name.is_empty() && name.bytes().all(legal)));
+            if let Ok(parsed) = origin.parse::<AllowedOrigin>() {
+                let again: Result<AllowedOrigin, OriginError> = parsed.to_string().parse();
+                prop_assert_eq!(again, Ok(parsed));
+            }
+        }
+
+        #[test]
+        fn hosts_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
+            let _ = is_loopback_host(&host);
+            if let Ok(value) = host.parse() {
+                let mut all = HeaderMap::new();
+                all.insert(HOST, value);
+                let _ = (check_host(&all), is_own(&origin, &all));
+            }
+        }
+    }
 
     fn headers(host: &str, origin: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
