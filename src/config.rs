@@ -3,8 +3,11 @@
 //! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
 //! variable, then the file, then the default.
 
+mod access;
 mod limits;
+mod nats;
 mod tls;
+mod token;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -15,13 +18,17 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use uuid::Uuid;
 
+pub use access::{AccessArgs, SecretArgs};
+pub use token::{Secret, ShowArgs, TokenArgs};
+
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
 use crate::limits::Limits;
-use crate::store::{Retention, StoreOptions};
+use crate::store::{JetStreamOptions, Retention, StoreOptions};
 use crate::tail::TailLimits;
 
 pub use limits::LimitArgs;
+pub use nats::NatsArgs;
 pub use tls::{TlsArgs, TlsFiles};
 
 /// Events to web pages, in order, once, over whatever transport works.
@@ -48,6 +55,8 @@ pub enum Command {
     Subscribe(SubscribeArgs),
     /// Copy the disk store into one file, while a server runs on it or not
     Backup(BackupArgs),
+    /// Sign a token with the server's secret, for trying out
+    Token(TokenArgs),
 }
 
 /// The server's flags.
@@ -56,7 +65,8 @@ pub struct ServeArgs {
     /// Where to listen: an address and a port; port 0 takes a free one
     #[arg(long, env = "SWITCHBACK_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: String,
-    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...]
+    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...], tls:// for
+    /// encrypted connections
     #[arg(long, env = "SWITCHBACK_STORE", value_name = "STORE", default_value = "disk")]
     pub store: StoreChoice,
     /// Directory of the disk store; made where it is missing
@@ -65,9 +75,9 @@ pub struct ServeArgs {
     /// A TOML file with any of these flags as keys: max-age = "24h"
     #[arg(long, env = "SWITCHBACK_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve everybody: listen on other addresses than loopback, and behind proxies, without a key
-    #[arg(long, env = "SWITCHBACK_ALLOW_ANONYMOUS")]
-    pub allow_anonymous: bool,
+    /// Who may come.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
     /// `https://app.example.com`, `https://*.example.com`, or `null`
     #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -78,7 +88,7 @@ pub struct ServeArgs {
     /// Keep so many events (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
-    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 256MiB in memory]
+    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
     #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
     /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
@@ -126,24 +136,42 @@ pub struct ServeArgs {
     /// Serve the pages from this directory instead of those built in
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
-    /// Copies that a replicated store keeps of each event
-    #[arg(long, env = "SWITCHBACK_REPLICAS", value_name = "NUMBER")]
-    pub replicas: Option<u8>,
     /// Log each request when its answer is over: who asked, for what, how it went. Of the query only what is no secret
     #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
     pub access_log: bool,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
-    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
+    #[arg(
+        long,
+        env = "SWITCHBACK_LOG",
+        value_name = "FILTER",
+        default_value = "warn,switchback=info,actix_http=off,h2=error"
+    )]
     pub log: String,
+    /// How NATS is reached.
+    #[command(flatten)]
+    pub nats: NatsArgs,
 }
 
 /// Which engine keeps the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum StoreChoice {
     /// In the data directory.
     Disk,
     /// In memory.
     Memory,
+    /// In NATS JetStream, at this URL, which may hold a password. It is looked at once it can be told what is wrong with
+    /// it without showing it.
+    Nats(String),
+}
+
+impl std::fmt::Debug for StoreChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "Disk",
+            Self::Memory => "Memory",
+            Self::Nats(_) => "Nats(…)",
+        })
+    }
 }
 
 impl std::str::FromStr for StoreChoice {
@@ -153,8 +181,8 @@ impl std::str::FromStr for StoreChoice {
         match text {
             "disk" => Ok(Self::Disk),
             "memory" => Ok(Self::Memory),
-            nats if nats.starts_with("nats://") => Err("this version has no NATS store yet: use disk or memory".into()),
-            _ => Err("a store is disk or memory".into()),
+            nats if nats.starts_with("nats://") || nats.starts_with("tls://") => Ok(Self::Nats(nats.to_owned())),
+            _ => Err("a store is disk, memory, nats://host:4222[,host:4222...] or tls://host:4222".into()),
         }
     }
 }
@@ -168,9 +196,9 @@ pub struct RemoteArgs {
     /// Believe the certificates in this file (PEM), and those that they signed, instead of those that the system believes
     #[arg(long, env = "SWITCHBACK_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// A token, where the server asks for one
-    #[arg(long, env = "SWITCHBACK_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 /// The flags of `publish`.
@@ -246,6 +274,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Which engine keeps the log.
     pub store: StoreChoice,
+    /// How NATS is reached, where it keeps the log.
+    pub nats: Option<JetStreamOptions>,
     /// Directory of the disk store.
     pub data: PathBuf,
     /// How the store is opened.
@@ -291,10 +321,21 @@ pub enum ConfigError {
     },
     /// Open to all, without having been told so.
     #[error(
-        "--listen {0} is not loopback, and no key is configured: everybody who reaches it could publish and subscribe; \
-             listen on 127.0.0.1, or add --allow-anonymous if that is meant"
+        "--listen {0} is not loopback, and there is no key: everybody who reaches it could publish and subscribe; \
+             ask for tokens with --jwt-secret-file or --jwks, or add --allow-anonymous if everybody is meant"
     )]
     Open(SocketAddr),
+    /// A key cannot be used, or the flags about keys do not go together.
+    #[error("{0}")]
+    Key(String),
+    /// The flags name no NATS store. The URL is not shown: there may be a password in it.
+    #[error("--{flag} {reason}")]
+    Nats {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// One of two flags that need each other.
     #[error("--{given} needs --{missing}")]
     Alone {
@@ -321,7 +362,8 @@ impl ServeArgs {
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = address("listen", &self.listen)?;
         let http_redirect = self.tls.redirect()?;
-        if !listen.ip().is_loopback() && !self.allow_anonymous {
+        let access = self.access.clone().options()?;
+        if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
             return Err(ConfigError::Open(listen));
         }
         let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
@@ -337,8 +379,14 @@ impl ServeArgs {
         self.limits.check(self.max_event_bytes)?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
             StoreChoice::Disk => 16 << 30,
+            // JetStream reserves it ahead, on each server that keeps a copy.
+            StoreChoice::Nats(_) => 4 << 30,
             StoreChoice::Memory => 256 << 20,
         });
+        let nats = match &self.store {
+            StoreChoice::Nats(url) => Some(self.nats.into_options(url)?),
+            StoreChoice::Disk | StoreChoice::Memory => None,
+        };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let http = HttpOptions::default();
         Ok(Config {
@@ -375,12 +423,13 @@ impl ServeArgs {
                 hsts: self.tls.hsts,
                 body_timeout: self.limits.body_timeout,
                 allowed_origins: self.allow_origin,
-                allow_anonymous: self.allow_anonymous,
+                access,
                 loopback_only: listen.ip().is_loopback(),
                 static_dir: self.static_dir,
                 ..http
             },
             store: self.store,
+            nats,
             data: self.data,
             drain: self.drain,
             header_timeout: self.limits.header_timeout,
@@ -534,7 +583,7 @@ mod tests {
         {
             let args = serve(command).unwrap();
             assert_eq!((args.max_age, args.max_events), (Duration::from_secs(24 * 3600), 6));
-            assert!(args.allow_anonymous);
+            assert!(args.access.allow_anonymous);
             assert_eq!(args.allow_origin.len(), 2);
         }
     }
@@ -563,7 +612,7 @@ mod tests {
             ["--max-bytes", "5x"],
             ["--store", "mongo"],
             ["--allow-origin", "a.test"],
-            ["--store", "nats://localhost:4222"],
+            ["--replicas", "0"],
         ] {
             assert!(serve(&arguments).is_err(), "{arguments:?}");
         }

@@ -53,10 +53,12 @@
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
 //! | `hub`, `clients` | publish, subscribe, the feed to the workers; who is there, how far |
+//! | [`limits`] | how many, how often: counts and rates by address and subject |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
-//! | [`server`], [`config`], [`command`] | listening and stopping; flags; the program's commands |
+//! | [`server`] | listening and stopping; TLS, HTTP/1 and HTTP/2 to the routes; the access log |
+//! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, clients} → {store, lane} → {delivery, tail, waiters} → {wire,
+//! Imports point one way: `main → {command, server} → http → {hub, clients, limits} → {store, lane} → {delivery, tail, waiters} → {wire,
 //! transport, segment} → {event, topic, cursor, json}`.
 //!
 //! # Invariants
@@ -75,6 +77,8 @@
 //! 10. A subscriber that is caught up is told the first position that concerns it. What lies before is skipped, not read: the
 //!     cost of a sparse subscription is what it receives.
 
+pub mod auth;
+mod barred;
 mod clients;
 pub mod command;
 pub mod config;
@@ -84,6 +88,7 @@ pub mod event;
 pub mod http;
 mod hub;
 pub mod json;
+pub mod keyring;
 mod lane;
 pub mod limits;
 mod segment;
@@ -100,7 +105,7 @@ pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, NewEvent};
 pub use http::{HttpOptions, routes};
 pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
-pub use store::{DiskStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
+pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
 
 /// The README's examples, compiled with the tests.

@@ -20,7 +20,7 @@ use crate::config::{Config, StoreChoice};
 use crate::http::{pages, routes};
 use crate::hub::Hub;
 use crate::limits::Limits;
-use crate::store::{DiskStore, MemoryStore, OpenError, Store, StoreError};
+use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
 use listener::Settings;
 use tls::Certificates;
 
@@ -84,9 +84,14 @@ impl Server {
     /// [`ServerError`].
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let certificates = config.tls.clone().map(Certificates::open).transpose()?;
-        let store: Arc<dyn Store> = match config.store {
-            StoreChoice::Memory => Arc::new(MemoryStore::new(config.store_options)),
-            StoreChoice::Disk => Arc::new(DiskStore::open(&config.data, config.store_options)?),
+        let store: Arc<dyn Store> = match (&config.store, &config.nats) {
+            (StoreChoice::Nats(_), Some(nats)) => {
+                Arc::new(JetStreamStore::open(nats.clone(), config.store_options).await?)
+            }
+            (StoreChoice::Memory, _) => Arc::new(MemoryStore::new(config.store_options)),
+            (StoreChoice::Disk | StoreChoice::Nats(_), _) => {
+                Arc::new(DiskStore::open(&config.data, config.store_options)?)
+            }
         };
         let hub = Hub::open(store, config.hub_options).await?;
         let (listener, address) = listen("listen", config.listen)?;
@@ -115,7 +120,8 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { config, listener, redirect, certificates, hub, address } = self;
         let (app_hub, http_options) = (hub.clone(), config.http_options.clone());
-        let connections_max = config.connections_max.saturating_add(listener::TOLD_MAX);
+        // Past ours there is room for those that are told so, and for those that are being cut.
+        let connections_max = config.connections_max.saturating_add(2 * listener::TOLD_MAX);
         let mut builder = actix_server::Server::build()
             .workers(config.workers)
             .max_concurrent_connections(connections_max.div_ceil(config.workers))
@@ -210,9 +216,13 @@ async fn drained(hub: &Hub, within: Duration) {
 /// What `serve` says when it is ready.
 #[must_use]
 pub fn greeting(config: &Config, address: SocketAddr) -> String {
-    let store = match config.store {
-        StoreChoice::Memory => "in memory".to_owned(),
-        StoreChoice::Disk => format!("on disk in {}", absolute(&config.data).display()),
+    let store = match (&config.store, &config.nats) {
+        (StoreChoice::Nats(_), Some(nats)) => {
+            let servers: Vec<String> = nats.servers.iter().map(ToString::to_string).collect();
+            format!("in NATS at {}", servers.join(","))
+        }
+        (StoreChoice::Memory, _) => "in memory".to_owned(),
+        (StoreChoice::Disk | StoreChoice::Nats(_), _) => format!("on disk in {}", absolute(&config.data).display()),
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     format!("switchback {} listens on {scheme}://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))

@@ -15,6 +15,7 @@
 
 mod dedupe;
 mod disk;
+mod jetstream;
 mod marks;
 mod memory;
 mod notes;
@@ -31,6 +32,7 @@ use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
+pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use memory::MemoryStore;
 pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
@@ -64,6 +66,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the log begins and ends now, as far as this process knows.
     fn bounds(&self) -> Bounds;
+
+    /// Where the log begins and ends now, as far as anybody knows: what a position is judged by that this process does not
+    /// know. Where the log has become another one, the feed of this process has heard of it when this is answered.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] and [`StoreError::Unavailable`]. An engine that is this process's own knows it anyway.
+    fn refresh(&self) -> BoxFuture<'static, Result<Bounds, StoreError>> {
+        Box::pin(std::future::ready(Ok(self.bounds())))
+    }
 
     /// Remembers clients' cursors. Durable against the end of the process, not against power loss: a cursor
     /// that is lost makes a client hear some events again, never miss one.
@@ -212,6 +223,22 @@ pub struct ClientRecord {
     pub owner: Option<String>,
 }
 
+impl ClientRecord {
+    /// What is saved of a client that is to be forgotten: it was last there so long ago that the next maintenance
+    /// removes it; until then whoever loads it takes it for none.
+    #[must_use]
+    pub fn forgotten(client: Uuid, epoch: Epoch) -> Self {
+        let cursor = Cursor::new(epoch, Position::ZERO);
+        Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None }
+    }
+
+    /// Whether it stands for nothing.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.seen_ms == 0
+    }
+}
+
 /// How long events are kept. Whatever passes a limit first is trimmed, oldest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -263,6 +290,12 @@ pub enum StoreError {
     /// Too much at once.
     #[error("too busy: {0}")]
     Busy(&'static str),
+    /// The engine cannot store several events, or so many, as a whole.
+    #[error("this store cannot take so many events as a whole: publish them one by one, or as application/x-ndjson")]
+    NotAtomic,
+    /// An event has more bytes, encoded, than the engine takes; the number is its limit.
+    #[error("an event has at most {0} bytes in this store")]
+    TooLarge(usize),
     /// The engine is away or broken; the text says how.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
@@ -285,6 +318,14 @@ pub enum OpenError {
         directory: PathBuf,
         /// Who holds it, where that is known.
         holder: Option<u32>,
+    },
+    /// NATS is not there, refuses us, or has something else than what is asked for.
+    #[error("NATS at {servers}: {reason}")]
+    Nats {
+        /// The servers, without what we log in with.
+        servers: String,
+        /// Why, and what to do.
+        reason: String,
     },
     /// The directory or a file in it cannot be used.
     #[error("cannot use {}: {reason}", path.display())]

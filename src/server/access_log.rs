@@ -4,14 +4,12 @@ use std::time::Instant;
 
 use actix_http::{RequestHead, StatusCode};
 
+use crate::cursor::Cursor;
 use crate::http::{Caller, HttpOptions, Peer};
 use crate::transport::Transport;
 
 /// What the log is filtered by.
 pub(crate) const TARGET: &str = "switchback::access";
-
-/// Parameters whose values are written down. Those of all others are not: what is a secret is not ours to guess.
-const SHOWN: [&str; 6] = ["topic", "cursor", "last", "limit", "wait", "once"];
 
 /// Longest path and query that are written down, in characters.
 const SHOWN_CHARS: usize = 512;
@@ -72,7 +70,7 @@ fn target(path: &str, query: Option<&str>) -> String {
     for (index, pair) in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).enumerate() {
         text.push(if index == 0 { '?' } else { '&' });
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if SHOWN.contains(&name) {
+        if is_shown(name, value) {
             text.push_str(pair);
         } else {
             // A name may be a secret, too, where somebody forgot what stands before it.
@@ -85,6 +83,17 @@ fn target(path: &str, query: Option<&str>) -> String {
     text.chars().take(SHOWN_CHARS).map(plain).collect()
 }
 
+/// Parameters whose values are written down, where they are what they should be. Those of all others are not: what is a
+/// secret is not ours to guess.
+fn is_shown(name: &str, value: &str) -> bool {
+    match name {
+        "topic" => true,
+        "cursor" => matches!(value, "now" | "earliest") || value.parse::<Cursor>().is_ok(),
+        "last" | "limit" | "wait" | "once" => value.bytes().all(|byte| byte.is_ascii_digit()),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::target;
@@ -94,9 +103,10 @@ mod tests {
         for (query, shown) in [
             ("topic=a.b&cursor=e-1", "/v1/sse?topic=a.b&cursor=e-1"),
             ("topic=a&token=eyJhbGciOi&ticket=x", "/v1/sse?topic=a&token=-&ticket=-"),
-            ("eyJhbGciOi", "/v1/sse?\u{3f}"),
-            ("Token=x", "/v1/sse?\u{3f}=-"),
-            ("t%6Fken=x", "/v1/sse?\u{3f}=-"),
+            ("eyJhbGciOi", "/v1/sse??"),
+            ("Token=x", "/v1/sse??=-"),
+            ("t%6Fken=x", "/v1/sse??=-"),
+            ("cursor=eyJhbGciOi.x&limit=1x", "/v1/sse?cursor=-&limit=-"),
             ("callback=secret", "/v1/sse?callback=-"),
         ] {
             assert_eq!(target("/v1/sse", Some(query)), shown);

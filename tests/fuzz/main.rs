@@ -4,9 +4,13 @@
 //! served. Randomness comes from a seed; a failure prints it with the smallest input that fails, and `FUZZ_SEED=n` runs the
 //! same again. `FUZZ_CASES=n` sets how many inputs each test tries.
 
+mod access;
 mod bodies;
 mod frames;
 mod inputs;
+#[path = "../support/jwt.rs"]
+#[allow(dead_code, unreachable_pub)] // As below.
+mod jwt;
 mod queries;
 #[path = "../abuse/raw.rs"]
 #[allow(dead_code)] // Shared with another test crate; each uses a part.
