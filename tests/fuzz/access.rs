@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::inputs::{damaged, json};
 use crate::jwt::Signer;
-use crate::{Said, Sent, raw, run, send};
+use crate::{Said, Sent, check, raw, run, send};
 
 const SECRET: &str = "a secret that nobody guesses, 32+";
 
@@ -88,6 +88,17 @@ fn credentials() {
         let said = ask(address, place, token.as_bytes())?;
         prop_assert!(said.status < 500, "{}", said.status);
         Ok(())
+    });
+
+    let bodies = vec![br#"{"transport":"sse"}"#.to_vec(), b"{}".to_vec()];
+    let bodies = prop_oneof![damaged(bodies, 4), json().prop_map(|body| body.to_string().into_bytes())];
+    run("questions for tickets", 400, &bodies, |body| {
+        let head =
+            "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
+        let length = body.len();
+        let head = format!("{head}Authorization: Bearer {good}\r\nContent-Length: {length}\r\n\r\n");
+        let said = send(address, &[head.as_bytes(), &body].concat(), Sent::LastRequest)?;
+        check(&said.ok_or_else(|| TestCaseError::fail("no answer"))?)
     });
 
     assert_eq!(ask(address, Place::Header, good.as_bytes()).expect("an answer").status, 200, "it serves on");
