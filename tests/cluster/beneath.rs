@@ -62,6 +62,15 @@ async fn a_server_may_ask_for_a_password() {
 }
 
 #[tokio::test]
+async fn a_server_may_ask_for_credentials() {
+    let nats = Nats::start(1, Access::Credentials, "");
+    let refused = async_nats::connect(nats.addresses()).await;
+    assert!(refused.is_err(), "without credentials");
+    let options = ConnectOptions::with_credentials_file(nats.credentials_file()).await.expect("a file of credentials");
+    store(&create(&nats, options, 1).await).await;
+}
+
+#[tokio::test]
 async fn a_server_may_speak_tls() {
     let nats = Nats::start(1, Access::Tls, "");
     let stranger = ConnectOptions::new().require_tls(true).connect(nats.addresses()).await;

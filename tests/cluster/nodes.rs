@@ -63,18 +63,20 @@ impl Nodes {
         Self::start(count, flags)
     }
 
+    /// All at once, so that they also race for making the log.
     fn start(count: usize, flags: Vec<String>) -> Self {
-        let mut nodes = Self { servers: Vec::new(), flags, addresses: Addresses::default() };
-        for _ in 0..count {
-            nodes.add();
-        }
+        let servers = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| start_one(&flags))).collect();
+            starting.into_iter().map(|one| one.join().expect("a node starts")).collect()
+        });
+        let nodes = Self { servers, flags, addresses: Addresses::default() };
+        nodes.tell();
         nodes
     }
 
     /// One more.
     pub(crate) fn add(&mut self) {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        self.servers.push(Server::start(&flags));
+        self.servers.push(start_one(&self.flags));
         self.tell();
     }
 
@@ -113,6 +115,11 @@ impl Nodes {
     fn tell(&self) {
         self.addresses.set(self.servers.iter().map(|server| server.address().to_owned()).collect());
     }
+}
+
+fn start_one(flags: &[String]) -> Server {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    Server::start(&flags)
 }
 
 /// The log's end, as a node sees it.
