@@ -15,6 +15,7 @@
 
 mod dedupe;
 mod disk;
+mod jetstream;
 mod marks;
 mod memory;
 mod notes;
@@ -31,6 +32,7 @@ use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
+pub use jetstream::{JetStreamOptions, JetStreamStore, NatsServer, OptionsError, parse_servers};
 pub use memory::MemoryStore;
 pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
@@ -263,6 +265,12 @@ pub enum StoreError {
     /// Too much at once.
     #[error("too busy: {0}")]
     Busy(&'static str),
+    /// The engine cannot store several events as a whole.
+    #[error("this store cannot take several events as a whole: publish them one by one, or as application/x-ndjson")]
+    NotAtomic,
+    /// An event has more bytes, encoded, than the engine takes; the number is its limit.
+    #[error("an event has at most {0} bytes in this store")]
+    TooLarge(usize),
     /// The engine is away or broken; the text says how.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
@@ -285,6 +293,14 @@ pub enum OpenError {
         directory: PathBuf,
         /// Who holds it, where that is known.
         holder: Option<u32>,
+    },
+    /// NATS is not there, refuses us, or has something else than what is asked for.
+    #[error("NATS at {servers}: {reason}")]
+    Nats {
+        /// The servers, without what we log in with.
+        servers: String,
+        /// Why, and what to do.
+        reason: String,
     },
     /// The directory or a file in it cannot be used.
     #[error("cannot use {}: {reason}", path.display())]

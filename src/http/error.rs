@@ -96,6 +96,8 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string()),
+            StoreError::NotAtomic => Self::new(StatusCode::NOT_IMPLEMENTED, "not_atomic", error.to_string()),
+            StoreError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
             StoreError::Unavailable(reason) => {
                 // The reason may name paths; it is for the log, not for whoever asked.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
 use switchback::store::{
-    Appended, Feed, FeedBatch, Note, NoteSink, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
+    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteSink, OpenError, Page, ReadRequest, Retention,
+    Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
@@ -48,6 +49,22 @@ pub(crate) fn request(texts: &[&str], after: u64) -> ReadRequest {
 pub(crate) fn retention(events_max: u64) -> StoreOptions {
     let retention = Retention { events_max: Some(events_max), ..Retention::default() };
     StoreOptions { retention, ..StoreOptions::default() }
+}
+
+/// Opens a store on a NATS, from any thread, with names that begin with `prefix`.
+pub(crate) fn open_jetstream(url: &str, prefix: &str, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
+    let (servers, login) = parse_servers(url).unwrap();
+    let options = JetStreamOptions { prefix: prefix.to_owned(), login, ..JetStreamOptions::new(servers) };
+    open_jetstream_with(options, store)
+}
+
+/// As [`open_jetstream`], with options of one's own.
+pub(crate) fn open_jetstream_with(options: JetStreamOptions, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
+    let opening = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(JetStreamStore::open(options, store))
+    };
+    std::thread::spawn(opening).join().unwrap()
 }
 
 /// Appends an event on each topic and gives their positions.

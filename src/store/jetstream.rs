@@ -1,0 +1,214 @@
+//! The store that many nodes share: NATS JetStream.
+//!
+//! One stream is the log, its sequence the position, its name and the moment of its creation the epoch. Remembered clients
+//! and notes lie in key-value buckets beside it. Every node follows the stream with one consumer, whatever the number of
+//! its clients; what it publishes itself comes to it on that way, too.
+//!
+//! The contract of [`super`] holds, with these differences:
+//!
+//! - **Gaps** are told whenever a position precedes the log's floor, whether or not something that matches was trimmed
+//!   between, since JetStream does not know. What has no more than a second to live by its age counts as gone.
+//! - **Retention** is JetStream's: bytes are counted as it stores them, age by its own clock.
+//! - **Fed before answered** holds for five seconds: an event that is durable and has not come back to this node by
+//!   then is answered as stored, since it is.
+//! - **Batches** of several events need servers from 2.12.1 on; elsewhere they are [`StoreError::NotAtomic`].
+//! - **An error** to an append says that it was not acknowledged within about five seconds. It may be stored all the
+//!   same; an id makes asking again safe.
+//!
+//! What power loss may take is NATS's to say: by default a server acknowledges before it has written through to the disk
+//! (`sync_interval: 2m`), so that an event is lost only where all of its copies lose power within those two minutes.
+//! `sync_interval: always` in the servers' configuration keeps each of them.
+
+mod batch;
+mod bucket;
+mod clients;
+mod connect;
+mod direct;
+mod feed;
+mod last;
+mod look;
+mod message;
+mod names;
+mod node;
+mod notes;
+mod publish;
+mod read;
+mod runtime;
+mod setup;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use uuid::Uuid;
+
+use super::{
+    Appended, Bounds, ClientRecord, Feed, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest, Store, StoreError,
+    StoreOptions,
+};
+use crate::cursor::Position;
+use crate::event::Draft;
+use crate::topic::PatternSet;
+use bucket::Bucket;
+use node::Node;
+use notes::Notes;
+use publish::Publisher;
+use read::Reader;
+use runtime::Runtime;
+
+pub use connect::{JetStreamOptions, NatsServer, OptionsError, parse_servers};
+
+/// How long closing waits for appends under way.
+const CLOSE_WAIT: Duration = Duration::from_secs(6);
+
+/// A log in a JetStream stream.
+///
+/// It has one thread of its own, on which all that concerns NATS runs; dropping it ends that.
+pub struct JetStreamStore {
+    parts: Arc<Parts>,
+    runtime: Runtime,
+}
+
+struct Parts {
+    node: Arc<Node>,
+    publisher: Publisher,
+    reader: Reader,
+    clients: Bucket,
+    notes: Arc<Notes>,
+}
+
+impl JetStreamStore {
+    /// Connects, makes the stream and the buckets or checks those that are there, and waits a while for a NATS that is
+    /// not there yet.
+    ///
+    /// # Errors
+    /// [`OpenError`], where NATS does not answer within 15 seconds, refuses us, or has a stream that is not as the options
+    /// say.
+    pub async fn open(options: JetStreamOptions, store: StoreOptions) -> Result<Self, OpenError> {
+        let runtime = Runtime::start().map_err(|error| connect::refused(&options, &error))?;
+        let opening = {
+            let options = options.clone();
+            runtime.run(async move { Parts::open(&options, &store).await })
+        };
+        let parts = opening.await.unwrap_or_else(|| Err(connect::refused(&options, &"its thread has ended")))?;
+        Ok(Self { parts: Arc::new(parts), runtime })
+    }
+
+    /// Does something with the store's parts on its own thread.
+    fn on_thread<T, F>(&self, work: impl FnOnce(Arc<Parts>) -> F) -> BoxFuture<'static, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let running = self.runtime.run(work(self.parts.clone()));
+        async move { running.await.unwrap_or_else(|| Err(StoreError::unavailable("it is shut down"))) }.boxed()
+    }
+}
+
+impl Parts {
+    async fn open(options: &JetStreamOptions, store: &StoreOptions) -> Result<Self, OpenError> {
+        let names = connect::names(options)?;
+        let (client, link) = connect::connect(options).await?;
+        let plan = setup::Plan::new(&client, &names, options, store);
+        let info = plan.ensure(&node::context(&client), options).await?;
+        let seen = look::seen(&names.stream, &info);
+        let clients = Bucket::new(names.clients_bucket());
+        let (node, looks) = Node::new(client, names, plan, link, seen);
+        tokio::spawn(look::serve(node.clone(), looks));
+        Ok(Self {
+            publisher: Publisher::start(&node),
+            reader: Reader::new(),
+            clients,
+            notes: Arc::new(Notes::new(&node)),
+            node,
+        })
+    }
+}
+
+impl std::fmt::Debug for JetStreamStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JetStreamStore({} {:?})", self.parts.node.names.stream, self.bounds())
+    }
+}
+
+impl Store for JetStreamStore {
+    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
+        match self.parts.publisher.append(drafts) {
+            Ok(answered) => {
+                async move { answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down"))) }.boxed()
+            }
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+        self.on_thread(|parts| async move { parts.reader.read(&parts.node, request).await })
+    }
+
+    fn before_last(
+        &self,
+        patterns: PatternSet,
+        count: usize,
+    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
+        self.on_thread(move |parts| async move { last::before_last(&parts.node, &patterns, count).await })
+    }
+
+    fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
+        self.runtime.spawn(feed::follow(self.parts.node.clone(), after, feed));
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.parts.node.bounds()
+    }
+
+    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_thread(|parts| async move { clients::save(&parts.node, &parts.clients, records).await })
+    }
+
+    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
+        self.on_thread(move |parts| async move { clients::load(&parts.node, &parts.clients, client).await })
+    }
+
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_thread(|parts| async move { parts.notes.save(&parts.node, note).await })
+    }
+
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+        self.on_thread(move |parts| async move { parts.notes.take(&parts.node, kind, &key, now_ms).await })
+    }
+
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+        let parts = self.parts.clone();
+        self.runtime.spawn(async move { parts.notes.watch(&parts.node, sink) });
+    }
+
+    /// JetStream trims by itself, by its own clock; what it has trimmed is asked here.
+    fn maintain(&self, _: u64) {
+        let parts = self.parts.clone();
+        self.runtime.spawn(async move {
+            parts.notes.expire();
+            if parts.node.is_up()
+                && let Err(error) = parts.node.look().await
+            {
+                tracing::debug!(%error, "could not look at the stream");
+            }
+        });
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.parts.publisher.close();
+        let closing = self.on_thread(|parts| async move {
+            if tokio::time::timeout(CLOSE_WAIT, parts.publisher.finished()).await.is_err() {
+                tracing::warn!("closed while events were still unacknowledged");
+            }
+            Ok(())
+        });
+        closing.map(drop).boxed()
+    }
+}

@@ -1,0 +1,198 @@
+//! One append: a message, or a batch that is stored as a whole, in consecutive positions.
+//!
+//! A batch is JetStream's atomic publish (its ADR-50; servers from 2.12.1 on): the messages carry the batch's id and their
+//! place in it, and the last one commits. JetStream refuses a batch in which an id is that of an earlier message. Then we
+//! ask for each id whether and where it is known, and publish the rest.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream::context::PublishAckFuture;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::message::MESSAGE_ID;
+use super::node::{DEADLINE, Node};
+use super::publish::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
+use crate::cursor::Position;
+use crate::event::Draft;
+use crate::store::{Appended, StoreError};
+
+/// Most messages of a batch.
+const MESSAGES_MAX: usize = 1000;
+
+/// How often a batch is put together anew because something in it was stored by somebody else meanwhile.
+const ROUNDS_MAX: u32 = 16;
+
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// A message is refused where the last one had another id than this, which none has. JetStream looks first whether the
+/// message's own id is known: so it is asked for an id without storing anything.
+const EXPECTED_LAST_ID: &str = "Nats-Expected-Last-Msg-Id";
+
+/// What an append comes to.
+pub(super) struct Plan {
+    /// What to publish: of drafts with the same key, the first.
+    messages: Vec<Outgoing>,
+    /// For each draft, which message it is, and whether it repeats one before it.
+    drafts: Vec<(usize, bool)>,
+    /// Whether the message's id is its publisher's: a repeat is somebody's, not our own second try.
+    keyed: Vec<bool>,
+    atomic: bool,
+}
+
+/// What was sent: all messages that are not known yet, as one.
+pub(super) struct Sent {
+    ack: PublishAckFuture,
+}
+
+impl Plan {
+    pub(super) fn new(node: &Node, drafts: &[Draft]) -> Self {
+        let mut first: HashMap<(&str, &str), usize> = HashMap::new();
+        let mut plan =
+            Self { messages: Vec::new(), drafts: Vec::new(), keyed: Vec::new(), atomic: node.plan.atomic };
+        for draft in drafts {
+            let id = draft.id().filter(|_| node.plan.knows_ids);
+            let next = plan.messages.len();
+            let at = id.map_or(next, |id| *first.entry((draft.topic().as_str(), id)).or_insert(next));
+            if at == next {
+                plan.messages.push(Outgoing::new(node, draft));
+                plan.keyed.push(id.is_some());
+            }
+            plan.drafts.push((at, at != next));
+        }
+        plan
+    }
+
+    fn refusal(&self) -> Option<StoreError> {
+        match self.messages.len() {
+            0 | 1 => None,
+            _ if !self.atomic => Some(StoreError::NotAtomic),
+            count if count > MESSAGES_MAX => Some(StoreError::Busy("JetStream takes 1000 events at a time")),
+            _ => None,
+        }
+    }
+
+    /// Sends all of it for the first time.
+    pub(super) async fn send(&self, node: &Node) -> Option<Result<Sent, Failure>> {
+        if self.messages.is_empty() || self.refusal().is_some() {
+            return None;
+        }
+        let all: Vec<usize> = (0..self.messages.len()).collect();
+        Some(self.send_these(node, &all).await)
+    }
+
+    async fn send_these(&self, node: &Node, which: &[usize]) -> Result<Sent, Failure> {
+        let Some((last, before)) = which.split_last() else { return Err(Failure::Again) };
+        let mut commit = self.messages[*last].clone();
+        if !before.is_empty() {
+            let batch = uuid::Uuid::new_v4().simple().to_string();
+            for (sequence, index) in (1_usize..).zip(before) {
+                let Outgoing { subject, mut headers, payload } = self.messages[*index].clone();
+                headers.insert(BATCH_ID, batch.as_str());
+                headers.insert(BATCH_SEQUENCE, sequence.to_string());
+                let published = node.client.publish_with_headers(subject, headers, payload).await;
+                published.map_err(|error| match error.kind() {
+                    async_nats::client::PublishErrorKind::MaxPayloadExceeded => {
+                        Failure::Final(StoreError::TooLarge(node.client.max_payload()))
+                    }
+                    _ => Failure::Again,
+                })?;
+            }
+            commit.headers.insert(BATCH_ID, batch.as_str());
+            commit.headers.insert(BATCH_SEQUENCE, which.len().to_string());
+            commit.headers.insert(BATCH_COMMIT, "1");
+        }
+        Ok(Sent { ack: commit.send(node).await? })
+    }
+
+    /// Sees to it that everything is stored; answers when it is.
+    pub(super) async fn settle(
+        &self,
+        node: &Node,
+        attempt: &Attempt,
+        sent: Option<Result<Sent, Failure>>,
+    ) -> Outcome {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let mut found: Vec<Option<Appended>> = vec![None; self.messages.len()];
+        let mut sent = sent;
+        let mut rounds = 0;
+        loop {
+            let missing: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let outcome = match sent.take() {
+                Some(Ok(sent)) => acknowledged(node, sent.ack).await,
+                Some(Err(failure)) => Err(failure),
+                None if !node.is_up() => Err(Failure::Again),
+                None => match self.send_these(node, &missing).await {
+                    Ok(sent) => acknowledged(node, sent.ack).await,
+                    Err(failure) => Err(failure),
+                },
+            };
+            match outcome {
+                Ok(ack) => {
+                    let first = (ack.sequence + 1).saturating_sub(missing.len() as u64);
+                    for (position, index) in (first..).zip(missing) {
+                        let duplicate = ack.duplicate && self.keyed[index];
+                        found[index] = Some(Appended { position: Position(position), duplicate });
+                    }
+                }
+                Err(Failure::Known) if rounds < ROUNDS_MAX => {
+                    rounds += 1;
+                    self.look_up(node, &missing, &mut found, attempt.end).await?;
+                }
+                Err(Failure::Final(error)) => return Err(error),
+                Err(_) => before_next_try(node, attempt.end).await?,
+            }
+        }
+        let answered = self.drafts.iter().filter_map(|(index, repeats)| {
+            let at = found[*index]?;
+            Some(Appended { duplicate: at.duplicate || *repeats, ..at })
+        });
+        let answer: Vec<Appended> = answered.collect();
+        attempt.fed(node, &answer).await;
+        Ok(answer)
+    }
+
+    /// Asks for each message whether its id is known, and where.
+    async fn look_up(
+        &self,
+        node: &Node,
+        which: &[usize],
+        found: &mut [Option<Appended>],
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        let end = end.max(Instant::now() + DEADLINE / 2);
+        let asked = which.iter().map(|index| self.position_of(node, *index, end));
+        for (index, position) in which.iter().zip(join_all(asked).await) {
+            let known = position?;
+            found[*index] = known.map(|position| Appended { position, duplicate: self.keyed[*index] });
+        }
+        Ok(())
+    }
+
+    async fn position_of(&self, node: &Node, index: usize, end: Instant) -> Result<Option<Position>, StoreError> {
+        let Outgoing { subject, mut headers, .. } = self.messages[index].clone();
+        let own = headers.get(MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default();
+        headers.insert(EXPECTED_LAST_ID, format!("no-{own}"));
+        let question = Outgoing { subject, headers, payload: Bytes::new() };
+        loop {
+            let answer = match question.clone().send(node).await {
+                Ok(sent) => acknowledged(node, sent).await,
+                Err(failure) => Err(failure),
+            };
+            match answer {
+                Ok(ack) => return Ok(Some(Position(ack.sequence))),
+                Err(Failure::Unknown) => return Ok(None),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(_) => before_next_try(node, end).await?,
+            }
+        }
+    }
+}

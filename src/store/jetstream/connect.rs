@@ -1,0 +1,315 @@
+//! How the store is reached: options, the connection, and whether it is there.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
+
+use super::names::Names;
+use crate::store::OpenError;
+
+/// How often the server is asked whether it is there. Two answers missing, and the connection counts as lost: a server
+/// that stands still is left for another after about six seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the store waits at its start for a NATS that is not there: it may be starting, too. Whoever supervises the
+/// process tries again after that.
+const START_WAIT: Duration = Duration::from_secs(15);
+
+/// Between two attempts to connect at the start.
+const START_RETRY: Duration = Duration::from_millis(500);
+
+/// Longest wait between two attempts to connect again.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Commands that wait for the connection's writer.
+const COMMANDS_MAX: usize = 4096;
+
+/// Messages that wait for a reader of ours; flow control keeps below it.
+const MESSAGES_MAX: usize = 64 << 10;
+
+/// The oldest NATS that has what the store stands on: batched direct reads, and an end for each message of a bucket.
+const OLDEST_SERVER: (i64, i64, i64) = (2, 11, 0);
+
+/// How a JetStream store is reached, and what it is called there.
+#[derive(Clone)]
+pub struct JetStreamOptions {
+    /// The servers to begin with; others of their cluster are found from there.
+    pub servers: Vec<NatsServer>,
+    /// What the names of the stream, the buckets and the subjects begin with, so that several installations share a NATS.
+    pub prefix: String,
+    /// Copies that are kept of each event; `None`: three where the servers are a cluster, else one.
+    pub replicas: Option<u8>,
+    /// Whether an existing stream, and its buckets, are changed to fit the options instead of being refused.
+    pub reconfigure: bool,
+    /// User and password.
+    pub login: Option<(String, String)>,
+    /// A file with a JWT and a seed, as `nsc` writes it.
+    pub credentials: Option<PathBuf>,
+    /// Certificates of authorities to trust besides the system's, in PEM.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key, in PEM, for servers that ask for them.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl JetStreamOptions {
+    /// The usual ones, for some servers.
+    #[must_use]
+    pub fn new(servers: Vec<NatsServer>) -> Self {
+        Self {
+            servers,
+            prefix: "switchback".into(),
+            replicas: None,
+            reconfigure: false,
+            login: None,
+            credentials: None,
+            ca: None,
+            client_certificate: None,
+        }
+    }
+}
+
+impl fmt::Debug for JetStreamOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JetStreamOptions")
+            .field("servers", &self.servers)
+            .field("prefix", &self.prefix)
+            .field("replicas", &self.replicas)
+            .field("user", &self.login.as_ref().map(|(user, _)| user))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server's address, without a user or a password in it: fit for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsServer {
+    /// Whether the connection is refused where it is not encrypted.
+    pub tls: bool,
+    /// `host:port`; the port is 4222 where none is given.
+    pub address: String,
+}
+
+impl fmt::Display for NatsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "tls" } else { "nats" }, self.address)
+    }
+}
+
+/// The options name no store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// The prefix cannot stand in the names.
+    #[error("the prefix {0:?} is not 1 to 32 letters, digits, - and _")]
+    Prefix(String),
+    /// An address is not one. It is not shown: there may be a password in it.
+    #[error("a NATS store is nats://host:4222[,host:4222...], or tls:// for encrypted connections")]
+    Address,
+    /// A user stands in the URL and elsewhere, or the password is missing.
+    #[error("give a user and a password, in one place")]
+    Login,
+}
+
+/// What `nats://user:password@host:4222,host2:4222` says: the servers, and who we are there.
+///
+/// # Errors
+/// [`OptionsError::Address`] and [`OptionsError::Login`]; neither shows the text.
+pub fn parse_servers(text: &str) -> Result<(Vec<NatsServer>, Option<(String, String)>), OptionsError> {
+    let mut login = None;
+    let mut servers = Vec::new();
+    let (scheme, rest) = text.split_once("://").ok_or(OptionsError::Address)?;
+    let tls_of = |scheme: &str| match scheme {
+        "nats" => Ok(false),
+        "tls" => Ok(true),
+        _ => Err(OptionsError::Address),
+    };
+    let tls = tls_of(scheme)?;
+    for part in rest.split(',') {
+        let (tls, part) = match part.split_once("://") {
+            Some((scheme, part)) => (tls_of(scheme)?, part),
+            None => (tls, part),
+        };
+        let (userinfo, address) = match part.rsplit_once('@') {
+            Some((userinfo, address)) => (Some(userinfo), address),
+            None => (None, part),
+        };
+        if let Some(userinfo) = userinfo {
+            let (user, password) = userinfo.split_once(':').ok_or(OptionsError::Login)?;
+            let decode = |text| percent_encoding::percent_decode_str(text).decode_utf8().map(String::from);
+            let found = (decode(user), decode(password));
+            let (Ok(user), Ok(password)) = found else { return Err(OptionsError::Login) };
+            login = Some((user, password));
+        }
+        let address = address.trim_end_matches('/');
+        let port_follows = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if port_follows { address.to_owned() } else { format!("{address}:4222") };
+        let server = NatsServer { tls, address };
+        server.parsed()?;
+        servers.push(server);
+    }
+    Ok((servers, login))
+}
+
+impl NatsServer {
+    fn parsed(&self) -> Result<ServerAddr, OptionsError> {
+        self.to_string().parse().map_err(|_| OptionsError::Address)
+    }
+}
+
+/// Whether the connection is there, and how often it has been made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) up: bool,
+    pub(super) made: u64,
+}
+
+/// Connects, and waits a while for a NATS that is not there yet. Returns with a watch on the connection.
+pub(super) async fn connect(options: &JetStreamOptions) -> Result<(Client, watch::Receiver<Link>), OpenError> {
+    let end = tokio::time::Instant::now() + START_WAIT;
+    let mut told = false;
+    loop {
+        let (link, watched) = watch::channel(Link { up: true, made: 1 });
+        let servers: Result<Vec<ServerAddr>, _> = options.servers.iter().map(NatsServer::parsed).collect();
+        let servers = servers.map_err(|error| refused(options, &error))?;
+        let reason = match with(options, link).await?.connect(servers).await {
+            Ok(client) => {
+                check_version(options, &client)?;
+                return Ok((client, watched));
+            }
+            Err(error) => error,
+        };
+        if is_final(&reason) || tokio::time::Instant::now() >= end {
+            return Err(refused(options, &reason_text(&reason)));
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(reason = %reason_text(&reason), "NATS does not answer at {}; waiting for it", list(options));
+        }
+        tokio::time::sleep(START_RETRY).await;
+    }
+}
+
+async fn with(options: &JetStreamOptions, link: watch::Sender<Link>) -> Result<ConnectOptions, OpenError> {
+    let mut connect = ConnectOptions::new()
+        .name("switchback")
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .client_capacity(COMMANDS_MAX)
+        .subscription_capacity(MESSAGES_MAX)
+        .require_tls(options.servers.iter().any(|server| server.tls))
+        .reconnect_delay_callback(|attempts| {
+            let exponent = u32::try_from(attempts.min(5)).unwrap_or_default();
+            let longest = (Duration::from_millis(50) * 2_u32.pow(exponent)).min(RECONNECT_WAIT_MAX);
+            longest.mul_f64(rand::random_range(0.5..=1.0))
+        })
+        .event_callback(move |event| {
+            match &event {
+                Event::Connected => {
+                    link.send_modify(|link| *link = Link { up: true, made: link.made + 1 });
+                    tracing::info!("connected to NATS");
+                }
+                Event::Disconnected => {
+                    link.send_modify(|link| link.up = false);
+                    tracing::warn!("the connection to NATS is lost; connecting again");
+                }
+                Event::Closed => link.send_modify(|link| link.up = false),
+                other => tracing::debug!("NATS: {other}"),
+            }
+            std::future::ready(())
+        });
+    if let Some((user, password)) = &options.login {
+        connect = connect.user_and_password(user.clone(), password.clone());
+    }
+    if let Some(file) = &options.credentials {
+        let read = connect.credentials_file(file).await;
+        connect = read.map_err(|error| OpenError::Path { path: file.clone(), reason: error.to_string() })?;
+    }
+    if let Some(file) = &options.ca {
+        readable(file)?;
+        connect = connect.add_root_certificates(file.clone());
+    }
+    if let Some((certificate, key)) = &options.client_certificate {
+        readable(certificate)?;
+        readable(key)?;
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(connect)
+}
+
+/// Better told by its name than as a handshake that fails.
+fn readable(file: &std::path::Path) -> Result<(), OpenError> {
+    let opened = std::fs::File::open(file);
+    opened.map(drop).map_err(|error| OpenError::Path { path: file.to_owned(), reason: error.to_string() })
+}
+
+/// Waiting will not help.
+fn is_final(error: &async_nats::ConnectError) -> bool {
+    use async_nats::ConnectErrorKind as Kind;
+    matches!(error.kind(), Kind::Authentication | Kind::AuthorizationViolation | Kind::Tls | Kind::ServerParse)
+}
+
+fn check_version(options: &JetStreamOptions, client: &Client) -> Result<(), OpenError> {
+    let (major, minor, patch) = OLDEST_SERVER;
+    if client.is_server_compatible(major, minor, patch) {
+        return Ok(());
+    }
+    let version = client.server_info().version;
+    let reason = format!("it is NATS {version}, and {major}.{minor} or later is needed: upgrade it");
+    Err(refused(options, &reason))
+}
+
+/// An error about this NATS.
+pub(super) fn refused(options: &JetStreamOptions, reason: &dyn fmt::Display) -> OpenError {
+    OpenError::Nats { servers: list(options), reason: reason.to_string() }
+}
+
+fn list(options: &JetStreamOptions) -> String {
+    options.servers.iter().map(NatsServer::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The error with what caused it. The library's errors name addresses, never what we log in with.
+fn reason_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+pub(super) fn names(options: &JetStreamOptions) -> Result<Names, OpenError> {
+    Names::new(&options.prefix).map_err(|error| refused(options, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_listed_and_the_login_is_taken_out() {
+        let (servers, login) = parse_servers("nats://li:s%40cret@a:4223,b,tls://c:1").unwrap();
+        let texts: Vec<String> = servers.iter().map(NatsServer::to_string).collect();
+        assert_eq!(texts, ["nats://a:4223", "nats://b:4222", "tls://c:1"]);
+        assert_eq!(login, Some(("li".into(), "s@cret".into())));
+        let (servers, _) = parse_servers("tls://[::1]:4222").unwrap();
+        assert_eq!(servers[0].to_string(), "tls://[::1]:4222");
+    }
+
+    #[test]
+    fn what_is_wrong_does_not_show_the_password() {
+        for text in ["nats://", "http://a", "nats://u:s3cret@", "nats://u:s3cret@a b", "nats://s3cret@a", "a:4222"] {
+            let error = parse_servers(text).unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let mut options = JetStreamOptions::new(Vec::new());
+        options.login = Some(("li".into(), "s3cret".into()));
+        assert!(!format!("{options:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,131 @@
+//! JetStream's batched direct read (its ADR-31): messages from a position on that match a filter, from any copy.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::message;
+use super::node::{Node, REQUEST_TIMEOUT, RETRY_WAIT, away};
+use crate::cursor::{Epoch, Position};
+use crate::event::Event;
+use crate::store::StoreError;
+
+/// What a direct read brought.
+#[derive(Default)]
+pub(super) struct Slice {
+    pub(super) messages: Vec<Found>,
+    /// Whether the copy that answered has more.
+    pub(super) more: bool,
+    /// How many more, after the last one here.
+    pub(super) pending: u64,
+}
+
+/// A message of the stream.
+pub(super) struct Found {
+    pub(super) position: Position,
+    subject: String,
+    received_ms: u64,
+    payload: Bytes,
+}
+
+impl Found {
+    /// The event in it; `None` where it is none.
+    pub(super) fn event(&self, node: &Node, epoch: Epoch) -> Option<Arc<Event>> {
+        let topic = node.names.topic(&self.subject)?;
+        let draft = message::draft(topic, &self.payload, self.received_ms)?;
+        Some(Arc::new(draft.at(epoch, self.position)))
+    }
+}
+
+/// Reads at most `count` messages from `from` on, until so many bytes have passed; asked again where an answer does not
+/// come, or not whole.
+pub(super) async fn slice(
+    node: &Node,
+    from: Position,
+    filter: Option<&str>,
+    count: usize,
+    bytes: usize,
+    end: Instant,
+) -> Result<Slice, StoreError> {
+    let mut body = json!({ "seq": from.0.max(1), "batch": count, "max_bytes": bytes });
+    if let Some(filter) = filter {
+        body["next_by_subj"] = filter.into();
+    }
+    let body = Bytes::from(body.to_string());
+    loop {
+        if !node.until_up(end).await {
+            return Err(away());
+        }
+        let try_end = end.min(Instant::now() + REQUEST_TIMEOUT);
+        if let Ok(Some(slice)) = timeout_at(try_end, once(node, &body)).await {
+            return Ok(slice);
+        }
+        if Instant::now() + RETRY_WAIT >= end {
+            return Err(away());
+        }
+        tokio::time::sleep(RETRY_WAIT).await;
+    }
+}
+
+async fn once(node: &Node, body: &Bytes) -> Option<Slice> {
+    let inbox = node.client.new_inbox();
+    let mut answers = node.client.subscribe(inbox.clone()).await.ok()?;
+    let subject = format!("$JS.API.DIRECT.GET.{}", node.names.stream);
+    node.client.publish_with_reply(subject, inbox, body.clone()).await.ok()?;
+    let mut slice = Slice::default();
+    let mut pending = 0;
+    let mut last = 0;
+    while let Some(answer) = answers.next().await {
+        match answer.status.map(|status| status.as_u16()) {
+            None | Some(200) => {
+                let headers = answer.headers.as_ref()?;
+                // Each names the one before it: what was lost on the way is noticed.
+                if number(headers, "Nats-Last-Sequence").is_some_and(|before| before != last) {
+                    return None;
+                }
+                pending = number(headers, "Nats-Num-Pending").unwrap_or_default();
+                let found = found(&answer)?;
+                last = found.position.0;
+                slice.messages.push(found);
+            }
+            // The end of the batch.
+            Some(204) => {
+                let headers = answer.headers.as_ref()?;
+                if number(headers, "Nats-Last-Sequence").is_some_and(|before| before != last) {
+                    return None;
+                }
+                slice.pending = number(headers, "Nats-Num-Pending").unwrap_or(pending);
+                slice.more = slice.pending > 0;
+                return Some(slice);
+            }
+            // Nothing there.
+            Some(404) => return Some(slice),
+            // Nobody is there, or it does not understand us.
+            Some(status) => {
+                tracing::debug!(status, "a direct read was not answered");
+                return None;
+            }
+        }
+    }
+    None
+}
+
+fn found(message: &Message) -> Option<Found> {
+    let headers = message.headers.as_ref()?;
+    let received = headers.get("Nats-Time-Stamp").and_then(|time| async_nats::datetime::parse_rfc3339(time.as_str()).ok());
+    let received_ms = received.map(|time| time.unix_timestamp_nanos() / 1_000_000);
+    Some(Found {
+        position: Position(number(headers, "Nats-Sequence")?),
+        subject: headers.get("Nats-Subject")?.as_str().to_owned(),
+        received_ms: received_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default(),
+        payload: message.payload.clone(),
+    })
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.as_str().parse().ok()
+}

@@ -1,0 +1,100 @@
+//! Where the newest events that match begin. JetStream reads forwards only; but with each message it tells how many more
+//! match, so the place is found by bisection.
+
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+use super::direct::{self, Slice};
+use super::node::{DEADLINE, Node};
+use super::read::filters;
+use crate::cursor::Position;
+use crate::store::StoreError;
+use crate::topic::PatternSet;
+
+/// Most events of one direct read.
+const SLICE_EVENTS: usize = 1000;
+
+/// Bytes of one direct read.
+const SLICE_BYTES: usize = 4 << 20;
+
+/// The position before the `count`-th newest event that matches, or before the oldest where there are fewer.
+pub(super) async fn before_last(
+    node: &Node,
+    patterns: &PatternSet,
+    count: usize,
+) -> Result<Option<Position>, StoreError> {
+    let end = Instant::now() + DEADLINE;
+    let seen = node.look().await?;
+    let wanted = u64::try_from(count.max(1)).unwrap_or(u64::MAX);
+    let filters = filters(node, patterns);
+    // What two patterns match counts twice here: the place that is found has at most so many behind it, and a few more are
+    // read below until there are enough.
+    let mut reach = wanted;
+    loop {
+        let from = bisect(node, &filters, seen.floor, seen.last, reach, end).await?;
+        let mut positions = positions_from(node, &filters, from, end).await?;
+        positions.retain(|position| *position > seen.floor);
+        let complete = from <= seen.floor.next();
+        if positions.len() as u64 >= wanted || complete {
+            let index = positions.len().saturating_sub(count.max(1));
+            return Ok(positions.get(index).map(|position| position.before()));
+        }
+        reach = reach.saturating_mul(2).max(reach + 16);
+    }
+}
+
+/// The highest position with at least `wanted` matches from there on, counted for each filter on its own; else the first.
+async fn bisect(
+    node: &Node,
+    filters: &[Option<String>],
+    floor: Position,
+    last: Position,
+    wanted: u64,
+    end: Instant,
+) -> Result<Position, StoreError> {
+    let (mut low, mut high) = (floor.next().0, last.0 + 1);
+    // From `high` on there are too few; from `low` on enough, or it is the first.
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        let asked = filters.iter().map(|filter| direct::slice(node, Position(middle), filter.as_deref(), 1, 1, end));
+        let matching: u64 = try_join_all(asked).await?.iter().map(matching).sum();
+        if matching >= wanted { low = middle } else { high = middle }
+    }
+    Ok(Position(low))
+}
+
+fn matching(slice: &Slice) -> u64 {
+    slice.messages.len() as u64 + slice.pending
+}
+
+/// The positions of what matches from a place on, sorted, each once.
+async fn positions_from(
+    node: &Node,
+    filters: &[Option<String>],
+    from: Position,
+    end: Instant,
+) -> Result<Vec<Position>, StoreError> {
+    let asked = filters.iter().map(|filter| of_one(node, filter.as_deref(), from, end));
+    let mut all = try_join_all(asked).await?.concat();
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+async fn of_one(
+    node: &Node,
+    filter: Option<&str>,
+    mut from: Position,
+    end: Instant,
+) -> Result<Vec<Position>, StoreError> {
+    let mut all = Vec::new();
+    loop {
+        let slice = direct::slice(node, from, filter, SLICE_EVENTS, SLICE_BYTES, end).await?;
+        let Some(last) = slice.messages.last().map(|message| message.position) else { return Ok(all) };
+        all.extend(slice.messages.iter().map(|message| message.position));
+        if !slice.more {
+            return Ok(all);
+        }
+        from = last.next();
+    }
+}

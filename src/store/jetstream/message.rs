@@ -1,0 +1,170 @@
+//! How an event lies in a message of the stream.
+//!
+//! The subject is the topic. The payload is a line about the event, then its data:
+//!
+//! ```text
+//! 1 1763750000123 json approved approval-42
+//! {"by":"li"}
+//! ```
+//!
+//! The words are the form's version, the event's time, `json` or `base64`, and the name and the id, percent-encoded; `-`
+//! stands for none. A line of our own costs every reader less than headers would, which NATS hands out as a table.
+//! What others have put into the stream, without such a line, is an event too: its payload is the data.
+
+use async_nats::HeaderMap;
+use base64::Engine as _;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::event::{Data, Draft, NewEvent};
+use crate::topic::Topic;
+
+/// By what JetStream knows a repeat.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+const VERSION: &str = "1";
+const NONE: &str = "-";
+
+/// What a word of the first line is written in; a `-` on its own means that there is none.
+const WORD: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':');
+
+/// The payload of a draft.
+pub(super) fn payload(draft: &Draft) -> Bytes {
+    let mut out = BytesMut::with_capacity(draft.data().len() + 64);
+    out.put_slice(VERSION.as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(itoa::Buffer::new().format(draft.time_ms()).as_bytes());
+    out.put_slice(if draft.is_base64() { b" base64" } else { b" json" });
+    for word in [draft.name(), draft.id().map(|id| &**id)] {
+        out.put_u8(b' ');
+        match word {
+            Some(word) => utf8_percent_encode(word, WORD).for_each(|part| out.put_slice(part.as_bytes())),
+            None => out.put_slice(NONE.as_bytes()),
+        }
+    }
+    out.put_u8(b'\n');
+    out.put_slice(draft.data().as_bytes());
+    out.freeze()
+}
+
+/// The draft that lies in a message; `None` where its subject is no topic, which only others can have published.
+/// `received_ms` is when NATS took it: the time of an event that has none of its own.
+pub(super) fn draft(topic: &str, payload: &[u8], received_ms: u64) -> Option<Draft> {
+    let topic: Topic = topic.parse().ok()?;
+    Some(ours(&topic, payload).unwrap_or_else(|| foreign(topic, payload).draft(received_ms)))
+}
+
+fn ours(topic: &Topic, payload: &[u8]) -> Option<Draft> {
+    let (line, data) = std::str::from_utf8(payload).ok()?.split_once('\n')?;
+    let mut words = line.split(' ');
+    let mut next = || words.next();
+    if next()? != VERSION {
+        return None;
+    }
+    let time_ms = next()?.parse().ok()?;
+    let base64 = match next()? {
+        "json" => false,
+        "base64" => true,
+        _ => return None,
+    };
+    let (name, id) = (next()?, next()?);
+    if words.next().is_some() {
+        return None;
+    }
+    let mut event = NewEvent::new(topic.clone(), Data::from_stored(data, base64));
+    if name != NONE {
+        event = event.named(&percent_decode_str(name).decode_utf8().ok()?).ok()?;
+    }
+    if id != NONE {
+        event = event.with_id(&percent_decode_str(id).decode_utf8().ok()?).ok()?;
+    }
+    Some(event.draft(time_ms))
+}
+
+fn foreign(topic: Topic, payload: &[u8]) -> NewEvent {
+    let data = match std::str::from_utf8(payload) {
+        Ok(text) => Data::json(text).unwrap_or_else(|_| Data::text(text)),
+        Err(_) => Data::binary(payload),
+    };
+    NewEvent::new(topic, data)
+}
+
+/// The headers by which JetStream knows a repeat of this draft: of its topic and id, or, where it has none, of our own
+/// attempt to publish it.
+pub(super) fn headers(draft: &Draft, window: bool) -> HeaderMap {
+    let id = match draft.id() {
+        Some(id) if window => key_of(draft.topic(), id),
+        _ => attempt_key(),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(MESSAGE_ID, id.as_str());
+    headers
+}
+
+/// The key of a topic and an id. A digest: every server keeps each key for the whole window, and the pair may be long.
+/// Truncated to 168 bits, which nobody finds a second text for.
+pub(super) fn key_of(topic: &Topic, id: &str) -> String {
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    // A topic has no NUL in it, so the pair is told from every other.
+    digest.update(topic.as_str().as_bytes());
+    digest.update(b"\0");
+    digest.update(id.as_bytes());
+    format!("k{}", base64(&digest.finish().as_ref()[..21]))
+}
+
+fn attempt_key() -> String {
+    format!("a{}", base64(uuid::Uuid::new_v4().as_bytes()))
+}
+
+/// Text of any kind in letters, digits, `-` and `_`.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Position;
+
+    fn back(draft: &Draft) -> Draft {
+        super::draft(draft.topic().as_str(), &payload(draft), 77).unwrap()
+    }
+
+    #[test]
+    fn an_event_comes_back_as_it_was() {
+        let topic: Topic = "a.<b".parse().unwrap();
+        for (name, id, data) in [
+            ("", "", Data::json(r#"{"a":1e400,"b":"x\ny"}"#).unwrap()),
+            ("-", "-", Data::binary(&[0, 255, 10])),
+            ("n m%", "ü\u{2028} ", Data::text("")),
+        ] {
+            let new = NewEvent::new(topic.clone(), data).named(name).unwrap().with_id(id).unwrap();
+            let draft = new.draft(1_763_750_000_123);
+            let at = |draft: Draft| draft.at("e".parse().unwrap(), Position(3));
+            assert_eq!(at(back(&draft)), at(draft));
+        }
+    }
+
+    #[test]
+    fn what_others_put_there_is_an_event_too() {
+        for (payload, data, base64) in [
+            (&b"{\"a\": 1}"[..], r#"{"a": 1}"#, false),
+            (b"plain", r#""plain""#, false),
+            (b"1 2 json\nx", r#""1 2 json\nx""#, false),
+            (b"", r#""""#, false),
+            (&[0xff, 0], r#""/wA=""#, true),
+        ] {
+            let draft = draft("a.b", payload, 77).unwrap();
+            assert_eq!((draft.data(), draft.is_base64(), draft.time_ms()), (data, base64, 77), "{payload:?}");
+        }
+        assert!(draft(&"x".repeat(256), b"1", 0).is_none());
+    }
+
+    #[test]
+    fn a_key_is_topic_and_id_together() {
+        let key = |topic: &str, id| key_of(&topic.parse().unwrap(), id);
+        assert_eq!(key("a", "b"), key("a", "b"));
+        assert_ne!(key("a", "bc"), key("ab", "c"));
+        assert!(key("a", "x").bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+    }
+}

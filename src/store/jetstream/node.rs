@@ -1,0 +1,235 @@
+//! What all parts of the store share: the connection, the names, and what is known of the log.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{Context, ErrorCode, context::ContextBuilder, response::Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::connect::Link;
+use super::names::Names;
+use super::setup::Plan;
+use crate::cursor::{Epoch, Position};
+use crate::store::{Bounds, StoreError};
+use crate::sync::lock;
+
+/// How long one request may take before it is asked again.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the store tries to get something done before it says that NATS is away.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Between two tries.
+pub(super) const RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Who may wait for a look at the stream.
+const LOOKS_MAX: usize = 16 << 10;
+
+/// Acknowledgements of publishes that may be outstanding: more than [`super::publish`] lets in.
+const ACKS_MAX: usize = 64 << 10;
+
+/// The node's end of a stream, shared by all its parts.
+pub(super) struct Node {
+    pub(super) client: Client,
+    pub(super) context: Context,
+    pub(super) names: Names,
+    pub(super) plan: Plan,
+    pub(super) link: watch::Receiver<Link>,
+    known: Mutex<Known>,
+    /// How far the feed has come, for those who wait for it.
+    fed: watch::Sender<Fed>,
+    /// The stream may be another one, or gone: the feed looks.
+    pub(super) suspicion: Notify,
+    looks: mpsc::Sender<oneshot::Sender<Result<Seen, StoreError>>>,
+}
+
+/// What this process knows of the log.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    epoch: Epoch,
+    floor: Position,
+    last: Position,
+}
+
+/// How far the feed has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fed {
+    /// Whether there is a feed at all.
+    pub(super) following: bool,
+    pub(super) epoch: Epoch,
+    pub(super) position: Position,
+}
+
+/// What the stream's leader said at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) epoch: Epoch,
+    /// Everything up to here is gone, or about to go by its age.
+    pub(super) floor: Position,
+    pub(super) last: Position,
+}
+
+/// The requests for looks, to be served by [`super::look::serve`].
+pub(super) type Looks = mpsc::Receiver<oneshot::Sender<Result<Seen, StoreError>>>;
+
+impl Node {
+    pub(super) fn new(
+        client: Client,
+        names: Names,
+        plan: Plan,
+        link: watch::Receiver<Link>,
+        seen: Seen,
+    ) -> (Arc<Self>, Looks) {
+        let context = context(&client);
+        let (looks, asked) = mpsc::channel(LOOKS_MAX);
+        let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
+        let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
+        let node = Self {
+            client,
+            context,
+            names,
+            plan,
+            link,
+            known: Mutex::new(known),
+            fed,
+            suspicion: Notify::new(),
+            looks,
+        };
+        (Arc::new(node), asked)
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        let known = *lock(&self.known);
+        Bounds { epoch: known.epoch, began: Position::ZERO, floor: known.floor, last: known.last }
+    }
+
+    /// Notes what the leader said; says whether the floor has moved. What it said of another stream is the feed's to
+    /// find out.
+    pub(super) fn saw(&self, seen: &Seen) -> bool {
+        let mut known = lock(&self.known);
+        if known.epoch != seen.epoch {
+            return false;
+        }
+        known.last = known.last.max(seen.last);
+        let moved = seen.floor > known.floor;
+        known.floor = known.floor.max(seen.floor);
+        moved
+    }
+
+    /// Notes that an event is at this position, durable. Of as many as are kept, the oldest are gone with that.
+    pub(super) fn reached(&self, epoch: Epoch, position: Position) {
+        let mut known = lock(&self.known);
+        if known.epoch == epoch {
+            known.last = known.last.max(position);
+            if let Some(events_max) = self.plan.retention.events_max {
+                known.floor = known.floor.max(Position(known.last.0.saturating_sub(events_max)));
+            }
+        }
+    }
+
+    /// The log is another one from here on.
+    pub(super) fn became(&self, seen: &Seen) {
+        *lock(&self.known) = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
+    }
+
+    /// Tells those who wait that the feed has come so far.
+    pub(super) fn fed_to(&self, epoch: Epoch, position: Position) {
+        self.fed.send_replace(Fed { following: true, epoch, position });
+    }
+
+    pub(super) fn fed(&self) -> Fed {
+        *self.fed.borrow()
+    }
+
+    /// Waits until the feed fulfils something, or the time is up; says whether it does.
+    pub(super) async fn until_fed(&self, end: Instant, mut holds: impl FnMut(&Fed) -> bool) -> bool {
+        let mut fed = self.fed.subscribe();
+        timeout_at(end, fed.wait_for(|fed| !fed.following || holds(fed))).await.is_ok_and(|waited| waited.is_ok())
+    }
+
+    /// Whether the connection is there.
+    pub(super) fn is_up(&self) -> bool {
+        self.link.borrow().up
+    }
+
+    /// Waits for the connection; says whether it was there in time.
+    pub(super) async fn until_up(&self, end: Instant) -> bool {
+        let mut link = self.link.clone();
+        timeout_at(end, link.wait_for(|link| link.up)).await.is_ok_and(|waited| waited.is_ok())
+    }
+
+    /// A look at the stream that begins after this call: what is asked for at the same time is one question.
+    pub(super) async fn look(&self) -> Result<Seen, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.looks.try_send(answer).map_err(|_| StoreError::Busy("too many ask where the log ends"))?;
+        answered.await.unwrap_or_else(|_| Err(away()))
+    }
+
+    /// Asks JetStream's interface, again where it does not answer, until the time is up.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &(impl Serialize + Sync),
+        end: Instant,
+    ) -> Result<T, AskError> {
+        loop {
+            if !self.until_up(end).await {
+                return Err(AskError::Away);
+            }
+            let answer = timeout_at(end, self.context.request(subject.to_owned(), body)).await;
+            match answer {
+                Ok(Ok(Response::Ok(answer))) => return Ok(answer),
+                Ok(Ok(Response::Err { error })) if !is_passing(error.error_code()) => return Err(AskError::Refused(error)),
+                Ok(Ok(Response::Err { .. }) | Err(_)) if Instant::now() + RETRY_WAIT < end => {
+                    tokio::time::sleep(RETRY_WAIT).await;
+                }
+                _ => return Err(AskError::Away),
+            }
+        }
+    }
+}
+
+pub(super) fn context(client: &Client) -> Context {
+    ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).max_ack_inflight(ACKS_MAX).build(client.clone())
+}
+
+/// JetStream did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum AskError {
+    /// It did not answer, or only that it could not at the moment.
+    Away,
+    /// It said no.
+    Refused(async_nats::jetstream::Error),
+}
+
+impl AskError {
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
+    pub(super) fn is(&self, code: ErrorCode) -> bool {
+        matches!(self, Self::Refused(error) if error.error_code() == code)
+    }
+}
+
+impl From<AskError> for StoreError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Away => away(),
+            AskError::Refused(error) => Self::unavailable(format!("JetStream refuses: {error}")),
+        }
+    }
+}
+
+pub(super) fn away() -> StoreError {
+    StoreError::unavailable("NATS does not answer")
+}
+
+/// Errors of a cluster between two leaders.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::CLUSTER_NOT_ACTIVE)
+}

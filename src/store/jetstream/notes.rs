@@ -1,0 +1,175 @@
+//! Notes, in a bucket of each kind.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::push::OrderedConfig;
+use base64::Engine as _;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::bucket::{Bucket, Put};
+use super::message::base64;
+use super::node::{DEADLINE, Node};
+use crate::store::{Note, NoteKind, NoteSink, StoreError};
+use crate::sync::lock;
+
+/// A note stays a little past its end, so that a node whose clock is behind does not miss it.
+const PAST_END: Duration = Duration::from_secs(60);
+
+/// Between two tries to watch a bucket.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize, Serialize)]
+struct Stored {
+    key: String,
+    value: String,
+    until_ms: u64,
+}
+
+/// The notes of a node.
+pub(super) struct Notes {
+    tickets: Bucket,
+    bans: Bucket,
+    revocations: Bucket,
+    watch: Mutex<Watch>,
+}
+
+#[derive(Default)]
+struct Watch {
+    sink: Option<Arc<dyn NoteSink>>,
+    /// Of which revision of a key the sink was told, so that it does not hear of its own saving twice.
+    told: HashMap<(NoteKind, String), (u64, u64)>,
+}
+
+impl Notes {
+    pub(super) fn new(node: &Node) -> Self {
+        let bucket = |kind| Bucket::new(node.names.notes_bucket(kind));
+        Self {
+            tickets: bucket(NoteKind::Ticket),
+            bans: bucket(NoteKind::Ban),
+            revocations: bucket(NoteKind::Revocation),
+            watch: Mutex::default(),
+        }
+    }
+
+    fn bucket(&self, kind: NoteKind) -> &Bucket {
+        match kind {
+            NoteKind::Ticket => &self.tickets,
+            NoteKind::Ban => &self.bans,
+            NoteKind::Revocation => &self.revocations,
+        }
+    }
+
+    pub(super) async fn save(&self, node: &Node, note: Note) -> Result<(), StoreError> {
+        let stored = Stored {
+            key: note.key.clone(),
+            value: base64::engine::general_purpose::STANDARD.encode(&note.value),
+            until_ms: note.until_ms,
+        };
+        let value = serde_json::to_vec(&stored).map_err(StoreError::unavailable)?;
+        let left = Duration::from_millis(note.until_ms.saturating_sub(now_ms()));
+        let put = Put { over: None, ttl: Some(left + PAST_END) };
+        let end = Instant::now() + DEADLINE;
+        let saved = self.bucket(note.kind).put(node, &key(&note.key), Bytes::from(value), put, end).await?;
+        if note.kind.is_watched() {
+            self.tell(note, saved.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn take(
+        &self,
+        node: &Node,
+        kind: NoteKind,
+        name: &str,
+        now_ms: u64,
+    ) -> Result<Option<Note>, StoreError> {
+        let end = Instant::now() + DEADLINE;
+        let bucket = self.bucket(kind);
+        let Some(entry) = bucket.get(node, &key(name), end).await? else { return Ok(None) };
+        let Some(note) = read(kind, &entry.value) else { return Ok(None) };
+        if note.until_ms <= now_ms || !bucket.remove(node, entry.revision, end).await? {
+            return Ok(None);
+        }
+        Ok(Some(note))
+    }
+
+    fn tell(&self, note: Note, revision: u64) {
+        let mut watch = lock(&self.watch);
+        let Some(sink) = watch.sink.clone() else { return };
+        let now_ms = now_ms();
+        let told = watch.told.entry((note.kind, note.key.clone())).or_default();
+        if told.0 >= revision {
+            return;
+        }
+        *told = (revision, note.until_ms.max(now_ms) + PAST_END.as_millis() as u64);
+        // Under the lock, so that it hears of the newest last. It never blocks.
+        sink.push(note);
+    }
+
+    /// Forgets of what the sink was told that has ended.
+    pub(super) fn expire(&self) {
+        let now_ms = now_ms();
+        lock(&self.watch).told.retain(|_, (_, until_ms)| *until_ms > now_ms);
+    }
+
+    /// Watches the buckets from the beginning, again whenever a watch breaks.
+    pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn NoteSink>) {
+        lock(&self.watch).sink = Some(sink);
+        for kind in [NoteKind::Ban, NoteKind::Revocation] {
+            let (notes, node) = (self.clone(), node.clone());
+            tokio::spawn(async move {
+                loop {
+                    if let Err(error) = notes.watch_once(&node, kind).await {
+                        tracing::debug!(%error, kind = kind.name(), "the notes are not watched; trying again");
+                    }
+                    tokio::time::sleep(WATCH_AGAIN).await;
+                }
+            });
+        }
+    }
+
+    async fn watch_once(&self, node: &Node, kind: NoteKind) -> Result<(), async_nats::Error> {
+        node.until_up(Instant::now() + DEADLINE).await;
+        let bucket = self.bucket(kind);
+        let stream = node.context.get_stream(bucket.stream()).await?;
+        let config = OrderedConfig {
+            deliver_subject: node.client.new_inbox(),
+            description: Some("Switchback's notes".into()),
+            filter_subject: bucket.subject(">"),
+            deliver_policy: DeliverPolicy::All,
+            ..OrderedConfig::default()
+        };
+        let mut messages = stream.create_consumer(config).await?.messages().await?;
+        while let Some(message) = messages.next().await {
+            let message: jetstream::Message = message?;
+            let revision = message.info()?.stream_sequence;
+            if let Some(note) = read(kind, &message.payload) {
+                self.tell(note, revision);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(kind: NoteKind, value: &[u8]) -> Option<Note> {
+    let stored: Stored = serde_json::from_slice(value).ok()?;
+    let value = base64::engine::general_purpose::STANDARD.decode(stored.value).ok()?;
+    Some(Note { kind, key: stored.key, value, until_ms: stored.until_ms })
+}
+
+/// Any text as a key of a bucket: one token.
+fn key(text: &str) -> String {
+    format!("k{}", base64(text.as_bytes()))
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

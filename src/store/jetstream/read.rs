@@ -1,0 +1,213 @@
+//! Reading behind the tail: batched direct reads by subject, which any copy of the stream answers from its index, without
+//! a consumer that the cluster would have to agree on.
+//!
+//! A copy may be behind the others, and a direct read is silent about it; so it decides nothing on its own. What it does
+//! bring is in order, without holes up to the last event of it. That nothing more comes after that is asked of the
+//! stream's leader, up to what was known to be there when the read began; and so is, after the read, what has been
+//! trimmed: JetStream answers a read from a trimmed position silently with a later event.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::ErrorCode;
+use futures_util::future::try_join_all;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::direct::{self, Slice};
+use super::node::{DEADLINE, Node, Seen};
+use crate::cursor::{Epoch, Position};
+use crate::event::Event;
+use crate::store::{Page, ReadRequest, StoreError, Trimmed};
+use crate::topic::PatternSet;
+
+/// Reads of the log under way on a node.
+const READS_MAX: usize = 16;
+
+/// Most events of one direct read.
+const SLICE_EVENTS: usize = 1000;
+
+/// Fewest bytes that a direct read is worth.
+const SLICE_BYTES_MIN: usize = 64 << 10;
+
+/// Most bytes of one direct read: what the connection is made to carry at a time.
+const SLICE_BYTES_MAX: usize = 2 << 20;
+
+/// How often the leader is asked again that is behind what a copy has shown.
+const LEADER_BEHIND_MAX: u32 = 10;
+
+/// The reads of a node.
+pub(super) struct Reader {
+    places: Semaphore,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { places: Semaphore::new(READS_MAX) }
+    }
+
+    /// A bounded read.
+    pub(super) async fn read(&self, node: &Node, request: ReadRequest) -> Result<Page, StoreError> {
+        let end = Instant::now() + DEADLINE;
+        let place = tokio::time::timeout_at(end, self.places.acquire()).await;
+        let _place = place.map_err(|_| StoreError::Busy("too many reads of the log are waiting"))?;
+        let bounds = node.bounds();
+        if request.after >= bounds.last {
+            return Ok(Page { through: request.after, ..Page::default() });
+        }
+        let filters = filters(node, &request.patterns);
+        let mut page = Collected::new(&request, bounds.epoch, bounds.last);
+        while !page.is_full(&request) {
+            let more = page.slices(node, &filters, &request, end).await?;
+            if !more {
+                break;
+            }
+        }
+        let seen = look_past(node, page.through).await?;
+        if seen.epoch != bounds.epoch {
+            return Err(StoreError::unavailable("the stream has just become another one"));
+        }
+        Ok(page.above(&request, &seen))
+    }
+}
+
+/// What to filter by; nothing where all of it is asked for.
+pub(super) fn filters(node: &Node, patterns: &PatternSet) -> Vec<Option<String>> {
+    if patterns.has_everything() {
+        return vec![None];
+    }
+    patterns.iter().map(|pattern| Some(node.names.subject(pattern.as_str()))).collect()
+}
+
+/// A look by a leader that is not behind what has been seen of the stream already.
+async fn look_past(node: &Node, position: Position) -> Result<Seen, StoreError> {
+    let mut seen = node.look().await?;
+    for _ in 0..LEADER_BEHIND_MAX {
+        if seen.last >= position {
+            break;
+        }
+        tokio::time::sleep(super::node::RETRY_WAIT).await;
+        seen = node.look().await?;
+    }
+    Ok(seen)
+}
+
+struct Collected {
+    epoch: Epoch,
+    /// What was known to be in the log when the read began.
+    known: Position,
+    events: Vec<Arc<Event>>,
+    bytes: usize,
+    through: Position,
+}
+
+impl Collected {
+    fn new(request: &ReadRequest, epoch: Epoch, known: Position) -> Self {
+        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after }
+    }
+
+    fn events_left(&self, request: &ReadRequest) -> usize {
+        let rows_max = usize::try_from(request.rows_max).unwrap_or(usize::MAX).max(1);
+        request.events_max.min(rows_max).saturating_sub(self.events.len())
+    }
+
+    fn is_full(&self, request: &ReadRequest) -> bool {
+        self.events_left(request) == 0 || self.bytes >= request.bytes_max || self.through >= self.known
+    }
+
+    /// Reads on, by each filter; says whether that came any further.
+    async fn slices(
+        &mut self,
+        node: &Node,
+        filters: &[Option<String>],
+        request: &ReadRequest,
+        end: Instant,
+    ) -> Result<bool, StoreError> {
+        let count = self.events_left(request).min(SLICE_EVENTS);
+        let bytes = request.bytes_max.saturating_sub(self.bytes).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
+        let from = self.through.next();
+        let asked = filters.iter().map(|filter| direct::slice(node, from, filter.as_deref(), count, bytes, end));
+        let slices = try_join_all(asked).await?;
+        // Up to where each filter has shown all there is, and so all of them have.
+        let ends = filters.iter().zip(&slices).map(|(filter, slice)| self.end_of(node, filter.as_deref(), slice, end));
+        let through = try_join_all(ends).await?.into_iter().min().unwrap_or(self.known);
+        let mut found: Vec<Arc<Event>> = slices
+            .into_iter()
+            .flat_map(|slice| slice.messages)
+            .filter(|message| message.position <= through)
+            .filter_map(|message| message.event(node, self.epoch))
+            .collect();
+        found.sort_unstable_by_key(|event| event.position());
+        // What two patterns match came twice.
+        found.dedup_by_key(|event| event.position());
+        for event in found {
+            if self.events_left(request) == 0 || self.bytes >= request.bytes_max {
+                return Ok(false);
+            }
+            self.bytes += event.json_bytes();
+            self.through = event.position();
+            self.events.push(event);
+        }
+        self.through = self.through.max(through);
+        Ok(self.through >= from)
+    }
+
+    /// Up to where a filter's slice is complete.
+    async fn end_of(
+        &self,
+        node: &Node,
+        filter: Option<&str>,
+        slice: &Slice,
+        end: Instant,
+    ) -> Result<Position, StoreError> {
+        let last = slice.messages.last().map_or(self.through, |message| message.position);
+        if slice.more {
+            return Ok(last);
+        }
+        if last >= self.known {
+            return Ok(self.known);
+        }
+        // The copy has no more; the leader knows whether that is so.
+        let next = leader_next(node, filter, last.next(), end).await?;
+        Ok(next.map_or(self.known, |next| next.before().min(self.known)))
+    }
+
+    /// The page, without what has been trimmed meanwhile, and with the gap that this leaves.
+    fn above(mut self, request: &ReadRequest, seen: &Seen) -> Page {
+        let trimmed = (seen.floor > request.after).then(|| Trimmed {
+            to: seen.floor,
+            // Which of them lost something is not known to JetStream.
+            patterns: request.patterns.iter().cloned().collect(),
+        });
+        if trimmed.is_some() {
+            self.events.retain(|event| event.position() > seen.floor);
+            self.through = self.through.max(seen.floor);
+        }
+        Page { rows: self.events.len() as u64, events: self.events, through: self.through, trimmed }
+    }
+}
+
+/// Where the leader has the next message that a filter matches, from a position on.
+pub(super) async fn leader_next(
+    node: &Node,
+    filter: Option<&str>,
+    from: Position,
+    end: Instant,
+) -> Result<Option<Position>, StoreError> {
+    #[derive(Deserialize)]
+    struct Found {
+        message: At,
+    }
+    #[derive(Deserialize)]
+    struct At {
+        seq: u64,
+    }
+    let subject = format!("STREAM.MSG.GET.{}", node.names.stream);
+    let body = json!({ "seq": from.0, "next_by_subj": filter.unwrap_or(">") });
+    match node.ask::<Found>(&subject, &body, end).await {
+        Ok(found) => Ok(Some(Position(found.message.seq))),
+        Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
