@@ -3,6 +3,8 @@
 //! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
 //! variable, then the file, then the default.
 
+mod nats;
+
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -13,8 +15,10 @@ use uuid::Uuid;
 
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
-use crate::store::{Retention, StoreOptions};
+use crate::store::{JetStreamOptions, Retention, StoreOptions};
 use crate::tail::TailLimits;
+
+pub use nats::NatsArgs;
 
 /// Events to web pages, in order, once, over whatever transport works.
 #[derive(Debug, Parser)]
@@ -48,7 +52,8 @@ pub struct ServeArgs {
     /// Where to listen: an address and a port; port 0 takes a free one
     #[arg(long, env = "SWITCHBACK_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: String,
-    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...]
+    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...], tls:// for
+    /// encrypted connections
     #[arg(long, env = "SWITCHBACK_STORE", value_name = "STORE", default_value = "disk")]
     pub store: StoreChoice,
     /// Directory of the disk store; made where it is missing
@@ -70,7 +75,7 @@ pub struct ServeArgs {
     /// Keep so many events (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
-    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 256MiB in memory]
+    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk and in NATS, 256MiB in memory]
     #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
     /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
@@ -124,21 +129,34 @@ pub struct ServeArgs {
     /// Serve the pages from this directory instead of those built in
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
-    /// Copies that a replicated store keeps of each event
-    #[arg(long, env = "SWITCHBACK_REPLICAS", value_name = "NUMBER")]
-    pub replicas: Option<u8>,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
     #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
     pub log: String,
+    /// How NATS is reached.
+    #[command(flatten)]
+    pub nats: NatsArgs,
 }
 
 /// Which engine keeps the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum StoreChoice {
     /// In the data directory.
     Disk,
     /// In memory.
     Memory,
+    /// In NATS JetStream, at this URL, which may hold a password. It is looked at once it can be told what is wrong with
+    /// it without showing it.
+    Nats(String),
+}
+
+impl std::fmt::Debug for StoreChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "Disk",
+            Self::Memory => "Memory",
+            Self::Nats(_) => "Nats(…)",
+        })
+    }
 }
 
 impl std::str::FromStr for StoreChoice {
@@ -148,8 +166,8 @@ impl std::str::FromStr for StoreChoice {
         match text {
             "disk" => Ok(Self::Disk),
             "memory" => Ok(Self::Memory),
-            nats if nats.starts_with("nats://") => Err("this version has no NATS store yet: use disk or memory".into()),
-            _ => Err("a store is disk or memory".into()),
+            nats if nats.starts_with("nats://") || nats.starts_with("tls://") => Ok(Self::Nats(nats.to_owned())),
+            _ => Err("a store is disk, memory, nats://host:4222[,host:4222...] or tls://host:4222".into()),
         }
     }
 }
@@ -238,6 +256,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Which engine keeps the log.
     pub store: StoreChoice,
+    /// How NATS is reached, where it keeps the log.
+    pub nats: Option<JetStreamOptions>,
     /// Directory of the disk store.
     pub data: PathBuf,
     /// How the store is opened.
@@ -275,6 +295,14 @@ pub enum ConfigError {
              listen on 127.0.0.1, or add --allow-anonymous if that is meant"
     )]
     Open(SocketAddr),
+    /// The flags name no NATS store. The URL is not shown: there may be a password in it.
+    #[error("--{flag} {reason}")]
+    Nats {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// A number is not within its range.
     #[error("--{flag} {reason}")]
     Range {
@@ -309,9 +337,13 @@ impl ServeArgs {
         range("header-timeout", !self.header_timeout.is_zero(), "is more than 0s")?;
         range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
-            StoreChoice::Disk => 16 << 30,
+            StoreChoice::Disk | StoreChoice::Nats(_) => 16 << 30,
             StoreChoice::Memory => 256 << 20,
         });
+        let nats = match &self.store {
+            StoreChoice::Nats(url) => Some(self.nats.into_options(url)?),
+            StoreChoice::Disk | StoreChoice::Memory => None,
+        };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let http = HttpOptions::default();
         Ok(Config {
@@ -347,6 +379,7 @@ impl ServeArgs {
                 ..http
             },
             store: self.store,
+            nats,
             data: self.data,
             drain: self.drain,
             header_timeout: self.header_timeout,
@@ -524,7 +557,7 @@ mod tests {
             ["--max-bytes", "5x"],
             ["--store", "mongo"],
             ["--allow-origin", "a.test"],
-            ["--store", "nats://localhost:4222"],
+            ["--replicas", "0"],
         ] {
             assert!(serve(&arguments).is_err(), "{arguments:?}");
         }

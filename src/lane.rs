@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::delivery::{Delivery, Step};
-use crate::store::FeedBatch;
+use crate::store::{Bounds, FeedBatch};
 use crate::tail::Tail;
 use crate::waiters::{WaiterKey, Waiters};
 
@@ -35,6 +35,12 @@ impl Lane {
     /// Some batches never came: whoever is behind reads from the store.
     pub(crate) fn lose_through(&mut self, end: crate::cursor::Position) {
         self.tail.reset(end);
+        self.waiters.forget_news();
+    }
+
+    /// The log is another one, and what said so never came.
+    pub(crate) fn begin_anew(&mut self, bounds: &Bounds, end: crate::cursor::Position) {
+        self.tail.begin_anew(bounds, end);
         self.waiters.forget_news();
     }
 

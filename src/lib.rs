@@ -99,7 +99,7 @@ pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, NewEvent};
 pub use http::{HttpOptions, routes};
 pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
-pub use store::{DiskStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
+pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
 
 /// The README's examples, compiled with the tests.

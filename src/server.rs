@@ -11,7 +11,7 @@ use actix_web::{App, HttpServer};
 use crate::config::{Config, StoreChoice};
 use crate::http::{pages, routes};
 use crate::hub::Hub;
-use crate::store::{DiskStore, MemoryStore, OpenError, Store, StoreError};
+use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -56,9 +56,14 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
-        let store: Arc<dyn Store> = match config.store {
-            StoreChoice::Memory => Arc::new(MemoryStore::new(config.store_options)),
-            StoreChoice::Disk => Arc::new(DiskStore::open(&config.data, config.store_options)?),
+        let store: Arc<dyn Store> = match (&config.store, &config.nats) {
+            (StoreChoice::Nats(_), Some(nats)) => {
+                Arc::new(JetStreamStore::open(nats.clone(), config.store_options).await?)
+            }
+            (StoreChoice::Memory, _) => Arc::new(MemoryStore::new(config.store_options)),
+            (StoreChoice::Disk | StoreChoice::Nats(_), _) => {
+                Arc::new(DiskStore::open(&config.data, config.store_options)?)
+            }
         };
         let hub = Hub::open(store, config.hub_options).await?;
         let refused = |reason| ServerError::Listen { address: config.listen, reason };
@@ -154,9 +159,13 @@ fn bound_stalls(connection: &dyn std::any::Any, after: Duration) {
 /// What `serve` says when it is ready.
 #[must_use]
 pub fn greeting(config: &Config, address: SocketAddr) -> String {
-    let store = match config.store {
-        StoreChoice::Memory => "in memory".to_owned(),
-        StoreChoice::Disk => format!("on disk in {}", absolute(&config.data).display()),
+    let store = match (&config.store, &config.nats) {
+        (StoreChoice::Nats(_), Some(nats)) => {
+            let servers: Vec<String> = nats.servers.iter().map(ToString::to_string).collect();
+            format!("in NATS at {}", servers.join(","))
+        }
+        (StoreChoice::Memory, _) => "in memory".to_owned(),
+        (StoreChoice::Disk | StoreChoice::Nats(_), _) => format!("on disk in {}", absolute(&config.data).display()),
     };
     format!("switchback {} listens on http://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))
 }

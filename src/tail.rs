@@ -129,6 +129,13 @@ impl Tail {
         self.end = end;
     }
 
+    /// Empties the tail for another log, to go on after `end`.
+    pub fn begin_anew(&mut self, bounds: &Bounds, end: Position) {
+        self.epoch = bounds.epoch;
+        self.began = bounds.began;
+        self.reset(end);
+    }
+
     /// Shows `visit` the matching events after `after`, in order, until it breaks; a bounded number is looked
     /// at, so a position short of [`Self::end`] means "ask again", not "nothing there".
     pub fn read(

@@ -2,14 +2,14 @@
 //!
 //! An engine joins with a line at the end. What concerns files, restarts and faults is in `store_disk.rs`.
 
-mod store_common;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "support/nats.rs"]
 mod nats;
+mod store_common;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use nats::Nats;
@@ -17,7 +17,8 @@ use proptest::prelude::*;
 use store_common::*;
 use switchback::cursor::{Cursor, Position};
 use switchback::store::{
-    ClientRecord, DiskStore, JetStreamStore, MemoryStore, Note, NoteKind, Page, ReadRequest, Retention, Store, StoreError, StoreOptions,
+    ClientRecord, DiskStore, JetStreamStore, MemoryStore, Note, NoteKind, Page, ReadRequest, Retention, Store,
+    StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};

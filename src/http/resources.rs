@@ -47,7 +47,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     let client = parse_client(&ack.client)?;
     let cursor: Cursor = ack.cursor.parse()?;
     let hub = &call.state.hub;
-    let bounds = hub.bounds();
+    let bounds = hub.bounds_for(cursor).await?;
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
         return Err(ApiError::bad(
             "bad_cursor",

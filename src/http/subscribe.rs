@@ -179,7 +179,7 @@ pub(super) async fn open(
         hub.clients().arrive(client, known, &patterns, start.cursor, presented, now_ms()).await?;
     }
     let worker = call.state.worker();
-    if !worker.reach(cursor.position).await {
+    if !worker.reach(cursor).await {
         let message = "this worker has not come as far as the cursor yet; try again";
         return Err(ApiError::unavailable("behind", message));
     }

@@ -16,6 +16,8 @@ use actix_web::{FromRequest as _, HttpResponse};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream as _;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
 
@@ -23,6 +25,7 @@ use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
+use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
 use guard::{Incoming, Refusal};
@@ -58,6 +61,7 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
             incoming,
             messages: Some(messages),
             pending: FuturesOrdered::new(),
+            held: None,
             out: BytesMut::new(),
             end: End::Open,
             _keep: keep,
@@ -116,6 +120,8 @@ struct Socket {
     /// `None` once the peer has sent its last.
     messages: Option<AggregatedMessageStream>,
     pending: FuturesOrdered<Pending>,
+    /// A message that waits for a word of the store, and keeps those after it waiting.
+    held: Option<(String, LocalBoxFuture<'static, Result<(), StoreError>>)>,
     /// Replies and control frames that wait to be written.
     out: BytesMut,
     end: End,
@@ -158,6 +164,10 @@ impl Socket {
             while let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx) {
                 self.reply(reply);
             }
+            if let Some((_, asked)) = &mut self.held {
+                let Poll::Ready(answer) = asked.poll_unpin(cx) else { return };
+                self.resume(answer);
+            }
             let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
             let Some(messages) = self.messages.as_mut().filter(|_| room && self.end == End::Open) else { return };
             match Pin::new(messages).poll_next(cx) {
@@ -175,17 +185,37 @@ impl Socket {
         }
     }
 
+    /// Goes on with the message that was held.
+    fn resume(&mut self, answer: Result<(), StoreError>) {
+        let Some((text, _)) = self.held.take() else { return };
+        match answer {
+            Ok(()) => {
+                let outcome = self.conversation.text(&text, &mut self.driver, true);
+                self.take(outcome, &text);
+            }
+            Err(error) => self.reply(Some(Conversation::unanswered(&text, error))),
+        }
+    }
+
     fn message(&mut self, message: AggregatedMessage) {
         let outcome = match message {
-            AggregatedMessage::Text(text) => self.conversation.text(&text, &mut self.driver),
+            AggregatedMessage::Text(text) => {
+                let outcome = self.conversation.text(&text, &mut self.driver, false);
+                return self.take(outcome, &text);
+            }
             AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes),
             AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             AggregatedMessage::Pong(_) => return,
             AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),
         };
+        self.take(outcome, "");
+    }
+
+    fn take(&mut self, outcome: messages::Outcome, text: &str) {
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
+            messages::Outcome::Ask(asked) => self.held = Some((text.to_owned(), asked)),
         }
     }
 

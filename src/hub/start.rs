@@ -3,7 +3,7 @@
 use super::{Hub, lock};
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
-use crate::store::StoreError;
+use crate::store::{Bounds, StoreError};
 use crate::topic::PatternSet;
 
 /// Where to start.
@@ -21,9 +21,19 @@ pub enum From {
 }
 
 impl Hub {
+    /// The bounds to judge a cursor by. One that this process does not know may be another node's, of events that have
+    /// not come here yet: then the store itself is asked.
+    pub(crate) async fn bounds_for(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
+        let bounds = self.bounds();
+        if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh().await }
+    }
+
     /// Turns where to start into a cursor, with the gap to be told first.
     pub(crate) async fn start(&self, from: From, patterns: &PatternSet) -> Result<Start, StoreError> {
-        let bounds = self.bounds();
+        let bounds = match from {
+            From::Cursor(cursor) => self.bounds_for(cursor).await?,
+            _ => self.bounds(),
+        };
         let at = |position| Start::at(Cursor::new(bounds.epoch, position));
         Ok(match from {
             From::Cursor(cursor) => Start { cursor, gap: gap_at(cursor, &bounds) },

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Hub, lock};
-use crate::cursor::Position;
+use crate::cursor::Cursor;
 use crate::delivery::{Delivery, Step};
 use crate::lane::Lane;
 use crate::store::FeedBatch;
@@ -33,7 +33,29 @@ enum Message {
 /// The feed's end of a worker's channel.
 pub(super) struct Inbox {
     sender: mpsc::Sender<Message>,
-    lost_through: Arc<AtomicU64>,
+    loss: Arc<Loss>,
+}
+
+/// What could not be put into an inbox.
+#[derive(Default)]
+struct Loss {
+    any: AtomicBool,
+    /// Where the last batch that was lost ended.
+    through: Mutex<Option<Cursor>>,
+}
+
+impl Loss {
+    fn note(&self, through: Cursor) {
+        *lock(&self.through) = Some(through);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> Option<Cursor> {
+        if self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {
+            return lock(&self.through).take();
+        }
+        None
+    }
 }
 
 impl Inbox {
@@ -44,7 +66,7 @@ impl Inbox {
             Ok(()) => true,
             Err(Closed(_)) => false,
             Err(Full(message)) => {
-                self.lost_through.fetch_max(batch.end().0, Ordering::Release);
+                self.loss.note(Cursor::new(batch.epoch, batch.end()));
                 // Once more: if the worker has emptied the channel meanwhile, this wakes it to see the loss; if it
                 // has not, it has messages left to wake for.
                 !matches!(self.sender.try_send(message), Err(Closed(_)))
@@ -63,7 +85,7 @@ pub(crate) struct Worker {
     hub: Hub,
     lane: RefCell<Lane>,
     inbox: RefCell<mpsc::Receiver<Message>>,
-    lost_through: Arc<AtomicU64>,
+    loss: Arc<Loss>,
     moved: Notify,
 }
 
@@ -71,17 +93,17 @@ impl Worker {
     /// Joins the feed. Called on the thread it is for, within its `LocalSet`.
     pub(crate) fn start(hub: &Hub) -> Rc<Self> {
         let (sender, receiver) = mpsc::channel(INBOX_BATCHES);
-        let lost_through = Arc::new(AtomicU64::new(0));
+        let loss = Arc::new(Loss::default());
         let fan_out = &hub.0.fan_out;
         let lane = fan_out.lane();
         let tail = lane.tail.fork();
-        lock(&fan_out.inboxes).push(Inbox { sender, lost_through: lost_through.clone() });
+        lock(&fan_out.inboxes).push(Inbox { sender, loss: loss.clone() });
         drop(lane);
         let worker = Rc::new(Self {
             hub: hub.clone(),
             lane: RefCell::new(Lane::new(tail)),
             inbox: RefCell::new(receiver),
-            lost_through,
+            loss,
             moved: Notify::new(),
         });
         let weak = Rc::downgrade(&worker);
@@ -100,19 +122,24 @@ impl Worker {
         Seat { worker: self.clone(), key }
     }
 
-    /// Waits until this worker's tail has come to a position that the store has; says whether it did in time.
-    pub(crate) async fn reach(&self, position: Position) -> bool {
+    /// Waits until this worker's tail has come to a cursor that is in the store; says whether it did in time.
+    pub(crate) async fn reach(&self, cursor: Cursor) -> bool {
         let reached = async {
             loop {
                 let moved = self.moved.notified();
                 self.pump();
-                if self.lane.borrow().tail.end() >= position {
+                if self.has_reached(cursor) {
                     return;
                 }
                 moved.await;
             }
         };
         tokio::time::timeout(FEED_WAIT, reached).await.is_ok()
+    }
+
+    fn has_reached(&self, cursor: Cursor) -> bool {
+        let tail = &self.lane.borrow().tail;
+        tail.epoch() == cursor.epoch && tail.end() >= cursor.position
     }
 
     /// Takes in what has arrived. Called by every reader before it reads: whoever was told that an event is
@@ -124,18 +151,23 @@ impl Worker {
     fn take_in(&self, mut next: impl FnMut(&mut mpsc::Receiver<Message>) -> Option<Message>) {
         let mut inbox = self.inbox.borrow_mut();
         let mut lane = self.lane.borrow_mut();
-        let before = lane.tail.end();
+        let before = (lane.tail.epoch(), lane.tail.end());
         while let Some(message) = next(&mut inbox) {
             match message {
                 Message::Batch(batch) => lane.push(&batch),
                 Message::Wake => lane.waiters.wake_all(),
             }
         }
-        let lost = Position(self.lost_through.load(Ordering::Acquire));
-        if lane.tail.end() < lost {
-            lane.lose_through(lost);
+        if let Some(lost) = self.loss.take() {
+            let bounds = self.hub.bounds();
+            if lost.epoch == lane.tail.epoch() && lane.tail.end() < lost.position {
+                lane.lose_through(lost.position);
+            } else if lost.epoch != lane.tail.epoch() && lost.epoch == bounds.epoch {
+                // What said that the log is another one is among what was lost.
+                lane.begin_anew(&bounds, lost.position);
+            }
         }
-        if lane.tail.end() != before {
+        if (lane.tail.epoch(), lane.tail.end()) != before {
             self.moved.notify_waiters();
         }
     }

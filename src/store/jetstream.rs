@@ -36,11 +36,12 @@ mod read;
 mod runtime;
 mod setup;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
+use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::{
@@ -49,6 +50,7 @@ use super::{
 };
 use crate::cursor::Position;
 use crate::event::Draft;
+use crate::sync::lock;
 use crate::topic::PatternSet;
 use bucket::Bucket;
 use node::Node;
@@ -76,6 +78,8 @@ struct Parts {
     reader: Reader,
     clients: Bucket,
     notes: Arc<Notes>,
+    /// The task that feeds.
+    feeding: Mutex<Option<AbortHandle>>,
 }
 
 impl JetStreamStore {
@@ -122,6 +126,7 @@ impl Parts {
             clients,
             notes: Arc::new(Notes::new(&node)),
             node,
+            feeding: Mutex::default(),
         })
     }
 }
@@ -136,7 +141,8 @@ impl Store for JetStreamStore {
     fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
         match self.parts.publisher.append(drafts) {
             Ok(answered) => {
-                async move { answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down"))) }.boxed()
+                async move { answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down"))) }
+                    .boxed()
             }
             Err(error) => ready(Err(error)).boxed(),
         }
@@ -155,11 +161,18 @@ impl Store for JetStreamStore {
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
-        self.runtime.spawn(feed::follow(self.parts.node.clone(), after, feed));
+        let feeding = self.runtime.spawn(feed::follow(self.parts.node.clone(), after, feed));
+        if let Some(before) = lock(&self.parts.feeding).replace(feeding) {
+            before.abort();
+        }
     }
 
     fn bounds(&self) -> Bounds {
         self.parts.node.bounds()
+    }
+
+    fn refresh(&self) -> BoxFuture<'static, Result<Bounds, StoreError>> {
+        self.on_thread(|parts| async move { parts.node.refresh().await })
     }
 
     fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {

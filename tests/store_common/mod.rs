@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
 use switchback::store::{
-    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteSink, OpenError, Page, ReadRequest, Retention,
-    Store, StoreError, StoreOptions, parse_servers,
+    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteSink, OpenError, Page, ReadRequest,
+    Retention, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};

@@ -15,6 +15,7 @@ use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
 use crate::hub::{From, Hub, now_ms};
+use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 
 /// A reply that is not there yet; `None` where none is due.
@@ -24,6 +25,8 @@ pub(super) type Pending = LocalBoxFuture<'static, Option<Value>>;
 pub(super) enum Outcome {
     Reply(Option<Value>),
     Pending(Pending),
+    /// The store has to be asked where its log ends; then the message is to be handed in again.
+    Ask(LocalBoxFuture<'static, Result<(), StoreError>>),
 }
 
 /// Longest `ref`, in bytes of its JSON.
@@ -64,8 +67,8 @@ struct Ack {
 }
 
 impl Context {
-    /// Answers a text message.
-    pub(super) fn text(&self, text: &str, driver: &mut Driver) -> Outcome {
+    /// Answers a text message; `asked` where that is after [`Outcome::Ask`].
+    pub(super) fn text(&self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
         let head = match parse::<Head>(text) {
             Ok(head) => head,
             Err(error) => return Outcome::Reply(Some(refusal(reference_in(text), &error))),
@@ -79,7 +82,15 @@ impl Context {
                 Ok(event) => return self.store(event, reference),
                 Err(error) => Err(error),
             },
-            "subscribe" => self.subscribe(text, driver),
+            "subscribe" => match parse(text) {
+                Ok(message) => {
+                    if let Some(ask) = self.ask_for(&message, driver).filter(|_| !asked) {
+                        return Outcome::Ask(ask);
+                    }
+                    self.subscribe(&message, driver)
+                }
+                Err(error) => Err(error),
+            },
             "unsubscribe" => self.unsubscribe(text, driver),
             "ack" => self.ack(text, driver),
             // Whoever pings wants an answer, with a `ref` or without.
@@ -130,10 +141,24 @@ impl Context {
         Outcome::Pending(published.boxed_local())
     }
 
+    /// A cursor that is not known here may be another node's, of events that have not come here yet.
+    fn ask_for(&self, message: &Subscribe, driver: &Driver) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
+        let Ok(From::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
+        if !driver.delivery.patterns().is_empty() || gap_at(cursor, &self.hub.bounds()).is_none() {
+            return None;
+        }
+        let hub = self.hub.clone();
+        Some(async move { hub.bounds_for(cursor).await.map(drop) }.boxed_local())
+    }
+
+    /// The store did not say.
+    pub(super) fn unanswered(text: &str, error: StoreError) -> Value {
+        refusal(reference_in(text), &error.into())
+    }
+
     /// New patterns are heard after the cursor in the reply. With nothing subscribed the position is the one given,
     /// else the one the socket was opened with, else the log's end.
-    fn subscribe(&self, text: &str, driver: &mut Driver) -> Result<Value, ApiError> {
-        let message: Subscribe = parse(text)?;
+    fn subscribe(&self, message: &Subscribe, driver: &mut Driver) -> Result<Value, ApiError> {
         let added = topics(&message.topics)?;
         let from = message.cursor.as_deref().map(parse_from).transpose()?;
         let before = driver.delivery.patterns().clone();

@@ -51,8 +51,7 @@ pub(super) struct Sent {
 impl Plan {
     pub(super) fn new(node: &Node, drafts: &[Draft]) -> Self {
         let mut first: HashMap<(&str, &str), usize> = HashMap::new();
-        let mut plan =
-            Self { messages: Vec::new(), drafts: Vec::new(), keyed: Vec::new(), atomic: node.plan.atomic };
+        let mut plan = Self { messages: Vec::new(), drafts: Vec::new(), keyed: Vec::new(), atomic: node.plan.atomic };
         for draft in drafts {
             let id = draft.id().filter(|_| node.plan.knows_ids);
             let next = plan.messages.len();
@@ -109,12 +108,7 @@ impl Plan {
     }
 
     /// Sees to it that everything is stored; answers when it is.
-    pub(super) async fn settle(
-        &self,
-        node: &Node,
-        attempt: &Attempt,
-        sent: Option<Result<Sent, Failure>>,
-    ) -> Outcome {
+    pub(super) async fn settle(&self, node: &Node, attempt: &Attempt, sent: Option<Result<Sent, Failure>>) -> Outcome {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }

@@ -87,7 +87,8 @@ impl Bucket {
         if String::from_utf8_lossy(&headers).contains("KV-Operation") {
             return Ok(None);
         }
-        let value = decode(&found.message.data).ok_or_else(|| StoreError::unavailable("a bucket's value is not base64"))?;
+        let value =
+            decode(&found.message.data).ok_or_else(|| StoreError::unavailable("a bucket's value is not base64"))?;
         Ok(Some(Entry { revision: found.message.seq, value }))
     }
 

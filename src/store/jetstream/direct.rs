@@ -116,7 +116,8 @@ async fn once(node: &Node, body: &Bytes) -> Option<Slice> {
 
 fn found(message: &Message) -> Option<Found> {
     let headers = message.headers.as_ref()?;
-    let received = headers.get("Nats-Time-Stamp").and_then(|time| async_nats::datetime::parse_rfc3339(time.as_str()).ok());
+    let received =
+        headers.get("Nats-Time-Stamp").and_then(|time| async_nats::datetime::parse_rfc3339(time.as_str()).ok());
     let received_ms = received.map(|time| time.unix_timestamp_nanos() / 1_000_000);
     Some(Found {
         position: Position(number(headers, "Nats-Sequence")?),

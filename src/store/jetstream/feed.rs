@@ -93,18 +93,21 @@ impl Follower {
             self.epoch = seen.epoch;
             self.at = Position::ZERO;
             node.became(seen);
-            self.push(node, Vec::new(), seen.floor.min(self.at));
-        } else {
-            node.saw(seen);
+            self.push(node, Vec::new(), Position::ZERO);
         }
-        self.rise(node);
+        if node.saw(seen) || seen.floor > self.at {
+            self.tell_floor(node);
+        }
     }
 
-    /// Hands on the floor; where it is past what was read, the feed goes on there.
-    fn rise(&mut self, node: &Node) {
-        let floor = node.bounds().floor;
-        self.at = self.at.max(floor);
-        self.push(node, Vec::new(), floor);
+    /// The floor has moved. What it has passed and we have not read will not come; where nothing else is left that could
+    /// bring the feed there, it goes there by itself.
+    fn tell_floor(&mut self, node: &Node) {
+        let bounds = node.bounds();
+        if bounds.floor > self.at && bounds.floor == bounds.last {
+            self.at = bounds.floor;
+        }
+        self.push(node, Vec::new(), bounds.floor.min(self.at));
     }
 
     fn push(&mut self, node: &Node, events: Vec<Arc<Event>>, floor: Position) {
@@ -166,16 +169,6 @@ impl Follower {
         }
     }
 
-    /// The floor has moved, below what was read: what is further will be seen when the feed comes to it.
-    fn tell_floor(&mut self, node: &Node) {
-        let bounds = node.bounds();
-        if bounds.floor > self.at && bounds.floor == bounds.last {
-            // Nothing is left that could bring the feed there.
-            self.at = bounds.floor;
-        }
-        self.push(node, Vec::new(), bounds.floor.min(self.at));
-    }
-
     /// Takes in a message and those that have come with it.
     fn take(
         &mut self,
@@ -232,9 +225,9 @@ impl Follower {
             return Ok(());
         }
         if position > end.next() {
-            // What lay between was trimmed before it came here: whoever waits for it asks the store, and is told.
+            // What lay between was trimmed before it came here. The floor says so: whoever waits for it asks the store.
             self.hand_on(node, events);
-            self.at = position.before();
+            node.lost(self.epoch, position.before());
         }
         let received_ms = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
         let topic = node.names.topic(&message.subject).unwrap_or_default();
@@ -261,7 +254,8 @@ fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Los
     if message.status != Some(StatusCode::IDLE_HEARTBEAT) {
         return Err(Lost);
     }
-    let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let header =
+        |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
     let last = header("Nats-Last-Consumer").and_then(|text| text.parse::<u64>().ok());
     if last.is_some_and(|last| last != delivered) {
         tracing::debug!(delivered, ?last, "the feed has missed a message, says its consumer");

@@ -88,17 +88,8 @@ impl Node {
         let (looks, asked) = mpsc::channel(LOOKS_MAX);
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
-        let node = Self {
-            client,
-            context,
-            names,
-            plan,
-            link,
-            known: Mutex::new(known),
-            fed,
-            suspicion: Notify::new(),
-            looks,
-        };
+        let node =
+            Self { client, context, names, plan, link, known: Mutex::new(known), fed, suspicion: Notify::new(), looks };
         (Arc::new(node), asked)
     }
 
@@ -128,6 +119,14 @@ impl Node {
             if let Some(events_max) = self.plan.retention.events_max {
                 known.floor = known.floor.max(Position(known.last.0.saturating_sub(events_max)));
             }
+        }
+    }
+
+    /// Notes that everything up to here is gone.
+    pub(super) fn lost(&self, epoch: Epoch, floor: Position) {
+        let mut known = lock(&self.known);
+        if known.epoch == epoch {
+            known.floor = known.floor.max(floor);
         }
     }
 
@@ -169,6 +168,22 @@ impl Node {
         answered.await.unwrap_or_else(|_| Err(away()))
     }
 
+    /// The log's bounds as the leader knows them. Where the stream has become another one, this process has taken that
+    /// in when this returns.
+    pub(super) async fn refresh(&self) -> Result<Bounds, StoreError> {
+        let seen = self.look().await?;
+        if self.bounds().epoch == seen.epoch {
+            return Ok(self.bounds());
+        }
+        self.until_fed(Instant::now() + DEADLINE, |fed| fed.epoch == seen.epoch).await;
+        let bounds = self.bounds();
+        if bounds.epoch == seen.epoch {
+            Ok(bounds)
+        } else {
+            Err(StoreError::Busy("the log has just become another one"))
+        }
+    }
+
     /// Asks JetStream's interface, again where it does not answer, until the time is up.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
@@ -183,7 +198,9 @@ impl Node {
             let answer = timeout_at(end, self.context.request(subject.to_owned(), body)).await;
             match answer {
                 Ok(Ok(Response::Ok(answer))) => return Ok(answer),
-                Ok(Ok(Response::Err { error })) if !is_passing(error.error_code()) => return Err(AskError::Refused(error)),
+                Ok(Ok(Response::Err { error })) if !is_passing(error.error_code()) => {
+                    return Err(AskError::Refused(error));
+                }
                 Ok(Ok(Response::Err { .. }) | Err(_)) if Instant::now() + RETRY_WAIT < end => {
                     tokio::time::sleep(RETRY_WAIT).await;
                 }
@@ -194,7 +211,11 @@ impl Node {
 }
 
 pub(super) fn context(client: &Client) -> Context {
-    ContextBuilder::new().timeout(REQUEST_TIMEOUT).ack_timeout(REQUEST_TIMEOUT).max_ack_inflight(ACKS_MAX).build(client.clone())
+    ContextBuilder::new()
+        .timeout(REQUEST_TIMEOUT)
+        .ack_timeout(REQUEST_TIMEOUT)
+        .max_ack_inflight(ACKS_MAX)
+        .build(client.clone())
 }
 
 /// JetStream did not do what it was asked.

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 /// The thread; it ends when this is dropped, and takes its tasks with it.
 pub(super) struct Runtime {
@@ -33,7 +34,7 @@ impl Runtime {
     }
 
     /// Runs something beside the rest.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(work);
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.handle.spawn(work).abort_handle()
     }
 }

@@ -201,13 +201,16 @@ impl Plan {
         let told: Vec<String> = differences.iter().map(Difference::to_string).collect();
         let told = told.join("; ");
         if options.reconfigure {
-            let changed = context.update_stream(Config { metadata: found.config.metadata.clone(), ..wanted.clone() }).await;
+            let changed =
+                context.update_stream(Config { metadata: found.config.metadata.clone(), ..wanted.clone() }).await;
             return match changed {
                 Ok(info) => {
                     tracing::warn!(stream = %wanted.name, "changed, as --nats-reconfigure says: {told}");
                     Ok(info)
                 }
-                Err(error) => Err(refused(options, &format!("stream {} cannot be changed: {error}; {told}", wanted.name))),
+                Err(error) => {
+                    Err(refused(options, &format!("stream {} cannot be changed: {error}; {told}", wanted.name)))
+                }
             };
         }
         Err(refused(
@@ -314,7 +317,9 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Difference> {
         ("allow_msg_ttl", |config| config.allow_message_ttl),
         ("sealed", |config| config.sealed),
         ("no_ack", |config| config.no_ack),
-        ("mirror or sources", |config| config.mirror.is_some() || config.sources.as_ref().is_some_and(|all| !all.is_empty())),
+        ("mirror or sources", |config| {
+            config.mirror.is_some() || config.sources.as_ref().is_some_and(|all| !all.is_empty())
+        }),
         ("subject_transform", |config| config.subject_transform.is_some()),
     ] {
         compare(&mut all, setting, "", of(found), of(wanted), plain);
