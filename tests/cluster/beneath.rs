@@ -8,6 +8,8 @@ use async_nats::jetstream::{self, stream};
 use crate::nats::{Access, Nats, PASSWORD, USER};
 
 async fn create(nats: &Nats, options: ConnectOptions, replicas: usize) -> jetstream::Context {
+    // One that is held still is noticed by its silence.
+    let options = options.ping_interval(Duration::from_millis(500));
     let client = options.connect(nats.addresses()).await.expect("a connection");
     let context = jetstream::new(client);
     let config = stream::Config {

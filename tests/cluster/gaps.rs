@@ -12,7 +12,7 @@ use crate::nodes::{Nodes, end_of_log, stream_of};
 use crate::wire::{Item, epoch, moved, position};
 
 /// The next item, past the words of a node that cannot just now.
-async fn told(subscriber: &mut Subscriber) -> Item {
+pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
     let who = subscriber.kind;
     let told = tokio::time::timeout(crate::DEADLINE, async {
         loop {

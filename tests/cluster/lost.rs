@@ -2,6 +2,7 @@
 //! they are caught up without a gap.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,8 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::client::{Kind, Query, Subscriber};
+use crate::gaps::told;
 use crate::http::Request;
 use crate::nats::Nats;
+use crate::nodes::end_of_log;
 use crate::support::Server;
 
 /// How a connection to NATS is lost.
@@ -43,10 +46,13 @@ async fn lost(how: State) {
     let (lonely, other) = (start(&way.address), start(&nats.addresses()[0]));
     assert_eq!(publish(&lonely, 0).await.0, 201);
 
-    let mut subscribers = Vec::new();
+    let mut listeners = Vec::new();
     for kind in Kind::ALL {
-        subscribers.push(Subscriber::start(lonely.address(), kind, Query::topic("log")).await);
+        let subscriber = Subscriber::start(lonely.address(), kind, Query::topic("log")).await;
+        let beats = Arc::new(AtomicUsize::new(0));
+        listeners.push((kind, beats.clone(), tokio::spawn(listen(subscriber, beats))));
     }
+    let start = end_of_log(lonely.address()).await;
     way.set(how);
 
     // Publishers are told to come back, in a while that a page would wait for.
@@ -57,18 +63,14 @@ async fn lost(how: State) {
     crate::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
     assert_eq!(status_of(&lonely, "/healthz").await, 200, "restarting it would not help");
     assert_eq!(status_of(&other, "/readyz").await, 200);
-    // Subscribers hear heartbeats.
-    for subscriber in subscribers.iter_mut().filter(|subscriber| subscriber.kind.streams()) {
-        let kind = subscriber.kind;
-        let link = subscriber.link.as_mut().expect("it is still connected");
-        for _ in 0..4 {
-            assert_eq!(link.item().await.event, "$beat", "{kind}");
-        }
+    // Who is on a stream stays there, and hears heartbeats.
+    for (kind, beats, _) in listeners.iter().filter(|(kind, ..)| kind.streams()) {
+        let before = beats.load(Ordering::Relaxed);
+        crate::until(&format!("{kind} beats"), async || beats.load(Ordering::Relaxed) > before + 3).await;
     }
     // A poll that is at the end is answered, or told to come back.
     for kind in [Kind::Poll, Kind::Longpoll] {
-        let cursor = subscribers[0].cursor.clone().expect("a cursor");
-        let poll = Query::topic("log").with("cursor", cursor).with("wait", 1).request(kind);
+        let poll = Query::topic("log").with("cursor", &start).with("wait", 1).request(kind);
         let answer = poll.send(lonely.address()).await;
         assert!(answer.status == 200 || answer.header("retry-after").is_some(), "{kind}: {answer:?}");
     }
@@ -80,15 +82,35 @@ async fn lost(how: State) {
     way.set(State::Whole);
     crate::until("it is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
     crate::until("it publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
-    for subscriber in &mut subscribers {
+    for (kind, _, listener) in listeners {
+        let heard = tokio::time::timeout(crate::DEADLINE, listener).await;
+        let mut heard = heard.unwrap_or_else(|_| panic!("{kind} is not caught up")).expect("a listener does not panic");
         // What it was refused may be there or not, once; what was acknowledged is there, in order.
-        let mut heard = Vec::new();
-        while heard.last() != Some(&2000) {
-            heard.push(subscriber.event().await.value().as_u64().expect("a number"));
-        }
+        let mut refused: Vec<u64> = heard.iter().copied().filter(|number| (1000..2000).contains(number)).collect();
+        refused.sort_unstable();
+        assert!(refused.windows(2).all(|two| two[0] < two[1]), "{kind}: twice: {refused:?}");
         heard.retain(|number| !(1000..2000).contains(number));
-        assert_eq!(heard, (1..50).chain([2000]).collect::<Vec<_>>(), "{}", subscriber.kind);
+        assert_eq!(heard, (1..50).chain([2000]).collect::<Vec<_>>(), "{kind}");
     }
+}
+
+/// Hears everything up to the last, and counts heartbeats. Who is on a stream stays on the one.
+async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64> {
+    let kind = subscriber.kind;
+    let mut heard = Vec::new();
+    while heard.last() != Some(&2000) {
+        let item = match subscriber.link.as_mut().filter(|_| kind.streams()) {
+            Some(link) => link.item().await,
+            None => told(&mut subscriber).await,
+        };
+        if item.event == "$beat" {
+            beats.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        assert!(!item.is_control(), "{kind}: {item:?}");
+        heard.push(item.value().as_u64().expect("a number"));
+    }
+    heard
 }
 
 /// The status, whether it is said when to ask again, and what is said.
