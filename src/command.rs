@@ -30,12 +30,15 @@ pub fn backup(arguments: &BackupArgs) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`).
+/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); with each request, if wanted,
+/// whatever the filter says.
 ///
 /// # Errors
 /// Where the filter is not one.
-pub fn log_to_stderr(filter: &str) -> Result<(), String> {
+pub fn log_to_stderr(filter: &str, access_log: bool) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
+    let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });
+    let filter = filter.add_directive(wanted.parse().map_err(|error| format!("--log {wanted}: {error}"))?);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     Ok(())
 }

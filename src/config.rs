@@ -3,11 +3,14 @@
 //! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
 //! variable, then the file, then the default.
 
+mod limits;
 mod nats;
+mod tls;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -15,10 +18,13 @@ use uuid::Uuid;
 
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
+use crate::limits::Limits;
 use crate::store::{JetStreamOptions, Retention, StoreOptions};
 use crate::tail::TailLimits;
 
+pub use limits::LimitArgs;
 pub use nats::NatsArgs;
+pub use tls::{TlsArgs, TlsFiles};
 
 /// Events to web pages, in order, once, over whatever transport works.
 #[derive(Debug, Parser)]
@@ -75,7 +81,7 @@ pub struct ServeArgs {
     /// Keep so many events (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
-    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk and in NATS, 256MiB in memory]
+    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
     #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
     /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
@@ -111,26 +117,28 @@ pub struct ServeArgs {
     /// Bytes of events that are kept at hand
     #[arg(long, env = "SWITCHBACK_TAIL_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub tail_bytes: u64,
-    /// Wait so long for a request's head
-    #[arg(long, env = "SWITCHBACK_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    pub header_timeout: Duration,
-    /// Wait so long for a request's body; for a stream of lines, for its next bytes
-    #[arg(long, env = "SWITCHBACK_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub body_timeout: Duration,
-    /// Cut a connection that takes nothing of what is sent to it for so long (Linux)
-    #[arg(long, env = "SWITCHBACK_STALL_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub stall_timeout: Duration,
-    /// Most connections at a time, over all workers
-    #[arg(long, env = "SWITCHBACK_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 25_000)]
-    pub max_connections: usize,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Threads that serve requests [default: one a core]
     #[arg(long, env = "SWITCHBACK_WORKERS", value_name = "NUMBER")]
     pub workers: Option<usize>,
     /// Serve the pages from this directory instead of those built in
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
+    /// Log each request when its answer is over: who asked, for what, how it went. Of the query only what is no secret
+    #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
+    pub access_log: bool,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
-    #[arg(long, env = "SWITCHBACK_LOG", value_name = "FILTER", default_value = "warn,switchback=info,actix_http=off")]
+    #[arg(
+        long,
+        env = "SWITCHBACK_LOG",
+        value_name = "FILTER",
+        default_value = "warn,switchback=info,actix_http=off,h2=error"
+    )]
     pub log: String,
     /// How NATS is reached.
     #[command(flatten)]
@@ -178,6 +186,9 @@ pub struct RemoteArgs {
     /// The server
     #[arg(long, env = "SWITCHBACK_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub server: String,
+    /// Believe the certificates in this file (PEM), and those that they signed, instead of those that the system believes
+    #[arg(long, env = "SWITCHBACK_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// A token, where the server asks for one
     #[arg(long, env = "SWITCHBACK_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -270,20 +281,32 @@ pub struct Config {
     pub drain: Duration,
     /// How long a request's head may take.
     pub header_timeout: Duration,
+    /// How long a connection is kept on which there is no request.
+    pub keep_alive: Duration,
     /// How long a peer may take nothing of what is sent to it.
     pub stall_timeout: Duration,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Most requests at a time on one HTTP/2 connection.
+    pub http2_streams_max: u32,
+    /// The certificate and its key, where TLS ends here.
+    pub tls: Option<TlsFiles>,
+    /// Where plain HTTP is answered with a redirect to HTTPS.
+    pub http_redirect: Option<SocketAddr>,
     /// Threads that serve requests.
     pub workers: usize,
+    /// Whether each request is written to the log.
+    pub access_log: bool,
 }
 
 /// The flags do not make a server.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The address is not one.
-    #[error("--listen {text}: {reason}; it is an address and a port, such as 127.0.0.1:8080")]
-    Listen {
+    #[error("--{flag} {text}: {reason}; it is an address and a port, such as 127.0.0.1:8080")]
+    Address {
+        /// The flag.
+        flag: &'static str,
         /// What was given.
         text: String,
         /// What is wrong with it.
@@ -303,6 +326,14 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// One of two flags that need each other.
+    #[error("--{given} needs --{missing}")]
+    Alone {
+        /// The flag that is there.
+        given: &'static str,
+        /// The flag that is not.
+        missing: &'static str,
+    },
     /// A number is not within its range.
     #[error("--{flag} {reason}")]
     Range {
@@ -319,7 +350,8 @@ impl ServeArgs {
     /// # Errors
     /// [`ConfigError`] says which flag is wrong and what would be right.
     pub fn into_config(self) -> Result<Config, ConfigError> {
-        let listen = self.address()?;
+        let listen = address("listen", &self.listen)?;
+        let http_redirect = self.tls.redirect()?;
         if !listen.ip().is_loopback() && !self.allow_anonymous {
             return Err(ConfigError::Open(listen));
         }
@@ -327,17 +359,17 @@ impl ServeArgs {
         range("workers", self.workers != Some(0), "is at least 1")?;
         range("tail-events", self.tail_events > 0, "is at least 1")?;
         range("max-clients", self.max_clients > 0, "is at least 1")?;
-        range("max-connections", self.max_connections > 0, "is at least 1")?;
         range("max-event-bytes", (1..=64 << 20).contains(&self.max_event_bytes), "is 1 to 64MiB")?;
         range(
             "max-batch-bytes",
             (self.max_event_bytes..=1 << 30).contains(&self.max_batch_bytes),
             "is max-event-bytes to 1GiB",
         )?;
-        range("header-timeout", !self.header_timeout.is_zero(), "is more than 0s")?;
-        range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
+        self.limits.check(self.max_event_bytes)?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
-            StoreChoice::Disk | StoreChoice::Nats(_) => 16 << 30,
+            StoreChoice::Disk => 16 << 30,
+            // JetStream reserves it ahead, on each server that keeps a copy.
+            StoreChoice::Nats(_) => 4 << 30,
             StoreChoice::Memory => 256 << 20,
         });
         let nats = match &self.store {
@@ -370,8 +402,15 @@ impl ServeArgs {
                 stream_age_max: some_time(self.max_stream_age),
                 event_bytes_max: size(self.max_event_bytes),
                 batch_bytes_max: size(self.max_batch_bytes),
-                ws_bytes_max: http.ws_bytes_max.max(size(self.max_event_bytes)),
-                body_timeout: self.body_timeout,
+                ws_bytes_max: size(self.limits.max_ws_bytes.max(self.max_event_bytes)),
+                echo_bytes_max: size(self.limits.max_echo_bytes),
+                patterns_max: self.limits.max_patterns,
+                header_bytes_max: size(self.limits.max_header_bytes),
+                limits: Arc::new(Limits::new(self.limits.options(listen.ip().is_loopback()))),
+                trusted_proxies: self.limits.trusted_proxy,
+                proxy_header: self.limits.proxy_header,
+                hsts: self.tls.hsts,
+                body_timeout: self.limits.body_timeout,
                 allowed_origins: self.allow_origin,
                 allow_anonymous: self.allow_anonymous,
                 loopback_only: listen.ip().is_loopback(),
@@ -382,18 +421,23 @@ impl ServeArgs {
             nats,
             data: self.data,
             drain: self.drain,
-            header_timeout: self.header_timeout,
-            stall_timeout: self.stall_timeout,
-            connections_max: self.max_connections,
+            header_timeout: self.limits.header_timeout,
+            keep_alive: self.limits.keep_alive,
+            stall_timeout: self.limits.stall_timeout,
+            connections_max: self.limits.max_connections,
+            http2_streams_max: self.limits.max_http2_streams,
+            tls: self.tls.files()?,
+            http_redirect,
+            access_log: self.access_log,
             workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }
+}
 
-    fn address(&self) -> Result<SocketAddr, ConfigError> {
-        let wrong = |reason: String| ConfigError::Listen { text: self.listen.clone(), reason };
-        let mut addresses = self.listen.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-        addresses.next().ok_or_else(|| wrong("it names no address".into()))
-    }
+fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let wrong = |reason: String| ConfigError::Address { flag, text: text.to_owned(), reason };
+    let mut addresses = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    addresses.next().ok_or_else(|| wrong("it names no address".into()))
 }
 
 fn some_time(duration: Duration) -> Option<Duration> {

@@ -8,6 +8,7 @@ mod driver;
 mod error;
 mod options;
 mod origin;
+mod peer;
 mod publish;
 mod query;
 mod resources;
@@ -20,20 +21,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::dev::{Payload, RequestHead};
-use actix_web::http::Method;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
-    HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    HeaderValue, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
 
 use crate::hub::{Hub, Worker};
+use crate::limits::{Arriving, Limits, Who};
 use crate::transport::Transport;
 use error::ApiError;
 use origin::Source;
 
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
+pub use peer::ProxyHeader;
+pub(crate) use peer::{Caller, Peer, is_trusted};
 
 /// The routes of a hub, to be mounted into any actix-web `App`, at its root or under any prefix.
 ///
@@ -208,6 +212,25 @@ impl Call {
         &self.state.options
     }
 
+    /// Who asks.
+    fn caller(&self) -> Caller {
+        Caller::of(&Peer::of(&self.request), self.head(), self.options())
+    }
+
+    /// Whom what it does is counted against.
+    fn who(&self) -> Who {
+        Who::at(self.caller().address)
+    }
+
+    /// Room for its body.
+    fn arriving(&self) -> Arriving {
+        self.limits().arriving()
+    }
+
+    fn limits(&self) -> &Arc<Limits> {
+        &self.state.options.limits
+    }
+
     fn source(&self) -> Source {
         Source::of(self.request.headers(), self.options())
     }
@@ -232,6 +255,8 @@ impl Call {
         R: Future<Output = Answer>,
     {
         let (source, kept) = (self.source(), self.kept.clone());
+        let hsts = self.options().hsts;
+        let hsts = (!hsts.is_zero() && Peer::of(&self.request).secure).then_some(hsts.as_secs());
         let mut response = handler(self).await.unwrap_or_else(|error| error.response());
         let headers = response.headers_mut();
         source.write(headers);
@@ -240,6 +265,9 @@ impl Call {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, seconds);
+        }
         match kept {
             Some(kept) => response.map_body(|_, body| kept.beside(body)),
             None => response,
@@ -248,12 +276,27 @@ impl Call {
 
     /// Whether it may come at all.
     fn admit(&self) -> Result<(), ApiError> {
+        if let Some(error) = Peer::of(&self.request).refused {
+            return Err(error.into());
+        }
+        check_head(self.head(), self.options().header_bytes_max)?;
         origin::check_open(self.head(), self.options())?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
         }
         Ok(())
     }
+}
+
+/// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
+fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
+    let url = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let headers: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if url + headers > bytes_max {
+        let message = format!("a URL and its headers have at most {bytes_max} bytes here");
+        return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
+    }
+    Ok(())
 }
 
 /// CORS preflight (Fetch §3.2.2): yes to our own pages and those on the list, no to others.
@@ -276,5 +319,5 @@ async fn not_found(_: Call) -> Answer {
         "nothing is here; subscribe at GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
         names.join(", ")
     );
-    Err(ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", message))
+    Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
 }

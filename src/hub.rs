@@ -153,6 +153,11 @@ impl Hub {
         self.0.store.bounds()
     }
 
+    /// Where the log begins and ends, as the store itself says now.
+    pub(crate) async fn refreshed(&self) -> Result<Bounds, StoreError> {
+        self.0.store.refresh().await
+    }
+
     /// The log's end: what a client has that has heard everything.
     #[must_use]
     pub fn cursor(&self) -> Cursor {

@@ -85,6 +85,7 @@ pub mod http;
 mod hub;
 pub mod json;
 mod lane;
+pub mod limits;
 mod segment;
 pub mod server;
 pub mod store;

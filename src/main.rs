@@ -26,7 +26,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     let system = actix_web::rt::System::new();
     match command {
         Command::Serve(serve) => {
-            command::log_to_stderr(&serve.log)?;
+            command::log_to_stderr(&serve.log, serve.access_log)?;
             let config = serve.into_config()?;
             system.block_on(async {
                 let server = Server::bind(config.clone()).await?;

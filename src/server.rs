@@ -1,20 +1,40 @@
 //! The server: a store, a hub and its routes behind a listener, until it is told to stop.
 
+mod access_log;
+mod http2;
+mod io;
+mod listener;
+mod redirect;
+mod tls;
+mod watch;
+
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::{App, HttpServer};
+use actix_web::App;
 
 use crate::config::{Config, StoreChoice};
 use crate::http::{pages, routes};
 use crate::hub::Hub;
+use crate::limits::Limits;
 use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
+use listener::Settings;
+use tls::Certificates;
+
+pub(crate) use access_log::TARGET as ACCESS_LOG;
+pub use tls::TlsError;
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Connections that may wait to be accepted: a storm of them. (The kernel has a limit of its own, `somaxconn`.)
+const BACKLOG: i32 = 4096;
+
+/// How often the certificate is looked at, and what is counted is tidied.
+const CHORES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long sockets that linger after their last answer are waited for, in seconds.
 const SHUTDOWN_SECONDS: u64 = 1;
@@ -28,9 +48,14 @@ pub enum ServerError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The certificate or its key cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}; choose another with --listen")]
+    #[error("cannot listen on {address}: {reason}; choose another with --{flag}")]
     Listen {
+        /// The flag that names it.
+        flag: &'static str,
         /// Where.
         address: SocketAddr,
         /// Why not.
@@ -46,6 +71,8 @@ pub enum ServerError {
 pub struct Server {
     config: Config,
     listener: TcpListener,
+    redirect: Option<TcpListener>,
+    certificates: Option<Arc<Certificates>>,
     hub: Hub,
     address: SocketAddr,
 }
@@ -56,6 +83,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let certificates = config.tls.clone().map(Certificates::open).transpose()?;
         let store: Arc<dyn Store> = match (&config.store, &config.nats) {
             (StoreChoice::Nats(_), Some(nats)) => {
                 Arc::new(JetStreamStore::open(nats.clone(), config.store_options).await?)
@@ -66,10 +94,10 @@ impl Server {
             }
         };
         let hub = Hub::open(store, config.hub_options).await?;
-        let refused = |reason| ServerError::Listen { address: config.listen, reason };
-        let listener = TcpListener::bind(config.listen).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { config, listener, hub, address })
+        let (listener, address) = listen("listen", config.listen)?;
+        let redirect = config.http_redirect.map(|address| listen("http-redirect", address)).transpose()?;
+        let redirect = redirect.map(|(listener, _)| listener);
+        Ok(Self { config, listener, redirect, certificates, hub, address })
     }
 
     /// Where it listens: the port that was free, where 0 was asked for.
@@ -88,28 +116,44 @@ impl Server {
     /// time, and the store is closed.
     ///
     /// # Errors
-    /// [`ServerError::Run`].
+    /// [`ServerError`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { config, listener, hub, .. } = self;
+        let Self { config, listener, redirect, certificates, hub, address } = self;
         let (app_hub, http_options) = (hub.clone(), config.http_options.clone());
-        let stall_timeout = config.stall_timeout;
-        let server =
-            HttpServer::new(move || App::new().configure(routes(&app_hub, http_options.clone())).configure(pages))
-                .workers(config.workers)
-                .max_connections(config.connections_max.div_ceil(config.workers))
-                .backlog(4096)
-                .client_request_timeout(config.header_timeout)
-                // A held request ends when its client goes: half-closed connections are not kept for their answer.
-                .h1_allow_half_closed(false)
-                .on_connect(move |connection, _| bound_stalls(connection, stall_timeout))
-                .disable_signals()
-                .shutdown_timeout(SHUTDOWN_SECONDS)
-                .listen(listener)?
-                .run();
+        // Past ours there is room for those that are told so, and for those that are being cut.
+        let connections_max = config.connections_max.saturating_add(2 * listener::TOLD_MAX);
+        let mut builder = actix_server::Server::build()
+            .workers(config.workers)
+            .max_concurrent_connections(connections_max.div_ceil(config.workers))
+            .disable_signals()
+            .shutdown_timeout(SHUTDOWN_SECONDS);
+        let settings = Settings {
+            http: http_options.clone(),
+            tls: certificates.as_ref().map(Certificates::config).transpose()?,
+            http2: http2::Options {
+                streams_max: config.http2_streams_max,
+                header_bytes_max: u32::try_from(http_options.header_bytes_max).unwrap_or(u32::MAX),
+                header_timeout: config.header_timeout,
+                keep_alive: config.keep_alive,
+                stall_timeout: config.stall_timeout,
+            },
+            access_log: config.access_log,
+            stopping: builder.graceful_shutdown_signal(),
+            told: Arc::default(),
+        };
+        if let Some(redirect) = redirect {
+            let settings = settings.clone();
+            let to = address.port();
+            builder = builder.listen("redirect", redirect, move || listener::redirecting(settings.clone(), to))?;
+        }
+        let app = move || App::new().configure(routes(&app_hub, http_options.clone())).configure(pages);
+        let server = builder.listen("http", listener, move || listener::front(settings.clone(), app.clone()))?.run();
         let handle = server.handle();
+        let chores = tokio::spawn(chores(certificates, config.http_options.limits.clone()));
         let mut serving = std::pin::pin!(server);
         tokio::select! {
             ended = &mut serving => {
+                chores.abort();
                 hub.close().await;
                 return Ok(ended?);
             }
@@ -122,8 +166,42 @@ impl Server {
             handle.stop(true).await;
         };
         let (ended, ()) = tokio::join!(serving, stop);
+        chores.abort();
         hub.close().await;
         Ok(ended?)
+    }
+}
+
+fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    use socket2::{Domain, Socket, Type};
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound().map_err(|reason| ServerError::Listen { flag, address, reason })
+}
+
+/// What has to be done now and then while it serves.
+async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
+    let mut interval = tokio::time::interval(CHORES_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let certificates = certificates.clone();
+        let limits = limits.clone();
+        let chores = tokio::task::spawn_blocking(move || {
+            if let Some(certificates) = certificates {
+                certificates.refresh();
+            }
+            limits.sweep();
+        });
+        let _ = chores.await;
     }
 }
 
@@ -133,27 +211,6 @@ async fn drained(hub: &Hub, within: Duration) {
     while hub.live() > 0 && Instant::now() < end {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-}
-
-/// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,
-/// where they do not show as ours; the network's own need, what is under way, is not limited by this.
-#[cfg(target_os = "linux")]
-const UNSENT_BYTES: u32 = 128 << 10;
-
-/// A peer that takes nothing of what is sent to it holds a buffer for nothing: little of one, and not for long. The
-/// kernel knows how long that has been so; actix has no such deadline, and a body that is not polled cannot have one.
-fn bound_stalls(connection: &dyn std::any::Any, after: Duration) {
-    let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
-    #[cfg(target_os = "linux")]
-    {
-        let socket = socket2::SockRef::from(stream);
-        let bounded = socket.set_tcp_user_timeout(Some(after)).and(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
-        if let Err(error) = bounded {
-            tracing::debug!(%error, "stalls are not bounded on this connection");
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (stream, after);
 }
 
 /// What `serve` says when it is ready.
@@ -167,7 +224,8 @@ pub fn greeting(config: &Config, address: SocketAddr) -> String {
         (StoreChoice::Memory, _) => "in memory".to_owned(),
         (StoreChoice::Disk | StoreChoice::Nats(_), _) => format!("on disk in {}", absolute(&config.data).display()),
     };
-    format!("switchback {} listens on http://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    format!("switchback {} listens on {scheme}://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))
 }
 
 fn absolute(path: &std::path::Path) -> PathBuf {

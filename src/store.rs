@@ -32,7 +32,7 @@ use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
-pub use jetstream::{JetStreamOptions, JetStreamStore, NatsServer, OptionsError, parse_servers};
+pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use memory::MemoryStore;
 pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
@@ -274,8 +274,8 @@ pub enum StoreError {
     /// Too much at once.
     #[error("too busy: {0}")]
     Busy(&'static str),
-    /// The engine cannot store several events as a whole.
-    #[error("this store cannot take several events as a whole: publish them one by one, or as application/x-ndjson")]
+    /// The engine cannot store several events, or so many, as a whole.
+    #[error("this store cannot take so many events as a whole: publish them one by one, or as application/x-ndjson")]
     NotAtomic,
     /// An event has more bytes, encoded, than the engine takes; the number is its limit.
     #[error("an event has at most {0} bytes in this store")]

@@ -22,7 +22,7 @@ pub async fn publish(arguments: PublishArgs) -> Result<(), RemoteError> {
         }
         Some(text) => text.as_bytes().to_vec(),
     };
-    let remote = Remote::new(arguments.remote);
+    let remote = Remote::new(arguments.remote)?;
     let mut request = remote.client.post(remote.url("/v1/events", &[])).content_type("application/json");
     if let Some(authorization) = remote.authorization() {
         request = request.insert_header(authorization);

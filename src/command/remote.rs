@@ -1,8 +1,13 @@
 //! Speaking to a server from the command line.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use crate::config::RemoteArgs;
@@ -25,6 +30,14 @@ pub enum RemoteError {
         /// Which server.
         server: String,
         /// What went wrong.
+        reason: String,
+    },
+    /// The certificates to be believed cannot be read.
+    #[error("--ca {}: {reason}; it is one or more certificates, as PEM", .file.display())]
+    Ca {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
         reason: String,
     },
     /// It refused; the text is the server's.
@@ -55,7 +68,7 @@ impl RemoteError {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 502..=504),
-            Self::Ended(_) | Self::Strange(_) | Self::Io(_) => false,
+            Self::Ended(_) | Self::Ca { .. } | Self::Strange(_) | Self::Io(_) => false,
         }
     }
 }
@@ -68,13 +81,19 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    pub(super) fn new(arguments: RemoteArgs) -> Self {
+    /// # Errors
+    /// Where the certificates to be believed cannot be read.
+    pub(super) fn new(arguments: RemoteArgs) -> Result<Self, RemoteError> {
         // The client asks for the process's provider even where the server speaks plain HTTP. That one is there
         // already is no error.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = awc::Client::builder().timeout(ANSWER_TIMEOUT).finish();
+        let client = awc::Client::builder().timeout(ANSWER_TIMEOUT);
+        let client = match &arguments.ca {
+            None => client.finish(),
+            Some(file) => client.connector(awc::Connector::new().rustls_0_23(believing(file)?)).finish(),
+        };
         let server = arguments.server.trim_end_matches('/').to_owned();
-        Self { client, server, token: arguments.token }
+        Ok(Self { client, server, token: arguments.token })
     }
 
     /// The URL of a path with parameters.
@@ -97,6 +116,23 @@ impl Remote {
     pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> RemoteError {
         RemoteError::Unreachable { server: self.server.clone(), reason: reason.to_string() }
     }
+}
+
+/// What a connection needs that believes the certificates in a file, and no others.
+fn believing(file: &Path) -> Result<Arc<ClientConfig>, RemoteError> {
+    let broken = |reason: String| RemoteError::Ca { file: file.to_owned(), reason };
+    let pem = std::fs::read(file).map_err(|error| broken(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let added = certificate.map_err(|error| broken(error.to_string())).map(|certificate| roots.add(certificate));
+        added?.map_err(|error| broken(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(broken("there is no certificate in it".into()));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(|error| broken(error.to_string()))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// What the server says in an answer that is not a success.

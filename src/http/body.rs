@@ -16,6 +16,7 @@ use futures_core::Stream;
 use futures_util::StreamExt as _;
 
 use super::error::ApiError;
+use crate::limits::Arriving;
 
 /// A body in chunks, held on to until its request is answered.
 ///
@@ -108,27 +109,33 @@ pub(super) fn unsupported(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
 }
 
+/// Bytes that are set aside for a body before any of it is there.
+const FIRST_BYTES: usize = 64 << 10;
+
 /// The whole body.
 ///
 /// # Errors
-/// 413 past `bytes_max`, 408 where it does not end in time, 400 where it breaks off.
+/// 413 past `bytes_max`, 503 where all bodies together have no room for it, 408 where it does not end in time, 400 where it breaks off.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut payload: Payload,
     bytes_max: usize,
     time_max: Duration,
+    mut arriving: Arriving,
 ) -> Result<Bytes, ApiError> {
     let told: Option<usize> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if told.is_some_and(|length| length > bytes_max) {
         return Err(ApiError::too_large("a body", bytes_max));
     }
     let all = async {
-        let mut body = BytesMut::with_capacity(told.unwrap_or(0));
+        // What was told may never come; room for it is made as it does.
+        let mut body = BytesMut::with_capacity(told.unwrap_or(0).min(FIRST_BYTES));
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(broken)?;
             if body.len() + chunk.len() > bytes_max {
                 return Err(ApiError::too_large("a body", bytes_max));
             }
+            arriving.grow(chunk.len())?;
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
@@ -146,6 +153,7 @@ pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
 /// A body, line by line, without holding more than a line and a chunk.
 pub(super) struct Lines {
     payload: Payload,
+    arriving: Arriving,
     buffer: BytesMut,
     /// Bytes of `buffer` in which no line ends.
     searched: usize,
@@ -165,8 +173,17 @@ pub(super) enum Line {
 }
 
 impl Lines {
-    pub(super) fn new(payload: Payload, bytes_max: usize, pause_max: Duration) -> Self {
-        Self { payload, buffer: BytesMut::new(), searched: 0, bytes_max, pause_max, skipping: false, ended: false }
+    pub(super) fn new(payload: Payload, bytes_max: usize, pause_max: Duration, arriving: Arriving) -> Self {
+        Self {
+            payload,
+            arriving,
+            buffer: BytesMut::new(),
+            searched: 0,
+            bytes_max,
+            pause_max,
+            skipping: false,
+            ended: false,
+        }
     }
 
     /// A line that has arrived already.
@@ -207,7 +224,10 @@ impl Lines {
                 return Ok((!last.is_empty()).then_some(Line::Whole(last)));
             }
             match tokio::time::timeout(self.pause_max, self.payload.next()).await {
-                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk.map_err(broken)?),
+                Ok(Some(chunk)) => {
+                    self.buffer.extend_from_slice(&chunk.map_err(broken)?);
+                    self.arriving.set(self.buffer.len())?;
+                }
                 Ok(None) => self.ended = true,
                 Err(_) => return Err(too_slow()),
             }

@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::Seat;
+use crate::limits::Counted;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
 
@@ -22,6 +23,8 @@ pub(super) struct Driver {
     pub(super) delivery: Delivery,
     pub(super) registration: Option<Registration>,
     seat: Seat,
+    /// Its place among those that may be open, given back with it.
+    _held: Option<Counted>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
@@ -29,8 +32,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(delivery: Delivery, seat: Seat, registration: Option<Registration>) -> Self {
-        Self { delivery, registration, seat, fetch: None, timer: None }
+    pub(super) fn new(
+        delivery: Delivery,
+        seat: Seat,
+        registration: Option<Registration>,
+        held: Option<Counted>,
+    ) -> Self {
+        Self { delivery, registration, seat, _held: held, fetch: None, timer: None }
     }
 
     /// The next bytes, `None` at the end.

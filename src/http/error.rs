@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::cursor::CursorError;
 use crate::event::EventError;
 use crate::json::JsonError;
+use crate::limits::LimitError;
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
@@ -45,6 +46,14 @@ impl ApiError {
         let seconds = rand::random_range(1..=3);
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         Self { retry_after: Some(Duration::from_secs(seconds)), ..error }
+    }
+
+    /// 429: there is room again after a while; not for all at the same moment.
+    pub(crate) fn too_many(code: &'static str, message: impl Into<Cow<'static, str>>, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let jittered = seconds + rand::random_range(0..=seconds / 2 + 2);
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+        Self { retry_after: Some(Duration::from_secs(jittered)), ..error }
     }
 
     /// 405.
@@ -104,6 +113,20 @@ impl From<StoreError> for ApiError {
                 tracing::error!(%reason, "the store is unavailable");
                 Self::unavailable("store_unavailable", "the store does not answer at the moment; try again")
             }
+        }
+    }
+}
+
+impl From<LimitError> for ApiError {
+    fn from(error: LimitError) -> Self {
+        /// How long somebody who has too many of something is asked to wait: it is theirs to end some.
+        const WAIT: Duration = Duration::from_secs(1);
+        let message = error.to_string();
+        match error {
+            LimitError::Everyone(_) => Self::unavailable("overloaded", message),
+            LimitError::Count { .. } => Self::too_many("too_many", message, WAIT),
+            LimitError::Rate { wait, .. } => Self::too_many("too_fast", message, wait),
+            LimitError::Burst(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
         }
     }
 }

@@ -1,8 +1,13 @@
 //! The knobs of the HTTP side.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::origin::AllowedOrigin;
+use super::peer::ProxyHeader;
+use crate::limits::Limits;
 
 /// What the routes do; parsed once, valid ever after.
 #[derive(Clone, Debug)]
@@ -23,6 +28,18 @@ pub struct HttpOptions {
     pub ws_bytes_max: usize,
     /// Longest WebSocket message on `/v1/echo`, in bytes.
     pub echo_bytes_max: usize,
+    /// Most patterns of a subscription.
+    pub patterns_max: usize,
+    /// Longest request head, in bytes of its URL and headers.
+    pub header_bytes_max: usize,
+    /// What is counted, over all workers: clones of these options share it.
+    pub limits: Arc<Limits>,
+    /// Proxies that are believed when they say who their client is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say so.
+    pub proxy_header: ProxyHeader,
+    /// How long browsers are told to come by HTTPS only, where TLS ends here; zero says nothing.
+    pub hsts: Duration,
     /// How long a request's body may take; for a stream of lines, how long it may pause.
     pub body_timeout: Duration,
     /// Origins that may read and publish besides the server's own.
@@ -46,6 +63,12 @@ impl Default for HttpOptions {
             batch_events_max: 1000,
             ws_bytes_max: 1 << 20,
             echo_bytes_max: 16 << 20,
+            patterns_max: crate::topic::PATTERNS_MAX,
+            header_bytes_max: 64 << 10,
+            limits: Arc::default(),
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
+            hsts: Duration::ZERO,
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
             allow_anonymous: false,

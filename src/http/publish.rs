@@ -16,6 +16,8 @@ use super::query::Fields;
 use super::{Answer, Call};
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
+use crate::limits::LimitError;
+use crate::store::StoreError;
 
 /// Lines of a stream that are stored together.
 const LINES_MAX: usize = 256;
@@ -63,30 +65,32 @@ pub(super) async fn events(mut call: Call) -> Answer {
     let key = idempotency_key(headers)?;
     match kind.as_ref().map(MediaType::as_str) {
         Some("application/json" | "text/plain") => {
-            let body = body::read(headers, payload, options.batch_bytes_max, options.body_timeout).await?;
+            let body =
+                body::read(headers, payload, options.batch_bytes_max, options.body_timeout, call.arriving()).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
                 if key.is_some() {
                     let message = "Idempotency-Key is for a single event; in an array, give each event an id";
                     return Err(ApiError::bad("bad_id", message));
                 }
-                return array(&call.state.hub, options, text).await;
+                return array(&call, text).await;
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
-            single(&call.state.hub, with_key(envelope.into_event()?, key)?).await
+            single(&call, with_key(envelope.into_event()?, key)?).await
         }
         Some("application/x-www-form-urlencoded") => {
-            let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout).await?;
+            let body =
+                body::read(headers, payload, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
             let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
-            single(&call.state.hub, with_key(event, key)?).await
+            single(&call, with_key(event, key)?).await
         }
         Some("application/x-ndjson") => {
-            let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout);
-            stream(&call.state.hub, lines, options).await
+            let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout, call.arriving());
+            stream(&call, lines).await
         }
         _ => Err(body::unsupported(
             "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
@@ -104,7 +108,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let fields = Fields::parse(call.request.query_string())?;
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
-    let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout).await?;
+    let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
     let data = match &kind {
         Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
         Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
@@ -113,7 +117,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
         Some(_) => Data::binary(&body),
     };
     let event = build(&topic, fields.one("event")?, None, data)?;
-    single(&call.state.hub, with_key(event, key)?).await
+    single(&call, with_key(event, key)?).await
 }
 
 /// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
@@ -173,11 +177,13 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
-async fn single(hub: &Hub, event: NewEvent) -> Answer {
-    Ok(created(&outcome(&hub.publish(event).await?)))
+async fn single(call: &Call, event: NewEvent) -> Answer {
+    call.limits().publish(&call.who(), 1)?;
+    Ok(created(&outcome(&call.state.hub.publish(event).await?)))
 }
 
-async fn array(hub: &Hub, options: &HttpOptions, text: &str) -> Answer {
+async fn array(call: &Call, text: &str) -> Answer {
+    let options = call.options();
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
         let message = format!("a batch holds 1 to {} events", options.batch_events_max);
@@ -189,7 +195,8 @@ async fn array(hub: &Hub, options: &HttpOptions, text: &str) -> Answer {
         check_size(value.get().len(), options)?;
         events.push(parse::<Envelope<'_>>(value.get())?.into_event()?);
     }
-    let published = hub.publish_all(events).await?;
+    call.limits().publish(&call.who(), events.len())?;
+    let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().map(outcome).collect();
     // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
     let cursor = published.iter().map(|one| one.cursor).max_by_key(|cursor| cursor.position);
@@ -215,6 +222,14 @@ struct Summary {
 }
 
 impl Summary {
+    fn count(&mut self, published: &Published) {
+        match published.duplicate {
+            true => self.duplicates += 1,
+            false => self.accepted += 1,
+        }
+        self.cursor = self.cursor.max_by_position(published.cursor);
+    }
+
     fn refuse(&mut self, line: u64, error: &ApiError) {
         self.failed += 1;
         if self.errors.len() < LISTED_ERRORS_MAX {
@@ -235,9 +250,9 @@ impl Summary {
 
 /// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
 /// nothing more comes; then the answer has that status, and says how far it came.
-async fn stream(hub: &Hub, mut lines: Lines, options: &HttpOptions) -> Answer {
+async fn stream(call: &Call, mut lines: Lines) -> Answer {
     let mut summary = Summary::default();
-    let end = store_lines(hub, &mut lines, options, &mut summary).await;
+    let end = store_lines(call, &mut lines, &mut summary).await;
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
@@ -248,12 +263,9 @@ async fn stream(hub: &Hub, mut lines: Lines, options: &HttpOptions) -> Answer {
     }
 }
 
-async fn store_lines(
-    hub: &Hub,
-    lines: &mut Lines,
-    options: &HttpOptions,
-    summary: &mut Summary,
-) -> Result<(), ApiError> {
+async fn store_lines(call: &Call, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
+    let (options, who) = (call.options(), call.who());
+    let burst = call.limits().event_burst().map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
     let mut number = 0;
     while let Some(first) = lines.next().await? {
         let mut group = Vec::new();
@@ -266,18 +278,31 @@ async fn store_lines(
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),
             }
-            next = if group.len() < LINES_MAX { lines.ready() } else { None };
+            next = if group.len() < burst { lines.ready() } else { None };
         }
         if group.is_empty() {
             continue;
         }
-        for published in hub.publish_all(group).await? {
-            match published.duplicate {
-                true => summary.duplicates += 1,
-                false => summary.accepted += 1,
-            }
-            summary.cursor = summary.cursor.max_by_position(published.cursor);
+        // Lines are slowed down where others are refused: what is not read yet waits at the publisher.
+        while let Err(error) = call.limits().publish(&who, group.len()) {
+            let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
+            tokio::time::sleep(wait).await;
         }
+        store_group(&call.state.hub, group, summary).await?;
+    }
+    Ok(())
+}
+
+/// Stores a group of lines, together where the store can; none of them depends on another.
+async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> Result<(), StoreError> {
+    match hub.publish_all(group.clone()).await {
+        Ok(published) => published.iter().for_each(|one| summary.count(one)),
+        Err(StoreError::NotAtomic) => {
+            for event in group {
+                summary.count(&hub.publish(event).await?);
+            }
+        }
+        Err(error) => return Err(error),
     }
     Ok(())
 }

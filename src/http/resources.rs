@@ -16,7 +16,7 @@ use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::{Hub, now_ms};
 use crate::store::ReadRequest;
-use crate::topic::{PATTERNS_MAX, PatternSet, TOPIC_MAX_BYTES};
+use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
 
 /// Longest body of an acknowledgement, in bytes.
@@ -40,7 +40,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, payload, ACK_BYTES_MAX, call.state.options.body_timeout).await?;
+    let body = body::read(headers, payload, ACK_BYTES_MAX, call.state.options.body_timeout, call.arriving()).await?;
     let ack: Acknowledgement = serde_json::from_str(body::text(&body)?).map_err(|error| {
         ApiError::bad("bad_json", format!("{error}; an acknowledgement is {{\"client\":UUID,\"cursor\":CURSOR}}"))
     })?;
@@ -73,7 +73,7 @@ pub(super) async fn info(call: Call) -> Answer {
             "topic_bytes": TOPIC_MAX_BYTES,
             "event_name_bytes": NAME_MAX_BYTES,
             "id_bytes": ID_MAX_BYTES,
-            "patterns": PATTERNS_MAX,
+            "patterns": options.patterns_max,
             "event_bytes": options.event_bytes_max,
             "batch_bytes": options.batch_bytes_max,
             "batch_events": options.batch_events_max,
@@ -147,9 +147,10 @@ pub(super) async fn readyz(call: Call) -> Answer {
     if hub.draining().is_some() {
         return Err(ApiError::unavailable("shutting_down", "this server is shutting down"));
     }
+    let bounds = hub.refreshed().await?;
     let request = ReadRequest {
         patterns: PatternSet::everything(),
-        after: hub.bounds().last.before(),
+        after: bounds.last.before(),
         events_max: 1,
         bytes_max: 1,
         rows_max: 1,

@@ -131,8 +131,20 @@ pub(super) async fn lines(call: Call) -> Answer {
 /// The checked parameters of a request.
 pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
     let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    if let Some(patterns) = &params.patterns {
+        check_patterns(patterns, call.options().patterns_max)?;
+    }
     check_origin(call, &params)?;
     Ok(params)
+}
+
+/// Refuses more patterns than a subscription may have here.
+pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Result<(), ApiError> {
+    if patterns.len() > patterns_max {
+        let message = format!("a subscription has at most {patterns_max} patterns here");
+        return Err(ApiError::bad("too_many_topics", message));
+    }
+    Ok(())
 }
 
 fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
@@ -150,6 +162,9 @@ pub(super) async fn open(
     completion: Completion,
 ) -> Result<Driver, ApiError> {
     let hub = &call.state.hub;
+    let who = call.who();
+    call.limits().connect(&who)?;
+    let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };
     let streaming = matches!(completion, Completion::Stream { .. });
     let known = match params.client {
         Some(client) => hub.clients().recall(client).await?,
@@ -202,7 +217,7 @@ pub(super) async fn open(
     let seat = worker.seat(&patterns);
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
     let delivery = if parked { delivery.parked() } else { delivery };
-    Ok(Driver::new(delivery, seat, registration))
+    Ok(Driver::new(delivery, seat, registration, held))
 }
 
 /// When a stream is done: at an age of its own, where one is set.

@@ -7,6 +7,7 @@
 mod guard;
 mod messages;
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -25,6 +26,7 @@ use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
+use crate::limits::Counted;
 use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
@@ -52,6 +54,10 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
         event_bytes_max: call.options().event_bytes_max,
+        patterns_max: call.options().patterns_max,
+        limits: call.limits().clone(),
+        who: call.who(),
+        too_fast: Cell::new(0),
     };
     let Handshake { response, messages, incoming } = handshake;
     Ok(response.map_body(|_, keep| {
@@ -80,8 +86,11 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
+    let who = call.who();
+    call.limits().connect(&who)?;
+    let held = call.limits().hold(&who)?;
     let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
-    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _keep: keep })))
+    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _held: held, _keep: keep })))
 }
 
 struct Handshake {
@@ -93,7 +102,7 @@ struct Handshake {
 /// Upgrades, or says why not (RFC 6455 §4.2). The body that actix-ws made is kept: its end would end the messages.
 fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<Handshake, ApiError> {
     let bytes_max = limit(call);
-    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max);
+    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max, call.arriving());
     let refused = |error: actix_web::Error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"));
     let payload = actix_web::web::Payload::from_request(&call.request, &mut payload).into_inner().map_err(refused)?;
     let upgraded = actix_ws::handle_with_protocols(&call.request, payload, &[SUBPROTOCOL]);
@@ -214,6 +223,7 @@ impl Socket {
     fn take(&mut self, outcome: messages::Outcome, text: &str) {
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
+            messages::Outcome::Close(refusal) => self.close(refusal),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
             messages::Outcome::Ask(asked) => self.held = Some((text.to_owned(), asked)),
         }
@@ -236,6 +246,7 @@ impl Socket {
 struct Echo {
     messages: Option<AggregatedMessageStream>,
     incoming: Incoming,
+    _held: Counted,
     _keep: BoxBody,
 }
 

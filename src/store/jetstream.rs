@@ -59,7 +59,7 @@ use publish::Publisher;
 use read::Reader;
 use runtime::Runtime;
 
-pub use connect::{JetStreamOptions, NatsServer, OptionsError, parse_servers};
+pub use connect::{JetStreamOptions, NatsLogin, NatsServer, OptionsError, parse_servers};
 
 /// How long closing waits for appends under way.
 const CLOSE_WAIT: Duration = Duration::from_secs(6);

@@ -16,7 +16,7 @@ const LISTEN: &str = if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https://`.
     pub base: String,
     arguments: Vec<String>,
     directory: Arc<tempfile::TempDir>,
@@ -46,27 +46,35 @@ impl Server {
     }
 
     fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
+        // Whoever wants a log of its own reads it, too.
+        let logged = arguments.iter().any(|argument| argument == "--log");
         let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_switchback")]);
         let mut child = Command::new(words.next().expect("the binary is there in any case"))
             .args(words)
             .args(["--listen", listen, "--data"])
             .arg(directory.path().join("data"))
-            .args(["--log", "warn"])
+            .args(if logged { &[][..] } else { &["--log", "warn"] })
             .args(&arguments)
             .stdout(Stdio::piped())
+            .stderr(if logged { log_file(&directory).into() } else { Stdio::inherit() })
             .spawn()
             .expect("the binary starts");
         let mut greeting = String::new();
         let stdout = child.stdout.take().expect("stdout is a pipe");
         BufReader::new(stdout).read_line(&mut greeting).expect("the greeting");
-        let url = greeting.split_whitespace().find(|word| word.starts_with("http://"));
+        let url = greeting.split_whitespace().find(|word| word.starts_with("http"));
         let base = url.unwrap_or_else(|| panic!("no address in {greeting:?}")).trim_end_matches(',').to_owned();
         Self { child, base, arguments, directory }
     }
 
     /// `HOST:PORT`.
     pub fn address(&self) -> &str {
-        self.base.strip_prefix("http://").expect("a base without a path")
+        self.base.split_once("://").expect("a base without a path").1
+    }
+
+    /// What it has logged, where it was given a `--log`.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).expect("it was started with --log")
     }
 
     /// The process id.
@@ -134,6 +142,11 @@ impl Server {
         assert_eq!(answer.status(), 201, "publishing");
         answer.json().await.expect("JSON")
     }
+}
+
+fn log_file(directory: &tempfile::TempDir) -> std::fs::File {
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(directory.path().join("log"));
+    file.expect("a file for the log")
 }
 
 fn texts(flags: &[&str]) -> Vec<String> {

@@ -14,6 +14,8 @@ use actix_ws::{CloseReason, ProtocolError};
 use bytes::Bytes;
 use futures_core::Stream;
 
+use crate::limits::Arriving;
+
 /// Why a peer is closed, and with which code (RFC 6455 §7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -34,6 +36,9 @@ const RESERVED: Refusal = Refusal { code: 1002, reason: "reserved bits are zero"
 const LONG_CONTROL: Refusal = Refusal { code: 1002, reason: "a control frame is whole and has at most 125 bytes" };
 const TOO_BIG: Refusal = Refusal { code: 1009, reason: "the message is too big" };
 const NOT_UTF8: Refusal = Refusal { code: 1007, reason: "a text is UTF-8" };
+/// Somebody who publishes too fast, and does not listen to being told so.
+pub(super) const TOO_FAST: Refusal = Refusal { code: 1013, reason: "too fast" };
+const NO_ROOM: Refusal = Refusal { code: 1013, reason: "this server has no room for the message at the moment" };
 const FRAMING: Refusal = Refusal { code: 1002, reason: "the frames do not follow RFC 6455" };
 
 /// What was seen of what comes in.
@@ -69,15 +74,17 @@ impl Incoming {
 }
 
 /// The payload of an upgraded request, watched.
-pub(super) fn guarded(payload: Payload, bytes_max: usize) -> (Payload, Incoming) {
+pub(super) fn guarded(payload: Payload, bytes_max: usize, arriving: Arriving) -> (Payload, Incoming) {
     let incoming = Incoming::default();
-    let stream = Guard { payload, headers: Headers::new(bytes_max), seen: incoming.clone() };
+    let stream = Guard { payload, headers: Headers::new(bytes_max), arriving, seen: incoming.clone() };
     (Payload::Stream { payload: Box::pin(stream) }, incoming)
 }
 
 struct Guard {
     payload: Payload,
     headers: Headers,
+    /// What is kept of a message that is not whole.
+    arriving: Arriving,
     seen: Incoming,
 }
 
@@ -89,7 +96,9 @@ impl Stream for Guard {
         let chunk = std::task::ready!(Pin::new(&mut this.payload).poll_next(cx));
         let Some(Ok(bytes)) = &chunk else { return Poll::Ready(chunk) };
         this.seen.0.heard.set(true);
-        match this.headers.pass(bytes) {
+        let passed = this.headers.pass(bytes);
+        let room = |()| this.arriving.set(this.headers.unfinished).map_err(|_| NO_ROOM);
+        match passed.and_then(room) {
             Ok(()) => Poll::Ready(chunk),
             Err(refusal) => {
                 this.seen.0.refused.set(Some(refusal));
@@ -99,6 +108,10 @@ impl Stream for Guard {
     }
 }
 
+/// Bits of a frame's first byte.
+const FIN: u8 = 0x80;
+const CONTROL: u8 = 0x08;
+
 /// Follows the frames' headers through the bytes (RFC 6455 §5.2), without looking at the payloads.
 struct Headers {
     bytes_max: u64,
@@ -106,11 +119,24 @@ struct Headers {
     header_len: usize,
     /// Bytes of the mask and the payload that are still to come.
     left: u64,
+    /// Whether the frame at hand is a control frame, and whether it ends its message.
+    control: bool,
+    ends: bool,
+    /// Bytes of the message that is not whole yet.
+    unfinished: usize,
 }
 
 impl Headers {
     fn new(bytes_max: usize) -> Self {
-        Self { bytes_max: bytes_max as u64, header: [0; 10], header_len: 0, left: 0 }
+        Self {
+            bytes_max: bytes_max as u64,
+            header: [0; 10],
+            header_len: 0,
+            left: 0,
+            control: false,
+            ends: false,
+            unfinished: 0,
+        }
     }
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
@@ -119,6 +145,9 @@ impl Headers {
                 let passed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
                 self.left -= passed as u64;
                 bytes = &bytes[passed..];
+                if !self.control {
+                    self.unfinished = if self.left == 0 && self.ends { 0 } else { self.unfinished + passed };
+                }
                 continue;
             }
             self.header[self.header_len] = bytes[0];
@@ -127,6 +156,8 @@ impl Headers {
             if let Some(length) = self.length()? {
                 const MASK_BYTES: u64 = 4;
                 self.left = MASK_BYTES + length;
+                self.control = self.header[0] & CONTROL != 0;
+                self.ends = self.header[0] & FIN != 0;
                 self.header_len = 0;
             }
         }
@@ -135,9 +166,7 @@ impl Headers {
 
     /// The payload's length, once the header is whole.
     fn length(&self) -> Result<Option<u64>, Refusal> {
-        const FIN: u8 = 0x80;
         const RESERVED_BITS: u8 = 0x70;
-        const CONTROL: u8 = 0x08;
         const MASKED: u8 = 0x80;
         let header = &self.header[..self.header_len];
         let [first, second, extended @ ..] = header else { return Ok(None) };

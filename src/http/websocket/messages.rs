@@ -1,5 +1,8 @@
 //! What a client may say on its socket, and what it is answered.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
@@ -11,18 +14,25 @@ use super::super::driver::Driver;
 use super::super::error::ApiError;
 use super::super::publish::{self, Envelope};
 use super::super::query::{parse_from, pattern};
+use super::super::subscribe::check_patterns;
+use super::guard::{Refusal, TOO_FAST};
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
 use crate::hub::{From, Hub, now_ms};
+use crate::limits::{LimitError, Limits, Who};
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 
 /// A reply that is not there yet; `None` where none is due.
 pub(super) type Pending = LocalBoxFuture<'static, Option<Value>>;
 
+/// Messages in a row that may come too fast, each answered; whoever does not listen is closed.
+const TOO_FAST_MAX: u32 = 100;
+
 /// What a message leads to.
 pub(super) enum Outcome {
+    Close(Refusal),
     Reply(Option<Value>),
     Pending(Pending),
     /// The store has to be asked where its log ends; then the message is to be handed in again.
@@ -38,6 +48,12 @@ pub(super) struct Context {
     pub(super) client: Uuid,
     pub(super) binary_topic: Option<Topic>,
     pub(super) event_bytes_max: usize,
+    pub(super) patterns_max: usize,
+    pub(super) limits: Arc<Limits>,
+    /// Whom it is counted against.
+    pub(super) who: Who,
+    /// Messages in a row that came too fast.
+    pub(super) too_fast: Cell<u32>,
 }
 
 /// The parts that tell messages apart.
@@ -82,7 +98,7 @@ impl Context {
                 Ok(event) => return self.store(event, reference),
                 Err(error) => Err(error),
             },
-            "subscribe" => match parse(text) {
+            "subscribe" => match self.subscription(text, asked) {
                 Ok(message) => {
                     if let Some(ask) = self.ask_for(&message, driver).filter(|_| !asked) {
                         return Outcome::Ask(ask);
@@ -101,10 +117,10 @@ impl Context {
                 Err(ApiError::bad("bad_type", message))
             }
         };
-        Outcome::Reply(match answered {
-            Ok(data) => reference.map(|reference| success(Some(reference), data)),
-            Err(error) => Some(refusal(reference, &error)),
-        })
+        match answered {
+            Ok(data) => Outcome::Reply(reference.map(|reference| success(Some(reference), data))),
+            Err(error) => self.refuse(reference, &error),
+        }
     }
 
     /// Publishes a binary message.
@@ -127,7 +143,31 @@ impl Context {
         parse::<Envelope<'_>>(text)?.into_event()
     }
 
+    /// Whether something that is limited may be done.
+    fn paced(&self, allowed: Result<(), LimitError>) -> Result<(), ApiError> {
+        match allowed {
+            Ok(()) => {
+                self.too_fast.set(0);
+                Ok(())
+            }
+            Err(error) => {
+                self.too_fast.set(self.too_fast.get() + 1);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn refuse(&self, reference: Option<Value>, error: &ApiError) -> Outcome {
+        if self.too_fast.get() > TOO_FAST_MAX {
+            return Outcome::Close(TOO_FAST);
+        }
+        Outcome::Reply(Some(refusal(reference, error)))
+    }
+
     fn store(&self, event: NewEvent, reference: Option<Value>) -> Outcome {
+        if let Err(error) = self.paced(self.limits.publish(&self.who, 1)) {
+            return self.refuse(reference, &error);
+        }
         let hub = self.hub.clone();
         let published = async move {
             match hub.publish(event).await {
@@ -139,6 +179,15 @@ impl Context {
             }
         };
         Outcome::Pending(published.boxed_local())
+    }
+
+    fn subscription(&self, text: &str, asked: bool) -> Result<Subscribe, ApiError> {
+        let message: Subscribe = parse(text)?;
+        if !asked {
+            // As much work as another connection.
+            self.paced(self.limits.connect(&self.who))?;
+        }
+        Ok(message)
     }
 
     /// A cursor that is not known here may be another node's, of events that have not come here yet.
@@ -163,6 +212,7 @@ impl Context {
         let from = message.cursor.as_deref().map(parse_from).transpose()?;
         let before = driver.delivery.patterns().clone();
         let patterns = PatternSet::new(before.iter().cloned().chain(added))?;
+        check_patterns(&patterns, self.patterns_max)?;
         let seek = if before.is_empty() { self.seek(from, driver) } else { None };
         driver.set_patterns(patterns.clone());
         if let Some(start) = seek {

@@ -68,8 +68,7 @@ impl Plan {
     fn refusal(&self) -> Option<StoreError> {
         match self.messages.len() {
             0 | 1 => None,
-            _ if !self.atomic => Some(StoreError::NotAtomic),
-            count if count > MESSAGES_MAX => Some(StoreError::Busy("JetStream takes 1000 events at a time")),
+            count if !self.atomic || count > MESSAGES_MAX => Some(StoreError::NotAtomic),
             _ => None,
         }
     }

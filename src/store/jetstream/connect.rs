@@ -48,7 +48,7 @@ pub struct JetStreamOptions {
     /// Whether an existing stream, and its buckets, are changed to fit the options instead of being refused.
     pub reconfigure: bool,
     /// User and password.
-    pub login: Option<(String, String)>,
+    pub login: Option<NatsLogin>,
     /// A file with a JWT and a seed, as `nsc` writes it.
     pub credentials: Option<PathBuf>,
     /// Certificates of authorities to trust besides the system's, in PEM.
@@ -100,6 +100,9 @@ impl fmt::Display for NatsServer {
     }
 }
 
+/// A user and a password.
+pub type NatsLogin = (String, String);
+
 /// The options name no store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
@@ -118,7 +121,7 @@ pub enum OptionsError {
 ///
 /// # Errors
 /// [`OptionsError::Address`] and [`OptionsError::Login`]; neither shows the text.
-pub fn parse_servers(text: &str) -> Result<(Vec<NatsServer>, Option<(String, String)>), OptionsError> {
+pub fn parse_servers(text: &str) -> Result<(Vec<NatsServer>, Option<NatsLogin>), OptionsError> {
     let mut login = None;
     let mut servers = Vec::new();
     let (scheme, rest) = text.split_once("://").ok_or(OptionsError::Address)?;

@@ -40,9 +40,8 @@ async fn look(node: &Node) -> Result<Seen, StoreError> {
     let end = Instant::now() + DEADLINE;
     match identify(node, end).await {
         Ok(seen) => {
-            if seen.epoch != node.bounds().epoch {
-                node.suspicion.notify_one();
-            } else if node.saw(&seen) {
+            // The feed takes in what is new of the log's beginning, and tells it on.
+            if node.saw(&seen) || seen.epoch != node.bounds().epoch {
                 node.suspicion.notify_one();
             }
             Ok(seen)

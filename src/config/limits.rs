@@ -1,0 +1,162 @@
+//! The flags that bound what one client, one address, or all of them together can take.
+
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::{ConfigError, bytes, duration};
+use crate::http::ProxyHeader;
+use crate::limits::LimitOptions;
+
+/// What one address may take, unless told otherwise, of a server that others than this machine reach. Behind one
+/// address may be an office or a mobile network.
+const ADDRESS_CONNECTIONS: usize = 1000;
+const ADDRESS_CONNECTS_PER_SECOND: u32 = 200;
+const ADDRESS_EVENTS_PER_SECOND: u32 = 1000;
+
+/// Limits. Those on an address are off, unless given, where the server listens on loopback only: there all that comes
+/// is this machine's own, or a proxy's.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Most connections at a time, over all workers; past it a request is answered 503 and its connection closed
+    #[arg(long, env = "SWITCHBACK_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 25_000)]
+    pub max_connections: usize,
+    /// Most connections of one address (IPv6: of one /64) at a time, trusted proxies aside; past it a request is answered
+    /// 429 and its connection closed (0: any number) [default: 1000; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_MAX_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
+    pub max_connections_per_address: Option<usize>,
+    /// Most subscriptions that are open at a time, streams and held requests; past it one is answered 503
+    #[arg(long, env = "SWITCHBACK_MAX_HELD", value_name = "NUMBER", default_value_t = 25_000)]
+    pub max_held: usize,
+    /// Most subscriptions of one client address that are open at a time; past it one is answered 429 (0: any number)
+    /// [default: 1000; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_MAX_HELD_PER_ADDRESS", value_name = "NUMBER")]
+    pub max_held_per_address: Option<usize>,
+    /// Most subscriptions of one token's subject that are open at a time; past it one is answered 429 (0: any number)
+    #[arg(long, env = "SWITCHBACK_MAX_HELD_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    pub max_held_per_subject: usize,
+    /// Subscriptions that one client address may begin a second, polls too; past it one is answered 429 (0: any number)
+    /// [default: 200; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_CONNECT_RATE_PER_ADDRESS", value_name = "NUMBER")]
+    pub connect_rate_per_address: Option<u32>,
+    /// Subscriptions that one token's subject may begin a second (0: any number)
+    #[arg(long, env = "SWITCHBACK_CONNECT_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    pub connect_rate_per_subject: u32,
+    /// How many may begin at once, before those rates count
+    #[arg(long, env = "SWITCHBACK_CONNECT_BURST", value_name = "NUMBER", default_value_t = 1000)]
+    pub connect_burst: u32,
+    /// Events that one client address may publish a second; past it a publish is answered 429, and a stream of lines
+    /// slowed down (0: any number) [default: 1000; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_PUBLISH_RATE_PER_ADDRESS", value_name = "NUMBER")]
+    pub publish_rate_per_address: Option<u32>,
+    /// Events that one token's subject may publish a second (0: any number)
+    #[arg(long, env = "SWITCHBACK_PUBLISH_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    pub publish_rate_per_subject: u32,
+    /// How many events may be published at once, before those rates count; a batch of more is answered 413
+    #[arg(long, env = "SWITCHBACK_PUBLISH_BURST", value_name = "NUMBER", default_value_t = 1000)]
+    pub publish_burst: u32,
+    /// Most patterns of a subscription (1 to 64); past it it is answered 400
+    #[arg(long, env = "SWITCHBACK_MAX_PATTERNS", value_name = "NUMBER", default_value_t = 64)]
+    pub max_patterns: usize,
+    /// Longest WebSocket message, and frame, on /v1/ws; past it the socket is closed with 1009. At least max-event-bytes
+    #[arg(long, env = "SWITCHBACK_MAX_WS_BYTES", value_name = "BYTES", default_value = "1MiB", value_parser = bytes)]
+    pub max_ws_bytes: u64,
+    /// Longest WebSocket message on /v1/echo; past it the socket is closed with 1009
+    #[arg(long, env = "SWITCHBACK_MAX_ECHO_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
+    pub max_echo_bytes: u64,
+    /// Most bytes of bodies and messages that are still arriving, of all requests together; past it one is answered 503
+    #[arg(long, env = "SWITCHBACK_MAX_ARRIVING_BYTES", value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
+    pub max_arriving_bytes: u64,
+    /// Longest request head, its URL and headers together (up to 128KiB); past it a request is answered 431. 64 patterns of
+    /// 255 bytes, percent-encoded, are 49 KiB
+    #[arg(long, env = "SWITCHBACK_MAX_HEADER_BYTES", value_name = "BYTES", default_value = "64KiB", value_parser = bytes)]
+    pub max_header_bytes: u64,
+    /// Wait so long for a request's head, and for the TLS handshake; then the connection is closed, after a 408 where
+    /// it has sent nothing else
+    #[arg(long, env = "SWITCHBACK_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub header_timeout: Duration,
+    /// Wait so long for a request's body, for a stream of lines for its next bytes; then it is answered 408
+    #[arg(long, env = "SWITCHBACK_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub body_timeout: Duration,
+    /// Close a connection on which there was no request for so long. More than a proxy in front keeps its own, or it
+    /// will now and then use one that is being closed
+    #[arg(long, env = "SWITCHBACK_KEEP_ALIVE", value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    pub keep_alive: Duration,
+    /// Cut a connection that takes nothing of what is sent to it for so long (Linux), or a stream of one over HTTP/2
+    #[arg(long, env = "SWITCHBACK_STALL_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub stall_timeout: Duration,
+    /// Most requests at a time on one HTTP/2 connection; past it the client has to wait
+    #[arg(long, env = "SWITCHBACK_MAX_HTTP2_STREAMS", value_name = "NUMBER", default_value_t = 100)]
+    pub max_http2_streams: u32,
+    /// Believe what a proxy at these addresses says of its client: 10.0.0.0/8, ::1; repeat it, or separate with commas
+    #[arg(long, env = "SWITCHBACK_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxy: Vec<IpNet>,
+    /// The header in which it says so; the other one is ignored, since a proxy may pass on what its client made up
+    #[arg(long, env = "SWITCHBACK_PROXY_HEADER", value_name = "HEADER", default_value = "x-forwarded-for")]
+    pub proxy_header: ProxyHeader,
+}
+
+impl LimitArgs {
+    pub(super) fn check(&self, event_bytes: u64) -> Result<(), ConfigError> {
+        let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
+        range("max-connections", self.max_connections > 0, "is at least 1")?;
+        range("max-held", self.max_held > 0, "is at least 1")?;
+        range("connect-burst", self.connect_burst > 0, "is at least 1")?;
+        range("publish-burst", self.publish_burst > 0, "is at least 1")?;
+        range("max-patterns", (1..=crate::topic::PATTERNS_MAX).contains(&self.max_patterns), "is 1 to 64")?;
+        range("max-ws-bytes", (1..=64 << 20).contains(&self.max_ws_bytes), "is 1 to 64MiB")?;
+        range("max-echo-bytes", (1..=64 << 20).contains(&self.max_echo_bytes), "is 1 to 64MiB")?;
+        range("max-arriving-bytes", self.max_arriving_bytes >= event_bytes, "is at least max-event-bytes")?;
+        range("max-header-bytes", (1024..=128 << 10).contains(&self.max_header_bytes), "is 1KiB to 128KiB")?;
+        range("header-timeout", !self.header_timeout.is_zero(), "is more than 0s")?;
+        range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
+        range("keep-alive", !self.keep_alive.is_zero(), "is more than 0s")?;
+        range("stall-timeout", self.stall_timeout >= Duration::from_millis(1), "is more than 0s")?;
+        range("max-http2-streams", self.max_http2_streams > 0, "is at least 1")
+    }
+
+    /// What is counted; `loopback` where nobody else than this machine comes.
+    pub(super) fn options(&self, loopback: bool) -> LimitOptions {
+        let connections = self.max_connections_per_address;
+        let elsewhere = |given: Option<u32>, default| given.unwrap_or(if loopback { 0 } else { default });
+        let count = |given: Option<usize>| given.unwrap_or(if loopback { 0 } else { ADDRESS_CONNECTIONS });
+        LimitOptions {
+            connections_max: self.max_connections,
+            connections_per_address_max: some(count(connections)),
+            held_max: self.max_held,
+            held_per_address_max: some(count(self.max_held_per_address)),
+            held_per_subject_max: some(self.max_held_per_subject),
+            connects_per_address: elsewhere(self.connect_rate_per_address, ADDRESS_CONNECTS_PER_SECOND).try_into().ok(),
+            connects_per_subject: self.connect_rate_per_subject.try_into().ok(),
+            connect_burst: self.connect_burst.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+            events_per_address: elsewhere(self.publish_rate_per_address, ADDRESS_EVENTS_PER_SECOND).try_into().ok(),
+            events_per_subject: self.publish_rate_per_subject.try_into().ok(),
+            event_burst: self.publish_burst.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+            arriving_bytes_max: usize::try_from(self.max_arriving_bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+fn some(number: usize) -> Option<usize> {
+    (number > 0).then_some(number)
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "a network is written 10.0.0.0/8, fd00::/8 or 127.0.0.1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network;
+
+    #[test]
+    fn networks_and_single_addresses() {
+        assert!(network("10.0.0.0/8").unwrap().contains(&"10.1.2.3".parse::<std::net::IpAddr>().unwrap()));
+        assert_eq!(network("::1").unwrap().prefix_len(), 128);
+        assert!(network("10.0.0.0/33").is_err() && network("localhost").is_err());
+    }
+}

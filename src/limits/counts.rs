@@ -1,0 +1,74 @@
+//! How many there are: of all, and of each key.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Key, LimitError};
+use crate::sync::lock;
+
+/// Counts of one kind of thing. Keys without any are not kept, so there are never more than there are guards.
+#[derive(Debug, Default)]
+pub(super) struct Counts(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    all: usize,
+    by_key: HashMap<Key, usize>,
+}
+
+/// One that is counted, until it is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    counts: Arc<Counts>,
+    keys: [Option<Key>; 2],
+}
+
+impl Counts {
+    /// Counts one more, of all and of each key that has a limit; nothing where one of them is reached.
+    pub(super) fn count(
+        self: &Arc<Self>,
+        what: &'static str,
+        all_max: usize,
+        address: Option<(Key, usize)>,
+        subject: Option<(Key, usize)>,
+    ) -> Result<Counted, LimitError> {
+        let mut table = lock(&self.0);
+        if table.all >= all_max {
+            return Err(LimitError::Everyone(what));
+        }
+        for ((key, max), whose) in [(&address, "this address"), (&subject, "this subject")]
+            .into_iter()
+            .filter_map(|(limit, whose)| Some((limit.as_ref()?, whose)))
+        {
+            if table.by_key.get(key).is_some_and(|count| count >= max) {
+                return Err(LimitError::Count { what, whose });
+            }
+        }
+        let keys = [address, subject].map(|limit| limit.map(|(key, _)| key));
+        table.all += 1;
+        for key in keys.iter().flatten() {
+            *table.by_key.entry(key.clone()).or_default() += 1;
+        }
+        drop(table);
+        Ok(Counted { counts: self.clone(), keys })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut table = lock(&self.counts.0);
+        table.all = table.all.saturating_sub(1);
+        for key in self.keys.iter().flatten() {
+            if let Some(count) = table.by_key.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    table.by_key.remove(key);
+                }
+            }
+        }
+        // A storm leaves a table behind that nobody needs.
+        if table.by_key.capacity() > 1024 && table.by_key.len() < table.by_key.capacity() / 8 {
+            table.by_key.shrink_to_fit();
+        }
+    }
+}

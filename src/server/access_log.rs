@@ -1,0 +1,115 @@
+//! The access log: a line a request, written when its answer is over, so that a stream's says how long and how much it was.
+
+use std::time::Instant;
+
+use actix_http::{RequestHead, StatusCode};
+
+use crate::cursor::Cursor;
+use crate::http::{Caller, HttpOptions, Peer};
+use crate::transport::Transport;
+
+/// What the log is filtered by.
+pub(crate) const TARGET: &str = "switchback::access";
+
+/// Longest path and query that are written down, in characters.
+const SHOWN_CHARS: usize = 512;
+
+/// A line that is not written yet; it is when this is dropped.
+pub(super) struct Line {
+    began: Instant,
+    address: std::net::IpAddr,
+    method: String,
+    target: String,
+    transport: &'static str,
+    version: actix_http::Version,
+    status: Option<StatusCode>,
+    bytes: u64,
+}
+
+impl Line {
+    pub(super) fn begin(head: &RequestHead, peer: Option<Peer>, options: &HttpOptions) -> Self {
+        let peer = peer.unwrap_or(Peer::unnoted(head.peer_addr));
+        let path = head.uri.path();
+        let name = path.strip_prefix("/v1/").unwrap_or_default();
+        let transport = Transport::ALL.into_iter().find(|transport| transport.name() == name);
+        Self {
+            began: Instant::now(),
+            address: Caller::of(&peer, head, options).address,
+            method: head.method.as_str().chars().take(16).collect(),
+            target: target(path, head.uri.query()),
+            transport: transport.map_or("-", Transport::name),
+            version: head.version,
+            status: None,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn answered(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Self { address, method, target, transport, version, bytes, .. } = self;
+        // 499, as nginx has it: gone before there was an answer.
+        let status = self.status.map_or(499, |status| status.as_u16());
+        let ms = self.began.elapsed().as_millis();
+        tracing::info!(target: TARGET, "{address} \"{method} {target} {version:?}\" {status} {bytes}B {ms}ms {transport}");
+    }
+}
+
+/// The path and the query, without what may be secret in it, and without anything that could end the line.
+fn target(path: &str, query: Option<&str>) -> String {
+    let mut text = path.to_owned();
+    for (index, pair) in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if is_shown(name, value) {
+            text.push_str(pair);
+        } else {
+            // A name may be a secret, too, where somebody forgot what stands before it.
+            let known = name.len() <= 16 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            text.push_str(if known { name } else { "?" });
+            text.push_str(if value.is_empty() { "" } else { "=-" });
+        }
+    }
+    let plain = |c: char| if c.is_control() || c == '"' || c == '\\' { '?' } else { c };
+    text.chars().take(SHOWN_CHARS).map(plain).collect()
+}
+
+/// Parameters whose values are written down, where they are what they should be. Those of all others are not: what is a
+/// secret is not ours to guess.
+fn is_shown(name: &str, value: &str) -> bool {
+    match name {
+        "topic" => true,
+        "cursor" => matches!(value, "now" | "earliest") || value.parse::<Cursor>().is_ok(),
+        "last" | "limit" | "wait" | "once" => value.bytes().all(|byte| byte.is_ascii_digit()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::target;
+
+    #[test]
+    fn only_what_is_known_to_be_harmless_is_shown() {
+        for (query, shown) in [
+            ("topic=a.b&cursor=e-1", "/v1/sse?topic=a.b&cursor=e-1"),
+            ("topic=a&token=eyJhbGciOi&ticket=x", "/v1/sse?topic=a&token=-&ticket=-"),
+            ("eyJhbGciOi", "/v1/sse??"),
+            ("Token=x", "/v1/sse??=-"),
+            ("t%6Fken=x", "/v1/sse??=-"),
+            ("cursor=eyJhbGciOi.x&limit=1x", "/v1/sse?cursor=-&limit=-"),
+            ("callback=secret", "/v1/sse?callback=-"),
+        ] {
+            assert_eq!(target("/v1/sse", Some(query)), shown);
+        }
+    }
+}

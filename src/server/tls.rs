@@ -1,0 +1,139 @@
+//! The certificate, and its exchange while the server runs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::config::TlsFiles;
+use crate::sync::lock;
+
+/// The name by which ALPN asks for HTTP/2 (RFC 9113 §3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
+
+/// The certificate cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate's file.
+    #[error("--tls-cert {}: {reason}; it is a certificate, and those up to its root, as PEM", .file.display())]
+    Certificate {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key's file.
+    #[error("--tls-key {}: {reason}; it is a private key without a password, as PEM", .file.display())]
+    Key {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// They do not belong together.
+    #[error("--tls-cert and --tls-key do not make a pair: {0}")]
+    Pair(rustls::Error),
+}
+
+/// What a file was when it was read: its time, and its length.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+/// The certificate that is served now.
+pub(super) struct Certificates {
+    files: TlsFiles,
+    current: RwLock<Arc<CertifiedKey>>,
+    stamps: Mutex<Stamps>,
+}
+
+struct Stamps {
+    served: Stamp,
+    /// What was last complained of, so that it is once.
+    refused: Option<Stamp>,
+}
+
+impl Certificates {
+    /// Reads the files for the first time.
+    pub(super) fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let served = stamp(&files);
+        let current = RwLock::new(Arc::new(load(&files)?));
+        Ok(Arc::new(Self { files, current, stamps: Mutex::new(Stamps { served, refused: None }) }))
+    }
+
+    /// What the listener needs. Sessions are resumed by tickets, so that who comes back after a restart of the network
+    /// need not be shaken hands with in full.
+    pub(super) fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = versions.map_err(TlsError::Pair)?.with_no_client_auth();
+        let mut config = builder.with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = ring::Ticketer::new().map_err(TlsError::Pair)?;
+        Ok(Arc::new(config))
+    }
+
+    /// Reads the files again where they have changed. What is broken is not served: the one before is, until the files
+    /// are whole, which they may be a moment later.
+    pub(super) fn refresh(&self) {
+        let mut stamps = lock(&self.stamps);
+        let now = stamp(&self.files);
+        if now == stamps.served {
+            return;
+        }
+        match load(&self.files) {
+            Ok(pair) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+                *stamps = Stamps { served: now, refused: None };
+                tracing::info!(certificate = %self.files.certificate.display(), "the certificate has changed");
+            }
+            Err(error) if stamps.refused != Some(now) => {
+                stamps.refused = Some(now);
+                tracing::error!(%error, "the certificate has changed and cannot be served; the one before it still is");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn stamp(files: &TlsFiles) -> Stamp {
+    // Links are followed: that is how mounted secrets change.
+    [&files.certificate, &files.key].map(|file| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
+}
+
+fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+    let broken = |reason: String| TlsError::Certificate { file: files.certificate.clone(), reason };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(&files.certificate).map_err(broken)?).collect();
+    let chain = chain.map_err(|error| broken(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(broken("there is no certificate in it".into()));
+    }
+    let broken = |reason: String| TlsError::Key { file: files.key.clone(), reason };
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key).map_err(broken)?);
+    let key = key.map_err(|error| broken(error.to_string()))?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Pair)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(file).map_err(|error| error.to_string())
+}

@@ -1,0 +1,157 @@
+//! How many there may be: connections and open subscriptions, of all, of one address; and that each is given back.
+
+use serde_json::Value;
+
+use crate::support::Server;
+use crate::wire::{self, Answer, Connection, Items, STREAMS};
+
+/// An answer that says: not now, and when.
+pub(crate) fn assert_told(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{answer:?}");
+    let after: Option<u64> = answer.head.header("retry-after").and_then(|text| text.parse().ok());
+    assert!(after.is_some_and(|seconds| (1..60).contains(&seconds)), "{answer:?}");
+}
+
+async fn get(connection: &mut Connection, path: &str) -> Answer {
+    connection.get(path).await.expect("sent");
+    crate::within(path, connection.answer()).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_counted() {
+    let server = Server::start(&["--max-connections-per-address", "3"]);
+    let address = server.address();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = Connection::open(address).await.expect("connected");
+        assert_eq!(get(&mut connection, "/healthz").await.status(), 200);
+        open.push(connection);
+    }
+    let mut fourth = Connection::open(address).await.expect("connected");
+    assert_told(&get(&mut fourth, "/v1/info").await, 429, "too_many");
+    // Having been told so, it is closed.
+    assert!(crate::within("a close", fourth.closed()).await.is_empty());
+    // Another address is not concerned.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.77:0".parse().expect("an address")).expect("bound");
+    let mut other = Connection::on(socket.connect(address.parse().expect("an address")).await.expect("connected"));
+    assert_eq!(get(&mut other, "/v1/info").await.status(), 200);
+    // What has gone makes room.
+    open.pop();
+    crate::until("there is room again", async || {
+        wire::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_connections_are_counted() {
+    let server = Server::start(&["--max-connections", "3", "--workers", "2"]);
+    let address = server.address();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = Connection::open(address).await.expect("connected");
+        assert_eq!(get(&mut connection, "/v1/info").await.status(), 200);
+        open.push(connection);
+    }
+    assert_told(&wire::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
+    // Those who watch it see that it lives.
+    assert_eq!(wire::get(address, "/healthz").await.expect("an answer").status(), 200);
+    open.clear();
+    crate::until("there is room again", async || {
+        wire::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+}
+
+/// However many come at once: those past what is told of are cut, and the server goes on.
+#[tokio::test]
+async fn a_crowd_past_the_limit_is_cut() {
+    let server = Server::start(&["--max-connections", "2"]);
+    let address = server.address();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(Items::open(address, "sse", "topic=a").await.expect("open"));
+    }
+    let mut crowd = Vec::new();
+    for _ in 0..600 {
+        crowd.push(Connection::open(address).await.expect("connected"));
+    }
+    // More than those that are told may be waiting: the last are closed without a word.
+    let mut last = crowd.pop().expect("there is one");
+    assert!(crate::within("a close", last.closed()).await.is_empty());
+    drop(crowd);
+    server_goes_on(&server, &mut held[0]).await;
+}
+
+async fn server_goes_on(server: &Server, items: &mut Items) {
+    crate::until("it is published", async || {
+        let event = serde_json::json!({ "topic": "a", "data": "still here" });
+        wire::post(server.address(), &event).await.is_ok_and(|answer| matches!(answer.status(), 201 | 503))
+    })
+    .await;
+    items.named("$hello").await;
+}
+
+/// Each kind of subscription that stays open counts, and gives its place back, however it ends.
+#[tokio::test]
+async fn open_subscriptions_are_counted() {
+    for (flags, status, code) in
+        [(&["--max-held", "4"][..], 503, "overloaded"), (&["--max-held-per-address", "4"], 429, "too_many")]
+    {
+        let server = Server::start(flags);
+        let address = server.address();
+        for _ in 0..3 {
+            let mut open = Vec::new();
+            for transport in STREAMS {
+                open.push(Items::open(address, transport, "topic=a").await.expect("open"));
+            }
+            for path in ["sse", "stream", "longpoll"] {
+                let answer = wire::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
+                assert_told(&answer, status, code);
+            }
+            for (path, upgraded) in [("/v1/ws?topic=a", true), ("/v1/echo", true)] {
+                let mut connection = Connection::open(address).await.expect("connected");
+                if upgraded {
+                    connection.upgrade(path).await.expect("sent");
+                }
+                assert_told(&connection.answer().await.expect("an answer"), status, code);
+            }
+            // A page cannot read a status: it is told in an item.
+            let jsonp = wire::get(address, "/v1/jsonp?topic=a&callback=f").await.expect("an answer");
+            let text = jsonp.text();
+            let batch = text.strip_prefix("/**/f(").and_then(|rest| rest.strip_suffix(");")).expect("a call");
+            let batch: Value = serde_json::from_str(batch).expect("JSON");
+            let item = &batch["events"][0];
+            assert_eq!((jsonp.status(), item["event"].as_str()), (200, Some("$error")));
+            assert_eq!(item["data"]["code"], code);
+            assert!(item["data"]["retry"].as_u64().is_some_and(|ms| ms >= 1000), "{item}");
+            let iframe = wire::get(address, "/v1/iframe?topic=a").await.expect("an answer");
+            assert_eq!(iframe.status(), status);
+            assert!(iframe.text().contains("\"$error\"") && iframe.text().contains("\"retry\":"), "{}", iframe.text());
+            // Short polls hold nothing.
+            assert_eq!(wire::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
+            drop(open);
+            crate::until("their places are free", async || {
+                let Ok(mut items) = Items::open(address, "sse", "topic=a").await else { return false };
+                items.named("$hello").await;
+                let more = futures_util::future::join_all((0..3).map(|_| Items::open(address, "sse", "topic=a")));
+                more.await.iter().all(Result::is_ok)
+            })
+            .await;
+            crate::until("they are gone again", async || {
+                let answer = wire::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
+                answer.status() == 200 && {
+                    let four = futures_util::future::join_all((0..4).map(|_| Items::open(address, "sse", "topic=a")));
+                    four.await.iter().all(Result::is_ok)
+                }
+            })
+            .await;
+            crate::until("all are gone", async || {
+                let clients = wire::get(address, "/v1/clients").await.expect("an answer").json();
+                clients["clients"].as_array().is_some_and(Vec::is_empty)
+            })
+            .await;
+        }
+    }
+}

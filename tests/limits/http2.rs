@@ -1,0 +1,303 @@
+//! HTTP/2: every transport but WebSocket, many streams on one connection, and streams that end early or stall.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, StatusCode};
+use serde_json::{Value, json};
+
+use crate::certificates::{self, Certificate};
+use crate::support::Server;
+
+/// One connection; it runs beside the test, until it is dropped.
+pub(crate) struct Connection {
+    pub(crate) requests: SendRequest<Bytes>,
+    pub(crate) driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    authority: String,
+}
+
+/// An answer, whose body is still on its way.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: RecvStream,
+    text: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) async fn open(certificate: &Certificate, server: &Server) -> Self {
+        Self::with(certificate, server, &h2::client::Builder::new()).await
+    }
+
+    pub(crate) async fn with(certificate: &Certificate, server: &Server, builder: &h2::client::Builder) -> Self {
+        let stream = certificate.connect(server.address(), "h2").await.expect("TLS");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (requests, connection) = builder.handshake(stream).await.expect("HTTP/2");
+        Self { requests, driver: tokio::spawn(connection), authority: server.address().to_owned() }
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<()>, body: Option<&[u8]>) -> Result<Answer, h2::Error> {
+        let mut requests = self.requests.clone().ready().await?;
+        let (answer, mut stream) = requests.send_request(request, body.is_none())?;
+        if let Some(body) = body {
+            stream.send_data(Bytes::copy_from_slice(body), true)?;
+        }
+        let (head, body) = crate::within("an answer", answer).await?.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body, text: Vec::new() })
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("https://{}{path}", self.authority))
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        let request = self.request("GET", path).body(()).expect("a request");
+        self.send(request, None).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub(crate) async fn publish(&mut self, events: &Value) {
+        let request = self.request("POST", "/v1/events").header("content-type", "application/json").body(());
+        let body = events.to_string();
+        let answer = self.send(request.expect("a request"), Some(body.as_bytes())).await.expect("an answer");
+        assert_eq!(answer.status, 201);
+    }
+
+    /// The transports over which a client is connected.
+    pub(crate) async fn transports(&mut self, client: uuid::Uuid) -> usize {
+        let mut answer = self.get(&format!("/v1/clients/{client}")).await;
+        let client: Value = serde_json::from_str(&answer.all().await).expect("JSON");
+        client["transports"].as_array().map_or(0, Vec::len)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Answer {
+    async fn more(&mut self) -> bool {
+        match crate::within("more", self.body.data()).await {
+            Some(Ok(bytes)) => {
+                let _ = self.body.flow_control().release_capacity(bytes.len());
+                self.text.extend_from_slice(&bytes);
+                true
+            }
+            Some(Err(error)) => panic!("the stream breaks: {error}"),
+            None => false,
+        }
+    }
+
+    /// The whole body.
+    pub(crate) async fn all(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8(std::mem::take(&mut self.text)).expect("text")
+    }
+
+    /// Reads on until it contains something.
+    pub(crate) async fn until(&mut self, what: &str) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.text).into_owned();
+            if text.contains(what) {
+                return text;
+            }
+            assert!(self.more().await, "the stream ended without {what}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_transport_but_websocket_works() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    connection.publish(&json!({ "topic": "a", "data": 7 })).await;
+    for (path, ends) in [
+        ("poll?", true),
+        ("longpoll?", true),
+        ("jsonp?callback=f&", true),
+        ("iframe?once=1&", true),
+        ("iframe?", false),
+        ("sse?", false),
+        ("stream?", false),
+    ] {
+        let mut answer = connection.get(&format!("/v1/{path}topic=a&cursor=earliest")).await;
+        assert_eq!(answer.status, 200, "{path}");
+        let text = if ends { answer.all().await } else { answer.until("\"data\":7").await };
+        assert!(text.contains("\"data\":7"), "{path}: {text}");
+        for (name, value) in [
+            ("x-accel-buffering", "no"),
+            ("cache-control", "no-store, no-transform"),
+            ("x-content-type-options", "nosniff"),
+        ] {
+            assert_eq!(answer.headers.get(name).map(|value| value.as_bytes()), Some(value.as_bytes()), "{path} {name}");
+        }
+        assert!(answer.headers.contains_key("date"));
+        for name in ["connection", "keep-alive", "transfer-encoding", "upgrade"] {
+            assert!(!answer.headers.contains_key(name), "{path} sends {name}");
+        }
+        assert_eq!(answer.headers.contains_key("content-length"), ends, "{path}");
+    }
+    let mut answer = connection.get("/v1/ws?topic=a").await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.all().await.contains("upgrade_required"));
+    assert!(!answer.headers.contains_key("upgrade"));
+}
+
+#[tokio::test]
+async fn requests_keep_their_meaning() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    // A page of ours, and one that is not: `:authority` is what `Host` is elsewhere.
+    let own = format!("https://{}", server.address());
+    for (origin, status) in [(own.as_str(), 201), ("https://evil.example", 403)] {
+        let request = connection.request("POST", "/v1/topics/a").header("origin", origin).body(());
+        let answer = connection.send(request.expect("a request"), Some(b"1")).await.expect("an answer");
+        assert_eq!(answer.status, status, "{origin}");
+    }
+    let head = connection.request("HEAD", "/v1/info").body(()).expect("a request");
+    let mut answer = connection.send(head, None).await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.all().await.len()), (200, 0));
+    let mut answer = connection.get("/v1/poll?topic=a&cursor=nonsense").await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.all().await.contains("bad_cursor"));
+    let mut etag = connection.get("/v1/poll?topic=a&cursor=earliest").await;
+    let tag = etag.headers["etag"].clone();
+    let cursor = tag.to_str().expect("text").trim_matches('"').to_owned();
+    etag.all().await;
+    let request = connection.request("GET", &format!("/v1/poll?topic=a&cursor={cursor}")).header("if-none-match", tag);
+    let mut answer = connection.send(request.body(()).expect("a request"), None).await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.all().await.len()), (304, 0));
+    // Larger than a window: it opens as the body is read.
+    let text = "x".repeat(200_000);
+    connection.publish(&json!({ "topic": "large", "data": text })).await;
+    let mut answer = connection.get("/v1/poll?topic=large&cursor=earliest").await;
+    assert!(answer.all().await.contains(&text));
+}
+
+/// More than the six connections of HTTP/1.1, on one.
+#[tokio::test]
+async fn many_streams_share_a_connection() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    let mut streams = Vec::new();
+    for number in 0..60 {
+        let mut stream = connection.get(&format!("/v1/sse?topic=t.{number}&topic=all")).await;
+        stream.until("$hello").await;
+        streams.push(stream);
+    }
+    let own: Vec<Value> = (0..60).map(|number| json!({ "topic": format!("t.{number}"), "data": number })).collect();
+    connection.publish(&json!(own)).await;
+    connection.publish(&json!({ "topic": "all", "data": "end" })).await;
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let text = stream.until("\"end\"").await;
+        let data: HashSet<&str> = text.lines().filter(|line| line.starts_with("data: ")).collect();
+        let heard: Vec<_> = data.iter().filter(|line| line.contains("\"topic\":\"t.")).collect();
+        assert!(heard.len() == 1 && heard[0].contains(&format!("\"data\":{number},")), "{number}: {heard:?}");
+    }
+}
+
+/// Nobody waits for a heartbeat to see that somebody is gone: it is an hour away.
+#[tokio::test]
+async fn what_is_aborted_is_freed_at_once() {
+    let (server, certificate, _files) = certificates::server(&["--heartbeat", "1h"]);
+    let mut watching = Connection::open(&certificate, &server).await;
+    for transport in ["sse", "stream", "iframe", "longpoll", "jsonp"] {
+        let connection = Connection::open(&certificate, &server).await;
+        let clients = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+        let mut streams = Vec::new();
+        for client in clients {
+            let path = format!("/v1/{transport}?topic=quiet&client={client}&callback=f&wait=60");
+            let mut requests = connection.requests.clone().ready().await.expect("ready");
+            let request = connection.request("GET", &path).body(()).expect("a request");
+            streams.push(requests.send_request(request, true).expect("sent"));
+            crate::until("it is there", async || watching.transports(client).await == 1).await;
+        }
+        let (_answer, mut stream) = streams.remove(0);
+        stream.send_reset(Reason::CANCEL);
+        crate::until("the one that was reset is gone", async || watching.transports(clients[0]).await == 0).await;
+        assert_eq!(watching.transports(clients[1]).await, 1, "the other one of the connection is not");
+        connection.driver.abort();
+        crate::until("what was on the connection is gone", async || watching.transports(clients[1]).await == 0).await;
+    }
+}
+
+/// One that takes nothing is reset; the others of its connection go on.
+#[tokio::test]
+async fn a_stalled_stream_ends_alone() {
+    let flags = ["--stall-timeout", "2s", "--heartbeat", "500ms"];
+    let (server, certificate, _files) = certificates::server(&flags);
+    let mut watching = Connection::open(&certificate, &server).await;
+    let mut builder = h2::client::Builder::new();
+    let connection = builder.initial_window_size(16 << 10).initial_connection_window_size(8 << 20);
+    let mut connection = Connection::with(&certificate, &server, connection).await;
+    let client = uuid::Uuid::new_v4();
+    // Its window is never opened.
+    let stalled = connection.get(&format!("/v1/sse?topic=a&client={client}")).await;
+    let mut healthy = connection.get("/v1/sse?topic=a&topic=end").await;
+    healthy.until("$hello").await;
+    let healthy = tokio::spawn(async move { healthy.until("the end").await });
+    let text = "x".repeat(1000);
+    for _ in 0..40 {
+        let events: Vec<Value> = (0..50).map(|number| json!({ "topic": "a", "data": [number, text] })).collect();
+        watching.publish(&json!(events)).await;
+    }
+    crate::until("the stalled one is cut", async || watching.transports(client).await == 0).await;
+    watching.publish(&json!({ "topic": "end", "data": "the end" })).await;
+    let heard = crate::within("the healthy one", healthy).await.expect("it hears everything");
+    assert_eq!(heard.matches("\"topic\":\"a\"").count(), 2000, "nothing is missing");
+    let mut stalled = stalled.body;
+    let ended = async {
+        while let Some(data) = stalled.data().await {
+            if let Err(error) = data {
+                return error.reason();
+            }
+        }
+        None
+    };
+    assert_eq!(crate::within("its end", ended).await, Some(Reason::CANCEL));
+}
+
+/// A slow body is answered, and the connection goes on.
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let (server, certificate, _files) = certificates::server(&["--body-timeout", "1s"]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    let request = connection.request("POST", "/v1/events").header("content-type", "application/json").body(());
+    let mut requests = connection.requests.clone().ready().await.expect("ready");
+    let (answer, mut stream) = requests.send_request(request.expect("a request"), false).expect("sent");
+    stream.send_data(Bytes::from_static(b"{"), false).expect("sent");
+    assert_eq!(crate::within("an answer", answer).await.expect("an answer").status(), 408);
+    assert_eq!(connection.get("/v1/info").await.status, 200);
+}
+
+/// A connection without requests ends; one with a stream does not, however quiet.
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let (server, certificate, _files) = certificates::server(&["--keep-alive", "1s", "--header-timeout", "1s"]);
+    let mut streaming = Connection::open(&certificate, &server).await;
+    let mut stream = streaming.get("/v1/sse?topic=a").await;
+    stream.until("$hello").await;
+    let mut idle = Connection::open(&certificate, &server).await;
+    assert_eq!(idle.get("/v1/info").await.status, 200);
+    let ended = crate::within("its end", &mut idle.driver).await.expect("it runs");
+    assert!(ended.is_ok(), "it is said goodbye to: {ended:?}");
+    streaming.publish(&json!({ "topic": "a", "data": "still here" })).await;
+    stream.until("still here").await;
+}
+
+/// Streams end with the server, told when to come back.
+#[tokio::test]
+async fn a_stop_is_told() {
+    let (mut server, certificate, _files) = certificates::server(&["--drain", "1s"]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    let mut stream = connection.get("/v1/stream?topic=a").await;
+    stream.until("$hello").await;
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    let text = stream.all().await;
+    assert!(text.contains("\"$bye\"") && text.contains("shutdown"), "{text}");
+    let ended = tokio::task::spawn_blocking(move || server.wait());
+    assert!(crate::within("the server's end", ended).await.expect("it ends").success());
+}

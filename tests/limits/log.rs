@@ -1,0 +1,108 @@
+//! What is written down: each request once, and no secret, however it came.
+
+use serde_json::json;
+
+use crate::support::Server;
+use crate::wire::{self, Connection, Items};
+
+/// What must not be found anywhere.
+const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
+
+#[tokio::test]
+async fn each_request_is_written_down_when_it_is_over() {
+    let server = Server::start(&["--log", "warn", "--access-log"]);
+    let address = server.address();
+    wire::post(address, &json!({ "topic": "a", "data": "payload" })).await.expect("an answer");
+    wire::get(address, "/v1/poll?topic=a&cursor=earliest&_=123").await.expect("an answer");
+    wire::get(address, "/nowhere").await.expect("an answer");
+    let mut items = Items::open(address, "sse", "topic=a&cursor=earliest").await.expect("open");
+    items.news().await;
+    assert!(!server.log().contains("/v1/sse"), "a stream is written down when it is over");
+    drop(items);
+    crate::until("all are written down", async || server.log().contains(" sse")).await;
+    let log = server.log();
+    for told in [
+        "127.0.0.1 \"POST /v1/events HTTP/1.1\" 201 ",
+        "\"GET /v1/poll?topic=a&cursor=earliest&_=- HTTP/1.1\" 200 ",
+        "ms poll",
+        "\"GET /nowhere HTTP/1.1\" 404 ",
+        "\"GET /v1/sse?topic=a&cursor=earliest HTTP/1.1\" 200 ",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert!(!log.contains("payload"));
+    assert_eq!(log.lines().filter(|line| line.contains("switchback::access")).count(), 4, "{log}");
+}
+
+#[tokio::test]
+async fn nothing_is_written_down_unasked() {
+    let server = Server::start(&["--log", "info"]);
+    wire::get(server.address(), "/v1/info").await.expect("an answer");
+    wire::get(server.address(), "/healthz").await.expect("an answer");
+    assert!(!server.log().contains("/v1/info"), "{}", server.log());
+}
+
+/// The client that a trusted proxy names is who asked.
+#[tokio::test]
+async fn the_client_behind_a_trusted_proxy_is_written_down() {
+    let server =
+        Server::start(&["--log", "warn", "--access-log", "--allow-anonymous", "--trusted-proxy", "127.0.0.0/8"]);
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    let request = "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
+    connection.send(request).await.expect("sent");
+    connection.answer().await.expect("an answer");
+    crate::until("it is written down", async || server.log().contains("192.0.2.7 \"GET /v1/info")).await;
+}
+
+/// Whatever we say, in whatever detail: nothing that was a secret is in it.
+#[tokio::test]
+async fn no_secret_is_ever_written_down() {
+    let server = Server::start(&["--log", "off,switchback=trace", "--access-log"]);
+    let address = server.address();
+    let paths = [
+        format!("/v1/sse?topic=a&token={SECRET}"),
+        format!("/v1/poll?topic=a&ticket={SECRET}"),
+        format!("/v1/poll?topic=a&cursor={SECRET}"),
+        format!("/v1/poll?topic=a&t%6Fken={SECRET}"),
+        format!("/v1/poll?{SECRET}"),
+        format!("/v1/poll?topic=a&{SECRET}=1"),
+        format!("/v1/jsonp?topic=a&callback=f&wait=0&token={SECRET}"),
+        format!("/v1/iframe?topic=a&once=1&wait=0&ticket={SECRET}"),
+        "/v1/longpoll?topic=a&wait=0".to_owned(),
+        "/v1/last".to_owned(),
+    ];
+    let count = paths.len();
+    for path in paths {
+        let mut connection = Connection::open(address).await.expect("connected");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {SECRET}\r\nCookie: switchback_token={SECRET}\r\n\
+             X-Api-Key: {SECRET}\r\nReferer: https://a.test/?token={SECRET}\r\n\r\n"
+        );
+        connection.send(request).await.expect("sent");
+        let head = crate::within("a head", connection.head()).await.expect("a head");
+        assert!(head.status < 500, "{head:?}");
+    }
+    let mut connection = Connection::open(address).await.expect("connected");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let protocols = format!("Sec-WebSocket-Protocol: switchback.v1, switchback.token.{SECRET}");
+    let request = format!("GET /v1/ws?topic=a HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n{protocols}\r\n\r\n");
+    connection.send(request).await.expect("sent");
+    let head = connection.head().await.expect("a head");
+    if let Ok(mut items) = Items::after(connection, "ws", &head) {
+        let message = json!({ "type": "auth", "token": SECRET, "ref": 1 }).to_string();
+        items.connection.send(wire::masked(0x81, message.as_bytes())).await.expect("sent");
+        items.named("$reply").await;
+    }
+    let body = format!("{{\"topic\":\"a\",\"data\":1,\"token\":\"{SECRET}\"");
+    let mut connection = Connection::open(address).await.expect("connected");
+    connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
+    assert_eq!(connection.answer().await.expect("an answer").status(), 400);
+    crate::until("all are written down", async || {
+        server.log().lines().filter(|line| line.contains("switchback::access")).count() > count
+    })
+    .await;
+    let log = server.log();
+    for part in SECRET.split('.') {
+        assert!(!log.contains(part), "{part} in {log}");
+    }
+}

@@ -1,0 +1,141 @@
+//! How often: subscriptions and events a second, of one address; what is too fast is told so, and nothing of it is lost
+//! or stored by halves.
+
+use serde_json::{Value, json};
+
+use crate::counts::assert_told;
+use crate::support::Server;
+use crate::wire::{self, Connection, Items, masked};
+
+/// Events on a topic, from the beginning.
+async fn stored(address: &str, topic: &str) -> usize {
+    wire::history(address, topic).await.len()
+}
+
+#[tokio::test]
+async fn publishing_has_a_pace() {
+    let server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "5"]);
+    let address = server.address();
+    let batch: Vec<Value> = (0..5).map(|number| json!({ "topic": "a", "data": number })).collect();
+    assert_eq!(wire::post(address, &json!(batch)).await.expect("an answer").status(), 201);
+    assert_told(&wire::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
+    assert_eq!(stored(address, "a").await, 5, "a batch is stored whole or not at all");
+    // What never has room is another matter: it is no use to come back with it.
+    let six: Vec<Value> = (0..6).map(|number| json!({ "topic": "a", "data": number })).collect();
+    let answer = wire::post(address, &json!(six)).await.expect("an answer");
+    assert_eq!((answer.status(), answer.code().as_str()), (413, "too_large"));
+    assert_eq!(answer.head.header("retry-after"), None);
+    // After a while there is room again.
+    crate::until("there is room again", async || {
+        wire::post(address, &json!({ "topic": "b", "data": 1 })).await.expect("an answer").status() == 201
+    })
+    .await;
+    // Another address has a pace of its own.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.77:0".parse().expect("an address")).expect("bound");
+    let mut other = Connection::on(socket.connect(address.parse().expect("an address")).await.expect("connected"));
+    other.post("/v1/events", "application/json", json!(batch).to_string().as_bytes()).await.expect("sent");
+    assert_eq!(other.answer().await.expect("an answer").status(), 201);
+}
+
+/// A stream of lines is slowed down: what is not read yet waits where it is.
+#[tokio::test]
+async fn lines_are_slowed_down_and_all_stored() {
+    let server = Server::start(&["--publish-rate-per-address", "200", "--publish-burst", "10"]);
+    let lines: String = (0..300).map(|number| json!({ "topic": "lines", "data": number }).to_string() + "\n").collect();
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    connection.post("/v1/events", "application/x-ndjson", lines.as_bytes()).await.expect("sent");
+    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    assert_eq!((answer.status(), answer.json()["accepted"].as_u64()), (201, Some(300)));
+    let all = wire::history(server.address(), "lines").await;
+    assert!(all.iter().enumerate().all(|(number, item)| item["data"] == number), "in order");
+}
+
+#[tokio::test]
+async fn subscribing_has_a_pace() {
+    let server = Server::start(&["--connect-rate-per-address", "1", "--connect-burst", "4"]);
+    let address = server.address();
+    for _ in 0..4 {
+        assert_eq!(wire::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
+    }
+    for path in ["poll", "longpoll", "sse", "stream"] {
+        let answer = wire::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
+        assert_told(&answer, 429, "too_fast");
+    }
+    let mut connection = Connection::open(address).await.expect("connected");
+    connection.upgrade("/v1/ws?topic=a").await.expect("sent");
+    assert_told(&connection.answer().await.expect("an answer"), 429, "too_fast");
+    // Publishing, and asking about the server, is not subscribing.
+    assert_eq!(wire::get(address, "/v1/info").await.expect("an answer").status(), 200);
+    assert_eq!(wire::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
+}
+
+/// On a socket it is told in a reply; whoever does not listen is closed, and what was accepted is stored.
+#[tokio::test]
+async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
+    let server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "3"]);
+    let mut items = Items::open(server.address(), "ws", "").await.expect("open");
+    items.named("$hello").await;
+    let publish = |number: u32| {
+        let message = json!({ "type": "publish", "topic": "a", "data": number, "ref": number }).to_string();
+        masked(0x81, message.as_bytes())
+    };
+    for number in 0..10 {
+        items.connection.send(publish(number)).await.expect("sent");
+    }
+    // A refusal does not wait for the store, so it may come before an earlier publish's reply.
+    let (mut accepted, mut refused) = (0, 0);
+    while accepted + refused < 10 {
+        let reply = items.named("$reply").await;
+        match reply["data"]["ok"].as_bool() {
+            Some(true) => accepted += 1,
+            _ => {
+                assert_eq!(reply["data"]["error"]["code"], "too_fast");
+                refused += 1;
+            }
+        }
+    }
+    assert!(accepted >= 3 && refused > 0, "{accepted} {refused}");
+    let flood: Vec<u8> = (0..500).flat_map(publish).collect();
+    // It may be closed in the middle of it.
+    let _ = items.connection.send(flood).await;
+    let closed = async {
+        while let Ok(Some(item)) = items.next().await {
+            accepted += usize::from(item["data"]["ok"] == true);
+        }
+    };
+    crate::within("a close", closed).await;
+    assert_eq!(items.close_code, Some(1013));
+    assert_eq!(stored(server.address(), "a").await, accepted);
+}
+
+/// A flood of one address leaves the others their pace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_does_not_stop_the_others() {
+    let server = Server::start(&["--publish-rate-per-address", "50", "--publish-burst", "50"]);
+    let address = server.address().to_owned();
+    let flooding = {
+        let address = address.clone();
+        tokio::spawn(async move {
+            let mut statuses = [0_usize; 2];
+            for _ in 0..2000 {
+                let answer = wire::post(&address, &json!({ "topic": "flood", "data": 1 })).await.expect("an answer");
+                statuses[usize::from(answer.status() == 429)] += 1;
+                assert!(matches!(answer.status(), 201 | 429));
+            }
+            statuses
+        })
+    };
+    for number in 0..50 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.88:0".parse().expect("an address")).expect("bound");
+        let stream = socket.connect(address.parse().expect("an address")).await.expect("connected");
+        let mut connection = Connection::on(stream);
+        let body = json!({ "topic": "calm", "data": number }).to_string();
+        connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
+        assert_eq!(connection.answer().await.expect("an answer").status(), 201);
+    }
+    let [accepted, refused] = crate::within("the flood's end", flooding).await.expect("it ends");
+    assert!(refused > accepted, "{accepted} {refused}");
+    assert_eq!((stored(&address, "flood").await, stored(&address, "calm").await), (accepted, 50));
+}
