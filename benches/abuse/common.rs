@@ -16,7 +16,7 @@ use crate::wire::{self, Connection};
 const PORTS: usize = 2_000;
 
 /// How long a server is given to close what was left, and to return memory.
-const SETTLE: Duration = Duration::from_secs(20);
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// A line of the table.
 pub(crate) struct Row {
@@ -113,19 +113,23 @@ impl Memory {
         resident_kib(self.pid)
     }
 
-    /// Waits until the server has noticed that all are gone: before, at most, after.
-    pub(crate) async fn settled(self) -> [u64; 3] {
+    /// Waits until the server has noticed that all are gone, and has had time to return memory.
+    pub(crate) async fn wait(&mut self) {
         let gone = Instant::now();
         while open_files(self.pid) > self.files + 20 {
             assert!(gone.elapsed() < 4 * SETTLE, "{} files are open yet", open_files(self.pid));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let mut after = resident_kib(self.pid);
         let noticed = Instant::now();
-        while noticed.elapsed() < SETTLE && after > self.before_kib + 10 * 1024 {
+        while noticed.elapsed() < SETTLE && self.now_kib() > self.before_kib + 10 * 1024 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            after = resident_kib(self.pid);
         }
+    }
+
+    /// As [`Self::wait`]: before, at most, after.
+    pub(crate) async fn settled(mut self) -> [u64; 3] {
+        self.wait().await;
+        let after = self.now_kib();
         self.watch.abort();
         [self.before_kib, self.most_kib.load(Ordering::Relaxed).max(after), after]
     }
