@@ -22,7 +22,7 @@ const OPENING: usize = 200;
 /// Every other pattern has a wildcard in it; all of them match one topic each.
 fn pattern(number: usize) -> String {
     let number = number % TOPICS;
-    if number % 2 == 0 { format!("t.{number}.news") } else { format!("t.{number}.*") }
+    if number.is_multiple_of(2) { format!("t.{number}.news") } else { format!("t.{number}.*") }
 }
 
 /// What the first crowd leaves behind in memory the second has to do with: else it is a leak.
