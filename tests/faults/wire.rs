@@ -101,12 +101,6 @@ impl Connection {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// Sends nothing more, and reads on.
-    #[allow(dead_code)] // By those who use this file from elsewhere.
-    pub(crate) async fn finish(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await
-    }
-
     /// Sends `GET path`, without waiting for anything.
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<()> {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await

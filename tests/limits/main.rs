@@ -1,11 +1,9 @@
-//! The real binary at its limits: what one client may take, TLS and HTTP/2, whom it believes, what it writes down;
-//! and whatever else can be sent to it.
+//! The real binary at its limits: what one client may take, TLS and HTTP/2, whom it believes, what it writes down.
 //!
 //! Tests count and wait for conditions; none of them asserts a time.
 
 mod certificates;
 mod counts;
-mod fuzz;
 mod http2;
 mod http2_attacks;
 mod log;
