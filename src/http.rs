@@ -252,7 +252,7 @@ impl Call {
     }
 
     fn source(&self) -> Source {
-        Source::of(self.request.headers(), self.options())
+        Source::of(self.request.headers(), self.caller().scheme, self.options())
     }
 
     /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.

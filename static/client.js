@@ -1066,6 +1066,8 @@
     script.onreadystatechange = function () { if (script.readyState === 'loaded') later(env, function () { settle({}); }); };
     function load() {
       script.async = true;
+      // The server hands scripts only to pages that may read, and this is how it knows; the page's path is nobody's business.
+      script.referrerPolicy = 'origin';
       script.src = url;
       link.count(1, 0);
       (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);
