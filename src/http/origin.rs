@@ -197,17 +197,16 @@ fn is_listed(origin: &str, options: &HttpOptions) -> bool {
     options.allowed_origins.iter().any(|allowed| allowed.matches(origin))
 }
 
-/// Whether a page's host and port are those that the request was sent to; and its scheme, where that is known: TLS may end
-/// in front of this server.
+/// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
+/// ends here, or at a trusted proxy that says so. Elsewhere TLS may end in front of this server.
 fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
     let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
-    let (authority, default_port) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
-        (Some(authority), _) => (authority, ":80"),
-        (_, Some(authority)) => (authority, ":443"),
+    let (authority, default_port, own) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
+        (Some(authority), _) => (authority, ":80", Scheme::Http),
+        (_, Some(authority)) => (authority, ":443", Scheme::Https),
         (None, None) => return false,
     };
-    let of = if default_port == ":443" { Scheme::Https } else { Scheme::Http };
-    if scheme.is_some_and(|scheme| scheme != of) {
+    if scheme.is_some_and(|scheme| scheme != own) {
         return false;
     }
     let bare = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
