@@ -310,16 +310,23 @@ mod tests {
         }
     }
 
+    /// A page that came by plain HTTP may have been anybody's.
     #[test]
     fn the_scheme_counts_where_it_is_known() {
-        let options = HttpOptions::default();
-        for (scheme, http, https) in
-            [(None, true, true), (Some(Scheme::Http), true, false), (Some(Scheme::Https), false, true)]
-        {
-            for (origin, own) in [("http://a.test", http), ("https://a.test", https)] {
-                let found = Source::of(&headers("a.test", origin), scheme, &options);
-                assert_eq!(found == Source::Own, own, "{origin} {scheme:?}");
-            }
+        for (scheme, origin, own) in [
+            (None, "http://a.test", true),
+            (None, "https://a.test", true),
+            (Some(Scheme::Https), "https://a.test", true),
+            (Some(Scheme::Https), "http://a.test", false),
+            (Some(Scheme::Http), "http://a.test", true),
+            (Some(Scheme::Http), "https://a.test", false),
+        ] {
+            let headers = headers("a.test", origin);
+            let source = Source::of(&headers, scheme, &HttpOptions::default());
+            assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
+            assert_eq!(is_site_known(&headers, scheme, &HttpOptions::default()), own);
+            assert_eq!(check_script(&headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(check_target(origin, &headers, scheme, &HttpOptions::default()).is_ok(), own);
         }
     }
 
