@@ -37,6 +37,15 @@ impl Call {
     /// # Errors
     /// As [`Self::rights`]; and where the store cannot say whether a ticket is one.
     pub(super) async fn rights_over(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
+        let rights = self.look_up(transport).await;
+        if rights.is_err() {
+            // Whoever tries one credential after another is counted as if he came each time.
+            self.limits().connect(&self.who())?;
+        }
+        rights
+    }
+
+    async fn look_up(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
         let access = &self.options().access;
         let Some(keys) = &access.keys else { return Ok(Rights::Open) };
         let public = access.public_subscribe.clone();
@@ -69,7 +78,7 @@ impl Call {
             Source::Own | Source::Listed(_) => true,
             Source::Unsaid if matches!(*self.request.method(), Method::GET | Method::HEAD) => true,
             // A browser that sends no Origin with a form says in another way where it is from, or is not trusted.
-            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.options()),
+            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.scheme(), self.options()),
         })
     }
 }

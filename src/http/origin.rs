@@ -12,6 +12,7 @@ use actix_web::http::header::{
 
 use super::error::ApiError;
 use super::options::HttpOptions;
+use super::peer::Scheme;
 
 /// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
 /// or `null`, which sandboxed and file pages have.
@@ -79,10 +80,10 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn of(headers: &HeaderMap, options: &HttpOptions) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
         let Some(value) = headers.get(ORIGIN) else { return Self::Unsaid };
         let Ok(origin) = value.to_str() else { return Self::Foreign };
-        if is_own(origin, headers) {
+        if is_own(origin, headers, scheme) {
             Self::Own
         } else if is_listed(origin, options) {
             Self::Listed(value.clone())
@@ -111,21 +112,35 @@ impl Source {
 }
 
 /// The origin that an iframe's items may be posted to.
-pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+pub(crate) fn check_target(
+    origin: &str,
+    headers: &HeaderMap,
+    scheme: Option<Scheme>,
+    options: &HttpOptions,
+) -> Result<(), ApiError> {
     // A sandboxed parent cannot be named as a target: "null" is not one to postMessage.
-    if origin != "null" && (is_own(origin, headers) || is_listed(origin, options)) {
+    if origin != "null" && (is_own(origin, headers, scheme) || is_listed(origin, options)) {
         return Ok(());
     }
     let message = "origin is the parent page's: this server's own, or one given with --allow-origin";
     Err(ApiError::bad("bad_origin", message))
 }
 
+/// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
+pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
+    match actix_web::http::uri::Authority::try_from(host.as_bytes()) {
+        Ok(authority) if !authority.as_str().contains('@') => Ok(()),
+        _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
+    }
+}
+
 /// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
 /// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
 /// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
-pub(crate) fn check_script(headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+pub(crate) fn check_script(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Result<(), ApiError> {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    let allowed = match (page(headers, options), site) {
+    let allowed = match (page(headers, scheme, options), site) {
         (Some(allowed), _) => allowed,
         // Asked for by nobody but the user: typed, or a bookmark.
         (None, Some("same-origin" | "none") | None) => true,
@@ -135,18 +150,19 @@ pub(crate) fn check_script(headers: &HeaderMap, options: &HttpOptions) -> Result
 }
 
 /// Whether a request says, in other ways than by `Origin`, that it comes from a page that may use this server.
-pub(crate) fn is_site_known(headers: &HeaderMap, options: &HttpOptions) -> bool {
-    page(headers, options).unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
+pub(crate) fn is_site_known(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> bool {
+    page(headers, scheme, options)
+        .unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
 }
 
 /// Whether the page that `Origin` or `Referer` names may use this server; `None` where neither is there.
-fn page(headers: &HeaderMap, options: &HttpOptions) -> Option<bool> {
+fn page(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Option<bool> {
     let from = headers.get(ORIGIN).or_else(|| headers.get(REFERER))?;
     let Ok(text) = from.to_str() else { return Some(false) };
     // The origin of a URL ends where its path begins.
     let authority = text.find("://").map_or(0, |at| at + 3);
     let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |at| authority + at);
-    Some(is_own(&text[..end], headers) || is_listed(&text[..end], options))
+    Some(is_own(&text[..end], headers, scheme) || is_listed(&text[..end], options))
 }
 
 fn not_allowed() -> ApiError {
@@ -190,15 +206,18 @@ fn is_listed(origin: &str, options: &HttpOptions) -> bool {
     options.allowed_origins.iter().any(|allowed| allowed.matches(origin))
 }
 
-/// Whether a page's host and port are those that the request was sent to. The scheme is not compared: TLS may end in
-/// front of this server.
-fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+/// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
+/// ends here, or at a trusted proxy that says so. Elsewhere TLS may end in front of this server.
+fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
     let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
-    let (authority, default_port) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
-        (Some(authority), _) => (authority, ":80"),
-        (_, Some(authority)) => (authority, ":443"),
+    let (authority, default_port, own) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
+        (Some(authority), _) => (authority, ":80", Scheme::Http),
+        (_, Some(authority)) => (authority, ":443", Scheme::Https),
         (None, None) => return false,
     };
+    if scheme.is_some_and(|scheme| scheme != own) {
+        return false;
+    }
     let bare = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
     bare(authority) == bare(host)
 }
@@ -220,7 +239,37 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// A listed name lets in what it says, and nothing that has more in front of it or behind.
+        #[test]
+        fn a_wildcard_stands_for_names_below(origin in prop_oneof![
+            "\\PC{0,40}",
+            "https?://[a-z.:/@*-]{0,12}(\\.example\\.com)?[:/@0-9a-z]{0,4}",
+        ]) {
+            let listed: AllowedOrigin = "https://*.example.com".parse().unwrap();
+            let name = origin.strip_prefix("https://").and_then(|rest| rest.strip_suffix(".example.com"));
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            prop_assert_eq!(listed.matches(&origin), name.is_some_and(|name| !name.is_empty() && name.bytes().all(legal)));
+            if let Ok(parsed) = origin.parse::<AllowedOrigin>() {
+                let again: Result<AllowedOrigin, OriginError> = parsed.to_string().parse();
+                prop_assert_eq!(again, Ok(parsed));
+            }
+        }
+
+        #[test]
+        fn hosts_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
+            let _ = is_loopback_host(&host);
+            if let Ok(value) = host.parse() {
+                let mut all = HeaderMap::new();
+                all.insert(HOST, value);
+                let _ = (check_host(&all), is_own(&origin, &all));
+            }
+        }
+    }
 
     fn headers(host: &str, origin: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -251,13 +300,33 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = match Source::of(&headers(host, origin), &options) {
+            let found = match Source::of(&headers(host, origin), None, &options) {
                 Source::Unsaid => "unsaid",
                 Source::Own => "own",
                 Source::Listed(_) => "listed",
                 Source::Foreign => "foreign",
             };
             assert_eq!(found, expected, "{origin} at {host}");
+        }
+    }
+
+    /// A page that came by plain HTTP may have been anybody's.
+    #[test]
+    fn the_scheme_counts_where_it_is_known() {
+        for (scheme, origin, own) in [
+            (None, "http://a.test", true),
+            (None, "https://a.test", true),
+            (Some(Scheme::Https), "https://a.test", true),
+            (Some(Scheme::Https), "http://a.test", false),
+            (Some(Scheme::Http), "http://a.test", true),
+            (Some(Scheme::Http), "https://a.test", false),
+        ] {
+            let headers = headers("a.test", origin);
+            let source = Source::of(&headers, scheme, &HttpOptions::default());
+            assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
+            assert_eq!(is_site_known(&headers, scheme, &HttpOptions::default()), own);
+            assert_eq!(check_script(&headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(check_target(origin, &headers, scheme, &HttpOptions::default()).is_ok(), own);
         }
     }
 

@@ -1,4 +1,5 @@
-//! The real binary, run as its user runs it, on a free port and a directory of its own.
+//! The real binary, run as its user runs it, on a free port and a directory of its own. `SWITCHBACK_BIN` names another
+//! than this build's.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,8 @@ impl Server {
     fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
         // Whoever wants a log of its own reads it, too.
         let logged = arguments.iter().any(|argument| argument == "--log");
-        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_switchback")]);
+        let program = std::env::var("SWITCHBACK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_switchback").to_owned());
+        let mut words = wrapper.iter().copied().chain([program.as_str()]);
         let mut child = Command::new(words.next().expect("the binary is there in any case"))
             .args(words)
             .args(["--listen", listen, "--data"])
