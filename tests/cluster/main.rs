@@ -18,6 +18,7 @@ mod lost;
 mod nats;
 mod nodes;
 mod publisher;
+mod rights;
 
 /// A client of one shape for every transport, which checks every framing while it reads.
 #[allow(dead_code)]
@@ -26,6 +27,9 @@ mod client;
 #[allow(dead_code)]
 #[path = "../conformance/http.rs"]
 mod http;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../support/jwt.rs"]
+mod jwt;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../support/mod.rs"]
 mod support;
