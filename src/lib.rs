@@ -53,10 +53,12 @@
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
 //! | `hub`, `clients` | publish, subscribe, the feed to the workers; who is there, how far |
+//! | [`limits`] | how many, how often: counts and rates by address and subject |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
-//! | [`server`], [`config`], [`command`] | listening and stopping; flags; the program's commands |
+//! | [`server`] | listening and stopping; TLS, HTTP/1 and HTTP/2 to the routes; the access log |
+//! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, clients} → {store, lane} → {delivery, tail, waiters} → {wire,
+//! Imports point one way: `main → {command, server} → http → {hub, clients, limits} → {store, lane} → {delivery, tail, waiters} → {wire,
 //! transport, segment} → {event, topic, cursor, json}`.
 //!
 //! # Invariants
