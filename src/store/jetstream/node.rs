@@ -92,8 +92,18 @@ impl Node {
         let (looks, asked) = mpsc::channel(LOOKS_MAX);
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
-        let node =
-            Self { client, context, names, plan, link, known: Mutex::new(known), fed, suspicion: Notify::new(), looks };
+        let node = Self {
+            client,
+            context,
+            names,
+            plan,
+            link,
+            known: Mutex::new(known),
+            replicated: AtomicBool::new(seen.replicated),
+            fed,
+            suspicion: Notify::new(),
+            looks,
+        };
         (Arc::new(node), asked)
     }
 
