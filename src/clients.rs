@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use uuid::Uuid;
 
+use crate::auth::{Grant, Rights};
 use crate::cursor::{Cursor, Position};
 use crate::store::{ClientRecord, Store, StoreError};
 use crate::sync::lock;
@@ -53,7 +54,11 @@ struct Entry {
 pub(crate) struct Connection {
     pub(crate) client: Uuid,
     pub(crate) transport: Transport,
+    /// When it began.
+    pub(crate) since_ms: u64,
     patterns: Mutex<PatternSet>,
+    /// What it came with, or was renewed with since.
+    grant: Mutex<Option<Arc<Grant>>>,
     /// The position up to which it was sent everything.
     sent: AtomicU64,
     /// Why it is to end: one more than the index in [`ENDINGS`], or 0.
@@ -71,6 +76,33 @@ pub(crate) struct Registration {
     pub(crate) connection: Arc<Connection>,
 }
 
+/// A client arrives, or comes back.
+pub(crate) struct Arrival<'a> {
+    pub(crate) client: Uuid,
+    /// What was remembered of it.
+    pub(crate) known: Option<ClientRecord>,
+    pub(crate) patterns: &'a PatternSet,
+    pub(crate) cursor: Cursor,
+    /// Whether it has acknowledged the cursor by presenting it.
+    pub(crate) presented: bool,
+    pub(crate) rights: &'a Rights,
+    pub(crate) now_ms: u64,
+}
+
+/// What is remembered of a client cannot be changed.
+#[derive(Debug)]
+pub(crate) enum ClientError {
+    /// The id belongs to somebody else.
+    Owned,
+    Store(StoreError),
+}
+
+impl From<StoreError> for ClientError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// What is known of one client, for those who ask.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientState {
@@ -79,6 +111,7 @@ pub(crate) struct ClientState {
     pub(crate) patterns: PatternSet,
     pub(crate) sent: Option<Position>,
     pub(crate) acknowledged: Option<Cursor>,
+    pub(crate) owner: Option<String>,
 }
 
 impl Connection {
@@ -90,6 +123,21 @@ impl Connection {
     /// Notes what it asks for now.
     pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
         *lock(&self.patterns) = patterns.clone();
+    }
+
+    /// What it was granted last.
+    pub(crate) fn grant(&self) -> Option<Arc<Grant>> {
+        lock(&self.grant).clone()
+    }
+
+    /// Notes what it is granted from now on.
+    pub(crate) fn set_grant(&self, grant: Arc<Grant>) {
+        *lock(&self.grant) = Some(grant);
+    }
+
+    /// Whether it is to end from outside.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) != 0
     }
 
     /// Ends it from outside.
@@ -119,22 +167,16 @@ impl Clients {
         if let Some(entry) = self.table().records.get(&client) {
             return Ok(Some(entry.record.clone()));
         }
-        self.store.load_client(client).await
+        let record = self.store.load_client(client).await?;
+        Ok(record.filter(|record| !record.is_forgotten()))
     }
 
-    /// Remembers where a client starts and what it asks for; `presented` where it has thereby acknowledged the cursor.
+    /// Remembers where a client starts, what it asks for, and whose it is.
     ///
     /// A client that was not known is in the store when this returns: were its first answer lost, it could come back with
     /// its id alone and start at the same place. Everything else is saved within a second.
-    pub(crate) async fn arrive(
-        &self,
-        client: Uuid,
-        known: Option<ClientRecord>,
-        patterns: &PatternSet,
-        cursor: Cursor,
-        presented: bool,
-        now_ms: u64,
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<(), ClientError> {
+        let Arrival { client, known, patterns, cursor, presented, rights, now_ms } = arrival;
         let record = {
             let mut table = self.table();
             let first = known.is_none() && !table.records.contains_key(&client);
@@ -149,6 +191,7 @@ impl Clients {
                 dirty: true,
                 minted: false,
             });
+            own(&mut entry.record, rights)?;
             let was_minted = std::mem::take(&mut entry.minted);
             if presented {
                 advance(&mut entry.record.cursor, cursor, cursor.epoch);
@@ -161,16 +204,24 @@ impl Clients {
             (first || was_minted).then(|| entry.record.clone())
         };
         match record {
-            Some(record) => self.store.save_clients(vec![record]).await,
+            Some(record) => Ok(self.store.save_clients(vec![record]).await?),
             None => Ok(()),
         }
     }
 
     /// Keeps, for a while and in memory, where a client starts that has no id of its own.
-    pub(crate) fn arrive_minted(&self, client: Uuid, patterns: &PatternSet, cursor: Cursor, now_ms: u64) {
+    pub(crate) fn arrive_minted(
+        &self,
+        client: Uuid,
+        patterns: &PatternSet,
+        cursor: Cursor,
+        rights: &Rights,
+        now_ms: u64,
+    ) {
         let mut table = self.table();
         if table.records.len() < MINTED_MAX {
-            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner: None };
+            let owner = rights.subject().map(str::to_owned);
+            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner };
             table.records.insert(client, Entry { record, dirty: false, minted: true });
         }
     }
@@ -184,7 +235,14 @@ impl Clients {
     }
 
     /// Remembers an acknowledgement, saved within a second; returns what is remembered now.
-    pub(crate) fn acknowledge(&self, client: Uuid, cursor: Cursor, log: crate::cursor::Epoch, now_ms: u64) -> Cursor {
+    pub(crate) fn acknowledge(
+        &self,
+        client: Uuid,
+        cursor: Cursor,
+        log: crate::cursor::Epoch,
+        rights: &Rights,
+        now_ms: u64,
+    ) -> Result<Cursor, ClientError> {
         let mut table = self.table();
         let patterns = table.patterns_of(client);
         let entry = table.records.entry(client).or_insert_with(|| Entry {
@@ -192,11 +250,12 @@ impl Clients {
             dirty: true,
             minted: false,
         });
+        own(&mut entry.record, rights)?;
         advance(&mut entry.record.cursor, cursor, log);
         entry.record.seen_ms = now_ms;
         entry.dirty = true;
         entry.minted = false;
-        entry.record.cursor
+        Ok(entry.record.cursor)
     }
 
     /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns.
@@ -205,15 +264,35 @@ impl Clients {
         client: Uuid,
         cursor: Cursor,
         log: crate::cursor::Epoch,
+        rights: &Rights,
         now_ms: u64,
-    ) -> Result<Cursor, StoreError> {
+    ) -> Result<Cursor, ClientError> {
         if let Some(known) = self.recall(client).await? {
-            self.table().records.entry(client).or_insert(Entry { record: known, dirty: true, minted: false });
+            self.table().records.entry(client).or_insert(Entry { record: known, dirty: false, minted: false });
         }
-        let remembered = self.acknowledge(client, cursor, log, now_ms);
+        let remembered = self.acknowledge(client, cursor, log, rights, now_ms)?;
         let record = self.table().records.get(&client).map(|entry| entry.record.clone());
         self.store.save_clients(record.into_iter().collect()).await?;
         Ok(remembered)
+    }
+
+    /// Ends the connections that `wanted` picks.
+    pub(crate) fn end_where(&self, reason: ByeReason, wanted: impl Fn(&Connection) -> bool) {
+        let picked: Vec<_> = self.table().connections.values().filter(|one| wanted(one)).cloned().collect();
+        for connection in picked {
+            connection.end(reason);
+        }
+    }
+
+    /// Forgets, in this process, what is remembered of a client.
+    pub(crate) fn forget_here(&self, client: Uuid) {
+        self.table().records.remove(&client);
+    }
+
+    /// Forgets a client everywhere.
+    pub(crate) async fn forget(&self, client: Uuid, log: crate::cursor::Epoch) -> Result<(), StoreError> {
+        self.forget_here(client);
+        self.store.save_clients(vec![ClientRecord::forgotten(client, log)]).await
     }
 
     /// Adds a connection. An older one of the same client on the same transport is told to end.
@@ -223,11 +302,15 @@ impl Clients {
         transport: Transport,
         patterns: &PatternSet,
         cursor: Cursor,
+        rights: &Rights,
+        now_ms: u64,
     ) -> Registration {
         let connection = Arc::new(Connection {
             client,
             transport,
+            since_ms: now_ms,
             patterns: Mutex::new(patterns.clone()),
+            grant: Mutex::new(rights.grant().cloned()),
             sent: AtomicU64::new(cursor.position.0),
             ending: AtomicU8::new(0),
             waker: AtomicWaker::new(),
@@ -264,6 +347,7 @@ impl Clients {
             if state.patterns.is_empty() {
                 state.patterns = record.patterns;
             }
+            state.owner = record.owner;
         }
         Ok((state.acknowledged.is_some() || !state.transports.is_empty()).then_some(state))
     }
@@ -315,6 +399,7 @@ impl Table {
             patterns: self.patterns_of(client),
             sent: sent.map(Position),
             acknowledged: self.records.get(&client).map(|entry| entry.record.cursor),
+            owner: self.records.get(&client).and_then(|entry| entry.record.owner.clone()),
         }
     }
 
@@ -356,6 +441,17 @@ impl Drop for Registration {
             }
         }
     }
+}
+
+/// A client belongs to the subject that first used it.
+fn own(record: &mut ClientRecord, rights: &Rights) -> Result<(), ClientError> {
+    if !rights.may_use(record.owner.as_deref()) {
+        return Err(ClientError::Owned);
+    }
+    if record.owner.is_none() {
+        record.owner = rights.subject().map(str::to_owned);
+    }
+    Ok(())
 }
 
 /// An acknowledgement only moves forward within an epoch; one of another log than the present one changes nothing

@@ -1,8 +1,9 @@
-//! What the program does besides serving: publishing, subscribing, backing up; and what its commands share.
+//! What the program does besides serving: publishing, subscribing, backing up, making tokens; and what its commands share.
 
 mod publish;
 mod remote;
 mod subscribe;
+mod token;
 
 use crate::config::BackupArgs;
 use crate::store::BackupError;
@@ -10,6 +11,7 @@ use crate::store::BackupError;
 pub use publish::publish;
 pub use remote::RemoteError;
 pub use subscribe::subscribe;
+pub use token::token;
 
 /// Copies the disk store into one file, and says what was copied.
 ///

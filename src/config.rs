@@ -3,9 +3,11 @@
 //! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
 //! variable, then the file, then the default.
 
+mod access;
 mod limits;
 mod nats;
 mod tls;
+mod token;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -15,6 +17,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use uuid::Uuid;
+
+pub use access::{AccessArgs, SecretArgs};
+pub use token::{Secret, ShowArgs, TokenArgs};
 
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
@@ -50,6 +55,8 @@ pub enum Command {
     Subscribe(SubscribeArgs),
     /// Copy the disk store into one file, while a server runs on it or not
     Backup(BackupArgs),
+    /// Sign a token with the server's secret, for trying out
+    Token(TokenArgs),
 }
 
 /// The server's flags.
@@ -68,9 +75,9 @@ pub struct ServeArgs {
     /// A TOML file with any of these flags as keys: max-age = "24h"
     #[arg(long, env = "SWITCHBACK_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve everybody: listen on other addresses than loopback, and behind proxies, without a key
-    #[arg(long, env = "SWITCHBACK_ALLOW_ANONYMOUS")]
-    pub allow_anonymous: bool,
+    /// Who may come.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
     /// `https://app.example.com`, `https://*.example.com`, or `null`
     #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
@@ -189,9 +196,9 @@ pub struct RemoteArgs {
     /// Believe the certificates in this file (PEM), and those that they signed, instead of those that the system believes
     #[arg(long, env = "SWITCHBACK_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// A token, where the server asks for one
-    #[arg(long, env = "SWITCHBACK_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 /// The flags of `publish`.
@@ -314,10 +321,13 @@ pub enum ConfigError {
     },
     /// Open to all, without having been told so.
     #[error(
-        "--listen {0} is not loopback, and no key is configured: everybody who reaches it could publish and subscribe; \
-             listen on 127.0.0.1, or add --allow-anonymous if that is meant"
+        "--listen {0} is not loopback, and there is no key: everybody who reaches it could publish and subscribe; \
+             ask for tokens with --jwt-secret-file or --jwks, or add --allow-anonymous if everybody is meant"
     )]
     Open(SocketAddr),
+    /// A key cannot be used, or the flags about keys do not go together.
+    #[error("{0}")]
+    Key(String),
     /// The flags name no NATS store. The URL is not shown: there may be a password in it.
     #[error("--{flag} {reason}")]
     Nats {
@@ -352,7 +362,8 @@ impl ServeArgs {
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = address("listen", &self.listen)?;
         let http_redirect = self.tls.redirect()?;
-        if !listen.ip().is_loopback() && !self.allow_anonymous {
+        let access = self.access.clone().options()?;
+        if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
             return Err(ConfigError::Open(listen));
         }
         let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
@@ -412,7 +423,7 @@ impl ServeArgs {
                 hsts: self.tls.hsts,
                 body_timeout: self.limits.body_timeout,
                 allowed_origins: self.allow_origin,
-                allow_anonymous: self.allow_anonymous,
+                access,
                 loopback_only: listen.ip().is_loopback(),
                 static_dir: self.static_dir,
                 ..http
@@ -572,7 +583,7 @@ mod tests {
         {
             let args = serve(command).unwrap();
             assert_eq!((args.max_age, args.max_events), (Duration::from_secs(24 * 3600), 6));
-            assert!(args.allow_anonymous);
+            assert!(args.access.allow_anonymous);
             assert_eq!(args.allow_origin.len(), 2);
         }
     }

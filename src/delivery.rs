@@ -140,6 +140,8 @@ pub struct Delivery {
     next_beat: Instant,
     next_ping: Instant,
     heard: Instant,
+    /// When the right to it ends.
+    expires: Option<Instant>,
     bye: Option<(Instant, Bye)>,
 }
 
@@ -168,6 +170,7 @@ impl Delivery {
             next_beat: next,
             next_ping: next,
             heard: now,
+            expires: None,
             bye: None,
         }
     }
@@ -242,6 +245,11 @@ impl Delivery {
         self.heard = now;
     }
 
+    /// When it ends because the right to it does, whatever else would keep it; `None` where that has no end.
+    pub fn set_expiry(&mut self, at: Option<Instant>) {
+        self.expires = at;
+    }
+
     /// Ends it now, for a reason.
     pub fn end(&mut self, now: Instant, reason: ByeReason) {
         self.bye = Some((now, self.bye(reason)));
@@ -263,6 +271,10 @@ impl Delivery {
             return Step::Finish;
         }
         self.skip(tail, news);
+        // Even where it is to end a little later anyway.
+        if self.expires.is_some_and(|at| now >= at) && self.bye.is_none_or(|(at, _)| now < at) {
+            self.end(now, ByeReason::Expired);
+        }
         let step = match self.plan.completion {
             Completion::Stream { bytes_max, until, pings } => self.stream(now, tail, bytes_max, until, pings, out),
             Completion::AtOnce => self.batch(now, tail, None, out),
@@ -352,7 +364,7 @@ impl Delivery {
             Some((at, _)) => Some(at),
             None => until.into_iter().chain(pings.then(|| self.silent_at())).min(),
         };
-        let times = [Some(self.next_beat), end, retry, pings.then_some(self.next_ping)];
+        let times = [Some(self.next_beat), end, self.expires, retry, pings.then_some(self.next_ping)];
         Step::Wait(times.into_iter().flatten().min())
     }
 
@@ -376,7 +388,7 @@ impl Delivery {
         }
         if self.delivered == 0 && !time_is_up {
             let retry = self.fetch_after.filter(|_| behind);
-            return Step::Wait([until, self.bye.map(|(at, _)| at), retry].into_iter().flatten().min());
+            return Step::Wait([until, self.bye.map(|(at, _)| at), self.expires, retry].into_iter().flatten().min());
         }
         self.finished = true;
         self.plan.framing.preamble(out);

@@ -2,6 +2,8 @@
 //!
 #![doc = include_str!("http/protocol.md")]
 
+mod access;
+mod admin;
 mod assets;
 mod body;
 mod driver;
@@ -13,6 +15,7 @@ mod publish;
 mod query;
 mod resources;
 mod subscribe;
+mod tickets;
 mod websocket;
 
 use std::cell::OnceCell;
@@ -23,17 +26,19 @@ use std::sync::Arc;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
-    HeaderValue, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
 
+use crate::auth::Rights;
 use crate::hub::{Hub, Worker};
 use crate::limits::{Arriving, Limits, Who};
 use crate::transport::Transport;
 use error::ApiError;
 use origin::Source;
 
+pub use access::AccessOptions;
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
 pub use peer::ProxyHeader;
@@ -78,7 +83,9 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(events_in("/ack", resources::ack))
             .service(read("/info", resources::info))
             .service(read("/clients", resources::clients))
-            .service(read("/clients/{client}", resources::client))
+            .service(client("/clients/{client}"))
+            .service(events_in("/tickets", tickets::make))
+            .service(events_in("/revocations", admin::revoke))
             .default_service(web::to(|call: Call| call.answer(not_found)));
         config
             .app_data(state.clone())
@@ -103,6 +110,7 @@ pub fn pages(config: &mut web::ServiceConfig) {
 
 const GET: &str = "GET, HEAD, OPTIONS";
 const GET_ONLY: &str = "GET, OPTIONS";
+const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 
 /// A resource that is read in one go.
@@ -152,6 +160,13 @@ where
     R: Future<Output = Answer> + 'static,
 {
     resource(path, POST).route(web::post().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// One client: looked at, or ended.
+fn client(path: &str) -> Resource {
+    resource(path, GET_DELETE)
+        .route(get_or_head().to(move |call: Call| call.answer(resources::client)))
+        .route(web::delete().to(move |call: Call| call.answer(admin::kick)))
 }
 
 fn resource(path: &str, allow: &'static str) -> Resource {
@@ -222,6 +237,11 @@ impl Call {
         Who::at(self.caller().address)
     }
 
+    /// As [`Self::who`], once it is known whose rights it has.
+    fn who_as(&self, rights: &Rights) -> Who {
+        self.who().named(rights.subject().map(Arc::from))
+    }
+
     /// Room for its body.
     fn arriving(&self) -> Arriving {
         self.limits().arriving()
@@ -265,6 +285,8 @@ impl Call {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        // Any URL may have a token in it.
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {
             headers.insert(STRICT_TRANSPORT_SECURITY, seconds);
         }

@@ -2,6 +2,7 @@
 
 mod fetches;
 mod listeners;
+mod notes;
 mod start;
 mod subscription;
 mod worker;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use crate::barred::Barred;
 use crate::clients::Clients;
 use crate::cursor::{Cursor, Position};
 use crate::event::{Draft, NewEvent};
@@ -78,6 +80,7 @@ struct Shared {
     fan_out: Arc<FanOut>,
     fetches: fetches::Fetches,
     clients: Arc<Clients>,
+    barred: Arc<Barred>,
     listeners: listeners::Listeners,
     /// Deliveries that are open, over HTTP.
     live: AtomicUsize,
@@ -107,8 +110,12 @@ impl Hub {
         let end = tail.end();
         let fan_out = Arc::new(FanOut { lane: Mutex::new(Lane::new(tail)), inboxes: Mutex::default() });
         store.follow(end, fan_out.clone());
+        let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
+        let barred = Arc::new(Barred::new(Arc::downgrade(&clients)));
+        store.watch_notes(barred.clone());
         let hub = Self(Arc::new(Shared {
-            clients: Arc::new(Clients::new(store.clone(), options.client_idle_max)),
+            clients,
+            barred,
             store,
             options,
             fan_out,
@@ -272,6 +279,7 @@ async fn maintain(shared: std::sync::Weak<Shared>) {
         let now_ms = now_ms();
         shared.store.maintain(now_ms);
         shared.clients.flush(now_ms).await;
+        shared.barred.expire(now_ms);
     }
 }
 

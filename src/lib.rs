@@ -77,6 +77,8 @@
 //! 10. A subscriber that is caught up is told the first position that concerns it. What lies before is skipped, not read: the
 //!     cost of a sparse subscription is what it receives.
 
+pub mod auth;
+mod barred;
 mod clients;
 pub mod command;
 pub mod config;
@@ -86,6 +88,7 @@ pub mod event;
 pub mod http;
 mod hub;
 pub mod json;
+pub mod keyring;
 mod lane;
 pub mod limits;
 mod segment;

@@ -39,5 +39,6 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         Command::Publish(publish) => Ok(system.block_on(command::publish(publish))?),
         Command::Subscribe(subscribe) => Ok(system.block_on(command::subscribe(subscribe))?),
         Command::Backup(backup) => Ok(command::backup(&backup)?),
+        Command::Token(token) => Ok(command::token(token)?),
     }
 }

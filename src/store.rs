@@ -223,6 +223,22 @@ pub struct ClientRecord {
     pub owner: Option<String>,
 }
 
+impl ClientRecord {
+    /// What is saved of a client that is to be forgotten: it was last there so long ago that the next maintenance
+    /// removes it; until then whoever loads it takes it for none.
+    #[must_use]
+    pub fn forgotten(client: Uuid, epoch: Epoch) -> Self {
+        let cursor = Cursor::new(epoch, Position::ZERO);
+        Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None }
+    }
+
+    /// Whether it stands for nothing.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.seen_ms == 0
+    }
+}
+
 /// How long events are kept. Whatever passes a limit first is trimmed, oldest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {

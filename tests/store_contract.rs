@@ -572,6 +572,18 @@ async fn clients_that_are_long_away_are_forgotten<E: Engine>() {
     assert_eq!(known, [5, 6, 7, 8, 9, 10]);
 }
 
+async fn a_forgotten_client_is_gone_or_says_so<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let record = client(2, &store);
+    store.save_clients(vec![record.clone()]).await.unwrap();
+    store.save_clients(vec![ClientRecord::forgotten(record.client, store.bounds().epoch)]).await.unwrap();
+    store.maintain(NOW_MS);
+    let left = store.load_client(record.client).await.unwrap();
+    assert!(left.is_none_or(|record| record.is_forgotten() && record.owner.is_none()));
+    store.save_clients(vec![record.clone()]).await.unwrap();
+    assert_eq!(store.load_client(record.client).await.unwrap(), Some(record));
+}
+
 async fn the_clients_table_is_bounded<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
     // Not in the order in which they were seen.
@@ -744,6 +756,7 @@ macro_rules! contract {
         a_sparse_read_costs_what_it_returns,
         a_trim_during_a_read_is_a_gap_and_never_silence,
         clients_are_remembered,
+        a_forgotten_client_is_gone_or_says_so,
         the_clients_table_is_bounded,
         a_note_is_taken_once_by_kind_and_key,
         a_note_is_gone_at_its_end,

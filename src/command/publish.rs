@@ -24,7 +24,7 @@ pub async fn publish(arguments: PublishArgs) -> Result<(), RemoteError> {
     };
     let remote = Remote::new(arguments.remote)?;
     let mut request = remote.client.post(remote.url("/v1/events", &[])).content_type("application/json");
-    if let Some(authorization) = remote.authorization() {
+    if let Some(authorization) = remote.authorization()? {
         request = request.insert_header(authorization);
     }
     let body = envelope(&arguments.topic, arguments.event.as_deref(), arguments.id.as_deref(), &data);

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
-use crate::config::RemoteArgs;
+use crate::config::{RemoteArgs, ShowArgs};
 
 /// How long a server may take to begin its answer, besides what it was asked to wait.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +57,14 @@ pub enum RemoteError {
     /// What came is not what a server of this kind sends.
     #[error("the answer is not understood: {0}")]
     Strange(String),
+    /// The token's file cannot be read.
+    #[error("--token-file {}: {error}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// Standard input or output failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -68,7 +76,7 @@ impl RemoteError {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 502..=504),
-            Self::Ended(_) | Self::Ca { .. } | Self::Strange(_) | Self::Io(_) => false,
+            Self::Ended(_) | Self::Ca { .. } | Self::Strange(_) | Self::Token { .. } | Self::Io(_) => false,
         }
     }
 }
@@ -77,7 +85,7 @@ impl RemoteError {
 pub(super) struct Remote {
     pub(super) client: awc::Client,
     server: String,
-    token: Option<String>,
+    show: ShowArgs,
 }
 
 impl Remote {
@@ -93,7 +101,7 @@ impl Remote {
             Some(file) => client.connector(awc::Connector::new().rustls_0_23(believing(file)?)).finish(),
         };
         let server = arguments.server.trim_end_matches('/').to_owned();
-        Ok(Self { client, server, token: arguments.token })
+        Ok(Self { client, server, show: arguments.show })
     }
 
     /// The URL of a path with parameters.
@@ -109,8 +117,22 @@ impl Remote {
     }
 
     /// The `Authorization` header, where there is a token.
-    pub(super) fn authorization(&self) -> Option<(&'static str, String)> {
-        self.token.as_ref().map(|token| ("Authorization", format!("Bearer {token}")))
+    pub(super) fn authorization(&self) -> Result<Option<(&'static str, String)>, RemoteError> {
+        let token = match (&self.show.token, &self.show.token_file) {
+            (Some(token), _) => token.reveal().to_owned(),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path);
+                let wrong = |error| RemoteError::Token { path: path.clone(), error };
+                text.map_err(wrong)?.trim().to_owned()
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(("Authorization", format!("Bearer {token}"))))
+    }
+
+    /// Whether the next token may be another one.
+    pub(super) fn may_renew(&self) -> bool {
+        self.show.token_file.is_some()
     }
 
     pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> RemoteError {

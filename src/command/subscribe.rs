@@ -65,6 +65,8 @@ pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
                 choice += 1;
                 continue;
             }
+            // By now there may be another token in its file.
+            Err(RemoteError::Ended(reason)) if reason == "expired" && remote.may_renew() => {}
             Err(error) if !error.is_passing() || reader.cursor.is_none() => return Err(error),
             Err(error) => {
                 eprintln!("switchback: {error}; trying again");
@@ -115,14 +117,14 @@ async fn connect(
 
 async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reader) -> Result<(), RemoteError> {
     let mut request = remote.client.ws(remote.url("/v1/ws", parameters)).max_frame_size(ITEM_BYTES_MAX);
-    if let Some((name, value)) = remote.authorization() {
+    if let Some((name, value)) = remote.authorization()? {
         request = request.header(name, value);
     }
     let (_, mut socket) = match request.connect().await {
         Ok(connected) => connected,
         Err(awc::error::WsClientError::InvalidResponseStatus(status)) => {
-            // A refused handshake is reported without its body; the same request, not upgraded, is refused in words.
-            drop(get(remote, "/v1/ws", parameters, ANSWER_TIMEOUT).await?);
+            // A refused handshake is reported without its body; the same question, as a poll, is refused in words.
+            drop(get(remote, "/v1/poll", parameters, ANSWER_TIMEOUT).await?);
             return Err(RemoteError::Strange(format!("the WebSocket was refused with {status}")));
         }
         Err(error) => return Err(remote.unreachable(error)),
@@ -224,7 +226,7 @@ async fn get(
     timeout: Duration,
 ) -> Result<impl Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin + use<>, RemoteError> {
     let mut request = remote.client.get(remote.url(path, parameters)).timeout(timeout);
-    if let Some(authorization) = remote.authorization() {
+    if let Some(authorization) = remote.authorization()? {
         request = request.insert_header(authorization);
     }
     let mut answer = request.send().await.map_err(|error| remote.unreachable(error))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use crate::cursor::CursorError;
@@ -23,11 +23,12 @@ pub(crate) struct ApiError {
     message: Cow<'static, str>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    challenge: Option<&'static str>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, allow: None }
+        Self { status, code, message: message.into(), retry_after: None, allow: None, challenge: None }
     }
 
     /// 400.
@@ -63,6 +64,11 @@ impl ApiError {
         Self { allow: Some(allow), ..error }
     }
 
+    /// Says which credentials would do (RFC 9110 §11.6.1, RFC 6750 §3).
+    pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
     /// The object that stands under `error`, or in a reply.
     pub(crate) fn object(&self) -> Value {
         json!({ "code": self.code, "message": self.message })
@@ -93,6 +99,9 @@ impl ApiError {
         }
         if let Some(allow) = self.allow {
             response.insert_header((ALLOW, allow));
+        }
+        if let Some(challenge) = self.challenge {
+            response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         if self.code == "upgrade_required" {
             response.insert_header((UPGRADE, "websocket"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access::AccessOptions;
 use super::origin::AllowedOrigin;
 use super::peer::ProxyHeader;
 use crate::limits::Limits;
@@ -44,8 +45,8 @@ pub struct HttpOptions {
     pub body_timeout: Duration,
     /// Origins that may read and publish besides the server's own.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Whether requests that came through a proxy, or to a name other than loopback's, are served without a key.
-    pub allow_anonymous: bool,
+    /// Who may come.
+    pub access: AccessOptions,
     /// Where the pages are served from instead of those built in.
     pub static_dir: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
@@ -71,7 +72,7 @@ impl Default for HttpOptions {
             hsts: Duration::ZERO,
             body_timeout: Duration::from_secs(30),
             allowed_origins: Vec::new(),
-            allow_anonymous: false,
+            access: AccessOptions::default(),
             static_dir: None,
             loopback_only: false,
         }

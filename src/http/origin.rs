@@ -7,7 +7,7 @@ use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap,
-    HeaderValue, ORIGIN, VARY,
+    HeaderValue, ORIGIN, REFERER, VARY,
 };
 
 use super::error::ApiError;
@@ -94,11 +94,7 @@ impl Source {
     /// Refuses a page that may not do what a page may not do unasked.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         match self {
-            Self::Foreign => Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "origin_not_allowed",
-                "pages of this origin may not use this server: start it with --allow-origin ORIGIN",
-            )),
+            Self::Foreign => Err(not_allowed()),
             Self::Unsaid | Self::Own | Self::Listed(_) => Ok(()),
         }
     }
@@ -124,10 +120,48 @@ pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOpti
     Err(ApiError::bad("bad_origin", message))
 }
 
+/// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
+/// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
+/// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
+pub(crate) fn check_script(headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    let allowed = match (page(headers, options), site) {
+        (Some(allowed), _) => allowed,
+        // Asked for by nobody but the user: typed, or a bookmark.
+        (None, Some("same-origin" | "none") | None) => true,
+        (None, Some(_)) => false,
+    };
+    if allowed { Ok(()) } else { Err(not_allowed()) }
+}
+
+/// Whether a request says, in other ways than by `Origin`, that it comes from a page that may use this server.
+pub(crate) fn is_site_known(headers: &HeaderMap, options: &HttpOptions) -> bool {
+    page(headers, options).unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
+}
+
+/// Whether the page that `Origin` or `Referer` names may use this server; `None` where neither is there.
+fn page(headers: &HeaderMap, options: &HttpOptions) -> Option<bool> {
+    let from = headers.get(ORIGIN).or_else(|| headers.get(REFERER))?;
+    let Ok(text) = from.to_str() else { return Some(false) };
+    // The origin of a URL ends where its path begins.
+    let authority = text.find("://").map_or(0, |at| at + 3);
+    let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |at| authority + at);
+    Some(is_own(&text[..end], headers) || is_listed(&text[..end], options))
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "origin_not_allowed",
+        "pages of this origin may not use this server: start it with --allow-origin ORIGIN",
+    )
+}
+
 /// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy
 /// passed on, and on loopback not what was addressed to another name (a page can point its own name at 127.0.0.1).
 pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<(), ApiError> {
-    if options.allow_anonymous {
+    let access = &options.access;
+    if access.keys.is_some() || access.allow_anonymous {
         return Ok(());
     }
     let forwarded = |name: &str| matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-");
@@ -136,16 +170,17 @@ pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<()
             StatusCode::FORBIDDEN,
             "proxied",
             "this server has no key, and the request came through a proxy: behind one it would be open to all; \
-             start it with --allow-anonymous if that is meant",
+             give it a key (--jwt-secret-file or --jwks), or start it with --allow-anonymous if that is meant",
         ));
     }
     let host = head.headers().get(HOST).map(|value| value.to_str().unwrap_or_default());
-    if options.loopback_only && !host.is_none_or(is_loopback_host) {
+    let known = |host: &str| is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host));
+    if options.loopback_only && !host.is_none_or(known) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "bad_host",
             "this server listens on loopback only, so Host is localhost or a loopback address; \
-             start it with --allow-anonymous if another name is meant",
+             start it with --allow-host NAME if another name is meant",
         ));
     }
     Ok(())
@@ -168,12 +203,17 @@ fn is_own(origin: &str, headers: &HeaderMap) -> bool {
     bare(authority) == bare(host)
 }
 
-fn is_loopback_host(host: &str) -> bool {
+/// The name or address in a `Host`, without a port, in lower case.
+fn name_of(host: &str) -> String {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let name = name_of(host);
     let address = name.parse::<std::net::IpAddr>();
     name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }

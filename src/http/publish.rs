@@ -9,11 +9,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::query::Fields;
 use super::{Answer, Call};
+use crate::auth::Rights;
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
@@ -58,6 +60,8 @@ fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Resul
 /// `POST /v1/events`.
 pub(super) async fn events(mut call: Call) -> Answer {
     call.source().check()?;
+    let rights = call.rights().await?;
+    check_publisher(&rights)?;
     let payload = call.payload.take();
     let headers = call.request.headers();
     let options = call.options();
@@ -73,11 +77,11 @@ pub(super) async fn events(mut call: Call) -> Answer {
                     let message = "Idempotency-Key is for a single event; in an array, give each event an id";
                     return Err(ApiError::bad("bad_id", message));
                 }
-                return array(&call, text).await;
+                return array(&call, &rights, text).await;
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
-            single(&call, with_key(envelope.into_event()?, key)?).await
+            single(&call, &rights, with_key(envelope.into_event()?, key)?).await
         }
         Some("application/x-www-form-urlencoded") => {
             let body =
@@ -86,11 +90,11 @@ pub(super) async fn events(mut call: Call) -> Answer {
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
             let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
-            single(&call, with_key(event, key)?).await
+            single(&call, &rights, with_key(event, key)?).await
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout, call.arriving());
-            stream(&call, lines).await
+            stream(&call, &rights, lines).await
         }
         _ => Err(body::unsupported(
             "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
@@ -101,6 +105,8 @@ pub(super) async fn events(mut call: Call) -> Answer {
 /// `POST /v1/topics/{topic}`: the body is the data.
 pub(super) async fn topic(mut call: Call) -> Answer {
     call.source().check()?;
+    let rights = call.rights().await?;
+    check_publisher(&rights)?;
     let payload = call.payload.take();
     let headers = call.request.headers();
     let options = call.options();
@@ -117,7 +123,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
         Some(_) => Data::binary(&body),
     };
     let event = build(&topic, fields.one("event")?, None, data)?;
-    single(&call, with_key(event, key)?).await
+    single(&call, &rights, with_key(event, key)?).await
 }
 
 /// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
@@ -177,12 +183,13 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
-async fn single(call: &Call, event: NewEvent) -> Answer {
-    call.limits().publish(&call.who(), 1)?;
+async fn single(call: &Call, rights: &Rights, event: NewEvent) -> Answer {
+    check_publish(rights, &event.topic)?;
+    call.limits().publish(&call.who_as(rights), 1)?;
     Ok(created(&outcome(&call.state.hub.publish(event).await?)))
 }
 
-async fn array(call: &Call, text: &str) -> Answer {
+async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
     let options = call.options();
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
@@ -193,9 +200,11 @@ async fn array(call: &Call, text: &str) -> Answer {
     let mut events = Vec::with_capacity(raw.len());
     for value in raw {
         check_size(value.get().len(), options)?;
-        events.push(parse::<Envelope<'_>>(value.get())?.into_event()?);
+        let event = parse::<Envelope<'_>>(value.get())?.into_event()?;
+        check_publish(rights, &event.topic)?;
+        events.push(event);
     }
-    call.limits().publish(&call.who(), events.len())?;
+    call.limits().publish(&call.who_as(rights), events.len())?;
     let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().map(outcome).collect();
     // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
@@ -250,9 +259,9 @@ impl Summary {
 
 /// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
 /// nothing more comes; then the answer has that status, and says how far it came.
-async fn stream(call: &Call, mut lines: Lines) -> Answer {
+async fn stream(call: &Call, rights: &Rights, mut lines: Lines) -> Answer {
     let mut summary = Summary::default();
-    let end = store_lines(call, &mut lines, &mut summary).await;
+    let end = store_lines(call, rights, &mut lines, &mut summary).await;
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
@@ -263,8 +272,8 @@ async fn stream(call: &Call, mut lines: Lines) -> Answer {
     }
 }
 
-async fn store_lines(call: &Call, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
-    let (options, who) = (call.options(), call.who());
+async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
+    let (options, who) = (call.options(), call.who_as(rights));
     let burst = call.limits().event_burst().map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
     let mut number = 0;
     while let Some(first) = lines.next().await? {
@@ -273,7 +282,7 @@ async fn store_lines(call: &Call, lines: &mut Lines, summary: &mut Summary) -> R
         // Whatever has arrived by now is stored together, but no line waits for one that has not.
         while let Some(line) = next {
             number += 1;
-            match event_of(&line, options) {
+            match event_of(&line, rights, options) {
                 Ok(Some(event)) => group.push(event),
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),
@@ -288,6 +297,8 @@ async fn store_lines(call: &Call, lines: &mut Lines, summary: &mut Summary) -> R
             let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
             tokio::time::sleep(wait).await;
         }
+        // It may have been going on for hours.
+        check_still_good(&call.state.hub, rights)?;
         store_group(&call.state.hub, group, summary).await?;
     }
     Ok(())
@@ -308,14 +319,16 @@ async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> 
 }
 
 /// The event of a line; `None` where it is blank.
-fn event_of(line: &Line, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
+fn event_of(line: &Line, rights: &Rights, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
     let Line::Whole(line) = line else { return Err(ApiError::too_large("an event", options.event_bytes_max)) };
     let text = body::text(line)?;
     if text.trim().is_empty() {
         return Ok(None);
     }
     check_size(text.len(), options)?;
-    parse::<Envelope<'_>>(text)?.into_event().map(Some)
+    let event = parse::<Envelope<'_>>(text)?.into_event()?;
+    check_publish(rights, &event.topic)?;
+    Ok(Some(event))
 }
 
 trait FurtherCursor {

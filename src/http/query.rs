@@ -91,6 +91,8 @@ impl Params {
         // What only some transports use is looked at before anything else there; here it is only checked.
         switch(fields, "once", false)?;
         fields.one("callback")?.map(parse_callback).transpose()?;
+        fields.one("token")?;
+        fields.one("ticket")?;
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
             cursor: fields.one("cursor")?.map(parse_from).transpose()?,
@@ -147,7 +149,11 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiEr
 }
 
 /// Decimal digits within a range; never clamped.
-fn number(fields: &Fields, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+pub(crate) fn number(
+    fields: &Fields,
+    name: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Option<u64>, ApiError> {
     let Some(text) = fields.one(name)? else { return Ok(None) };
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse().ok().filter(|number| digits && range.contains(number)) {

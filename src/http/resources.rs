@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::access::{check_admin, check_client, check_may_come};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
@@ -34,6 +35,8 @@ struct Acknowledgement {
 /// `POST /v1/ack`, as JSON or, for `sendBeacon`, as text.
 pub(super) async fn ack(mut call: Call) -> Answer {
     call.source().check()?;
+    let rights = call.rights().await?;
+    check_may_come(&rights)?;
     let payload = call.payload.take();
     let headers = call.request.headers();
     let kind = MediaType::of(headers)?;
@@ -45,6 +48,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
         ApiError::bad("bad_json", format!("{error}; an acknowledgement is {{\"client\":UUID,\"cursor\":CURSOR}}"))
     })?;
     let client = parse_client(&ack.client)?;
+    check_client(&call.state.hub, client)?;
     let cursor: Cursor = ack.cursor.parse()?;
     let hub = &call.state.hub;
     let bounds = hub.bounds_for(cursor).await?;
@@ -54,19 +58,18 @@ pub(super) async fn ack(mut call: Call) -> Answer {
             "the cursor is ahead of the log: what was not sent cannot have arrived",
         ));
     }
-    let remembered = hub.clients().acknowledge_now(client, cursor, bounds.epoch, now_ms()).await?;
+    let remembered = hub.clients().acknowledge_now(client, cursor, bounds.epoch, &rights, now_ms()).await?;
     Ok(json_body(&json!({ "client": client, "cursor": remembered })))
 }
 
-/// `GET /v1/info`.
+/// `GET /v1/info`. How far the log is says how much is published: that is for those who may read any of it.
 pub(super) async fn info(call: Call) -> Answer {
     let options = call.options();
+    let rights = call.rights().await?;
     let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
     let cursor = call.state.hub.cursor();
-    Ok(json_body(&json!({
+    let mut info = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "epoch": cursor.epoch.as_str(),
-        "cursor": cursor,
         "transports": names,
         "heartbeat": options.heartbeat.as_millis() as u64,
         "limits": {
@@ -80,11 +83,20 @@ pub(super) async fn info(call: Call) -> Answer {
             "ws_bytes": options.ws_bytes_max,
             "echo_bytes": options.echo_bytes_max,
         },
-    })))
+    });
+    if rights.may_come() {
+        info["epoch"] = cursor.epoch.as_str().into();
+        info["cursor"] = json!(cursor);
+    }
+    Ok(json_body(&info))
 }
 
 /// `GET /v1/clients`: those who are connected; `after=UUID` lists on.
 pub(super) async fn clients(call: Call) -> Answer {
+    let rights = call.rights().await?;
+    if call.options().access.keys.is_some() {
+        check_admin(&rights)?;
+    }
     let fields = Fields::parse(call.request.query_string())?;
     let after = fields.one("after")?.map(parse_client).transpose()?;
     let hub = &call.state.hub;
@@ -95,18 +107,22 @@ pub(super) async fn clients(call: Call) -> Answer {
     Ok(json_body(&json!({ "clients": listed })))
 }
 
-/// `GET /v1/clients/{id}`.
+/// `GET /v1/clients/{id}`. Somebody else's is as one that is not there.
 pub(super) async fn client(call: Call) -> Answer {
+    let rights = call.rights().await?;
+    check_may_come(&rights)?;
     let client: Uuid = parse_client(call.request.match_info().query("client"))?;
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
-        Some(state) => Ok(json_body(&describe(hub, &state).await?)),
-        None => Err(ApiError::new(
-            StatusCode::NOT_FOUND,
-            "unknown_client",
-            "no client of this id is connected or remembered",
-        )),
+        Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
+            Ok(json_body(&describe(hub, &state).await?))
+        }
+        _ => Err(unknown_client()),
     }
+}
+
+pub(super) fn unknown_client() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")
 }
 
 async fn describe(hub: &Hub, state: &ClientState) -> Result<Value, ApiError> {
@@ -159,6 +175,6 @@ pub(super) async fn readyz(call: Call) -> Answer {
     Ok(json_body(&json!({ "status": "ready" })))
 }
 
-fn json_body(body: &Value) -> HttpResponse {
+pub(super) fn json_body(body: &Value) -> HttpResponse {
     HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(body.to_string())
 }

@@ -4,17 +4,19 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
     CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
-    REFERRER_POLICY,
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use uuid::Uuid;
 
+use super::access::{check_client, check_still_good, check_subscribe, expiry};
 use super::driver::{Driver, StreamBody};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
+use crate::auth::Rights;
+use crate::clients::{Arrival, ClientError};
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::{From, now_ms};
@@ -30,7 +32,7 @@ const UNMOVED_EVENTS: u64 = 256;
 /// `/v1/poll`.
 pub(super) async fn poll(call: Call) -> Answer {
     let params = params(&call)?;
-    let mut driver = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
+    let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
     let body = driver.batch().await?;
     let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
     if let Some(From::Cursor(presented)) = params.cursor
@@ -46,7 +48,7 @@ pub(super) async fn poll(call: Call) -> Answer {
 /// `/v1/longpoll`.
 pub(super) async fn longpoll(call: Call) -> Answer {
     let params = params(&call)?;
-    let mut driver = open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?;
+    let (mut driver, _) = open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?;
     Ok(json(StatusCode::OK).body(driver.batch().await?))
 }
 
@@ -59,8 +61,9 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     let framing = Framing::Jsonp(parse_callback(callback)?);
     let answer = async {
         call.admit()?;
+        origin::check_script(call.request.headers(), call.options())?;
         let params = params(&call)?;
-        let mut driver = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
+        let (mut driver, _) = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
         Ok(driver.batch().await?)
     };
     let body = match answer.await {
@@ -71,7 +74,6 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     response.insert_header((CONTENT_TYPE, "application/javascript; charset=utf-8"));
     // Whoever opens it as a page is offered a file instead, and nothing runs.
     response.insert_header((CONTENT_DISPOSITION, "attachment; filename=f.txt"));
-    response.insert_header((REFERRER_POLICY, "no-referrer"));
     Ok(response.body(body))
 }
 
@@ -90,7 +92,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
         let params = params(&call)?;
         let completion =
             if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
-        let mut driver = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
+        let (mut driver, _) = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
         let mut response = HttpResponse::Ok();
         document_headers(&mut response, &nonce, &call);
         Ok(if once { response.body(driver.batch().await?) } else { streaming(&call, response, driver) })
@@ -113,7 +115,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
 pub(super) async fn sse(call: Call) -> Answer {
     let params = params(&call)?;
     let framing = Framing::Sse { padding: params.padding, named: params.named };
-    let driver = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
+    let (driver, _) = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));
     Ok(streaming(&call, response, driver))
@@ -122,7 +124,7 @@ pub(super) async fn sse(call: Call) -> Answer {
 /// `/v1/stream`.
 pub(super) async fn lines(call: Call) -> Answer {
     let params = params(&call)?;
-    let driver = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
+    let (driver, _) = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "application/x-ndjson; charset=utf-8"));
     Ok(streaming(&call, response, driver))
@@ -152,24 +154,38 @@ fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
     target.map_or(Ok(()), |origin| origin::check_target(origin, call.request.headers(), call.options()))
 }
 
-/// From parameters to a delivery that has its place: patterns and start are looked up, the client is remembered, and the
-/// worker has come as far as the start.
+/// From parameters to a delivery that has its place: rights, patterns and start are looked up, the client is remembered,
+/// and the worker has come as far as the start.
 pub(super) async fn open(
     call: &Call,
     transport: Transport,
     params: &Params,
     framing: Framing,
     completion: Completion,
-) -> Result<Driver, ApiError> {
+) -> Result<(Driver, Rights), ApiError> {
     let hub = &call.state.hub;
-    let who = call.who();
+    let streaming = matches!(completion, Completion::Stream { .. });
+    let rights = match call.rights_over(Some(transport)).await {
+        Ok(rights) => rights,
+        Err(error) => {
+            // Whoever tries one credential after another is counted, too.
+            call.limits().connect(&call.who())?;
+            return Err(error);
+        }
+    };
+    let who = call.who_as(&rights);
     call.limits().connect(&who)?;
     let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };
-    let streaming = matches!(completion, Completion::Stream { .. });
     let known = match params.client {
-        Some(client) => hub.clients().recall(client).await?,
+        Some(client) => {
+            check_client(hub, client)?;
+            hub.clients().recall(client).await?
+        }
         None => None,
     };
+    if known.as_ref().is_some_and(|known| !rights.may_use(known.owner.as_deref())) {
+        return Err(ClientError::Owned.into());
+    }
     let patterns = match (&params.patterns, &known) {
         (Some(patterns), _) => patterns.clone(),
         (None, Some(known)) if !known.patterns.is_empty() => known.patterns.clone(),
@@ -179,6 +195,8 @@ pub(super) async fn open(
             return Err(ApiError::bad("no_topic", message));
         }
     };
+    // Whoever could once subscribe to what is remembered may not be allowed to any more.
+    check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
         Transport::Sse | Transport::Stream => last_event_id(call.request.headers())?.map(From::Cursor),
         _ => None,
@@ -191,7 +209,8 @@ pub(super) async fn open(
     if let Some(client) = params.client {
         // What this log cannot have given out acknowledges nothing.
         let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
-        hub.clients().arrive(client, known, &patterns, start.cursor, presented, now_ms()).await?;
+        let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
+        hub.clients().arrive(Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms }).await?;
     }
     let worker = call.state.worker();
     if !worker.reach(cursor).await {
@@ -199,11 +218,17 @@ pub(super) async fn open(
         return Err(ApiError::unavailable("behind", message));
     }
     let client = params.client.unwrap_or_else(Uuid::new_v4);
-    let registration =
-        (streaming || params.client.is_some()).then(|| hub.clients().connect(client, transport, &patterns, cursor));
+    // What is held under a grant has to be found when that is revoked.
+    let held_by_grant = !matches!(completion, Completion::AtOnce) && rights.grant().is_some();
+    let registered = streaming || params.client.is_some() || held_by_grant;
+    let connect = || hub.clients().connect(client, transport, &patterns, cursor, &rights, now_ms());
+    let registration = registered.then(connect);
     if streaming && params.client.is_none() {
-        hub.clients().arrive_minted(client, &patterns, start.cursor, now_ms());
+        hub.clients().arrive_minted(client, &patterns, start.cursor, &rights, now_ms());
     }
+    // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
+    check_client(hub, client)?;
+    check_still_good(hub, &rights)?;
     let parked = asked.is_some() || remembered.is_some();
     let plan = Plan {
         framing,
@@ -216,8 +241,9 @@ pub(super) async fn open(
     };
     let seat = worker.seat(&patterns);
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
-    let delivery = if parked { delivery.parked() } else { delivery };
-    Ok(Driver::new(delivery, seat, registration, held))
+    let mut delivery = if parked { delivery.parked() } else { delivery };
+    delivery.set_expiry(expiry(&rights));
+    Ok((Driver::new(delivery, seat, registration, held), rights))
 }
 
 /// When a stream is done: at an age of its own, where one is set.
@@ -260,9 +286,10 @@ fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call
             ancestors.push_str(&origin);
         }
     }
-    let policy = format!("default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}");
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
+    );
     response.insert_header((CONTENT_SECURITY_POLICY, policy));
-    response.insert_header((REFERRER_POLICY, "no-referrer"));
     response.insert_header((HeaderName::from_static("x-robots-tag"), "noindex"));
 }
 

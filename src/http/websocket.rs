@@ -22,6 +22,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
 
+use super::access::check_may_come;
 use super::driver::Driver;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
@@ -47,16 +48,18 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     call.source().check()?;
     let params = params(&call)?;
     let handshake = shake_hands(&mut call, call_limit)?;
-    let driver = open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
+    let (driver, rights) =
+        open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
     let client = driver.registration.as_ref().map(|registration| registration.connection.client);
+    let who = call.who_as(&rights);
     let conversation = Conversation {
         hub: call.state.hub.clone(),
+        options: call.state.options.clone(),
+        rights,
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
-        event_bytes_max: call.options().event_bytes_max,
-        patterns_max: call.options().patterns_max,
         limits: call.limits().clone(),
-        who: call.who(),
+        who,
         too_fast: Cell::new(0),
     };
     let Handshake { response, messages, incoming } = handshake;
@@ -86,7 +89,9 @@ fn echo_limit(call: &Call) -> usize {
 /// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
 pub(super) async fn echo(mut call: Call) -> Answer {
     call.source().check()?;
-    let who = call.who();
+    let rights = call.rights().await?;
+    check_may_come(&rights)?;
+    let who = call.who_as(&rights);
     call.limits().connect(&who)?;
     let held = call.limits().hold(&who)?;
     let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
@@ -212,7 +217,7 @@ impl Socket {
                 let outcome = self.conversation.text(&text, &mut self.driver, false);
                 return self.take(outcome, &text);
             }
-            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes),
+            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes, &self.driver),
             AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             AggregatedMessage::Pong(_) => return,
             AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),

@@ -4,57 +4,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::client::{CALLBACK, Kind, Query, Subscriber};
+use crate::client::{Kind, Query, Subscriber};
 use crate::fixture::{end_of_log, over, publish, shared, topic};
 use crate::http::{Request, Response, error_code, within};
 use crate::support::Server;
-use crate::wire::{Batch, Chunks, Item, Reader, nonce_of};
+use crate::told::told;
 
 over!(every: wrong_subscriptions, refused_while_it_stops);
-
-/// What a page is told of a refusal over a transport: the error's code, and when to come back.
-pub(crate) async fn told(
-    kind: Kind,
-    presented: Option<&str>,
-    mut response: Response,
-    status: u16,
-) -> (String, Option<u64>) {
-    let item = match kind {
-        Kind::Jsonp | Kind::JsonpPoll => {
-            assert_eq!(response.status, 200, "a page cannot read another");
-            assert_eq!(response.header("content-type"), Some("application/javascript; charset=utf-8"));
-            let batch = Batch::parse_jsonp(CALLBACK, &response.text().await);
-            assert_eq!(batch.cursor.as_deref(), presented, "it repeats the presented cursor");
-            batch.events[0].clone()
-        }
-        Kind::Iframe | Kind::IframeOnce => {
-            assert_eq!(response.status, status, "the iframe keeps the status");
-            assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
-            let nonce = nonce_of(response.header("content-security-policy").expect("a policy"));
-            let text = response.text().await;
-            assert!(text.len() > 512, "padded, or old browsers show a page of their own");
-            if kind == Kind::IframeOnce {
-                let batch = Batch::parse_document(&nonce, &text);
-                assert_eq!(batch.cursor.as_deref(), presented, "it repeats the presented cursor");
-                batch.events[0].clone()
-            } else {
-                let mut reader = Reader::Chunks(Box::new(Chunks::new(&nonce)));
-                let items: Vec<Item> = reader.push(text.as_bytes()).into();
-                reader.finish();
-                assert_eq!(items.len(), 1, "{text}");
-                items[0].clone()
-            }
-        }
-        _ => {
-            assert_eq!(response.status, status);
-            let retry = response.header("retry-after").map(|text| text.parse::<u64>().expect("seconds") * 1000);
-            return (response.error().await.1, retry);
-        }
-    };
-    assert_eq!(item.event, "$error");
-    let data = item.value();
-    (error_code(&data), data["retry"].as_u64())
-}
 
 /// (what is wrong, the code); an empty code stands for any.
 fn wrong_queries() -> Vec<(Query, &'static str)> {

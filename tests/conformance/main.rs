@@ -19,5 +19,6 @@ mod subscribe;
 #[path = "../support/mod.rs"]
 mod support;
 mod switching;
+mod told;
 mod websocket;
 mod wire;

@@ -10,12 +10,15 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::super::access::{check_publish, check_still_good, check_subscribe, expiry};
 use super::super::driver::Driver;
 use super::super::error::ApiError;
+use super::super::options::HttpOptions;
 use super::super::publish::{self, Envelope};
 use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
 use super::guard::{Refusal, TOO_FAST};
+use crate::auth::Rights;
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
@@ -45,10 +48,10 @@ const REF_MAX_BYTES: usize = 256;
 /// What every message of one socket refers to.
 pub(super) struct Context {
     pub(super) hub: Hub,
+    pub(super) options: Arc<HttpOptions>,
+    pub(super) rights: Rights,
     pub(super) client: Uuid,
     pub(super) binary_topic: Option<Topic>,
-    pub(super) event_bytes_max: usize,
-    pub(super) patterns_max: usize,
     pub(super) limits: Arc<Limits>,
     /// Whom it is counted against.
     pub(super) who: Who,
@@ -78,13 +81,18 @@ struct Unsubscribe {
 }
 
 #[derive(Deserialize)]
+struct Renewal {
+    token: String,
+}
+
+#[derive(Deserialize)]
 struct Ack {
     cursor: String,
 }
 
 impl Context {
     /// Answers a text message; `asked` where that is after [`Outcome::Ask`].
-    pub(super) fn text(&self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
+    pub(super) fn text(&mut self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
         let head = match parse::<Head>(text) {
             Ok(head) => head,
             Err(error) => return Outcome::Reply(Some(refusal(reference_in(text), &error))),
@@ -94,7 +102,7 @@ impl Context {
             return Outcome::Reply(Some(refusal(None, &error)));
         }
         let answered = match head.kind.as_str() {
-            "publish" => match self.publish(text) {
+            "publish" => match self.publish(text, driver) {
                 Ok(event) => return self.store(event, reference),
                 Err(error) => Err(error),
             },
@@ -111,7 +119,7 @@ impl Context {
             "ack" => self.ack(text, driver),
             // Whoever pings wants an answer, with a `ref` or without.
             "ping" => return Outcome::Reply(Some(success(reference, json!({})))),
-            "auth" => Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew")),
+            "auth" => self.renew(text, driver),
             _ => {
                 let message = "type is subscribe, unsubscribe, publish, ack, auth or ping";
                 Err(ApiError::bad("bad_type", message))
@@ -124,23 +132,68 @@ impl Context {
     }
 
     /// Publishes a binary message.
-    pub(super) fn binary(&self, bytes: &bytes::Bytes) -> Outcome {
+    pub(super) fn binary(&self, bytes: &bytes::Bytes, driver: &Driver) -> Outcome {
         let Some(topic) = &self.binary_topic else {
             let message =
                 "a binary message is published to the topic that the URL's publish parameter names; there is none";
             return Outcome::Reply(Some(refusal(None, &ApiError::bad("no_topic", message))));
         };
-        if bytes.len() > self.event_bytes_max {
-            return Outcome::Reply(Some(refusal(None, &ApiError::too_large("an event", self.event_bytes_max))));
+        let allowed = self.check_size(bytes.len()).and_then(|()| self.check_publish(topic, driver));
+        match allowed {
+            Ok(()) => self.store(publish::binary(topic.clone(), bytes), None),
+            Err(error) => Outcome::Reply(Some(refusal(None, &error))),
         }
-        self.store(publish::binary(topic.clone(), bytes), None)
     }
 
-    fn publish(&self, text: &str) -> Result<NewEvent, ApiError> {
-        if text.len() > self.event_bytes_max {
-            return Err(ApiError::too_large("an event", self.event_bytes_max));
+    fn publish(&self, text: &str, driver: &Driver) -> Result<NewEvent, ApiError> {
+        self.check_size(text.len())?;
+        let event = parse::<Envelope<'_>>(text)?.into_event()?;
+        self.check_publish(&event.topic, driver)?;
+        Ok(event)
+    }
+
+    fn check_size(&self, length: usize) -> Result<(), ApiError> {
+        let max = self.options.event_bytes_max;
+        if length > max { Err(ApiError::too_large("an event", max)) } else { Ok(()) }
+    }
+
+    fn check_publish(&self, topic: &Topic, driver: &Driver) -> Result<(), ApiError> {
+        self.check_here(driver)?;
+        check_publish(&self.rights, topic)
+    }
+
+    /// Whatever the socket is told when its end is due comes too late.
+    fn check_here(&self, driver: &Driver) -> Result<(), ApiError> {
+        if driver.registration.as_ref().is_some_and(|registration| registration.connection.is_ending()) {
+            return Err(ApiError::forbidden("this connection is being ended"));
         }
-        parse::<Envelope<'_>>(text)?.into_event()
+        check_still_good(&self.hub, &self.rights)
+    }
+
+    /// Another token for the same subject. It has to grant what is subscribed: to drop a part of it in silence would
+    /// look as if nothing came any more. Where it does not, the old one stays until it ends.
+    fn renew(&mut self, text: &str, driver: &mut Driver) -> Result<Value, ApiError> {
+        let access = &self.options.access;
+        let Some(keys) = &access.keys else {
+            return Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew"));
+        };
+        let message: Renewal = parse(text)?;
+        let now_ms = now_ms();
+        let grant = Arc::new(keys.verify(&message.token, now_ms)?);
+        let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
+        check_still_good(&self.hub, &rights)?;
+        if rights.subject() != self.rights.subject() {
+            return Err(ApiError::forbidden("the new token is of another subject (sub): open another socket for it"));
+        }
+        check_subscribe(&rights, driver.delivery.patterns())?;
+        driver.delivery.set_expiry(expiry(&rights));
+        if let Some(registration) = &driver.registration {
+            registration.connection.set_grant(grant.clone());
+        }
+        self.rights = rights;
+        // What was revoked in between found the old one.
+        check_still_good(&self.hub, &self.rights)?;
+        Ok(json!({ "expires_in": (grant.expires_ms - now_ms) / 1000 }))
     }
 
     /// Whether something that is limited may be done.
@@ -212,7 +265,9 @@ impl Context {
         let from = message.cursor.as_deref().map(parse_from).transpose()?;
         let before = driver.delivery.patterns().clone();
         let patterns = PatternSet::new(before.iter().cloned().chain(added))?;
-        check_patterns(&patterns, self.patterns_max)?;
+        self.check_here(driver)?;
+        check_subscribe(&self.rights, &patterns)?;
+        check_patterns(&patterns, self.options.patterns_max)?;
         let seek = if before.is_empty() { self.seek(from, driver) } else { None };
         driver.set_patterns(patterns.clone());
         if let Some(start) = seek {
@@ -251,7 +306,8 @@ impl Context {
         if cursor.epoch == sent.epoch && cursor.position > sent.position {
             return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
         }
-        let remembered = self.hub.clients().acknowledge(self.client, cursor, sent.epoch, now_ms());
+        self.check_here(driver)?;
+        let remembered = self.hub.clients().acknowledge(self.client, cursor, sent.epoch, &self.rights, now_ms())?;
         Ok(json!({ "cursor": remembered }))
     }
 }

@@ -1,0 +1,225 @@
+//! From a token to what it grants.
+
+use std::time::Duration;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+
+use super::{Grant, Keys};
+use crate::topic::Pattern;
+
+/// Longest token, in bytes.
+pub const TOKEN_MAX_BYTES: usize = 16 << 10;
+
+/// Longest `sub` and longest `jti`, in bytes.
+pub const SUBJECT_MAX_BYTES: usize = 250;
+
+/// How far ahead the issuer's clock may be: `nbf` is taken to be so much earlier (RFC 7519 §4.1.5), since a page comes
+/// the moment its token was issued. `exp` is taken as it is: a stream ends when it comes, and what is a moment too old
+/// to go on is too old to begin.
+pub const NBF_LEEWAY: Duration = Duration::from_secs(5);
+
+/// What is asked of a token besides its signature and its times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// `aud` has to name one of these (RFC 7519 §4.1.3); it is not looked at where there are none.
+    pub audience: Vec<String>,
+    /// `iss` has to be one of these (RFC 7519 §4.1.1); it is not looked at where there are none.
+    pub issuer: Vec<String>,
+}
+
+/// A token is not accepted. The message is for whoever presented it: it says what is wrong, and nothing of the keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Over [`TOKEN_MAX_BYTES`].
+    #[error("the token is longer than 16384 bytes")]
+    TooLong,
+    /// Not a JWT, or signed in a way that is not known here.
+    #[error("the token is not a JWT signed with HS256, RS256, ES256 or EdDSA")]
+    Malformed,
+    /// The head demands something that is not known here (RFC 7515 §4.1.11).
+    #[error("the token demands an extension that is not understood here (crit)")]
+    Critical,
+    /// No key is for this algorithm, or none has this `kid`.
+    #[error("no key of this server is for the token's alg and kid")]
+    Key,
+    /// Signed with another key, or changed since.
+    #[error("the token's signature is not one of this server's keys'")]
+    Signature,
+    /// Over.
+    #[error("the token has expired")]
+    Expired,
+    /// Not yet.
+    #[error("the token is not valid yet (nbf)")]
+    NotYet,
+    /// For others.
+    #[error("the token's audience (aud) is not this server's")]
+    Audience,
+    /// Of others.
+    #[error("the token's issuer (iss) is not one that this server trusts")]
+    Issuer,
+    /// A claim is missing or makes no sense.
+    #[error("the token's claims: {0}")]
+    Claims(String),
+}
+
+/// The claims that matter here (RFC 7519 §4.1, and this server's own). A claim that stands twice is refused.
+#[derive(Debug, Deserialize)]
+struct Claims {
+    exp: f64,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    sub: Option<String>,
+    jti: Option<String>,
+    #[serde(default)]
+    subscribe: Vec<String>,
+    #[serde(default)]
+    publish: Vec<String>,
+    #[serde(default)]
+    admin: bool,
+}
+
+impl Rules {
+    /// What `token` grants at `now_ms`.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn verify(&self, keys: &Keys, token: &str, now_ms: u64) -> Result<Grant, TokenError> {
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        let mut error = TokenError::Key;
+        for (algorithm, key) in keys.candidates(header.alg, header.kid.as_deref()) {
+            match decode::<Claims>(token, &key, &self.validation(algorithm)) {
+                Ok(token) => return grant(token.claims, now_ms),
+                Err(other) => error = refused(other.into_kind()),
+            }
+            // Another key may have signed it; what is wrong besides is wrong with every key.
+            if error != TokenError::Signature {
+                break;
+            }
+        }
+        Err(error)
+    }
+
+    /// The library's part. Its times come from the clock; here the time is an argument, so those are checked apart.
+    fn validation(&self, algorithm: Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        let mut required = vec!["exp"];
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = !self.audience.is_empty();
+        if !self.audience.is_empty() {
+            validation.set_audience(&self.audience);
+            required.push("aud");
+        }
+        if !self.issuer.is_empty() {
+            validation.set_issuer(&self.issuer);
+            required.push("iss");
+        }
+        validation.set_required_spec_claims(&required);
+        validation
+    }
+}
+
+fn refused(kind: ErrorKind) -> TokenError {
+    match kind {
+        ErrorKind::InvalidAlgorithm => TokenError::Key,
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::InvalidIssuer => TokenError::Issuer,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => TokenError::Audience,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => TokenError::Issuer,
+        ErrorKind::MissingRequiredClaim(claim) => TokenError::Claims(format!("{claim} is missing or not of its type")),
+        // Only what a good signature covers comes this far, so its sender may hear what the parser says of it.
+        ErrorKind::Json(error) => TokenError::Claims(error.to_string()),
+        _ => TokenError::Malformed,
+    }
+}
+
+fn grant(claims: Claims, now_ms: u64) -> Result<Grant, TokenError> {
+    let expires_ms = millis("exp", claims.exp)?;
+    if now_ms >= expires_ms {
+        return Err(TokenError::Expired);
+    }
+    if let Some(nbf) = claims.nbf
+        && millis("nbf", nbf)? > now_ms.saturating_add(NBF_LEEWAY.as_millis() as u64)
+    {
+        return Err(TokenError::NotYet);
+    }
+    for (name, text) in [("sub", &claims.sub), ("jti", &claims.jti)] {
+        if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > SUBJECT_MAX_BYTES) {
+            return Err(TokenError::Claims(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
+        }
+    }
+    Ok(Grant {
+        subscribe: patterns("subscribe", &claims.subscribe)?,
+        publish: patterns("publish", &claims.publish)?,
+        subject: claims.sub,
+        id: claims.jti,
+        issued_ms: claims.iat.map(|iat| millis("iat", iat)).transpose()?,
+        expires_ms,
+        admin: claims.admin,
+    })
+}
+
+/// A NumericDate (RFC 7519 §2): seconds, of which there may be parts.
+fn millis(name: &str, seconds: f64) -> Result<u64, TokenError> {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return Err(TokenError::Claims(format!("{name} is a time in seconds since 1970")));
+    }
+    // Beyond what fits it is as far away as can be.
+    Ok((seconds * 1000.0) as u64)
+}
+
+fn patterns(name: &str, texts: &[String]) -> Result<Vec<Pattern>, TokenError> {
+    let parsed = texts.iter().map(|text| {
+        text.parse().map_err(|error| TokenError::Claims(format!("{name} holds {text:?}, which is no pattern: {error}")))
+    });
+    parsed.collect()
+}
+
+/// Signs a token that grants `grant`, and `None` where `keys` hold no secret to sign with. For trying out: an application
+/// signs its own.
+#[must_use]
+pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&str>) -> Option<String> {
+    #[derive(Serialize)]
+    struct Signed<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iss: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        aud: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sub: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jti: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iat: Option<u64>,
+        exp: u64,
+        subscribe: &'a [Pattern],
+        publish: &'a [Pattern],
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        admin: bool,
+    }
+    let seconds = |ms: u64| ms / 1000;
+    let claims = Signed {
+        iss: issuer,
+        aud: audience,
+        sub: grant.subject.as_deref(),
+        jti: grant.id.as_deref(),
+        iat: grant.issued_ms.map(seconds),
+        exp: seconds(grant.expires_ms),
+        subscribe: &grant.subscribe,
+        publish: &grant.publish,
+        admin: grant.admin,
+    };
+    encode(&Header::new(Algorithm::HS256), &claims, &keys.signing()?).ok()
+}
+
+#[cfg(test)]
+mod tests;

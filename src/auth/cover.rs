@@ -1,0 +1,137 @@
+//! Whether all that a pattern can match is granted.
+
+use crate::topic::Pattern;
+
+/// What is left of a granted pattern after some tokens: `None` where its `>` has begun, which takes whatever follows.
+type Rest<'a> = Option<&'a [&'a str]>;
+
+/// Whether every topic that `asked` matches is matched by one of `granted`: by all of them together, not
+/// necessarily by one alone.
+///
+/// Exact, but that a topic's length has an end: patterns that together grant every topic which fits into 255 bytes,
+/// without a `>` among them, do not grant `>`.
+#[must_use]
+pub fn covers(granted: &[Pattern], asked: &Pattern) -> bool {
+    if let Some(topic) = asked.literal() {
+        return granted.iter().any(|pattern| pattern.matches(topic));
+    }
+    let granted: Vec<Vec<&str>> = granted.iter().map(|pattern| pattern.as_str().split('.').collect()).collect();
+    let mut rests: Vec<Rest<'_>> = granted.iter().map(|tokens| Some(&tokens[..])).collect();
+    for token in asked.as_str().split('.') {
+        if token == ">" {
+            return cover_any_more(&rests);
+        }
+        rests = rests.into_iter().filter_map(|rest| advance(rest, token)).collect();
+    }
+    rests.iter().any(|rest| rest.is_none_or(<[&str]>::is_empty))
+}
+
+/// What is left after `token` of what was asked. The worst that a `*` there can stand for is a token that no granted
+/// pattern names, and whatever is granted for that one is granted for every other; so it meets wildcards only.
+fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
+    match rest {
+        None | Some([">"]) => Some(None),
+        Some(["*", rest @ ..]) => Some(Some(rest)),
+        Some([literal, rest @ ..]) if *literal == token => Some(Some(rest)),
+        Some(_) => None,
+    }
+}
+
+/// Whether one token and more of any kind are granted. The worst are again tokens that nobody names; so only what
+/// consists of wildcards counts, and that differs in its length alone: from some length on there is a `>`, and each
+/// shorter one has stars of its own.
+fn cover_any_more(rests: &[Rest<'_>]) -> bool {
+    let stars = |tokens: &[&str]| tokens.iter().all(|token| *token == "*");
+    let open_after = rests.iter().filter_map(|rest| match rest {
+        None => Some(0),
+        Some([before @ .., ">"]) if stars(before) => Some(before.len()),
+        Some(_) => None,
+    });
+    let exactly = |length| rests.iter().flatten().any(|rest| rest.len() == length && stars(rest));
+    open_after.min().is_some_and(|open_after| (1..=open_after).all(exactly))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn all_that_is_asked_for_has_to_be_granted() {
+        for (granted, asked, expected) in [
+            (&["a"][..], "a", true),
+            (&["a"], "b", false),
+            (&["a"], "a.b", false),
+            (&["a"], "*", false),
+            (&["a"], ">", false),
+            (&[], "a", false),
+            (&["*"], "a", true),
+            (&["*"], "*", true),
+            (&["*"], ">", false),
+            (&["*"], "a.b", false),
+            (&[">"], ">", true),
+            (&[">"], "a.*.>", true),
+            (&["a.>"], "a.>", true),
+            (&["a.>"], "a.*", true),
+            (&["a.>"], "a.b.*.c", true),
+            (&["a.>"], "a", false),
+            (&["a.>"], "*.b", false),
+            (&["a.>"], ">", false),
+            (&["a.*"], "a.>", false),
+            (&["a.*", "a.*.>"], "a.>", true),
+            (&["*", "*.*", "*.*.>"], ">", true),
+            (&["*", "*.*.>"], ">", false),
+            (&["*.>"], ">", false),
+            (&["*", "*.>"], ">", true),
+            (&["a.*", "*.b"], "*.*", false),
+            (&["a.*", "*.b"], "a.c", true),
+            (&["a.b", "a.*.>"], "a.>", false),
+            (&["orders.*.status"], "orders.*.status", true),
+            (&["orders.*.status"], "orders.>", false),
+            (&["orders.42.>"], "orders.*.status", false),
+        ] {
+            assert_eq!(covers(&patterns(granted), &asked.parse().unwrap()), expected, "{asked} by {granted:?}");
+        }
+    }
+
+    fn any_pattern() -> impl Strategy<Value = String> {
+        let token = prop_oneof![2 => Just("a"), 2 => Just("b"), 3 => Just("*")];
+        (proptest::collection::vec(token, 0..4), any::<bool>()).prop_map(|(mut tokens, tail)| {
+            if tail || tokens.is_empty() {
+                tokens.push(">");
+            }
+            tokens.join(".")
+        })
+    }
+
+    /// Every topic of up to `length` tokens; `z` stands for all that no pattern names.
+    fn topics(length: usize) -> Vec<String> {
+        let mut all: Vec<String> = ["a", "b", "z"].map(str::to_owned).into();
+        let mut last = all.clone();
+        for _ in 1..length {
+            last = last.iter().flat_map(|topic| ["a", "b", "z"].map(|token| format!("{topic}.{token}"))).collect();
+            all.extend(last.iter().cloned());
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+        /// As the definition has it: topic by topic, to one token more than any pattern here can tell apart.
+        #[test]
+        fn agrees_with_trying_every_topic(
+            granted in proptest::collection::vec(any_pattern(), 0..6),
+            asked in any_pattern(),
+        ) {
+            let granted: Vec<Pattern> = granted.iter().map(|text| text.parse().unwrap()).collect();
+            let asked: Pattern = asked.parse().unwrap();
+            let every = topics(5).into_iter().filter(|topic| asked.matches(topic));
+            let expected = every.into_iter().all(|topic| granted.iter().any(|pattern| pattern.matches(&topic)));
+            prop_assert_eq!(covers(&granted, &asked), expected, "{} by {:?}", asked, granted);
+        }
+    }
+}

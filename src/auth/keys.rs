@@ -1,0 +1,218 @@
+//! What tokens are signed with.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Shortest secret, in bytes: a key for HS256 is at least as long as its hash (RFC 7518 §3.2).
+pub const SECRET_MIN_BYTES: usize = 32;
+
+/// Most keys of a set; a token that names none of them is tried against each.
+const KEYS_MAX: usize = 64;
+
+/// Shortest modulus of an RSA key, in bytes (RFC 7518 §3.3).
+const MODULUS_MIN_BYTES: usize = 256;
+
+/// The keys in force. Each is good for one algorithm, whatever a token says of itself (RFC 8725 §3.1).
+#[derive(Clone)]
+pub struct Keys(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Secret(Box<[u8]>),
+    Public(Vec<Key>),
+}
+
+/// One key of a set.
+#[derive(Clone)]
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl Keys {
+    /// One secret, for HS256. A line break at its end is the file's, not the secret's.
+    ///
+    /// # Errors
+    /// [`KeyError::Short`].
+    pub fn secret(secret: &[u8]) -> Result<Self, KeyError> {
+        let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
+        let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+        if secret.len() < SECRET_MIN_BYTES {
+            return Err(KeyError::Short(secret.len()));
+        }
+        Ok(Self(Kind::Secret(secret.into())))
+    }
+
+    /// The public keys of a JWK set (RFC 7517 §5), for RS256, ES256 and EdDSA. Keys for other uses and algorithms are
+    /// left out, as §5 asks for; what was left out, and why, comes beside the set.
+    ///
+    /// # Errors
+    /// [`KeyError`] where it is no set, holds a secret, or nothing that can be used.
+    pub fn set(text: &str) -> Result<(Self, Vec<String>), KeyError> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<Value>,
+        }
+        let set: Set = serde_json::from_str(text).map_err(|error| KeyError::NoSet(error.to_string()))?;
+        if set.keys.len() > KEYS_MAX {
+            return Err(KeyError::TooMany);
+        }
+        let (mut keys, mut left_out) = (Vec::new(), Vec::new());
+        for (index, value) in set.keys.into_iter().enumerate() {
+            // Published by mistake, anybody could sign with it; and a token could choose it.
+            if value["kty"] == "oct" {
+                return Err(KeyError::Secret(index));
+            }
+            match key(value) {
+                Ok(key) => keys.push(key),
+                Err(reason) => left_out.push(format!("key {index}: {reason}")),
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeyError::NoKey(left_out.join("; ")));
+        }
+        Ok((Self(Kind::Public(keys)), left_out))
+    }
+
+    /// The keys that a token with this head may have been signed with, each with its one algorithm.
+    pub(super) fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<(Algorithm, DecodingKey)> {
+        match &self.0 {
+            Kind::Secret(secret) => vec![(Algorithm::HS256, DecodingKey::from_secret(secret))],
+            Kind::Public(keys) => {
+                let named = |key: &&Key| id.is_none_or(|id| key.id.as_deref() == Some(id));
+                let fitting = keys.iter().filter(|key| key.algorithm == algorithm).filter(named);
+                fitting.map(|key| (key.algorithm, key.key.clone())).collect()
+            }
+        }
+    }
+
+    /// What to sign with, where that is known here.
+    pub(super) fn signing(&self) -> Option<EncodingKey> {
+        match &self.0 {
+            Kind::Secret(secret) => Some(EncodingKey::from_secret(secret)),
+            Kind::Public(_) => None,
+        }
+    }
+}
+
+fn key(value: Value) -> Result<Key, &'static str> {
+    let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it is not a JWK")?;
+    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        return Err("it is not for signatures");
+    }
+    if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
+        return Err("it is not for verifying");
+    }
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(point) if point.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(point) if point.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        _ => return Err("its type is not RSA, EC with P-256, or OKP with Ed25519"),
+    };
+    if jwk.common.key_algorithm.is_some_and(|stated| stated != KeyAlgorithm::from(algorithm)) {
+        return Err("its alg is not RS256, ES256 or EdDSA, as its type would have it");
+    }
+    let key = DecodingKey::from_jwk(&jwk).map_err(|_| "its numbers are not base64url")?;
+    let length = key.try_get_as_bytes().map(<[u8]>::len).unwrap_or_default();
+    let whole = match (&jwk.algorithm, algorithm) {
+        (AlgorithmParameters::RSA(numbers), _) => {
+            // Four characters are three bytes.
+            numbers.n.len() * 3 / 4 >= MODULUS_MIN_BYTES
+        }
+        (_, Algorithm::ES256) => length == 65,
+        _ => length == 32,
+    };
+    if !whole {
+        return Err("its numbers have not the right length; RSA takes 2048 bits and more");
+    }
+    Ok(Key { id: jwk.common.key_id, algorithm, key })
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Kind::Secret(_) => f.write_str("Keys(a secret)"),
+            Kind::Public(keys) => {
+                f.write_str("Keys")?;
+                f.debug_list().entries(keys.iter().map(|key| (key.algorithm, &key.id))).finish()
+            }
+        }
+    }
+}
+
+/// A key cannot be used. The message says what would be right, and nothing of the key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A secret that can be guessed.
+    #[error("the secret has {0} bytes, and needs 32 at least (RFC 7518 §3.2); make one with: openssl rand -base64 32")]
+    Short(usize),
+    /// Not a set.
+    #[error("it is not a JWK set, {{\"keys\":[…]}}: {0}")]
+    NoSet(String),
+    /// Secrets and public keys do not go together.
+    #[error("key {0} is a secret (kty oct): a JWK set holds public keys; a secret is given with --jwt-secret-file")]
+    Secret(usize),
+    /// Nothing is left.
+    #[error("it holds no key for RS256, ES256 or EdDSA ({0})")]
+    NoKey(String),
+    /// Over 64.
+    #[error("it holds more than 64 keys")]
+    TooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_long_enough_and_never_shown() {
+        assert_eq!(Keys::secret(&[b'x'; 31]).unwrap_err(), KeyError::Short(31));
+        let mut file = [b'x'; 33];
+        file[32] = b'\n';
+        assert!(Keys::secret(&file).is_ok());
+        file[31] = b'\r';
+        assert_eq!(Keys::secret(&file).unwrap_err(), KeyError::Short(31));
+        assert!(!format!("{:?}", Keys::secret(&[b'x'; 32])).contains("xx"));
+    }
+
+    #[test]
+    fn a_set_holds_public_keys_for_the_three_algorithms() {
+        let n = "w".repeat(342);
+        let short = "w".repeat(171);
+        let (x, y) = ("w".repeat(43), "w".repeat(43));
+        let rsa = format!(r#"{{"kty":"RSA","n":"{n}","e":"AQAB""#);
+        for (key, good) in [
+            (format!("{rsa}}}"), true),
+            (format!(r#"{rsa},"alg":"RS256","use":"sig","kid":"1"}}"#), true),
+            (format!(r#"{rsa},"key_ops":["verify"]}}"#), true),
+            (format!(r#"{rsa},"alg":"RS512"}}"#), false),
+            (format!(r#"{rsa},"alg":"PS256"}}"#), false),
+            (format!(r#"{rsa},"alg":"HS256"}}"#), false),
+            (format!(r#"{rsa},"use":"enc"}}"#), false),
+            (format!(r#"{rsa},"key_ops":["encrypt"]}}"#), false),
+            (format!(r#"{{"kty":"RSA","n":"{short}","e":"AQAB"}}"#), false),
+            (format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}"#), true),
+            (format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"yyyy"}}"#), false),
+            (format!(r#"{{"kty":"EC","crv":"P-384","x":"{x}","y":"{y}"}}"#), false),
+            (format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}"}}"#), true),
+            (format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{x}","alg":"ES256"}}"#), false),
+            (r#"{"kty":"OKP","crv":"X25519","x":"xx"}"#.to_owned(), false),
+            ("7".to_owned(), false),
+        ] {
+            let found = Keys::set(&format!(r#"{{"keys":[{key}]}}"#));
+            assert_eq!(found.is_ok(), good, "{key}: {found:?}");
+            // Beside one that can be used it does no harm.
+            let (keys, left_out) = Keys::set(&format!(r#"{{"keys":[{rsa}}},{key}]}}"#)).unwrap();
+            assert_eq!(left_out.is_empty(), good);
+            assert_eq!(keys.candidates(Algorithm::HS256, None).len(), 0);
+        }
+        let secret = format!(r#"{{"keys":[{rsa}}},{{"kty":"oct","k":"{x}"}}]}}"#);
+        assert_eq!(Keys::set(&secret).unwrap_err(), KeyError::Secret(1));
+        for text in ["", "{}", "[]", "{\"keys\":[]}", "{\"keys\":7}"] {
+            assert!(Keys::set(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a ticket stands for, as it is kept until it is used.
+
+use serde::{Deserialize, Serialize};
+
+use super::Grant;
+use crate::topic::Pattern;
+use crate::transport::Transport;
+
+/// A grant for one stream over one transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// What it grants: what the token did that it was made with.
+    pub grant: Grant,
+    /// What it is good for.
+    pub transport: Transport,
+}
+
+/// Its text: kept for seconds, but by one version of the server and read by another while nodes are upgraded.
+#[derive(Serialize, Deserialize)]
+struct Text<'a> {
+    transport: &'a str,
+    subscribe: Vec<String>,
+    publish: Vec<String>,
+    subject: Option<String>,
+    id: Option<String>,
+    issued_ms: Option<u64>,
+    expires_ms: u64,
+    admin: bool,
+}
+
+impl Ticket {
+    /// As it is kept.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let texts = |patterns: &[Pattern]| patterns.iter().map(Pattern::to_string).collect();
+        let grant = &self.grant;
+        let text = Text {
+            transport: self.transport.name(),
+            subscribe: texts(&grant.subscribe),
+            publish: texts(&grant.publish),
+            subject: grant.subject.clone(),
+            id: grant.id.clone(),
+            issued_ms: grant.issued_ms,
+            expires_ms: grant.expires_ms,
+            admin: grant.admin,
+        };
+        // Texts and numbers always have a form in JSON.
+        serde_json::to_vec(&text).unwrap_or_default()
+    }
+
+    /// What was kept; `None` where it is not one.
+    #[must_use]
+    pub fn decode(kept: &[u8]) -> Option<Self> {
+        let text: Text<'_> = serde_json::from_slice(kept).ok()?;
+        let patterns =
+            |texts: Vec<String>| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Pattern>>>();
+        let transport = Transport::ALL.into_iter().find(|transport| transport.name() == text.transport)?;
+        let grant = Grant {
+            subscribe: patterns(text.subscribe)?,
+            publish: patterns(text.publish)?,
+            subject: text.subject,
+            id: text.id,
+            issued_ms: text.issued_ms,
+            expires_ms: text.expires_ms,
+            admin: text.admin,
+        };
+        Some(Self { grant, transport })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_ticket() -> impl Strategy<Value = Ticket> {
+        let patterns = || {
+            let pattern = prop_oneof![Just("a.*"), Just(">"), Just("ü.\"b\\"), Just("a.b.>")];
+            proptest::collection::vec(pattern.prop_map(|text| text.parse().unwrap()), 0..4)
+        };
+        let text = || proptest::option::of("\\PC{0,20}");
+        let transport = proptest::sample::select(&Transport::ALL[..]);
+        let times = (any::<Option<u64>>(), any::<u64>(), any::<bool>());
+        (patterns(), patterns(), text(), text(), times, transport).prop_map(
+            |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin), transport)| Ticket {
+                grant: Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin },
+                transport,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn is_read_as_it_was_written(ticket in any_ticket()) {
+            prop_assert_eq!(Ticket::decode(&ticket.encode()), Some(ticket));
+        }
+
+        #[test]
+        fn what_is_none_is_none(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..50) {
+            prop_assert_eq!(Ticket::decode(&bytes), None);
+            let whole = br#"{"transport":"sse","subscribe":["a b"],"publish":[],"expires_ms":1,"admin":true}"#;
+            prop_assert_eq!(Ticket::decode(&whole[..whole.len() - cut]), None);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Who is shut out: clients that are banned, tokens that are revoked. Kept in the store, so that every node knows; here
+//! in memory, so that every request can ask.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use uuid::Uuid;
+
+use crate::auth::Grant;
+use crate::clients::Clients;
+use crate::store::{Note, NoteKind, NoteSink};
+use crate::wire::ByeReason;
+
+/// How long a kick is told to nodes that are slow to hear of it.
+const KICK_TOLD_MS: u64 = 60_000;
+
+/// How far nodes' clocks may be apart: who began so much after a kick is still meant by it.
+const CLOCKS_APART_MS: u64 = 1000;
+
+/// The registry of one process.
+pub(crate) struct Barred {
+    /// Weak, since clients know the store, which knows this.
+    clients: Weak<Clients>,
+    table: RwLock<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Until when.
+    clients: HashMap<Uuid, u64>,
+    /// By `jti`: until when.
+    tokens: HashMap<String, u64>,
+    /// By `sub`.
+    subjects: HashMap<String, Revoked>,
+}
+
+/// What a subject was issued up to some time is worth nothing.
+struct Revoked {
+    issued_ms: u64,
+    until_ms: u64,
+}
+
+/// What is barred, as a note has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Bar {
+    /// The streams of a client end; it may come again.
+    Kick { client: Uuid, at_ms: u64 },
+    /// A client may not come.
+    Client(Uuid),
+    /// The token of this `jti`.
+    Token(String),
+    /// The tokens of this `sub` that were issued at this time or before, or do not say when.
+    Subject { subject: String, issued_ms: u64 },
+}
+
+impl Bar {
+    /// The note that says so until a time.
+    pub(crate) fn note(&self, until_ms: u64) -> Note {
+        let (kind, key, value) = match self {
+            Self::Kick { client, at_ms } => (NoteKind::Ban, format!("kick:{client}"), at_ms.to_string()),
+            Self::Client(client) => (NoteKind::Ban, format!("ban:{client}"), String::new()),
+            Self::Token(id) => (NoteKind::Revocation, format!("jti:{id}"), String::new()),
+            Self::Subject { subject, issued_ms } => {
+                (NoteKind::Revocation, format!("sub:{subject}"), issued_ms.to_string())
+            }
+        };
+        let until_ms = if let Self::Kick { at_ms, .. } = self { at_ms + KICK_TOLD_MS } else { until_ms };
+        Note { kind, key, value: value.into_bytes(), until_ms }
+    }
+
+    /// What a note says; `None` where this version does not know it.
+    fn read(note: &Note) -> Option<Self> {
+        let number = || std::str::from_utf8(&note.value).ok()?.parse().ok();
+        let (what, whom) = note.key.split_once(':')?;
+        match (note.kind, what) {
+            (NoteKind::Ban, "kick") => Some(Self::Kick { client: whom.parse().ok()?, at_ms: number()? }),
+            (NoteKind::Ban, "ban") => Some(Self::Client(whom.parse().ok()?)),
+            (NoteKind::Revocation, "jti") => Some(Self::Token(whom.into())),
+            (NoteKind::Revocation, "sub") => Some(Self::Subject { subject: whom.into(), issued_ms: number()? }),
+            _ => None,
+        }
+    }
+
+    /// Whether a token with this grant is worth nothing by it.
+    fn is_of(&self, grant: &Grant) -> bool {
+        match self {
+            Self::Token(id) => grant.id.as_ref() == Some(id),
+            Self::Subject { subject, issued_ms } => {
+                grant.subject.as_ref() == Some(subject) && grant.issued_ms.is_none_or(|issued| issued <= *issued_ms)
+            }
+            Self::Kick { .. } | Self::Client(_) => false,
+        }
+    }
+}
+
+impl Barred {
+    pub(crate) fn new(clients: Weak<Clients>) -> Self {
+        Self { clients, table: RwLock::default() }
+    }
+
+    /// Whether a client may not come.
+    pub(crate) fn is_banned(&self, client: Uuid, now_ms: u64) -> bool {
+        self.table().clients.get(&client).is_some_and(|until| now_ms < *until)
+    }
+
+    /// Whether a token with this grant is worth nothing any more.
+    pub(crate) fn is_revoked(&self, grant: &Grant, now_ms: u64) -> bool {
+        let table = self.table();
+        let token = grant.id.as_ref().and_then(|id| table.tokens.get(id));
+        let subject = grant.subject.as_ref().and_then(|subject| table.subjects.get(subject));
+        token.is_some_and(|until| now_ms < *until)
+            || subject.is_some_and(|revoked| {
+                now_ms < revoked.until_ms && grant.issued_ms.is_none_or(|issued| issued <= revoked.issued_ms)
+            })
+    }
+
+    /// Forgets what has ended.
+    pub(crate) fn expire(&self, now_ms: u64) {
+        let mut table = self.table_mut();
+        table.clients.retain(|_, until| now_ms < *until);
+        table.tokens.retain(|_, until| now_ms < *until);
+        table.subjects.retain(|_, revoked| now_ms < revoked.until_ms);
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NoteSink for Barred {
+    /// First it is known, then those who are there are ended: who comes in between sees it, or is ended.
+    fn push(&self, note: Note) {
+        let Some(bar) = Bar::read(&note) else { return };
+        let until_ms = note.until_ms;
+        match &bar {
+            Bar::Kick { .. } => {}
+            Bar::Client(client) => {
+                self.table_mut().clients.insert(*client, until_ms);
+            }
+            Bar::Token(id) => {
+                self.table_mut().tokens.insert(id.clone(), until_ms);
+            }
+            Bar::Subject { subject, issued_ms } => {
+                let revoked = Revoked { issued_ms: *issued_ms, until_ms };
+                self.table_mut().subjects.insert(subject.clone(), revoked);
+            }
+        }
+        let Some(clients) = self.clients.upgrade() else { return };
+        match &bar {
+            Bar::Kick { client, .. } | Bar::Client(client) => clients.forget_here(*client),
+            Bar::Token(_) | Bar::Subject { .. } => {}
+        }
+        clients.end_where(ByeReason::Kicked, |connection| match &bar {
+            Bar::Kick { client, at_ms } => {
+                connection.client == *client && connection.since_ms <= at_ms + CLOCKS_APART_MS
+            }
+            Bar::Client(client) => connection.client == *client,
+            Bar::Token(_) | Bar::Subject { .. } => connection.grant().is_some_and(|grant| bar.is_of(&grant)),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(subject: &str, id: &str, issued_ms: Option<u64>) -> Grant {
+        Grant {
+            subscribe: Vec::new(),
+            publish: Vec::new(),
+            subject: Some(subject.into()),
+            id: Some(id.into()),
+            issued_ms,
+            expires_ms: 10_000,
+            admin: false,
+        }
+    }
+
+    #[test]
+    fn notes_say_who_is_shut_out_and_until_when() {
+        let barred = Barred::new(Weak::new());
+        let client = Uuid::from_u128(7);
+        let bars = [
+            Bar::Client(client),
+            Bar::Token("t:1".into()),
+            Bar::Subject { subject: "li:x".into(), issued_ms: 500 },
+            Bar::Kick { client: Uuid::from_u128(8), at_ms: 1 },
+        ];
+        for bar in bars {
+            let note = bar.note(1000);
+            assert_eq!(Bar::read(&note), Some(bar));
+            barred.push(note);
+        }
+        assert!(barred.is_banned(client, 999) && !barred.is_banned(client, 1000));
+        assert!(!barred.is_banned(Uuid::from_u128(8), 1), "a kick shuts nobody out");
+        assert!(barred.is_revoked(&grant("wu", "t:1", Some(900)), 999));
+        assert!(!barred.is_revoked(&grant("wu", "t:1", Some(900)), 1000));
+        // What was issued since is good; what does not say when it was issued is not.
+        assert!(barred.is_revoked(&grant("li:x", "t2", Some(500)), 999));
+        assert!(barred.is_revoked(&grant("li:x", "t2", None), 999));
+        assert!(!barred.is_revoked(&grant("li:x", "t2", Some(501)), 999));
+        assert!(!barred.is_revoked(&grant("li", "t2", None), 999));
+        barred.expire(1000);
+        assert!(barred.table().clients.is_empty() && barred.table().tokens.is_empty());
+        // Of a version to come.
+        barred.push(Note { kind: NoteKind::Ban, key: "address:192.0.2.1".into(), value: Vec::new(), until_ms: 9 });
+    }
+}

@@ -1,0 +1,34 @@
+//! `switchback token`: a token for trying things out.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::auth::{Grant, sign};
+use crate::config::{ConfigError, TokenArgs};
+
+/// Signs a token with the secret and prints it.
+///
+/// # Errors
+/// [`ConfigError::Key`] where there is no secret.
+pub fn token(arguments: TokenArgs) -> Result<(), ConfigError> {
+    let missing = || {
+        let message = "there is no secret to sign with: name its file with --jwt-secret-file, or put it into \
+             SWITCHBACK_JWT_SECRET; tokens for a server with --jwks are signed by whoever has the private key";
+        ConfigError::Key(message.into())
+    };
+    let keys = arguments.secret.keys()?.ok_or_else(missing)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let grant = Grant {
+        subscribe: arguments.subscribe,
+        publish: arguments.publish,
+        subject: arguments.subject,
+        // So that it can be revoked by itself.
+        id: Some(uuid::Uuid::new_v4().to_string()),
+        issued_ms: Some(millis(now)),
+        expires_ms: millis(now + arguments.ttl),
+        admin: arguments.admin,
+    };
+    let token = sign(&keys, &grant, arguments.audience.as_deref(), arguments.issuer.as_deref());
+    println!("{}", token.ok_or_else(missing)?);
+    Ok(())
+}

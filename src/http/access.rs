@@ -1,0 +1,197 @@
+//! Who asks, and what he may do: from a request's credentials to [`Rights`].
+
+mod credential;
+mod options;
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::{Method, StatusCode};
+use uuid::Uuid;
+
+use super::Call;
+use super::error::ApiError;
+use super::origin::Source;
+use crate::auth::{Rights, Ticket, TokenError};
+use crate::clients::ClientError;
+use crate::hub::{Hub, now_ms};
+use crate::topic::{PatternSet, Topic};
+use crate::transport::Transport;
+use credential::Credential;
+
+pub use options::AccessOptions;
+
+/// The farthest end of a grant that a timer is set for; who stays longer is asked again by the next connection.
+const EXPIRY_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+impl Call {
+    /// What whoever asks may do, besides subscribing.
+    ///
+    /// # Errors
+    /// 401 where a credential is no good, 400 where there are several.
+    pub(super) async fn rights(&self) -> Result<Rights, ApiError> {
+        self.rights_over(None).await
+    }
+
+    /// What whoever asks may do, over a transport. A ticket is used up by it, good for this transport or not.
+    ///
+    /// # Errors
+    /// As [`Self::rights`]; and where the store cannot say whether a ticket is one.
+    pub(super) async fn rights_over(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
+        let access = &self.options().access;
+        let Some(keys) = &access.keys else { return Ok(Rights::Open) };
+        let public = access.public_subscribe.clone();
+        let cookies = transport != Some(Transport::Jsonp) && self.may_use_cookie()?;
+        let Some(credential) = Credential::of(self.head(), cookies)? else { return Ok(Rights::Public(public)) };
+        let grant = match credential {
+            Credential::Token(token) => keys.verify(&token, now_ms())?,
+            Credential::Ticket(name) => {
+                let Some(transport) = transport else { return Err(not_a_ticket()) };
+                let ticket = self.state.hub.use_ticket(&name).await?;
+                ticket
+                    .filter(|ticket| ticket.transport == transport)
+                    .map(|ticket| ticket.grant)
+                    .ok_or_else(not_a_ticket)?
+            }
+        };
+        let rights = Rights::Granted(grant.into(), public);
+        check_still_good(&self.state.hub, &rights)?;
+        Ok(rights)
+    }
+
+    /// Whether a cookie may speak for its page. Browsers send it along with whatever any page makes them ask, so where
+    /// something is changed the request has to say that it comes from a page that may.
+    fn may_use_cookie(&self) -> Result<bool, ApiError> {
+        if !credential::has_cookie(self.head()) {
+            return Ok(false);
+        }
+        Ok(match self.source() {
+            Source::Foreign => false,
+            Source::Own | Source::Listed(_) => true,
+            Source::Unsaid if matches!(*self.request.method(), Method::GET | Method::HEAD) => true,
+            // A browser that sends no Origin with a form says in another way where it is from, or is not trusted.
+            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.options()),
+        })
+    }
+}
+
+/// Refuses what has expired or was revoked since it was granted.
+pub(super) fn check_still_good(hub: &Hub, rights: &Rights) -> Result<(), ApiError> {
+    if rights.have_expired(now_ms()) {
+        return Err(TokenError::Expired.into());
+    }
+    if rights.grant().is_some_and(|grant| hub.is_revoked(grant)) {
+        return Err(ApiError::unauthorized("the token has been revoked").with_challenge(INVALID));
+    }
+    Ok(())
+}
+
+/// Refuses whoever may not subscribe to all of `patterns`. Whether anything was ever published there makes no
+/// difference.
+pub(super) fn check_subscribe(rights: &Rights, patterns: &PatternSet) -> Result<(), ApiError> {
+    match rights.refused(patterns) {
+        Some(pattern) if rights.is_known() => Err(ApiError::forbidden(format!(
+            "this token does not grant subscribing to all of {pattern}: its subscribe claim has to cover it"
+        ))),
+        Some(pattern) => Err(anonymous(format!("{pattern} is not public"))),
+        None if !rights.may_come() => Err(anonymous("nothing here is public")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses whoever may not publish at all, before anything of the body is read.
+pub(super) fn check_publisher(rights: &Rights) -> Result<(), ApiError> {
+    if rights.is_known() { Ok(()) } else { Err(anonymous("publishing takes a token")) }
+}
+
+/// Refuses whoever may not publish to `topic`.
+pub(super) fn check_publish(rights: &Rights, topic: &Topic) -> Result<(), ApiError> {
+    if rights.may_publish(topic) {
+        Ok(())
+    } else {
+        check_publisher(rights)?;
+        Err(ApiError::forbidden(format!(
+            "this token does not grant publishing to {topic}: its publish claim has to match it"
+        )))
+    }
+}
+
+/// Refuses whoever has shown nothing and may see nothing.
+pub(super) fn check_may_come(rights: &Rights) -> Result<(), ApiError> {
+    if rights.may_come() { Ok(()) } else { Err(anonymous("nothing here is public")) }
+}
+
+/// Refuses whoever is not an administrator.
+pub(super) fn check_admin(rights: &Rights) -> Result<(), ApiError> {
+    if rights.is_admin() {
+        Ok(())
+    } else if rights.is_known() {
+        Err(ApiError::forbidden("this is for administrators: their tokens have \"admin\":true"))
+    } else {
+        Err(anonymous("this is for administrators"))
+    }
+}
+
+/// Refuses a client id that is banned.
+pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
+    if hub.barred().is_banned(client, now_ms()) {
+        return Err(ApiError::forbidden("this client was shut out by an administrator"));
+    }
+    Ok(())
+}
+
+/// When a delivery with these rights ends, if they do.
+pub(super) fn expiry(rights: &Rights) -> Option<Instant> {
+    let expires_ms = rights.grant()?.expires_ms;
+    let left = Duration::from_millis(expires_ms.saturating_sub(now_ms()));
+    Some(Instant::now() + left.min(EXPIRY_MAX))
+}
+
+/// What is presented is no good (RFC 6750 §3.1).
+const INVALID: &str = "Bearer realm=\"switchback\", error=\"invalid_token\"";
+
+/// What is presented is good, but not for this.
+const INSUFFICIENT: &str = "Bearer realm=\"switchback\", error=\"insufficient_scope\"";
+
+/// Nothing is presented: then there is no error to tell.
+const MISSING: &str = "Bearer realm=\"switchback\"";
+
+fn anonymous(why: impl std::fmt::Display) -> ApiError {
+    ApiError::unauthorized(format!("{why}: present a token, as Authorization: Bearer TOKEN")).with_challenge(MISSING)
+}
+
+fn not_a_ticket() -> ApiError {
+    let message = "the ticket was used, is too old, or is for something else: get a new one from POST /v1/tickets";
+    ApiError::unauthorized(message).with_challenge(INVALID)
+}
+
+impl ApiError {
+    /// 401.
+    pub(super) fn unauthorized(message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message).with_challenge(INVALID)
+    }
+
+    /// 403.
+    pub(super) fn forbidden(message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message).with_challenge(INSUFFICIENT)
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        Self::unauthorized(error.to_string())
+    }
+}
+
+impl From<ClientError> for ApiError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Owned => Self::forbidden("this client id belongs to somebody else: choose another"),
+            ClientError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// A ticket for what `rights` grant.
+pub(super) fn ticket(rights: &Rights, transport: Transport) -> Option<Ticket> {
+    rights.grant().map(|grant| Ticket { grant: (**grant).clone(), transport })
+}

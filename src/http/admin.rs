@@ -1,0 +1,112 @@
+//! What administrators do: end a client's streams, keep it out, take a token back.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::access::check_admin;
+use super::body::{self, MediaType};
+use super::error::ApiError;
+use super::query::{Fields, number, parse_client};
+use super::resources::{json_body, unknown_client};
+use super::{Answer, Call};
+use crate::auth::SUBJECT_MAX_BYTES;
+use crate::barred::Bar;
+use crate::hub::now_ms;
+
+/// Longest body, in bytes.
+const BODY_BYTES_MAX: usize = 4096;
+
+/// Longest ban, in seconds: a year.
+const BAN_MAX_S: u64 = 365 * 24 * 3600;
+
+/// A time that does not come: the last that every store can keep.
+const FOR_EVER_MS: u64 = i64::MAX as u64;
+
+/// `DELETE /v1/clients/{id}`: ends its streams and forgets it; with `ban=SECONDS` it may not come back for so long.
+pub(super) async fn kick(call: Call) -> Answer {
+    call.source().check()?;
+    let rights = call.rights().await?;
+    let access = &call.options().access;
+    if access.keys.is_some() {
+        check_admin(&rights)?;
+    } else if access.allow_anonymous {
+        // On loopback everybody is the operator; where everybody is served, nobody is.
+        let message =
+            "this server has no key, so nobody is an administrator: give it one with --jwt-secret-file or --jwks";
+        return Err(ApiError::forbidden(message));
+    }
+    let client = parse_client(call.request.match_info().query("client"))?;
+    let fields = Fields::parse(call.request.query_string())?;
+    let ban = number(&fields, "ban", 1..=BAN_MAX_S)?;
+    let known = call.state.hub.kick(client, ban.map(Duration::from_secs)).await?;
+    match (known, ban) {
+        (false, None) => Err(unknown_client()),
+        (_, Some(seconds)) => Ok(json_body(&json!({ "client": client, "ban": seconds }))),
+        (true, None) => Ok(json_body(&json!({ "client": client }))),
+    }
+}
+
+#[derive(Deserialize)]
+struct Revocation {
+    jti: Option<String>,
+    sub: Option<String>,
+    until: Option<f64>,
+}
+
+/// `POST /v1/revocations`: a token, by `jti`, or all of a subject's up to now, by `sub`, are worth nothing any more.
+pub(super) async fn revoke(mut call: Call) -> Answer {
+    call.source().check()?;
+    let rights = call.rights().await?;
+    if call.options().access.keys.is_none() {
+        let message = "this server has no keys, so there are no tokens to revoke";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
+    }
+    check_admin(&rights)?;
+    let payload = call.payload.take();
+    let headers = call.request.headers();
+    if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
+        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
+    }
+    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
+    let wanted: Revocation = serde_json::from_str(body::text(&body)?).map_err(|error| bad(error.to_string()))?;
+    let until_ms = match wanted.until {
+        // A time is whole and positive enough, or it is none.
+        Some(until) if until.is_finite() && until > 0.0 => ((until * 1000.0) as u64).min(FOR_EVER_MS),
+        Some(_) => return Err(bad("until is a time in seconds since 1970".into())),
+        None => FOR_EVER_MS,
+    };
+    let now_ms = now_ms();
+    let (bar, told) = match (wanted.jti, wanted.sub) {
+        (Some(id), None) => (Bar::Token(legal("jti", id.clone())?), json!({ "jti": id })),
+        (None, Some(subject)) => {
+            let bar = Bar::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
+            (bar, json!({ "sub": subject }))
+        }
+        _ => return Err(bad("one of jti and sub is needed, and only one".into())),
+    };
+    call.state.hub.bar(&bar, until_ms).await?;
+    let mut answer = told;
+    if wanted.until.is_some() {
+        answer["until"] = (until_ms / 1000).into();
+    }
+    Ok(HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(answer.to_string()))
+}
+
+fn legal(name: &str, text: String) -> Result<String, ApiError> {
+    if text.is_empty() || text.len() > SUBJECT_MAX_BYTES {
+        return Err(bad(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+fn bad(reason: String) -> ApiError {
+    ApiError::bad(
+        "bad_revocation",
+        format!("{reason}; a revocation is {{\"jti\":ID}} or {{\"sub\":SUBJECT}}, with until if it need not last"),
+    )
+}

@@ -1,0 +1,57 @@
+//! `POST /v1/tickets`: what stands for a token where it would have to stand in a URL.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::access::ticket;
+use super::body::{self, MediaType};
+use super::error::ApiError;
+use super::{Answer, Call};
+use crate::transport::Transport;
+
+/// Longest body, in bytes.
+const BODY_BYTES_MAX: usize = 1024;
+
+#[derive(Deserialize)]
+struct Wanted {
+    transport: String,
+}
+
+/// Makes a ticket for one stream over one transport, good for what the token grants, once, and not for long.
+pub(super) async fn make(mut call: Call) -> Answer {
+    call.source().check()?;
+    let rights = call.rights().await?;
+    let access = &call.state.options.access;
+    if access.keys.is_none() {
+        let message = "this server has no keys, so nobody needs a ticket";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
+    }
+    let payload = call.payload.take();
+    let headers = call.request.headers();
+    if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
+        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
+    }
+    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
+    let wanted: Wanted = serde_json::from_str(body::text(&body)?).map_err(|error| {
+        ApiError::bad("bad_json", format!("{error}; a ticket is asked for with {{\"transport\":NAME}}"))
+    })?;
+    let transport = Transport::ALL.into_iter().find(|transport| transport.name() == wanted.transport);
+    let Some(transport) = transport else {
+        let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
+        return Err(ApiError::bad("bad_transport", format!("transport is one of {}", names.join(", "))));
+    };
+    let Some(ticket) = ticket(&rights, transport) else {
+        return Err(ApiError::unauthorized(
+            "a ticket is made from a token: present one, as Authorization: Bearer TOKEN",
+        ));
+    };
+    let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
+        let message = "the token grants so much that no ticket can hold it: 16 KiB of patterns";
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
+    };
+    let answer = json!({ "ticket": name, "expires_in": access.ticket_ttl.as_secs() });
+    Ok(HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(answer.to_string()))
+}

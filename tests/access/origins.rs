@@ -1,0 +1,146 @@
+//! Pages of elsewhere: what a cookie does for them (nothing), what a script may load, which names a server answers to.
+
+use serde_json::json;
+
+use crate::client::{Kind, Link, Query};
+use crate::fixture::over;
+use crate::http::Request;
+use crate::keyed::{Keyed, bearer};
+use crate::support::Server;
+use crate::told::told;
+
+over!(in scripts_are_for_pages_that_may_read: jsonp Jsonp, jsonp_poll JsonpPoll);
+over!(every: behind_a_proxy_with_a_key, names_that_were_configured);
+
+const LISTED: &str = "https://app.example.com";
+
+/// Cross-site request forgery: the browser sends the cookie with whatever any page makes it send.
+#[tokio::test]
+async fn a_cookie_publishes_only_for_pages_that_may() {
+    let keyed = Keyed::start(&["--allow-origin", LISTED]);
+    let start = keyed.end().await;
+    let token = keyed.token(json!({ "publish": ["a"], "subscribe": ["a"] }));
+    let own = format!("http://{}", keyed.address());
+    let requests = || {
+        let event = json!({ "topic": "a", "data": 1 }).to_string();
+        let cookie = format!("switchback_token={token}");
+        [
+            Request::post("/v1/events", "application/x-www-form-urlencoded", "topic=a&data=1"),
+            Request::post("/v1/events", "text/plain", event.as_str()),
+            Request::post("/v1/events", "application/json", event.as_str()),
+            Request::post("/v1/topics/a", "text/plain", "1"),
+            Request::post("/v1/tickets", "text/plain", r#"{"transport":"sse"}"#),
+        ]
+        .map(|request| request.header("Cookie", &cookie))
+    };
+    for request in requests() {
+        for foreign in ["https://evil.example", "null", "https://app.example.com.evil.example"] {
+            let mut response = request.clone().header("Origin", foreign).send(keyed.address()).await;
+            assert_eq!(response.error().await, (403, "origin_not_allowed".into()), "{foreign}");
+        }
+        // Old browsers send no Origin with a form. Without a word of where it is from it is not trusted.
+        for (name, value) in [
+            ("X-Nothing", ""),
+            ("Referer", "https://evil.example/page"),
+            ("Referer", "https://app.example.com.evil.example/"),
+            ("Referer", "https://evil.example/https://app.example.com/"),
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Site", "same-site"),
+        ] {
+            let mut response = request.clone().header(name, value).send(keyed.address()).await;
+            assert_eq!(response.error().await, (401, "unauthorized".into()), "{name}: {value}");
+        }
+        let response = request.clone().header("Authorization", bearer(&token)).send(keyed.address()).await;
+        assert_eq!(response.status, 201, "whoever shows a token says so himself");
+    }
+    assert_ne!(keyed.end().await, start, "by the token");
+    let before = keyed.end().await;
+    let referer = format!("{own}/page?x");
+    for (name, value) in [
+        ("Origin", own.as_str()),
+        ("Origin", LISTED),
+        ("Referer", referer.as_str()),
+        ("Referer", "https://app.example.com/page"),
+        ("Sec-Fetch-Site", "same-origin"),
+    ] {
+        for request in requests() {
+            let response = request.header(name, value).send(keyed.address()).await;
+            assert_eq!(response.status, 201, "{name}: {value}");
+        }
+    }
+    assert_ne!(keyed.end().await, before);
+}
+
+/// A script hands its data to whatever page loads it, so the page has to be one that may read. Without a key, too.
+async fn scripts_are_for_pages_that_may_read(kind: Kind) {
+    let keyed = Keyed::start(&["--allow-origin", LISTED, "--public-subscribe", "news"]);
+    let open = Server::start(&["--workers", "1", "--store", "memory", "--allow-origin", LISTED]);
+    let token = keyed.token(json!({ "subscribe": ["a"] }));
+    let public = Query::topic("news");
+    for (server, query) in
+        [(&keyed.server, public), (&keyed.server, Query::topic("a").with("token", token)), (&open, Query::topic("a"))]
+    {
+        let query = query.set("wait", 0);
+        let own = format!("http://{}/page", server.address());
+        for (site, from, allowed) in [
+            (None, None, true),
+            (Some("none"), None, true),
+            (Some("same-origin"), None, true),
+            (Some("same-origin"), Some(own.as_str()), true),
+            (Some("cross-site"), None, false),
+            (Some("same-site"), None, false),
+            (Some("cross-site"), Some("https://evil.example/"), false),
+            (Some("cross-site"), Some("https://app.example.com/page?x=1"), true),
+            (Some("same-site"), Some("https://app.example.com/"), true),
+            (Some("same-site"), Some("https://other.example.com/"), false),
+            (Some("cross-site"), Some("https://app.example.com.evil.example/"), false),
+            (Some("cross-site"), Some("https://evil.example/https://app.example.com/"), false),
+            (Some("cross-site"), Some("about:client"), false),
+            // A browser that says nothing of sites may still say which page it is.
+            (None, Some("https://evil.example/"), false),
+            (None, Some("https://app.example.com/"), true),
+            (None, Some(own.as_str()), true),
+        ] {
+            let mut asked = query.clone();
+            asked = site.into_iter().fold(asked, |asked, site| asked.header("Sec-Fetch-Site", site));
+            asked = from.into_iter().fold(asked, |asked, from| asked.header("Referer", from));
+            if allowed {
+                let batch = Link::to(server.address(), kind, &asked).await.batch().await;
+                assert!(batch.cursor.is_some(), "{site:?} {from:?}: {batch:?}");
+            } else {
+                let response = asked.request(kind).send(server.address()).await;
+                assert_eq!(told(kind, None, response, 403).await.0, "origin_not_allowed", "{site:?} {from:?}");
+            }
+        }
+    }
+}
+
+/// With a key it may stand behind a proxy, under any name.
+async fn behind_a_proxy_with_a_key(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let query = keyed.query("a", json!({ "subscribe": ["a"] })).with("wait", 0);
+    let request = query.request(kind).host("example.com").header("X-Forwarded-For", "192.0.2.1");
+    assert_eq!(request.send(keyed.address()).await.status, if kind == Kind::Ws { 101 } else { 200 });
+}
+
+async fn names_that_were_configured(kind: Kind) {
+    let flags = ["--workers", "1", "--store", "memory", "--allow-host", "App.test,other.test"];
+    let server = Server::start(&flags);
+    let query = Query::topic("a").with("wait", 0);
+    for (host, good) in [
+        ("app.test", true),
+        ("APP.test:8080", true),
+        ("other.test.", true),
+        ("localhost", true),
+        ("evil.test", false),
+        ("x.app.test", false),
+        ("app.test.evil.test", false),
+    ] {
+        let response = query.request(kind).host(host).send(server.address()).await;
+        if good {
+            assert_eq!(response.status, if kind == Kind::Ws { 101 } else { 200 }, "{host}");
+        } else {
+            assert_eq!(told(kind, None, response, 403).await.0, "bad_host", "{host}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where a token may stand.
+
+use serde_json::json;
+
+use crate::client::{Kind, Link, Query};
+use crate::fixture::over;
+use crate::http::Request;
+use crate::keyed::{Keyed, bearer};
+use crate::told::told;
+
+over!(every: a_token_may_stand_in_three_places, there_is_one_credential, without_keys_nobody_looks);
+
+async fn a_token_may_stand_in_three_places(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let token = keyed.token(json!({ "subscribe": ["a"] }));
+    let jsonp = matches!(kind, Kind::Jsonp | Kind::JsonpPoll);
+    keyed.serves(kind, &Query::topic("a").header("Authorization", bearer(&token)), "a header").await;
+    keyed.serves(kind, &Query::topic("a").with("token", &token), "the URL").await;
+    let cookie = Query::topic("a").header("Cookie", format!("x=y; switchback_token={token}"));
+    if jsonp {
+        // Any page could load the script, and the browser would send the cookie along.
+        keyed.refuses(kind, &cookie, 401, "never by cookie").await;
+    } else {
+        keyed.serves(kind, &cookie, "a cookie").await;
+        // A foreign page has none of it, whatever the browser sends.
+        let foreign = cookie.header("Origin", "https://evil.example");
+        let status = if kind == Kind::Ws { 403 } else { 401 };
+        let response = foreign.request(kind).send(keyed.address()).await;
+        let code = if kind == Kind::Ws { "origin_not_allowed" } else { "unauthorized" };
+        assert_eq!(told(kind, None, response, status).await.0, code);
+    }
+    let stale = Query::topic("a").header("Cookie", "switchback_token=stale");
+    let both = stale.with("token", &token);
+    keyed.serves(kind, &both, "what the page says stands before what the browser sends").await;
+}
+
+#[tokio::test]
+async fn a_socket_may_have_it_in_its_subprotocols() {
+    let keyed = Keyed::start(&[]);
+    let token = keyed.token(json!({ "subscribe": ["a"] }));
+    let ask = async |protocols: String| {
+        let request = Request::get("/v1/ws?topic=a").upgrade().header("Sec-WebSocket-Protocol", protocols);
+        request.send(keyed.address()).await
+    };
+    let response = ask(format!("switchback.v1, switchback.token.{token}")).await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
+    let response = ask(format!("switchback.token.{token}, switchback.v1")).await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
+    // Alone it is not echoed: it is a secret.
+    let response = ask(format!("switchback.token.{token}")).await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
+    assert_eq!(ask("switchback.v1, switchback.token.x".into()).await.status, 401);
+}
+
+async fn there_is_one_credential(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let token = keyed.token(json!({ "subscribe": ["a"] }));
+    let header = Query::topic("a").header("Authorization", bearer(&token));
+    for query in [
+        header.clone().with("token", &token),
+        header.clone().with("ticket", "x"),
+        header.header("Authorization", bearer(&token)),
+        Query::topic("a").with("token", &token).with("ticket", "x"),
+    ] {
+        let response = query.request(kind).send(keyed.address()).await;
+        assert_eq!(told(kind, None, response, 400).await.0, "bad_credentials", "{kind}: {query:?}");
+    }
+    let twice = Query::topic("a").with("token", &token).with("token", &token);
+    let response = twice.request(kind).send(keyed.address()).await;
+    assert_eq!(told(kind, None, response, 400).await.0, "bad_parameter");
+}
+
+async fn without_keys_nobody_looks(kind: Kind) {
+    let server = crate::fixture::shared();
+    let query = Query::topic("a").set("wait", 0).with("token", "x").header("Authorization", "Bearer y");
+    let mut link = Link::to(server.address(), kind, &query).await;
+    if kind.streams() {
+        assert_eq!(link.item().await.event, "$hello");
+    } else {
+        assert!(link.batch().await.cursor.is_some());
+    }
+}

@@ -1,0 +1,122 @@
+//! Tickets: for one stream, over one transport, once, and not for long.
+
+use serde_json::{Value, json};
+
+use crate::client::{Kind, Link, Query};
+use crate::fixture::over;
+use crate::http::Request;
+use crate::keyed::{Keyed, bearer, now_s};
+
+over!(every: opens_one_stream, is_for_one_transport, is_in_time, what_it_opens_ends_with_the_token);
+
+async fn ticket(keyed: &Keyed, transport: &str, more: Value) -> String {
+    let body = json!({ "transport": transport }).to_string();
+    let request = Request::post("/v1/tickets", "application/json", body);
+    let answer = request.header("Authorization", bearer(&keyed.token(more))).send(keyed.address()).await;
+    let answer = answer.created().await;
+    assert!(answer["expires_in"].as_u64().is_some_and(|seconds| (1..=300).contains(&seconds)), "{answer}");
+    let ticket = answer["ticket"].as_str().expect("a ticket").to_owned();
+    assert!(ticket.len() >= 22 && !ticket.contains('.'), "opaque, and nobody guesses it: {ticket}");
+    ticket
+}
+
+async fn opens_one_stream(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
+    let query = Query::topic("a").with("ticket", &ticket);
+    keyed.serves(kind, &query, "once").await;
+    keyed.refuses(kind, &query, 401, "twice").await;
+    // It grants what the token did.
+    let ticket = self::ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
+    keyed.refuses(kind, &Query::topic("b").with("ticket", &ticket), 403, "not granted").await;
+    keyed.refuses(kind, &Query::topic("a").with("ticket", "x"), 401, "none").await;
+    let guess = "A".repeat(ticket.len());
+    keyed.refuses(kind, &Query::topic("a").with("ticket", &guess), 401, "guessed").await;
+}
+
+async fn is_for_one_transport(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let other = if kind.transport() == "sse" { "ws" } else { "sse" };
+    let ticket = ticket(&keyed, other, json!({ "subscribe": ["a"] })).await;
+    let query = Query::topic("a").with("ticket", &ticket);
+    keyed.refuses(kind, &query, 401, "for another transport").await;
+    // Whoever tried has used it up.
+    let other = if other == "sse" { Kind::Sse } else { Kind::Ws };
+    keyed.refuses(other, &query, 401, "used").await;
+}
+
+async fn is_in_time(kind: Kind) {
+    let keyed = Keyed::start(&["--ticket-ttl", "1s"]);
+    let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
+    let end = now_s() + 2;
+    while now_s() < end {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    keyed.refuses(kind, &Query::topic("a").with("ticket", &ticket), 401, "late").await;
+}
+
+async fn what_it_opens_ends_with_the_token(kind: Kind) {
+    if matches!(kind, Kind::Poll | Kind::JsonpPoll) {
+        return;
+    }
+    let keyed = Keyed::start(&[]);
+    let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"], "exp": now_s() + 2 })).await;
+    let query = Query::topic("a").with("ticket", &ticket).with("wait", 60);
+    let mut link = Link::to(keyed.address(), kind, &query).await;
+    let bye = if kind.streams() {
+        assert_eq!(link.item().await.event, "$hello");
+        link.telling().await
+    } else {
+        link.batch().await.events.remove(0)
+    };
+    assert_eq!(bye.value(), json!({ "reason": "expired" }));
+}
+
+#[tokio::test]
+async fn only_a_token_makes_one() {
+    let keyed = Keyed::start(&["--public-subscribe", ">"]);
+    let token = keyed.token(json!({ "subscribe": ["a"] }));
+    let ask = |body: &str| Request::post("/v1/tickets", "application/json", body);
+    let good = r#"{"transport":"sse"}"#;
+    assert_eq!(ask(good).send(keyed.address()).await.error().await, (401, "unauthorized".into()));
+    let answer = ask(good).header("Authorization", bearer(&token)).send(keyed.address()).await.created().await;
+    // A ticket for a ticket would never end.
+    let ticket = answer["ticket"].as_str().expect("a ticket");
+    let request = Request::post(format!("/v1/tickets?ticket={ticket}"), "application/json", good);
+    assert_eq!(request.send(keyed.address()).await.error().await, (401, "unauthorized".into()));
+    for (body, code) in [
+        ("", "bad_json"),
+        ("{}", "bad_json"),
+        (r#"{"transport":"carrier pigeon"}"#, "bad_transport"),
+        (r#"{"transport":7}"#, "bad_json"),
+    ] {
+        let mut response = ask(body).header("Authorization", bearer(&token)).send(keyed.address()).await;
+        assert_eq!(response.error().await, (400, code.into()), "{body}");
+    }
+    let foreign = ask(good).header("Authorization", bearer(&token)).header("Origin", "https://evil.example");
+    assert_eq!(foreign.send(keyed.address()).await.error().await, (403, "origin_not_allowed".into()));
+    // Nobody needs one where there are no keys; the client library then goes without.
+    let server = crate::fixture::shared();
+    assert_eq!(ask(good).send(server.address()).await.error().await, (501, "not_supported".into()));
+}
+
+/// Of many who come with the same ticket at once, one is let in.
+#[tokio::test]
+async fn a_ticket_is_used_once_however_many_try() {
+    let keyed = Keyed::start(&[]);
+    for _ in 0..5 {
+        let ticket = ticket(&keyed, "poll", json!({ "subscribe": ["a"] })).await;
+        let query = Query::topic("a").with("ticket", &ticket);
+        let asked = (0..8).map(|_| {
+            let request = query.request(Kind::Poll);
+            let address = keyed.address().to_owned();
+            tokio::spawn(async move { request.send(&address).await.status })
+        });
+        let mut statuses = Vec::new();
+        for one in asked.collect::<Vec<_>>() {
+            statuses.push(one.await.expect("an answer"));
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 401, 401, 401, 401, 401, 401, 401]);
+    }
+}

@@ -1,0 +1,79 @@
+//! Tokens that are no good: forged, expired, of another algorithm, for another audience.
+
+use serde_json::{Value, json};
+
+use crate::client::{Kind, Query};
+use crate::fixture::over;
+use crate::jwt::Signer;
+use crate::keyed::{Keyed, SECRET, bearer, claims, now_s};
+
+over!(every: are_refused, audience_and_issuer, public_topics_are_no_excuse);
+
+async fn are_refused(kind: Kind) {
+    let keyed = Keyed::start(&[]);
+    let grants = |more: Value| {
+        let mut all = json!({ "subscribe": ["a"] });
+        for (name, value) in more.as_object().expect("claims") {
+            all[name] = value.clone();
+        }
+        claims(all)
+    };
+    let good = keyed.signer.sign(&grants(json!({})));
+    let query = |token: &str| Query::topic("a").header("Authorization", bearer(token));
+    keyed.serves(kind, &query(&good), "a good one").await;
+    let body = grants(json!({})).to_string();
+    let (message, _) = good.rsplit_once('.').expect("a signature");
+    let public = Signer::rs256();
+    for (token, why) in [
+        (String::new(), "nothing"),
+        ("x".to_owned(), "not a token"),
+        (message.to_owned(), "no signature"),
+        (format!("{message}."), "an empty signature"),
+        (format!("{good}x"), "a changed signature"),
+        (Signer::secret("another secret that nobody guesses").sign(&grants(json!({}))), "forged"),
+        (keyed.signer.sign_as(&json!({ "alg": "none" }), &body), "none"),
+        (keyed.signer.sign_as(&json!({ "alg": "HS512" }), &body), "another hash"),
+        (public.sign(&grants(json!({}))), "another kind of key"),
+        (keyed.signer.sign_as(&json!({ "alg": "HS256", "crit": ["exp"] }), &body), "demands more"),
+        (keyed.signer.sign(&grants(json!({ "exp": now_s() - 1 }))), "expired"),
+        (keyed.signer.sign(&json!({ "subscribe": ["a"] })), "without an end"),
+        (keyed.signer.sign(&grants(json!({ "nbf": now_s() + 3600 }))), "not valid yet"),
+        (keyed.signer.sign(&grants(json!({ "subscribe": ["a..b"] }))), "grants what is no pattern"),
+        (keyed.signer.sign(&grants(json!({ "x": "x".repeat(17_000) }))), "too long"),
+    ] {
+        keyed.refuses(kind, &query(&token), 401, why).await;
+    }
+    keyed.refuses(kind, &Query::topic("a"), 401, "no token at all").await;
+    keyed.refuses(kind, &Query::topic("a").header("Authorization", "Basic eDp5"), 401, "another scheme").await;
+    // It cannot be read what it was signed with.
+    let response = query("x").request(kind).send(keyed.address()).await;
+    assert!(!format!("{:?}", response.headers).contains(SECRET));
+}
+
+async fn audience_and_issuer(kind: Kind) {
+    let keyed = Keyed::start(&["--jwt-audience", "us,we", "--jwt-issuer", "https://login.test"]);
+    let ask = |more: Value| {
+        let mut all = json!({ "subscribe": ["a"], "aud": "us", "iss": "https://login.test" });
+        for (name, value) in more.as_object().expect("claims") {
+            all[name] = value.clone();
+        }
+        keyed.query("a", all)
+    };
+    keyed.serves(kind, &ask(json!({})), "for us").await;
+    keyed.serves(kind, &ask(json!({ "aud": ["them", "we"] })), "for us, too").await;
+    for (more, why) in [
+        (json!({ "aud": "them" }), "for others"),
+        (json!({ "aud": null }), "for nobody"),
+        (json!({ "iss": "https://evil.test" }), "of another issuer"),
+        (json!({ "iss": null }), "of no issuer"),
+    ] {
+        keyed.refuses(kind, &ask(more), 401, why).await;
+    }
+}
+
+/// A token that is no good is told so, even where none would have been needed: its page should know.
+async fn public_topics_are_no_excuse(kind: Kind) {
+    let keyed = Keyed::start(&["--public-subscribe", "news.>"]);
+    keyed.serves(kind, &Query::topic("news.a"), "public").await;
+    keyed.refuses(kind, &Query::topic("news.a").header("Authorization", "Bearer x"), 401, "no good").await;
+}
