@@ -162,7 +162,7 @@ impl Hub {
 
     /// Where the log begins and ends, as the store itself says now.
     pub(crate) async fn refreshed(&self) -> Result<Bounds, StoreError> {
-        self.0.store.refresh().await
+        self.0.store.refresh(self.cursor()).await
     }
 
     /// The log's end: what a client has that has heard everything.

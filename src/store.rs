@@ -67,12 +67,12 @@ pub trait Store: Send + Sync + 'static {
     /// Where the log begins and ends now, as far as this process knows.
     fn bounds(&self) -> Bounds;
 
-    /// Where the log begins and ends now, as far as anybody knows: what a position is judged by that this process does not
+    /// Where the log begins and ends now, as far as anybody knows: what a cursor is judged by that this process does not
     /// know. Where the log has become another one, the feed of this process has heard of it when this is answered.
     ///
     /// # Errors
     /// [`StoreError::Busy`] and [`StoreError::Unavailable`]. An engine that is this process's own knows it anyway.
-    fn refresh(&self) -> BoxFuture<'static, Result<Bounds, StoreError>> {
+    fn refresh(&self, _cursor: Cursor) -> BoxFuture<'static, Result<Bounds, StoreError>> {
         Box::pin(std::future::ready(Ok(self.bounds())))
     }
 

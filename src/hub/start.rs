@@ -25,7 +25,7 @@ impl Hub {
     /// not come here yet: then the store itself is asked.
     pub(crate) async fn bounds_for(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
         let bounds = self.bounds();
-        if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh().await }
+        if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh(cursor).await }
     }
 
     /// Turns where to start into a cursor, with the gap to be told first.

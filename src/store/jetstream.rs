@@ -48,7 +48,7 @@ use super::{
     Appended, Bounds, ClientRecord, Feed, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest, Store, StoreError,
     StoreOptions,
 };
-use crate::cursor::Position;
+use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::sync::lock;
 use crate::topic::PatternSet;
@@ -171,8 +171,8 @@ impl Store for JetStreamStore {
         self.parts.node.bounds()
     }
 
-    fn refresh(&self) -> BoxFuture<'static, Result<Bounds, StoreError>> {
-        self.on_thread(|parts| async move { parts.node.refresh().await })
+    fn refresh(&self, cursor: Cursor) -> BoxFuture<'static, Result<Bounds, StoreError>> {
+        self.on_thread(move |parts| async move { parts.node.refresh(cursor).await })
     }
 
     fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {

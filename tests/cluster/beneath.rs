@@ -8,6 +8,8 @@ use async_nats::jetstream::{self, stream};
 use crate::nats::{Access, Nats, PASSWORD, USER};
 
 async fn create(nats: &Nats, options: ConnectOptions, replicas: usize) -> jetstream::Context {
+    // One that is held still is noticed by its silence.
+    let options = options.ping_interval(Duration::from_millis(500));
     let client = options.connect(nats.addresses()).await.expect("a connection");
     let context = jetstream::new(client);
     let config = stream::Config {
@@ -59,6 +61,15 @@ async fn a_server_may_ask_for_a_password() {
     let options = ConnectOptions::with_user_and_password(USER.into(), PASSWORD.into());
     store(&create(&nats, options, 1).await).await;
     assert_eq!(nats.leader_of("LOG"), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_may_ask_for_credentials() {
+    let nats = Nats::start(1, Access::Credentials, "");
+    let refused = async_nats::connect(nats.addresses()).await;
+    assert!(refused.is_err(), "without credentials");
+    let options = ConnectOptions::with_credentials_file(nats.credentials_file()).await.expect("a file of credentials");
+    store(&create(&nats, options, 1).await).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,56 @@
 //! of them that decides. Randomness comes from a seed that is printed; `CLUSTER_SEED=n` runs the same again, as far as
 //! other processes' timing allows.
 
+mod across;
 mod beneath;
+mod faults;
+mod follower;
+mod gaps;
+mod harness;
+mod ledger;
+mod load;
+mod lost;
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 #[path = "../support/nats.rs"]
 mod nats;
+mod nodes;
+mod publisher;
+
+/// A client of one shape for every transport, which checks every framing while it reads.
+#[allow(dead_code)]
+#[path = "../conformance/client.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "../conformance/http.rs"]
+mod http;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../support/mod.rs"]
+mod support;
+#[allow(dead_code)]
+#[path = "../conformance/wire.rs"]
+mod wire;
+
+use std::time::{Duration, Instant};
+
+/// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
+static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Waits until something holds that must.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What all that is random in a test comes from.
+fn seed(test: &str) -> u64 {
+    let given = std::env::var("CLUSTER_SEED").ok().map(|seed| seed.parse().expect("CLUSTER_SEED is a number"));
+    let seed = given.unwrap_or_else(|| rand::random_range(0..1_000_000_000));
+    println!("{test}: CLUSTER_SEED={seed}");
+    seed
+}

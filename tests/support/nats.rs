@@ -3,6 +3,8 @@
 //!
 //! The binary is the one that `SWITCHBACK_TEST_NATS` names, else `target/tools/nats-server`, where `tests/run` puts it.
 
+mod nats_credentials;
+
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -34,6 +36,8 @@ pub enum Access {
     Open,
     /// [`USER`] with [`PASSWORD`].
     Password,
+    /// Whoever has [`Nats::credentials_file`].
+    Credentials,
     /// Anyone over TLS, who knows [`Nats::ca_file`].
     Tls,
 }
@@ -72,9 +76,7 @@ impl Nats {
         let host = host_of_its_own();
         let reserved: Vec<[TcpListener; 3]> = (0..count).map(|_| [(); 3].map(|()| reserve(host))).collect();
         let ports = |index: usize| reserved[index].each_ref().map(|one| one.local_addr().expect("an address"));
-        if access == Access::Tls {
-            write_certificate(directory.path(), host);
-        }
+        let door = door(access, directory.path(), host);
         let servers: Vec<Server> = (0..count)
             .map(|index| {
                 let [address, monitor, _] = ports(index);
@@ -87,7 +89,7 @@ impl Nats {
             std::fs::create_dir(&server.directory).expect("a directory for the server");
             let others = (0..count).filter(|other| *other != index).map(|other| ports(other)[2]);
             let cluster = (count > 1).then(|| (ports(index)[2], others.collect::<Vec<_>>()));
-            let text = configuration(server, access, directory.path(), cluster, more);
+            let text = configuration(server, &door, cluster, more);
             std::fs::write(server.configuration_file(), text).expect("the configuration is written");
         }
         drop(reserved);
@@ -116,9 +118,19 @@ impl Nats {
         self.servers.iter().map(|server| server.address.to_string()).collect()
     }
 
+    /// The processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.servers.iter().filter_map(|server| Some(server.process.as_ref()?.id())).collect()
+    }
+
     /// The authority that a client has to trust with [`Access::Tls`], in PEM.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
+    }
+
+    /// What a client needs with [`Access::Credentials`].
+    pub fn credentials_file(&self) -> PathBuf {
+        self.directory.path().join("user.creds")
     }
 
     /// Ends one with SIGKILL.
@@ -311,35 +323,34 @@ fn reserve(host: IpAddr) -> TcpListener {
     TcpListener::bind((host, 0)).expect("a free port")
 }
 
-fn configuration(
-    server: &Server,
-    access: Access,
-    directory: &Path,
-    cluster: Option<(SocketAddr, Vec<SocketAddr>)>,
-    more: &str,
-) -> String {
-    let Server { name, address, monitor, directory: own, .. } = server;
-    let store = own.join("jetstream");
+fn configuration(server: &Server, door: &str, cluster: Option<(SocketAddr, Vec<SocketAddr>)>, more: &str) -> String {
+    let Server { name, address, monitor, directory, .. } = server;
+    let store = directory.join("jetstream");
     // What a stream may take is reserved ahead, whatever it holds.
     let mut text = format!(
-        "server_name: {name}\nlisten: \"{address}\"\nhttp: \"{monitor}\"\n\
+        "server_name: {name}\nlisten: \"{address}\"\nhttp: \"{monitor}\"\n{door}\n{more}\n\
          jetstream {{ store_dir: {store:?}, max_memory_store: 256MB, max_file_store: 1TB }}\n"
     );
-    let added = match access {
-        Access::Open => Ok(()),
-        Access::Password => writeln!(text, "authorization {{ user: {USER:?}, password: {PASSWORD:?} }}"),
-        Access::Tls => {
-            let (certificate, key) = (directory.join("server.pem"), directory.join("server.key"));
-            writeln!(text, "tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")
-        }
-    };
-    added.expect("a text takes what is written");
     if let Some((own, others)) = cluster {
         let routes: Vec<String> = others.iter().map(|other| format!("\"nats://{other}\"")).collect();
         let routes = routes.join(", ");
-        writeln!(text, "cluster {{ name: test, listen: \"{own}\", routes: [{routes}] }}").expect("as above");
+        writeln!(text, "cluster {{ name: test, listen: \"{own}\", routes: [{routes}] }}").expect("a text takes it");
     }
-    text + more + "\n"
+    text
+}
+
+/// Who may connect, as it stands in the configuration; writes the files that it takes.
+fn door(access: Access, directory: &Path, host: IpAddr) -> String {
+    match access {
+        Access::Open => String::new(),
+        Access::Password => format!("authorization {{ user: {USER:?}, password: {PASSWORD:?} }}"),
+        Access::Credentials => nats_credentials::write(directory),
+        Access::Tls => {
+            write_certificate(directory, host);
+            let (certificate, key) = (directory.join("server.pem"), directory.join("server.key"));
+            format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}")
+        }
+    }
 }
 
 /// A certificate for the host, and the authority that signed it.

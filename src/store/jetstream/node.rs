@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connect::Link;
 use super::names::Names;
 use super::setup::Plan;
-use crate::cursor::{Epoch, Position};
+use crate::cursor::{Cursor, Epoch, Position};
 use crate::store::{Bounds, StoreError};
 use crate::sync::lock;
 
@@ -26,6 +26,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Between two tries.
 pub(super) const RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// How often the leader is asked again that is behind what a copy has shown.
+const LEADER_BEHIND_MAX: u32 = 10;
 
 /// Who may wait for a look at the stream.
 const LOOKS_MAX: usize = 16 << 10;
@@ -188,10 +191,24 @@ impl Node {
         answered.await.unwrap_or_else(|_| Err(away()))
     }
 
-    /// The log's bounds as the leader knows them. Where the stream has become another one, this process has taken that
-    /// in when this returns.
-    pub(super) async fn refresh(&self) -> Result<Bounds, StoreError> {
-        let seen = self.look().await?;
+    /// A look by a leader that is not behind what somebody has been given. A copy may take in what is agreed on before
+    /// the leader itself has, and hand it to another node's feed; and one that has just been replaced may not know it.
+    pub(super) async fn look_past(&self, given: Cursor) -> Result<Seen, StoreError> {
+        let mut seen = self.look().await?;
+        for _ in 0..LEADER_BEHIND_MAX {
+            if seen.epoch != given.epoch || seen.last >= given.position {
+                break;
+            }
+            tokio::time::sleep(RETRY_WAIT).await;
+            seen = self.look().await?;
+        }
+        Ok(seen)
+    }
+
+    /// The log's bounds as the leader knows them, to judge a cursor by. Where the stream has become another one, this
+    /// process has taken that in when this returns.
+    pub(super) async fn refresh(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
+        let seen = self.look_past(cursor).await?;
         if self.bounds().epoch == seen.epoch {
             return Ok(self.bounds());
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::direct::{self, Slice};
 use super::node::{DEADLINE, Node, Seen};
-use crate::cursor::{Epoch, Position};
+use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::store::{Page, ReadRequest, StoreError, Trimmed};
 use crate::topic::PatternSet;
@@ -33,9 +33,6 @@ const SLICE_BYTES_MIN: usize = 64 << 10;
 
 /// Most bytes of one direct read: what the connection is made to carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
-
-/// How often the leader is asked again that is behind what a copy has shown.
-const LEADER_BEHIND_MAX: u32 = 10;
 
 /// The reads of a node.
 pub(super) struct Reader {
@@ -64,7 +61,7 @@ impl Reader {
                 break;
             }
         }
-        let seen = look_past(node, page.through).await?;
+        let seen = node.look_past(Cursor::new(bounds.epoch, page.through)).await?;
         if seen.epoch != bounds.epoch {
             return Err(StoreError::unavailable("the stream has just become another one"));
         }
@@ -78,19 +75,6 @@ pub(super) fn filters(node: &Node, patterns: &PatternSet) -> Vec<Option<String>>
         return vec![None];
     }
     patterns.iter().map(|pattern| Some(node.names.subject(pattern.as_str()))).collect()
-}
-
-/// A look by a leader that is not behind what has been seen of the stream already.
-async fn look_past(node: &Node, position: Position) -> Result<Seen, StoreError> {
-    let mut seen = node.look().await?;
-    for _ in 0..LEADER_BEHIND_MAX {
-        if seen.last >= position {
-            break;
-        }
-        tokio::time::sleep(super::node::RETRY_WAIT).await;
-        seen = node.look().await?;
-    }
-    Ok(seen)
 }
 
 struct Collected {

@@ -1,0 +1,132 @@
+//! Clients that cost as little as possible: they write prepared requests, and count.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, LocalSet};
+
+/// Stands in every event's data once, and nowhere else.
+const MARK: u8 = b'~';
+
+/// One who publishes on a connection of his own.
+pub(crate) struct Publisher {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Publisher {
+    pub(crate) async fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the node is there");
+        stream.set_nodelay(true).expect("a socket");
+        Self { stream, buffer: Vec::with_capacity(1024) }
+    }
+
+    /// Publishes 200 bytes, and waits until they are acknowledged.
+    pub(crate) async fn publish(&mut self, topic: &str) {
+        let data = format!("\"{}{}\"", char::from(MARK), "x".repeat(197));
+        let length = data.len();
+        let request = format!(
+            "POST /v1/topics/{topic} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{data}"
+        );
+        self.stream.write_all(request.as_bytes()).await.expect("the node takes it");
+        self.buffer.clear();
+        // The answer is an object, which is all there is to its end.
+        while !self.buffer.ends_with(b"}") {
+            let read = self.stream.read_buf(&mut self.buffer).await.expect("an answer");
+            assert!(read > 0, "the node hung up");
+        }
+        assert!(self.buffer.starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&self.buffer));
+    }
+}
+
+/// Publishes for a time with so many publishers; returns how many events were acknowledged.
+pub(crate) async fn publish_for(time: Duration, addresses: &[&str], publishers: usize) -> usize {
+    let published = Rc::new(Cell::new(0));
+    let local = LocalSet::new();
+    let end = Instant::now() + time;
+    for (number, address) in (0..publishers).zip(addresses.iter().cycle()) {
+        let (address, published) = ((*address).to_owned(), published.clone());
+        local.spawn_local(async move {
+            let mut publisher = Publisher::connect(&address).await;
+            let topic = format!("rate.{number}");
+            while Instant::now() < end {
+                publisher.publish(&topic).await;
+                published.set(published.get() + 1);
+            }
+        });
+    }
+    local.await;
+    published.get()
+}
+
+/// Those who listen and count, spread over the nodes.
+pub(crate) struct Subscribers {
+    count: usize,
+    heard: std::sync::Arc<Heard>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    marks: std::sync::atomic::AtomicUsize,
+    more: Notify,
+}
+
+impl Subscribers {
+    /// Connects all of them, and returns once the nodes have said hello, or, where a request is held, have had time to read it.
+    pub(crate) async fn connect(addresses: &[&str], count: usize, transport: &str, query: &str) -> Self {
+        let heard = std::sync::Arc::new(Heard::default());
+        let mut tasks = Vec::with_capacity(count);
+        for (_, address) in (0..count).zip(addresses.iter().cycle()) {
+            let mut stream = TcpStream::connect(address).await.expect("the node is there");
+            stream.set_nodelay(true).expect("a socket");
+            let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+            let upgrade = if transport == "ws" { upgrade } else { "" };
+            let request = format!("GET /v1/{transport}?{query} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n");
+            stream.write_all(request.as_bytes()).await.expect("the node takes it");
+            if transport != "longpoll" {
+                let mut greeting = Vec::new();
+                while !greeting.windows(6).any(|window| window == b"$hello") {
+                    assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the node hung up");
+                }
+                count_marks(&greeting, &heard);
+            }
+            let heard = heard.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut buffer = Vec::with_capacity(16 << 10);
+                while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
+                    count_marks(&buffer, &heard);
+                    buffer.clear();
+                }
+            }));
+        }
+        Self { count, heard, tasks }
+    }
+
+    /// Waits until each has heard so many events.
+    pub(crate) async fn heard(&self, events: usize) {
+        let all = events * self.count;
+        let heard = async {
+            while self.heard.marks.load(std::sync::atomic::Ordering::Relaxed) < all {
+                self.heard.more.notified().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), heard).await.expect("everything is delivered");
+    }
+}
+
+impl Drop for Subscribers {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn count_marks(bytes: &[u8], heard: &Heard) {
+    let marks = bytes.iter().filter(|byte| **byte == MARK).count();
+    heard.marks.fetch_add(marks, std::sync::atomic::Ordering::Relaxed);
+    heard.more.notify_one();
+}

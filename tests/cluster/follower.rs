@@ -1,0 +1,170 @@
+//! One who listens over one transport, each request to another node, and keeps everything that he hears.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use crate::client::{Failure, Got, Kind, Link, Query};
+use crate::ledger::{Account, END, Part, Pauses};
+use crate::nodes::Addresses;
+use crate::wire::Item;
+
+/// A stream that says nothing for so long is mute: heartbeats come every second.
+const MUTE: Duration = Duration::from_secs(20);
+
+/// How long a connection may take to be answered. A node that waits for its feed says so after 5 s.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Follower {
+    kind: Kind,
+    part: Part,
+    nodes: Addresses,
+    rng: StdRng,
+    node: String,
+    cursor: String,
+    account: Account,
+    pauses: Pauses,
+    /// How long it does something else between two requests.
+    away: Duration,
+    requests: usize,
+    failures: usize,
+}
+
+/// What one who listened came to.
+pub(crate) struct Done {
+    pub(crate) account: Account,
+    pub(crate) longest_pause: Duration,
+    pub(crate) requests: usize,
+    /// Connections that broke or were refused.
+    pub(crate) failures: usize,
+}
+
+impl Follower {
+    pub(crate) fn new(kind: Kind, part: Part, nodes: &Addresses, start: &str, rng: StdRng) -> Self {
+        let account = Account { who: format!("{kind} {part:?}"), part, heard: Vec::new() };
+        Self {
+            kind,
+            part,
+            nodes: nodes.clone(),
+            rng,
+            node: String::new(),
+            cursor: start.to_owned(),
+            account,
+            pauses: Pauses::default(),
+            away: Duration::ZERO,
+            requests: 0,
+            failures: 0,
+        }
+    }
+
+    /// One that is away for a while between two requests, and falls behind.
+    pub(crate) fn away(mut self, away: Duration) -> Self {
+        self.away = away;
+        if !away.is_zero() {
+            self.account.who.push_str(", slow");
+        }
+        self
+    }
+
+    /// Listens until the end was heard.
+    pub(crate) async fn run(mut self) -> Done {
+        while !self.is_done() {
+            self.node = self.nodes.another(&self.node, &mut self.rng);
+            self.requests += 1;
+            if let Err(why) = self.listen().await {
+                self.failures += 1;
+                self.refused(why);
+                tokio::time::sleep(Duration::from_millis(self.rng.random_range(20..120))).await;
+            }
+            tokio::time::sleep(self.away).await;
+        }
+        let Self { account, pauses, requests, failures, .. } = self;
+        Done { account, longest_pause: pauses.longest, requests, failures }
+    }
+
+    fn is_done(&self) -> bool {
+        self.account.heard.last().is_some_and(|(_, marker)| marker == END)
+    }
+
+    /// One connection: some items of a stream, or a batch.
+    async fn listen(&mut self) -> Result<(), Failure> {
+        let mut query = Query::topics(self.part.patterns()).with("cursor", &self.cursor);
+        query = query.with("limit", self.rng.random_range(1..200));
+        if self.kind.holds() {
+            query = query.with("wait", self.rng.random_range(1..4));
+        }
+        let opened = tokio::time::timeout(PATIENCE, Link::open(&self.node, self.kind, &query)).await;
+        let mut link = opened.unwrap_or_else(|_| panic!("{}: no answer from {}", self.account.who, self.node))?;
+        if !self.kind.streams() {
+            let batch = match self.next(&mut link).await? {
+                Some(Got::Batch(batch)) => batch,
+                other => panic!("{}: no batch: {other:?}", self.account.who),
+            };
+            // Sometimes the page goes away in the middle of it, and comes back with what it had looked at.
+            let looked_at = if self.rng.random_ratio(1, 8) { self.rng.random_range(0..4) } else { usize::MAX };
+            let whole = looked_at >= batch.events.len();
+            batch.events.iter().take(looked_at).for_each(|item| self.hear(item));
+            if let (true, Some(cursor)) = (whole, batch.cursor) {
+                self.cursor = cursor;
+            }
+            if batch.events.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            return Ok(());
+        }
+        let items = self.rng.random_range(1..if self.away.is_zero() { 120 } else { 500 });
+        let end = Instant::now() + Duration::from_millis(self.rng.random_range(100..3000));
+        for _ in 0..items {
+            if self.is_done() || Instant::now() > end {
+                break;
+            }
+            match self.next(&mut link).await? {
+                Some(Got::Item(item)) => self.hear(&item),
+                Some(other) => panic!("{}: no item: {other:?}", self.account.who),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn next(&self, link: &mut Link) -> Result<Option<Got>, Failure> {
+        let next = tokio::time::timeout(MUTE, link.next()).await;
+        Ok(next.unwrap_or_else(|_| panic!("{}: {} is mute", self.account.who, self.node))?)
+    }
+
+    fn hear(&mut self, item: &Item) {
+        if let Some(cursor) = &item.cursor {
+            self.cursor.clone_from(cursor);
+        }
+        if !item.is_control() {
+            let marker = item.value()["marker"].as_str().unwrap_or_else(|| panic!("not ours: {item:?}")).to_owned();
+            assert_eq!(item.topic, Some(Part::topic(&marker)), "{}", self.account.who);
+            self.pauses.note(Instant::now());
+            self.account.heard.push((item.at(), marker));
+            return;
+        }
+        let data = item.value();
+        let usual = match item.event.as_str() {
+            "$hello" | "$beat" => true,
+            "$bye" => data["reason"] == "shutdown" || data["reason"] == "recycle",
+            "$error" => {
+                self.failures += 1;
+                let passing = ["store_unavailable", "behind", "shutting_down", "busy"];
+                passing.iter().any(|code| data["error"]["code"] == *code) && data["retry"].is_u64()
+            }
+            _ => false,
+        };
+        assert!(usual, "{} at {}: {item:?}", self.account.who, self.cursor);
+    }
+
+    /// Nobody there, cut, or a node that says that it cannot just now.
+    fn refused(&self, why: Failure) {
+        if let Failure::Refused(response) = why {
+            assert_eq!(response.status, 503, "{}: {response:?}", self.account.who);
+            // To a page, which reads no header, the document says it.
+            let told = self.kind.transport() == "iframe" || response.header("retry-after").is_some();
+            assert!(told, "503 says when to ask again: {response:?}");
+        }
+    }
+}

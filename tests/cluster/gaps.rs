@@ -1,0 +1,174 @@
+//! What is gone is told, whatever took it: somebody who deleted the stream, or time.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::MACHINE;
+use crate::client::{Failure, Kind, Query, Subscriber};
+use crate::http::Request;
+use crate::nats::Nats;
+use crate::nodes::{Nodes, end_of_log, stream_of};
+use crate::wire::{Item, epoch, moved, position};
+
+/// The next item, past the words of a node that cannot just now.
+pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
+    let who = subscriber.kind;
+    let told = tokio::time::timeout(crate::DEADLINE, async {
+        loop {
+            match subscriber.try_item().await {
+                Ok(item) if item.event == "$error" => {}
+                Ok(item) if item.event == "$bye" && item.value()["reason"] == "recycle" => {}
+                Ok(item) => return item,
+                Err(Failure::Broken(_)) => {}
+                Err(Failure::Refused(response)) => assert_eq!(response.status, 503, "{who}: {response:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    told.await.unwrap_or_else(|_| panic!("{who} is told nothing"))
+}
+
+/// Publishes until it is acknowledged; the id makes asking again safe.
+async fn published(address: &str, topic: &str, data: impl Into<Value>) -> String {
+    let body = json!({ "topic": topic, "data": data.into(), "id": uuid::Uuid::new_v4() }).to_string();
+    let mut cursor = None;
+    crate::until("it is published", async || {
+        let answer = Request::post("/v1/events", "application/json", body.clone()).try_send(address).await;
+        let Ok(mut answer) = answer else { return false };
+        let answered = answer.json().await;
+        assert!(matches!(answer.status, 201 | 503), "{answered}");
+        cursor = answered["cursor"].as_str().map(str::to_owned);
+        cursor.is_some()
+    })
+    .await;
+    cursor.expect("a cursor")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_deleted_is_another_log() {
+    let _alone = MACHINE.lock().await;
+    let (nats, nodes) = tokio::task::block_in_place(|| {
+        let nats = Nats::cluster();
+        let nodes = Nodes::over(&nats, 3, &[]);
+        (nats, nodes)
+    });
+    let all = nodes.addresses().all();
+    let mut subscribers = Vec::new();
+    for (turn, kind) in Kind::ALL.into_iter().enumerate() {
+        // One that is connected all the while, if that is its way, and one that comes back later.
+        subscribers.push(Subscriber::start(&all[turn % 3], kind, Query::topic("log.>")).await);
+        subscribers.push(Subscriber::start(&all[(turn + 1) % 3], kind, Query::topic("log.>")).await);
+    }
+    let mut before = String::new();
+    for n in 0..5 {
+        before = published(&all[n % 3], "log.a", n).await;
+    }
+    for (turn, subscriber) in subscribers.iter_mut().enumerate() {
+        assert_eq!(subscriber.values(5).await, (0..5).map(Value::from).collect::<Vec<_>>());
+        if turn % 2 == 1 {
+            subscriber.cut();
+        }
+    }
+    let client = async_nats::connect(nats.addresses()).await.expect("NATS is there");
+    let deleted = async_nats::jetstream::new(client).delete_stream(stream_of(&nats)).await;
+    assert!(deleted.expect("it is deleted").success);
+    for n in 5..8 {
+        published(&all[n % 3], "log.b", n).await;
+    }
+    for node in &all {
+        crate::until("all nodes are on the new log", async || epoch(&end_of_log(node).await) != epoch(&before)).await;
+    }
+    let began = moved(&end_of_log(&all[0]).await, 0);
+    for subscriber in &mut subscribers {
+        let gap = told(subscriber).await;
+        let data = gap.value();
+        assert_eq!((gap.event.as_str(), &data["reason"]), ("$gap", &json!("epoch")), "{}: {gap:?}", subscriber.kind);
+        assert_eq!(epoch(data["from"].as_str().expect("from where")), epoch(&before), "{}", subscriber.kind);
+        assert_eq!((data["to"].as_str(), gap.cursor.as_deref()), (Some(&*began), Some(&*began)), "{}", subscriber.kind);
+        for n in 5..8 {
+            let event = told(subscriber).await;
+            assert_eq!((event.topic.as_deref(), event.value()), (Some("log.b"), json!(n)), "{}", subscriber.kind);
+        }
+    }
+}
+
+/// Reads numbers that are published in order, and allows one to be missing only where a gap said so.
+struct Careful {
+    subscriber: Subscriber,
+    heard: u64,
+    gap: Option<(u64, u64)>,
+    gaps: usize,
+}
+
+impl Careful {
+    async fn read(&mut self) {
+        let kind = self.subscriber.kind;
+        let before = self.subscriber.cursor.clone().expect("a cursor");
+        let item = told(&mut self.subscriber).await;
+        if item.event == "$gap" {
+            let data = item.value();
+            let (from, to) = (data["from"].as_str().expect("from"), data["to"].as_str().expect("to"));
+            assert_eq!((&data["reason"], item.cursor.as_deref()), (&json!("expired"), Some(to)), "{kind}: {item:?}");
+            assert!(self.gap.is_none_or(|(_, end)| end == position(from)), "{kind}: {item:?} after {:?}", self.gap);
+            assert!(position(from) >= position(&before), "{kind}: {item:?} at {before}");
+            assert!(position(from) < position(to), "{kind}: nothing is gone: {item:?}");
+            self.gap = Some((position(from), position(to)));
+            self.gaps += 1;
+            return;
+        }
+        let number = item.value().as_u64().unwrap_or_else(|| panic!("{kind}: {item:?}"));
+        match self.gap.take() {
+            None => assert_eq!(number, self.heard + 1, "{kind}: a silent jump"),
+            Some((_, to)) => {
+                assert!(number > self.heard + 1, "{kind}: nothing was missing before {number}");
+                assert_eq!(item.at(), to + 1, "{kind}: it goes on where the gap ends");
+            }
+        }
+        self.heard = number;
+    }
+}
+
+/// Events that are kept, and that are published.
+const KEPT: u64 = 60;
+const PUBLISHED: u64 = 900;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_that_overtakes_is_told() {
+    let (_nats, nodes) = tokio::task::block_in_place(|| {
+        let nats = Nats::single();
+        let kept = KEPT.to_string();
+        let nodes = Nodes::over(&nats, 2, &["--max-events", &kept]);
+        (nats, nodes)
+    });
+    let all = nodes.addresses().all();
+    let start = end_of_log(&all[0]).await;
+    let readers: Vec<_> = Kind::ALL
+        .into_iter()
+        .enumerate()
+        .map(|(turn, kind)| {
+            let query = Query::topic("log").with("limit", 7);
+            let subscriber = Subscriber::at(&all[turn % 2], kind, query, &start);
+            let mut reader = Careful { subscriber, heard: 0, gap: None, gaps: 0 };
+            tokio::spawn(async move {
+                while reader.heard < PUBLISHED {
+                    reader.read().await;
+                    if reader.heard % 20 == 3 && reader.heard < PUBLISHED {
+                        // Away for a while, in which it is overtaken; a stream's connection goes, too.
+                        reader.subscriber.cut();
+                        tokio::time::sleep(Duration::from_millis(700)).await;
+                    }
+                }
+                (kind, reader.gaps)
+            })
+        })
+        .collect();
+    for n in 1..=PUBLISHED {
+        published(&all[n as usize % 2], "log", n).await;
+    }
+    for reader in readers {
+        let ended = tokio::time::timeout(crate::DEADLINE, reader).await.expect("a reader comes to the end");
+        let (kind, gaps) = ended.expect("a reader does not panic");
+        assert!(gaps > 0, "{kind} was never overtaken, so nothing was tested");
+    }
+}

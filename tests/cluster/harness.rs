@@ -1,0 +1,88 @@
+//! The harness is held to its word first: on one node, whose log is on disk, all is well; and a way to the node on which
+//! events are lost or repeated is told, whatever the transport.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::ledger::{Part, judge};
+use crate::load::Load;
+use crate::nodes::{Addresses, Nodes};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_that_is_killed() {
+    let mut nodes = Nodes::on_disk();
+    let load = Load::start(nodes.addresses(), crate::seed("one node")).await;
+    for _ in 0..2 {
+        load.more(150).await;
+        tokio::task::block_in_place(|| nodes.kill_and_restart(0));
+    }
+    load.more(150).await;
+    let report = load.judge("one node, killed twice").await;
+    assert!(report.failures > 0, "nothing went wrong, so nothing was tested");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_loses_is_told() {
+    told(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_repeats_is_told() {
+    told(-3).await;
+}
+
+/// Events that are in the log before anybody listens; the first of them are lied about. More than one request gets at most,
+/// so that everybody is lied to, and so few that nobody is moved past the end.
+const PUBLISHED: usize = 320;
+const LIED_ABOUT: u64 = 250;
+
+/// On the way cursors are moved by so many positions.
+async fn told(by: i64) {
+    let nodes = Nodes::on_disk();
+    let lying = lying_proxy(nodes.address(0).to_owned(), by).await;
+    let mut load = Load::publishing(nodes.addresses(), crate::seed("a lying way")).await;
+    load.more(PUBLISHED).await;
+    load.listen(&Addresses::of(vec![lying]));
+    let (promised, accounts, _) = load.finish().await;
+    let wrong = judge(&promised, &accounts).expect_err("the ledger tells");
+    println!("moved by {by}: {wrong}");
+    // Each of those who went that way is caught by himself, too; what the node itself says is right.
+    let (history, others) = accounts.split_last().expect("accounts");
+    assert_eq!(judge(&promised, std::slice::from_ref(history)), Ok(()));
+    // Who is slow takes in more at a time than is lied about.
+    for account in others.iter().filter(|account| account.part == Part::All && !account.who.contains("slow")) {
+        judge(&promised, &[history.clone(), account.clone()]).expect_err(&account.who);
+    }
+}
+
+/// Passes connections on, and moves the cursor in every request.
+async fn lying_proxy(upstream: String, by: i64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, upstream.clone(), by));
+        }
+    });
+    address
+}
+
+async fn pass_on(mut client: TcpStream, upstream: String, by: i64) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(upstream).await?;
+    // A request's head comes in one piece.
+    let mut head = vec![0; 8 << 10];
+    let read = client.read(&mut head).await?;
+    server.write_all(moved(&String::from_utf8_lossy(&head[..read]), by).as_bytes()).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+fn moved(head: &str, by: i64) -> String {
+    const DASH: &str = "%2D";
+    let start = head.find("cursor=").and_then(|at| Some(at + head[at..].find(DASH)? + DASH.len()));
+    let Some(start) = start else { return head.to_owned() };
+    let end = head[start..].find(|c: char| !c.is_ascii_digit()).map_or(head.len(), |length| start + length);
+    let position: u64 = head[start..end].parse().expect("a position");
+    let told = if position <= LIED_ABOUT { position.saturating_add_signed(by) } else { position };
+    format!("{}{told}{}", &head[..start], &head[end..])
+}

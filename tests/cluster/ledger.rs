@@ -1,0 +1,303 @@
+//! The ledger: what was published and acknowledged, and what everybody heard, kept outside the servers; and the judgement
+//! over both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// The marker of the event that ends a test: after it nothing is published.
+pub(crate) const END: &str = "end-0";
+
+/// An event as it was heard: where, and the marker in it.
+pub(crate) type Heard = (u64, String);
+
+/// What the publishers were told. A marker is `PUBLISHER-NUMBER`; each publisher asks for one thing after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Promised {
+    acknowledged: BTreeMap<String, u64>,
+    /// Asked for, and not acknowledged: it may be there, once.
+    uncertain: BTreeSet<String>,
+    wrong: Vec<String>,
+    answers: Pauses,
+}
+
+/// The longest time between two of the same kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pauses {
+    last: Option<Instant>,
+    pub(crate) longest: Duration,
+}
+
+impl Pauses {
+    pub(crate) fn note(&mut self, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max(now - last);
+        }
+    }
+}
+
+impl Promised {
+    pub(crate) fn acknowledged(&mut self, marker: &str, position: u64, now: Instant) {
+        self.answers.note(now);
+        let before = self.acknowledged.insert(marker.to_owned(), position);
+        if before.is_some_and(|before| before != position) {
+            self.wrong.push(format!("{marker} was acknowledged at {before:?} and at {position}"));
+        }
+    }
+
+    pub(crate) fn uncertain(&mut self, marker: &str) {
+        self.uncertain.insert(marker.to_owned());
+    }
+
+    /// How many were acknowledged.
+    pub(crate) fn count(&self) -> usize {
+        self.acknowledged.len()
+    }
+
+    /// How many were asked for in vain, or so it seemed.
+    pub(crate) fn uncertain_count(&self) -> usize {
+        self.uncertain.len()
+    }
+
+    /// The longest time without an acknowledgement.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.answers.longest
+    }
+}
+
+/// Which of the events somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// Of one publisher.
+    Publisher(&'static str),
+    /// Every third of each publisher's.
+    Third(u64),
+}
+
+impl Part {
+    /// Where the event is published.
+    pub(crate) fn topic(marker: &str) -> String {
+        let (name, number) = split(marker);
+        format!("load.{name}.{}", number % 3)
+    }
+
+    pub(crate) fn patterns(self) -> Vec<String> {
+        let end = Self::topic(END);
+        match self {
+            Self::All => vec!["load.>".into()],
+            Self::Publisher(name) => vec![format!("load.{name}.*"), end],
+            Self::Third(third) => vec![format!("load.*.{third}"), end],
+        }
+    }
+
+    fn holds(self, marker: &str) -> bool {
+        let (name, number) = split(marker);
+        marker == END
+            || match self {
+                Self::All => true,
+                Self::Publisher(one) => name == one,
+                Self::Third(third) => number % 3 == third,
+            }
+    }
+}
+
+fn split(marker: &str) -> (&str, u64) {
+    let parts = marker.split_once('-').and_then(|(name, number)| Some((name, number.parse().ok()?)));
+    parts.unwrap_or_else(|| panic!("no marker: {marker}"))
+}
+
+/// What one who listened heard.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) who: String,
+    pub(crate) part: Part,
+    pub(crate) heard: Vec<Heard>,
+}
+
+/// Every acknowledged event exactly once, where it was said to be, in order; besides them nothing but what was asked for
+/// without an answer, at most once; and everybody heard the same.
+pub(crate) fn judge(promised: &Promised, accounts: &[Account]) -> Result<(), String> {
+    if let Some(wrong) = promised.wrong.first() {
+        return Err(wrong.clone());
+    }
+    let whole = accounts.iter().find(|account| account.part == Part::All).ok_or("nobody listened to everything")?;
+    judge_log(promised, whole)?;
+    accounts.iter().try_for_each(|account| agrees(account, whole))
+}
+
+fn judge_log(promised: &Promised, Account { who, heard, .. }: &Account) -> Result<(), String> {
+    let mut found = BTreeMap::new();
+    let mut last = 0;
+    for (position, marker) in heard {
+        if *position <= last {
+            return Err(format!("{who}: {marker} at {position} came after {last}"));
+        }
+        last = *position;
+        if let Some(first) = found.insert(marker.as_str(), *position) {
+            return Err(format!("{who}: {marker} came twice, at {first} and at {position}"));
+        }
+        if !promised.acknowledged.contains_key(marker) && !promised.uncertain.contains(marker) {
+            return Err(format!("{who}: nobody published {marker} at {position}"));
+        }
+    }
+    for (marker, position) in &promised.acknowledged {
+        match found.get(marker.as_str()) {
+            None => return Err(format!("{who}: {marker} was acknowledged at {position}, and never came")),
+            Some(there) if there != position => {
+                return Err(format!("{who}: {marker} was acknowledged at {position}, and came at {there}"));
+            }
+            Some(_) => {}
+        }
+    }
+    in_the_order_it_was_asked_for(promised)
+}
+
+/// Who was answered before he asked again has the two in this order.
+fn in_the_order_it_was_asked_for(promised: &Promised) -> Result<(), String> {
+    let mut of_each: BTreeMap<&str, BTreeMap<u64, u64>> = BTreeMap::new();
+    for (marker, position) in &promised.acknowledged {
+        let (name, number) = split(marker);
+        of_each.entry(name).or_default().insert(number, *position);
+    }
+    for (name, positions) in of_each {
+        let mut last = 0;
+        for (number, position) in positions {
+            if position <= last {
+                return Err(format!("{name}-{number} is at {position}, and the one before it at {last}"));
+            }
+            last = position;
+        }
+    }
+    Ok(())
+}
+
+fn agrees(account: &Account, whole: &Account) -> Result<(), String> {
+    let Account { who, part, heard } = account;
+    let expected: Vec<&Heard> = whole.heard.iter().filter(|(_, marker)| part.holds(marker)).collect();
+    let same = heard.iter().zip(&expected).take_while(|(heard, expected)| heard == *expected).count();
+    if same == heard.len() && same == expected.len() {
+        return Ok(());
+    }
+    Err(format!(
+        "{who} heard {:?} as number {same} where {} heard {:?} ({} and {} in all)",
+        heard.get(same),
+        whole.who,
+        expected.get(same),
+        heard.len(),
+        expected.len(),
+    ))
+}
+
+/// The judgement itself is judged: each of these histories breaks one promise.
+mod tests {
+    use super::*;
+
+    /// Two publishers take turns, from position 11 on; the last but one was never answered and is there.
+    fn good() -> (Promised, Vec<Account>) {
+        let mut promised = Promised::default();
+        let mut heard = Vec::new();
+        for number in 0..10 {
+            for (turn, name) in ["a", "b"].iter().enumerate() {
+                let (marker, position) = (format!("{name}-{number}"), 11 + number * 2 + turn as u64);
+                if marker == "b-9" {
+                    promised.uncertain(&marker);
+                } else {
+                    promised.acknowledged(&marker, position, Instant::now());
+                }
+                heard.push((position, marker));
+            }
+        }
+        promised.uncertain("a-10");
+        promised.acknowledged(END, 40, Instant::now());
+        heard.push((40, END.to_owned()));
+        let account = |who: &str, part: Part| {
+            let heard = heard.iter().filter(|(_, marker)| part.holds(marker)).cloned().collect();
+            Account { who: who.to_owned(), part, heard }
+        };
+        let accounts =
+            vec![account("all", Part::All), account("b", Part::Publisher("b")), account("third", Part::Third(1))];
+        (promised, accounts)
+    }
+
+    #[test]
+    fn a_good_history_is_good() {
+        let (promised, accounts) = good();
+        assert_eq!(judge(&promised, &accounts), Ok(()));
+        assert_eq!((promised.count(), accounts[1].heard.len(), accounts[2].heard.len()), (20, 11, 7));
+    }
+
+    /// Applies a fault to one account or to all; the ledger has to say so.
+    fn is_told(fault: impl Fn(&mut Vec<Heard>)) {
+        for which in [Some(0), Some(1), Some(2), None] {
+            let (promised, mut accounts) = good();
+            for (index, account) in accounts.iter_mut().enumerate() {
+                if which.is_none_or(|which| which == index) {
+                    fault(&mut account.heard);
+                }
+            }
+            assert!(judge(&promised, &accounts).is_err(), "{which:?}: {accounts:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_event_is_told() {
+        is_told(|heard| drop(heard.remove(3)));
+        is_told(|heard| heard.truncate(4));
+        is_told(Vec::clear);
+    }
+
+    #[test]
+    fn a_repeated_event_is_told() {
+        is_told(|heard| heard.insert(4, heard[3].clone()));
+        is_told(|heard| heard.insert(5, heard[2].clone()));
+        // Stored twice is repeated, too, whoever was told which of them.
+        is_told(|heard| heard.push((50, heard[2].1.clone())));
+    }
+
+    #[test]
+    fn a_wrong_order_is_told() {
+        is_told(|heard| heard.swap(2, 3));
+        is_told(|heard| {
+            let (first, second) = (heard[2].1.clone(), heard[3].1.clone());
+            (heard[2].1, heard[3].1) = (second, first);
+        });
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_told() {
+        is_told(|heard| heard.push((50, "c-1".into())));
+        is_told(|heard| heard[2].0 += 1);
+    }
+
+    #[test]
+    fn what_was_not_answered_is_there_once_at_most() {
+        let (promised, mut accounts) = good();
+        accounts.truncate(1);
+        let last = accounts[0].heard.len() - 1;
+        accounts[0].heard.insert(last, (31, "a-10".into()));
+        assert_eq!(judge(&promised, &accounts), Ok(()));
+        accounts[0].heard.insert(last + 1, (32, "a-10".into()));
+        assert!(judge(&promised, &accounts).is_err());
+        accounts[0].heard.drain(last..last + 2);
+        accounts[0].heard.remove(last - 1);
+        assert_eq!(judge(&promised, &accounts), Ok(()), "b-9 need not be there");
+    }
+
+    #[test]
+    fn two_places_for_one_event_are_told() {
+        let (mut promised, accounts) = good();
+        promised.acknowledged("a-3", 18, Instant::now());
+        assert!(judge(&promised, &accounts).is_err());
+    }
+
+    #[test]
+    fn an_order_that_nobody_asked_for_is_told() {
+        let (mut promised, mut accounts) = good();
+        accounts.truncate(1);
+        for (marker, position) in [("d-1", 51), ("d-2", 50)] {
+            promised.acknowledged(marker, position, Instant::now());
+        }
+        accounts[0].heard.extend([(50, "d-2".into()), (51, "d-1".into())]);
+        assert!(judge(&promised, &accounts).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! A load over all transports on all nodes, and the judgement over it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::task::JoinHandle;
+
+use crate::client::{Kind, Link, Query};
+use crate::follower::{Done, Follower};
+use crate::ledger::{Account, END, Part, Promised, judge};
+use crate::nodes::{Addresses, end_of_log};
+use crate::publisher::{Publisher, Style};
+
+/// How long one that is slow is away between two requests: events for longer than a node's tail.
+const AWAY: Duration = Duration::from_secs(2);
+
+pub(crate) struct Load {
+    nodes: Addresses,
+    start: String,
+    seed: u64,
+    promised: Arc<Mutex<Promised>>,
+    stop: Arc<AtomicBool>,
+    publishers: Vec<JoinHandle<()>>,
+    followers: Vec<JoinHandle<Done>>,
+}
+
+/// What came of it.
+pub(crate) struct Report {
+    /// Events that everybody heard.
+    pub(crate) events: usize,
+    /// The longest time in which nothing was acknowledged.
+    pub(crate) publish_pause: Duration,
+    /// The longest time in which one who was not slow heard nothing.
+    pub(crate) delivery_pause: Duration,
+    /// Connections of subscribers that broke or were refused.
+    pub(crate) failures: usize,
+    /// Publishes that were not acknowledged.
+    pub(crate) uncertain: usize,
+    /// How often the one who did so least turned to a node; who was slow aside.
+    pub(crate) fewest_requests: usize,
+}
+
+impl Load {
+    /// Begins to publish, and to listen over every transport, from the log's present end.
+    pub(crate) async fn start(nodes: &Addresses, seed: u64) -> Self {
+        let mut load = Self::publishing(nodes, seed).await;
+        load.listen(nodes);
+        load
+    }
+
+    /// Begins to publish.
+    pub(crate) async fn publishing(nodes: &Addresses, seed: u64) -> Self {
+        let start = end_of_log(&nodes.all()[0]).await;
+        let (promised, stop) = (Arc::new(Mutex::new(Promised::default())), Arc::new(AtomicBool::new(false)));
+        let styles = [("one", Style::Single), ("two", Style::Keyed), ("three", Style::Batch), ("four", Style::Single)];
+        let publishers = styles.iter().enumerate().map(|(number, &(name, style))| {
+            let (nodes, promised) = (nodes.clone(), promised.clone());
+            let rng = StdRng::seed_from_u64(seed.wrapping_add(number as u64));
+            let publisher = Publisher { name, style, nodes, promised, rng, last: String::new() };
+            tokio::spawn(publisher.run(stop.clone()))
+        });
+        let publishers = publishers.collect();
+        Self { nodes: nodes.clone(), start, seed, promised, stop, publishers, followers: Vec::new() }
+    }
+
+    /// Listens over every transport, to everything that was published so far, by way of these addresses.
+    pub(crate) fn listen(&mut self, at: &Addresses) {
+        let whole = Kind::ALL.map(|kind| (kind, Part::All, Duration::ZERO));
+        let parts = [
+            (Kind::Ws, Part::Publisher("three"), Duration::ZERO),
+            (Kind::Sse, Part::Third(1), Duration::ZERO),
+            (Kind::Longpoll, Part::Publisher("one"), Duration::ZERO),
+            (Kind::Poll, Part::Third(2), Duration::ZERO),
+            (Kind::Stream, Part::All, AWAY),
+            (Kind::Jsonp, Part::Third(0), AWAY),
+        ];
+        let all = whole.into_iter().chain(parts).zip(100..);
+        let followers = all.map(|((kind, part, away), number)| {
+            let rng = StdRng::seed_from_u64(self.seed.wrapping_add(number));
+            tokio::spawn(Follower::new(kind, part, at, &self.start, rng).away(away).run())
+        });
+        self.followers.extend(followers);
+    }
+
+    /// How many events were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.promised.lock().expect("no publisher panicked").count()
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub(crate) async fn more(&self, count: usize) {
+        let goal = self.acknowledged() + count;
+        crate::until("publishing goes on", async || self.acknowledged() >= goal).await;
+    }
+
+    /// Stops publishing, lets everybody come to the end, and judges.
+    pub(crate) async fn judge(self, what: &str) -> Report {
+        let (promised, accounts, mut report) = self.finish().await;
+        if let Err(wrong) = judge(&promised, &accounts) {
+            panic!("{what}: {wrong}");
+        }
+        assert!(report.fewest_requests > 2, "somebody never changed nodes");
+        report.events = accounts[0].heard.len();
+        println!(
+            "{what}: {} events, {} of {} publishes without an answer were stored; nothing acknowledged for at most \
+             {:.1} s, nothing heard for at most {:.1} s; {} connections lost or refused",
+            report.events,
+            report.events - promised.count(),
+            report.uncertain,
+            report.publish_pause.as_secs_f64(),
+            report.delivery_pause.as_secs_f64(),
+            report.failures,
+        );
+        report
+    }
+
+    /// Everything that was promised and heard, once all is heard; also what each node says that the log holds.
+    pub(crate) async fn finish(self) -> (Promised, Vec<Account>, Report) {
+        self.stop.store(true, Ordering::Relaxed);
+        for publisher in self.publishers {
+            joined("a publisher", publisher).await;
+        }
+        let mut last = Publisher {
+            name: "end",
+            style: Style::Keyed,
+            nodes: self.nodes.clone(),
+            promised: self.promised.clone(),
+            rng: StdRng::seed_from_u64(!self.seed),
+            last: String::new(),
+        };
+        last.publish(&[END.to_owned()]).await;
+        let mut accounts = Vec::new();
+        let (mut delivery_pause, mut failures, mut fewest_requests) = (Duration::ZERO, 0, usize::MAX);
+        for follower in self.followers {
+            let done = joined("a follower", follower).await;
+            if done.account.part == Part::All && !done.account.who.contains("slow") {
+                fewest_requests = fewest_requests.min(done.requests);
+                delivery_pause = delivery_pause.max(done.longest_pause);
+            }
+            failures += done.failures;
+            accounts.push(done.account);
+        }
+        for node in self.nodes.all() {
+            accounts.push(history(&node, &self.start).await);
+        }
+        let promised = self.promised.lock().expect("no publisher panicked").clone();
+        let report = Report {
+            events: 0,
+            publish_pause: promised.longest_pause(),
+            delivery_pause,
+            failures,
+            uncertain: promised.uncertain_count(),
+            fewest_requests,
+        };
+        (promised, accounts, report)
+    }
+}
+
+async fn joined<T>(who: &str, task: JoinHandle<T>) -> T {
+    let ended = tokio::time::timeout(crate::DEADLINE, task).await;
+    ended.unwrap_or_else(|_| panic!("{who} does not come to the end")).unwrap_or_else(|error| panic!("{who}: {error}"))
+}
+
+/// What one node says that the log holds, read at the end.
+async fn history(node: &str, start: &str) -> Account {
+    let mut account = Account { who: format!("the history of {node}"), part: Part::All, heard: Vec::new() };
+    let mut cursor = start.to_owned();
+    loop {
+        let query = Query::topics(Part::All.patterns()).with("cursor", &cursor).with("limit", 1000);
+        let batch = Link::to(node, Kind::Poll, &query).await.batch().await;
+        for item in &batch.events {
+            assert!(!item.is_control(), "{node}: {item:?}");
+            let marker = item.value()["marker"].as_str().expect("one of ours").to_owned();
+            account.heard.push((item.at(), marker));
+        }
+        let next = batch.cursor.expect("a batch has a cursor");
+        if batch.events.is_empty() && next == cursor {
+            return account;
+        }
+        cursor = next;
+    }
+}

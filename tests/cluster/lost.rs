@@ -1,0 +1,191 @@
+//! A node that has lost its NATS: it says so to publishers and to who asks whether it is ready, its subscribers stay, and
+//! they are caught up without a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::client::{Kind, Query, Subscriber};
+use crate::gaps::told;
+use crate::http::Request;
+use crate::nats::Nats;
+use crate::nodes::end_of_log;
+use crate::support::Server;
+
+/// How a connection to NATS is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// Closed, and nobody answers.
+    Cut,
+    /// Open, and nothing passes: a cable that was pulled out.
+    Mute,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_cut() {
+    lost(State::Cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_mute() {
+    lost(State::Mute).await;
+}
+
+async fn lost(how: State) {
+    let nats = tokio::task::block_in_place(Nats::single);
+    let way = Way::to(nats.addresses().remove(0)).await;
+    let start = |address: &str| {
+        let store = format!("nats://{address}");
+        tokio::task::block_in_place(|| Server::start(&["--store", &store, "--heartbeat", "500ms", "--workers", "1"]))
+    };
+    let (lonely, other) = (start(&way.address), start(&nats.addresses()[0]));
+    assert_eq!(publish(&lonely, 0).await.0, 201);
+
+    let mut listeners = Vec::new();
+    for kind in Kind::ALL {
+        let subscriber = Subscriber::start(lonely.address(), kind, Query::topic("log")).await;
+        let beats = Arc::new(AtomicUsize::new(0));
+        listeners.push((kind, beats.clone(), tokio::spawn(listen(subscriber, beats))));
+    }
+    let start = end_of_log(lonely.address()).await;
+    way.set(how);
+
+    // Publishers are told to come back, in a while that a page would wait for.
+    crate::until("it says that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
+    let (status, retry, error) = publish(&lonely, 1001).await;
+    assert_eq!((status, retry), (503, true), "{error}");
+    assert!(!error.to_string().contains(&way.address), "whose business is it where NATS is: {error}");
+    crate::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
+    assert_eq!(status_of(&lonely, "/healthz").await, 200, "restarting it would not help");
+    assert_eq!(status_of(&other, "/readyz").await, 200);
+    // Who is on a stream stays there, and hears heartbeats.
+    for (kind, beats, _) in listeners.iter().filter(|(kind, ..)| kind.streams()) {
+        let before = beats.load(Ordering::Relaxed);
+        crate::until(&format!("{kind} beats"), async || beats.load(Ordering::Relaxed) > before + 3).await;
+    }
+    // A poll that is at the end is answered, or told to come back.
+    for kind in [Kind::Poll, Kind::Longpoll] {
+        let poll = Query::topic("log").with("cursor", &start).with("wait", 1).request(kind);
+        let answer = poll.send(lonely.address()).await;
+        assert!(answer.status == 200 || answer.header("retry-after").is_some(), "{kind}: {answer:?}");
+    }
+    // The others go on.
+    for n in 1..50 {
+        assert_eq!(publish(&other, n).await.0, 201);
+    }
+
+    way.set(State::Whole);
+    crate::until("it is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
+    crate::until("it publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
+    for (kind, _, listener) in listeners {
+        let heard = tokio::time::timeout(crate::DEADLINE, listener).await;
+        let mut heard = heard.unwrap_or_else(|_| panic!("{kind} is not caught up")).expect("a listener does not panic");
+        // What it was refused may be there or not, once; what was acknowledged is there, in order.
+        let mut refused: Vec<u64> = heard.iter().copied().filter(|number| (1000..2000).contains(number)).collect();
+        refused.sort_unstable();
+        assert!(refused.windows(2).all(|two| two[0] < two[1]), "{kind}: twice: {refused:?}");
+        heard.retain(|number| !(1000..2000).contains(number));
+        assert_eq!(heard, (1..50).chain([2000]).collect::<Vec<_>>(), "{kind}");
+    }
+}
+
+/// Hears everything up to the last, and counts heartbeats. Who is on a stream stays on the one.
+async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64> {
+    let kind = subscriber.kind;
+    let mut heard = Vec::new();
+    while heard.last() != Some(&2000) {
+        let item = match subscriber.link.as_mut().filter(|_| kind.streams()) {
+            Some(link) => link.item().await,
+            None => told(&mut subscriber).await,
+        };
+        if item.event == "$beat" {
+            beats.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        assert!(!item.is_control(), "{kind}: {item:?}");
+        heard.push(item.value().as_u64().expect("a number"));
+    }
+    heard
+}
+
+/// The status, whether it is said when to ask again, and what is said.
+async fn publish(server: &Server, number: u64) -> (u16, bool, Value) {
+    // Each is asked for again and again, and is there once.
+    let event = json!({ "topic": "log", "data": number, "id": number.to_string() });
+    let request = Request::post("/v1/events", "application/json", event.to_string());
+    let mut answer = request.send(server.address()).await;
+    (answer.status, answer.header("retry-after").is_some(), answer.json().await)
+}
+
+async fn status_of(server: &Server, path: &str) -> u16 {
+    Request::get(path).send(server.address()).await.status
+}
+
+/// A way to NATS that can be lost.
+struct Way {
+    address: String,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Way {
+    async fn to(upstream: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let state = Arc::new(watch::Sender::new(State::Whole));
+        let way = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass_on(client, upstream.clone(), way.subscribe()));
+            }
+        });
+        Self { address, state }
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+}
+
+async fn pass_on(mut client: TcpStream, upstream: String, mut state: watch::Receiver<State>) -> std::io::Result<()> {
+    let now = *state.borrow_and_update();
+    if now == State::Cut {
+        return Ok(());
+    }
+    // One that comes while nothing passes is taken, and hears nothing.
+    let lost = state.wait_for(|state| *state == State::Whole).await.is_err();
+    if lost {
+        return Ok(());
+    }
+    let mut server = TcpStream::connect(upstream).await?;
+    let mut buffers = (vec![0; 16 << 10], vec![0; 16 << 10]);
+    loop {
+        tokio::select! {
+            changed = state.changed() => {
+                let now = *state.borrow_and_update();
+                if changed.is_err() || now == State::Cut {
+                    return Ok(());
+                }
+                if now == State::Mute {
+                    // What is on its way is neither lost nor passed on, until it is whole or cut.
+                    let _ = state.wait_for(|state| *state != State::Mute).await;
+                    if *state.borrow() == State::Cut {
+                        return Ok(());
+                    }
+                }
+            }
+            read = client.read(&mut buffers.0) => match read? {
+                0 => return Ok(()),
+                read => server.write_all(&buffers.0[..read]).await?,
+            },
+            read = server.read(&mut buffers.1) => match read? {
+                0 => return Ok(()),
+                read => client.write_all(&buffers.1[..read]).await?,
+            },
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One who publishes, each request to another node, and notes what he was told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use crate::http::Request;
+use crate::ledger::{Part, Promised};
+use crate::nodes::Addresses;
+use crate::wire::position;
+
+/// How he goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// One event a request, without an id: what is not acknowledged is not asked for again.
+    Single,
+    /// One event a request, with an id, asked for until it is acknowledged.
+    Keyed,
+    /// Several with ids, asked for until they are acknowledged.
+    Batch,
+}
+
+/// How long an answer may take before it counts as none.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Publisher {
+    pub(crate) name: &'static str,
+    pub(crate) style: Style,
+    pub(crate) nodes: Addresses,
+    pub(crate) promised: Arc<Mutex<Promised>>,
+    pub(crate) rng: StdRng,
+    pub(crate) last: String,
+}
+
+/// What came of a request.
+enum Told {
+    /// The positions.
+    Acknowledged(Vec<(u64, bool)>),
+    /// The server said that it could not.
+    Refused,
+    /// No answer.
+    Nothing,
+}
+
+impl Publisher {
+    /// Publishes until it is told to stop.
+    pub(crate) async fn run(mut self, stop: Arc<AtomicBool>) {
+        let mut number = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let count = if self.style == Style::Batch { self.rng.random_range(1..6) } else { 1 };
+            let markers: Vec<String> = (number..number + count).map(|n| format!("{}-{n}", self.name)).collect();
+            number += count;
+            self.publish(&markers).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..30))).await;
+        }
+    }
+
+    /// Publishes as its style has it, until nothing more is to be done for these.
+    pub(crate) async fn publish(&mut self, markers: &[String]) {
+        let events: Vec<Value> = markers
+            .iter()
+            .map(|marker| {
+                let mut event = json!({ "topic": Part::topic(marker), "data": { "marker": marker } });
+                if self.style != Style::Single {
+                    event["id"] = marker.as_str().into();
+                }
+                event
+            })
+            .collect();
+        let body = if self.style == Style::Batch { json!(events) } else { events[0].clone() }.to_string();
+        let end = Instant::now() + crate::DEADLINE;
+        let mut certain = true;
+        loop {
+            assert!(Instant::now() < end, "{markers:?} cannot be published");
+            match self.ask(&body, markers.len()).await {
+                Told::Acknowledged(outcomes) => {
+                    self.note(markers, &outcomes, certain);
+                    // What was answered is known on every other node.
+                    if self.style != Style::Single
+                        && self.rng.random_ratio(1, 20)
+                        && let Told::Acknowledged(again) = self.ask(&body, markers.len()).await
+                    {
+                        assert!(again.iter().all(|(_, duplicate)| *duplicate), "{markers:?}: {again:?}");
+                        self.note(markers, &again, false);
+                    }
+                    return;
+                }
+                Told::Refused | Told::Nothing if self.style == Style::Single => {
+                    let mut promised = self.promised.lock().expect("nobody panicked");
+                    return markers.iter().for_each(|marker| promised.uncertain(marker));
+                }
+                // Whether it was stored is not known: only its id makes asking again safe.
+                Told::Refused | Told::Nothing => certain = false,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn ask(&mut self, body: &str, count: usize) -> Told {
+        self.last = self.nodes.another(&self.last, &mut self.rng);
+        let request = Request::post("/v1/events", "application/json", body);
+        let answered = tokio::time::timeout(PATIENCE, async {
+            let mut answer = request.try_send(&self.last).await?;
+            let bytes = answer.bytes().await?;
+            std::io::Result::Ok((answer, bytes))
+        });
+        let Ok(Ok((answer, bytes))) = answered.await else { return Told::Nothing };
+        let text = String::from_utf8_lossy(&bytes);
+        match answer.status {
+            201 => {}
+            503 => {
+                assert!(answer.header("retry-after").is_some(), "503 says when to ask again: {text}");
+                return Told::Refused;
+            }
+            status => panic!("{}: {status} {text}", self.name),
+        }
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        let outcomes = answer["events"].as_array().cloned().unwrap_or_else(|| vec![answer.clone()]);
+        assert_eq!(outcomes.len(), count, "{answer}");
+        let outcome = |one: &Value| {
+            let cursor = one["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {answer}"));
+            (position(cursor), one["duplicate"] == true)
+        };
+        Told::Acknowledged(outcomes.iter().map(outcome).collect())
+    }
+
+    fn note(&self, markers: &[String], outcomes: &[(u64, bool)], certain: bool) {
+        let consecutive = outcomes.windows(2).all(|two| two[0].0 + 1 == two[1].0);
+        assert!(consecutive, "{markers:?}: a batch is in one piece: {outcomes:?}");
+        let duplicates = outcomes.iter().filter(|(_, duplicate)| *duplicate).count();
+        assert!(!certain || duplicates == 0, "{markers:?} were never asked for before: {outcomes:?}");
+        assert!(duplicates == 0 || duplicates == outcomes.len(), "all of a batch or none: {outcomes:?}");
+        let mut promised = self.promised.lock().expect("nobody panicked");
+        for (marker, (position, _)) in markers.iter().zip(outcomes) {
+            promised.acknowledged(marker, *position, Instant::now());
+        }
+    }
+}
