@@ -3,6 +3,7 @@
 //! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
 //! for all the servers of a test process, each with names of its own.
 
+#[path = "nats.rs"] // So that what is in it is found where it is for those who include it on its own.
 pub mod nats;
 
 use std::io::{BufRead as _, BufReader};
