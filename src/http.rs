@@ -42,6 +42,7 @@ pub use access::AccessOptions;
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
 pub use peer::ProxyHeader;
+use peer::Scheme;
 pub(crate) use peer::{Caller, Peer, is_trusted};
 
 /// The routes of a hub, to be mounted into any actix-web `App`, at its root or under any prefix.
@@ -232,6 +233,11 @@ impl Call {
         Caller::of(&Peer::of(&self.request), self.head(), self.options())
     }
 
+    /// How it came, where that is known.
+    fn scheme(&self) -> Option<Scheme> {
+        self.caller().scheme
+    }
+
     /// Whom what it does is counted against.
     fn who(&self) -> Who {
         Who::at(self.caller().address)
@@ -252,7 +258,7 @@ impl Call {
     }
 
     fn source(&self) -> Source {
-        Source::of(self.request.headers(), self.options())
+        Source::of(self.request.headers(), self.scheme(), self.options())
     }
 
     /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.

@@ -69,7 +69,7 @@ impl Call {
             Source::Own | Source::Listed(_) => true,
             Source::Unsaid if matches!(*self.request.method(), Method::GET | Method::HEAD) => true,
             // A browser that sends no Origin with a form says in another way where it is from, or is not trusted.
-            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.options()),
+            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.scheme(), self.options()),
         })
     }
 }

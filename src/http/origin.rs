@@ -12,6 +12,7 @@ use actix_web::http::header::{
 
 use super::error::ApiError;
 use super::options::HttpOptions;
+use super::peer::Scheme;
 
 /// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
 /// or `null`, which sandboxed and file pages have.
@@ -79,10 +80,10 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn of(headers: &HeaderMap, options: &HttpOptions) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
         let Some(value) = headers.get(ORIGIN) else { return Self::Unsaid };
         let Ok(origin) = value.to_str() else { return Self::Foreign };
-        if is_own(origin, headers) {
+        if is_own(origin, headers, scheme) {
             Self::Own
         } else if is_listed(origin, options) {
             Self::Listed(value.clone())
@@ -111,9 +112,14 @@ impl Source {
 }
 
 /// The origin that an iframe's items may be posted to.
-pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+pub(crate) fn check_target(
+    origin: &str,
+    headers: &HeaderMap,
+    scheme: Option<Scheme>,
+    options: &HttpOptions,
+) -> Result<(), ApiError> {
     // A sandboxed parent cannot be named as a target: "null" is not one to postMessage.
-    if origin != "null" && (is_own(origin, headers) || is_listed(origin, options)) {
+    if origin != "null" && (is_own(origin, headers, scheme) || is_listed(origin, options)) {
         return Ok(());
     }
     let message = "origin is the parent page's: this server's own, or one given with --allow-origin";
@@ -123,9 +129,9 @@ pub(crate) fn check_target(origin: &str, headers: &HeaderMap, options: &HttpOpti
 /// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
 /// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
 /// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
-pub(crate) fn check_script(headers: &HeaderMap, options: &HttpOptions) -> Result<(), ApiError> {
+pub(crate) fn check_script(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Result<(), ApiError> {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    let allowed = match (page(headers, options), site) {
+    let allowed = match (page(headers, scheme, options), site) {
         (Some(allowed), _) => allowed,
         // Asked for by nobody but the user: typed, or a bookmark.
         (None, Some("same-origin" | "none") | None) => true,
@@ -135,18 +141,19 @@ pub(crate) fn check_script(headers: &HeaderMap, options: &HttpOptions) -> Result
 }
 
 /// Whether a request says, in other ways than by `Origin`, that it comes from a page that may use this server.
-pub(crate) fn is_site_known(headers: &HeaderMap, options: &HttpOptions) -> bool {
-    page(headers, options).unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
+pub(crate) fn is_site_known(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> bool {
+    page(headers, scheme, options)
+        .unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
 }
 
 /// Whether the page that `Origin` or `Referer` names may use this server; `None` where neither is there.
-fn page(headers: &HeaderMap, options: &HttpOptions) -> Option<bool> {
+fn page(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Option<bool> {
     let from = headers.get(ORIGIN).or_else(|| headers.get(REFERER))?;
     let Ok(text) = from.to_str() else { return Some(false) };
     // The origin of a URL ends where its path begins.
     let authority = text.find("://").map_or(0, |at| at + 3);
     let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |at| authority + at);
-    Some(is_own(&text[..end], headers) || is_listed(&text[..end], options))
+    Some(is_own(&text[..end], headers, scheme) || is_listed(&text[..end], options))
 }
 
 fn not_allowed() -> ApiError {
@@ -190,15 +197,18 @@ fn is_listed(origin: &str, options: &HttpOptions) -> bool {
     options.allowed_origins.iter().any(|allowed| allowed.matches(origin))
 }
 
-/// Whether a page's host and port are those that the request was sent to. The scheme is not compared: TLS may end in
-/// front of this server.
-fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+/// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
+/// ends here, or at a trusted proxy that says so. Elsewhere TLS may end in front of this server.
+fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
     let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
-    let (authority, default_port) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
-        (Some(authority), _) => (authority, ":80"),
-        (_, Some(authority)) => (authority, ":443"),
+    let (authority, default_port, own) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
+        (Some(authority), _) => (authority, ":80", Scheme::Http),
+        (_, Some(authority)) => (authority, ":443", Scheme::Https),
         (None, None) => return false,
     };
+    if scheme.is_some_and(|scheme| scheme != own) {
+        return false;
+    }
     let bare = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
     bare(authority) == bare(host)
 }
@@ -251,13 +261,26 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = match Source::of(&headers(host, origin), &options) {
+            let found = match Source::of(&headers(host, origin), None, &options) {
                 Source::Unsaid => "unsaid",
                 Source::Own => "own",
                 Source::Listed(_) => "listed",
                 Source::Foreign => "foreign",
             };
             assert_eq!(found, expected, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_counts_where_it_is_known() {
+        let options = HttpOptions::default();
+        for (scheme, http, https) in
+            [(None, true, true), (Some(Scheme::Http), true, false), (Some(Scheme::Https), false, true)]
+        {
+            for (origin, own) in [("http://a.test", http), ("https://a.test", https)] {
+                let found = Source::of(&headers("a.test", origin), scheme, &options);
+                assert_eq!(found == Source::Own, own, "{origin} {scheme:?}");
+            }
         }
     }
 

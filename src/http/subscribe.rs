@@ -61,7 +61,7 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     let framing = Framing::Jsonp(parse_callback(callback)?);
     let answer = async {
         call.admit()?;
-        origin::check_script(call.request.headers(), call.options())?;
+        origin::check_script(call.request.headers(), call.scheme(), call.options())?;
         let params = params(&call)?;
         let (mut driver, _) = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
         Ok(driver.batch().await?)
@@ -82,7 +82,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let fields = Fields::legible(call.request.query_string());
     let target = fields.one("origin")?;
     if let Some(target) = target {
-        origin::check_target(target, call.request.headers(), call.options())?;
+        origin::check_target(target, call.request.headers(), call.scheme(), call.options())?;
     }
     let nonce = Uuid::new_v4().simple().to_string();
     let framing = Framing::Iframe { nonce: nonce.as_str().into(), target: target.map(Into::into) };
@@ -151,7 +151,7 @@ pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Resu
 
 fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
     let target = params.origin.as_deref();
-    target.map_or(Ok(()), |origin| origin::check_target(origin, call.request.headers(), call.options()))
+    target.map_or(Ok(()), |origin| origin::check_target(origin, call.request.headers(), call.scheme(), call.options()))
 }
 
 /// From parameters to a delivery that has its place: rights, patterns and start are looked up, the client is remembered,

@@ -87,3 +87,19 @@ async fn a_trusted_proxy_has_any_number_of_connections() {
         assert_eq!(refused, told);
     }
 }
+
+/// A page that was not on HTTPS is not the server's own, where a trusted proxy says that the server is.
+#[tokio::test]
+async fn the_scheme_that_a_trusted_proxy_tells_counts() {
+    let flags = ["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8"];
+    for (flags, told, origin, status) in [
+        (&flags[..], "https", "https://localhost", 201),
+        (&flags, "https", "http://localhost", 403),
+        (&flags, "http", "http://localhost", 201),
+        (&flags[..1], "https", "http://localhost", 201),
+    ] {
+        let server = Server::start(flags);
+        let headers = format!("X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: {told}\r\nOrigin: {origin}\r\n");
+        assert_eq!(publish(&server, &headers).await.status(), status, "{flags:?} {told} {origin}");
+    }
+}

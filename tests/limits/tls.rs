@@ -56,7 +56,6 @@ async fn browsers_are_told_to_stay_with_https_where_that_is_wanted() {
     assert_eq!(answer.head.header("strict-transport-security"), Some("max-age=3600"));
 }
 
-/// The scheme of a page counts where TLS ends here.
 #[tokio::test]
 async fn plain_http_gets_nothing_where_tls_is() {
     let (server, _certificate, _files) = certificates::server(&[]);
