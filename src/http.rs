@@ -308,6 +308,7 @@ impl Call {
             return Err(error.into());
         }
         check_head(self.head(), self.options().header_bytes_max)?;
+        origin::check_host(self.head().headers())?;
         origin::check_open(self.head(), self.options())?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));

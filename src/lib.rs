@@ -52,19 +52,21 @@
 //! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and who waits for which |
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
-//! | `hub`, `clients` | publish, subscribe, the feed to the workers; who is there, how far |
+//! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
+//! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
+//! | [`keyring`] | the keys in force, read again where their file changes |
 //! | [`limits`] | how many, how often: counts and rates by address and subject |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
 //! | [`server`] | listening and stopping; TLS, HTTP/1 and HTTP/2 to the routes; the access log |
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, clients, limits} → {store, lane} → {delivery, tail, waiters} → {wire,
+//! Imports point one way: `main → {command, server} → http → {hub, barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,
 //! transport, segment} → {event, topic, cursor, json}`.
 //!
 //! # Invariants
 //!
 //! 1. Only [`http`], [`server`] and the program know actix. The core is usable, and tested, without a socket.
-//! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`topic`] and [`cursor`] never read the clock, sleep or await: time is an
+//! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or await: time is an
 //!    argument, the next deadline a return value.
 //! 3. A subscriber is a position, never a queue. Nobody holds events on behalf of a client.
 //! 4. Events reach a tail only through the store's feed: to publish here and to hear it from another node are the same path.

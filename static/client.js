@@ -243,7 +243,8 @@
 
   // Called by a link once, when it is over and did not end by our own wish.
   Connection.prototype.ended = function (link, how) {
-    if (how.code === 'expired' || how.status === 401) this.token = undefined;
+    // A socket that does not open can't say why. Perhaps the token has ended meanwhile.
+    if (how.code === 'expired' || how.status === 401 || (link.wire === 'ws' && !link.working)) this.token = undefined;
     if (link === this.candidate) this.candidateFailed(how);
     else if (link === this.current) this.currentEnded(link, how);
   };
@@ -1066,6 +1067,8 @@
     script.onreadystatechange = function () { if (script.readyState === 'loaded') later(env, function () { settle({}); }); };
     function load() {
       script.async = true;
+      // The server hands scripts only to pages that may read, and this is how it knows; the page's path is nobody's business.
+      script.referrerPolicy = 'origin';
       script.src = url;
       link.count(1, 0);
       (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);

@@ -37,6 +37,15 @@ impl Call {
     /// # Errors
     /// As [`Self::rights`]; and where the store cannot say whether a ticket is one.
     pub(super) async fn rights_over(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
+        let rights = self.look_up(transport).await;
+        if rights.is_err() {
+            // Whoever tries one credential after another is counted as if he came each time.
+            self.limits().connect(&self.who())?;
+        }
+        rights
+    }
+
+    async fn look_up(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
         let access = &self.options().access;
         let Some(keys) = &access.keys else { return Ok(Rights::Open) };
         let public = access.public_subscribe.clone();

@@ -24,8 +24,8 @@ const BODY_BYTES_MAX: usize = 4096;
 /// Longest ban, in seconds: a year.
 const BAN_MAX_S: u64 = 365 * 24 * 3600;
 
-/// A time that does not come: the last that every store can keep.
-const FOR_EVER_MS: u64 = i64::MAX as u64;
+/// How long a revocation is kept that has no end: a century, which every store can count.
+const FOR_GOOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
 /// `DELETE /v1/clients/{id}`: ends its streams and forgets it; with `ban=SECONDS` it may not come back for so long.
 pub(super) async fn kick(call: Call) -> Answer {
@@ -74,13 +74,13 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
     }
     let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
     let wanted: Revocation = serde_json::from_str(body::text(&body)?).map_err(|error| bad(error.to_string()))?;
-    let until_ms = match wanted.until {
-        // A time is whole and positive enough, or it is none.
-        Some(until) if until.is_finite() && until > 0.0 => ((until * 1000.0) as u64).min(FOR_EVER_MS),
-        Some(_) => return Err(bad("until is a time in seconds since 1970".into())),
-        None => FOR_EVER_MS,
-    };
     let now_ms = now_ms();
+    let last_ms = now_ms + FOR_GOOD_MS;
+    let until_ms = match wanted.until {
+        Some(until) if until.is_finite() && until > 0.0 => ((until * 1000.0) as u64).min(last_ms),
+        Some(_) => return Err(bad("until is a time in seconds since 1970".into())),
+        None => last_ms,
+    };
     let (bar, told) = match (wanted.jti, wanted.sub) {
         (Some(id), None) => (Bar::Token(legal("jti", id.clone())?), json!({ "jti": id })),
         (None, Some(subject)) => {

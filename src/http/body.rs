@@ -192,7 +192,8 @@ impl Lines {
             let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
             let Some(end) = end.map(|end| self.searched + end) else {
                 self.searched = self.buffer.len();
-                if self.searched <= self.bytes_max && !self.skipping {
+                // One more may be the carriage return of its end.
+                if self.searched <= self.bytes_max + 1 && !self.skipping {
                     return None;
                 }
                 self.buffer.clear();
@@ -221,7 +222,8 @@ impl Lines {
             if self.ended {
                 let last = std::mem::take(&mut self.buffer).freeze();
                 self.searched = 0;
-                return Ok((!last.is_empty()).then_some(Line::Whole(last)));
+                let too_long = last.len() > self.bytes_max;
+                return Ok((!last.is_empty()).then(|| if too_long { Line::TooLong } else { Line::Whole(last) }));
             }
             match tokio::time::timeout(self.pause_max, self.payload.next()).await {
                 Ok(Some(chunk)) => {
@@ -241,4 +243,61 @@ fn broken(error: actix_web::error::PayloadError) -> ApiError {
 
 fn too_slow() -> ApiError {
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::Limits;
+
+    const BYTES_MAX: usize = 5;
+
+    fn lines(chunks: Vec<Vec<u8>>) -> Vec<Option<Bytes>> {
+        let stream = futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))));
+        let payload: Payload = Payload::Stream { payload: Box::pin(stream) as Pin<Box<dyn Stream<Item = _>>> };
+        let limits = std::sync::Arc::new(Limits::default());
+        let mut lines = Lines::new(payload, BYTES_MAX, Duration::from_secs(60), limits.arriving());
+        let mut all = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            while let Some(line) = lines.next().await.unwrap() {
+                all.push(match line {
+                    Line::Whole(line) => Some(line),
+                    Line::TooLong => None,
+                });
+            }
+        });
+        all
+    }
+
+    proptest! {
+        /// However the bytes arrive, the same lines come of them; the definition splits the whole.
+        #[test]
+        fn the_cuts_do_not_matter(
+            text in proptest::collection::vec(prop_oneof![4 => Just(b'x'), 2 => Just(b'\n'), 1 => Just(b'\r')], 0..60),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..8),
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let chunks = cuts.windows(2).map(|pair| text[pair[0]..pair[1]].to_vec()).collect();
+            let expected: Vec<Option<Bytes>> = text
+                .split_inclusive(|byte| *byte == b'\n')
+                .map(|line| line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line)))
+                .map(|line| (line.len() <= BYTES_MAX).then(|| Bytes::copy_from_slice(line)))
+                .collect();
+            prop_assert_eq!(lines(chunks), expected);
+        }
+
+        #[test]
+        fn types_never_panic(text in "\\PC{0,60}") {
+            if let Ok(value) = actix_web::http::header::HeaderValue::from_str(&text) {
+                let mut headers = HeaderMap::new();
+                headers.insert(CONTENT_TYPE, value);
+                let _ = MediaType::of(&headers);
+            }
+        }
+    }
 }

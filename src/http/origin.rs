@@ -126,6 +126,15 @@ pub(crate) fn check_target(
     Err(ApiError::bad("bad_origin", message))
 }
 
+/// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
+pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
+    match actix_web::http::uri::Authority::try_from(host.as_bytes()) {
+        Ok(authority) if !authority.as_str().contains('@') => Ok(()),
+        _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
+    }
+}
+
 /// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
 /// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
 /// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
@@ -230,7 +239,37 @@ fn is_loopback_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// A listed name lets in what it says, and nothing that has more in front of it or behind.
+        #[test]
+        fn a_wildcard_stands_for_names_below(origin in prop_oneof![
+            "\\PC{0,40}",
+            "https?://[a-z.:/@*-]{0,12}(\\.example\\.com)?[:/@0-9a-z]{0,4}",
+        ]) {
+            let listed: AllowedOrigin = "https://*.example.com".parse().unwrap();
+            let name = origin.strip_prefix("https://").and_then(|rest| rest.strip_suffix(".example.com"));
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            prop_assert_eq!(listed.matches(&origin), name.is_some_and(|name| !name.is_empty() && name.bytes().all(legal)));
+            if let Ok(parsed) = origin.parse::<AllowedOrigin>() {
+                let again: Result<AllowedOrigin, OriginError> = parsed.to_string().parse();
+                prop_assert_eq!(again, Ok(parsed));
+            }
+        }
+
+        #[test]
+        fn hosts_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
+            let _ = is_loopback_host(&host);
+            if let Ok(value) = host.parse() {
+                let mut all = HeaderMap::new();
+                all.insert(HOST, value);
+                let _ = (check_host(&all), is_own(&origin, &all));
+            }
+        }
+    }
 
     fn headers(host: &str, origin: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -271,16 +310,23 @@ mod tests {
         }
     }
 
+    /// A page that came by plain HTTP may have been anybody's.
     #[test]
     fn the_scheme_counts_where_it_is_known() {
-        let options = HttpOptions::default();
-        for (scheme, http, https) in
-            [(None, true, true), (Some(Scheme::Http), true, false), (Some(Scheme::Https), false, true)]
-        {
-            for (origin, own) in [("http://a.test", http), ("https://a.test", https)] {
-                let found = Source::of(&headers("a.test", origin), scheme, &options);
-                assert_eq!(found == Source::Own, own, "{origin} {scheme:?}");
-            }
+        for (scheme, origin, own) in [
+            (None, "http://a.test", true),
+            (None, "https://a.test", true),
+            (Some(Scheme::Https), "https://a.test", true),
+            (Some(Scheme::Https), "http://a.test", false),
+            (Some(Scheme::Http), "http://a.test", true),
+            (Some(Scheme::Http), "https://a.test", false),
+        ] {
+            let headers = headers("a.test", origin);
+            let source = Source::of(&headers, scheme, &HttpOptions::default());
+            assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
+            assert_eq!(is_site_known(&headers, scheme, &HttpOptions::default()), own);
+            assert_eq!(check_script(&headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(check_target(origin, &headers, scheme, &HttpOptions::default()).is_ok(), own);
         }
     }
 

@@ -165,14 +165,7 @@ pub(super) async fn open(
 ) -> Result<(Driver, Rights), ApiError> {
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
-    let rights = match call.rights_over(Some(transport)).await {
-        Ok(rights) => rights,
-        Err(error) => {
-            // Whoever tries one credential after another is counted, too.
-            call.limits().connect(&call.who())?;
-            return Err(error);
-        }
-    };
+    let rights = call.rights_over(Some(transport)).await?;
     let who = call.who_as(&rights);
     call.limits().connect(&who)?;
     let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };

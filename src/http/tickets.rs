@@ -48,6 +48,8 @@ pub(super) async fn make(mut call: Call) -> Answer {
             "a ticket is made from a token: present one, as Authorization: Bearer TOKEN",
         ));
     };
+    // One is kept for each until it is used, or too old.
+    call.limits().connect(&call.who_as(&rights))?;
     let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
         let message = "the token grants so much that no ticket can hold it: 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));

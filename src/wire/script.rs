@@ -124,7 +124,27 @@ fn script_start(nonce: &str, out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// What is taken is written into a script: nothing passes that its grammar does not have.
+        #[test]
+        fn callbacks_are_their_grammar(text in prop_oneof!["[a-zA-Z0-9_$.]{0,66}", "[a-z.$_0-9()\\[\\];\\PC]{0,12}"]) {
+            let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$';
+            let mut begins = true;
+            let legal = text.len() <= 64 && !text.ends_with('.') && !text.is_empty() && text.bytes().all(|byte| {
+                let first = std::mem::replace(&mut begins, byte == b'.');
+                if first { word(byte) && !byte.is_ascii_digit() } else { word(byte) || byte == b'.' }
+            });
+            let parsed = text.parse::<Callback>();
+            prop_assert_eq!(parsed.is_ok(), legal);
+            if let Ok(callback) = parsed {
+                prop_assert_eq!(callback.to_string(), text);
+            }
+        }
+    }
 
     #[test]
     fn callbacks_are_names_and_nothing_else() {

@@ -18,6 +18,10 @@ mod http;
 mod jwt;
 mod keyed;
 mod keys;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../support/nats.rs"]
+mod nats;
+mod nodes;
 mod origins;
 mod places;
 mod policies;

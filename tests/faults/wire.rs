@@ -97,6 +97,17 @@ impl Connection {
         Self { stream: Box::new(stream), buffer: Vec::new() }
     }
 
+    /// One from another loopback address than usual: there are 28,000 ports an address, and limits on one.
+    #[allow(dead_code)] // Not in every test crate that has this module.
+    pub(crate) async fn from(source: std::net::Ipv4Addr, address: &str) -> io::Result<Self> {
+        let address: SocketAddr = address.parse().expect("an address");
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::on(stream))
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref()).await
     }

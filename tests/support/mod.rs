@@ -1,4 +1,5 @@
-//! The real binary, run as its user runs it, on a free port and a directory of its own.
+//! The real binary, run as its user runs it, on a free port and a directory of its own. `SWITCHBACK_BIN` names another
+//! than this build's.
 //!
 //! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
 //! for all the servers of a test process, each with names of its own.
@@ -104,7 +105,8 @@ impl Server {
         let given = if nats.is_some() { without_store(&arguments) } else { arguments.clone() };
         // Whoever wants a log of its own reads it, too.
         let logged = arguments.iter().any(|argument| argument == "--log");
-        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_switchback")]);
+        let program = std::env::var("SWITCHBACK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_switchback").to_owned());
+        let mut words = wrapper.iter().copied().chain([program.as_str()]);
         let mut child = Command::new(words.next().expect("the binary is there in any case"))
             .args(words)
             .args(["--listen", listen, "--data"])

@@ -49,21 +49,24 @@ class Server {
     fs.rmSync(this.data, { recursive: true, force: true });
   }
 
+  // `token`: what publishing takes, where the server asks.
+  headers() { return { 'Content-Type': 'application/json', ...(this.token && { Authorization: `Bearer ${this.token}` }) }; }
+
   async publish(topic, data, more = {}) {
-    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ topic, data, ...more }) });
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: this.headers(), body: JSON.stringify({ topic, data, ...more }) });
     if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
     return response.json();
   }
 
   // One batch: one commit, however many.
   async publishAll(topic, values) {
-    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(values.map((data) => ({ topic, data }))) });
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: this.headers(), body: JSON.stringify(values.map((data) => ({ topic, data }))) });
     if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
   }
 
   // As it stands, byte by byte: for payloads that JSON.stringify would not write so.
   async publishRaw(topic, json) {
-    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: `{"topic":${JSON.stringify(topic)},"data":${json}}` });
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: this.headers(), body: `{"topic":${JSON.stringify(topic)},"data":${json}}` });
     if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
     return response.json();
   }

@@ -8,14 +8,18 @@ class Subscriber {
   /*
    * Closed at the end of the test `t`, also of one that failed: a page left open holds some of
    * the six connections that the next one needs. `options` go to Switchback.connect; `server` where it is not the page's own origin. By
-   * names rather than '*', so that EventSource is judged on what it promises.
+   * names rather than '*', so that EventSource is judged on what it promises. `mint` gives the page a token whenever
+   * it is asked for one.
    */
-  static async open(t, browser, network, { options, server = '', without = '' }) {
+  static async open(t, browser, network, { options, server = '', without = '', mint }) {
     const subscriber = new Subscriber();
     const page = subscriber.page = await browser.newPage();
     t.after(() => subscriber.close());
     await page.goto(`${network.url}/__page?without=${without}`);
+    if (mint) await page.exposeFunction('mint', mint);
     await page.evaluate(`(function (options, server) {
+      window.asked = 0;
+      if (window.mint) options.token = function (done) { asked += 1; mint().then(function (token) { done(null, token); }, done); };
       window.seen = []; window.told = []; window.faults = [];
       // Asked in the page: Firefox's driver also calls a refused connection an error of the page.
       window.onerror = function (message) { faults.push(String(message)); };

@@ -1,0 +1,56 @@
+//! Load and abuse, with figures: `cargo bench --bench abuse [NAME…]`. Prints a table in Markdown.
+//!
+//! The names are `idle`, `stalled`, `storm`, `slow`, `flood` and `topics`; all of them take six minutes. Each runs the real
+//! server in a process of its own, on a fresh disk store, with the flags' defaults where nothing else is said. What is
+//! wrong is a failure: an event lost, repeated or out of order, an answer that is a fault of the server's. Figures are not.
+
+mod common;
+mod flood;
+#[path = "../../tests/abuse/follower.rs"]
+mod follower;
+mod idle;
+mod slow;
+mod stalled;
+mod storm;
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unreachable_pub)] // Shared with tests, each of which uses a part.
+mod support;
+mod topics;
+#[path = "../../tests/faults/wire.rs"]
+#[allow(dead_code)] // As above.
+mod wire;
+
+use std::time::Duration;
+
+/// How long anything may take that is waited for.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Waits for what must come.
+async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, coming).await {
+        Ok(come) => come,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    let files = common::raise_open_files();
+    assert!(files >= 17_000, "15,000 connections take as many open files, and {files} are allowed (ulimit -Hn)");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    println!("{}\n", common::machine());
+    println!("| what | how it went | memory before, at most, after (MiB) |\n|---|---|---|");
+    let run = |name: &str, abuse: &dyn Fn() -> common::Row| {
+        if wants(name) {
+            println!("{}", abuse());
+        }
+    };
+    run("idle", &|| runtime.block_on(idle::run()));
+    run("stalled", &|| runtime.block_on(stalled::run()));
+    run("storm", &|| runtime.block_on(storm::run()));
+    run("slow", &|| runtime.block_on(slow::run()));
+    run("flood", &|| runtime.block_on(flood::run()));
+    run("topics", &|| runtime.block_on(topics::run()));
+}

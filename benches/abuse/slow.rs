@@ -1,0 +1,70 @@
+//! Slow-loris, by `slowhttptest` (Debian's package): heads and bodies that come a few bytes at a time.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::common::{Memory, Row, Times, connect, publish};
+use crate::support::Server;
+use crate::wire;
+
+const CONNECTIONS: &str = "1000";
+
+/// Longer than the server waits for a head (10 s) or for a body (30 s).
+const SECONDS: &str = "40";
+
+/// How often somebody else publishes and reads.
+const EVERY: Duration = Duration::from_millis(20);
+
+pub(crate) async fn run() -> Row {
+    let server = Server::start(&[]);
+    let memory = Memory::of(&server).await;
+    let (mut told, mut stored) = (Vec::new(), 0);
+    for (name, mode) in [("heads", "-H"), ("bodies", "-B")] {
+        let url = format!("{}/v1/events", server.base);
+        let attack = Command::new("slowhttptest")
+            .args([mode, "-c", CONNECTIONS, "-r", "500", "-i", "2", "-l", SECONDS, "-x", "10", "-u", &url])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let Ok(attack) = attack else {
+            told.push("not run: slowhttptest is not installed".to_owned());
+            break;
+        };
+        let mut attack = std::pin::pin!(attack.wait_with_output());
+        let mut beside = connect(0, server.address()).await;
+        let (mut times, mut ticks) = (Times::default(), tokio::time::interval(EVERY));
+        let output = loop {
+            tokio::select! {
+                output = &mut attack => break output.expect("what it said"),
+                _ = ticks.tick() => {
+                    let begun = Instant::now();
+                    assert_eq!(publish(&mut beside, &json!({ "topic": "beside", "data": stored })).await.0, 201);
+                    times.push(begun.elapsed());
+                    stored += 1;
+                }
+            }
+        };
+        let text = String::from_utf8_lossy(&output.stdout).replace("\x1b[", "\n");
+        let last = |what: &str| {
+            let line = text.lines().rev().find_map(|line| line.split_once(what).map(|(_, rest)| rest.to_owned()));
+            let digits = line.unwrap_or_default().chars().filter(char::is_ascii_digit).collect::<String>();
+            digits.trim_start_matches('0').parse::<u64>().unwrap_or(0)
+        };
+        let unavailable = text.lines().filter(|line| line.contains("service available") && line.contains("NO")).count();
+        assert_eq!(unavailable, 0, "{text}");
+        told.push(format!(
+            "{name}: {} of them cut, always available, publishing beside them {}",
+            last("closed:"),
+            times.short()
+        ));
+    }
+    assert_eq!(wire::history(server.address(), "beside").await.len(), stored, "what was acknowledged is there");
+    Row {
+        what: format!("slow-loris: {CONNECTIONS} connections for {SECONDS} s each (slowhttptest)"),
+        how: told.join("; "),
+        memory: memory.settled().await,
+    }
+}

@@ -1,0 +1,117 @@
+//! 1,000 readers that stop reading, and some that do not, at 1,000 events a second for a minute.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{Memory, Row, Times, connect, end_of_log, publish};
+use crate::follower::Follower;
+use crate::support::Server;
+use crate::wire::{self, Connection, Items};
+
+const STALLED: usize = 1000;
+const HEALTHY: usize = 20;
+const SECONDS: u64 = 60;
+const BATCHES_PER_SECOND: u64 = 100;
+const BATCH: u64 = 10;
+const EVENTS: u64 = SECONDS * BATCHES_PER_SECOND * BATCH;
+const KINDS: [&str; 3] = ["ws", "sse", "stream"];
+
+/// Of those that stalled, how many read all of it in the end.
+const RESUMED: usize = 12;
+
+/// What a stalled reader's kernel takes.
+const RECEIVE_BYTES: u32 = 4096;
+
+struct Outcome {
+    times: Times,
+    memory: [u64; 3],
+    grown_kib: u64,
+    caught_up: Duration,
+}
+
+pub(crate) async fn run() -> Row {
+    let mut alone = with(0).await;
+    let mut beside = with(STALLED).await;
+    let (before, after) = (alone.times.percentile(0.99), beside.times.percentile(0.99));
+    Row {
+        what: format!("{STALLED} readers stall for a minute, {HEALTHY} do not, at 1,000 events/s"),
+        how: format!(
+            "the others without them: {}; beside them: {} ({:.2} times); {:.0} KiB more for each that stalls; \
+             {RESUMED} of them then read all {EVENTS} events by their cursor, in {:.1} s",
+            alone.times.short(),
+            beside.times.short(),
+            after / before,
+            beside.grown_kib.saturating_sub(alone.grown_kib) as f64 / STALLED as f64,
+            beside.caught_up.as_secs_f64(),
+        ),
+        memory: beside.memory,
+    }
+}
+
+async fn with(stalled: usize) -> Outcome {
+    let server = Server::start(&[]);
+    let memory = Memory::of(&server).await;
+    let address = server.address().to_owned();
+    let start = end_of_log(&server).await;
+    let mut silent = Vec::new();
+    for number in 0..stalled {
+        let mut connection = Connection::narrow(&address, Some(RECEIVE_BYTES)).await.expect("connected");
+        let query = format!("topic=load&cursor={start}");
+        Items::ask(&mut connection, KINDS[number % KINDS.len()], &query).await.expect("sent");
+        silent.push(connection);
+    }
+    let zero = Instant::now();
+    let mut readers = tokio::task::JoinSet::new();
+    for number in 0..HEALTHY {
+        let query = format!("topic=load&cursor={start}");
+        let connection = connect(number, &address).await;
+        let mut items = Items::over(connection, KINDS[number % KINDS.len()], &query).await.expect("a stream");
+        readers.spawn(async move {
+            let mut times = Times::default();
+            for expected in 0..EVENTS {
+                let item = items.news().await;
+                assert_eq!(item["data"]["n"], expected, "{item}");
+                let due = Duration::from_micros(item["data"]["t"].as_u64().expect("a time"));
+                times.push(zero.elapsed().saturating_sub(due));
+            }
+            times
+        });
+    }
+    let mut publisher = connect(0, &address).await;
+    let text = "x".repeat(200);
+    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / BATCHES_PER_SECOND));
+    for batch in 0..EVENTS / BATCH {
+        // From when it was due: where this falls behind, that counts as well.
+        let due = ticks.tick().await.into_std().saturating_duration_since(zero).as_micros() as u64;
+        let event = |n: u64| json!({ "topic": "load", "data": { "n": n, "t": due, "p": text } });
+        let events: Vec<Value> = (batch * BATCH..(batch + 1) * BATCH).map(event).collect();
+        assert_eq!(publish(&mut publisher, &Value::from(events)).await.0, 201);
+    }
+    let mut times = Times::default();
+    for reader in crate::within("the healthy readers", readers.join_all()).await {
+        times.extend(reader);
+    }
+    assert_eq!(times.len() as u64, HEALTHY as u64 * EVENTS);
+    let grown_kib = memory.now_kib().saturating_sub(memory.before_kib());
+    drop(silent);
+    let begun = Instant::now();
+    let mut resumed = tokio::task::JoinSet::new();
+    for number in 0..if stalled > 0 { RESUMED } else { 0 } {
+        let (start, address) = (start.clone(), address.clone());
+        resumed.spawn(async move {
+            let mut follower = Follower::new(KINDS[number % KINDS.len()], "load", &start, Arc::default());
+            let connection = connect(number, &address).await;
+            follower.follow(connection, EVENTS, || {}).await.expect("it reads");
+            (follower.next, follower.faults)
+        });
+    }
+    for (next, faults) in crate::within("those that stalled", resumed.join_all()).await {
+        assert!(next == EVENTS && faults.is_empty(), "{next}: {faults:?}");
+    }
+    let caught_up = begun.elapsed();
+    assert_eq!(wire::history(&address, "load").await.len() as u64, EVENTS, "what was acknowledged is there");
+    drop(publisher);
+    Outcome { times, memory: memory.settled().await, grown_kib, caught_up }
+}

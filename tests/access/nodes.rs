@@ -1,0 +1,84 @@
+//! Two nodes on one store: a ticket of one opens a stream of the other, once; who is shut out here is shut out there.
+
+use serde_json::{Value, json};
+
+use crate::client::{Kind, Link, Query};
+use crate::fixture::{until, uuid};
+use crate::http::Request;
+use crate::keyed::{Keyed, bearer};
+use crate::nats::Nats;
+
+/// Two nodes, and what they share.
+fn nodes(nats: &Nats) -> [Keyed; 2] {
+    let url = nats.url();
+    [(); 2].map(|()| Keyed::start(&["--store", &url, "--replicas", "1"]))
+}
+
+async fn post(keyed: &Keyed, path: &str, body: Value, claims: Value) -> Value {
+    let request = Request::post(path, "application/json", body.to_string());
+    request.header("Authorization", bearer(&keyed.token(claims))).send(keyed.address()).await.created().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_good_once_on_any_node() {
+    let nats = tokio::task::spawn_blocking(Nats::single).await.expect("a NATS server");
+    let [one, other] = nodes(&nats);
+    for kind in [Kind::Sse, Kind::Poll] {
+        let body = json!({ "transport": kind.transport() });
+        let answer = post(&one, "/v1/tickets", body, json!({ "subscribe": ["a"] })).await;
+        let query = Query::topic("a").with("ticket", answer["ticket"].as_str().expect("a ticket"));
+        other.serves(kind, &query, "on another node").await;
+        one.refuses(kind, &query, 401, "used there").await;
+        other.refuses(kind, &query, 401, "used here").await;
+    }
+    // Of many who come to both at once, one is let in.
+    for _ in 0..5 {
+        let answer = post(&one, "/v1/tickets", json!({ "transport": "poll" }), json!({ "subscribe": ["a"] })).await;
+        let query = Query::topic("a").with("ticket", answer["ticket"].as_str().expect("a ticket"));
+        let asked = (0..6).map(|n| {
+            let (request, node) = (query.request(Kind::Poll), if n % 2 == 0 { &one } else { &other });
+            let address = node.address().to_owned();
+            tokio::spawn(async move { request.send(&address).await.status })
+        });
+        let statuses = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
+        let let_in = statuses.iter().filter(|status| *status.as_ref().expect("an answer") == 200).count();
+        assert_eq!(let_in, 1, "{statuses:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_shut_out_on_one_node_is_on_the_other() {
+    let nats = tokio::task::spawn_blocking(Nats::single).await.expect("a NATS server");
+    let [one, other] = nodes(&nats);
+    let kicked = json!({ "reason": "kicked" });
+    let client = uuid();
+    let named = |sub: &str| other.query("a", json!({ "subscribe": ["a"], "sub": sub })).with("client", &client);
+    for (ban, may_come_back) in [("", true), ("?ban=600", false)] {
+        let mut link = Link::to(other.address(), Kind::Ws, &named("li")).await;
+        assert_eq!(link.item().await.event, "$hello");
+        let request = Request::new("DELETE", format!("/v1/clients/{client}{ban}"));
+        assert_eq!(one.administer(request).await.status, 200);
+        assert_eq!(link.telling().await.value(), kicked);
+        if may_come_back {
+            other.serves(Kind::Poll, &named("li"), "it may come again").await;
+        } else {
+            other.refuses(Kind::Poll, &named("li"), 403, "banned there, too").await;
+        }
+    }
+    for (claims, revocation) in [
+        (json!({ "subscribe": ["a"], "jti": "t1" }), json!({ "jti": "t1" })),
+        (json!({ "subscribe": ["a"], "sub": "wu" }), json!({ "sub": "wu" })),
+    ] {
+        let query = other.query("a", claims);
+        let mut link = Link::to(other.address(), Kind::Sse, &query).await;
+        assert_eq!(link.item().await.event, "$hello");
+        post(&one, "/v1/revocations", revocation, json!({ "admin": true })).await;
+        assert_eq!(link.telling().await.value(), kicked);
+        other.refuses(Kind::Poll, &query, 401, "revoked there, too").await;
+    }
+    // A node that starts later hears of what was said before it did.
+    let late = Keyed::start(&["--store", &nats.url(), "--replicas", "1"]);
+    until("it has heard", || async { named("li").request(Kind::Poll).send(late.address()).await.status == 403 }).await;
+    let token = late.query("a", json!({ "subscribe": ["a"], "jti": "t1" }));
+    until("of both", || async { token.request(Kind::Poll).send(late.address()).await.status == 401 }).await;
+}

@@ -1,0 +1,85 @@
+// Tokens in a real browser: over every transport the page is asked for the next one when one ends, and loses nothing.
+'use strict';
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const crypto = require('node:crypto');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { names, launch, until } = require('./lib/browsers.js');
+const { Server } = require('./lib/server.js');
+const { Network } = require('./lib/network.js');
+const { Subscriber } = require('./lib/subscriber.js');
+
+const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
+const SECRET = 'a secret that nobody guesses, 32+';
+
+function sign(claims, seconds) {
+  const text = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const message = `${text({ alg: 'HS256', typ: 'JWT' })}.${text({ exp: Math.floor(Date.now() / 1000) + seconds, ...claims })}`;
+  return `${message}.${crypto.createHmac('sha256', SECRET).update(message).digest('base64url')}`;
+}
+
+for (const name of names) {
+  test(`tokens in ${name}`, async (t) => {
+    const secret = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'switchback-secret-')), 'secret');
+    fs.writeFileSync(secret, SECRET);
+    const browser = await launch(name);
+    const server = await Server.start('--jwt-secret-file', secret, '--public-subscribe', 'public.>');
+    server.token = sign({ publish: ['>'] }, 3600);
+    const network = await Network.start(server);
+    t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
+
+    for (const transport of TRANSPORTS) {
+      await t.test(`${transport}: a token ends, the page is asked, nothing is lost`, async (t) => {
+        const topic = `kept.${transport}`;
+        const mint = () => sign({ sub: 'li', subscribe: ['kept.*'] }, 3);
+        const one = await Subscriber.open(t, browser, network, { mint, options: { topics: topic, transports: [transport], cursor: 'now', interval: 100 } });
+        await one.opened();
+        let sent = 0;
+        await until('tokens were asked for again and again', async () => {
+          await server.publish(topic, sent++);
+          return (await one.get('asked')) >= 4;
+        }, 60000);
+        await server.publish(topic, sent++);
+        await one.hears(Array.from({ length: sent }, (_, i) => i));
+        assert.equal(await one.get("told.filter(function (one) { return one[0] === '$close'; }).length"), 0);
+      });
+
+      await t.test(`${transport}: what is not granted is told, and nothing of it heard`, async (t) => {
+        const mint = () => sign({ subscribe: ['kept.*'] }, 600);
+        const one = await Subscriber.open(t, browser, network, { mint, options: { topics: 'secret.a', transports: [transport], interval: 100 } });
+        const told = await until('the page is told', async () => (await one.get('told')).find(([event]) => event === '$error'));
+        // The browser keeps to itself why a socket or an EventSource does not open.
+        if (!['ws', 'sse'].includes(transport)) assert.equal(told[1].code, 'forbidden', JSON.stringify(told));
+        assert.deepEqual(await one.data(), []);
+      });
+
+      await t.test(`${transport}: a token that has ended already is asked for once more`, async (t) => {
+        let minted = 0;
+        const mint = () => sign({ subscribe: ['kept.*'] }, minted++ ? 600 : -1);
+        const one = await Subscriber.open(t, browser, network, { mint, options: { topics: `kept.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
+        await one.opened(30000);
+        assert.equal(await one.get('asked'), 2);
+      });
+
+      await t.test(`${transport}: what is public is read without a token`, async (t) => {
+        const one = await Subscriber.open(t, browser, network, { options: { topics: `public.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
+        await one.opened();
+        await server.publish(`public.${transport}`, 1);
+        await one.hears([1]);
+      });
+    }
+
+    await t.test('a page publishes with its token, and not without', async (t) => {
+      const mint = () => sign({ subscribe: ['kept.*'], publish: ['kept.mine'] }, 600);
+      const one = await Subscriber.open(t, browser, network, { mint, options: { topics: 'kept.mine', cursor: 'now' } });
+      await one.opened();
+      assert.equal((await one.get("line.publish('kept.mine', 1)")).duplicate, false);
+      const refused = await one.get("line.publish('other', 1).then(null, function (error) { return error.code; })");
+      assert.equal(refused, 'forbidden');
+      await one.hears([1]);
+    });
+  });
+}

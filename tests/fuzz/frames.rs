@@ -1,0 +1,133 @@
+//! Whatever may come on a WebSocket once it is open: frames at random, and good ones that were damaged.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+
+use proptest::prelude::*;
+
+use crate::inputs::{damaged, json};
+use crate::{DEADLINE, fuzz, wire::masked};
+
+const MESSAGES: [&str; 9] = [
+    r#"{"type":"subscribe","topics":["a.>","b.*"],"ref":1}"#,
+    r#"{"type":"subscribe","topics":["a"],"cursor":"earliest","ref":"x"}"#,
+    r#"{"type":"unsubscribe","topics":["a.>"],"ref":2}"#,
+    r#"{"type":"publish","topic":"a.b","event":"e","data":{"x":[1,null]},"id":"i","ref":3}"#,
+    r#"{"type":"publish","topic":"a.b","data":"AAEC","encoding":"base64"}"#,
+    r#"{"type":"ack","cursor":"abc-1","ref":4}"#,
+    r#"{"type":"auth","token":"a.b.c","ref":5}"#,
+    r#"{"type":"ping","ref":6}"#,
+    r#"{"type":"nothing we know"}"#,
+];
+
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        8 => prop::sample::select(vec![0x81_u8, 0x82, 0x01, 0x80, 0x89, 0x8A, 0x00]),
+        1 => any::<u8>(),
+    ];
+    let payload = prop_oneof![
+        4 => prop::sample::select(MESSAGES.to_vec()).prop_map(|text| text.as_bytes().to_vec()),
+        3 => damaged(MESSAGES.map(|text| text.as_bytes().to_vec()).to_vec(), 4),
+        2 => json().prop_map(|value| value.to_string().into_bytes()),
+        1 => prop::collection::vec(any::<u8>(), 0..300),
+    ];
+    (first, payload, prop::option::weighted(0.1, any::<[u8; 14]>())).prop_map(|(first, payload, header)| {
+        let frame = masked(first, &payload);
+        match header {
+            None => frame,
+            // A header that promises something else than what comes.
+            Some(header) => [&header[..2 + payload.len() % 13], &payload[..]].concat(),
+        }
+    })
+}
+
+/// What the server says, frame by frame, as it must be (RFC 6455 §5.2): whole, unmasked, of a kind that there is.
+fn check_frames(mut bytes: &[u8], texts_are_json: bool) -> Result<(), TestCaseError> {
+    while bytes.len() >= 2 {
+        let (first, second) = (bytes[0], bytes[1]);
+        prop_assert!(second & 0x80 == 0, "a server does not mask");
+        prop_assert!(first & 0x70 == 0, "reserved bits");
+        let (header, length) = match second {
+            126 if bytes.len() >= 4 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 if bytes.len() >= 10 => {
+                (10, u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize)
+            }
+            126 | 127 => return Ok(()),
+            short => (2, usize::from(short)),
+        };
+        let Some(payload) = bytes.get(header..header + length) else { return Ok(()) };
+        match first & 0x0F {
+            1 if texts_are_json => {
+                let item: Result<serde_json::Value, _> = serde_json::from_slice(payload);
+                prop_assert!(item.is_ok_and(|item| item["event"].is_string()), "{}", String::from_utf8_lossy(payload));
+            }
+            0..=2 | 9 | 10 => {}
+            8 if payload.len() >= 2 => {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                let known = [1000, 1001, 1002, 1007, 1008, 1009, 1013];
+                // A code of the peer's own is sent back to it (§5.5.1).
+                prop_assert!(
+                    known.contains(&code) || (3000..5000).contains(&code) || (1000..1015).contains(&code),
+                    "{code}"
+                );
+            }
+            8 => {}
+            kind => prop_assert!(false, "a frame of kind {kind}"),
+        }
+        bytes = &bytes[header + length..];
+    }
+    Ok(())
+}
+
+fn talk(address: &str, path: &str, frames: &[Vec<u8>], cut: usize) -> Result<(), TestCaseError> {
+    let fail = |error: std::io::Error| TestCaseError::fail(error.to_string());
+    let mut stream = TcpStream::connect(address).map_err(fail)?;
+    stream.set_read_timeout(Some(DEADLINE)).map_err(fail)?;
+    stream.set_nodelay(true).map_err(fail)?;
+    let handshake = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(handshake.as_bytes()).map_err(fail)?;
+    let mut byte = [0];
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).map_err(fail)?;
+        head.push(byte[0]);
+    }
+    prop_assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    for piece in frames.concat().chunks(cut) {
+        // It may hang up before all was taken.
+        if stream.write_all(piece).is_err() {
+            break;
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Ok(_) => {}
+        // What it had said before may be lost with that.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(error) => return Err(fail(error)),
+    }
+    check_frames(&said, path.starts_with("/v1/ws"))
+}
+
+#[test]
+fn frames() {
+    let paths = vec!["/v1/ws", "/v1/ws?topic=a.%3E", "/v1/ws?topic=b.*&publish=a.c&cursor=earliest", "/v1/echo"];
+    let frames = prop::collection::vec(frame(), 1..8);
+    let inputs = (prop::sample::select(paths), frames, prop::sample::select(vec![1_usize, 7, 100, 1 << 16]));
+    fuzz("frames", &["--store", "memory"], 700, &inputs, |address, (path, frames, cut)| {
+        talk(address, path, &frames, cut)
+    });
+}
+
+/// Behind the handshake, bytes that are no frames at all.
+#[test]
+fn no_frames() {
+    let inputs = prop::collection::vec(any::<u8>(), 0..2000);
+    fuzz("no frames", &["--store", "memory"], 300, &inputs, |address, bytes| {
+        talk(address, "/v1/ws", &[bytes], 1 << 16)
+    });
+}

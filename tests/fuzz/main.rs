@@ -1,0 +1,152 @@
+//! Whatever comes: generated and mutated input for everything that the server parses, against the real binary.
+//!
+//! What holds for all of it: no fault of the server's (5xx), no panic, every refusal is a JSON error, and the next one is
+//! served. Randomness comes from a seed; a failure prints it with the smallest input that fails, and `FUZZ_SEED=n` runs the
+//! same again. `FUZZ_CASES=n` sets how many inputs each test tries.
+
+mod access;
+mod bodies;
+mod frames;
+mod inputs;
+#[path = "../support/jwt.rs"]
+#[allow(dead_code, unreachable_pub)] // As below.
+mod jwt;
+mod queries;
+#[path = "../abuse/raw.rs"]
+#[allow(dead_code)] // Shared with another test crate; each uses a part.
+mod raw;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unreachable_pub)] // As above.
+mod support;
+#[path = "../faults/wire.rs"]
+#[allow(dead_code)] // As above.
+mod wire;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use serde_json::Value;
+
+/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// After so long without an answer to what may be half a request, the peer is told that no more will come.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often a failing input is made smaller: each time is a request or more.
+const SHRINKS_MAX: u32 = 300;
+
+/// Waits for what must come.
+async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, coming).await {
+        Ok(come) => come,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Tries `cases` inputs, against a server of its own that has to be unharmed in the end.
+fn fuzz<S: Strategy>(
+    name: &str,
+    flags: &[&str],
+    cases: u32,
+    inputs: &S,
+    test: impl Fn(&str, S::Value) -> Result<(), TestCaseError>,
+) {
+    let (server, errors) = raw::watched(flags);
+    let address = server.address().to_owned();
+    run(name, cases, inputs, |input| test(&address, input));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        raw::check_unharmed(&server, &errors).await;
+        // Whatever was stored can be read.
+        wire::history(&address, "%3E").await;
+    });
+}
+
+fn run<S: Strategy>(name: &str, cases: u32, inputs: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let seed = number("FUZZ_SEED").unwrap_or_else(|| rand::random_range(0..1_000_000_000));
+    println!("{name}: FUZZ_SEED={seed}");
+    let cases = number("FUZZ_CASES").map_or(cases, |cases| cases as u32);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: SHRINKS_MAX, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    if let Err(failure) = TestRunner::new_with_rng(config, rng).run(inputs, test) {
+        panic!("{name}, FUZZ_SEED={seed}: {failure}");
+    }
+}
+
+/// What came back: the head's status, and what was read of the body.
+struct Said {
+    status: u16,
+    body: Vec<u8>,
+}
+
+/// What is sent is a whole request, and has to be answered; or it may be half of one.
+#[derive(Clone, Copy, PartialEq)]
+enum Sent {
+    /// Its answer's head is read.
+    Request,
+    /// Its answer is read to the end, where the server hangs up.
+    LastRequest,
+    /// As the first, if it is a request at all.
+    Anything,
+}
+
+/// Sends bytes as they are, and reads what is said to them.
+fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Said>, TestCaseError> {
+    let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
+    let mut stream = TcpStream::connect(address).map_err(fail)?;
+    let mut patient = sent != Sent::Anything;
+    stream.set_read_timeout(Some(if patient { DEADLINE } else { PATIENCE })).map_err(fail)?;
+    // It may hang up before all was taken.
+    let _ = stream.write_all(bytes);
+    let (mut said, mut buffer) = (Vec::new(), [0; 8192]);
+    let end_of_head = |said: &[u8]| said.windows(4).position(|four| four == b"\r\n\r\n");
+    loop {
+        if sent != Sent::LastRequest && end_of_head(&said).is_some() {
+            break;
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => said.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if !patient && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                patient = true;
+                let _ = stream.shutdown(Shutdown::Write);
+                stream.set_read_timeout(Some(DEADLINE)).map_err(fail)?;
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    let Some(end) = end_of_head(&said) else {
+        return if said.is_empty() { Ok(None) } else { Err(TestCaseError::fail("half a head")) };
+    };
+    let status = std::str::from_utf8(&said[9..12]).ok().and_then(|digits| digits.parse().ok());
+    let status = status.ok_or_else(|| TestCaseError::fail(String::from_utf8_lossy(&said).into_owned()))?;
+    Ok(Some(Said { status, body: said.split_off(end + 4) }))
+}
+
+/// Neither a fault of the server's, nor a refusal without its reason. That there is no such thing here (501) is one.
+fn check(said: &Said) -> Result<(), TestCaseError> {
+    let text = String::from_utf8_lossy(&said.body);
+    if said.status >= 500 && said.status != 501 {
+        return Err(TestCaseError::fail(format!("{}: {text}", said.status)));
+    }
+    if said.status >= 400 && !said.body.is_empty() {
+        let body: Value = serde_json::from_slice(&said.body)
+            .map_err(|error| TestCaseError::fail(format!("{}: {error}: {text}", said.status)))?;
+        let reason = [&body["error"]["code"], &body["error"]["message"]].map(Value::as_str);
+        if !reason.iter().all(|text| text.is_some_and(|text| !text.is_empty())) {
+            return Err(TestCaseError::fail(format!("{}: a refusal without a reason: {text}", said.status)));
+        }
+    }
+    Ok(())
+}
