@@ -47,17 +47,13 @@ pub(crate) async fn run() -> Row {
                 }
             }
         };
-        let text = String::from_utf8_lossy(&output.stdout).replace("\x1b[", "\n");
-        let last = |what: &str| {
-            let line = text.lines().rev().find_map(|line| line.split_once(what).map(|(_, rest)| rest.to_owned()));
-            let digits = line.unwrap_or_default().chars().filter(char::is_ascii_digit).collect::<String>();
-            digits.trim_start_matches('0').parse::<u64>().unwrap_or(0)
-        };
+        let text = plain(&String::from_utf8_lossy(&output.stdout));
+        let said = |what: &str| text.lines().rev().find_map(|line| line.split_once(what)).map(|(_, rest)| rest.trim());
         let unavailable = text.lines().filter(|line| line.contains("service available") && line.contains("NO")).count();
-        assert_eq!(unavailable, 0, "{text}");
+        assert_eq!((said("Exit status:"), unavailable), (Some("No open connections left"), 0), "{text}");
+        let ended = said("Test ended on").unwrap_or_default();
         told.push(format!(
-            "{name}: {} of them cut, always available, publishing beside them {}",
-            last("closed:"),
+            "{name}: all cut by the {ended}, always available, publishing beside them {}",
             times.short()
         ));
     }
@@ -67,4 +63,11 @@ pub(crate) async fn run() -> Row {
         how: told.join("; "),
         memory: memory.settled().await,
     }
+}
+
+/// Without the sequences that colour it.
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
 }

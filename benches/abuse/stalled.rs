@@ -1,11 +1,12 @@
 //! 1,000 readers that stop reading, and some that do not, at 1,000 events a second for a minute.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Memory, Row, Times, connect, end_of_log, publish};
+use crate::common::{Memory, Row, Times, connect, end_of_log, publish, reached};
 use crate::follower::Follower;
 use crate::support::Server;
 use crate::wire::{self, Connection, Items};
@@ -16,6 +17,9 @@ const SECONDS: u64 = 60;
 const BATCHES_PER_SECOND: u64 = 100;
 const BATCH: u64 = 10;
 const EVENTS: u64 = SECONDS * BATCHES_PER_SECOND * BATCH;
+/// Events before the clock runs: those that will stall take them first, until all on their way is full.
+const FILL: u64 = 2000;
+const ALL: u64 = FILL + EVENTS;
 const KINDS: [&str; 3] = ["ws", "sse", "stream"];
 
 /// Of those that stalled, how many read all of it in the end.
@@ -39,7 +43,7 @@ pub(crate) async fn run() -> Row {
         what: format!("{STALLED} readers stall for a minute, {HEALTHY} do not, at 1,000 events/s"),
         how: format!(
             "the others without them: {}; beside them: {} ({:.2} times); {:.0} KiB more for each that stalls; \
-             {RESUMED} of them then read all {EVENTS} events by their cursor, in {:.1} s",
+             {RESUMED} of them then read all {ALL} events by their cursor, in {:.1} s",
             alone.times.short(),
             beside.times.short(),
             after / before,
@@ -63,16 +67,21 @@ async fn with(stalled: usize) -> Outcome {
         silent.push(connection);
     }
     let zero = Instant::now();
-    let mut readers = tokio::task::JoinSet::new();
+    let (mut readers, filled) = (tokio::task::JoinSet::new(), Arc::new(AtomicU64::new(0)));
     for number in 0..HEALTHY {
         let query = format!("topic=load&cursor={start}");
         let connection = connect(number, &address).await;
         let mut items = Items::over(connection, KINDS[number % KINDS.len()], &query).await.expect("a stream");
+        let filled = filled.clone();
         readers.spawn(async move {
             let mut times = Times::default();
-            for expected in 0..EVENTS {
+            for expected in 0..ALL {
                 let item = items.news().await;
                 assert_eq!(item["data"]["n"], expected, "{item}");
+                if expected < FILL {
+                    filled.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 let due = Duration::from_micros(item["data"]["t"].as_u64().expect("a time"));
                 times.push(zero.elapsed().saturating_sub(due));
             }
@@ -81,12 +90,18 @@ async fn with(stalled: usize) -> Outcome {
     }
     let mut publisher = connect(0, &address).await;
     let text = "x".repeat(200);
+    let event = |n: u64, due: u64| json!({ "topic": "load", "data": { "n": n, "t": due, "p": text } });
+    for first in (0..FILL).step_by(100) {
+        let events: Vec<Value> = (first..first + 100).map(|n| event(n, 0)).collect();
+        assert_eq!(publish(&mut publisher, &Value::from(events)).await.0, 201);
+    }
+    reached("what fills them", &filled, HEALTHY as u64 * FILL).await;
     let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / BATCHES_PER_SECOND));
     for batch in 0..EVENTS / BATCH {
         // From when it was due: where this falls behind, that counts as well.
         let due = ticks.tick().await.into_std().saturating_duration_since(zero).as_micros() as u64;
-        let event = |n: u64| json!({ "topic": "load", "data": { "n": n, "t": due, "p": text } });
-        let events: Vec<Value> = (batch * BATCH..(batch + 1) * BATCH).map(event).collect();
+        let first = FILL + batch * BATCH;
+        let events: Vec<Value> = (first..first + BATCH).map(|n| event(n, due)).collect();
         assert_eq!(publish(&mut publisher, &Value::from(events)).await.0, 201);
     }
     let mut times = Times::default();
@@ -103,15 +118,15 @@ async fn with(stalled: usize) -> Outcome {
         resumed.spawn(async move {
             let mut follower = Follower::new(KINDS[number % KINDS.len()], "load", &start, Arc::default());
             let connection = connect(number, &address).await;
-            follower.follow(connection, EVENTS, || {}).await.expect("it reads");
+            follower.follow(connection, ALL, || {}).await.expect("it reads");
             (follower.next, follower.faults)
         });
     }
     for (next, faults) in crate::within("those that stalled", resumed.join_all()).await {
-        assert!(next == EVENTS && faults.is_empty(), "{next}: {faults:?}");
+        assert!(next == ALL && faults.is_empty(), "{next}: {faults:?}");
     }
     let caught_up = begun.elapsed();
-    assert_eq!(wire::history(&address, "load").await.len() as u64, EVENTS, "what was acknowledged is there");
+    assert_eq!(wire::history(&address, "load").await.len() as u64, ALL, "what was acknowledged is there");
     drop(publisher);
     Outcome { times, memory: memory.settled().await, grown_kib, caught_up }
 }
