@@ -13,9 +13,6 @@ mod harness;
 mod ledger;
 mod load;
 mod lost;
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-#[path = "../support/nats.rs"]
-mod nats;
 mod nodes;
 mod publisher;
 mod rights;
@@ -38,6 +35,8 @@ mod support;
 mod wire;
 
 use std::time::{Duration, Instant};
+
+use support::nats;
 
 /// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
