@@ -48,7 +48,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`cursor`], [`topic`], [`event`], [`json`] | the vocabulary: where, on what, what; data made safe for every framing, once |
-//! | [`store`] | the log: the contract of every engine; in memory, on disk (SQLite) |
+//! | [`store`] | the log: the contract of every engine; in memory, on disk (SQLite), shared by many nodes (NATS JetStream) |
 //! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and who waits for which |
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |

@@ -11,18 +11,15 @@ mod cost;
 mod process;
 
 #[allow(dead_code, unreachable_pub)] // Shared with the tests, which use more of it.
-#[path = "../../tests/support/nats.rs"]
-mod nats;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
 use clients::{Publisher, Subscribers};
-use nats::Nats;
 use process::Cpu;
 use support::Server;
+use support::nats::Nats;
 
 const ROUNDS: usize = 3;
 

@@ -266,7 +266,7 @@ mod tests {
             if let Ok(value) = host.parse() {
                 let mut all = HeaderMap::new();
                 all.insert(HOST, value);
-                let _ = (check_host(&all), is_own(&origin, &all));
+                let _ = (check_host(&all), is_own(&origin, &all, None));
             }
         }
     }

@@ -18,9 +18,6 @@ mod http;
 mod jwt;
 mod keyed;
 mod keys;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../support/nats.rs"]
-mod nats;
 mod nodes;
 mod origins;
 mod places;
@@ -37,3 +34,5 @@ mod told;
 #[allow(dead_code)]
 #[path = "../conformance/wire.rs"]
 mod wire;
+
+use support::nats;

@@ -13,11 +13,9 @@ mod harness;
 mod ledger;
 mod load;
 mod lost;
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-#[path = "../support/nats.rs"]
-mod nats;
 mod nodes;
 mod publisher;
+mod rights;
 
 /// A client of one shape for every transport, which checks every framing while it reads.
 #[allow(dead_code)]
@@ -27,6 +25,9 @@ mod client;
 #[path = "../conformance/http.rs"]
 mod http;
 #[allow(dead_code, unreachable_pub)]
+#[path = "../support/jwt.rs"]
+mod jwt;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../support/mod.rs"]
 mod support;
 #[allow(dead_code)]
@@ -34,6 +35,8 @@ mod support;
 mod wire;
 
 use std::time::{Duration, Instant};
+
+use support::nats;
 
 /// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,10 +1,16 @@
 //! The real binary, run as its user runs it, on a free port and a directory of its own. `SWITCHBACK_BIN` names another
 //! than this build's.
+//!
+//! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
+//! for all the servers of a test process, each with names of its own.
+
+#[path = "nats.rs"] // So that what is in it is found where it is for those who include it on its own.
+pub mod nats;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,6 +20,52 @@ use serde_json::Value;
 /// be gone after a restart. On Linux, connections to this address come from another one.
 const LISTEN: &str = if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" };
 
+/// Bytes that each of the servers' logs may take in a NATS, which reserves them.
+const NATS_LOG_BYTES: &str = "256MiB";
+
+/// Whether the servers' logs are in JetStream.
+pub fn on_nats() -> bool {
+    std::env::var("SWITCHBACK_TEST_STORE").is_ok_and(|store| store == "nats")
+}
+
+/// The NATS of this process; it ends with the last server on it.
+fn shared_nats() -> Arc<nats::Nats> {
+    static SHARED: Mutex<Weak<nats::Nats>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let nats = Arc::new(nats::Nats::single());
+        *shared = Arc::downgrade(&nats);
+        nats
+    })
+}
+
+/// What is set for a server whose log is in this NATS: the directory's name stands for the directory.
+fn nats_variables(nats: &nats::Nats, directory: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("SWITCHBACK_STORE", nats.url()),
+        ("SWITCHBACK_NATS_PREFIX", prefix_of(directory)),
+        ("SWITCHBACK_MAX_BYTES", NATS_LOG_BYTES.to_owned()),
+    ]
+}
+
+fn prefix_of(directory: &Path) -> String {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    name.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+fn without_store(arguments: &[String]) -> Vec<String> {
+    let mut rest = arguments.iter();
+    let mut kept = Vec::new();
+    while let Some(argument) = rest.next() {
+        if argument == "--store" {
+            rest.next();
+        } else {
+            kept.push(argument.clone());
+        }
+    }
+    kept
+}
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
@@ -21,6 +73,7 @@ pub struct Server {
     pub base: String,
     arguments: Vec<String>,
     directory: Arc<tempfile::TempDir>,
+    nats: Option<Arc<nats::Nats>>,
 }
 
 impl Server {
@@ -47,6 +100,9 @@ impl Server {
     }
 
     fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
+        // Whose log has to be on the disk says so.
+        let nats = (on_nats() && !arguments.iter().any(|argument| argument == "disk")).then(shared_nats);
+        let given = if nats.is_some() { without_store(&arguments) } else { arguments.clone() };
         // Whoever wants a log of its own reads it, too.
         let logged = arguments.iter().any(|argument| argument == "--log");
         let program = std::env::var("SWITCHBACK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_switchback").to_owned());
@@ -56,7 +112,8 @@ impl Server {
             .args(["--listen", listen, "--data"])
             .arg(directory.path().join("data"))
             .args(if logged { &[][..] } else { &["--log", "warn"] })
-            .args(&arguments)
+            .args(&given)
+            .envs(nats.iter().flat_map(|nats| nats_variables(nats, directory.path())))
             .stdout(Stdio::piped())
             .stderr(if logged { log_file(&directory).into() } else { Stdio::inherit() })
             .spawn()
@@ -66,7 +123,7 @@ impl Server {
         BufReader::new(stdout).read_line(&mut greeting).expect("the greeting");
         let url = greeting.split_whitespace().find(|word| word.starts_with("http"));
         let base = url.unwrap_or_else(|| panic!("no address in {greeting:?}")).trim_end_matches(',').to_owned();
-        Self { child, base, arguments, directory }
+        Self { child, base, arguments, directory, nats }
     }
 
     /// `HOST:PORT`.
@@ -128,6 +185,16 @@ impl Server {
 
     /// Starts one that has ended again, on the same directory and port.
     pub fn stopped_and_restarted(self) -> Self {
+        self.restarted()
+    }
+
+    /// Ends it with SIGKILL and starts it again on the same port, with nothing left of its log, which has to be in memory or
+    /// in NATS.
+    pub fn kill_and_lose_log(self) -> Self {
+        self.signal(Signal::SIGKILL);
+        if let Some(nats) = &self.nats {
+            nats.delete_stream(&format!("{}-events", prefix_of(self.directory.path())));
+        }
         self.restarted()
     }
 

@@ -190,6 +190,20 @@ impl Nats {
         names
     }
 
+    /// Deletes a stream and all that is in it, as an operator might.
+    pub fn delete_stream(&self, name: &str) {
+        let (addresses, name) = (self.addresses(), name.to_owned());
+        let deleting = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let client = async_nats::connect(addresses).await.expect("NATS answers");
+                async_nats::jetstream::new(client).delete_stream(name).await.expect("the stream is there");
+            });
+        };
+        // A thread of its own: whoever calls may be in a runtime already.
+        std::thread::spawn(deleting).join().expect("it is deleted");
+    }
+
     fn running(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter().filter(|server| server.runs())
     }

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::message::MESSAGE_ID;
 use super::node::{DEADLINE, Node};
 use super::publish::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
 use crate::cursor::Position;
@@ -28,9 +27,16 @@ const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
-/// A message is refused where the last one had another id than this, which none has. JetStream looks first whether the
-/// message's own id is known: so it is asked for an id without storing anything.
+/// A message is refused where the last one had another id than this, which none has. A stream without a cluster looks
+/// first whether the message's own id is known: so it is asked for an id without storing anything.
 const EXPECTED_LAST_ID: &str = "Nats-Expected-Last-Msg-Id";
+
+/// The same of a position, which a replicated stream looks at after the id, before the copies are asked. (The last id
+/// they would look at themselves, and remember the message's as one that is under way.)
+const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+
+/// A position that no stream comes to.
+const NO_SEQUENCE: &str = "9223372036854775807";
 
 /// What an append comes to.
 pub(super) struct Plan {
@@ -172,8 +178,11 @@ impl Plan {
 
     async fn position_of(&self, node: &Node, index: usize, end: Instant) -> Result<Option<Position>, StoreError> {
         let Outgoing { subject, mut headers, .. } = self.messages[index].clone();
-        let own = headers.get(MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default();
-        headers.insert(EXPECTED_LAST_ID, format!("no-{own}"));
+        if node.is_replicated() {
+            headers.insert(EXPECTED_LAST_SEQUENCE, NO_SEQUENCE);
+        } else {
+            headers.insert(EXPECTED_LAST_ID, "none");
+        }
         let question = Outgoing { subject, headers, payload: Bytes::new() };
         loop {
             let answer = match question.clone().send(node).await {
@@ -182,7 +191,7 @@ impl Plan {
             };
             match answer {
                 Ok(ack) => return Ok(Some(Position(ack.sequence))),
-                Err(Failure::Unknown) => return Ok(None),
+                Err(Failure::Unknown | Failure::Changed) => return Ok(None),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(_) => before_next_try(node, end).await?,
             }

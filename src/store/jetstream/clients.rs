@@ -90,9 +90,9 @@ async fn save_one(
 }
 
 /// An acknowledgement only moves forward within an epoch, and one of this log stands before one of another. The rest is
-/// what was said last.
+/// what was said last. What is to be forgotten is no more than that.
 fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> ClientRecord {
-    let Some(there) = there else { return new };
+    let Some(there) = there.filter(|there| !there.is_forgotten() && !new.is_forgotten()) else { return new };
     let keep = if there.cursor.epoch == new.cursor.epoch {
         there.cursor.position > new.cursor.position
     } else {

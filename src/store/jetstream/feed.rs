@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::Link;
 use super::look::identify;
@@ -145,14 +145,16 @@ impl Follower {
     async fn listen(&mut self, node: &Arc<Node>, messages: &mut Subscriber, made: u64) -> Result<(), Lost> {
         let mut link = node.link.clone();
         let mut delivered = 0;
+        // Whatever else happens meanwhile does not excuse the consumer's silence.
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
-                biased;
-                message = timeout(SILENCE_MAX, messages.next()) => {
+                message = timeout_at(heard + SILENCE_MAX, messages.next()) => {
                     let Ok(Some(message)) = message else {
                         tracing::debug!("the feed's consumer is silent");
                         return Err(Lost);
                     };
+                    heard = Instant::now();
                     self.take(node, message, messages, &mut delivered)?;
                 }
                 // What was sent into the connection that broke is lost: begun anew from where we are.

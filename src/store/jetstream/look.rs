@@ -71,7 +71,12 @@ pub(super) fn seen(stream: &str, info: &Info) -> Seen {
     // An empty stream's first position is the one that comes next.
     let floor = Position(state.first_sequence).before();
     let last = Position(state.last_sequence);
-    Seen { epoch: epoch(stream, info.created.unix_timestamp_nanos()), floor: floor.min(last), last }
+    Seen {
+        epoch: epoch(stream, info.created.unix_timestamp_nanos()),
+        floor: floor.min(last),
+        last,
+        replicated: info.config.num_replicas > 1,
+    }
 }
 
 /// Everything that has no longer to live than clocks may differ is up to here.

@@ -1,5 +1,6 @@
 //! What all parts of the store share: the connection, the names, and what is known of the log.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub(super) struct Node {
     pub(super) plan: Plan,
     pub(super) link: watch::Receiver<Link>,
     known: Mutex<Known>,
+    replicated: AtomicBool,
     /// How far the feed has come, for those who wait for it.
     fed: watch::Sender<Fed>,
     /// The stream may be another one, or gone: the feed looks.
@@ -74,6 +76,8 @@ pub(super) struct Seen {
     /// Everything up to here is gone, or about to go by its age.
     pub(super) floor: Position,
     pub(super) last: Position,
+    /// Whether there is more than one copy.
+    pub(super) replicated: bool,
 }
 
 /// The requests for looks, to be served by [`super::look::serve`].
@@ -91,8 +95,18 @@ impl Node {
         let (looks, asked) = mpsc::channel(LOOKS_MAX);
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
-        let node =
-            Self { client, context, names, plan, link, known: Mutex::new(known), fed, suspicion: Notify::new(), looks };
+        let node = Self {
+            client,
+            context,
+            names,
+            plan,
+            link,
+            known: Mutex::new(known),
+            replicated: AtomicBool::new(seen.replicated),
+            fed,
+            suspicion: Notify::new(),
+            looks,
+        };
         (Arc::new(node), asked)
     }
 
@@ -101,9 +115,15 @@ impl Node {
         Bounds { epoch: known.epoch, began: Position::ZERO, floor: known.floor, last: known.last }
     }
 
+    /// Whether the stream has more than one copy.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.replicated.load(Ordering::Relaxed)
+    }
+
     /// Notes what the leader said; says whether the floor has moved. What it said of another stream is the feed's to
     /// find out.
     pub(super) fn saw(&self, seen: &Seen) -> bool {
+        self.replicated.store(seen.replicated, Ordering::Relaxed);
         let mut known = lock(&self.known);
         if known.epoch != seen.epoch {
             return false;

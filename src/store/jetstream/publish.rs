@@ -173,9 +173,9 @@ pub(super) enum Failure {
     Known,
     /// JetStream has too many batches under way.
     Crowded,
-    /// The id is not known: the answer to [`batch`]'s question.
+    /// The stream's last id is another than was expected.
     Unknown,
-    /// A key of a bucket has another revision than was expected.
+    /// The stream, or the key of a bucket, is at another sequence than was expected.
     Changed,
     /// It is not stored, and will not be.
     Final(StoreError),

@@ -152,9 +152,11 @@ impl Collected {
         if last >= self.known {
             return Ok(self.known);
         }
-        // The copy has no more; the leader knows whether that is so.
+        // The copy has no more; the leader knows whether that is so, once it has itself what this node has heard of.
+        let seen = node.look_past(Cursor::new(self.epoch, self.known)).await?;
+        let known = if seen.epoch == self.epoch { self.known.min(seen.last) } else { self.through };
         let next = leader_next(node, filter, last.next(), end).await?;
-        Ok(next.map_or(self.known, |next| next.before().min(self.known)))
+        Ok(next.map_or(known, |next| next.before().min(known)).max(last))
     }
 
     /// The page, without what has been trimmed meanwhile, and with the gap that this leaves.
