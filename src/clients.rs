@@ -147,9 +147,13 @@ impl Connection {
         self.waker.wake();
     }
 
-    /// Why it is to end, if it is; else the task is woken when it is.
-    pub(crate) fn ending(&self, waker: &std::task::Waker) -> Option<ByeReason> {
+    /// Wakes this task when it is to end.
+    pub(crate) fn watch(&self, waker: &std::task::Waker) {
         self.waker.register(waker);
+    }
+
+    /// Why it is to end, if it is.
+    pub(crate) fn ending(&self) -> Option<ByeReason> {
         match self.ending.load(Ordering::Acquire) {
             0 => None,
             one_more => ENDINGS.get(usize::from(one_more) - 1).copied(),

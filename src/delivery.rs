@@ -123,10 +123,11 @@ pub struct Delivery {
     cursor: Cursor,
     /// The newest cursor that the peer was given.
     told: Cursor,
-    gap: Option<Gap>,
+    /// Boxed, as the page is: they are rare, and everybody would carry their size.
+    gap: Option<Box<Gap>>,
     /// Nothing was asked for yet, but a place to start from was given: it is kept until something is.
     parked: bool,
-    page: Option<Page>,
+    page: Option<Box<Page>>,
     fetches: u32,
     fetch_after: Option<Instant>,
     /// The items of a batch, with commas between.
@@ -156,7 +157,7 @@ impl Delivery {
             patterns,
             cursor,
             told: start.cursor,
-            gap: start.gap,
+            gap: start.gap.map(Box::new),
             parked: false,
             page: None,
             fetches: 0,
@@ -223,7 +224,7 @@ impl Delivery {
     /// Goes on elsewhere, after a gap where there is one.
     pub fn seek(&mut self, start: Start) {
         self.cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
-        self.gap = start.gap;
+        self.gap = start.gap.map(Box::new);
         self.page = None;
     }
 
@@ -232,7 +233,7 @@ impl Delivery {
         let progress = page.through > self.cursor.position || page.trimmed.is_some() || !page.events.is_empty();
         // A store that has not come as far as its own feed is asked again later, not at once for ever.
         self.fetch_after = (!progress).then(|| now + FETCH_RETRY);
-        self.page = Some(page);
+        self.page = Some(Box::new(page));
     }
 
     /// A [`Step::Fetch`] failed: a stream asks again a little later.
@@ -401,16 +402,16 @@ impl Delivery {
     fn read_events(&mut self, tail: &Tail, bytes_target: usize, events_max: usize, out: &mut BytesMut) -> bool {
         if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
             let to = Cursor::new(tail.epoch(), tail.began());
-            self.gap =
-                Some(Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None });
+            let gap = Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None };
+            self.gap = Some(Box::new(gap));
             self.page = None;
         }
         if let Some(gap) = self.gap.take() {
             self.cursor = gap.to;
-            self.control(Control::Gap(gap), out);
+            self.control(Control::Gap(*gap), out);
         }
         if let Some(page) = self.page.take() {
-            self.write_page(page, out);
+            self.write_page(*page, out);
         }
         if self.patterns.is_empty() {
             // Nothing is subscribed, so nothing is left out: the position is the log's end.

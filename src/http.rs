@@ -23,10 +23,10 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::dev::{Payload, RequestHead};
+use actix_web::dev::{HttpServiceFactory, Payload, RequestHead, Service as _};
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderName,
-    HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, HeaderMap,
+    HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
@@ -72,11 +72,13 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
         let state = Rc::new(State { hub, options: Arc::new(options), worker: OnceCell::new() });
         let v1 = web::scope("/v1")
             .service(events_in("/events", publish::events))
-            .service(events_in("/topics/{topic:.*}", publish::topic))
+            // Not a resource with the topic as its parameter: that is a regular expression, and every request that
+            // is none of those before it would be matched against it.
+            .service(web::scope("/topics").default_service(web::to(topics)))
             .service(read("/poll", subscribe::poll))
-            .service(stream("/longpoll", subscribe::longpoll))
-            .service(page("/jsonp", subscribe::jsonp))
-            .service(page("/iframe", subscribe::iframe))
+            .service(light(stream("/longpoll", subscribe::longpoll)))
+            .service(light(page("/jsonp", subscribe::jsonp)))
+            .service(light(page("/iframe", subscribe::iframe)))
             .service(stream("/sse", subscribe::sse))
             .service(stream("/stream", subscribe::lines))
             .service(stream("/ws", websocket::subscribe))
@@ -154,6 +156,27 @@ where
     resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer_unasked(handler.clone())))
 }
 
+/// A resource whose requests are held: each lives as long as its answer takes.
+fn light(resource: Resource) -> impl HttpServiceFactory {
+    resource.wrap_fn(|mut request, service| {
+        lighten(request.head_mut());
+        service.call(request)
+    })
+}
+
+/// Puts a request's headers into a smaller table. actix makes one for 16 to 28 of them, which is 6 KB: most of what a
+/// held request costs, and most clients send five.
+fn lighten(head: &mut RequestHead) {
+    let headers = head.headers_mut();
+    if headers.capacity() > 2 * headers.len() {
+        let mut fitting = HeaderMap::with_capacity(headers.len());
+        for (name, value) in std::mem::take(headers) {
+            fitting.append(name, value);
+        }
+        *headers = fitting;
+    }
+}
+
 /// A resource that is posted to.
 fn events_in<F, R>(path: &str, handler: F) -> Resource
 where
@@ -161,6 +184,15 @@ where
     R: Future<Output = Answer> + 'static,
 {
     resource(path, POST).route(web::post().to(move |call: Call| call.answer(handler.clone())))
+}
+
+/// Everything below `/topics`: as [`events_in`].
+async fn topics(call: Call) -> HttpResponse {
+    match *call.request.method() {
+        Method::POST => call.answer(publish::topic).await,
+        Method::OPTIONS => call.answer(|call| preflight(call, POST)).await,
+        _ => call.answer(|_| async { Err(ApiError::method(POST)) }).await,
+    }
 }
 
 /// One client: looked at, or ended.
@@ -343,10 +375,14 @@ async fn preflight(call: Call, allow: &'static str) -> Answer {
 }
 
 async fn not_found(_: Call) -> Answer {
+    Err(nothing_here())
+}
+
+fn nothing_here() -> ApiError {
     let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
     let message = format!(
         "nothing is here; subscribe at GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
         names.join(", ")
     );
-    Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
 }

@@ -6,6 +6,10 @@ use switchback::command;
 use switchback::config::{self, Cli, Command};
 use switchback::server::{Server, greeting};
 
+/// Held requests of a few hundred bytes come and go between streams that stay, which is what glibc's allocator is worst at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
         Ok(cli) => cli,

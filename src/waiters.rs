@@ -30,7 +30,21 @@ pub enum News {
 struct Slot {
     patterns: PatternSet,
     news: News,
+    /// Kept when it is used: to clone one for every delivery would cost as much as the rest of what is done here.
     waker: Option<Waker>,
+    /// Was woken, and has not come back yet.
+    woken: bool,
+}
+
+impl Slot {
+    fn wake(&mut self) {
+        if let Some(waker) = &self.waker
+            && !self.woken
+        {
+            self.woken = true;
+            waker.wake_by_ref();
+        }
+    }
 }
 
 /// The waiters of one tail.
@@ -54,7 +68,8 @@ struct Node {
 impl Waiters {
     /// Adds a subscriber. Its news are [`News::Unknown`] until it says that it is caught up.
     pub fn register(&mut self, patterns: &PatternSet) -> WaiterKey {
-        let key = self.slots.insert(Slot { patterns: PatternSet::default(), news: News::Unknown, waker: None });
+        let key =
+            self.slots.insert(Slot { patterns: PatternSet::default(), news: News::Unknown, waker: None, woken: false });
         self.set_patterns(WaiterKey(key), patterns);
         WaiterKey(key)
     }
@@ -89,9 +104,9 @@ impl Waiters {
 
     /// Whom to wake when something comes, or when [`Self::wake_all`] is called.
     pub fn wait(&mut self, key: WaiterKey, waker: &Waker) {
-        if let Some(slot) = self.slots.get_mut(key.0)
-            && !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker))
-        {
+        let Some(slot) = self.slots.get_mut(key.0) else { return };
+        slot.woken = false;
+        if !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             slot.waker = Some(waker.clone());
         }
     }
@@ -105,9 +120,7 @@ impl Waiters {
                 if slot.news == News::None {
                     slot.news = News::First(position);
                     // Woken once: until it has caught up again it needs no other call.
-                    if let Some(waker) = slot.waker.take() {
-                        waker.wake();
-                    }
+                    slot.wake();
                 }
             }
         };
@@ -125,11 +138,7 @@ impl Waiters {
 
     /// Wakes everyone: the server is about to stop, say.
     pub fn wake_all(&mut self) {
-        for (_, slot) in &mut self.slots {
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
-        }
+        self.slots.iter_mut().for_each(|(_, slot)| slot.wake());
     }
 
     /// How many subscribers there are.

@@ -140,7 +140,29 @@ pub(super) async fn read(
         }
         Ok(body.freeze())
     };
-    tokio::time::timeout(time_max, all).await.unwrap_or_else(|_| Err(too_slow()))
+    in_time(time_max, all).await.unwrap_or_else(|| Err(too_slow()))
+}
+
+/// What comes of `work`, or `None` where that takes too long.
+///
+/// A body that came with its head is read on the second look: actix calls the handler before it has taken the body out of
+/// what it read. A timer is set only for one that is not there then; it costs more than reading most bodies.
+async fn in_time<T>(time_max: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let mut looked = false;
+    let at_once = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending if looked => Poll::Ready(None),
+        Poll::Pending => {
+            looked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    match at_once.await {
+        Some(value) => Some(value),
+        None => tokio::time::timeout(time_max, work).await.ok(),
+    }
 }
 
 /// A body as UTF-8.

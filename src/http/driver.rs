@@ -2,7 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
@@ -17,6 +17,7 @@ use crate::hub::Seat;
 use crate::limits::Counted;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
+use crate::wire::ByeReason;
 
 /// A delivery with its place at a worker and its entry in the registry; leaves both when dropped.
 pub(super) struct Driver {
@@ -29,6 +30,11 @@ pub(super) struct Driver {
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When it goes off, for a task that it knows: before that there is no need to look at it. It, and all that it
+    /// touches, lies elsewhere in memory, and would be read anew with every delivery.
+    armed_for: Option<Instant>,
+    /// The task that the registry and the timer know to wake: they are told again only when that changes.
+    watching: Option<Waker>,
 }
 
 impl Driver {
@@ -38,7 +44,7 @@ impl Driver {
         registration: Option<Registration>,
         held: Option<Counted>,
     ) -> Self {
-        Self { delivery, registration, seat, _held: held, fetch: None, timer: None }
+        Self { delivery, registration, seat, _held: held, fetch: None, timer: None, armed_for: None, watching: None }
     }
 
     /// The next bytes, `None` at the end.
@@ -60,9 +66,7 @@ impl Driver {
                     }
                 }
             }
-            if let Some(registration) = &self.registration
-                && let Some(reason) = registration.connection.ending(cx.waker())
-            {
+            if let Some(reason) = self.ending(cx.waker()) {
                 self.delivery.end(now, reason);
             }
             match self.seat.step(cx.waker(), &mut self.delivery, now, &mut out) {
@@ -77,7 +81,7 @@ impl Driver {
                     self.fetch = Some(async move { hub.read(request).await }.boxed_local());
                 }
                 Step::Wait(until) => match until {
-                    Some(until) => ready!(self.sleep(until, cx)),
+                    Some(until) => ready!(self.sleep(now, until, cx)),
                     None => return Poll::Pending,
                 },
                 Step::Finish => return Poll::Ready(None),
@@ -103,17 +107,32 @@ impl Driver {
         batch.unwrap_or(Ok(Bytes::new()))
     }
 
-    fn sleep(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    /// Why it is to end, if it is; else the task is woken when it is.
+    fn ending(&mut self, waker: &Waker) -> Option<ByeReason> {
+        if !self.watching.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            if let Some(registration) = &self.registration {
+                registration.connection.watch(waker);
+            }
+            self.watching = Some(waker.clone());
+            self.armed_for = None;
+        }
+        self.registration.as_ref()?.connection.ending()
+    }
+
+    fn sleep(&mut self, now: Instant, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed_for.is_some_and(|at| at <= until && now < at) {
+            return Poll::Pending;
+        }
         let until = tokio::time::Instant::from_std(until);
         match &mut self.timer {
             Some(timer) if timer.deadline() <= until && !timer.is_elapsed() => {}
             Some(timer) => timer.as_mut().reset(until),
             None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
         }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let fired = timer.as_mut().poll(cx);
+        self.armed_for = fired.is_pending().then(|| timer.deadline().into_std());
+        fired
     }
 }
 

@@ -8,6 +8,7 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
@@ -47,8 +48,11 @@ pub(super) async fn poll(call: Call) -> Answer {
 
 /// `/v1/longpoll`.
 pub(super) async fn longpoll(call: Call) -> Answer {
-    let params = params(&call)?;
-    let (mut driver, _) = open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?;
+    let (mut driver, _) = {
+        let params = params(&call)?;
+        open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?
+    };
+    drop(call);
     Ok(json(StatusCode::OK).body(driver.batch().await?))
 }
 
@@ -62,8 +66,10 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     let answer = async {
         call.admit()?;
         origin::check_script(call.request.headers(), call.scheme(), call.options())?;
-        let params = params(&call)?;
-        let (mut driver, _) = open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
+        let (mut driver, _) = {
+            let params = params(&call)?;
+            open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?
+        };
         Ok(driver.batch().await?)
     };
     let body = match answer.await {
@@ -156,7 +162,19 @@ fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
 
 /// From parameters to a delivery that has its place: rights, patterns and start are looked up, the client is remembered,
 /// and the worker has come as far as the start.
-pub(super) async fn open(
+///
+/// Boxed, so that what it takes is given back when it is done: a request that is held for a minute would keep room for it.
+pub(super) fn open<'a>(
+    call: &'a Call,
+    transport: Transport,
+    params: &'a Params,
+    framing: Framing,
+    completion: Completion,
+) -> LocalBoxFuture<'a, Result<(Driver, Rights), ApiError>> {
+    Box::pin(opened(call, transport, params, framing, completion))
+}
+
+async fn opened(
     call: &Call,
     transport: Transport,
     params: &Params,

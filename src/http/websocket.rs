@@ -1,10 +1,10 @@
 //! `GET /v1/ws` and `GET /v1/echo`.
 //!
-//! A socket is one body that reads and writes: actix-ws makes the handshake and decodes the frames, but its session
-//! (a task a connection, a channel, an encoding a subscriber) is not used; what is sent is framed by the delivery, and
-//! the few frames besides go out between its writes. So a socket costs no task and no queue of its own.
+//! A socket is one body that reads and writes: what is sent is framed by the delivery, and the few frames besides go out
+//! between its writes. So a socket costs no task and no queue of its own, as it would with actix-ws, whose session is a
+//! channel, and an encoding for each subscriber.
 
-mod guard;
+mod incoming;
 mod messages;
 
 use std::cell::Cell;
@@ -12,9 +12,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::{FromRequest as _, HttpResponse};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream};
+use actix_http::ResponseBuilder;
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream as _;
 use futures_util::FutureExt as _;
@@ -31,7 +32,7 @@ use crate::limits::Counted;
 use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
-use guard::{Incoming, Refusal};
+use incoming::{Message, Messages, Refusal};
 use messages::{Context as Conversation, Pending};
 
 /// The subprotocol, where the client offers it.
@@ -62,20 +63,19 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         who,
         too_fast: Cell::new(0),
     };
-    let Handshake { response, messages, incoming } = handshake;
-    Ok(response.map_body(|_, keep| {
-        BoxBody::new(Socket {
+    let (response, messages) = handshake;
+    answer(
+        response,
+        Socket {
             driver,
             conversation,
-            incoming,
             messages: Some(messages),
             pending: FuturesOrdered::new(),
             held: None,
             out: BytesMut::new(),
             end: End::Open,
-            _keep: keep,
-        })
-    }))
+        },
+    )
 }
 
 fn call_limit(call: &Call) -> usize {
@@ -94,28 +94,30 @@ pub(super) async fn echo(mut call: Call) -> Answer {
     let who = call.who_as(&rights);
     call.limits().connect(&who)?;
     let held = call.limits().hold(&who)?;
-    let Handshake { response, messages, incoming } = shake_hands(&mut call, echo_limit)?;
-    Ok(response.map_body(|_, keep| BoxBody::new(Echo { messages: Some(messages), incoming, _held: held, _keep: keep })))
+    let (response, messages) = shake_hands(&mut call, echo_limit)?;
+    answer(response, Echo { messages: Some(messages), _held: held })
 }
 
-struct Handshake {
-    response: HttpResponse,
-    messages: AggregatedMessageStream,
-    incoming: Incoming,
-}
-
-/// Upgrades, or says why not (RFC 6455 §4.2). The body that actix-ws made is kept: its end would end the messages.
-fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<Handshake, ApiError> {
+/// Upgrades, or says why not (RFC 6455 §4.2).
+fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<(ResponseBuilder, Messages), ApiError> {
+    let mut response = actix_http::ws::handshake(call.request.head())
+        .map_err(|error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}")))?;
+    if offers_subprotocol(call.request.headers()) {
+        response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
+    }
     let bytes_max = limit(call);
-    let (mut payload, incoming) = guard::guarded(call.payload.take(), bytes_max, call.arriving());
-    let refused = |error: actix_web::Error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"));
-    let payload = actix_web::web::Payload::from_request(&call.request, &mut payload).into_inner().map_err(refused)?;
-    let upgraded = actix_ws::handle_with_protocols(&call.request, payload, &[SUBPROTOCOL]);
-    let (response, session, messages) = upgraded.map_err(refused)?;
-    // Nothing is sent through it.
-    drop(session);
-    let messages = messages.max_frame_size(bytes_max).aggregate_continuations().max_continuation_size(bytes_max);
-    Ok(Handshake { response, messages, incoming })
+    Ok((response, Messages::new(call.payload.take(), bytes_max, call.arriving())))
+}
+
+fn offers_subprotocol(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
+    offers.flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
+}
+
+fn answer(mut response: ResponseBuilder, socket: impl MessageBody + 'static) -> Answer {
+    let response =
+        response.message_body(socket).map_err(|error| ApiError::unavailable("upgrade", error.to_string()))?;
+    Ok(HttpResponse::from(response.map_into_boxed_body()))
 }
 
 /// How far a socket is from its end.
@@ -130,16 +132,14 @@ enum End {
 struct Socket {
     driver: Driver,
     conversation: Conversation,
-    incoming: Incoming,
     /// `None` once the peer has sent its last.
-    messages: Option<AggregatedMessageStream>,
+    messages: Option<Messages>,
     pending: FuturesOrdered<Pending>,
     /// A message that waits for a word of the store, and keeps those after it waiting.
     held: Option<(String, LocalBoxFuture<'static, Result<(), StoreError>>)>,
     /// Replies and control frames that wait to be written.
     out: BytesMut,
     end: End,
-    _keep: BoxBody,
 }
 
 impl MessageBody for Socket {
@@ -153,7 +153,7 @@ impl MessageBody for Socket {
         let this = self.get_mut();
         loop {
             this.take_in(cx);
-            if this.incoming.heard() {
+            if this.messages.as_mut().is_some_and(Messages::heard) {
                 this.driver.delivery.heard(Instant::now());
             }
             if !this.out.is_empty() {
@@ -175,7 +175,9 @@ impl Socket {
     /// Reads what the peer says and finishes what it asked for, as far as there is room for the answers.
     fn take_in(&mut self, cx: &mut Context<'_>) {
         loop {
-            while let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx) {
+            while !self.pending.is_empty()
+                && let Poll::Ready(Some(reply)) = Pin::new(&mut self.pending).poll_next(cx)
+            {
                 self.reply(reply);
             }
             if let Some((_, asked)) = &mut self.held {
@@ -184,12 +186,9 @@ impl Socket {
             }
             let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
             let Some(messages) = self.messages.as_mut().filter(|_| room && self.end == End::Open) else { return };
-            match Pin::new(messages).poll_next(cx) {
+            match messages.poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => self.message(message),
-                Poll::Ready(Some(Err(error))) => {
-                    let refusal = self.incoming.refusal(&error);
-                    self.close(refusal);
-                }
+                Poll::Ready(Some(Err(refusal))) => self.close(refusal),
                 Poll::Ready(None) => {
                     self.messages = None;
                     self.end = End::Closing;
@@ -211,16 +210,16 @@ impl Socket {
         }
     }
 
-    fn message(&mut self, message: AggregatedMessage) {
+    fn message(&mut self, message: Message) {
         let outcome = match message {
-            AggregatedMessage::Text(text) => {
+            Message::Text(text) => {
                 let outcome = self.conversation.text(&text, &mut self.driver, false);
                 return self.take(outcome, &text);
             }
-            AggregatedMessage::Binary(bytes) => self.conversation.binary(&bytes, &self.driver),
-            AggregatedMessage::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
-            AggregatedMessage::Pong(_) => return,
-            AggregatedMessage::Close(reason) => return self.close(Refusal::echoing(reason)),
+            Message::Binary(bytes) => self.conversation.binary(&bytes, &self.driver),
+            Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
+            Message::Pong => return,
+            Message::Close(reason) => return self.close(Refusal::echoing(reason)),
         };
         self.take(outcome, "");
     }
@@ -249,10 +248,8 @@ impl Socket {
 
 /// One echoing socket.
 struct Echo {
-    messages: Option<AggregatedMessageStream>,
-    incoming: Incoming,
+    messages: Option<Messages>,
     _held: Counted,
-    _keep: BoxBody,
 }
 
 impl MessageBody for Echo {
@@ -266,19 +263,18 @@ impl MessageBody for Echo {
         let this = self.get_mut();
         loop {
             let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
-            let frame = match std::task::ready!(Pin::new(messages).poll_next(cx)) {
-                Some(Ok(AggregatedMessage::Text(text))) => text_frame(text.as_bytes()),
-                Some(Ok(AggregatedMessage::Binary(bytes))) => crate::wire::binary_frame(&bytes),
-                Some(Ok(AggregatedMessage::Ping(payload))) => pong_frame(&payload),
-                Some(Ok(AggregatedMessage::Pong(_))) => continue,
-                Some(Ok(AggregatedMessage::Close(reason))) => {
+            let frame = match std::task::ready!(messages.poll_next(cx)) {
+                Some(Ok(Message::Text(text))) => text_frame(text.as_bytes()),
+                Some(Ok(Message::Binary(bytes))) => crate::wire::binary_frame(&bytes),
+                Some(Ok(Message::Ping(payload))) => pong_frame(&payload),
+                Some(Ok(Message::Pong)) => continue,
+                Some(Ok(Message::Close(reason))) => {
                     this.messages = None;
                     let echo = Refusal::echoing(reason);
                     close_frame(echo.code, echo.reason)
                 }
-                Some(Err(error)) => {
+                Some(Err(refusal)) => {
                     this.messages = None;
-                    let refusal = this.incoming.refusal(&error);
                     close_frame(refusal.code, refusal.reason)
                 }
                 None => return Poll::Ready(None),

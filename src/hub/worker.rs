@@ -124,6 +124,11 @@ impl Worker {
 
     /// Waits until this worker's tail has come to a cursor that is in the store; says whether it did in time.
     pub(crate) async fn reach(&self, cursor: Cursor) -> bool {
+        // Nearly always: a timer is set for the others only.
+        self.pump();
+        if self.has_reached(cursor) {
+            return true;
+        }
         let reached = async {
             loop {
                 let moved = self.moved.notified();

@@ -44,9 +44,8 @@ impl Line {
         }
     }
 
-    pub(super) fn answered(mut self, status: StatusCode) -> Self {
+    pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::tls::HTTP2;
@@ -36,9 +36,18 @@ impl Wire {
     }
 }
 
-/// Whether a connection has requests under way.
-#[derive(Debug, Default)]
-pub(super) struct Activity(Cell<usize>);
+/// Whether a connection has requests under way, and since when it has not.
+#[derive(Debug)]
+pub(super) struct Activity {
+    requests: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { requests: Cell::new(0), idle_since: Cell::new(Instant::now()) }
+    }
+}
 
 /// One request that is under way, until its answer has been given.
 #[derive(Debug)]
@@ -46,18 +55,19 @@ pub(super) struct Busy(Rc<Activity>);
 
 impl Activity {
     pub(super) fn begin(self: &Rc<Self>) -> Busy {
-        self.0.set(self.0.get() + 1);
+        self.requests.set(self.requests.get() + 1);
         Busy(self.clone())
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.0.get() == 0
+        self.requests.get() == 0
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.set(self.0.0.get() - 1);
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.idle_since.set(Instant::now());
     }
 }
 
@@ -67,7 +77,8 @@ pub(super) struct Io {
     pub(super) peer: Peer,
     pub(super) activity: Rc<Activity>,
     idle_max: Duration,
-    /// Runs while there is no request.
+    /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
+    /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
     idle: Option<Pin<Box<Sleep>>>,
     _counted: Option<Counted>,
 }
@@ -79,11 +90,17 @@ impl Io {
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.activity.is_idle() {
-            self.idle = None;
             return Poll::Pending;
         }
-        let idle_max = self.idle_max;
-        self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_max))).as_mut().poll(cx)
+        let until = self.activity.idle_since.get() + self.idle_max;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        loop {
+            std::task::ready!(idle.as_mut().poll(cx));
+            if idle.deadline() >= until {
+                return Poll::Ready(());
+            }
+            idle.as_mut().reset(until);
+        }
     }
 }
 

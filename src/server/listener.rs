@@ -58,7 +58,7 @@ where
             InitError = (),
         > + 'static,
     S::Service: 'static,
-    <S::Service as Service<actix_http::Request>>::Future: 'static,
+    <S::Service as Service<actix_http::Request>>::Future: Unpin + 'static,
     B: MessageBody + Unpin + 'static,
 {
     fn_factory(move || {
@@ -88,11 +88,12 @@ where
             Ok(fn_service(move |stream: TcpStream| {
                 let (settings, routes, http1) = (settings.clone(), routes.clone(), http1.clone());
                 async move {
-                    let Some(accepted) = accept(stream, &settings).await else { return Ok(()) };
+                    let Some(accepted) = Box::pin(accept(stream, &settings)).await else { return Ok(()) };
                     let Accepted { wire, address, peer, counted, _told } = accepted;
                     if wire.is_http2() {
                         let _counted = counted;
-                        http2::serve(wire, peer, routes, settings.http2, settings.stopping.clone()).await;
+                        // Boxed, as the handshake is: every plain connection would carry the larger one's size.
+                        Box::pin(http2::serve(wire, peer, routes, settings.http2, settings.stopping.clone())).await;
                         return Ok(());
                     }
                     let idle_max = settings.http2.keep_alive + settings.http2.header_timeout;
@@ -126,7 +127,9 @@ pub(super) fn redirecting(
             Ok(fn_service(move |stream: TcpStream| {
                 let (settings, http1) = (settings.clone(), http1.clone());
                 async move {
-                    if let Some(Accepted { wire, address, peer, counted, _told }) = accept(stream, &settings).await {
+                    if let Some(Accepted { wire, address, peer, counted, _told }) =
+                        Box::pin(accept(stream, &settings)).await
+                    {
                         let io = Io::new(wire, peer, settings.http2.header_timeout, counted);
                         let _ = http1.call((io, Some(address))).await;
                     }

@@ -1,15 +1,15 @@
 //! What every request passes, and every answer: it is counted as under way until it is over, and then written down.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, MessageBody};
 use actix_http::{HttpMessage as _, Request};
 use actix_service::Service;
 use actix_web::dev::ServiceResponse;
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 
 use super::access_log::Line;
 use super::io::{Activity, Busy};
@@ -37,12 +37,12 @@ impl<S> Clone for Watch<S> {
 impl<S, B> Service<Request> for Watch<S>
 where
     S: Service<Request, Response = ServiceResponse<B>>,
-    S::Future: 'static,
+    S::Future: Unpin,
     B: MessageBody,
 {
     type Response = ServiceResponse<Watched<B>>;
     type Error = S::Error;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, S::Error>>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(cx)
@@ -52,25 +52,46 @@ where
         let busy = request.conn_data::<Rc<Activity>>().map(Activity::begin);
         let line = self.log.as_ref().map(|options| {
             let noted = request.conn_data::<Peer>().copied().or_else(|| request.extensions().get::<Peer>().copied());
-            Line::begin(request.head(), noted, options)
+            Box::new(Line::begin(request.head(), noted, options))
         });
-        let answer = self.service.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if response.request().conn_data::<Peer>().is_some_and(|peer| peer.refused.is_some()) {
-                // Told what is the matter, it is to go.
-                response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
-            }
-            let line = line.map(|line| line.answered(response.status()));
-            Ok(response.map_body(|_, body| Watched { body, line, _busy: busy }))
-        })
+        Answering { answer: self.service.call(request), line, busy }
+    }
+}
+
+/// An answer that is under way.
+pub(super) struct Answering<F> {
+    answer: F,
+    line: Option<Box<Line>>,
+    busy: Option<Busy>,
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, E>> + Unpin,
+    B: MessageBody,
+{
+    type Output = Result<ServiceResponse<Watched<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut response = ready!(Pin::new(&mut this.answer).poll(cx))?;
+        if response.request().conn_data::<Peer>().is_some_and(|peer| peer.refused.is_some()) {
+            // Told what is the matter, it is to go.
+            response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
+        }
+        let mut line = this.line.take();
+        if let Some(line) = &mut line {
+            line.answered(response.status());
+        }
+        let busy = this.busy.take();
+        Poll::Ready(Ok(response.map_body(|_, body| Watched { body, line, _busy: busy })))
     }
 }
 
 /// An answer's body.
 pub(super) struct Watched<B> {
     body: B,
-    line: Option<Line>,
+    line: Option<Box<Line>>,
     _busy: Option<Busy>,
 }
 

@@ -31,9 +31,13 @@ pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
 }
 
 pub(super) fn event(event: &Event, named: bool, out: &mut BytesMut) {
+    let name = event.name().filter(|name| named && !RESERVED_NAMES.contains(name));
+    // To the byte, as a WebSocket's frame.
+    let name_bytes = name.map_or(0, |name| "\nevent: ".len() + name.len());
+    out.reserve("id: \ndata: \n\n".len() + event.cursor().text_bytes() + name_bytes + event.json_bytes());
     out.put_slice(b"id: ");
     event.cursor().write(out);
-    if let Some(name) = event.name().filter(|name| named && !RESERVED_NAMES.contains(name)) {
+    if let Some(name) = name {
         out.put_slice(b"\nevent: ");
         out.put_slice(name.as_bytes());
     }

@@ -13,13 +13,11 @@ const PONG: u8 = 0xA;
 /// Longest payload of a control frame, in bytes (RFC 6455 §5.5).
 const CONTROL_MAX_BYTES: usize = 125;
 
-/// Longest frame header without a mask, in bytes.
-const HEADER_MAX_BYTES: usize = 10;
-
 /// One event in a text frame.
 pub(super) fn event(event: &Event, out: &mut BytesMut) {
     let length = event.json_bytes();
-    out.reserve(HEADER_MAX_BYTES + length);
+    // To the byte: a buffer that is full when it is handed on needs no second allocation to be shared.
+    out.reserve(header_bytes(length) + length);
     header(TEXT, length, out);
     event.write_json(out);
 }
@@ -58,10 +56,19 @@ pub fn close_frame(code: u16, reason: &str) -> Vec<u8> {
 }
 
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_MAX_BYTES + payload.len());
+    let mut out = Vec::with_capacity(header_bytes(payload.len()) + payload.len());
     header(opcode, payload.len(), &mut out);
     out.put_slice(payload);
     out
+}
+
+/// Length of a frame's header without a mask, in bytes.
+fn header_bytes(length: usize) -> usize {
+    match length {
+        0..=125 => 2,
+        126..=0xFFFF => 4,
+        _ => 10,
+    }
 }
 
 fn header(opcode: u8, length: usize, out: &mut impl BufMut) {

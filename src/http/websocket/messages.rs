@@ -17,7 +17,7 @@ use super::super::options::HttpOptions;
 use super::super::publish::{self, Envelope};
 use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
-use super::guard::{Refusal, TOO_FAST};
+use super::incoming::{Refusal, TOO_FAST};
 use crate::auth::Rights;
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};

@@ -1,0 +1,62 @@
+//! What is measured, and for how long.
+
+use crate::support::Fault;
+use crate::support::targets::Target;
+use crate::work::{self, Work};
+
+pub(crate) struct Arguments {
+    pub(crate) works: Vec<&'static Work>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) rounds: u32,
+    /// How long each run is measured, in seconds.
+    pub(crate) seconds: f64,
+    /// Figures that are printed, and not kept.
+    pub(crate) quick: bool,
+    pub(crate) report_only: bool,
+}
+
+impl Arguments {
+    pub(crate) fn parse(words: &[String]) -> Result<Self, Fault> {
+        let mut all = Self {
+            works: work::ALL.iter().collect(),
+            targets: Target::ALL.to_vec(),
+            rounds: 5,
+            seconds: 3.0,
+            quick: false,
+            report_only: false,
+        };
+        let (mut rounds, mut seconds) = (None, None);
+        let mut words = words.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} takes a value"));
+            match word {
+                // Cargo says so to every benchmark.
+                "--bench" => {}
+                "--quick" => (all.quick, all.rounds, all.seconds) = (true, 1, 1.5),
+                "--report" => all.report_only = true,
+                "--rounds" => rounds = Some(value()?.parse()?),
+                "--seconds" => seconds = Some(value()?.parse()?),
+                "--work" => all.works = named(value()?, work::ALL.iter(), |work| work.name)?,
+                "--target" => all.targets = named(value()?, Target::ALL.into_iter(), |target| target.name())?,
+                _ => {
+                    return Err(
+                        format!("{word}? There are --quick, --report, --work, --target, --rounds, --seconds").into()
+                    );
+                }
+            }
+        }
+        all.rounds = rounds.unwrap_or(all.rounds);
+        all.seconds = seconds.unwrap_or(all.seconds);
+        Ok(all)
+    }
+}
+
+fn named<T: Copy>(names: &str, all: impl Iterator<Item = T>, name: fn(&T) -> &'static str) -> Result<Vec<T>, Fault> {
+    let all: Vec<T> = all.collect();
+    let find = |wanted: &str| all.iter().find(|one| name(one) == wanted).copied();
+    let known = || all.iter().map(name).collect::<Vec<_>>().join(", ");
+    names
+        .split(',')
+        .map(|wanted| find(wanted).ok_or_else(|| format!("{wanted}? There are {}", known()).into()))
+        .collect()
+}

@@ -1,0 +1,67 @@
+//! Switchback beside Nchan and the floor, on the same work: `cargo bench --bench compare`.
+//!
+//! ```text
+//! cargo bench --bench compare                      all of it: five rounds, half an hour
+//! cargo bench --bench compare -- --quick           one round, short
+//! cargo bench --bench compare -- --work ws-20k,sse-20k --target nchan,memory --rounds 3
+//! cargo bench --bench compare -- --report          only writes the table and the plots again
+//! ```
+//!
+//! Takes two cores and, to install Nchan where it is missing, Debian and root. The server is alone on core 0, the load on
+//! core 1; every server is fresh for each run, the order is shuffled in each round. What was measured is kept in
+//! `benches/results`, by work, so that a run of some works leaves the others' figures as they were.
+
+mod arguments;
+mod report;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+mod work;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use rand::seq::SliceRandom as _;
+
+use arguments::Arguments;
+use support::targets::Target;
+use support::{Fault, floor, machine};
+use work::{Run, Work};
+
+fn main() -> Result<(), Fault> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == floor::ARGUMENT) {
+        return floor::serve(&TcpListener::bind("127.0.0.1:0")?);
+    }
+    let arguments = Arguments::parse(&words)?;
+    if !arguments.report_only {
+        measure(&arguments)?;
+    }
+    report::write(arguments.quick)
+}
+
+fn measure(arguments: &Arguments) -> Result<(), Fault> {
+    let connections_max = machine::raise_files()?;
+    machine::pin(machine::LOAD_CORE)?;
+    let mut runs: BTreeMap<&'static str, Vec<Run>> = BTreeMap::new();
+    for round in 1..=arguments.rounds {
+        let mut order: Vec<(&Work, Target)> = arguments
+            .works
+            .iter()
+            .copied()
+            .flat_map(|work| arguments.targets.iter().map(move |target| (work, *target)))
+            .filter(|(work, target)| work.concerns(*target))
+            .collect();
+        order.shuffle(&mut rand::rng());
+        for (work, target) in order {
+            let server = target.start(connections_max)?;
+            let run = work.run(target, &server, arguments.seconds)?;
+            println!("round {round} {:<18} {:<7} {run}", work.name, target.name());
+            runs.entry(work.name).or_default().push(run);
+        }
+    }
+    for (work, runs) in runs {
+        report::save(work, &runs, arguments.quick)?;
+    }
+    Ok(())
+}

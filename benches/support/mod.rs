@@ -1,0 +1,18 @@
+//! What the benchmarks share: the machine, the servers under test, the load, the figures.
+//!
+//! A benchmark includes all of it and uses a part.
+#![allow(dead_code)]
+
+pub(crate) mod floor;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod machine;
+pub(crate) mod publish;
+pub(crate) mod seen;
+pub(crate) mod servers;
+pub(crate) mod stats;
+pub(crate) mod svg;
+pub(crate) mod targets;
+
+/// Whatever stops a measurement.
+pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,68 @@
+//! Publishing: at a pace that waits for nobody, or as much as subscribers take.
+
+use std::time::{Duration, Instant};
+
+use super::load::Load;
+use super::seen::{self, PUBLISHERS_MAX};
+
+/// Makes the request that publishes one event's data.
+pub(crate) type Request<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+
+/// When the next event is due.
+#[derive(Clone, Copy)]
+pub(crate) enum Pace {
+    /// Every so often, whatever becomes of the last one: an open loop.
+    Every(Duration),
+    /// When one is answered, as long as so many events have not reached everybody.
+    Window { events: u64, subscribers: u64 },
+}
+
+/// Publishers of numbered events.
+pub(crate) struct Publishing<'a> {
+    askers: Vec<usize>,
+    pub(crate) published: [u64; PUBLISHERS_MAX],
+    pace: Pace,
+    due: Instant,
+    request: Request<'a>,
+}
+
+impl<'a> Publishing<'a> {
+    /// `askers` publish side by side, each its own numbers.
+    pub(crate) fn new(askers: Vec<usize>, pace: Pace, request: Request<'a>) -> Self {
+        assert!(askers.len() <= PUBLISHERS_MAX, "events are numbered for so many publishers only");
+        Self { askers, published: [0; PUBLISHERS_MAX], pace, due: Instant::now(), request }
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.published.iter().sum()
+    }
+
+    /// Publishes what is due.
+    pub(crate) fn turn(&mut self, load: &mut Load) {
+        match self.pace {
+            Pace::Every(interval) => {
+                while Instant::now() >= self.due {
+                    let at = self.total() as usize % self.askers.len();
+                    // From when it was due: were the load late, that would count, too.
+                    self.one(at, load);
+                    self.due += interval;
+                }
+            }
+            Pace::Window { events, subscribers } => {
+                for at in 0..self.askers.len() {
+                    let under_way = (self.total() * subscribers).saturating_sub(load.seen);
+                    if under_way < events * subscribers && load.unanswered(self.askers[at]) == 0 {
+                        self.one(at, load);
+                    }
+                }
+            }
+        }
+    }
+
+    fn one(&mut self, at: usize, load: &mut Load) {
+        let number = &mut self.published[at];
+        let data = seen::data(at, *number, load.nanos());
+        *number += 1;
+        load.send(self.askers[at], &(self.request)(&data));
+    }
+}
