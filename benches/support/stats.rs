@@ -27,6 +27,7 @@ pub(crate) fn percentile(sorted: &[u32], share: f64) -> f64 {
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         _ if value.is_nan() => "-".into(),
+        v if v >= 1e6 => format!("{:.2} million", value / 1e6),
         v if v >= 10_000.0 => {
             let text = format!("{value:.0}");
             let (head, tail) = text.split_at(text.len() - 3);
