@@ -136,6 +136,19 @@ async fn whoever_knows_the_password_comes_in_and_it_is_never_shown() {
 }
 
 #[tokio::test]
+async fn whoever_has_credentials_comes_in() {
+    let nats = Nats::start(1, Access::Credentials, "");
+    let (servers, _) = parse_servers(&nats.url()).unwrap();
+    let with = |credentials| JetStreamOptions { credentials, ..JetStreamOptions::new(servers.clone()) };
+    let store = open_jetstream_with(with(Some(nats.credentials_file())), options()).unwrap();
+    assert_eq!(publish(&store, &["a"]).await, [1]);
+    let error = told(open_jetstream_with(with(None), options()));
+    assert!(error.contains("authorization"), "{error}");
+    let nowhere = told(open_jetstream_with(with(Some("/nowhere/user.creds".into())), options()));
+    assert!(nowhere.contains("/nowhere/user.creds"), "{nowhere}");
+}
+
+#[tokio::test]
 async fn a_certificate_is_checked() {
     let nats = Nats::start(1, Access::Tls, "");
     let (servers, _) = parse_servers(&nats.url()).unwrap();

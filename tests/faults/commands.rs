@@ -224,7 +224,7 @@ fn wrong_settings_are_refused_by_name() {
     check_refusal(&run(&[], &[("SWITCHBACK_HEARTBEAT", "1ms")], b""), 2, &["heartbeat", "100ms"]);
     check_refusal(&run(&["--workers", "0", "--listen", "127.0.0.1:0"], &[], b""), 1, &["--workers"]);
     check_refusal(&run(&["--listen", "nonsense"], &[], b""), 1, &["--listen nonsense", "127.0.0.1:8080"]);
-    check_refusal(&run(&["--store", "nats://localhost:4222"], &[], b""), 2, &["--store"]);
+    check_refusal(&run(&["--store", "redis://localhost:6379"], &[], b""), 2, &["--store", "nats://"]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::direct;
 use super::node::{DEADLINE, Node};
 use super::publish::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
 use crate::cursor::Position;
@@ -120,11 +121,13 @@ impl Plan {
         let mut found: Vec<Option<Appended>> = vec![None; self.messages.len()];
         let mut sent = sent;
         let mut rounds = 0;
+        let mut tries = 0;
         loop {
             let missing: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
             if missing.is_empty() {
                 break;
             }
+            tries += 1;
             let outcome = match sent.take() {
                 Some(Ok(sent)) => acknowledged(node, sent.ack).await,
                 Some(Err(failure)) => Err(failure),
@@ -150,13 +153,27 @@ impl Plan {
                 Err(_) => before_next_try(node, attempt.end).await?,
             }
         }
+        let places: Vec<Appended> = found.iter().copied().flatten().collect();
+        attempt.fed(node, &places).await;
+        if tries > 1 {
+            self.claim_first_tries(node, &mut found, attempt.end).await;
+        }
         let answered = self.drafts.iter().filter_map(|(index, repeats)| {
             let at = found[*index]?;
             Some(Appended { duplicate: at.duplicate || *repeats, ..at })
         });
-        let answer: Vec<Appended> = answered.collect();
-        attempt.fed(node, &answer).await;
-        Ok(answer)
+        Ok(answered.collect())
+    }
+
+    /// Where the answer to a first try was lost, the next is told of a repeat: of our own event, if what lies there is
+    /// what we sent, byte for byte and with its time. Where that cannot be read now it stays a repeat, and is safe.
+    async fn claim_first_tries(&self, node: &Node, found: &mut [Option<Appended>], end: Instant) {
+        let end = end.max(Instant::now() + DEADLINE / 2);
+        for (message, at) in self.messages.iter().zip(found) {
+            let Some(at) = at.as_mut().filter(|at| at.duplicate) else { continue };
+            let stored = direct::slice(node, at.position, None, 1, 1, end).await;
+            at.duplicate = !stored.is_ok_and(|slice| slice.holds(at.position, &message.payload));
+        }
     }
 
     /// Asks for each message whether its id is known, and where.

@@ -24,6 +24,13 @@ pub(super) struct Slice {
     pub(super) pending: u64,
 }
 
+impl Slice {
+    /// Whether the first message of it lies there and is this.
+    pub(super) fn holds(&self, position: Position, payload: &[u8]) -> bool {
+        self.messages.first().is_some_and(|found| found.position == position && found.payload == payload)
+    }
+}
+
 /// A message of the stream.
 pub(super) struct Found {
     pub(super) position: Position,
