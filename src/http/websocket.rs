@@ -153,7 +153,9 @@ impl MessageBody for Socket {
         let this = self.get_mut();
         loop {
             this.take_in(cx);
-            if this.messages.as_mut().is_some_and(Messages::heard) {
+            // While its own messages wait for the store nothing more is read, so its silence is ours.
+            let unread = this.held.is_some() || this.pending.len() >= PENDING_MAX;
+            if this.messages.as_mut().is_some_and(Messages::heard) || unread {
                 this.driver.delivery.heard(Instant::now());
             }
             if !this.out.is_empty() {

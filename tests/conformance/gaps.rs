@@ -92,7 +92,13 @@ async fn told_where_something_expired(kind: Kind) {
     publish_all(&server, "old.a", [json!(17)]).await;
     publish_all(&server, "both.a", [json!(17)]).await;
     for (mut subscriber, patterns, cursor) in subscribers {
-        assert_eq!(subscriber.event().await.value(), 17, "{patterns:?} from {cursor}");
+        let mut item = subscriber.item().await;
+        // Those three have pushed out three more, and JetStream tells whoever was not connected meanwhile.
+        if on_nats() && item.event == "$gap" {
+            check_gap(&item, "expired", &at(6), &at(9));
+            item = subscriber.item().await;
+        }
+        assert_eq!(item.value(), 17, "{patterns:?} from {cursor}");
     }
 }
 

@@ -121,13 +121,12 @@ impl Plan {
         let mut found: Vec<Option<Appended>> = vec![None; self.messages.len()];
         let mut sent = sent;
         let mut rounds = 0;
-        let mut tries = 0;
+        let mut unanswered = false;
         loop {
             let missing: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
             if missing.is_empty() {
                 break;
             }
-            tries += 1;
             let outcome = match sent.take() {
                 Some(Ok(sent)) => acknowledged(node, sent.ack).await,
                 Some(Err(failure)) => Err(failure),
@@ -150,12 +149,15 @@ impl Plan {
                     self.look_up(node, &missing, &mut found, attempt.end).await?;
                 }
                 Err(Failure::Final(error)) => return Err(error),
-                Err(_) => before_next_try(node, attempt.end).await?,
+                Err(_) => {
+                    unanswered = true;
+                    before_next_try(node, attempt.end).await?;
+                }
             }
         }
         let places: Vec<Appended> = found.iter().copied().flatten().collect();
         attempt.fed(node, &places).await;
-        if tries > 1 {
+        if unanswered {
             self.claim_first_tries(node, &mut found, attempt.end).await;
         }
         let answered = self.drafts.iter().filter_map(|(index, repeats)| {
