@@ -207,6 +207,12 @@ impl Delivery {
         self.delivered
     }
 
+    /// Whether its last word has been written.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Whether it has read all that the tail holds, so that its waiter need only be told what comes.
     #[must_use]
     pub fn is_caught_up(&self, tail: &Tail) -> bool {

@@ -10,6 +10,7 @@ mod driver;
 mod error;
 mod options;
 mod origin;
+mod outlet;
 mod peer;
 mod publish;
 mod query;
@@ -19,7 +20,7 @@ mod tickets;
 mod websocket;
 
 use std::cell::OnceCell;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ use actix_web::http::header::{
     HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, Resource, guard, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use futures_util::future::Either;
 
 use crate::auth::Rights;
 use crate::hub::{Hub, Worker};
@@ -41,6 +43,7 @@ use origin::Source;
 pub use access::AccessOptions;
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
+pub(crate) use outlet::{Outlet, OutletRef};
 pub use peer::ProxyHeader;
 use peer::Scheme;
 pub(crate) use peer::{Caller, Peer, is_trusted};
@@ -86,7 +89,7 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
             .service(events_in("/ack", resources::ack))
             .service(read("/info", resources::info))
             .service(read("/clients", resources::clients))
-            .service(client("/clients/{client}"))
+            .service(resource("/clients/{client}", Methods::ReadDelete, client))
             .service(events_in("/tickets", tickets::make))
             .service(events_in("/revocations", admin::revoke))
             .default_service(web::to(|call: Call| call.answer(not_found)));
@@ -111,10 +114,42 @@ pub fn pages(config: &mut web::ServiceConfig) {
     config.default_service(web::to(|call: Call| call.answer(not_found)));
 }
 
-const GET: &str = "GET, HEAD, OPTIONS";
-const GET_ONLY: &str = "GET, OPTIONS";
-const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
-const POST: &str = "POST, OPTIONS";
+/// What may be done with a resource.
+///
+/// Asked for by hand, not by actix's guards: those note what they were asked for in every request, for a 405 that we write
+/// ourselves.
+#[derive(Clone, Copy)]
+enum Methods {
+    /// Read in one go.
+    Read,
+    /// Held, or without an end.
+    Stream,
+    /// Looked at, or ended.
+    ReadDelete,
+    Post,
+}
+
+impl Methods {
+    fn allow(self, method: &Method) -> bool {
+        match *method {
+            Method::GET => !matches!(self, Self::Post),
+            Method::HEAD => matches!(self, Self::Read | Self::ReadDelete),
+            Method::DELETE => matches!(self, Self::ReadDelete),
+            Method::POST => matches!(self, Self::Post),
+            _ => false,
+        }
+    }
+
+    /// As the headers `Allow` and `Access-Control-Allow-Methods` have them.
+    fn names(self) -> &'static str {
+        match self {
+            Self::Read => "GET, HEAD, OPTIONS",
+            Self::Stream => "GET, OPTIONS",
+            Self::ReadDelete => "GET, HEAD, DELETE, OPTIONS",
+            Self::Post => "POST, OPTIONS",
+        }
+    }
+}
 
 /// A resource that is read in one go.
 fn read<F, R>(path: &str, handler: F) -> Resource
@@ -122,20 +157,7 @@ where
     F: Fn(Call) -> R + Clone + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    resource(path, GET).route(get_or_head().to(move |call: Call| call.answer(handler.clone())))
-}
-
-/// A resource that answers whoever asks, whatever the server's state: for those who watch it.
-fn probe<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    resource(path, GET).route(get_or_head().to(move |call: Call| call.answer_unasked(handler.clone())))
-}
-
-fn get_or_head() -> actix_web::Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+    resource(path, Methods::Read, handler)
 }
 
 /// A resource that may be held, or never ends.
@@ -144,7 +166,25 @@ where
     F: Fn(Call) -> R + Clone + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer(handler.clone())))
+    resource(path, Methods::Stream, handler)
+}
+
+/// A resource that is posted to.
+fn events_in<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    resource(path, Methods::Post, handler)
+}
+
+/// A resource that answers whoever asks, whatever the server's state: for those who watch it.
+fn probe<F, R>(path: &str, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    unasked(path, Methods::Read, handler)
 }
 
 /// A stream whose status a page cannot read: its handler admits the call itself, and tells a refusal in its own way.
@@ -153,7 +193,42 @@ where
     F: Fn(Call) -> R + Clone + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    resource(path, GET_ONLY).route(web::get().to(move |call: Call| call.answer_unasked(handler.clone())))
+    unasked(path, Methods::Stream, handler)
+}
+
+fn resource<F, R>(path: &str, methods: Methods, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    web::resource(path).to(move |call: Call| {
+        let handler = handler.clone();
+        call.answer(move |call| by_method(call, methods, handler))
+    })
+}
+
+fn unasked<F, R>(path: &str, methods: Methods, handler: F) -> Resource
+where
+    F: Fn(Call) -> R + Clone + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    web::resource(path).to(move |call: Call| {
+        let handler = handler.clone();
+        call.answer_unasked(move |call| by_method(call, methods, handler))
+    })
+}
+
+/// The handler's answer, where the method is one of its own.
+fn by_method<F, R>(call: Call, methods: Methods, handler: F) -> Either<R, Ready<Answer>>
+where
+    F: FnOnce(Call) -> R,
+    R: Future<Output = Answer>,
+{
+    match call.request.method() {
+        method if methods.allow(method) => Either::Left(handler(call)),
+        &Method::OPTIONS => Either::Right(ready(preflight(&call, methods))),
+        _ => Either::Right(ready(Err(ApiError::method(methods.names())))),
+    }
 }
 
 /// A resource whose requests are held: each lives as long as its answer takes.
@@ -177,35 +252,17 @@ fn lighten(head: &mut RequestHead) {
     }
 }
 
-/// A resource that is posted to.
-fn events_in<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    resource(path, POST).route(web::post().to(move |call: Call| call.answer(handler.clone())))
-}
-
-/// Everything below `/topics`: as [`events_in`].
+/// Everything below `/topics`.
 async fn topics(call: Call) -> HttpResponse {
-    match *call.request.method() {
-        Method::POST => call.answer(publish::topic).await,
-        Method::OPTIONS => call.answer(|call| preflight(call, POST)).await,
-        _ => call.answer(|_| async { Err(ApiError::method(POST)) }).await,
-    }
+    call.answer(|call| by_method(call, Methods::Post, publish::topic)).await
 }
 
 /// One client: looked at, or ended.
-fn client(path: &str) -> Resource {
-    resource(path, GET_DELETE)
-        .route(get_or_head().to(move |call: Call| call.answer(resources::client)))
-        .route(web::delete().to(move |call: Call| call.answer(admin::kick)))
-}
-
-fn resource(path: &str, allow: &'static str) -> Resource {
-    web::resource(path)
-        .route(web::method(Method::OPTIONS).to(move |call: Call| call.answer(move |call| preflight(call, allow))))
-        .default_service(web::to(move |call: Call| call.answer(move |_| async move { Err(ApiError::method(allow)) })))
+async fn client(call: Call) -> Answer {
+    match *call.request.method() {
+        Method::DELETE => admin::kick(call).await,
+        _ => resources::client(call).await,
+    }
 }
 
 /// What every handler returns.
@@ -289,6 +346,11 @@ impl Call {
         &self.state.options.limits
     }
 
+    /// Where a stream may write past actix, if it may.
+    fn outlet(&self) -> Option<Outlet> {
+        self.request.conn_data::<OutletRef>()?.upgrade()
+    }
+
     fn source(&self) -> Source {
         Source::of(self.request.headers(), self.scheme(), self.options())
     }
@@ -361,16 +423,16 @@ fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
 }
 
 /// CORS preflight (Fetch §3.2.2): yes to our own pages and those on the list, no to others.
-async fn preflight(call: Call, allow: &'static str) -> Answer {
+fn preflight(call: &Call, methods: Methods) -> Answer {
     call.source().check()?;
     let mut response = HttpResponse::NoContent();
-    response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, allow));
+    response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, methods.names()));
     response.insert_header((
         ACCESS_CONTROL_ALLOW_HEADERS,
         "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
     ));
     response.insert_header((ACCESS_CONTROL_MAX_AGE, "600"));
-    response.insert_header((actix_web::http::header::ALLOW, allow));
+    response.insert_header((actix_web::http::header::ALLOW, methods.names()));
     Ok(response.finish())
 }
 

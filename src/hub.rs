@@ -24,7 +24,7 @@ use crate::topic::PatternSet;
 pub use listeners::{ListenError, ListenerId};
 pub use start::From;
 pub use subscription::{Item, SubscribeError, Subscription};
-pub(crate) use worker::{Seat, Worker};
+pub(crate) use worker::{Push, Seat, Worker};
 
 /// How often clients' cursors are saved and the store is kept in order.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);

@@ -54,6 +54,11 @@ impl Lane {
         out: &mut BytesMut,
     ) -> Step {
         self.waiters.wait(key, waker);
+        self.push_step(key, delivery, now, out)
+    }
+
+    /// As [`Self::step`], of one who is registered and is handed what is new.
+    pub(crate) fn push_step(&mut self, key: WaiterKey, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
         let step = delivery.step(now, &self.tail, self.waiters.news(key), out);
         if delivery.is_caught_up(&self.tail) {
             self.waiters.caught_up(key);

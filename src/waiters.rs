@@ -3,7 +3,7 @@
 //! A subscriber registers once and stays. While it is caught up, a push that matches none of its patterns
 //! costs it nothing, and it may skip what was pushed: [`News`] says up to where.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
 
 use slab::Slab;
@@ -13,7 +13,12 @@ use crate::topic::{Pattern, PatternSet, Topic};
 
 /// A subscriber's place among the waiters. Not reused while it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaiterKey(usize);
+pub struct WaiterKey(pub(crate) usize);
+
+impl WaiterKey {
+    /// Of nobody.
+    pub(crate) const NONE: Self = Self(usize::MAX);
+}
 
 /// What has come since a subscriber was last caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ struct Slot {
     waker: Option<Waker>,
     /// Was woken, and has not come back yet.
     woken: bool,
+    /// Is handed what is new for it, instead of being woken.
+    pushed: bool,
 }
 
 impl Slot {
@@ -54,6 +61,9 @@ pub struct Waiters {
     /// Patterns without wildcards, by far the most: found by one look-up a push.
     literal: HashMap<Topic, Vec<usize>>,
     wild: Node,
+    /// Those who are to be handed what is new, once each: bounded by the number of subscribers, since nobody is told twice
+    /// before having caught up.
+    due: VecDeque<WaiterKey>,
 }
 
 /// Patterns with wildcards, as a tree of tokens: a push visits the branches that match its topic, however many others there are.
@@ -68,8 +78,8 @@ struct Node {
 impl Waiters {
     /// Adds a subscriber. Its news are [`News::Unknown`] until it says that it is caught up.
     pub fn register(&mut self, patterns: &PatternSet) -> WaiterKey {
-        let key =
-            self.slots.insert(Slot { patterns: PatternSet::default(), news: News::Unknown, waker: None, woken: false });
+        let (patterns_none, news) = (PatternSet::default(), News::Unknown);
+        let key = self.slots.insert(Slot { patterns: patterns_none, news, waker: None, woken: false, pushed: false });
         self.set_patterns(WaiterKey(key), patterns);
         WaiterKey(key)
     }
@@ -87,6 +97,35 @@ impl Waiters {
     pub fn remove(&mut self, key: WaiterKey) {
         self.set_patterns(key, &PatternSet::default());
         self.slots.try_remove(key.0);
+    }
+
+    /// The same patterns, of the last who registered with them, if somebody has.
+    pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
+        let list = patterns.iter().next().and_then(|pattern| match pattern.literal() {
+            Some(topic) => self.literal.get(topic),
+            None => self.wild.find(pattern.as_str()),
+        });
+        let last = list.and_then(|keys| self.slots.get(*keys.last()?));
+        last.filter(|slot| slot.patterns == patterns).map_or(patterns, |slot| slot.patterns.clone())
+    }
+
+    /// From now on a subscriber is not woken for what is told, but listed in [`Self::next_due`].
+    pub(crate) fn push_to(&mut self, key: WaiterKey) {
+        if let Some(slot) = self.slots.get_mut(key.0) {
+            slot.pushed = true;
+        }
+    }
+
+    /// Who is to be handed what is new, in the order in which it came.
+    pub(crate) fn next_due(&mut self) -> Option<WaiterKey> {
+        self.due.pop_front()
+    }
+
+    /// Wakes one.
+    pub(crate) fn wake(&mut self, key: WaiterKey) {
+        if let Some(slot) = self.slots.get_mut(key.0) {
+            slot.wake();
+        }
     }
 
     /// What has come for a subscriber since it was last caught up.
@@ -113,14 +152,18 @@ impl Waiters {
 
     /// An event on `topic` was pushed to the tail: notes and wakes whoever asked for it.
     pub fn tell(&mut self, topic: &Topic, position: Position) {
-        let slots = &mut self.slots;
+        let (slots, due) = (&mut self.slots, &mut self.due);
         let mut tell = |keys: &[usize]| {
             for key in keys {
                 let Some(slot) = slots.get_mut(*key) else { continue };
                 if slot.news == News::None {
                     slot.news = News::First(position);
-                    // Woken once: until it has caught up again it needs no other call.
-                    slot.wake();
+                    // Once: until it has caught up again it needs no other call.
+                    if slot.pushed {
+                        due.push_back(WaiterKey(*key));
+                    } else {
+                        slot.wake();
+                    }
                 }
             }
         };
@@ -195,6 +238,19 @@ impl Node {
             };
         }
         &mut node.here
+    }
+
+    /// The list of a pattern, if there is one.
+    fn find(&self, pattern: &str) -> Option<&Vec<usize>> {
+        let mut node = self;
+        for token in pattern.split('.') {
+            node = match token {
+                ">" => return Some(&node.tail),
+                "*" => node.any.as_ref()?,
+                literal => node.children.get(literal)?,
+            };
+        }
+        Some(&node.here)
     }
 
     /// Takes `key` out of a pattern's list, and empty branches with it; says whether this node is empty now.

@@ -1,19 +1,23 @@
 //! Drives a delivery: gives it the time, wakes it, does what it says. All that knows a delivery and a socket.
 
+use std::cell::{Cell, RefCell, RefMut};
+use std::fmt::Write as _;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use actix_web::body::{BodySize, MessageBody};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::Sleep;
 
+use super::outlet::Outlet;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
-use crate::hub::Seat;
+use crate::hub::{Push, Seat};
 use crate::limits::Counted;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
@@ -119,6 +123,24 @@ impl Driver {
         self.registration.as_ref()?.connection.ending()
     }
 
+    /// One step outside its task, where there is nothing but to write: if there is more, `false`.
+    fn push(&mut self, now: Instant, out: &mut BytesMut) -> bool {
+        let ending = self.registration.as_ref().is_some_and(|registration| registration.connection.is_ending());
+        if self.fetch.is_some() || ending {
+            return false;
+        }
+        match self.seat.push_step(&mut self.delivery, now, out) {
+            Step::Write => {
+                if let Some(registration) = &self.registration {
+                    registration.connection.sent(self.delivery.cursor().position);
+                }
+                true
+            }
+            Step::Wait(_) => true,
+            Step::Fetch(_) | Step::Finish => false,
+        }
+    }
+
     fn sleep(&mut self, now: Instant, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.armed_for.is_some_and(|at| at <= until && now < at) {
             return Poll::Pending;
@@ -136,8 +158,93 @@ impl Driver {
     }
 }
 
+/// A stream: read by its task, and written to by its worker while it is at rest, where its connection has an outlet.
+pub(super) struct Live {
+    driver: RefCell<Driver>,
+    outlet: Option<Outlet>,
+    /// Whether the connection's bytes are in chunks (RFC 9112 §7.1), which actix makes of what goes the usual way.
+    chunked: bool,
+    /// Its last byte was given to actix.
+    ended: Cell<bool>,
+}
+
+impl Live {
+    pub(super) fn new(driver: Driver, outlet: Option<Outlet>, chunked: bool) -> Rc<Self> {
+        let live = Rc::new(Self { driver: RefCell::new(driver), outlet, chunked, ended: Cell::new(false) });
+        if live.outlet.is_some() {
+            let reader: Weak<Self> = Rc::downgrade(&live);
+            live.driver.borrow().seat.push_to(reader);
+        }
+        live
+    }
+
+    pub(super) fn driver(&self) -> RefMut<'_, Driver> {
+        self.driver.borrow_mut()
+    }
+
+    /// The next bytes for the body, `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Driver::poll`].
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
+        ready!(self.poll_rest(cx));
+        let next = ready!(self.driver.borrow_mut().poll(cx));
+        if matches!(next, Some(Ok(_))) {
+            self.block();
+        }
+        Poll::Ready(next)
+    }
+
+    /// Waits until what went the short way has been taken.
+    pub(super) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whether the socket is broken, actix finds out.
+        self.outlet.as_ref().map_or(Poll::Ready(()), |outlet| outlet.poll_rest(cx).map(drop))
+    }
+
+    /// The body gives something to actix: nothing goes the short way before that has been written.
+    pub(super) fn block(&self) {
+        if let Some(outlet) = &self.outlet {
+            outlet.block();
+        }
+    }
+
+    /// Nothing goes the short way any more.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+    }
+
+    fn send(&self, outlet: &Outlet, bytes: &mut BytesMut) -> bool {
+        if !self.chunked {
+            return outlet.send(bytes);
+        }
+        let mut chunk = BytesMut::with_capacity(bytes.len() + CHUNK_BYTES);
+        let _ = write!(chunk, "{:X}\r\n", bytes.len());
+        chunk.put_slice(bytes);
+        chunk.put_slice(b"\r\n");
+        outlet.send(&chunk)
+    }
+}
+
+/// What stands around the bytes of a chunk, at most.
+const CHUNK_BYTES: usize = 16 + 4;
+
+impl Push for Live {
+    fn push(&self, now: Instant, out: &mut BytesMut) -> bool {
+        let Some(outlet) = &self.outlet else { return false };
+        if self.ended.get() || !outlet.is_clear() {
+            // What waits to be written will bring its task back, which then reads on.
+            return true;
+        }
+        let Ok(mut driver) = self.driver.try_borrow_mut() else { return false };
+        out.clear();
+        let done = driver.push(now, out);
+        let sent = out.is_empty() || self.send(outlet, out);
+        done && sent && !driver.delivery.is_finished() && driver.seat.is_caught_up(&driver.delivery)
+    }
+}
+
 /// The body of a stream's response. It is pulled: while the socket takes nothing, nothing is read for it.
-pub(super) struct StreamBody(pub(super) Driver);
+pub(super) struct StreamBody(pub(super) Rc<Live>);
 
 impl MessageBody for StreamBody {
     type Error = actix_web::Error;
@@ -146,7 +253,7 @@ impl MessageBody for StreamBody {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         loop {
             match ready!(self.0.poll(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),

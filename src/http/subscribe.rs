@@ -7,12 +7,12 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
-use super::driver::{Driver, StreamBody};
+use super::driver::{Driver, Live, StreamBody};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
@@ -41,9 +41,9 @@ pub(super) async fn poll(call: Call) -> Answer {
         && names_tag(call.request.headers().get(IF_NONE_MATCH), &etag(presented))
         && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
     {
-        return Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish());
+        return Ok(HttpResponse::NotModified().insert_header((ETAG, &*etag(presented))).finish());
     }
-    Ok(json(StatusCode::OK).insert_header((ETAG, etag(cursor))).body(body))
+    Ok(json(StatusCode::OK).insert_header((ETAG, &*etag(cursor))).body(body))
 }
 
 /// `/v1/longpoll`.
@@ -53,7 +53,9 @@ pub(super) async fn longpoll(call: Call) -> Answer {
         open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?
     };
     drop(call);
-    Ok(json(StatusCode::OK).body(driver.batch().await?))
+    // Before there is an answer: it would be kept as long as the request is held.
+    let body = driver.batch().await?;
+    Ok(json(StatusCode::OK).body(body))
 }
 
 /// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
@@ -99,9 +101,13 @@ pub(super) async fn iframe(call: Call) -> Answer {
         let completion =
             if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
         let (mut driver, _) = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
+        let batch = if once { Some(driver.batch().await?) } else { None };
         let mut response = HttpResponse::Ok();
         document_headers(&mut response, &nonce, &call);
-        Ok(if once { response.body(driver.batch().await?) } else { streaming(&call, response, driver) })
+        Ok(match batch {
+            Some(batch) => response.body(batch),
+            None => streaming(&call, response, driver),
+        })
     };
     answer.await.or_else(|error: ApiError| {
         let mut response = HttpResponse::build(error.status);
@@ -206,6 +212,8 @@ async fn opened(
             return Err(ApiError::bad("no_topic", message));
         }
     };
+    // The same in memory for all who ask for the same.
+    let patterns = call.state.worker().shared(patterns);
     // Whoever could once subscribe to what is remembered may not be allowed to any more.
     check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
@@ -250,7 +258,7 @@ async fn opened(
         events_max: params.limit,
         jitter: rand::random(),
     };
-    let seat = worker.seat(&patterns);
+    let seat = if completion == Completion::AtOnce { worker.visit() } else { worker.seat(&patterns) };
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
     let mut delivery = if parked { delivery.parked() } else { delivery };
     delivery.set_expiry(expiry(&rights));
@@ -271,8 +279,9 @@ fn held(wait: Duration) -> Completion {
 /// A response that streams. HTTP/1.0 knows no chunks (nginx speaks it to its upstreams unless told otherwise): there the
 /// end of the connection is the end of the body.
 fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Driver) -> HttpResponse {
-    let mut response = response.body(StreamBody(driver));
-    if call.request.version() < Version::HTTP_11 {
+    let chunked = call.request.version() >= Version::HTTP_11;
+    let mut response = response.body(StreamBody(Live::new(driver, call.outlet(), chunked)));
+    if !chunked {
         let head = response.head_mut();
         head.no_chunking(true);
         head.set_connection_type(ConnectionType::Close);
@@ -320,12 +329,16 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     body
 }
 
-fn etag(cursor: Cursor) -> String {
-    format!("\"{cursor}\"")
+fn etag(cursor: Cursor) -> BytesMut {
+    let mut tag = BytesMut::with_capacity(cursor.text_bytes() + 2);
+    tag.put_u8(b'"');
+    cursor.write(&mut tag);
+    tag.put_u8(b'"');
+    tag
 }
 
 /// Whether `If-None-Match` names the tag, by weak comparison (RFC 9110 §13.1.2).
-pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &str) -> bool {
+pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &[u8]) -> bool {
     let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == wanted)
+    text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == wanted)
 }

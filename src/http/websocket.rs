@@ -9,7 +9,8 @@ mod messages;
 
 use std::cell::Cell;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use actix_http::ResponseBuilder;
@@ -24,7 +25,7 @@ use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
 
 use super::access::check_may_come;
-use super::driver::Driver;
+use super::driver::Live;
 use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
@@ -67,7 +68,7 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     answer(
         response,
         Socket {
-            driver,
+            live: Live::new(driver, call.outlet(), false),
             conversation,
             messages: Some(messages),
             pending: FuturesOrdered::new(),
@@ -130,7 +131,7 @@ enum End {
 
 /// One subscriber's socket.
 struct Socket {
-    driver: Driver,
+    live: Rc<Live>,
     conversation: Conversation,
     /// `None` once the peer has sent its last.
     messages: Option<Messages>,
@@ -151,20 +152,23 @@ impl MessageBody for Socket {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        // What went the short way is before whatever is answered now.
+        ready!(this.live.poll_rest(cx));
         loop {
             this.take_in(cx);
             // While its own messages wait for the store nothing more is read, so its silence is ours.
             let unread = this.held.is_some() || this.pending.len() >= PENDING_MAX;
             if this.messages.as_mut().is_some_and(Messages::heard) || unread {
-                this.driver.delivery.heard(Instant::now());
+                this.live.driver().delivery.heard(Instant::now());
             }
             if !this.out.is_empty() {
+                this.live.block();
                 return Poll::Ready(Some(Ok(std::mem::take(&mut this.out).freeze())));
             }
             if this.end == End::Closing {
                 return Poll::Ready(None);
             }
-            match std::task::ready!(this.driver.poll(cx)) {
+            match ready!(this.live.poll(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
                 Some(Err(error)) => tracing::warn!(%error, "a socket cannot read the store"),
                 None => this.end = End::Closing,
@@ -193,7 +197,7 @@ impl Socket {
                 Poll::Ready(Some(Err(refusal))) => self.close(refusal),
                 Poll::Ready(None) => {
                     self.messages = None;
-                    self.end = End::Closing;
+                    self.end();
                 }
                 Poll::Pending => return,
             }
@@ -205,7 +209,7 @@ impl Socket {
         let Some((text, _)) = self.held.take() else { return };
         match answer {
             Ok(()) => {
-                let outcome = self.conversation.text(&text, &mut self.driver, true);
+                let outcome = self.conversation.text(&text, &mut self.live.driver(), true);
                 self.take(outcome, &text);
             }
             Err(error) => self.reply(Some(Conversation::unanswered(&text, error))),
@@ -215,10 +219,10 @@ impl Socket {
     fn message(&mut self, message: Message) {
         let outcome = match message {
             Message::Text(text) => {
-                let outcome = self.conversation.text(&text, &mut self.driver, false);
+                let outcome = self.conversation.text(&text, &mut self.live.driver(), false);
                 return self.take(outcome, &text);
             }
-            Message::Binary(bytes) => self.conversation.binary(&bytes, &self.driver),
+            Message::Binary(bytes) => self.conversation.binary(&bytes, &self.live.driver()),
             Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             Message::Pong => return,
             Message::Close(reason) => return self.close(Refusal::echoing(reason)),
@@ -244,7 +248,12 @@ impl Socket {
     fn close(&mut self, refusal: Refusal) {
         self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
         self.messages = None;
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.end = End::Closing;
+        self.live.end();
     }
 }
 
@@ -265,7 +274,7 @@ impl MessageBody for Echo {
         let this = self.get_mut();
         loop {
             let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
-            let frame = match std::task::ready!(messages.poll_next(cx)) {
+            let frame = match ready!(messages.poll_next(cx)) {
                 Some(Ok(Message::Text(text))) => text_frame(text.as_bytes()),
                 Some(Ok(Message::Binary(bytes))) => crate::wire::binary_frame(&bytes),
                 Some(Ok(Message::Ping(payload))) => pong_frame(&payload),

@@ -21,6 +21,9 @@ use crate::waiters::WaiterKey;
 /// Batches that may wait for a worker. Past it the worker's tail is reset, and its readers turn to the store.
 const INBOX_BATCHES: usize = 1024;
 
+/// Readers that are handed what is new before others of the thread have their turn.
+const PUSHES_AT_ONCE: usize = 64;
+
 /// How long a request waits for a worker's tail to come to its cursor.
 const FEED_WAIT: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,12 @@ impl Inbox {
     }
 }
 
+/// A reader that can be handed what is new, without its task: see [`Seat::push_to`].
+pub(crate) trait Push {
+    /// Takes what is new. Says whether there is nothing left to do: if not, its task is woken.
+    fn push(&self, now: Instant, out: &mut BytesMut) -> bool;
+}
+
 /// One thread's readers. Not `Send`: that is the point.
 pub(crate) struct Worker {
     hub: Hub,
@@ -87,6 +96,10 @@ pub(crate) struct Worker {
     inbox: RefCell<mpsc::Receiver<Message>>,
     loss: Arc<Loss>,
     moved: Notify,
+    /// Those that can be handed what is new, by their place among the waiters.
+    pushed: RefCell<Vec<Option<Weak<dyn Push>>>>,
+    /// What they write into, one after the other.
+    out: RefCell<BytesMut>,
 }
 
 impl Worker {
@@ -105,6 +118,8 @@ impl Worker {
             inbox: RefCell::new(receiver),
             loss,
             moved: Notify::new(),
+            pushed: RefCell::default(),
+            out: RefCell::default(),
         });
         let weak = Rc::downgrade(&worker);
         tokio::task::spawn_local(std::future::poll_fn(move |cx| follow(&weak, cx)));
@@ -120,6 +135,18 @@ impl Worker {
         let key = self.lane.borrow_mut().waiters.register(patterns);
         self.hub.0.live.fetch_add(1, Ordering::Relaxed);
         Seat { worker: self.clone(), key }
+    }
+
+    /// For whoever reads once and does not wait: not among the waiters.
+    pub(crate) fn visit(self: &Rc<Self>) -> Seat {
+        self.hub.0.live.fetch_add(1, Ordering::Relaxed);
+        Seat { worker: self.clone(), key: WaiterKey::NONE }
+    }
+
+    /// The same patterns, of a waiter who has them already if there is one: a thousand who ask for the same have them in
+    /// memory once.
+    pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
+        self.lane.borrow().waiters.shared(patterns)
     }
 
     /// Waits until this worker's tail has come to a cursor that is in the store; says whether it did in time.
@@ -176,9 +203,25 @@ impl Worker {
             self.moved.notify_waiters();
         }
     }
+
+    /// Hands what is new to those who can take it at once; says whether there are more of them.
+    ///
+    /// Only from the worker's own task: whoever reads has its delivery borrowed.
+    fn push_due(&self) -> bool {
+        let (now, mut out) = (Instant::now(), self.out.borrow_mut());
+        for _ in 0..PUSHES_AT_ONCE {
+            let Some(key) = self.lane.borrow_mut().waiters.next_due() else { return false };
+            let reader = self.pushed.borrow().get(key.0).and_then(|reader| reader.as_ref()?.upgrade());
+            if !reader.is_some_and(|reader| reader.push(now, &mut out)) {
+                self.lane.borrow_mut().waiters.wake(key);
+            }
+        }
+        true
+    }
 }
 
-/// The worker's one task: takes in batches as they come, so that their wake-ups are local.
+/// The worker's one task: takes in batches as they come, so that their wake-ups are local, and hands them to those who can
+/// take them at once.
 fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
     let Some(worker) = worker.upgrade() else { return Poll::Ready(()) };
     let mut open = true;
@@ -190,6 +233,10 @@ fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
         }
         Poll::Pending => None,
     });
+    if worker.push_due() {
+        // The others first, then the rest.
+        cx.waker().wake_by_ref();
+    }
     if open { Poll::Pending } else { Poll::Ready(()) }
 }
 
@@ -203,10 +250,35 @@ impl Seat {
     /// One step; the task behind `waker` is woken when there is news.
     pub(crate) fn step(&self, waker: &Waker, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
         self.worker.pump();
+        self.drain(delivery, now);
+        self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
+    }
+
+    /// Whom to hand what is new from now on, instead of waking its task.
+    pub(crate) fn push_to(&self, reader: Weak<dyn Push>) {
+        let mut pushed = self.worker.pushed.borrow_mut();
+        if pushed.len() <= self.key.0 {
+            pushed.resize_with(self.key.0 + 1, || None);
+        }
+        pushed[self.key.0] = Some(reader);
+        self.worker.lane.borrow_mut().waiters.push_to(self.key);
+    }
+
+    /// One step, for [`Push::push`].
+    pub(crate) fn push_step(&self, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
+        self.drain(delivery, now);
+        self.worker.lane.borrow_mut().push_step(self.key, delivery, now, out)
+    }
+
+    /// Whether all that came has been read.
+    pub(crate) fn is_caught_up(&self, delivery: &Delivery) -> bool {
+        delivery.is_caught_up(&self.worker.lane.borrow().tail)
+    }
+
+    fn drain(&self, delivery: &mut Delivery, now: Instant) {
         if let Some(within) = self.worker.hub.draining() {
             delivery.drain(now, within);
         }
-        self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
     }
 
     /// Moves a delivery over what is known to be of no interest to it.
@@ -228,6 +300,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if let Some(reader) = self.worker.pushed.borrow_mut().get_mut(self.key.0) {
+            *reader = None;
+        }
         self.worker.lane.borrow_mut().waiters.remove(self.key);
         self.worker.hub.0.live.fetch_sub(1, Ordering::Relaxed);
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use actix_http::{RequestHead, StatusCode};
 
 use crate::cursor::Cursor;
-use crate::http::{Caller, HttpOptions, Peer};
+use crate::http::{Caller, HttpOptions, Outlet, Peer};
 use crate::transport::Transport;
 
 /// What the log is filtered by.
@@ -24,6 +24,8 @@ pub(super) struct Line {
     version: actix_http::Version,
     status: Option<StatusCode>,
     bytes: u64,
+    /// Where a stream may write past what is counted here, and how much it had taken before.
+    outlet: Option<(Outlet, u64)>,
 }
 
 impl Line {
@@ -41,11 +43,13 @@ impl Line {
             version: head.version,
             status: None,
             bytes: 0,
+            outlet: None,
         }
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    pub(super) fn answered(&mut self, status: StatusCode, outlet: Option<Outlet>) {
         self.status = Some(status);
+        self.outlet = outlet.map(|outlet| (outlet.clone(), outlet.sent_bytes()));
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -58,6 +62,8 @@ impl Drop for Line {
         let Self { address, method, target, transport, version, bytes, .. } = self;
         // 499, as nginx has it: gone before there was an answer.
         let status = self.status.map_or(499, |status| status.as_u16());
+        let past = self.outlet.as_ref().map_or(0, |(outlet, before)| outlet.sent_bytes() - before);
+        let bytes = *bytes + past;
         let ms = self.began.elapsed().as_millis();
         tracing::info!(target: TARGET, "{address} \"{method} {target} {version:?}\" {status} {bytes}B {ms}ms {transport}");
     }

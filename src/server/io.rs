@@ -12,25 +12,40 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::tls::HTTP2;
-use crate::http::Peer;
+use crate::http::{Outlet, Peer};
 use crate::limits::Counted;
 
 /// What comes and goes.
 pub(super) enum Wire {
-    Plain(TcpStream),
+    /// Its writing side is shared with the streams that run over it.
+    Plain(OwnedReadHalf, Outlet),
     /// Boxed, since its state is a kilobyte that plain connections need not have.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Wire {
+    pub(super) fn plain(stream: TcpStream) -> Self {
+        let (reading, writing) = stream.into_split();
+        Self::Plain(reading, Outlet::new(writing))
+    }
+
+    /// Where streams may write past actix.
+    pub(super) fn outlet(&self) -> Option<&Outlet> {
+        match self {
+            Self::Plain(_, outlet) => Some(outlet),
+            Self::Tls(_) => None,
+        }
+    }
+
     /// Whether both sides agreed on HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         match self {
-            Self::Plain(_) => false,
+            Self::Plain(..) => false,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
         }
     }
@@ -88,6 +103,10 @@ impl Io {
         Self { wire, peer, activity: Rc::default(), idle_max, idle: None, _counted: counted }
     }
 
+    pub(super) fn outlet(&self) -> Option<&Outlet> {
+        self.wire.outlet()
+    }
+
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.activity.is_idle() {
             return Poll::Pending;
@@ -116,7 +135,7 @@ impl AsyncRead for Io {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(reading, _) => Pin::new(reading).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -125,39 +144,21 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(_, outlet) => outlet.poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(_, outlet) => outlet.poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(_, outlet) => outlet.poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -166,18 +167,6 @@ impl AsyncWrite for Wire {
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.wire).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

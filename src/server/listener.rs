@@ -82,6 +82,9 @@ where
                 .on_connect_ext(|io: &Io, data| {
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
+                    if let Some(outlet) = io.outlet() {
+                        data.insert(outlet.downgrade());
+                    }
                 })
                 .h1(fn_factory(move || ready(Ok::<_, ()>(shared.clone()))));
             let http1 = Rc::new(http1.new_service(()).await?);
@@ -175,7 +178,7 @@ async fn accept(stream: TcpStream, settings: &Settings) -> Option<Accepted> {
         Err(error) => (None, Some(error), Some(Told::new(&settings.told)?)),
     };
     let wire = match &settings.tls {
-        None => Wire::Plain(stream),
+        None => Wire::plain(stream),
         Some(config) => {
             let shaking_hands = TlsAcceptor::from(config.clone()).accept(stream);
             Wire::Tls(Box::new(timeout(settings.http2.header_timeout, shaking_hands).await.ok()?.ok()?))

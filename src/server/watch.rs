@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::access_log::Line;
 use super::io::{Activity, Busy};
-use crate::http::{HttpOptions, Peer};
+use crate::http::{HttpOptions, OutletRef, Peer};
 
 /// A service, watched.
 pub(super) struct Watch<S> {
@@ -81,7 +81,8 @@ where
         }
         let mut line = this.line.take();
         if let Some(line) = &mut line {
-            line.answered(response.status());
+            let outlet = response.request().conn_data::<OutletRef>().and_then(OutletRef::upgrade);
+            line.answered(response.status(), outlet);
         }
         let busy = this.busy.take();
         Poll::Ready(Ok(response.map_body(|_, body| Watched { body, line, _busy: busy })))
