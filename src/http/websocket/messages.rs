@@ -178,6 +178,8 @@ impl Context {
             return Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew"));
         };
         let message: Renewal = parse(text)?;
+        // To verify a signature is the dear part of another connection, and its pace is the same.
+        self.paced(self.limits.connect(&self.who))?;
         let now_ms = now_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
