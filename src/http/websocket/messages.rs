@@ -19,6 +19,7 @@ use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
 use super::incoming::{Refusal, TOO_FAST};
 use crate::auth::Rights;
+use crate::clients;
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
@@ -309,7 +310,8 @@ impl Context {
             return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
         }
         self.check_here(driver)?;
-        let remembered = self.hub.clients().acknowledge(self.client, cursor, sent.epoch, &self.rights, now_ms())?;
+        let ack = clients::Ack { client: self.client, cursor, log: sent.epoch, rights: &self.rights, now_ms: now_ms() };
+        let remembered = self.hub.clients().acknowledge(ack)?;
         Ok(json!({ "cursor": remembered }))
     }
 }
