@@ -132,9 +132,9 @@ async fn renewing_has_a_pace() {
     let li = json!({ "subscribe": ["a"], "sub": "li" });
     let mut link = Link::to(keyed.address(), Kind::Ws, &keyed.query("a", li.clone())).await;
     assert_eq!(link.item().await.event, "$hello");
-    // To connect was the first of three; at one a second, some of ten have to come too soon.
+    // To connect was the first of three; at one a second, some of thirty have to come too soon.
     let mut refused = 0;
-    for number in 0..10 {
+    for number in 0..30 {
         let reply = link.ask(json!({ "type": "auth", "token": keyed.token(li.clone()) })).await;
         if reply["ok"] != true {
             assert!(number >= 2, "{reply}");
