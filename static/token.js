@@ -98,12 +98,14 @@ var PageToken = (function () {
   // The server's words are for whoever writes programs; whose page this is needs to know what to do.
   function explain(error) {
     if (error.code === 'expired') return 'The token has ended. Give the next one.';
+    if (error.code === 'kicked') return 'An administrator has ended this, or revoked the token. Give another one.';
     if (!self.value && error.code === 'unauthorized') return 'This server asks for a token.';
     return (self.value ? 'The token does not do: ' : 'Refused: ') + error.message + '.';
   }
 
   function refused(error) {
-    if (CODES[error.code] !== true) return false;
+    // A revoked token ends what is open like an administrator does who has had enough of somebody.
+    if (CODES[error.code] !== true && !(error.code === 'kicked' && self.value)) return false;
     if (self.asking) return true;
     self.asking = true;
     if (!form) build();

@@ -284,6 +284,17 @@ for (const name of names) {
         assert.equal(await page.evaluate('location.hash'), '');
       });
 
+      await t.test('a token that is revoked is asked for again', async (t) => {
+        const page = await open(t, `/review.html?as=submitter&name=Eve#token=${sign({ sub: 'eve', subscribe: ['>'], publish: ['>'] }, 600)}`);
+        await until('it is live on a socket', async () => (await text(page, '#state')) === 'live over ws');
+        const revoked = await fetch(`${asking.url}/v1/revocations`, { method: 'POST', body: JSON.stringify({ sub: 'eve' }),
+          headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${sign({ admin: true }, 600)}` } });
+        assert.equal(revoked.status, 201);
+        await until('it is asked for', async () => (await shown(page)) && /revoked the token/.test(await text(page, '#token-why')));
+        await give(page, all());
+        await until('it is live', async () => (await text(page, '#state')).startsWith('live'));
+      });
+
       await t.test('a token for less than the desk: it says what is missing', async (t) => {
         const page = await open(t, `/review.html?as=reviewer&name=Li#token=${sign({ subscribe: ['desk.ann'], publish: ['desk.*'] }, 600)}`);
         await until('it says so', async () => /does not grant subscribing to all of desk\.\*/.test(await text(page, '#token-why')));
