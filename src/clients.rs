@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use uuid::Uuid;
 
 use crate::auth::{Grant, Rights};
-use crate::cursor::{Cursor, Position};
+use crate::cursor::{Cursor, Epoch, Position};
 use crate::store::{ClientRecord, Store, StoreError};
 use crate::sync::lock;
 use crate::topic::PatternSet;
@@ -85,6 +85,17 @@ pub(crate) struct Arrival<'a> {
     pub(crate) cursor: Cursor,
     /// Whether it has acknowledged the cursor by presenting it.
     pub(crate) presented: bool,
+    pub(crate) rights: &'a Rights,
+    pub(crate) now_ms: u64,
+}
+
+/// What a client says has reached it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ack<'a> {
+    pub(crate) client: Uuid,
+    pub(crate) cursor: Cursor,
+    /// The log as it is now: an acknowledgement in it counts even where an earlier one was in another.
+    pub(crate) log: Epoch,
     pub(crate) rights: &'a Rights,
     pub(crate) now_ms: u64,
 }
@@ -239,14 +250,8 @@ impl Clients {
     }
 
     /// Remembers an acknowledgement, saved within a second; returns what is remembered now.
-    pub(crate) fn acknowledge(
-        &self,
-        client: Uuid,
-        cursor: Cursor,
-        log: crate::cursor::Epoch,
-        rights: &Rights,
-        now_ms: u64,
-    ) -> Result<Cursor, ClientError> {
+    pub(crate) fn acknowledge(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
+        let Ack { client, cursor, log, rights, now_ms } = ack;
         let mut table = self.table();
         let patterns = table.patterns_of(client);
         let entry = table.records.entry(client).or_insert_with(|| Entry {
@@ -263,18 +268,12 @@ impl Clients {
     }
 
     /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns.
-    pub(crate) async fn acknowledge_now(
-        &self,
-        client: Uuid,
-        cursor: Cursor,
-        log: crate::cursor::Epoch,
-        rights: &Rights,
-        now_ms: u64,
-    ) -> Result<Cursor, ClientError> {
+    pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
+        let client = ack.client;
         if let Some(known) = self.recall(client).await? {
             self.table().records.entry(client).or_insert(Entry { record: known, dirty: false, minted: false });
         }
-        let remembered = self.acknowledge(client, cursor, log, rights, now_ms)?;
+        let remembered = self.acknowledge(ack)?;
         let record = self.table().records.get(&client).map(|entry| entry.record.clone());
         self.store.save_clients(record.into_iter().collect()).await?;
         Ok(remembered)
@@ -294,7 +293,7 @@ impl Clients {
     }
 
     /// Forgets a client everywhere.
-    pub(crate) async fn forget(&self, client: Uuid, log: crate::cursor::Epoch) -> Result<(), StoreError> {
+    pub(crate) async fn forget(&self, client: Uuid, log: Epoch) -> Result<(), StoreError> {
         self.forget_here(client);
         self.store.save_clients(vec![ClientRecord::forgotten(client, log)]).await
     }
@@ -460,7 +459,7 @@ fn own(record: &mut ClientRecord, rights: &Rights) -> Result<(), ClientError> {
 
 /// An acknowledgement only moves forward within an epoch; one of another log than the present one changes nothing
 /// unless nothing better is known.
-fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: crate::cursor::Epoch) {
+fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: Epoch) {
     let forward = acknowledged.epoch == remembered.epoch && acknowledged.position > remembered.position;
     let renewed = acknowledged.epoch == log && remembered.epoch != log;
     if forward || renewed {

@@ -31,7 +31,7 @@ pub struct LimitOptions {
     pub held_per_address_max: Option<usize>,
     /// Most of them of one subject.
     pub held_per_subject_max: Option<usize>,
-    /// Subscriptions that one address may begin a second.
+    /// Subscriptions that one address may begin a second; a socket's new token counts as one.
     pub connects_per_address: Option<NonZeroU32>,
     /// Subscriptions that one subject may begin a second.
     pub connects_per_subject: Option<NonZeroU32>,
@@ -176,7 +176,7 @@ impl Limits {
         self.held.count("subscriptions", self.options.held_max, address, subject)
     }
 
-    /// A subscription begins.
+    /// A subscription begins, or a socket shows another token.
     ///
     /// # Errors
     /// [`LimitError::Rate`].

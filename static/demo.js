@@ -238,16 +238,28 @@ class Lane {
     this.toggle.disabled = !this.supported;
   }
 
-  options() { return { topics: TOPIC, transports: [this.name], interval: 1000, wait: this.name === 'iframe-poll' ? 0 : 20 }; }
+  options() { return { topics: TOPIC, transports: [this.name], interval: 1000, wait: this.name === 'iframe-poll' ? 0 : 20, token: PageToken.value }; }
 
   connect() {
     if (this.line || !this.supported) return;
     if (HELD.includes(this.name) && lanesHolding() >= SLOTS - 1) { this.trouble.textContent = FULL; return; }
     this.meter.reset();
+    this.open(this.options());
+  }
+
+  open(options) {
     this.trouble.textContent = '';
-    this.line = Switchback.connect('', this.options());
+    this.wanted = true;
+    this.line = Switchback.connect('', options);
     this.listen(this.line);
     this.show('connecting');
+  }
+
+  // There is another token: a connection has the one that it was opened with.
+  renew() {
+    if (!this.wanted) return;
+    if (this.line) this.line.close();
+    this.connect();
   }
 
   // By names, not '*': EventSource can tell only the names that were asked for.
@@ -256,13 +268,20 @@ class Lane {
     line.on('note', (item) => this.note(item));
     line.on('$open', () => { this.trouble.textContent = ''; clearNotice(); this.show('open'); });
     line.on('$gap', (gap) => { this.meter.gap(gap); say(this.name + ':', 'gap,', gap.reason, 'from', gap.from, 'to', gap.to); });
-    line.on('$error', (error) => { this.trouble.textContent = error.message; this.show('connecting'); notice(error); });
-    line.on('$close', () => { this.line = null; this.show('closed'); });
+    line.on('$error', (error) => {
+      this.trouble.textContent = error.message;
+      this.show('connecting');
+      if (PageToken.refused(error)) holdLanes(); else notice(error);
+    });
+    line.on('$close', () => { this.at = line.cursor; this.line = null; this.show('closed'); });
   }
 
   note() { this.meter.tick('good'); this.meter.heard += 1; }
 
-  disconnect() { if (this.line) this.line.close(); }
+  disconnect() {
+    this.wanted = false;
+    if (this.line) this.line.close();
+  }
 
   show(state) {
     this.state.dataset.state = state;
@@ -326,7 +345,14 @@ class Auto extends Lane {
     this.card = card;
   }
 
-  options() { return { topics: TOPIC, interval: 500, wait: 20 }; }
+  options() { return { topics: TOPIC, interval: 500, wait: 20, token: PageToken.value }; }
+
+  // Where it was: this lane's count of what is lost goes over the change of the token.
+  renew() {
+    if (!this.wanted) return;
+    if (this.line) this.line.close();
+    this.open({ ...this.options(), cursor: this.at });
+  }
 
   listen(line) {
     super.listen(line);
@@ -367,9 +393,7 @@ class Auto extends Lane {
     const back = epoch + '-' + Math.max(0, Number(position) - 20);
     this.disconnect();
     this.meter.reset();
-    this.line = Switchback.connect('', { ...this.options(), cursor: back });
-    this.listen(this.line);
-    this.show('connecting');
+    this.open({ ...this.options(), cursor: back });
     say('auto: restarted from', back);
   }
 
@@ -393,7 +417,7 @@ const load = {
 
   // At most a few under way: a slow server must slow the load, not fill this page's memory.
   tick(line) {
-    const rate = Number($('rate').value);
+    const rate = PageToken.asking ? 0 : Number($('rate').value);
     const now = performance.now();
     const due = this.since === undefined ? 0 : ((now - this.since) / 1000) * rate + (this.rest || 0);
     this.since = now;
@@ -407,7 +431,7 @@ const load = {
     const n = this.n++;
     line.publish(TOPIC, { n, sent: performance.now() }, { event: 'tick' }).then(
       (result) => { this.waiting -= 1; every.forEach((lane) => lane.line && lane.meter.owe(n, positionOf(result.cursor))); },
-      (error) => { this.waiting -= 1; if (line.state !== 'closed') say('publishing', n, 'failed:', error.message); },
+      (error) => { this.waiting -= 1; if (!PageToken.refused(error) && line.state !== 'closed') say('publishing', n, 'failed:', error.message); },
     );
   },
 };
@@ -423,6 +447,14 @@ function clearNotice() {
   $('notice').classList.remove('shown');
   $('notice').textContent = '';
 }
+
+// Without a token all are told the same, but a socket and an EventSource are not told why: they would go on trying.
+function holdLanes() {
+  clearNotice();
+  for (const lane of every) if (lane.line && lane.line.state !== 'open') lane.line.close();
+}
+
+PageToken.changed = () => { clearNotice(); every.forEach((lane) => lane.renew()); };
 
 const multiplexed = () => (performance.getEntriesByType('navigation')[0] || {}).nextHopProtocol === 'h2';
 
@@ -471,7 +503,7 @@ $('publish').addEventListener('submit', (event) => {
   line.publish(TOPIC, $('text').value, { event: 'note' }).then(
     // The event may be here before its answer, and says more.
     (result) => { if (!$('published').textContent.includes(result.cursor)) $('published').textContent = 'Stored at ' + result.cursor; },
-    (error) => { $('published').textContent = error.message; },
+    (error) => { $('published').textContent = error.message; PageToken.refused(error); },
   );
 });
 

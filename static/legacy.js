@@ -54,7 +54,7 @@
       if (i > 0) this.cells[cells[i]].className = 'number';
     }
     this.button = make('button', make('td', row), 'Connect');
-    this.button.onclick = function () { if (lane.line) lane.line.close(); else lane.connect(); };
+    this.button.onclick = function () { if (lane.line) lane.disconnect(); else lane.connect(); };
     this.clear();
     if (isSupported(name)) return;
     this.button.disabled = true;
@@ -74,14 +74,27 @@
       var lane = this;
       if (this.line || this.button.disabled) return;
       this.clear();
-      this.line = Switchback.connect('', { topics: topic, transports: [this.name], interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
+      this.wanted = true;
+      this.line = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
       this.line.on('tick', function (item) { lane.hear(item); });
       this.line.on('note', function (item) { lane.hear(item); say(lane.name + ' heard "' + String(item.data) + '" at ' + item.cursor); });
       this.line.on('$open', function () { show(byId('notice'), ''); lane.refresh(); });
       this.line.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.clear(); });
-      this.line.on('$error', function (error) { show(byId('notice'), error.message); lane.refresh(); });
+      this.line.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); lane.refresh(); });
       this.line.on('$close', function () { lane.line = null; lane.refresh(); });
       this.refresh();
+    },
+
+    disconnect: function () {
+      this.wanted = false;
+      if (this.line) this.line.close();
+    },
+
+    // There is another token: a connection has the one that it was opened with.
+    renew: function () {
+      if (!this.wanted) return;
+      if (this.line) this.line.close();
+      this.connect();
     },
 
     hear: function (item) {
@@ -123,10 +136,10 @@
 
   function publishTick() {
     var line = anyLine();
-    if (line && line.state === 'open') {
+    if (line && line.state === 'open' && !PageToken.asking) {
       line.publish(topic, { n: sent++ }, { event: 'tick' }, function (error, result) {
         if (result) stored.push(positionOf(result.cursor));
-        else if (error.code !== 'unknown') say('publishing failed: ' + error.message);
+        else if (!PageToken.refused(error) && error.code !== 'unknown') say('publishing failed: ' + error.message);
       });
     }
     setTimeout(publishTick, 1000);
@@ -138,8 +151,13 @@
     show(byId('published'), 'Publishing ...');
     line.publish(topic, byId('text').value, { event: 'note' }, function (error, result) {
       show(byId('published'), error ? error.message : 'Stored at ' + result.cursor);
+      if (error) PageToken.refused(error);
     });
     return false;
+  };
+
+  PageToken.changed = function () {
+    for (var i = 0; i < lanes.length; i++) lanes[i].renew();
   };
 
   for (var i = 0; i < LANES.length; i++) {

@@ -243,15 +243,36 @@ function renderSoon() {
 // A hidden tab has no animation frames, but its title counts.
 const renderWhen = () => (document.hidden ? render() : renderSoon());
 
-const line = Switchback.connect('', { topics: role === 'reviewer' ? 'desk.*' : own, cursor: 'earliest', interval: 1000 });
+let line;
 
-for (const kind of KINDS) {
-  line.on(kind, (item) => {
-    const before = desk.news.length;
-    fold(item);
-    if (live && desk.news.length > before) $('announce').textContent = desk.news[desk.news.length - 1].text;
-    renderWhen();
+const transport = () => $('transport').value;
+
+function connect(cursor) {
+  line = Switchback.connect('', { topics: role === 'reviewer' ? 'desk.*' : own, cursor, interval: 1000, token: PageToken.value });
+  for (const kind of KINDS) line.on(kind, hear);
+  line.on('$open', () => { notice(''); showState(); setTimeout(() => { live = true; }, 1000); });
+  line.on('$switch', showState);
+  line.on('$error', (error) => {
+    notice(PageToken.refused(error) ? '' : error.message + (error.retry === undefined ? '' : ' Trying again.'));
+    showState();
   });
+  line.on('$close', showState);
+  line.on('$gap', startAnew);
+  if (transport() !== 'auto') line.switchTo(transport());
+}
+
+// A connection has the token that it was opened with. The next goes on where that was.
+PageToken.changed = () => {
+  line.close();
+  live = false;
+  connect(line.cursor || 'earliest');
+};
+
+function hear(item) {
+  const before = desk.news.length;
+  fold(item);
+  if (live && desk.news.length > before) $('announce').textContent = desk.news[desk.news.length - 1].text;
+  renderWhen();
 }
 
 function showState() {
@@ -259,18 +280,13 @@ function showState() {
   $('state').textContent = line.state === 'open' ? 'live over ' + line.transport : line.state;
 }
 
-line.on('$open', () => { notice(''); showState(); setTimeout(() => { live = true; }, 1000); });
-line.on('$switch', showState);
-line.on('$error', (error) => { notice(error.message + (error.retry === undefined ? '' : ' Trying again.')); showState(); });
-line.on('$close', showState);
-
 // History that this page had folded in is gone, or the log is another one: what is left of it
 // is all there is, so the state is what that says.
-line.on('$gap', (gap) => {
+function startAnew(gap) {
   if (gap.reason !== 'expired') { desk = emptyDesk(); cards.clear(); }
   notice('Part of the history is no longer there (' + gap.reason + '). What is shown is what the log still has.');
   renderWhen();
-});
+}
 
 function notice(text) {
   $('notice').textContent = text;
@@ -279,7 +295,7 @@ function notice(text) {
 
 function publish(topic, event, data, id) {
   return line.publish(topic, data, id ? { event, id } : { event }).catch((error) => {
-    notice('Not sent: ' + error.message);
+    notice(PageToken.refused(error) ? '' : 'Not sent: ' + error.message);
     throw error;
   });
 }
@@ -290,7 +306,9 @@ document.body.dataset.role = role;
 $('name').value = me;
 $('as-' + role).setAttribute('aria-current', 'true');
 for (const name of ['auto', ...Switchback.supported()]) $('transport').append(element('option', { value: name }, name === 'auto' ? 'auto' : 'over ' + name));
-$('transport').addEventListener('change', () => line.switchTo($('transport').value, (error) => { if (error) notice('Could not switch: ' + error.message); }));
+$('transport').addEventListener('change', () => {
+  if (line.state !== 'closed') line.switchTo(transport(), (error) => { if (error) notice('Could not switch: ' + error.message); });
+});
 
 $('identity').addEventListener('submit', (event) => {
   event.preventDefault();
@@ -313,6 +331,7 @@ submitWith($('say'), () => publish('desk.' + chatPartner(), 'chat', { from: me, 
 $('with').addEventListener('change', renderChat);
 $('bell').addEventListener('click', markRead);
 
+connect('earliest');
 showState();
 render();
 setInterval(() => { if (role === 'reviewer') renderMinutes(); }, 10000);

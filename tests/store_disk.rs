@@ -433,12 +433,15 @@ fn what_is_no_log_is_left_alone() {
     drop(db);
     assert!(refused(&other).contains("not a switchback log"));
 
-    let newer = home.path().join("newer");
-    drop(open(&newer));
-    let db = rusqlite::Connection::open(newer.join("events.db")).unwrap();
-    db.pragma_update(None, "user_version", 2).unwrap();
-    drop(db);
-    assert!(refused(&newer).contains("newer"));
+    for file in ["events.db", "clients.db", "notes.db"] {
+        let newer = home.path().join(format!("newer {file}"));
+        drop(open(&newer));
+        let db = rusqlite::Connection::open(newer.join(file)).unwrap();
+        db.pragma_update(None, "user_version", 99).unwrap();
+        drop(db);
+        let reason = refused(&newer);
+        assert!(reason.contains("newer switchback (format 99)"), "{file}: {reason}");
+    }
 
     let file = home.path().join("file");
     fs::write(&file, "").unwrap();

@@ -20,18 +20,7 @@ mod topics;
 #[allow(dead_code)] // As above.
 mod wire;
 
-use std::time::Duration;
-
-/// How long anything may take that is waited for.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// Waits for what must come.
-async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, coming).await {
-        Ok(come) => come,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
-}
+use support::{DEADLINE, within};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();

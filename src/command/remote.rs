@@ -94,7 +94,7 @@ impl Remote {
     pub(super) fn new(arguments: RemoteArgs) -> Result<Self, RemoteError> {
         // The client asks for the process's provider even where the server speaks plain HTTP. That one is there
         // already is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = awc::Client::builder().timeout(ANSWER_TIMEOUT);
         let client = match &arguments.ca {
             None => client.finish(),
@@ -152,7 +152,7 @@ fn believing(file: &Path) -> Result<Arc<ClientConfig>, RemoteError> {
     if roots.is_empty() {
         return Err(broken("there is no certificate in it".into()));
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| broken(error.to_string()))?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }

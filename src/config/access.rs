@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, duration};
+use super::ConfigError;
+use super::values::duration;
 use crate::auth::{Keys, Rules};
 use crate::http::AccessOptions;
 use crate::keyring::{self, KeyRing};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{ConfigError, bytes, duration};
+use super::ConfigError;
+use super::values::{bytes, duration};
 use crate::http::ProxyHeader;
 use crate::limits::LimitOptions;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigError, address, duration};
+use super::ConfigError;
+use super::values::{address, duration};
 
 /// TLS.
 #[derive(Args, Clone, Debug)]

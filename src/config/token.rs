@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{SecretArgs, duration};
+use super::SecretArgs;
+use super::values::duration;
 use crate::topic::Pattern;
 
 /// The flags of `token`.

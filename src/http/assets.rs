@@ -47,6 +47,7 @@ const PAGES: &[Asset] = assets! {
     "review.html": "text/html; charset=utf-8",
     "review.css": "text/css; charset=utf-8",
     "review.js": "text/javascript; charset=utf-8",
+    "token.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 };
 

@@ -49,9 +49,10 @@ impl ApiError {
         Self { retry_after: Some(Duration::from_secs(seconds)), ..error }
     }
 
-    /// 429: there is room again after a while; not for all at the same moment.
+    /// 429: there is room again after a while; not for all at the same moment. After a second at least: at a high rate
+    /// there is room in less, but `Retry-After` is in whole seconds (RFC 9110 §10.2.3), and 0 would bring all back at once.
     pub(crate) fn too_many(code: &'static str, message: impl Into<Cow<'static, str>>, wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         let jittered = seconds + rand::random_range(0..=seconds / 2 + 2);
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
         Self { retry_after: Some(Duration::from_secs(jittered)), ..error }
@@ -163,5 +164,28 @@ impl From<TopicError> for ApiError {
 impl From<CursorError> for ApiError {
     fn from(error: CursorError) -> Self {
         Self::bad("bad_cursor", error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// At a high rate the bucket may have room by the time that the answer is made.
+    #[test]
+    fn nobody_is_told_to_come_back_at_once_nor_all_at_the_same_moment() {
+        for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::from_millis(9001)] {
+            let told: HashSet<u64> = (0..200)
+                .map(|_| {
+                    let response = ApiError::too_many("too_fast", "slow down", wait).response();
+                    response.headers().get(RETRY_AFTER).unwrap().to_str().unwrap().parse().unwrap()
+                })
+                .collect();
+            let least = wait.as_secs_f64().ceil().max(1.0) as u64;
+            assert!(told.iter().all(|seconds| *seconds >= least), "{wait:?}: {told:?}");
+            assert!(told.len() > 1, "{wait:?}: {told:?}");
+        }
     }
 }

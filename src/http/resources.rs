@@ -12,7 +12,7 @@ use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
 use super::{Answer, Call};
-use crate::clients::ClientState;
+use crate::clients::{Ack, ClientState};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::{Hub, now_ms};
@@ -58,7 +58,8 @@ pub(super) async fn ack(mut call: Call) -> Answer {
             "the cursor is ahead of the log: what was not sent cannot have arrived",
         ));
     }
-    let remembered = hub.clients().acknowledge_now(client, cursor, bounds.epoch, &rights, now_ms()).await?;
+    let ack = Ack { client, cursor, log: bounds.epoch, rights: &rights, now_ms: now_ms() };
+    let remembered = hub.clients().acknowledge_now(ack).await?;
     Ok(json_body(&json!({ "client": client, "cursor": remembered })))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -69,12 +69,12 @@ impl Certificates {
     /// What the listener needs. Sessions are resumed by tickets, so that who comes back after a restart of the network
     /// need not be shaken hands with in full.
     pub(super) fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = versions.map_err(TlsError::Pair)?.with_no_client_auth();
         let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = ring::Ticketer::new().map_err(TlsError::Pair)?;
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Pair)?;
         Ok(Arc::new(config))
     }
 
@@ -131,7 +131,7 @@ fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     let broken = |reason: String| TlsError::Key { file: files.key.clone(), reason };
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key).map_err(broken)?);
     let key = key.map_err(|error| broken(error.to_string()))?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Pair)
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Pair)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {

@@ -18,6 +18,7 @@ mod backup;
 mod chores;
 mod clients;
 mod fault;
+mod file;
 mod lock;
 mod notes;
 mod queue;

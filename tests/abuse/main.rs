@@ -16,15 +16,4 @@ mod support;
 #[allow(dead_code)] // As above.
 mod wire;
 
-use std::time::Duration;
-
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Waits for what must come.
-async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, coming).await {
-        Ok(come) => come,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
-}
+use support::within;

@@ -1,10 +1,12 @@
 //! A token's end: streams do not outlive it, held requests complete by it, and a fresh one goes on without loss.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::client::{Kind, Link, Query, Subscriber};
 use crate::fixture::{numbers, over};
 use crate::keyed::{Keyed, bearer, now_s};
+use crate::wire::Item;
 
 over!(streams: ends_with_its_token, no_drain_keeps_it);
 over!(held: completes_with_its_token);
@@ -121,6 +123,38 @@ async fn a_socket_is_renewed_in_place() {
     assert_eq!(reply["ok"], true, "{reply}");
     assert_eq!(link.telling().await.value(), json!({ "reason": "expired" }));
     assert_eq!(link.end().await, Some((1008, "expired".into())));
+}
+
+/// Each verifies a signature. So they have the pace of those who connect, by the subject whose the socket is.
+#[tokio::test]
+async fn renewing_has_a_pace() {
+    let keyed = Keyed::start(&["--connect-rate-per-subject", "1", "--connect-burst", "3"]);
+    let li = json!({ "subscribe": ["a"], "sub": "li" });
+    let mut link = Link::to(keyed.address(), Kind::Ws, &keyed.query("a", li.clone())).await;
+    assert_eq!(link.item().await.event, "$hello");
+    // To connect was the first of three; at one a second, some of thirty have to come too soon.
+    let mut refused = 0;
+    for number in 0..30 {
+        let reply = link.ask(json!({ "type": "auth", "token": keyed.token(li.clone()) })).await;
+        if reply["ok"] != true {
+            assert!(number >= 2, "{reply}");
+            assert_eq!(reply["error"]["code"], "too_fast");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    // The others have a pace of their own.
+    let wu = json!({ "subscribe": ["a"], "sub": "wu" });
+    let mut other = Link::to(keyed.address(), Kind::Ws, &keyed.query("a", wu.clone())).await;
+    assert_eq!(other.item().await.event, "$hello");
+    assert_eq!(other.ask(json!({ "type": "auth", "token": keyed.token(wu) })).await["ok"], true);
+    // Whoever does not listen is closed; what was no token counts, too.
+    let message = json!({ "type": "auth", "token": "x" }).to_string();
+    let frame = [&[0x81, 0x80 | message.len() as u8, 0, 0, 0, 0], message.as_bytes()].concat();
+    // It may be closed in the middle of it.
+    let _ = link.socket().write_all(&frame.repeat(500)).await;
+    let told = |item: &Item| matches!(item.event.as_str(), "$reply" | "$beat");
+    assert_eq!(link.end_after(told).await, Some((1013, "too fast".into())));
 }
 
 #[tokio::test]

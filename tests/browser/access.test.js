@@ -3,30 +3,18 @@
 
 const test = require('node:test');
 const assert = require('node:assert/strict');
-const crypto = require('node:crypto');
-const fs = require('node:fs');
-const os = require('node:os');
-const path = require('node:path');
 const { names, launch, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 const { Network } = require('./lib/network.js');
 const { Subscriber } = require('./lib/subscriber.js');
+const { sign, keyed } = require('./lib/tokens.js');
 
 const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
-const SECRET = 'a secret that nobody guesses, 32+';
-
-function sign(claims, seconds) {
-  const text = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
-  const message = `${text({ alg: 'HS256', typ: 'JWT' })}.${text({ exp: Math.floor(Date.now() / 1000) + seconds, ...claims })}`;
-  return `${message}.${crypto.createHmac('sha256', SECRET).update(message).digest('base64url')}`;
-}
 
 for (const name of names) {
   test(`tokens in ${name}`, async (t) => {
-    const secret = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'switchback-secret-')), 'secret');
-    fs.writeFileSync(secret, SECRET);
     const browser = await launch(name);
-    const server = await Server.start('--jwt-secret-file', secret, '--public-subscribe', 'public.>');
+    const server = await Server.start(...keyed(t), '--public-subscribe', 'public.>');
     server.token = sign({ publish: ['>'] }, 3600);
     const network = await Network.start(server);
     t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });

@@ -7,6 +7,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { names, launch, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
+const { sign, keyed } = require('./lib/tokens.js');
 
 const TRANSPORTS = ['ws', 'sse', 'stream', 'longpoll', 'iframe', 'jsonp', 'iframe-poll', 'poll', 'jsonp-poll'];
 const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
@@ -18,16 +19,16 @@ for (const name of names) {
     const server = await Server.start();
     t.after(async () => { await browser.close(); await server.stop(); });
 
-    async function visit(t, address, { width = 1280, height = 900 } = {}) {
+    async function visit(t, address, { width = 1280, height = 900, of = server } = {}) {
       const page = await browser.newPage();
       t.after(() => page.isClosed() || page.close());
       page.faults = [];
-      // Firefox's driver also calls a refused connection an error of the page.
-      page.on('pageerror', (error) => { if (!/can.t establish a connection/.test(error.message)) page.faults.push(error.message); });
+      // Firefox's driver also calls a refused connection, and one that a reload cuts, an error of the page.
+      page.on('pageerror', (error) => { if (!/can.t establish a connection|was interrupted while/.test(error.message)) page.faults.push(error.message); });
       // A refusal by the Content-Security-Policy is told here too.
       page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
       await page.setViewport({ width, height });
-      await page.goto(server.url + address);
+      await page.goto(of.url + address);
       return page;
     }
 
@@ -214,6 +215,92 @@ for (const name of names) {
       assert.equal(await page.evaluate('typeof pwned'), 'undefined');
       await shoot(page, 'legacy');
       assert.deepEqual(page.faults, []);
+    });
+
+    await t.test('where the server asks for a token', async (t) => {
+      const asking = await Server.start(...keyed(t));
+      t.after(() => asking.stop());
+      const all = (seconds = 600) => sign({ subscribe: ['>'], publish: ['>'] }, seconds);
+      const open = (t, address, more) => visit(t, address, { of: asking, ...more });
+      const asked = (page) => page.evaluate("PageToken.asking && document.activeElement.id === 'token-text'");
+      const shown = (page) => page.evaluate("document.getElementById('token') !== null && document.getElementById('token').offsetHeight > 0");
+      const give = async (page, token) => { await page.bringToFront(); await page.type('#token-text', token); await page.keyboard.press('Enter'); };
+      const LIVE = {
+        '/review.html?as=submitter&name=Ann': async (page) => (await text(page, '#state')).startsWith('live'),
+        '/legacy.html': async (page) => (await number(page, '#lane-iframe td:nth-of-type(2)')) >= 1 && (await number(page, '#lane-jsonp td:nth-of-type(2)')) >= 1,
+        '/': async (page) => (await number(page, '#auto-received')) > 2 && (await lane(page, 'sse', 'received')) > 0 && (await lane(page, 'ws', 'received')) > 0,
+      };
+
+      for (const [address, live] of Object.entries(LIVE)) {
+        await t.test(`${address}: a field, and a pasted token`, async (t) => {
+          const page = await open(t, address);
+          await until('it asks, and the field has the focus', () => asked(page));
+          assert.equal(await text(page, '#token-why'), 'This server asks for a token.');
+          assert.match(await text(page, '#token-how'), /switchback token /);
+          if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
+          await page.evaluate(AXE);
+          assert.deepEqual(await page.evaluate('axe.run().then((found) => found.violations.map((each) => each.id + ": " + each.nodes.map((node) => node.html).join(", ")))'), []);
+          await shoot(page, `token-${address.replace(/\W+/g, '-').slice(1) || 'comparison'}`);
+
+          await give(page, 'no token');
+          assert.match(await text(page, '#token-why'), /not a whole token/);
+          await page.$eval('#token-text', (node) => { node.value = ''; });
+          await give(page, all(-1));
+          await until('it says why that one does not do', async () => /The token does not do/.test(await text(page, '#token-why')) && asked(page));
+          await give(page, `Bearer ${all()}`);
+          await until('it is live', () => live(page));
+          assert.equal(await shown(page), false);
+
+          await page.reload();
+          await until('the tab has kept it', () => live(page));
+          assert.equal(await shown(page), false);
+          assert.deepEqual(page.faults, []);
+        });
+
+        await t.test(`${address}: a token in the address, which does not stay there`, async (t) => {
+          const page = await open(t, `${address}#token=${all()}`);
+          await until('it is live', () => live(page));
+          assert.equal(page.url(), asking.url + address);
+          assert.equal(await page.evaluate('location.hash'), '');
+          assert.equal(await shown(page), false);
+          assert.deepEqual(page.faults, []);
+        });
+      }
+
+      await t.test('what is public is heard without one, and what was heard is not lost by the change', async (t) => {
+        const reading = await Server.start(...keyed(t), '--public-subscribe', 'demo.*');
+        t.after(() => reading.stop());
+        const page = await visit(t, '/', { width: 390, height: 844, of: reading });
+        await until('it is asked for, to publish', () => asked(page));
+        await until('the lanes are open all the same', async () => (await text(page, '#auto .state')) === 'open');
+        assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
+        await shoot(page, 'token-phone');
+        await give(page, all(4));
+        await until('it has ended', async () => (await text(page, '#token-why')).includes('has ended') || (await text(page, '#token-why')).includes('expired'));
+        const before = await number(page, '#auto-received');
+        await page.evaluate(`location.hash = 'token=${all()}'`);
+        await until('it goes on', async () => (await number(page, '#auto-received')) > before + 2);
+        for (const fault of ['lost', 'repeated']) assert.equal(await number(page, `#auto-${fault}`), 0);
+        assert.equal(await page.evaluate('location.hash'), '');
+      });
+
+      await t.test('a token that is revoked is asked for again', async (t) => {
+        const page = await open(t, `/review.html?as=submitter&name=Eve#token=${sign({ sub: 'eve', subscribe: ['>'], publish: ['>'] }, 600)}`);
+        await until('it is live on a socket', async () => (await text(page, '#state')) === 'live over ws');
+        const revoked = await fetch(`${asking.url}/v1/revocations`, { method: 'POST', body: JSON.stringify({ sub: 'eve' }),
+          headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${sign({ admin: true }, 600)}` } });
+        assert.equal(revoked.status, 201);
+        await until('it is asked for', async () => (await shown(page)) && /revoked the token/.test(await text(page, '#token-why')));
+        await give(page, all());
+        await until('it is live', async () => (await text(page, '#state')).startsWith('live'));
+      });
+
+      await t.test('a token for less than the desk: it says what is missing', async (t) => {
+        const page = await open(t, `/review.html?as=reviewer&name=Li#token=${sign({ subscribe: ['desk.ann'], publish: ['desk.*'] }, 600)}`);
+        await until('it says so', async () => /does not grant subscribing to all of desk\.\*/.test(await text(page, '#token-why')));
+        await give(page, all());
+        await until('it is live', async () => (await text(page, '#state')).startsWith('live'));
+      });
     });
   });
 }

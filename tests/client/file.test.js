@@ -34,7 +34,7 @@ function es3Problems(source) {
   return problems;
 }
 
-for (const name of ['client.js', 'legacy.js']) {
+for (const name of ['client.js', 'legacy.js', 'token.js']) {
   test(`${name} is ES3`, () => {
     if (!fs.existsSync(path.join(folder, name))) assert.fail(`${name} is missing`);
     assert.deepEqual(es3Problems(read(name)), []);

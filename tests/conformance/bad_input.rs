@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use crate::client::{Kind, Query, Subscriber};
 use crate::fixture::{end_of_log, over, publish, shared, topic};
-use crate::http::{Request, Response, error_code, within};
-use crate::support::Server;
+use crate::http::{Request, Response, error_code};
+use crate::support::{Server, within};
 use crate::told::told;
 
 over!(every: wrong_subscriptions, refused_while_it_stops);

@@ -80,7 +80,7 @@ pub(crate) async fn end_of_log(server: &Server) -> String {
 
 /// Asks again and again until it is so.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    crate::http::within(what, async {
+    crate::support::within(what, async {
         while !holds().await {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }

@@ -6,6 +6,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::support::within;
+
 /// A request, sent on a connection of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -253,10 +255,4 @@ fn broken(what: &str) -> Error {
 
 pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
-}
-
-/// Waits for what has to come. The time is there so that a test that hangs says where; nothing is measured.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let all_the_time = std::time::Duration::from_secs(30);
-    tokio::time::timeout(all_the_time, future).await.unwrap_or_else(|_| panic!("hangs: {what}"))
 }

@@ -5,8 +5,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{Kind, Link, Query, Subscriber};
 use crate::fixture::{end_of_log, over, publish, shared, topic, uuid};
-use crate::http::{Request, find, within};
-use crate::support::Server;
+use crate::http::{Request, find};
+use crate::support::{Server, within};
 use crate::wire::Batch;
 
 over!(every: over_http_1_0, padding_on_request);

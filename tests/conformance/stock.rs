@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic};
-use crate::http::within;
 use crate::support::Server;
+use crate::support::within;
 use crate::wire::Item;
 
 /// `curl -N`, line by line.

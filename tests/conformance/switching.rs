@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{Failure, Kind, Query, Subscriber};
 use crate::fixture::{end_of_log, uuid};
-use crate::http::{Request, within};
-use crate::support::Server;
+use crate::http::Request;
+use crate::support::{Server, within};
 use crate::wire::{Item, position};
 
 /// What goes wrong on the way.

@@ -11,8 +11,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::client::{Kind, Link, Query, Subscriber};
 use crate::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, until, uuid};
-use crate::http::{Request, within};
-use crate::support::Server;
+use crate::http::Request;
+use crate::support::{Server, within};
 use crate::wire::{Item, moved, position};
 
 /// A socket that has said hello.

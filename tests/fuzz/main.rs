@@ -29,23 +29,13 @@ use std::time::Duration;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use serde_json::Value;
-
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
-const DEADLINE: Duration = Duration::from_secs(60);
+use support::{DEADLINE, within};
 
 /// After so long without an answer to what may be half a request, the peer is told that no more will come.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a failing input is made smaller: each time is a request or more.
 const SHRINKS_MAX: u32 = 300;
-
-/// Waits for what must come.
-async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, coming).await {
-        Ok(come) => come,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
-}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()

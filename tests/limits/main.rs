@@ -20,16 +20,7 @@ mod wire;
 
 use std::time::Duration;
 
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
-const DEADLINE: Duration = Duration::from_secs(40);
-
-/// Waits for what must come.
-async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, coming).await {
-        Ok(come) => come,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
-}
+use support::within;
 
 /// Waits until something holds that must.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -19,6 +19,7 @@ use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
 use super::incoming::{Refusal, TOO_FAST};
 use crate::auth::Rights;
+use crate::clients;
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
@@ -178,6 +179,8 @@ impl Context {
             return Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew"));
         };
         let message: Renewal = parse(text)?;
+        // To verify a signature is the dear part of another connection, and its pace is the same.
+        self.paced(self.limits.connect(&self.who))?;
         let now_ms = now_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
@@ -307,7 +310,8 @@ impl Context {
             return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
         }
         self.check_here(driver)?;
-        let remembered = self.hub.clients().acknowledge(self.client, cursor, sent.epoch, &self.rights, now_ms())?;
+        let ack = clients::Ack { client: self.client, cursor, log: sent.epoch, rights: &self.rights, now_ms: now_ms() };
+        let remembered = self.hub.clients().acknowledge(ack)?;
         Ok(json!({ "cursor": remembered }))
     }
 }

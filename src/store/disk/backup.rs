@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
 
 use super::clients;
+use super::file;
 use super::lock::sync_directory;
 use super::notes;
 use super::schema::{self, BACKUP_ID};
@@ -94,11 +94,8 @@ pub fn backup(directory: &Path, file: &Path) -> Result<BackupReport, BackupError
 }
 
 fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Option<BackupReport>> {
-    let source =
-        Connection::open_with_flags(events, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    source.busy_timeout(schema::BUSY_WAIT)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut copy = Connection::open_with_flags(partial, flags)?;
+    let source = file::connect_reader(events)?;
+    let mut copy = file::connect(partial)?;
     let whole = Backup::new(&source, &mut copy)?;
     // All pages in one step: one snapshot. In several, each append of the server would start it again.
     if whole.step(-1)? != StepResult::Done {

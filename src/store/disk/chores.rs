@@ -5,8 +5,9 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use super::fault::store_error;
+use super::file::BUSY_WAIT;
 use super::held;
-use super::schema::{BUSY_WAIT, integer};
+use super::schema::integer;
 use super::trim::Trimmed;
 use super::writer::Writer;
 use crate::store::StoreError;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::fault::{open_error, store_error};
+use super::file;
 use super::queue::{Load, Queue};
 use super::schema::{integer, parsed, position};
 use crate::cursor::Cursor;
@@ -59,31 +60,17 @@ impl ClientsFile {
     /// Opens the file in `directory`, creating it where there is none.
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = clients_path(directory);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let open = || {
-            let db = Connection::open_with_flags(&path, flags)?;
-            db.busy_timeout(std::time::Duration::from_secs(5))?;
-            db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-            db.pragma_update(None, "synchronous", "NORMAL")?;
-            let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version == 0 {
-                db.execute_batch(&format!(
-                    "BEGIN; CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID;
-                     CREATE INDEX IF NOT EXISTS clients_seen ON clients(seen);
-                     PRAGMA user_version = {VERSION}; COMMIT"
-                ))?;
-            } else if version == 1 {
-                db.execute_batch(&format!(
-                    "BEGIN; ALTER TABLE clients ADD COLUMN owner TEXT; PRAGMA user_version = {VERSION}; COMMIT"
-                ))?;
-            }
-            let count: i64 = db.query_row("SELECT count(*) FROM clients", [], |row| row.get(0))?;
-            Ok((db, version, usize::try_from(count).unwrap_or(0)))
+        let step = |version| match version {
+            0 => Some(format!(
+                "CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID;
+                 CREATE INDEX IF NOT EXISTS clients_seen ON clients(seen)"
+            )),
+            1 => Some("ALTER TABLE clients ADD COLUMN owner TEXT".to_owned()),
+            _ => None,
         };
-        let (db, version, count) = open().map_err(|error: rusqlite::Error| open_error(&path, error))?;
-        if version > VERSION {
-            return Err(open_error(&path, "it was written by a newer switchback"));
-        }
+        let db = file::open(&path, file::UNSYNCED, VERSION, step)?;
+        let count = db.query_row("SELECT count(*) FROM clients", [], |row| row.get::<_, i64>(0));
+        let count = usize::try_from(count.map_err(|error| open_error(&path, error))?).unwrap_or(0);
         Ok(Self { db, directory: directory.to_owned(), options: *options, count })
     }
 
@@ -211,8 +198,7 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u6
     }
     let path = clients_path(directory);
     if path.exists() {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        db.busy_timeout(std::time::Duration::from_secs(5))?;
+        let db = file::connect_reader(&path)?;
         let owner = owner_column(&db, "clients")?;
         let read = format!("SELECT client, patterns, epoch, position, seen, {owner} FROM clients");
         let mut statement = db.prepare(&read)?;

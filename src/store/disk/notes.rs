@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use tokio::sync::oneshot;
 
 use super::fault::{open_error, store_error};
+use super::file;
 use super::queue::{Load, Queue};
-use super::schema::{BUSY_WAIT, integer, position};
+use super::schema::{integer, position};
 use crate::store::notes::too_many;
 use crate::store::{Note, NoteKind, NoteSink, OpenError, StoreError, StoreOptions};
 
@@ -73,29 +74,15 @@ impl NotesFile {
     /// Opens the file in `directory`, creating it where there is none.
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = notes_path(directory);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let open = || {
-            let db = Connection::open_with_flags(&path, flags)?;
-            db.busy_timeout(BUSY_WAIT)?;
-            for (pragma, value) in [("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")] {
-                db.pragma_update(None, pragma, value)?;
-            }
-            db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-            let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version == 0 {
-                db.execute_batch(&format!(
-                    "BEGIN; CREATE TABLE IF NOT EXISTS notes {COLUMNS} WITHOUT ROWID;
-                     CREATE INDEX IF NOT EXISTS notes_until ON notes(until);
-                     PRAGMA user_version = {VERSION}; COMMIT"
-                ))?;
-            }
-            let counts = count(&db)?;
-            Ok((db, version, counts))
+        let step = |version| {
+            let make = format!(
+                "CREATE TABLE IF NOT EXISTS notes {COLUMNS} WITHOUT ROWID;
+                 CREATE INDEX IF NOT EXISTS notes_until ON notes(until)"
+            );
+            (version == 0).then_some(make)
         };
-        let (db, version, counts) = open().map_err(|error: rusqlite::Error| open_error(&path, error))?;
-        if version > VERSION {
-            return Err(open_error(&path, "it was written by a newer switchback"));
-        }
+        let db = file::open(&path, file::SYNCED, VERSION, step)?;
+        let counts = count(&db).map_err(|error| open_error(&path, error))?;
         Ok(Self { db, directory: directory.to_owned(), notes_max: options.notes_max, counts, sink: None })
     }
 
@@ -247,8 +234,7 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<()
     if !path.exists() {
         return Ok(());
     }
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(BUSY_WAIT)?;
+    let db = file::connect_reader(&path)?;
     let mut statement = db.prepare("SELECT kind, key, value, until FROM notes WHERE kind <> ?1")?;
     let mut rows = statement.query([NoteKind::Ticket.name()])?;
     let transaction = copy.unchecked_transaction()?;

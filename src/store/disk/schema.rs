@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::clients::ClientsFile;
 use super::fault::open_error;
+use super::file;
 use super::lock::sync_directory;
 use super::notes::NotesFile;
 use crate::cursor::{Epoch, Position};
@@ -107,8 +107,7 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     let path = events_path(directory);
     remove_stale_wal(directory, &path).map_err(|error| open_error(&path, error))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(&path, flags).map_err(|error| open_error(&path, error))?;
+    let db = file::connect(&path).map_err(|error| open_error(&path, error))?;
     prepare(&db, clients, notes).map_err(|reason| open_error(&path, reason))?;
     sync_directory(directory).map_err(|error| open_error(directory, error))?;
     load(db, options, marks_max).map_err(|reason| open_error(&path, reason))
@@ -117,10 +116,8 @@ pub(super) fn open(
 /// Opens the log in `directory` for reading only. Its writer must be open already.
 pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     let path = events_path(directory);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
-        let db = Connection::open_with_flags(&path, flags)?;
-        db.busy_timeout(BUSY_WAIT)?;
+        let db = file::connect_reader(&path)?;
         db.set_prepared_statement_cache_capacity(32);
         db.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         db.pragma_update(None, "temp_store", "MEMORY")?;
@@ -128,9 +125,6 @@ pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     };
     open().map_err(|error: rusqlite::Error| open_error(&path, error))
 }
-
-/// How long SQLite waits for a lock that another process holds: an operator's shell, a backup that starts.
-pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// What the write-ahead log's file is cut to once a long one has been checkpointed.
 const WAL_FILE_BYTES: i64 = 16 << 20;
@@ -161,10 +155,9 @@ fn remove_stale_wal(directory: &Path, events: &Path) -> std::io::Result<()> {
 
 fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
     let text = |error: rusqlite::Error| error.to_string();
-    db.busy_timeout(BUSY_WAIT).map_err(text)?;
     db.set_prepared_statement_cache_capacity(32);
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(text)?;
-    for (pragma, value) in [("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")] {
+    for (pragma, value) in file::SYNCED {
         db.pragma_update(None, pragma, value).map_err(text)?;
     }
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(text);
@@ -173,9 +166,7 @@ fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) ->
         (0, 0) if tables == 0 => create(db).map_err(text)?,
         (LOG_ID, VERSION) => {}
         (BACKUP_ID, VERSION) => adopt(db, clients, notes)?,
-        (LOG_ID | BACKUP_ID, newer) if newer > VERSION => {
-            return Err(format!("it was written by a newer switchback (format {newer}): use that one, or later"));
-        }
+        (LOG_ID | BACKUP_ID, version) if version > VERSION => return Err(file::newer(version)),
         _ => return Err("it is not a switchback log".into()),
     }
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(text)?;

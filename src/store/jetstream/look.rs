@@ -109,7 +109,7 @@ async fn age_floor(node: &Node, info: &Info, age_max: Duration, end: Instant) ->
 
 /// The identity of a stream of this name that was created then: 13 characters of base 36.
 pub(super) fn epoch(stream: &str, created_ns: i128) -> Epoch {
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     digest.update(stream.as_bytes());
     digest.update(b"\0");
     digest.update(&created_ns.to_be_bytes());

@@ -104,7 +104,7 @@ pub(super) fn headers(draft: &Draft, window: bool) -> HeaderMap {
 /// The key of a topic and an id. A digest: every server keeps each key for the whole window, and the pair may be long.
 /// Truncated to 168 bits, which nobody finds a second text for.
 pub(super) fn key_of(topic: &Topic, id: &str) -> String {
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     // A topic has no NUL in it, so the pair is told from every other.
     digest.update(topic.as_str().as_bytes());
     digest.update(b"\0");

@@ -1,0 +1,54 @@
+//! The configuration file: its values stand where the flags' defaults do.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The file has to be known before the command line can be read whole, since it gives the defaults.
+pub(super) fn config_file(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        if text == "--config" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return Some(path.into());
+        }
+    }
+    std::env::var_os("SWITCHBACK_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The file's values become the flags' defaults, so that clap itself puts flag and variable before them.
+pub(super) fn with_file(mut command: clap::Command, path: &Path) -> Result<clap::Command, clap::Error> {
+    let wrong = |command: &mut clap::Command, reason: String| {
+        command.error(clap::error::ErrorKind::InvalidValue, format!("{}: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&mut command, error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&mut command, error.to_string()))?;
+    for (key, value) in table {
+        let known =
+            command.get_arguments().find(|argument| argument.get_long() == Some(key.as_str()) && key != "config");
+        let Some(id) = known.map(|argument| argument.get_id().clone()) else {
+            return Err(wrong(
+                &mut command,
+                format!("{key} is not a flag of the server; the keys are the flags' names, such as max-age"),
+            ));
+        };
+        let Some(values) = texts(&value) else {
+            return Err(wrong(&mut command, format!("{key} is a text, a number, true or false, or a list of texts")));
+        };
+        let set = |argument: clap::Arg| argument.default_values(values.clone());
+        command = command.mut_arg(id.as_str(), set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), set));
+    }
+    Ok(command)
+}
+
+fn texts(value: &toml::Value) -> Option<Vec<String>> {
+    match value {
+        toml::Value::String(text) => Some(vec![text.clone()]),
+        toml::Value::Integer(number) => Some(vec![number.to_string()]),
+        toml::Value::Boolean(on) => Some(vec![on.to_string()]),
+        toml::Value::Array(values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    }
+}

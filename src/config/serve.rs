@@ -1,0 +1,209 @@
+//! The server's flags, and what they make.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::{address, bytes, duration};
+use super::{AccessArgs, Config, ConfigError, LimitArgs, NatsArgs, StoreChoice, TlsArgs};
+use crate::http::{AllowedOrigin, HttpOptions};
+use crate::hub::HubOptions;
+use crate::limits::Limits;
+use crate::store::{Retention, StoreOptions};
+use crate::tail::TailLimits;
+
+/// The server's flags.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Where to listen: an address and a port; port 0 takes a free one
+    #[arg(long, env = "SWITCHBACK_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...], tls:// for
+    /// encrypted connections
+    #[arg(long, env = "SWITCHBACK_STORE", value_name = "STORE", default_value = "disk")]
+    pub store: StoreChoice,
+    /// Directory of the disk store; made where it is missing
+    #[arg(long, env = "SWITCHBACK_DATA", value_name = "DIR", default_value = "./switchback-data")]
+    pub data: PathBuf,
+    /// A TOML file with any of these flags as keys: max-age = "24h"
+    #[arg(long, env = "SWITCHBACK_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Who may come.
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
+    /// `https://app.example.com`, `https://*.example.com`, or `null`
+    #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allow_origin: Vec<AllowedOrigin>,
+    /// Keep events so long (0s: for ever)
+    #[arg(long, env = "SWITCHBACK_MAX_AGE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
+    pub max_age: Duration,
+    /// Keep so many events (0: any number)
+    #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
+    pub max_events: u64,
+    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
+    #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
+    pub max_bytes: Option<u64>,
+    /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
+    #[arg(long, env = "SWITCHBACK_DEDUPE_WINDOW", value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub dedupe_window: Duration,
+    /// Most ids within that window, about 150 bytes each; past it, publishes with an id are answered 503
+    #[arg(long, env = "SWITCHBACK_DEDUPE_KEYS", value_name = "NUMBER", default_value_t = 1_000_000)]
+    pub dedupe_keys: usize,
+    /// Say something on a stream that was quiet for so long (100ms to 1h)
+    #[arg(long, env = "SWITCHBACK_HEARTBEAT", value_name = "DURATION", default_value = "20s", value_parser = heartbeat)]
+    pub heartbeat: Duration,
+    /// End streams that are so old, each at 90 to 100% of it (0s: never)
+    #[arg(long, env = "SWITCHBACK_MAX_STREAM_AGE", value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub max_stream_age: Duration,
+    /// Spread the ends of streams over so long when the server stops
+    #[arg(long, env = "SWITCHBACK_DRAIN", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain: Duration,
+    /// Remember clients that are away for so long
+    #[arg(long, env = "SWITCHBACK_CLIENT_IDLE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
+    pub client_idle: Duration,
+    /// Remember so many clients, about 300 bytes each; past it, the one longest away is forgotten
+    #[arg(long, env = "SWITCHBACK_MAX_CLIENTS", value_name = "NUMBER", default_value_t = 100_000)]
+    pub max_clients: usize,
+    /// Longest event, as received
+    #[arg(long, env = "SWITCHBACK_MAX_EVENT_BYTES", value_name = "BYTES", default_value = "256KiB", value_parser = bytes)]
+    pub max_event_bytes: u64,
+    /// Longest batch, as received
+    #[arg(long, env = "SWITCHBACK_MAX_BATCH_BYTES", value_name = "BYTES", default_value = "4MiB", value_parser = bytes)]
+    pub max_batch_bytes: u64,
+    /// Events that each worker keeps at hand; older ones are read from the store
+    #[arg(long, env = "SWITCHBACK_TAIL_EVENTS", value_name = "NUMBER", default_value_t = 16_384)]
+    pub tail_events: usize,
+    /// Bytes of events that are kept at hand
+    #[arg(long, env = "SWITCHBACK_TAIL_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
+    pub tail_bytes: u64,
+    /// Limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Threads that serve requests [default: one a core]
+    #[arg(long, env = "SWITCHBACK_WORKERS", value_name = "NUMBER")]
+    pub workers: Option<usize>,
+    /// Serve the pages from this directory instead of those built in
+    #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
+    pub static_dir: Option<PathBuf>,
+    /// Log each request when its answer is over: who asked, for what, how it went. Of the query only what is no secret
+    #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
+    pub access_log: bool,
+    /// What to log on standard error: error, warn, info, debug, or a filter by module
+    #[arg(
+        long,
+        env = "SWITCHBACK_LOG",
+        value_name = "FILTER",
+        default_value = "warn,switchback=info,actix_http=off,h2=error"
+    )]
+    pub log: String,
+    /// How NATS is reached.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+}
+
+impl ServeArgs {
+    /// Checks what the flags say together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says which flag is wrong and what would be right.
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        let listen = address("listen", &self.listen)?;
+        let http_redirect = self.tls.redirect()?;
+        let access = self.access.clone().options()?;
+        if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
+            return Err(ConfigError::Open(listen));
+        }
+        let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
+        range("workers", self.workers != Some(0), "is at least 1")?;
+        range("tail-events", self.tail_events > 0, "is at least 1")?;
+        range("max-clients", self.max_clients > 0, "is at least 1")?;
+        range("max-event-bytes", (1..=64 << 20).contains(&self.max_event_bytes), "is 1 to 64MiB")?;
+        range(
+            "max-batch-bytes",
+            (self.max_event_bytes..=1 << 30).contains(&self.max_batch_bytes),
+            "is max-event-bytes to 1GiB",
+        )?;
+        self.limits.check(self.max_event_bytes)?;
+        let bytes_max = self.max_bytes.unwrap_or(match self.store {
+            StoreChoice::Disk => 16 << 30,
+            // JetStream reserves it ahead, on each server that keeps a copy.
+            StoreChoice::Nats(_) => 4 << 30,
+            StoreChoice::Memory => 256 << 20,
+        });
+        let nats = match &self.store {
+            StoreChoice::Nats(url) => Some(self.nats.into_options(url)?),
+            StoreChoice::Disk | StoreChoice::Memory => None,
+        };
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let http = HttpOptions::default();
+        Ok(Config {
+            listen,
+            store_options: StoreOptions {
+                retention: Retention {
+                    age_max: some_time(self.max_age),
+                    events_max: (self.max_events > 0).then_some(self.max_events),
+                    bytes_max: (bytes_max > 0).then_some(bytes_max),
+                },
+                dedupe_window: self.dedupe_window,
+                dedupe_keys_max: self.dedupe_keys,
+                client_idle_max: self.client_idle,
+                clients_max: self.max_clients,
+                ..StoreOptions::default()
+            },
+            hub_options: HubOptions {
+                tail: TailLimits { events_max: self.tail_events, bytes_max: self.tail_bytes },
+                client_idle_max: self.client_idle,
+                ..HubOptions::default()
+            },
+            http_options: HttpOptions {
+                heartbeat: self.heartbeat,
+                stream_age_max: some_time(self.max_stream_age),
+                event_bytes_max: size(self.max_event_bytes),
+                batch_bytes_max: size(self.max_batch_bytes),
+                ws_bytes_max: size(self.limits.max_ws_bytes.max(self.max_event_bytes)),
+                echo_bytes_max: size(self.limits.max_echo_bytes),
+                patterns_max: self.limits.max_patterns,
+                header_bytes_max: size(self.limits.max_header_bytes),
+                limits: Arc::new(Limits::new(self.limits.options(listen.ip().is_loopback()))),
+                trusted_proxies: self.limits.trusted_proxy,
+                proxy_header: self.limits.proxy_header,
+                hsts: self.tls.hsts,
+                body_timeout: self.limits.body_timeout,
+                allowed_origins: self.allow_origin,
+                access,
+                loopback_only: listen.ip().is_loopback(),
+                static_dir: self.static_dir,
+                ..http
+            },
+            store: self.store,
+            nats,
+            data: self.data,
+            drain: self.drain,
+            header_timeout: self.limits.header_timeout,
+            keep_alive: self.limits.keep_alive,
+            stall_timeout: self.limits.stall_timeout,
+            connections_max: self.limits.max_connections,
+            http2_streams_max: self.limits.max_http2_streams,
+            tls: self.tls.files()?,
+            http_redirect,
+            access_log: self.access_log,
+            workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        })
+    }
+}
+
+fn some_time(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let heartbeat = duration(text)?;
+    let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if range.contains(&heartbeat) { Ok(heartbeat) } else { Err("a heartbeat is 100ms to 1h".into()) }
+}

@@ -1,0 +1,35 @@
+//! What flags' texts stand for.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::time::Duration;
+
+use super::ConfigError;
+
+/// The first address that a text names.
+pub(super) fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let wrong = |reason: String| ConfigError::Address { flag, text: text.to_owned(), reason };
+    let mut addresses = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    addresses.next().ok_or_else(|| wrong("it names no address".into()))
+}
+
+/// `20s`, `5m`, `24h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is written 500ms, 20s, 5m, 24h or 7d"))
+}
+
+/// `1048576`, `512KiB`, `64MiB`.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "K" => 10,
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        "TiB" | "T" => 40,
+        _ => return Err("bytes are written 1048576, 512KiB, 64MiB or 16GiB".into()),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let product = number.and_then(|number| number.checked_mul(1 << shift));
+    product.ok_or_else(|| "bytes are written 1048576, 512KiB, 64MiB or 16GiB".into())
+}

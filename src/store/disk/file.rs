@@ -1,0 +1,66 @@
+//! How the directory's files are opened: all in the same way, whatever their tables are.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::fault::open_error;
+use crate::store::OpenError;
+
+/// How long SQLite waits for a lock that another process holds: an operator's shell, a backup that starts.
+pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// A commit is on the disk once it returns.
+pub(super) const SYNCED: &[(&str, &str)] =
+    &[("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")];
+
+/// A commit survives the end of the process, and power loss takes the last ones.
+pub(super) const UNSYNCED: &[(&str, &str)] = &[("synchronous", "NORMAL")];
+
+/// Opens a file beside the log for writing, makes it where there is none, and brings its tables to `version`, which is
+/// raised with every change that an older server could not read. `step` is the SQL by which one of an older version
+/// (0: a new one) gets there.
+pub(super) fn open(
+    path: &Path,
+    pragmas: &[(&str, &str)],
+    version: i32,
+    step: impl FnOnce(i32) -> Option<String>,
+) -> Result<Connection, OpenError> {
+    let open = || {
+        let db = connect(path)?;
+        for (pragma, value) in pragmas {
+            db.pragma_update(None, pragma, value)?;
+        }
+        db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        let found: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if let Some(step) = step(found) {
+            db.execute_batch(&format!("BEGIN; {step}; PRAGMA user_version = {version}; COMMIT"))?;
+        }
+        Ok((db, found))
+    };
+    let (db, found) = open().map_err(|error: rusqlite::Error| open_error(path, error))?;
+    if found > version { Err(open_error(path, newer(found))) } else { Ok(db) }
+}
+
+/// A connection that writes; the file is made where there is none.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+}
+
+/// A connection that reads only.
+pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    connection(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Why a file of this version is not opened.
+pub(super) fn newer(version: i32) -> String {
+    format!("it was written by a newer switchback (format {version}): use that one, or later")
+}
+
+fn connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    // A connection is one thread's, or behind a lock.
+    let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY_WAIT)?;
+    Ok(db)
+}
