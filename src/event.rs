@@ -24,6 +24,9 @@ pub const ID_MAX_BYTES: usize = 128;
 /// The name that an event has where its publisher gave none.
 pub const DEFAULT_NAME: &str = "message";
 
+/// [`DEFAULT_NAME`] as JSON.
+const DEFAULT_NAME_JSON: &[u8] = b"\"message\"";
+
 /// An event's payload: JSON in the safe form (see [`crate::json`]), or binary as base64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data {
@@ -170,7 +173,10 @@ impl NewEvent {
         body.extend_from_slice(b"\",\"topic\":");
         body.extend_from_slice(json::string(self.topic.as_str()).as_bytes());
         body.extend_from_slice(b",\"event\":");
-        body.extend_from_slice(json::string(self.name.as_deref().unwrap_or(DEFAULT_NAME)).as_bytes());
+        match &self.name {
+            Some(name) => body.extend_from_slice(json::string(name).as_bytes()),
+            None => body.extend_from_slice(DEFAULT_NAME_JSON),
+        }
         body.extend_from_slice(b",\"data\":");
         let data = body.len() as u32..(body.len() + self.data.json.len()) as u32;
         body.extend_from_slice(self.data.json.as_bytes());

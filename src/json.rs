@@ -117,26 +117,35 @@ fn is_proto_key(string: &str, rest: &str) -> bool {
 /// Depth and surrogates in one pass over the bytes; the syntax was checked before, so this can be lax about it.
 fn check_limits(json: &str) -> Result<(), JsonError> {
     let bytes = json.as_bytes();
-    let (mut depth, mut at, mut in_string) = (0_usize, 0, false);
+    let (mut depth, mut at) = (0_usize, 0);
     while let Some(&byte) = bytes.get(at) {
+        at += 1;
         match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => {
-                at += escape_length(&bytes[at..])?;
-                continue;
-            }
-            b'[' | b'{' if !in_string => {
+            b'"' => at = check_string(bytes, at)?,
+            b'[' | b'{' => {
                 depth += 1;
                 if depth > NESTING_MAX {
                     return Err(JsonError::Nesting);
                 }
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        at += 1;
     }
     Ok(())
+}
+
+/// Just past the quote that ends the string whose content begins at `at`.
+fn check_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
+    // Most of what is published is in strings, and little of that is an escape.
+    while let Some(skipped) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+        at += skipped;
+        if bytes[at] == b'"' {
+            return Ok(at + 1);
+        }
+        at += escape_length(&bytes[at..])?;
+    }
+    Ok(bytes.len())
 }
 
 /// How long the escape at the start of `bytes` is; a surrogate pair counts as one.
@@ -159,8 +168,10 @@ fn unicode_escape(bytes: &[u8]) -> Option<u16> {
 
 /// Rewrites what some framing could not carry. Borrowed where nothing has to change, which is nearly always.
 fn escape(json: &str) -> Cow<'_, str> {
-    let unsafe_at = |c: char| matches!(c, '<' | '\r' | '\n' | '\u{2028}' | '\u{2029}');
-    let Some(first) = json.find(unsafe_at) else {
+    let bytes = json.as_bytes();
+    // U+2028 and U+2029 are E2 80 A8 and E2 80 A9; what else begins with E2 is looked at by the loop below, and kept.
+    let marks = [memchr::memchr3(b'<', b'\r', b'\n', bytes), memchr::memmem::find(bytes, b"\xE2\x80")];
+    let Some(first) = marks.into_iter().flatten().min() else {
         return Cow::Borrowed(json);
     };
     let mut out = String::with_capacity(json.len() + 16);

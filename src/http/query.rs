@@ -1,5 +1,6 @@
 //! Query strings and forms, strictly: what is not UTF-8 or stands twice is refused, not guessed at.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::wire::Callback;
 const FIELDS_MAX: usize = 256;
 
 /// Decoded fields, in order (WHATWG URL §5.1, but for what is not UTF-8, which is refused).
-pub(crate) struct Fields(Vec<(String, String)>);
+pub(crate) struct Fields<'t>(Vec<(Cow<'t, str>, Cow<'t, str>)>);
 
-impl Fields {
-    pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
+impl<'t> Fields<'t> {
+    pub(crate) fn parse(text: &'t str) -> Result<Self, ApiError> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         let mut fields = Vec::new();
         for pair in pairs {
@@ -34,7 +35,7 @@ impl Fields {
     }
 
     /// The fields that can be read, whatever is wrong with the others: enough to know how a refusal is to be told.
-    pub(crate) fn legible(text: &str) -> Self {
+    pub(crate) fn legible(text: &'t str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(FIELDS_MAX);
         let fields = pairs.filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -54,14 +55,18 @@ impl Fields {
     }
 
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
     }
 }
 
-fn decode(text: &str) -> Result<String, ApiError> {
+fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
+    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Ok(Cow::Borrowed(text));
+    }
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    decoded.map(String::from).map_err(|_| ApiError::bad("bad_utf8", "a field is not UTF-8, percent-encoded"))
+    let owned = decoded.map(|text| Cow::Owned(text.into_owned()));
+    owned.map_err(|_| ApiError::bad("bad_utf8", "a field is not UTF-8, percent-encoded"))
 }
 
 /// The parameters of a subscription. Every one is checked on every transport, whether it matters there or not.
@@ -85,7 +90,7 @@ pub(crate) struct Params {
 }
 
 impl Params {
-    pub(crate) fn parse(fields: &Fields) -> Result<Self, ApiError> {
+    pub(crate) fn parse(fields: &Fields<'_>) -> Result<Self, ApiError> {
         let patterns: Vec<Pattern> = fields.all("topic").map(pattern).collect::<Result<_, _>>()?;
         let wait = number(fields, "wait", 0..=60)?.unwrap_or(25);
         // What only some transports use is looked at before anything else there; here it is only checked.
@@ -150,7 +155,7 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiEr
 
 /// Decimal digits within a range; never clamped.
 pub(crate) fn number(
-    fields: &Fields,
+    fields: &Fields<'_>,
     name: &'static str,
     range: std::ops::RangeInclusive<u64>,
 ) -> Result<Option<u64>, ApiError> {
@@ -165,7 +170,7 @@ pub(crate) fn number(
     }
 }
 
-fn switch(fields: &Fields, name: &'static str, default: bool) -> Result<bool, ApiError> {
+fn switch(fields: &Fields<'_>, name: &'static str, default: bool) -> Result<bool, ApiError> {
     match fields.one(name)? {
         None => Ok(default),
         Some("0") => Ok(false),

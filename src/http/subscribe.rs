@@ -314,7 +314,7 @@ fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call
 }
 
 /// The cursor that a refused request presented, if it is one.
-fn presented(fields: &Fields) -> Option<Cursor> {
+fn presented(fields: &Fields<'_>) -> Option<Cursor> {
     match fields.one("cursor").ok().flatten().map(parse_from) {
         Some(Ok(From::Cursor(cursor))) => Some(cursor),
         _ => None,

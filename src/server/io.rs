@@ -1,7 +1,8 @@
 //! A connection's bytes: plain or in TLS, and cut where no request comes over it for too long.
 //!
 //! actix times the head of a connection's first request only. One that sends a request, and then the first byte of another,
-//! would be kept for ever.
+//! would be kept for ever. It can time the pauses between requests, but sets a timer after each of them; what is here sets
+//! one for many.
 
 use std::cell::Cell;
 use std::io;
@@ -56,12 +57,17 @@ impl Wire {
 pub(super) struct Activity {
     requests: Cell<usize>,
     idle_since: Cell<Instant>,
+    /// When the first byte of a request came whose head is not there yet.
+    head_since: Cell<Option<Instant>>,
 }
 
-impl Default for Activity {
-    fn default() -> Self {
-        Self { requests: Cell::new(0), idle_since: Cell::new(Instant::now()) }
-    }
+/// How long a connection may do nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Between requests.
+    pub(super) idle: Duration,
+    /// For a request's head.
+    pub(super) head: Duration,
 }
 
 /// One request that is under way, until its answer has been given.
@@ -69,13 +75,36 @@ impl Default for Activity {
 pub(super) struct Busy(Rc<Activity>);
 
 impl Activity {
+    /// Of a connection that begins now. The first head is actix's to time, which answers 408.
+    fn begin_connection(patience: Patience) -> Rc<Self> {
+        let now = Instant::now();
+        let head_since = Cell::new(Some(now + patience.idle));
+        Rc::new(Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since })
+    }
+
     pub(super) fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
+        self.head_since.set(None);
         Busy(self.clone())
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.requests.get() == 0
+    }
+
+    /// Something has come.
+    fn heard(&self) {
+        if self.is_idle() && self.head_since.get().is_none() {
+            self.head_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// When it will have been idle for too long, if it stays so.
+    fn ends_at(&self, patience: Patience) -> Instant {
+        match self.head_since.get() {
+            Some(since) => since + patience.head,
+            None => self.idle_since.get() + patience.idle,
+        }
     }
 }
 
@@ -91,7 +120,7 @@ pub(super) struct Io {
     wire: Wire,
     pub(super) peer: Peer,
     pub(super) activity: Rc<Activity>,
-    idle_max: Duration,
+    patience: Patience,
     /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
     /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
     idle: Option<Pin<Box<Sleep>>>,
@@ -99,8 +128,9 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub(super) fn new(wire: Wire, peer: Peer, idle_max: Duration, counted: Option<Counted>) -> Self {
-        Self { wire, peer, activity: Rc::default(), idle_max, idle: None, _counted: counted }
+    pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Counted>) -> Self {
+        let activity = Activity::begin_connection(patience);
+        Self { wire, peer, activity, patience, idle: None, _counted: counted }
     }
 
     pub(super) fn outlet(&self) -> Option<&Outlet> {
@@ -111,7 +141,7 @@ impl Io {
         if !self.activity.is_idle() {
             return Poll::Pending;
         }
-        let until = self.activity.idle_since.get() + self.idle_max;
+        let until = self.activity.ends_at(self.patience);
         let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         loop {
             std::task::ready!(idle.as_mut().poll(cx));
@@ -128,7 +158,12 @@ impl AsyncRead for Io {
         if self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.wire).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.wire).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.heard();
+        }
+        read
     }
 }
 

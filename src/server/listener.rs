@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::http2;
-use super::io::{Io, Wire};
+use super::io::{Io, Patience, Wire};
 use super::redirect;
 use super::watch::Watch;
 use crate::http::{HttpOptions, Peer, is_trusted};
@@ -70,7 +70,8 @@ where
             let shared = routes.clone();
             let stopping = settings.stopping.clone();
             let http1 = HttpServiceBuilder::default()
-                .keep_alive(settings.http2.keep_alive)
+                // The pauses between requests are timed below, see `io`.
+                .keep_alive(actix_http::KeepAlive::Os)
                 .client_request_timeout(settings.http2.header_timeout)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // A held request ends when its client goes: half-closed connections are not kept for their answer.
@@ -99,8 +100,9 @@ where
                         Box::pin(http2::serve(wire, peer, routes, settings.http2, settings.stopping.clone())).await;
                         return Ok(());
                     }
-                    let idle_max = settings.http2.keep_alive + settings.http2.header_timeout;
-                    let io = Io::new(wire, peer, idle_max, counted);
+                    let patience =
+                        Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
+                    let io = Io::new(wire, peer, patience, counted);
                     if let Err(error) = http1.call((io, Some(address))).await {
                         tracing::debug!(%error, "a connection ends");
                     }
@@ -133,7 +135,8 @@ pub(super) fn redirecting(
                     if let Some(Accepted { wire, address, peer, counted, _told }) =
                         Box::pin(accept(stream, &settings)).await
                     {
-                        let io = Io::new(wire, peer, settings.http2.header_timeout, counted);
+                        let (idle, head) = (Duration::ZERO, settings.http2.header_timeout);
+                        let io = Io::new(wire, peer, Patience { idle, head }, counted);
                         let _ = http1.call((io, Some(address))).await;
                     }
                     Ok(())
