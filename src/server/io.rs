@@ -155,13 +155,14 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.poll_idle(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.heard();
+        }
+        // Looked at last: for a connection whose request is there already no timer is set at all.
+        if read.is_pending() && self.poll_idle(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
     }

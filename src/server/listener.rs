@@ -13,6 +13,7 @@ use actix_server::GracefulShutdownSignal;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
+use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -68,7 +69,9 @@ where
             let log = settings.access_log.then(|| Rc::new(settings.http.clone()));
             let routes = Watch::new(app.new_service(()).await?, log);
             let shared = routes.clone();
+            // One for the worker: of its own, each connection's would take a quarter of a kilobyte, and a lock that all share.
             let stopping = settings.stopping.clone();
+            let stopping = async move { stopping.notified().await }.boxed_local().shared();
             let http1 = HttpServiceBuilder::default()
                 // The pauses between requests are timed below, see `io`.
                 .keep_alive(actix_http::KeepAlive::Os)
@@ -76,10 +79,7 @@ where
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // A held request ends when its client goes: half-closed connections are not kept for their answer.
                 .h1_allow_half_closed(false)
-                .graceful_shutdown_signal(move || {
-                    let stopping = stopping.clone();
-                    async move { stopping.notified().await }
-                })
+                .graceful_shutdown_signal(move || stopping.clone())
                 .on_connect_ext(|io: &Io, data| {
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
