@@ -60,29 +60,33 @@ pub(super) async fn longpoll(call: Call) -> Answer {
 
 /// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
 pub(super) async fn jsonp(call: Call) -> Answer {
-    let fields = Fields::legible(call.request.query_string());
-    let Some(callback) = fields.one("callback")? else {
-        return Err(ApiError::bad("bad_callback", "callback is missing: the name of the function to call"));
-    };
-    let framing = Framing::Jsonp(parse_callback(callback)?);
-    let answer = async {
-        call.admit()?;
-        origin::check_script(call.request.headers(), call.scheme(), call.options())?;
-        let (mut driver, _) = {
-            let params = params(&call)?;
-            open(&call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?
+    let (framing, presented) = {
+        let fields = Fields::legible(call.request.query_string());
+        let Some(callback) = fields.one("callback")? else {
+            return Err(ApiError::bad("bad_callback", "callback is missing: the name of the function to call"));
         };
-        Ok(driver.batch().await?)
+        (Framing::Jsonp(parse_callback(callback)?), presented(&fields))
     };
-    let body = match answer.await {
-        Ok(body) => body,
-        Err(error) => error_batch(&framing, &error, presented(&fields)).freeze(),
+    let opened = open_script(&call, &framing).await;
+    drop(call);
+    let batch = match opened {
+        Ok(mut driver) => driver.batch().await.map_err(ApiError::from),
+        Err(error) => Err(error),
     };
+    let body = batch.unwrap_or_else(|error| error_batch(&framing, &error, presented).freeze());
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, "application/javascript; charset=utf-8"));
     // Whoever opens it as a page is offered a file instead, and nothing runs.
     response.insert_header((CONTENT_DISPOSITION, "attachment; filename=f.txt"));
     Ok(response.body(body))
+}
+
+async fn open_script(call: &Call, framing: &Framing) -> Result<Driver, ApiError> {
+    call.admit()?;
+    origin::check_script(call.request.headers(), call.scheme(), call.options())?;
+    let params = params(call)?;
+    let (driver, _) = open(call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
+    Ok(driver)
 }
 
 /// `/v1/iframe`, streaming or, with `once=1`, polling. A refusal keeps its status, and its document tells the page.
