@@ -419,16 +419,20 @@ async fn a_stream_waits_for_the_answers_before_it() {
     }
 }
 
-/// Some proxies ask for a WebSocket in front of everything.
+/// Over HTTP/1.0 there are no chunks; and some proxies ask for a WebSocket in front of everything, which actix takes for
+/// a reason to leave them out.
 #[tokio::test]
-async fn an_upgrade_that_is_not_taken_spoils_no_stream() {
+async fn what_is_not_in_chunks_is_never_in_chunks() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1h"]);
     let mut publisher = Publisher::new(server.address(), "").await;
-    for transport in ["sse", "stream", "iframe"] {
+    let headers =
+        ["HTTP/1.0\r\nHost: localhost", "HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket"];
+    for (transport, headers) in ["sse", "stream", "iframe"].into_iter().flat_map(|one| headers.map(|head| (one, head)))
+    {
         let mut connection = Connection::open(server.address()).await.expect("connected");
-        let head = format!("GET /v1/{transport}?topic=a HTTP/1.1\r\nHost: localhost");
-        connection.send(format!("{head}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")).await.expect("sent");
+        connection.send(format!("GET /v1/{transport}?topic=a {headers}\r\n\r\n")).await.expect("sent");
         let head = crate::within("a head", connection.head()).await.expect("a head");
+        assert!(!head.is_chunked(), "{head:?}");
         let mut items = Items::after(connection, transport, &head).expect("a stream");
         items.named("$hello").await;
         for _ in 0..20 {
