@@ -270,6 +270,26 @@ impl Delivery {
         }
     }
 
+    /// When it ends, if nobody ends it before: at its age, with the right to it, or when it was told to. Not for silence,
+    /// which a peer can end any moment.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Instant> {
+        // Once its end is fixed, its age does not count any more.
+        let end = match (self.bye, self.plan.completion) {
+            (Some((at, _)), _) => Some(at),
+            (None, Completion::Stream { until, .. }) => until,
+            (None, Completion::AtOnce | Completion::Held { .. }) => None,
+        };
+        end.into_iter().chain(self.expires).min()
+    }
+
+    /// Whether the next step ends it, or it is over: its end has come, or its peer has been silent for too long.
+    #[must_use]
+    pub fn is_due_to_end(&self, now: Instant) -> bool {
+        let end = self.ends_at().into_iter().chain(self.silent_at()).min();
+        self.finished || end.is_some_and(|at| now >= at)
+    }
+
     /// What is next; bytes to be sent are put into `out`, which is empty when this is called.
     ///
     /// `news` tells what came since the last time that [`Self::is_caught_up`] held.
@@ -330,7 +350,7 @@ impl Delivery {
         if self.bye.is_none() {
             if until.is_some_and(|until| now >= until) {
                 self.end(now, ByeReason::Recycle);
-            } else if pings && now >= self.silent_at() {
+            } else if self.silent_at().is_some_and(|at| now >= at) {
                 self.end(now, ByeReason::Slow);
             }
         }
@@ -366,12 +386,7 @@ impl Delivery {
             return self.stream(now, tail, bytes_max, until, pings, out);
         }
         let retry = self.fetch_after.filter(|_| behind);
-        // Once its end is fixed, the other reasons to end do not count any more.
-        let end = match self.bye {
-            Some((at, _)) => Some(at),
-            None => until.into_iter().chain(pings.then(|| self.silent_at())).min(),
-        };
-        let times = [Some(self.next_beat), end, self.expires, retry, pings.then_some(self.next_ping)];
+        let times = [Some(self.next_beat), self.ends_at(), self.silent_at(), retry, pings.then_some(self.next_ping)];
         Step::Wait(times.into_iter().flatten().min())
     }
 
@@ -501,8 +516,10 @@ impl Delivery {
         self.fetch_after.is_none_or(|at| now >= at)
     }
 
-    fn silent_at(&self) -> Instant {
-        self.heard + self.plan.heartbeat * SILENT_HEARTBEATS
+    /// When its peer has been silent for too long, where it is asked for a sign of life and its end is not fixed yet.
+    fn silent_at(&self) -> Option<Instant> {
+        let pinged = matches!(self.plan.completion, Completion::Stream { pings: true, .. }) && self.bye.is_none();
+        pinged.then(|| self.heard + self.plan.heartbeat * SILENT_HEARTBEATS)
     }
 
     fn bye(&self, reason: ByeReason) -> Bye {

@@ -58,7 +58,13 @@ impl Lane {
     }
 
     /// As [`Self::step`], of one who is registered and is handed what is new.
-    pub(crate) fn push_step(&mut self, key: WaiterKey, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
+    pub(crate) fn push_step(
+        &mut self,
+        key: WaiterKey,
+        delivery: &mut Delivery,
+        now: Instant,
+        out: &mut BytesMut,
+    ) -> Step {
         let step = delivery.step(now, &self.tail, self.waiters.news(key), out);
         if delivery.is_caught_up(&self.tail) {
             self.waiters.caught_up(key);

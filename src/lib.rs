@@ -43,6 +43,9 @@
 //! position. While it keeps up it reads its worker's [`tail`]; where it has fallen behind that, it reads the [`store`]. Both are one
 //! read from a position, so history and the present meet without a seam. What the socket does not take stays in the log.
 //!
+//! A stream at rest over plain HTTP/1 is written to by its worker straight away, past its task and actix (`http::outlet`); all
+//! else goes through its body.
+//!
 //! # Map
 //!
 //! | module | job |
@@ -78,6 +81,8 @@
 //! 9. No store transaction is held across an await.
 //! 10. A subscriber that is caught up is told the first position that concerns it. What lies before is skipped, not read: the
 //!     cost of a sparse subscription is what it receives.
+//! 11. A worker writes only to a stream at rest: nothing waits to be written before it, and neither its end nor a read for it
+//!     is due. What the socket does not take goes out before all that follows.
 
 pub mod auth;
 mod barred;

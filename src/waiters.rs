@@ -110,19 +110,20 @@ impl Waiters {
     }
 
     /// From now on a subscriber is not woken for what is told, but listed in [`Self::next_due`].
-    pub(crate) fn push_to(&mut self, key: WaiterKey) {
+    pub fn push_to(&mut self, key: WaiterKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.pushed = true;
         }
     }
 
-    /// Who is to be handed what is new, in the order in which it came.
-    pub(crate) fn next_due(&mut self) -> Option<WaiterKey> {
+    /// Who is to be handed what is new, in the order in which it came; it may be somebody who has left since, or who has come
+    /// to that place.
+    pub fn next_due(&mut self) -> Option<WaiterKey> {
         self.due.pop_front()
     }
 
-    /// Wakes one.
-    pub(crate) fn wake(&mut self, key: WaiterKey) {
+    /// Wakes one, if it has not been woken since it last waited.
+    pub fn wake(&mut self, key: WaiterKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.wake();
         }

@@ -111,6 +111,22 @@ impl Driver {
         batch.unwrap_or(Ok(Bytes::new()))
     }
 
+    /// Waits until it is to end, whatever there is to read until then.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            if self.delivery.is_finished() || self.ending(cx.waker()).is_some() {
+                return Poll::Ready(());
+            }
+            self.seat.wait(cx.waker(), &mut self.delivery, now);
+            match self.delivery.ends_at() {
+                Some(at) if at <= now => return Poll::Ready(()),
+                Some(at) => ready!(self.sleep(now, at, cx)),
+                None => return Poll::Pending,
+            }
+        }
+    }
+
     /// Why it is to end, if it is; else the task is woken when it is.
     fn ending(&mut self, waker: &Waker) -> Option<ByeReason> {
         if !self.watching.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -124,9 +140,12 @@ impl Driver {
     }
 
     /// One step outside its task, where there is nothing but to write: if there is more, `false`.
+    ///
+    /// Its end is left to its task, which has the timers for it, and reads first what the peer has said: after a pause of the
+    /// whole process the pongs of all sockets are there, and have not been looked at.
     fn push(&mut self, now: Instant, out: &mut BytesMut) -> bool {
         let ending = self.registration.as_ref().is_some_and(|registration| registration.connection.is_ending());
-        if self.fetch.is_some() || ending {
+        if self.fetch.is_some() || ending || self.seat.is_draining() || self.delivery.is_due_to_end(now) {
             return false;
         }
         match self.seat.push_step(&mut self.delivery, now, out) {
@@ -166,12 +185,17 @@ pub(super) struct Live {
     chunked: bool,
     /// Its last byte was given to actix.
     ended: Cell<bool>,
+    /// Its peer does not take what went the short way.
+    slow: Cell<bool>,
 }
 
 impl Live {
     pub(super) fn new(driver: Driver, outlet: Option<Outlet>, chunked: bool) -> Rc<Self> {
-        let live = Rc::new(Self { driver: RefCell::new(driver), outlet, chunked, ended: Cell::new(false) });
-        if live.outlet.is_some() {
+        let (ended, slow) = (Cell::new(false), Cell::new(false));
+        let live = Rc::new(Self { driver: RefCell::new(driver), outlet, chunked, ended, slow });
+        if let Some(outlet) = &live.outlet {
+            // The head goes first, and whatever waits before it: answers to requests that came together with this one.
+            outlet.block();
             let reader: Weak<Self> = Rc::downgrade(&live);
             live.driver.borrow().seat.push_to(reader);
         }
@@ -184,21 +208,25 @@ impl Live {
 
     /// The next bytes for the body, `None` at the end.
     ///
+    /// While the peer does not take what went the short way nothing is read for it, but it ends when it is to: the outlet
+    /// keeps what is given to actix behind the rest. Where that takes long it is not silent, since it was not pinged.
+    ///
     /// # Errors
     /// As [`Driver::poll`].
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
-        ready!(self.poll_rest(cx));
-        let next = ready!(self.driver.borrow_mut().poll(cx));
+        let mut driver = self.driver.borrow_mut();
+        // Whether the socket is broken, actix finds out.
+        if self.outlet.as_ref().is_some_and(|outlet| outlet.poll_rest(cx).is_pending()) {
+            self.slow.set(true);
+            ready!(driver.poll_end(cx));
+        } else if self.slow.take() {
+            driver.delivery.heard(Instant::now());
+        }
+        let next = ready!(driver.poll(cx));
         if matches!(next, Some(Ok(_))) {
             self.block();
         }
         Poll::Ready(next)
-    }
-
-    /// Waits until what went the short way has been taken.
-    pub(super) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // Whether the socket is broken, actix finds out.
-        self.outlet.as_ref().map_or(Poll::Ready(()), |outlet| outlet.poll_rest(cx).map(drop))
     }
 
     /// The body gives something to actix: nothing goes the short way before that has been written.
@@ -214,6 +242,7 @@ impl Live {
     }
 
     fn send(&self, outlet: &Outlet, bytes: &mut BytesMut) -> bool {
+        outlet.count(bytes.len());
         if !self.chunked {
             return outlet.send(bytes);
         }

@@ -30,7 +30,7 @@ struct Shared {
     clear: Cell<bool>,
     /// What the socket did not take yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
-    /// Bytes that went the short way.
+    /// Bytes of bodies that went the short way.
     sent_bytes: Cell<u64>,
 }
 
@@ -50,9 +50,14 @@ impl Outlet {
         OutletRef(Rc::downgrade(&self.0))
     }
 
-    /// Bytes that went the short way so far.
+    /// Bytes of bodies that went the short way so far, without what stands around chunks.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.0.sent_bytes.get()
+    }
+
+    /// Notes that bytes of a body went the short way.
+    pub(super) fn count(&self, bytes: usize) {
+        self.0.sent_bytes.set(self.0.sent_bytes.get() + bytes as u64);
     }
 
     /// Something is given to actix: until it is written, nothing may overtake it.
@@ -70,7 +75,6 @@ impl Outlet {
     pub(super) fn send(&self, bytes: &[u8]) -> bool {
         // Not by tokio, which would look up first whether the socket is known to be full: that lies elsewhere in memory.
         let written = socket2::SockRef::from(self.0.half.as_ref()).send(bytes).unwrap_or(0);
-        self.0.sent_bytes.set(self.0.sent_bytes.get() + bytes.len() as u64);
         if written == bytes.len() {
             return true;
         }
@@ -121,5 +125,114 @@ impl Outlet {
                 written => return Poll::Ready(written),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::task::noop_waker_ref;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+
+    /// Both ends of a connection that takes little at a time.
+    async fn pair() -> (Outlet, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let (peer, accepted) = tokio::join!(socket.connect(listener.local_addr().unwrap()), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
+        (Outlet::new(stream.into_split().1), peer.unwrap())
+    }
+
+    /// A write that tells by its bytes where it belongs.
+    fn block(number: usize) -> Vec<u8> {
+        (0..1000).flat_map(|at| format!("{number}.{at} ").into_bytes()).collect()
+    }
+
+    /// Sends until the socket is full; returns all that was given.
+    fn fill(outlet: &Outlet) -> Vec<u8> {
+        let mut given = Vec::new();
+        for number in 0..10_000 {
+            given.extend(block(number));
+            if !outlet.send(&block(number)) {
+                return given;
+            }
+        }
+        panic!("the socket is never full");
+    }
+
+    async fn flushed(outlet: &Outlet) -> io::Result<()> {
+        poll_fn(|cx| outlet.poll_flush(cx)).await
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_comes_before_all_that_follows() {
+        let (outlet, mut peer) = pair().await;
+        assert!(!outlet.is_clear(), "nothing has been flushed yet");
+        flushed(&outlet).await.unwrap();
+        assert!(outlet.is_clear());
+        let mut given = fill(&outlet);
+        let mut cx = Context::from_waker(noop_waker_ref());
+        assert!(outlet.poll_rest(&mut cx).is_pending() && !outlet.is_clear());
+        assert!(outlet.poll_write(&mut cx, b"too early").is_pending(), "actix waits behind the rest");
+        assert!(outlet.poll_flush(&mut cx).is_pending() && !outlet.is_clear());
+        assert!(outlet.poll_shutdown(&mut cx).is_pending(), "nothing is cut off");
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).await.map(|_| all)
+        });
+        // By turns: what actix writes, and what goes the short way.
+        for round in 0..50 {
+            let text = format!("actix {round}");
+            let written = poll_fn(|cx| outlet.poll_write(cx, text.as_bytes())).await.unwrap();
+            given.extend(&text.as_bytes()[..written]);
+            flushed(&outlet).await.unwrap();
+            assert!(outlet.is_clear(), "the rest has been taken before");
+            given.extend(block(round));
+            outlet.send(&block(round));
+        }
+        poll_fn(|cx| outlet.poll_shutdown(cx)).await.unwrap();
+        let taken = reading.await.unwrap().unwrap();
+        assert!(taken == given, "{} of {} bytes, or in another order", taken.len(), given.len());
+        assert_eq!(outlet.0.rest.borrow().capacity(), 0, "at rest it keeps no buffer");
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_what_was_given_to_actix() {
+        let (outlet, mut peer) = pair().await;
+        flushed(&outlet).await.unwrap();
+        outlet.block();
+        assert!(!outlet.is_clear());
+        // Written in part: actix flushes when it is whole.
+        poll_fn(|cx| outlet.poll_write(cx, b"a")).await.unwrap();
+        assert!(!outlet.is_clear());
+        poll_fn(|cx| outlet.poll_write(cx, b"b")).await.unwrap();
+        flushed(&outlet).await.unwrap();
+        assert!(outlet.is_clear() && outlet.send(b"c"));
+        let mut taken = [0; 3];
+        peer.read_exact(&mut taken).await.unwrap();
+        assert_eq!(&taken, b"abc");
+    }
+
+    #[tokio::test]
+    async fn a_broken_socket_is_found_out_by_its_task() {
+        let (outlet, mut peer) = pair().await;
+        flushed(&outlet).await.unwrap();
+        fill(&outlet);
+        // Closed with bytes unread, it resets the connection.
+        peer.write_all(b"x").await.unwrap();
+        drop(peer);
+        assert!(poll_fn(|cx| outlet.poll_rest(cx)).await.is_err());
+        assert!(!outlet.send(b"more") && !outlet.is_clear());
+        assert!(flushed(&outlet).await.is_err(), "so actix ends the connection");
+        let noted = outlet.downgrade();
+        assert!(noted.upgrade().is_some());
+        drop(outlet);
+        assert!(noted.upgrade().is_none(), "what is noted about it does not keep it open");
     }
 }

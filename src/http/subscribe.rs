@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{
-    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, UPGRADE,
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -281,9 +281,12 @@ fn held(wait: Duration) -> Completion {
 }
 
 /// A response that streams. HTTP/1.0 knows no chunks (nginx speaks it to its upstreams unless told otherwise): there the
-/// end of the connection is the end of the body.
+/// end of the connection is the end of the body. So it is where a WebSocket was asked for that is none: actix says chunks
+/// then, and makes none.
 fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Driver) -> HttpResponse {
-    let chunked = call.request.version() >= Version::HTTP_11;
+    let is_websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    let upgrade = call.request.headers().get_all(UPGRADE).any(is_websocket);
+    let chunked = call.request.version() >= Version::HTTP_11 && !upgrade;
     let mut response = response.body(StreamBody(Live::new(driver, call.outlet(), chunked)));
     if !chunked {
         let head = response.head_mut();

@@ -152,9 +152,8 @@ impl MessageBody for Socket {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
-        // What went the short way is before whatever is answered now.
-        ready!(this.live.poll_rest(cx));
         loop {
+            // Also of a peer that does not take what it is sent: it may have come to say goodbye.
             this.take_in(cx);
             // While its own messages wait for the store nothing more is read, so its silence is ours.
             let unread = this.held.is_some() || this.pending.len() >= PENDING_MAX;

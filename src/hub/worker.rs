@@ -266,13 +266,23 @@ impl Seat {
 
     /// One step, for [`Push::push`].
     pub(crate) fn push_step(&self, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
-        self.drain(delivery, now);
         self.worker.lane.borrow_mut().push_step(self.key, delivery, now, out)
     }
 
     /// Whether all that came has been read.
     pub(crate) fn is_caught_up(&self, delivery: &Delivery) -> bool {
         delivery.is_caught_up(&self.worker.lane.borrow().tail)
+    }
+
+    /// Whether the server is about to stop: each stream's task learns when its own end is.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.worker.hub.draining().is_some()
+    }
+
+    /// For a task that cannot read on yet: it is woken where everyone is.
+    pub(crate) fn wait(&self, waker: &Waker, delivery: &mut Delivery, now: Instant) {
+        self.worker.lane.borrow_mut().waiters.wait(self.key, waker);
+        self.drain(delivery, now);
     }
 
     fn drain(&self, delivery: &mut Delivery, now: Instant) {

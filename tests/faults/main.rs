@@ -10,8 +10,12 @@ mod endless;
 mod files;
 mod fsync;
 mod full_disk;
+#[path = "../support/jwt.rs"]
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
+mod jwt;
 mod kill;
 mod ledger;
+mod slow;
 #[path = "../support/small.rs"]
 mod small;
 mod sparse;

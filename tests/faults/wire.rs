@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The transports that stream.
 pub(crate) const STREAMS: [&str; 4] = ["sse", "stream", "iframe", "ws"];
@@ -82,14 +82,7 @@ impl Connection {
 
     /// One whose kernel buffers little of what comes, where that is asked for.
     pub(crate) async fn narrow(address: &str, receive_bytes: Option<u32>) -> io::Result<Self> {
-        let address: SocketAddr = address.parse().expect("an address");
-        let socket = TcpSocket::new_v4()?;
-        if let Some(bytes) = receive_bytes {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self::on(stream))
+        Ok(Self::on(narrow_socket(address, receive_bytes).await?))
     }
 
     /// One on what is connected already.
@@ -219,6 +212,18 @@ impl Connection {
             }
         }
     }
+}
+
+/// A socket whose kernel buffers little of what comes, where that is asked for.
+pub(crate) async fn narrow_socket(address: &str, receive_bytes: Option<u32>) -> io::Result<TcpStream> {
+    let address: SocketAddr = address.parse().expect("an address");
+    let socket = TcpSocket::new_v4()?;
+    if let Some(bytes) = receive_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// One request on a connection of its own.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items};
+use crate::wire::{self, Connection, Items, STREAMS};
 
 /// What must not be found anywhere.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
@@ -32,6 +32,32 @@ async fn each_request_is_written_down_when_it_is_over() {
     }
     assert!(!log.contains("payload"));
     assert_eq!(log.lines().filter(|line| line.contains("switchback::access")).count(), 4, "{log}");
+}
+
+/// What goes past actix is counted with the rest, and what stands around chunks is not.
+#[tokio::test]
+async fn the_bytes_of_a_stream_are_all_counted() {
+    let server = Server::start(&["--log", "warn", "--access-log", "--max-stream-age", "2s"]);
+    let address = server.address();
+    for transport in STREAMS {
+        // The second on the same connection has its own count, where there can be one.
+        let mut connection = Connection::open(address).await.expect("connected");
+        for round in 0..if transport == "ws" { 1 } else { 2 } {
+            let query = format!("topic=a&last={}", round + 1);
+            Items::ask(&mut connection, transport, &query).await.expect("sent");
+            crate::until("it is open", async || connection.fill().await.is_ok() && connection.buffer.len() > 300).await;
+            for number in 0..20 {
+                let event = json!({ "topic": "a", "data": format!("{transport} {number}") });
+                wire::post(address, &event).await.expect("an answer");
+            }
+            let answer = crate::within("the end", connection.answer()).await.expect("an answer");
+            let text = answer.text();
+            assert!(text.contains(&format!("{transport} 19")) && text.contains("$bye"), "{text}");
+            let (status, bytes) = (answer.status(), answer.body.len());
+            let line = format!("\"GET /v1/{transport}?{query} HTTP/1.1\" {status} {bytes}B ");
+            crate::until(&line, async || server.log().contains(&line)).await;
+        }
+    }
 }
 
 #[tokio::test]
