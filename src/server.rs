@@ -193,15 +193,22 @@ async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        let certificates = certificates.clone();
-        let limits = limits.clone();
-        let chores = tokio::task::spawn_blocking(move || {
+        let (certificates, limits) = (certificates.clone(), limits.clone());
+        let (done, over) = tokio::sync::oneshot::channel();
+        let chores = move || {
             if let Some(certificates) = certificates {
                 certificates.refresh();
             }
             limits.sweep();
-        });
-        let _ = chores.await;
+            let _ = done.send(());
+        };
+        // Not one of the runtime's threads, but one that ends: then mimalloc looks through what all threads have freed, and
+        // gives back what has not been used again for a second. Else it does so when it needs memory, which after a crowd
+        // has gone may be never.
+        if let Err(error) = std::thread::Builder::new().name("chores".into()).spawn(chores) {
+            tracing::warn!(%error, "no thread for what is to be done now and then; trying again");
+        }
+        let _ = over.await;
     }
 }
 
