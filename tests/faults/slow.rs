@@ -220,7 +220,7 @@ impl Stalled {
     }
 
     /// Those who look, and publish, come with this.
-    fn as_administrator(mut self, token: &str) -> Self {
+    fn looked_at_with(mut self, token: &str) -> Self {
         self.query = format!("?token={token}");
         self
     }
@@ -338,7 +338,7 @@ async fn the_end_of_its_token_ends_who_does_not_read() {
     let signer = Signer::secret(SECRET);
     let brief = signer.sign(&json!({ "subscribe": ["a"], "exp": now_s + 4 }));
     let root = signer.sign(&json!({ "subscribe": [">"], "publish": [">"], "admin": true, "exp": now_s + 600 }));
-    let mut stalled = Stalled::new(server.address(), &ENDLESS, &brief).await.as_administrator(&root);
+    let mut stalled = Stalled::new(server.address(), &ENDLESS, &brief).await.looked_at_with(&root);
     stalled.fill().await;
     stalled.until_gone().await;
     stalled.check_ends("expired", 1008).await;
