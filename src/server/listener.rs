@@ -100,8 +100,7 @@ where
                         Box::pin(http2::serve(wire, peer, routes, settings.http2, settings.stopping.clone())).await;
                         return Ok(());
                     }
-                    let patience =
-                        Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
+                    let patience = Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
                     let io = Io::new(wire, peer, patience, counted);
                     if let Err(error) = http1.call((io, Some(address))).await {
                         tracing::debug!(%error, "a connection ends");
