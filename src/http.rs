@@ -282,13 +282,29 @@ impl State {
     }
 }
 
-/// One request.
-struct Call {
+/// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
+struct Call(Box<Parts>);
+
+struct Parts {
     request: HttpRequest,
     payload: Payload,
     /// The body in chunks that `payload` reads.
     kept: Option<body::Kept>,
     state: Rc<State>,
+}
+
+impl std::ops::Deref for Call {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Call {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
 }
 
 impl actix_web::FromRequest for Call {
@@ -300,7 +316,7 @@ impl actix_web::FromRequest for Call {
             Some(state) => {
                 let chunked = actix_web::HttpMessage::chunked(request).unwrap_or(false);
                 let (payload, kept) = body::keep(payload.take(), chunked);
-                Ok(Self { request: request.clone(), payload, kept, state: state.clone() })
+                Ok(Self(Box::new(Parts { request: request.clone(), payload, kept, state: state.clone() })))
             }
             None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
         };

@@ -43,12 +43,13 @@ pub(crate) async fn run() -> Row {
         what: format!("{STALLED} readers stall for a minute, {HEALTHY} do not, at 1,000 events/s"),
         how: format!(
             "the others without them: {}; beside them: {} ({:.2} times); {:.0} KiB more for each that stalls; \
-             {RESUMED} of them then read all {ALL} events by their cursor, in {:.1} s",
+             {RESUMED} of them then read all {ALL} events by their cursor, in {:.1} s; without them {} MiB were left, of the events",
             alone.times.short(),
             beside.times.short(),
             after / before,
             beside.grown_kib.saturating_sub(alone.grown_kib) as f64 / STALLED as f64,
             beside.caught_up.as_secs_f64(),
+            alone.memory[2].div_ceil(1024),
         ),
         memory: beside.memory,
     }

@@ -24,12 +24,12 @@ struct Wanted {
 pub(super) async fn make(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
+    let payload = call.payload.take();
     let access = &call.state.options.access;
     if access.keys.is_none() {
         let message = "this server has no keys, so nobody needs a ticket";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
-    let payload = call.payload.take();
     let headers = call.request.headers();
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));

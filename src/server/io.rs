@@ -127,6 +127,9 @@ pub(super) struct Io {
     _counted: Option<Counted>,
 }
 
+/// As actix is given it. A connection's task has room for it more than once, and one size more takes half a kilobyte.
+pub(super) type BoxedIo = Box<Io>;
+
 impl Io {
     pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Counted>) -> Self {
         let activity = Activity::begin_connection(patience);

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::http2;
-use super::io::{Io, Patience, Wire};
+use super::io::{BoxedIo, Io, Patience, Wire};
 use super::redirect;
 use super::watch::Watch;
 use crate::http::{HttpOptions, Peer, is_trusted};
@@ -80,7 +80,7 @@ where
                 // A held request ends when its client goes: half-closed connections are not kept for their answer.
                 .h1_allow_half_closed(false)
                 .graceful_shutdown_signal(move || stopping.clone())
-                .on_connect_ext(|io: &Io, data| {
+                .on_connect_ext(|io: &BoxedIo, data| {
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
                     if let Some(outlet) = io.outlet() {
@@ -101,7 +101,7 @@ where
                         return Ok(());
                     }
                     let patience = Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
-                    let io = Io::new(wire, peer, patience, counted);
+                    let io: BoxedIo = Box::new(Io::new(wire, peer, patience, counted));
                     if let Err(error) = http1.call((io, Some(address))).await {
                         tracing::debug!(%error, "a connection ends");
                     }
