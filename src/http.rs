@@ -74,32 +74,32 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
     move |config| {
         let state = Rc::new(State { hub, options: Arc::new(options), worker: OnceCell::new() });
         let v1 = web::scope("/v1")
-            .service(events_in("/events", publish::events))
+            .service(resource("/events", Methods::Post, publish::events))
             // Not a resource with the topic as its parameter: that is a regular expression, and every request that
             // is none of those before it would be matched against it.
             .service(web::scope("/topics").default_service(web::to(topics)))
-            .service(read("/poll", subscribe::poll))
-            .service(light(stream("/longpoll", subscribe::longpoll)))
-            .service(light(page("/jsonp", subscribe::jsonp)))
-            .service(light(page("/iframe", subscribe::iframe)))
-            .service(stream("/sse", subscribe::sse))
-            .service(stream("/stream", subscribe::lines))
-            .service(stream("/ws", websocket::subscribe))
-            .service(stream("/echo", websocket::echo))
-            .service(events_in("/ack", resources::ack))
-            .service(read("/info", resources::info))
-            .service(read("/clients", resources::clients))
+            .service(resource("/poll", Methods::Read, subscribe::poll))
+            .service(light(resource("/longpoll", Methods::Stream, subscribe::longpoll)))
+            .service(light(unasked("/jsonp", Methods::Stream, subscribe::jsonp)))
+            .service(light(unasked("/iframe", Methods::Stream, subscribe::iframe)))
+            .service(resource("/sse", Methods::Stream, subscribe::sse))
+            .service(resource("/stream", Methods::Stream, subscribe::lines))
+            .service(resource("/ws", Methods::Stream, websocket::subscribe))
+            .service(resource("/echo", Methods::Stream, websocket::echo))
+            .service(resource("/ack", Methods::Post, resources::ack))
+            .service(resource("/info", Methods::Read, resources::info))
+            .service(resource("/clients", Methods::Read, resources::clients))
             .service(resource("/clients/{client}", Methods::ReadDelete, client))
-            .service(events_in("/tickets", tickets::make))
-            .service(events_in("/revocations", admin::revoke))
+            .service(resource("/tickets", Methods::Post, tickets::make))
+            .service(resource("/revocations", Methods::Post, admin::revoke))
             .default_service(web::to(|call: Call| call.answer(not_found)));
         config
             .app_data(state.clone())
             .service(v1.app_data(state))
-            .service(probe("/healthz", resources::healthz))
-            .service(probe("/readyz", resources::readyz));
+            .service(unasked("/healthz", Methods::Read, resources::healthz))
+            .service(unasked("/readyz", Methods::Read, resources::readyz));
         for name in assets::client_files() {
-            config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+            config.service(resource(&format!("/{name}"), Methods::Read, move |call| assets::serve(call, name)));
         }
     }
 }
@@ -107,9 +107,9 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
 /// What the server shows besides: the comparison page, the page for old browsers, the review desk. Mounted after
 /// [`routes`], whose state it shares.
 pub fn pages(config: &mut web::ServiceConfig) {
-    config.service(read("/", |call| assets::serve(call, "index.html")));
+    config.service(resource("/", Methods::Read, |call| assets::serve(call, "index.html")));
     for name in assets::page_files() {
-        config.service(read(&format!("/{name}"), move |call| assets::serve(call, name)));
+        config.service(resource(&format!("/{name}"), Methods::Read, move |call| assets::serve(call, name)));
     }
     config.default_service(web::to(|call: Call| call.answer(not_found)));
 }
@@ -151,51 +151,7 @@ impl Methods {
     }
 }
 
-/// A resource that is read in one go.
-fn read<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    resource(path, Methods::Read, handler)
-}
-
-/// A resource that may be held, or never ends.
-fn stream<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    resource(path, Methods::Stream, handler)
-}
-
-/// A resource that is posted to.
-fn events_in<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    resource(path, Methods::Post, handler)
-}
-
-/// A resource that answers whoever asks, whatever the server's state: for those who watch it.
-fn probe<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    unasked(path, Methods::Read, handler)
-}
-
-/// A stream whose status a page cannot read: its handler admits the call itself, and tells a refusal in its own way.
-fn page<F, R>(path: &str, handler: F) -> Resource
-where
-    F: Fn(Call) -> R + Clone + 'static,
-    R: Future<Output = Answer> + 'static,
-{
-    unasked(path, Methods::Stream, handler)
-}
-
+/// A resource with what is done with it.
 fn resource<F, R>(path: &str, methods: Methods, handler: F) -> Resource
 where
     F: Fn(Call) -> R + Clone + 'static,
@@ -207,6 +163,8 @@ where
     })
 }
 
+/// As [`resource`], of whose handler nothing is asked first: a probe answers whatever the server's state, and a stream whose
+/// status a page cannot read admits the call itself, and tells a refusal in its own way.
 fn unasked<F, R>(path: &str, methods: Methods, handler: F) -> Resource
 where
     F: Fn(Call) -> R + Clone + 'static,
