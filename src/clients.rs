@@ -47,6 +47,24 @@ struct Entry {
     dirty: bool,
     /// The id is the server's own, and nobody has used it yet: not for the store.
     minted: bool,
+    /// How many are between their arrival and their connection.
+    arriving: u32,
+}
+
+/// A client that has arrived. Until this is dropped, by when it is connected, its record stays here: else what it asks for
+/// from then on would find nothing to be noted in.
+#[must_use]
+pub(crate) struct Arrived<'a> {
+    clients: &'a Clients,
+    client: Uuid,
+}
+
+impl Drop for Arrived<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.clients.table().records.get_mut(&self.client) {
+            entry.arriving = entry.arriving.saturating_sub(1);
+        }
+    }
 }
 
 /// What others may know of, and do to, one connection.
@@ -190,9 +208,9 @@ impl Clients {
     ///
     /// A client that was not known is in the store when this returns: were its first answer lost, it could come back with
     /// its id alone and start at the same place. Everything else is saved within a second.
-    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<(), ClientError> {
+    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Arrived<'_>, ClientError> {
         let Arrival { client, known, patterns, cursor, presented, rights, now_ms } = arrival;
-        let record = {
+        let (record, arrived) = {
             let mut table = self.table();
             let first = known.is_none() && !table.records.contains_key(&client);
             let entry = table.records.entry(client).or_insert_with(|| Entry {
@@ -205,8 +223,10 @@ impl Clients {
                 }),
                 dirty: true,
                 minted: false,
+                arriving: 0,
             });
             own(&mut entry.record, rights)?;
+            entry.arriving += 1;
             let was_minted = std::mem::take(&mut entry.minted);
             if presented {
                 advance(&mut entry.record.cursor, cursor, cursor.epoch);
@@ -216,12 +236,12 @@ impl Clients {
             }
             entry.record.seen_ms = now_ms;
             entry.dirty = true;
-            (first || was_minted).then(|| entry.record.clone())
+            ((first || was_minted).then(|| entry.record.clone()), Arrived { clients: self, client })
         };
-        match record {
-            Some(record) => Ok(self.store.save_clients(vec![record]).await?),
-            None => Ok(()),
+        if let Some(record) = record {
+            self.store.save_clients(vec![record]).await?;
         }
+        Ok(arrived)
     }
 
     /// Keeps, for a while and in memory, where a client starts that has no id of its own.
@@ -237,7 +257,7 @@ impl Clients {
         if table.records.len() < MINTED_MAX {
             let owner = rights.subject().map(str::to_owned);
             let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner };
-            table.records.insert(client, Entry { record, dirty: false, minted: true });
+            table.records.insert(client, Entry { record, dirty: false, minted: true, arriving: 0 });
         }
     }
 
@@ -258,6 +278,7 @@ impl Clients {
             record: ClientRecord { client, patterns, cursor, seen_ms: now_ms, owner: None },
             dirty: true,
             minted: false,
+            arriving: 0,
         });
         own(&mut entry.record, rights)?;
         advance(&mut entry.record.cursor, cursor, log);
@@ -271,7 +292,8 @@ impl Clients {
     pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let client = ack.client;
         if let Some(known) = self.recall(client).await? {
-            self.table().records.entry(client).or_insert(Entry { record: known, dirty: false, minted: false });
+            let entry = Entry { record: known, dirty: false, minted: false, arriving: 0 };
+            self.table().records.entry(client).or_insert(entry);
         }
         let remembered = self.acknowledge(ack)?;
         let record = self.table().records.get(&client).map(|entry| entry.record.clone());
@@ -428,7 +450,7 @@ impl Table {
         let minted_ms = MINTED_IDLE_MAX.as_millis() as u64;
         records.retain(|client, entry| {
             let fresh = entry.minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
-            entry.dirty || fresh || by_client.contains_key(client)
+            entry.dirty || fresh || entry.arriving > 0 || by_client.contains_key(client)
         });
     }
 }
@@ -464,5 +486,32 @@ fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: Epoch) {
     let renewed = acknowledged.epoch == log && remembered.epoch != log;
     if forward || renewed {
         *remembered = acknowledged;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, StoreOptions};
+
+    #[tokio::test]
+    async fn who_has_arrived_is_not_forgotten_before_being_connected() {
+        let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
+        let set = |text: &str| PatternSet::new([text.parse().unwrap()]).unwrap();
+        let (client, cursor) = (Uuid::new_v4(), Cursor::new(Epoch::mint(), Position(1)));
+        let (before, after) = (set("a"), set("b"));
+        let (known, presented, rights, now_ms) = (None, false, &Rights::Open, 1000);
+        let arrival = Arrival { client, known, patterns: &before, cursor, presented, rights, now_ms };
+        let Ok(arrived) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+        // What is saved every second comes just then.
+        clients.flush(1000).await;
+        clients.flush(1001).await;
+        clients.remember_patterns(client, &after);
+        drop(arrived);
+        clients.flush(1002).await;
+        clients.flush(1003).await;
+        assert!(clients.table().records.is_empty(), "who is gone is in the store alone");
+        let remembered = clients.recall(client).await.unwrap().unwrap();
+        assert_eq!(remembered.patterns, after);
     }
 }

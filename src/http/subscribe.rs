@@ -229,11 +229,13 @@ async fn opened(
     let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
     let start = hub.start(from, &patterns).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
+    let mut _arrived = None;
     if let Some(client) = params.client {
         // What this log cannot have given out acknowledges nothing.
         let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
         let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
-        hub.clients().arrive(Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms }).await?;
+        let arrival = Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms };
+        _arrived = Some(hub.clients().arrive(arrival).await?);
     }
     let worker = call.state.worker();
     if !worker.reach(cursor).await {
