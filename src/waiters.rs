@@ -78,8 +78,8 @@ struct Node {
 impl Waiters {
     /// Adds a subscriber. Its news are [`News::Unknown`] until it says that it is caught up.
     pub fn register(&mut self, patterns: &PatternSet) -> WaiterKey {
-        let (patterns_none, news) = (PatternSet::default(), News::Unknown);
-        let key = self.slots.insert(Slot { patterns: patterns_none, news, waker: None, woken: false, pushed: false });
+        let (none, news) = (PatternSet::default(), News::Unknown);
+        let key = self.slots.insert(Slot { patterns: none, news, waker: None, woken: false, pushed: false });
         self.set_patterns(WaiterKey(key), patterns);
         WaiterKey(key)
     }

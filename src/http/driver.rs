@@ -75,9 +75,7 @@ impl Driver {
             }
             match self.seat.step(cx.waker(), &mut self.delivery, now, &mut out) {
                 Step::Write => {
-                    if let Some(registration) = &self.registration {
-                        registration.connection.sent(self.delivery.cursor().position);
-                    }
+                    self.note_sent();
                     return Poll::Ready(Some(Ok(out.freeze())));
                 }
                 Step::Fetch(request) => {
@@ -150,13 +148,18 @@ impl Driver {
         }
         match self.seat.push_step(&mut self.delivery, now, out) {
             Step::Write => {
-                if let Some(registration) = &self.registration {
-                    registration.connection.sent(self.delivery.cursor().position);
-                }
+                self.note_sent();
                 true
             }
             Step::Wait(_) => true,
             Step::Fetch(_) | Step::Finish => false,
+        }
+    }
+
+    /// Whoever looks at the client sees how far it was sent everything.
+    fn note_sent(&self) {
+        if let Some(registration) = &self.registration {
+            registration.connection.sent(self.delivery.cursor().position);
         }
     }
 
@@ -241,7 +244,7 @@ impl Live {
         self.ended.set(true);
     }
 
-    fn send(&self, outlet: &Outlet, bytes: &mut BytesMut) -> bool {
+    fn send(&self, outlet: &Outlet, bytes: &[u8]) -> bool {
         outlet.count(bytes.len());
         if !self.chunked {
             return outlet.send(bytes);

@@ -38,10 +38,12 @@ pub(super) async fn poll(call: Call) -> Answer {
     let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
     if let Some(From::Cursor(presented)) = params.cursor
         && delivered == 0
-        && names_tag(call.request.headers().get(IF_NONE_MATCH), &etag(presented))
         && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
     {
-        return Ok(HttpResponse::NotModified().insert_header((ETAG, &*etag(presented))).finish());
+        let tag = etag(presented);
+        if names_tag(call.request.headers().get(IF_NONE_MATCH), &tag) {
+            return Ok(HttpResponse::NotModified().insert_header((ETAG, &*tag)).finish());
+        }
     }
     Ok(json(StatusCode::OK).insert_header((ETAG, &*etag(cursor))).body(body))
 }
@@ -229,14 +231,16 @@ async fn opened(
     let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
     let start = hub.start(from, &patterns).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
-    let mut _arrived = None;
-    if let Some(client) = params.client {
-        // What this log cannot have given out acknowledges nothing.
-        let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
-        let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
-        let arrival = Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms };
-        _arrived = Some(hub.clients().arrive(arrival).await?);
-    }
+    let _arrived = match params.client {
+        Some(client) => {
+            // What this log cannot have given out acknowledges nothing.
+            let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
+            let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
+            let arrival = Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms };
+            Some(hub.clients().arrive(arrival).await?)
+        }
+        None => None,
+    };
     let worker = call.state.worker();
     if !worker.reach(cursor).await {
         let message = "this worker has not come as far as the cursor yet; try again";
