@@ -140,6 +140,8 @@ pub struct Delivery {
     finished: bool,
     next_beat: Instant,
     next_ping: Instant,
+    /// When it was pinged for the first time since it was heard.
+    pinged: Option<Instant>,
     heard: Instant,
     /// When the right to it ends.
     expires: Option<Instant>,
@@ -170,6 +172,7 @@ impl Delivery {
             finished: false,
             next_beat: next,
             next_ping: next,
+            pinged: None,
             heard: now,
             expires: None,
             bye: None,
@@ -250,6 +253,7 @@ impl Delivery {
     /// The peer gave a sign of life.
     pub fn heard(&mut self, now: Instant) {
         self.heard = now;
+        self.pinged = None;
     }
 
     /// When it ends because the right to it does, whatever else would keep it; `None` where that has no end.
@@ -373,6 +377,7 @@ impl Delivery {
         }
         if pings && now >= self.next_ping {
             self.next_ping = now + self.plan.heartbeat;
+            self.pinged.get_or_insert(now);
             out.put_slice(&ping_frame());
         }
         if now >= self.next_beat {
@@ -516,10 +521,13 @@ impl Delivery {
         self.fetch_after.is_none_or(|at| now >= at)
     }
 
-    /// When its peer has been silent for too long, where it is asked for a sign of life and its end is not fixed yet.
+    /// When its peer has been silent for too long: for two heartbeats, the last of them with a ping that was not answered.
+    ///
+    /// Whoever was not asked does not answer: where the ping was late, because the store kept this waiting or the process
+    /// stood still, its peer has a heartbeat from then on. Nobody is asked any more whose end is fixed.
     fn silent_at(&self) -> Option<Instant> {
-        let pinged = matches!(self.plan.completion, Completion::Stream { pings: true, .. }) && self.bye.is_none();
-        pinged.then(|| self.heard + self.plan.heartbeat * SILENT_HEARTBEATS)
+        let pinged = self.pinged.filter(|_| self.bye.is_none())?;
+        Some((pinged + self.plan.heartbeat).max(self.heard + self.plan.heartbeat * SILENT_HEARTBEATS))
     }
 
     fn bye(&self, reason: ByeReason) -> Bye {

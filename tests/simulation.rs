@@ -13,6 +13,8 @@
 
 #[path = "simulation/short.rs"]
 mod short;
+#[path = "simulation/silence.rs"]
+mod silence;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,0 +1,142 @@
+//! When a peer counts as gone: it was asked for a sign of life, had a heartbeat to give one, and gave none for two.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use switchback::cursor::{Cursor, Position};
+use switchback::delivery::{Completion, Delivery, Plan, Start, Step};
+use switchback::store::{MemoryStore, Store as _, StoreOptions};
+use switchback::tail::{Tail, TailLimits};
+use switchback::topic::PatternSet;
+use switchback::transport::Transport;
+use switchback::waiters::News;
+use switchback::wire::Framing;
+use switchback::{Data, NewEvent};
+
+use super::HEARTBEAT;
+
+const SOON: Duration = Duration::from_millis(10);
+const PING: &[u8] = b"\x89\x00";
+
+/// A socket that has been told of itself, with a log of one event that only the store has.
+struct Peer {
+    store: MemoryStore,
+    tail: Tail,
+    delivery: Delivery,
+    now: Instant,
+}
+
+impl Peer {
+    fn new() -> Self {
+        let store = MemoryStore::new(StoreOptions::default());
+        let event = NewEvent::new("a".parse().unwrap(), Data::text("x")).draft(0);
+        store.append(vec![event]).now_or_never().unwrap().unwrap();
+        let bounds = store.bounds();
+        let tail = Tail::new(bounds, bounds.last, TailLimits { events_max: 10, bytes_max: 1000 });
+        let plan = Plan {
+            framing: Framing::WebSocket,
+            completion: Completion::Stream { bytes_max: None, until: None, pings: true },
+            client: uuid::Uuid::nil(),
+            transport: Transport::Ws,
+            heartbeat: HEARTBEAT,
+            events_max: 10,
+            jitter: 0,
+        };
+        let now = Instant::now();
+        let start = Start { cursor: Cursor::new(bounds.epoch, Position::ZERO), gap: None };
+        let patterns = PatternSet::new(["a".parse().unwrap()]).unwrap();
+        let mut peer = Self { store, tail, delivery: Delivery::new(now, plan, patterns, start), now };
+        assert!(matches!(peer.step().0, Step::Write), "the first word");
+        peer
+    }
+
+    /// One that has read everything.
+    fn at_rest() -> Self {
+        let mut peer = Self::new();
+        peer.fetch_for(Duration::ZERO);
+        peer.rest();
+        peer
+    }
+
+    fn step(&mut self) -> (Step, Vec<u8>) {
+        let mut out = BytesMut::new();
+        let step = self.delivery.step(self.now, &self.tail, News::Unknown, &mut out);
+        (step, out.to_vec())
+    }
+
+    /// What it is sent until it waits; `None` if that ends it.
+    fn rest(&mut self) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        loop {
+            let (step, out) = self.step();
+            all.extend(out);
+            match step {
+                Step::Write if self.delivery.is_finished() => return None,
+                Step::Write => {}
+                Step::Wait(_) => return Some(all),
+                Step::Fetch(_) | Step::Finish => panic!("{step:?}"),
+            }
+        }
+    }
+
+    /// Asks the store, which takes so long.
+    fn fetch_for(&mut self, time: Duration) {
+        let (Step::Fetch(request), _) = self.step() else { panic!("the store has it") };
+        let page = self.store.read(request).now_or_never().unwrap().unwrap();
+        self.now += time;
+        self.delivery.fetched(self.now, page);
+    }
+
+    fn is_pinged(&mut self) -> bool {
+        self.rest().is_some_and(|sent| sent.windows(PING.len()).any(|two| two == PING))
+    }
+}
+
+#[test]
+fn who_says_nothing_for_two_heartbeats_is_gone() {
+    let mut peer = Peer::at_rest();
+    peer.now += HEARTBEAT;
+    assert!(peer.is_pinged());
+    peer.now += HEARTBEAT - SOON;
+    assert!(peer.rest().is_some());
+    peer.now += SOON;
+    assert_eq!(peer.rest(), None);
+}
+
+#[test]
+fn who_says_something_before_it_is_pinged_has_two_heartbeats_from_then() {
+    let mut peer = Peer::at_rest();
+    peer.now += HEARTBEAT - SOON;
+    peer.delivery.heard(peer.now);
+    peer.now += SOON;
+    assert!(peer.is_pinged());
+    peer.now += 2 * (HEARTBEAT - SOON);
+    assert!(peer.rest().is_some());
+    peer.now += SOON;
+    assert_eq!(peer.rest(), None);
+}
+
+/// While it waits for the store, nobody is pinged.
+#[test]
+fn who_was_kept_waiting_by_the_store_is_asked_first() {
+    let mut peer = Peer::new();
+    peer.fetch_for(5 * HEARTBEAT);
+    assert!(!peer.delivery.is_due_to_end(peer.now));
+    assert!(peer.is_pinged());
+    peer.now += HEARTBEAT - SOON;
+    assert!(peer.rest().is_some());
+    peer.now += SOON;
+    assert_eq!(peer.rest(), None);
+}
+
+/// As a machine that slept.
+#[test]
+fn who_could_not_be_asked_by_a_process_that_stood_still_is_asked_first() {
+    let mut peer = Peer::at_rest();
+    peer.now += 100 * HEARTBEAT;
+    assert!(peer.is_pinged());
+    peer.delivery.heard(peer.now + SOON);
+    peer.now += HEARTBEAT + SOON;
+    assert!(peer.is_pinged());
+}
