@@ -1,6 +1,7 @@
 //! The server: a store, a hub and its routes behind a listener, until it is told to stop.
 
 mod access_log;
+mod http1;
 mod http2;
 mod io;
 mod listener;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use actix_web::App;
 
 use crate::config::{Config, StoreChoice};
-use crate::http::{pages, routes};
+use crate::http::{Site, pages};
 use crate::hub::Hub;
 use crate::limits::Limits;
 use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
@@ -119,7 +120,7 @@ impl Server {
     /// [`ServerError`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { config, listener, redirect, certificates, hub, address } = self;
-        let (app_hub, http_options) = (hub.clone(), config.http_options.clone());
+        let (site_hub, http_options) = (hub.clone(), config.http_options.clone());
         // Past ours there is room for those that are told so, and for those that are being cut.
         let connections_max = config.connections_max.saturating_add(2 * listener::TOLD_MAX);
         let mut builder = actix_server::Server::build()
@@ -146,8 +147,11 @@ impl Server {
             let to = address.port();
             builder = builder.listen("redirect", redirect, move || listener::redirecting(settings.clone(), to))?;
         }
-        let app = move || App::new().configure(routes(&app_hub, http_options.clone())).configure(pages);
-        let server = builder.listen("http", listener, move || listener::front(settings.clone(), app.clone()))?.run();
+        let front = move || {
+            let app = |site: &Site| App::new().configure(site.routes()).configure(pages);
+            listener::front(settings.clone(), site_hub.clone(), app)
+        };
+        let server = builder.listen("http", listener, front)?.run();
         let handle = server.handle();
         let chores = tokio::spawn(chores(certificates, config.http_options.limits.clone()));
         let mut serving = std::pin::pin!(server);

@@ -40,7 +40,7 @@ pub(super) async fn kick(call: Call) -> Answer {
             "this server has no key, so nobody is an administrator: give it one with --jwt-secret-file or --jwks";
         return Err(ApiError::forbidden(message));
     }
-    let client = parse_client(call.request.match_info().query("client"))?;
+    let client = parse_client(call.request.named().unwrap_or_default())?;
     let fields = Fields::parse(call.request.query_string())?;
     let ban = number(&fields, "ban", 1..=BAN_MAX_S)?;
     let known = call.state.hub.kick(client, ban.map(Duration::from_secs)).await?;

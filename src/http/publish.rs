@@ -1,8 +1,8 @@
 //! `POST /v1/events` and `POST /v1/topics/{topic}`.
 
+use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use super::body::{self, Line, Lines, MediaType};
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::query::Fields;
-use super::{Answer, Call};
+use super::{Answer, Call, Request};
 use crate::auth::Rights;
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
@@ -142,15 +142,9 @@ fn json_or_text(text: &str) -> Result<Data, ApiError> {
     }
 }
 
-/// What stands in the path after `…/topics/`, decoded here: the router would replace what is not UTF-8.
-fn topic_in_path(request: &HttpRequest) -> Result<String, ApiError> {
-    let routed = request.match_info();
-    // The router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
-    let before = routed.as_str().len() - routed.unprocessed().len();
-    let slashes = routed.as_str()[..before].matches('/').count() + 1;
-    let Some(raw) = request.uri().path().splitn(slashes + 1, '/').nth(slashes) else {
-        return Err(super::nothing_here());
-    };
+/// The topic in the path.
+fn topic_in_path(request: &Request) -> Result<String, ApiError> {
+    let Some(raw) = request.named() else { return Err(super::nothing_here()) };
     let decoded = percent_decode_str(raw).decode_utf8();
     decoded
         .map(String::from)

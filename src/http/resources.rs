@@ -112,7 +112,7 @@ pub(super) async fn clients(call: Call) -> Answer {
 pub(super) async fn client(call: Call) -> Answer {
     let rights = call.rights().await?;
     check_may_come(&rights)?;
-    let client: Uuid = parse_client(call.request.match_info().query("client"))?;
+    let client: Uuid = parse_client(call.request.named().unwrap_or_default())?;
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {

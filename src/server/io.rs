@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -75,11 +76,10 @@ pub(super) struct Patience {
 pub(super) struct Busy(Rc<Activity>);
 
 impl Activity {
-    /// Of a connection that begins now. The first head is actix's to time, which answers 408.
-    fn begin_connection(patience: Patience) -> Rc<Self> {
+    /// Of a connection that begins now, and owes a head.
+    fn begin_connection() -> Rc<Self> {
         let now = Instant::now();
-        let head_since = Cell::new(Some(now + patience.idle));
-        Rc::new(Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since })
+        Rc::new(Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since: Cell::new(Some(now)) })
     }
 
     pub(super) fn begin(self: &Rc<Self>) -> Busy {
@@ -124,6 +124,8 @@ pub(super) struct Io {
     /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
     /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
     idle: Option<Pin<Box<Sleep>>>,
+    /// What was read of it and is to be read again.
+    unread: BytesMut,
     _counted: Option<Counted>,
 }
 
@@ -132,8 +134,15 @@ pub(super) type BoxedIo = Box<Io>;
 
 impl Io {
     pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Counted>) -> Self {
-        let activity = Activity::begin_connection(patience);
-        Self { wire, peer, activity, patience, idle: None, _counted: counted }
+        let activity = Activity::begin_connection();
+        Self { wire, peer, activity, patience, idle: None, unread: BytesMut::new(), _counted: counted }
+    }
+
+    /// For actix, which has not seen these bytes. It times the first head that it reads by itself, and answers 408.
+    pub(super) fn handed_over(mut self, unread: BytesMut) -> BoxedIo {
+        self.unread = unread;
+        self.activity.head_since.set(Some(Instant::now() + self.patience.idle));
+        Box::new(self)
     }
 
     pub(super) fn outlet(&self) -> Option<&Outlet> {
@@ -158,6 +167,14 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(length));
+            if self.unread.is_empty() {
+                self.unread = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
         if buf.filled().len() > before {

@@ -18,11 +18,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::http1::Front;
 use super::http2;
 use super::io::{BoxedIo, Io, Patience, Wire};
 use super::redirect;
 use super::watch::Watch;
-use crate::http::{HttpOptions, Peer, is_trusted};
+use crate::http::{HttpOptions, Peer, Site, is_trusted};
+use crate::hub::Hub;
 use crate::limits::Who;
 
 /// Connections past the limit that are told so, instead of being cut at once.
@@ -43,13 +45,14 @@ pub(super) struct Settings {
     pub(super) told: Arc<AtomicUsize>,
 }
 
-/// The service of one worker: connections to the routes. `app` makes the routes.
+/// The service of one worker: connections to the routes. `app` puts them under an `App`.
 pub(super) fn front<F, I, S, B>(
     settings: Settings,
+    hub: Hub,
     app: F,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()>
 where
-    F: Fn() -> I + 'static,
+    F: Fn(&Site) -> I + 'static,
     I: IntoServiceFactory<S, actix_http::Request>,
     S: ServiceFactory<
             actix_http::Request,
@@ -63,15 +66,17 @@ where
     B: MessageBody + Unpin + 'static,
 {
     fn_factory(move || {
-        let app = map_config(app(), |()| AppConfig::default());
+        let site = Site::new(&hub, settings.http.clone());
+        let app = map_config(app(&site), |()| AppConfig::default());
         let settings = Rc::new(settings.clone());
         async move {
             let log = settings.access_log.then(|| Rc::new(settings.http.clone()));
-            let routes = Watch::new(app.new_service(()).await?, log);
+            let routes = Watch::new(app.new_service(()).await?, log.clone());
             let shared = routes.clone();
             // One for the worker: of its own, each connection's would take a quarter of a kilobyte, and a lock that all share.
             let stopping = settings.stopping.clone();
             let stopping = async move { stopping.notified().await }.boxed_local().shared();
+            let front = Rc::new(Front::new(site, log, stopping.clone()));
             let http1 = HttpServiceBuilder::default()
                 // The pauses between requests are timed below, see `io`.
                 .keep_alive(actix_http::KeepAlive::Os)
@@ -90,7 +95,8 @@ where
                 .h1(fn_factory(move || ready(Ok::<_, ()>(shared.clone()))));
             let http1 = Rc::new(http1.new_service(()).await?);
             Ok(fn_service(move |stream: TcpStream| {
-                let (settings, routes, http1) = (settings.clone(), routes.clone(), http1.clone());
+                let (settings, routes) = (settings.clone(), routes.clone());
+                let (front, http1) = (front.clone(), http1.clone());
                 async move {
                     let Some(accepted) = Box::pin(accept(stream, &settings)).await else { return Ok(()) };
                     let Accepted { wire, address, peer, counted, _told } = accepted;
@@ -101,8 +107,9 @@ where
                         return Ok(());
                     }
                     let patience = Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
-                    let io: BoxedIo = Box::new(Io::new(wire, peer, patience, counted));
-                    if let Err(error) = http1.call((io, Some(address))).await {
+                    let Some(io) = front.serve(Io::new(wire, peer, patience, counted)).await else { return Ok(()) };
+                    // Boxed, as above.
+                    if let Err(error) = Box::pin(http1.call((io, Some(address)))).await {
                         tracing::debug!(%error, "a connection ends");
                     }
                     Ok(())

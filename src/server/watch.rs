@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, MessageBody};
-use actix_http::{HttpMessage as _, Request};
+use actix_http::{HttpMessage as _, Request, RequestHead, StatusCode};
 use actix_service::Service;
 use actix_web::dev::ServiceResponse;
 use bytes::Bytes;
 
 use super::access_log::Line;
 use super::io::{Activity, Busy};
-use crate::http::{HttpOptions, OutletRef, Peer};
+use crate::http::{HttpOptions, Outlet, OutletRef, Peer};
 
 /// A service, watched.
 pub(super) struct Watch<S> {
@@ -49,20 +49,43 @@ where
     }
 
     fn call(&self, request: Request) -> Self::Future {
-        let busy = request.conn_data::<Rc<Activity>>().map(Activity::begin);
-        let line = self.log.as_ref().map(|options| {
-            let noted = request.conn_data::<Peer>().copied().or_else(|| request.extensions().get::<Peer>().copied());
-            Box::new(Line::begin(request.head(), noted, options))
-        });
-        Answering { answer: self.service.call(request), line, busy }
+        let activity = request.conn_data::<Rc<Activity>>();
+        let noted = request.conn_data::<Peer>().copied().or_else(|| request.extensions().get::<Peer>().copied());
+        let watched = Watching::begin(request.head(), noted, activity, self.log.as_deref());
+        Answering { answer: self.service.call(request), watched: Some(watched) }
+    }
+}
+
+/// A request that is under way.
+pub(super) struct Watching {
+    line: Option<Box<Line>>,
+    busy: Option<Busy>,
+}
+
+impl Watching {
+    pub(super) fn begin(
+        head: &RequestHead,
+        peer: Option<Peer>,
+        activity: Option<&Rc<Activity>>,
+        log: Option<&HttpOptions>,
+    ) -> Self {
+        let line = log.map(|options| Box::new(Line::begin(head, peer, options)));
+        Self { line, busy: activity.map(Activity::begin) }
+    }
+
+    /// It is answered; its body is still to be given.
+    pub(super) fn answered<B>(mut self, status: StatusCode, outlet: Option<Outlet>, body: B) -> Watched<B> {
+        if let Some(line) = &mut self.line {
+            line.answered(status, outlet);
+        }
+        Watched { body, line: self.line, _busy: self.busy }
     }
 }
 
 /// An answer that is under way.
 pub(super) struct Answering<F> {
     answer: F,
-    line: Option<Box<Line>>,
-    busy: Option<Busy>,
+    watched: Option<Watching>,
 }
 
 impl<F, B, E> Future for Answering<F>
@@ -79,13 +102,10 @@ where
             // Told what is the matter, it is to go.
             response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
         }
-        let mut line = this.line.take();
-        if let Some(line) = &mut line {
-            let outlet = response.request().conn_data::<OutletRef>().and_then(OutletRef::upgrade);
-            line.answered(response.status(), outlet);
-        }
-        let busy = this.busy.take();
-        Poll::Ready(Ok(response.map_body(|_, body| Watched { body, line, _busy: busy })))
+        let outlet = response.request().conn_data::<OutletRef>().and_then(OutletRef::upgrade);
+        let watched = this.watched.take().unwrap_or(Watching { line: None, busy: None });
+        let status = response.status();
+        Poll::Ready(Ok(response.map_body(|_, body| watched.answered(status, outlet, body))))
     }
 }
 

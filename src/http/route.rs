@@ -1,0 +1,163 @@
+//! What there is below `/v1`, and what may be done with it: the one table for all the ways that a request can come.
+
+use std::future::{Future, Ready, ready};
+
+use actix_web::HttpResponse;
+use actix_web::http::Method;
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, LocalBoxFuture};
+
+use super::error::ApiError;
+use super::{Answer, Call, admin, preflight, publish, resources, subscribe, tickets, websocket};
+
+/// A resource below `/v1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Events,
+    Topic,
+    Poll,
+    Longpoll,
+    Jsonp,
+    Iframe,
+    Sse,
+    Stream,
+    Ws,
+    Echo,
+    Ack,
+    Info,
+    Clients,
+    Client,
+    Tickets,
+    Revocations,
+}
+
+impl Route {
+    /// What stands after `/v1/`.
+    pub(crate) fn of(below: &str) -> Option<Self> {
+        Some(match below {
+            "events" => Self::Events,
+            "poll" => Self::Poll,
+            "longpoll" => Self::Longpoll,
+            "jsonp" => Self::Jsonp,
+            "iframe" => Self::Iframe,
+            "sse" => Self::Sse,
+            "stream" => Self::Stream,
+            "ws" => Self::Ws,
+            "echo" => Self::Echo,
+            "ack" => Self::Ack,
+            "info" => Self::Info,
+            "clients" => Self::Clients,
+            "tickets" => Self::Tickets,
+            "revocations" => Self::Revocations,
+            _ => match below.split_once('/').unwrap_or((below, "")) {
+                ("topics", _) => Self::Topic,
+                ("clients", client) if !client.is_empty() && !client.contains('/') => Self::Client,
+                _ => return None,
+            },
+        })
+    }
+
+    /// Whether requests are held: each lives as long as its answer takes.
+    pub(crate) fn is_held(self) -> bool {
+        matches!(self, Self::Longpoll | Self::Jsonp | Self::Iframe)
+    }
+
+    /// Whether it is a WebSocket.
+    pub(crate) fn is_socket(self) -> bool {
+        matches!(self, Self::Ws | Self::Echo)
+    }
+
+    /// The answer to a call.
+    pub(super) fn run(self, call: Call) -> LocalBoxFuture<'static, HttpResponse> {
+        match self {
+            Self::Events => asked(call, Methods::Post, publish::events),
+            Self::Topic => asked(call, Methods::Post, publish::topic),
+            Self::Poll => asked(call, Methods::Read, subscribe::poll),
+            Self::Longpoll => asked(call, Methods::Stream, subscribe::longpoll),
+            Self::Jsonp => unasked(call, Methods::Stream, subscribe::jsonp),
+            Self::Iframe => unasked(call, Methods::Stream, subscribe::iframe),
+            Self::Sse => asked(call, Methods::Stream, subscribe::sse),
+            Self::Stream => asked(call, Methods::Stream, subscribe::lines),
+            Self::Ws => asked(call, Methods::Stream, websocket::subscribe),
+            Self::Echo => asked(call, Methods::Stream, websocket::echo),
+            Self::Ack => asked(call, Methods::Post, resources::ack),
+            Self::Info => asked(call, Methods::Read, resources::info),
+            Self::Clients => asked(call, Methods::Read, resources::clients),
+            Self::Client => match *call.request.method() {
+                Method::DELETE => asked(call, Methods::ReadDelete, admin::kick),
+                _ => asked(call, Methods::ReadDelete, resources::client),
+            },
+            Self::Tickets => asked(call, Methods::Post, tickets::make),
+            Self::Revocations => asked(call, Methods::Post, admin::revoke),
+        }
+    }
+}
+
+/// What may be done with a resource.
+///
+/// Asked for by hand, not by actix's guards: those note what they were asked for in every request, for a 405 that we write
+/// ourselves.
+#[derive(Clone, Copy)]
+pub(super) enum Methods {
+    /// Read in one go.
+    Read,
+    /// Held, or without an end.
+    Stream,
+    /// Looked at, or ended.
+    ReadDelete,
+    Post,
+}
+
+impl Methods {
+    fn allow(self, method: &Method) -> bool {
+        match *method {
+            Method::GET => !matches!(self, Self::Post),
+            Method::HEAD => matches!(self, Self::Read | Self::ReadDelete),
+            Method::DELETE => matches!(self, Self::ReadDelete),
+            Method::POST => matches!(self, Self::Post),
+            _ => false,
+        }
+    }
+
+    /// As the headers `Allow` and `Access-Control-Allow-Methods` have them.
+    pub(super) fn names(self) -> &'static str {
+        match self {
+            Self::Read => "GET, HEAD, OPTIONS",
+            Self::Stream => "GET, OPTIONS",
+            Self::ReadDelete => "GET, HEAD, DELETE, OPTIONS",
+            Self::Post => "POST, OPTIONS",
+        }
+    }
+}
+
+/// A handler's answer. Boxed, each by itself: a held request has no room for what others need.
+pub(super) fn asked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, HttpResponse>
+where
+    F: FnOnce(Call) -> R + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    call.answer(move |call| by_method(call, methods, handler)).boxed_local()
+}
+
+/// As [`asked`], of a handler of which nothing is asked first: a stream whose status a page cannot read admits the call
+/// itself, and tells a refusal in its own way.
+pub(super) fn unasked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, HttpResponse>
+where
+    F: FnOnce(Call) -> R + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    call.answer_unasked(move |call| by_method(call, methods, handler)).boxed_local()
+}
+
+/// The handler's answer, where the method is one of its own.
+fn by_method<F, R>(call: Call, methods: Methods, handler: F) -> Either<R, Ready<Answer>>
+where
+    F: FnOnce(Call) -> R,
+    R: Future<Output = Answer>,
+{
+    match call.request.method() {
+        method if methods.allow(method) => Either::Left(handler(call)),
+        &Method::OPTIONS => Either::Right(ready(preflight(&call, methods))),
+        _ => Either::Right(ready(Err(ApiError::method(methods.names())))),
+    }
+}

@@ -1,0 +1,241 @@
+//! Which requests are plain, and what they ask for.
+
+use std::mem::MaybeUninit;
+
+use actix_http::header::{HeaderName, HeaderValue};
+use actix_http::{Method, Payload, Request, Uri};
+use bytes::{Bytes, BytesMut};
+
+use crate::http::Route;
+
+/// Bytes of a whole request, with its body, that can be plain; and of what may wait behind one that is being answered.
+pub(super) const INPUT_MAX_BYTES: usize = 16 << 10;
+
+/// Headers of a plain request. Browsers send up to twenty.
+const HEADERS_MAX: usize = 40;
+
+/// What stands at the beginning of what has been read.
+pub(super) enum Parsed {
+    Plain(Plain),
+    /// There is more to come.
+    Part,
+    /// Something that is not for us.
+    Other,
+}
+
+/// A request that is here as a whole, and says nothing that we do not know.
+pub(super) struct Plain {
+    pub(super) route: Route,
+    pub(super) request: Request,
+    pub(super) body: Bytes,
+}
+
+/// Takes a plain request off the input; anything else is left where it is.
+pub(super) fn parse(input: &mut BytesMut) -> Parsed {
+    let Some(end) = memchr::memchr_iter(b'\n', input).find(|&at| input[..at].ends_with(b"\r\n\r")) else {
+        return if input.len() < INPUT_MAX_BYTES { Parsed::Part } else { Parsed::Other };
+    };
+    let head = input.split_to(end + 1).freeze();
+    let parsed = match read(&head) {
+        Some(read) if read.body_bytes > INPUT_MAX_BYTES.saturating_sub(head.len()) => Parsed::Other,
+        Some(read) if read.body_bytes > input.len() => Parsed::Part,
+        Some(Read { route, request, body_bytes }) => {
+            let body = if body_bytes == 0 { Bytes::new() } else { input.split_to(body_bytes).freeze() };
+            return Parsed::Plain(Plain { route, request, body });
+        }
+        None => Parsed::Other,
+    };
+    // As it was.
+    let rest = std::mem::replace(input, BytesMut::from(&*head));
+    input.unsplit(rest);
+    parsed
+}
+
+/// A head.
+struct Read {
+    route: Route,
+    request: Request,
+    body_bytes: usize,
+}
+
+/// Reads a head; `None` where it is not plain. What is wrong, or merely unusual, is told by whoever takes it over.
+fn read(head: &Bytes) -> Option<Read> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        _ => return None,
+    }
+    let method = match parsed.method? {
+        "GET" => Method::GET,
+        "POST" => Method::POST,
+        _ => return None,
+    };
+    let target = parsed.path.filter(|_| parsed.version == Some(1))?;
+    let path = target.split('?').next().unwrap_or_default();
+    let route = Route::of(path.strip_prefix("/v1/")?)?;
+    let mut request = Request::with_payload(Payload::None);
+    let fields = request.head_mut();
+    let mut said = Said::default();
+    for header in parsed.headers.iter() {
+        said.note(header.name, header.value)?;
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        // Not copied: the whole head lives as long as one of them does.
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(header.value)).ok()?;
+        fields.headers_mut().append(name, value);
+    }
+    fields.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
+    fields.method = method;
+    let body_bytes = said.body_bytes.unwrap_or(0);
+    let is_plain = said.host && said.upgrade == said.websocket && (!said.upgrade || route.is_socket());
+    let is_whole =
+        if fields.method == Method::GET { body_bytes == 0 } else { said.body_bytes.is_some() && !said.upgrade };
+    (is_plain && is_whole).then_some(Read { route, request, body_bytes })
+}
+
+/// What the headers say about the connection and the body (RFC 9110 §7, RFC 9112 §6).
+#[derive(Default)]
+struct Said {
+    host: bool,
+    body_bytes: Option<usize>,
+    /// `Connection: upgrade`.
+    upgrade: bool,
+    /// `Upgrade: websocket`.
+    websocket: bool,
+}
+
+impl Said {
+    /// Takes note of a header; `None` where it says more than we know, or the same once more.
+    fn note(&mut self, name: &str, value: &[u8]) -> Option<()> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        // Most are told apart by their length alone.
+        match name.len() {
+            2 if is("te") => None,
+            4 if is("host") => (!std::mem::replace(&mut self.host, true)).then_some(()),
+            6 if is("expect") => None,
+            7 if is("trailer") => None,
+            7 if is("upgrade") => {
+                let known = value.eq_ignore_ascii_case(b"websocket") && !self.websocket;
+                self.websocket = true;
+                known.then_some(())
+            }
+            10 if is("connection") => value.split(|byte| *byte == b',').try_for_each(|option| {
+                let option = option.trim_ascii();
+                let upgrade = option.eq_ignore_ascii_case(b"upgrade");
+                self.upgrade |= upgrade;
+                (upgrade || option.eq_ignore_ascii_case(b"keep-alive")).then_some(())
+            }),
+            14 if is("content-length") => {
+                let digits = (1..=5).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+                let length = std::str::from_utf8(value).ok().filter(|_| digits && self.body_bytes.is_none())?;
+                self.body_bytes = Some(length.parse().ok()?);
+                Some(())
+            }
+            17 if is("transfer-encoding") => None,
+            _ => Some(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> (Parsed, BytesMut) {
+        let mut input = BytesMut::from(text);
+        (parse(&mut input), input)
+    }
+
+    #[test]
+    fn what_is_asked_for_plainly_is_taken() {
+        let text = "POST /v1/topics/a%2Fb?event=x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\ncontent-length: 3\r\nX-A: 1\r\nx-a: 2\r\n\r\nabcGET /";
+        let (Parsed::Plain(plain), rest) = parsed(text) else { panic!("it is plain") };
+        assert_eq!((plain.route, &*plain.body, &*rest), (Route::Topic, &b"abc"[..], &b"GET /"[..]));
+        let head = plain.request.head();
+        assert_eq!((head.uri.path(), head.uri.query()), ("/v1/topics/a%2Fb", Some("event=x")));
+        assert_eq!(head.headers().get_all("x-a").collect::<Vec<_>>(), ["1", "2"]);
+        for text in [
+            "GET /v1/poll?topic=a HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/sse?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\r\n",
+        ] {
+            assert!(matches!(parsed(text), (Parsed::Plain(_), rest) if rest.is_empty()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_waited_for() {
+        let text = "POST /v1/topics/a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab";
+        for end in 0..text.len() {
+            let (part, rest) = parsed(&text[..end]);
+            assert!(matches!(part, Parsed::Part), "{end}");
+            assert_eq!(rest, text[..end], "nothing is lost");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_left_as_it_was() {
+        let long = format!("GET /v1/poll?topic={} HTTP/1.1\r\n", "a".repeat(INPUT_MAX_BYTES));
+        let many = format!("GET /v1/poll HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX));
+        let big = format!("POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: {INPUT_MAX_BYTES}\r\n\r\n");
+        let others = [
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/none HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET http://h/v1/poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET //v1/poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/poll HTTP/1.0\r\nHost: h\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "OPTIONS /v1/poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "HEAD /v1/poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "get /v1/poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost : h\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET /v1/sse HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\na",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 1\r\n\r\na",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: \r\n\r\n",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na",
+            "POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\na",
+            "POST /v1/ws HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            &long,
+            &many,
+            &big,
+        ];
+        for text in others {
+            let (other, rest) = parsed(text);
+            assert!(matches!(other, Parsed::Other), "{text}");
+            assert_eq!(rest, text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_loses_nothing(
+            start in "(GET|POST|G) /v1/(poll|ws|x)[ -~]{0,10} HTTP/1.[01]\r\n",
+            headers in "((Host|Connection|Content-Length|Upgrade|X)[: ]{1,2}[ -~]{0,12}\r?\n){0,5}",
+            end in "(\r\n)?[ -~]{0,20}",
+        ) {
+            let text = start + &headers + &end;
+            let (found, rest) = parsed(&text);
+            match found {
+                Parsed::Plain(plain) => prop_assert!(text.as_bytes().ends_with(&[&*plain.body, &*rest].concat())),
+                Parsed::Part | Parsed::Other => prop_assert_eq!(rest, text),
+            }
+        }
+    }
+}
