@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -279,22 +279,22 @@ impl Connection {
 
     /// Sends a body; says whether to its end.
     async fn send(&mut self, body: Watched<BoxBody>, framing: Framing) -> bool {
-        let mut body = pin!(body);
-        let mut whole = false;
+        // Let go of when it has given its last, whenever that is taken.
+        let mut body = Some(body);
         poll_fn(|cx| {
             loop {
-                while !whole && self.out.len() < OUT_MAX_BYTES {
-                    match body.as_mut().poll_next(cx) {
+                while let Some(parts) = body.as_mut().filter(|_| self.out.len() < OUT_MAX_BYTES) {
+                    match Pin::new(parts).poll_next(cx) {
                         Poll::Ready(Some(Ok(part))) => write_part(framing, &part, &mut self.out),
                         Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
                         Poll::Ready(None) => {
                             write_end(framing, &mut self.out);
-                            whole = true;
+                            body = None;
                         }
                         Poll::Pending => break,
                     }
                 }
-                if whole && framing == Framing::Sized {
+                if body.is_none() && framing == Framing::Sized {
                     // Written with the next, or when there is none.
                     return Poll::Ready(true);
                 }
@@ -303,12 +303,12 @@ impl Connection {
                     return Poll::Ready(false);
                 }
                 if self.out.is_empty() {
-                    return if whole { Poll::Ready(true) } else { Poll::Pending };
+                    return if body.is_none() { Poll::Ready(true) } else { Poll::Pending };
                 }
                 let full = self.out.len() >= OUT_MAX_BYTES;
                 match ready!(link.poll_write(cx, &mut self.out)) {
                     Err(_) => return Poll::Ready(false),
-                    Ok(()) if whole => return Poll::Ready(true),
+                    Ok(()) if body.is_none() => return Poll::Ready(true),
                     Ok(()) if full => {}
                     Ok(()) => return Poll::Pending,
                 }
