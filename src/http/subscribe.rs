@@ -150,7 +150,7 @@ pub(super) async fn lines(call: Call) -> Answer {
 
 /// The checked parameters of a request.
 pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
-    let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    let params = Params::parse(call.request.query_string())?;
     if let Some(patterns) = &params.patterns {
         check_patterns(patterns, call.options().patterns_max)?;
     }
