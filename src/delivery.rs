@@ -38,6 +38,10 @@ const FETCH_ROWS: u64 = 20_000;
 /// Fetches without a find after which a request that completes at once is answered with how far it came.
 const FETCHES_MAX: u32 = 8;
 
+/// How far an empty batch may move and still be omitted where its peer would do without: behind that, the client would
+/// make the server look at the same events again and again.
+const UNMOVED_EVENTS: u64 = 256;
+
 /// How long a stream waits before it asks a store again that could not answer.
 const FETCH_RETRY: Duration = Duration::from_secs(1);
 
@@ -72,7 +76,7 @@ pub struct Plan {
     pub framing: Framing,
     /// When it is done.
     pub completion: Completion,
-    /// Who it is.
+    /// Who it is; only a stream is told.
     pub client: Uuid,
     /// What it runs over.
     pub transport: Transport,
@@ -138,6 +142,7 @@ pub struct Delivery {
     written_bytes: usize,
     begun: bool,
     finished: bool,
+    omits_unmoved: bool,
     next_beat: Instant,
     next_ping: Instant,
     /// When it was pinged for the first time since it was heard.
@@ -170,6 +175,7 @@ impl Delivery {
             written_bytes: 0,
             begun: false,
             finished: false,
+            omits_unmoved: false,
             next_beat: next,
             next_ping: next,
             pinged: None,
@@ -259,6 +265,11 @@ impl Delivery {
     /// When it ends because the right to it does, whatever else would keep it; `None` where that has no end.
     pub fn set_expiry(&mut self, at: Option<Instant>) {
         self.expires = at;
+    }
+
+    /// A batch without items that hardly moves need not be written: its peer has one like it. It finishes without a word.
+    pub fn omit_unmoved(&mut self) {
+        self.omits_unmoved = true;
     }
 
     /// Ends it now, for a reason.
@@ -418,6 +429,10 @@ impl Delivery {
             return Step::Wait([until, self.bye.map(|(at, _)| at), self.expires, retry].into_iter().flatten().min());
         }
         self.finished = true;
+        let moved = self.cursor.position.0.saturating_sub(self.told.position.0);
+        if self.omits_unmoved && self.delivered == 0 && moved <= UNMOVED_EVENTS {
+            return Step::Finish;
+        }
         self.plan.framing.preamble(out);
         self.plan.framing.batch(Some(self.cursor), &self.items, self.literal, out);
         Step::Write
@@ -569,5 +584,57 @@ pub fn gap_at(cursor: Cursor, bounds: &crate::store::Bounds) -> Option<Gap> {
         Some(gap(GapReason::Ahead, bounds.last))
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Data, NewEvent};
+    use crate::store::{Bounds, FeedBatch};
+    use crate::tail::TailLimits;
+
+    /// The first step of a short poll from the beginning of a log of so many events, and what it wrote.
+    fn poll(patterns: &str, events: u64, omits: bool) -> (Step, String) {
+        let zero = Position::ZERO;
+        let bounds = Bounds { epoch: "e".parse().unwrap(), began: zero, floor: zero, last: zero };
+        let mut tail = Tail::new(bounds, zero, TailLimits::default());
+        let draft = NewEvent::new("loud".parse().unwrap(), Data::text("x")).draft(0);
+        let event = |position| Arc::new(draft.clone().at(bounds.epoch, Position(position)));
+        let events = (1..=events).map(event).collect();
+        tail.push(&FeedBatch { epoch: bounds.epoch, after: zero, events, floor: zero });
+        let plan = Plan {
+            framing: Framing::Json,
+            completion: Completion::AtOnce,
+            client: Uuid::nil(),
+            transport: Transport::Poll,
+            heartbeat: Duration::from_secs(15),
+            events_max: 256,
+            jitter: 0,
+        };
+        let patterns = PatternSet::new([patterns.parse().unwrap()]).unwrap();
+        let (now, start) = (Instant::now(), Start::at(Cursor::new(bounds.epoch, zero)));
+        let mut delivery = Delivery::new(now, plan, patterns, start);
+        if omits {
+            delivery.omit_unmoved();
+        }
+        let mut out = BytesMut::new();
+        let step = delivery.step(now, &tail, News::Unknown, &mut out);
+        assert!(delivery.is_finished());
+        (step, String::from_utf8(out.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn an_empty_batch_is_omitted_where_it_hardly_moves_and_its_peer_would_do_without() {
+        assert_eq!(poll("quiet", 0, true), (Step::Finish, String::new()));
+        assert_eq!(poll("quiet", UNMOVED_EVENTS, true), (Step::Finish, String::new()));
+        let moved = r#"{"cursor":"e-257","events":[]}"#;
+        assert_eq!(poll("quiet", UNMOVED_EVENTS + 1, true), (Step::Write, moved.to_owned()));
+        let unasked = r#"{"cursor":"e-0","events":[]}"#;
+        assert_eq!(poll("quiet", 0, false), (Step::Write, unasked.to_owned()));
+        let (step, said) = poll("loud", 1, true);
+        assert!(step == Step::Write && said.starts_with(r#"{"cursor":"e-1","events":[{"#), "{said}");
     }
 }

@@ -36,6 +36,9 @@ impl FromStr for Topic {
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
         check_length(text)?;
+        if is_plain(text) {
+            return Ok(Self(text.into()));
+        }
         for token in text.split('.') {
             if token.contains(['*', '>']) {
                 return Err(TopicError::Wildcard);
@@ -144,6 +147,9 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, TopicError> {
         check_length(text)?;
+        if is_plain(text) {
+            return Ok(Self { text: text.into(), shape: Shape::Literal });
+        }
         let mut shape = Shape::Literal;
         let mut tokens = text.split('.').peekable();
         while let Some(token) = tokens.next() {
@@ -254,6 +260,24 @@ impl<'a> IntoIterator for &'a PatternSet {
 
 fn is_wildcard(token: &str) -> bool {
     matches!(token, "*" | ">")
+}
+
+/// Whether these are tokens of visible ASCII without a wildcard, which is nearly always: then each byte is looked at once,
+/// and no token on its own.
+fn is_plain(text: &str) -> bool {
+    let mut before = b'.';
+    for byte in text.bytes() {
+        let fits = match byte {
+            b'.' => before != b'.',
+            b'*' | b'>' => false,
+            byte => byte.is_ascii_graphic(),
+        };
+        if !fits {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'.'
 }
 
 fn check_length(text: &str) -> Result<(), TopicError> {
@@ -389,6 +413,14 @@ mod tests {
             if tail { wanted.push(">".to_owned()); }
             let text = wanted.join(".");
             prop_assert_eq!(pattern(&text).matches(&topic.join(".")), definition(&wanted, &topic));
+        }
+
+        /// What is looked at once is what looking at each token lets in.
+        #[test]
+        fn plain_is_visible_ascii_without_wildcards(tokens in proptest::collection::vec("[ -~é]{0,3}", 1..4)) {
+            let text = tokens.join(".");
+            let visible = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte));
+            prop_assert_eq!(is_plain(&text), visible && text.split('.').all(|token| check_token(token).is_ok()));
         }
 
         #[test]

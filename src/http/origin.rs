@@ -129,10 +129,25 @@ pub(crate) fn check_target(
 /// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
 pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
+    if is_plain_host(host.as_bytes()) {
+        return Ok(());
+    }
     match actix_web::http::uri::Authority::try_from(host.as_bytes()) {
         Ok(authority) if !authority.as_str().contains('@') => Ok(()),
         _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
     }
+}
+
+/// Whether it is letters, digits, hyphens and dots, and a port perhaps: nearly always, and then no parser has to look.
+fn is_plain_host(host: &[u8]) -> bool {
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let (name, rest) = host.split_at(host.iter().take_while(|byte| in_name(byte)).count());
+    let port = match rest {
+        [] => true,
+        [b':', port @ ..] => !port.is_empty() && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    port && !name.is_empty()
 }
 
 /// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
@@ -180,7 +195,12 @@ pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<()
     if access.keys.is_some() || access.allow_anonymous {
         return Ok(());
     }
-    let forwarded = |name: &str| matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-");
+    // By the first letter: of every request every header is looked at.
+    let forwarded = |name: &str| match name.as_bytes() {
+        [b'f', ..] => name == "forwarded",
+        [b'x', ..] => name == "x-real-ip" || name.starts_with("x-forwarded-"),
+        _ => false,
+    };
     if head.headers().keys().any(|name| forwarded(name.as_str())) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -190,7 +210,8 @@ pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<()
         ));
     }
     let host = head.headers().get(HOST).map(|value| value.to_str().unwrap_or_default());
-    let known = |host: &str| is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host));
+    let known =
+        |host: &str| is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host).to_ascii_lowercase());
     if options.loopback_only && !host.is_none_or(known) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -222,17 +243,22 @@ fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
     bare(authority) == bare(host)
 }
 
-/// The name or address in a `Host`, without a port, in lower case.
-fn name_of(host: &str) -> String {
+/// The name or address in a `Host`, without a port.
+fn name_of(host: &str) -> &str {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    name.trim_end_matches('.').to_ascii_lowercase()
+    name.trim_end_matches('.')
 }
 
 fn is_loopback_host(host: &str) -> bool {
     let name = name_of(host);
+    // As it is nearly always written.
+    if matches!(name, "localhost" | "127.0.0.1" | "::1") {
+        return true;
+    }
+    let name = name.to_ascii_lowercase();
     let address = name.parse::<std::net::IpAddr>();
     name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
@@ -268,6 +294,14 @@ mod tests {
                 all.insert(HOST, value);
                 let _ = (check_host(&all), is_own(&origin, &all, None));
             }
+        }
+
+        /// What is taken for a host without a parser is one by the parser.
+        #[test]
+        fn a_plain_host_is_a_host(host in "[a-zA-Z0-9.:@\\[-]{1,12}(:[0-9]{0,6})?") {
+            let authority = actix_web::http::uri::Authority::try_from(host.as_bytes());
+            let is_host = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
+            prop_assert!(is_host || !is_plain_host(host.as_bytes()), "{host}");
         }
     }
 
@@ -346,6 +380,16 @@ mod tests {
             assert!(text.parse::<AllowedOrigin>().is_err(), "{text}");
         }
         assert!("null".parse::<AllowedOrigin>().is_ok());
+    }
+
+    #[test]
+    fn plain_hosts() {
+        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "a-b.example.com"] {
+            assert!(is_plain_host(host.as_bytes()), "{host}");
+        }
+        for host in ["", ":80", "a:", "a:b", "a:1:2", "a@b", "a b", "a/b", "[::1]", "ä"] {
+            assert!(!is_plain_host(host.as_bytes()), "{host}");
+        }
     }
 
     #[test]

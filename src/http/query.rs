@@ -1,7 +1,7 @@
 //! Query strings and forms, strictly: what is not UTF-8 or stands twice is refused, not guessed at.
 
 use std::borrow::Cow;
-use std::str::FromStr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
@@ -17,46 +17,44 @@ use crate::wire::Callback;
 /// Most fields of a query string or a form: 64 patterns, everything else, and room for cache busters.
 const FIELDS_MAX: usize = 256;
 
-/// Decoded fields, in order (WHATWG URL §5.1, but for what is not UTF-8, which is refused).
-pub(crate) struct Fields<'t>(Vec<(Cow<'t, str>, Cow<'t, str>)>);
+/// A decoded name and its decoded value.
+type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
+
+/// The fields of a query string or a form, decoded, in order (WHATWG URL §5.1, but for what is not UTF-8, which is refused).
+fn pairs(text: &str) -> impl Iterator<Item = Result<Pair<'_>, ApiError>> {
+    let pairs = text.split('&').filter(|pair| !pair.is_empty()).enumerate();
+    pairs.map(|(before, pair)| {
+        if before >= FIELDS_MAX {
+            return Err(ApiError::bad("too_many_fields", "a query string or form has at most 256 fields"));
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Ok((decode(name)?, decode(value)?))
+    })
+}
+
+/// Fields to be looked up by name.
+pub(crate) struct Fields<'t>(Vec<Pair<'t>>);
 
 impl<'t> Fields<'t> {
     pub(crate) fn parse(text: &'t str) -> Result<Self, ApiError> {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        let mut fields = Vec::new();
-        for pair in pairs {
-            if fields.len() == FIELDS_MAX {
-                return Err(ApiError::bad("too_many_fields", "a query string or form has at most 256 fields"));
-            }
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            fields.push((decode(name)?, decode(value)?));
-        }
-        Ok(Self(fields))
+        pairs(text).collect::<Result<_, _>>().map(Self)
     }
 
     /// The fields that can be read, whatever is wrong with the others: enough to know how a refusal is to be told.
     pub(crate) fn legible(text: &'t str) -> Self {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(FIELDS_MAX);
-        let fields = pairs.filter_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode(name).ok()?, decode(value).ok()?))
-        });
-        Self(fields.collect())
+        Self(pairs(text).take(FIELDS_MAX).filter_map(Result::ok).collect())
     }
 
     /// The one value of a field.
     pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
-        let mut values = self.all(name);
+        let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| &**value);
         let value = values.next();
-        match values.next() {
-            Some(_) => Err(ApiError::bad("bad_parameter", format!("{name} stands twice; it can have one value only"))),
-            None => Ok(value),
-        }
+        if values.next().is_some() { Err(stands_twice(name)) } else { Ok(value) }
     }
+}
 
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
-    }
+fn stands_twice(name: &str) -> ApiError {
+    ApiError::bad("bad_parameter", format!("{name} stands twice; it can have one value only"))
 }
 
 fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
@@ -90,27 +88,51 @@ pub(crate) struct Params {
 }
 
 impl Params {
-    pub(crate) fn parse(fields: &Fields<'_>) -> Result<Self, ApiError> {
-        let patterns: Vec<Pattern> = fields.all("topic").map(pattern).collect::<Result<_, _>>()?;
-        let wait = number(fields, "wait", 0..=60)?.unwrap_or(25);
+    /// Reads a query string in one pass: each of thousands of short polls a second has one.
+    pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
+        let mut patterns = Vec::new();
+        let (mut cursor, mut client, mut last, mut limit, mut wait) = (None, None, None, None, None);
+        let (mut padding, mut named, mut origin, mut publish) = (None, None, None, None);
         // What only some transports use is looked at before anything else there; here it is only checked.
-        switch(fields, "once", false)?;
-        fields.one("callback")?.map(parse_callback).transpose()?;
-        fields.one("token")?;
-        fields.one("ticket")?;
+        let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
+        for pair in pairs(text) {
+            let (name, value) = pair?;
+            match &*name {
+                "topic" => patterns.push(pattern(&value)?),
+                "cursor" => set(&mut cursor, &name, parse_from(&value))?,
+                "client" => set(&mut client, &name, parse_client(&value))?,
+                "last" => set(&mut last, &name, whole(&name, &value, 1..=1000))?,
+                "limit" => set(&mut limit, &name, whole(&name, &value, 1..=1000))?,
+                "wait" => set(&mut wait, &name, whole(&name, &value, 0..=60))?,
+                "padding" => set(&mut padding, &name, switch(&name, &value))?,
+                "named" => set(&mut named, &name, switch(&name, &value))?,
+                "origin" => set(&mut origin, &name, Ok(value.into_owned()))?,
+                "publish" => set(&mut publish, &name, value.parse::<Topic>().map_err(ApiError::from))?,
+                "once" => set(&mut once, &name, switch(&name, &value))?,
+                "callback" => set(&mut callback, &name, parse_callback(&value))?,
+                "token" => set(&mut token, &name, Ok(()))?,
+                "ticket" => set(&mut ticket, &name, Ok(()))?,
+                _ => {}
+            }
+        }
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
-            cursor: fields.one("cursor")?.map(parse_from).transpose()?,
-            client: fields.one("client")?.map(parse_client).transpose()?,
-            last: number(fields, "last", 1..=1000)?.map(|last| last as usize),
-            limit: number(fields, "limit", 1..=1000)?.unwrap_or(256) as usize,
-            wait: Duration::from_secs(wait),
-            padding: switch(fields, "padding", false)?,
-            named: switch(fields, "named", true)?,
-            origin: fields.one("origin")?.map(str::to_owned),
-            publish: fields.one("publish")?.map(Topic::from_str).transpose()?,
+            cursor,
+            client,
+            last: last.map(|last| last as usize),
+            limit: limit.unwrap_or(256) as usize,
+            wait: Duration::from_secs(wait.unwrap_or(25)),
+            padding: padding.unwrap_or(false),
+            named: named.unwrap_or(true),
+            origin,
+            publish,
         })
     }
+}
+
+/// Takes the value of a field that can have one only.
+fn set<T>(field: &mut Option<T>, name: &str, value: Result<T, ApiError>) -> Result<(), ApiError> {
+    if field.replace(value?).is_some() { Err(stands_twice(name)) } else { Ok(()) }
 }
 
 /// A pattern, with the text in the message that was refused: a subscription has up to 64.
@@ -153,29 +175,29 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiEr
     cursor.map(Some).ok_or_else(|| ApiError::bad("bad_cursor", message))
 }
 
-/// Decimal digits within a range; never clamped.
+/// A field that is a number, where it is there.
 pub(crate) fn number(
     fields: &Fields<'_>,
     name: &'static str,
-    range: std::ops::RangeInclusive<u64>,
+    range: RangeInclusive<u64>,
 ) -> Result<Option<u64>, ApiError> {
-    let Some(text) = fields.one(name)? else { return Ok(None) };
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse().ok().filter(|number| digits && range.contains(number)) {
-        Some(number) => Ok(Some(number)),
-        None => {
-            let message = format!("{name} is a whole number from {} to {}", range.start(), range.end());
-            Err(ApiError::bad("bad_parameter", message))
-        }
-    }
+    fields.one(name)?.map(|text| whole(name, text, range)).transpose()
 }
 
-fn switch(fields: &Fields<'_>, name: &'static str, default: bool) -> Result<bool, ApiError> {
-    match fields.one(name)? {
-        None => Ok(default),
-        Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(_) => Err(ApiError::bad("bad_parameter", format!("{name} is 1 or 0"))),
+/// Decimal digits within a range; never clamped.
+fn whole(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, ApiError> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && range.contains(number)).ok_or_else(|| {
+        let message = format!("{name} is a whole number from {} to {}", range.start(), range.end());
+        ApiError::bad("bad_parameter", message)
+    })
+}
+
+fn switch(name: &str, text: &str) -> Result<bool, ApiError> {
+    match text {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(ApiError::bad("bad_parameter", format!("{name} is 1 or 0"))),
     }
 }
 
@@ -185,7 +207,30 @@ mod tests {
     use proptest::prelude::*;
 
     fn params(text: &str) -> Result<Params, ApiError> {
-        Params::parse(&Fields::parse(text)?)
+        Params::parse(text)
+    }
+
+    /// Fields that are read, one value each.
+    const SINGLE: [&str; 13] = [
+        "cursor", "client", "last", "limit", "wait", "padding", "named", "origin", "publish", "once", "callback",
+        "token", "ticket",
+    ];
+
+    /// What came of a field.
+    fn read(params: &Params, name: &str) -> String {
+        match name {
+            "topic" => format!("{:?}", params.patterns),
+            "cursor" => format!("{:?}", params.cursor),
+            "client" => format!("{:?}", params.client),
+            "last" => format!("{:?}", params.last),
+            "limit" => format!("{:?}", params.limit),
+            "wait" => format!("{:?}", params.wait),
+            "padding" => format!("{:?}", params.padding),
+            "named" => format!("{:?}", params.named),
+            "origin" => format!("{:?}", params.origin),
+            "publish" => format!("{:?}", params.publish),
+            _ => String::new(),
+        }
     }
 
     #[test]
@@ -240,6 +285,30 @@ mod tests {
         #[test]
         fn never_panics(text in "[a-z=&%+0-9\\PC]{0,120}") {
             let _ = params(&text);
+        }
+
+        /// Whatever stands between them, fields are read as if each stood alone; and none of those with one value stands
+        /// twice.
+        #[test]
+        fn each_field_is_read_as_if_it_stood_alone(fields in proptest::collection::vec(
+            prop_oneof![
+                6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 6 => "(last|limit|wait)=[0-9]{1,2}",
+                6 => "(padding|named|once)=[01]", 3 => "(origin|callback|token|ticket)=[a-z]{1,2}", 2 => "[a-z]{0,2}=?[0-9]",
+                1 => "client=0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1[0-9]", 1 => "(cursor|padding|client|x)=(x|%ff|%31)",
+            ],
+            0..6,
+        )) {
+            let text = fields.join("&");
+            let once = Fields::parse(&text).is_ok_and(|fields| SINGLE.iter().all(|name| fields.one(name).is_ok()));
+            let alone = fields.iter().all(|field| params(field).is_ok());
+            let all = params(&text);
+            prop_assert_eq!(all.is_ok(), once && alone);
+            let Ok(all) = all else { return Ok(()) };
+            for name in SINGLE.into_iter().chain(["topic"]) {
+                let own = fields.iter().filter(|field| field.split('=').next() == Some(name)).cloned();
+                let own = params(&own.collect::<Vec<_>>().join("&")).unwrap();
+                prop_assert_eq!(read(&all, name), read(&own, name));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
@@ -26,26 +26,26 @@ use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing};
 
-/// How far an empty poll may have moved on before it is answered with its new cursor, not with 304: behind that, the
-/// client would make the server look at the same events again and again.
-const UNMOVED_EVENTS: u64 = 256;
-
 /// `/v1/poll`.
 pub(super) async fn poll(call: Call) -> Answer {
     let params = params(&call)?;
     let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
-    let body = driver.batch().await?;
-    let (cursor, delivered) = (driver.delivery.cursor(), driver.delivery.delivered());
-    if let Some(From::Cursor(presented)) = params.cursor
-        && delivered == 0
-        && cursor.position.0.saturating_sub(presented.position.0) <= UNMOVED_EVENTS
-    {
-        let tag = etag(presented);
-        if names_tag(call.request.headers().get(IF_NONE_MATCH), &tag) {
-            return Ok(HttpResponse::NotModified().insert_header((ETAG, &*tag)).finish());
-        }
+    let header = call.request.headers().get(IF_NONE_MATCH);
+    let named = match params.cursor {
+        Some(From::Cursor(presented)) if names_cursor(header, presented) => Some(presented),
+        _ => None,
+    };
+    if named.is_some() {
+        // Then there is no body to say it.
+        driver.delivery.omit_unmoved();
     }
-    Ok(json(StatusCode::OK).insert_header((ETAG, &*etag(cursor))).body(body))
+    let body = driver.batch().await?;
+    match named {
+        Some(presented) if body.is_empty() => {
+            Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish())
+        }
+        _ => Ok(json(StatusCode::OK).insert_header((ETAG, etag(driver.delivery.cursor()))).body(body)),
+    }
 }
 
 /// `/v1/longpoll`.
@@ -150,7 +150,7 @@ pub(super) async fn lines(call: Call) -> Answer {
 
 /// The checked parameters of a request.
 pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
-    let params = Params::parse(&Fields::parse(call.request.query_string())?)?;
+    let params = Params::parse(call.request.query_string())?;
     if let Some(patterns) = &params.patterns {
         check_patterns(patterns, call.options().patterns_max)?;
     }
@@ -195,10 +195,11 @@ async fn opened(
 ) -> Result<(Driver, Rights), ApiError> {
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
+    let staying = completion != Completion::AtOnce;
     let rights = call.rights_over(Some(transport)).await?;
     let who = call.who_as(&rights);
     call.limits().connect(&who)?;
-    let held = if completion == Completion::AtOnce { None } else { Some(call.limits().hold(&who)?) };
+    let held = if staying { Some(call.limits().hold(&who)?) } else { None };
     let known = match params.client {
         Some(client) => {
             check_client(hub, client)?;
@@ -218,8 +219,9 @@ async fn opened(
             return Err(ApiError::bad("no_topic", message));
         }
     };
-    // The same in memory for all who ask for the same.
-    let patterns = call.state.worker().shared(patterns);
+    let worker = call.state.worker();
+    // The same in memory for all who stay and ask for the same.
+    let patterns = if staying { worker.shared(patterns) } else { patterns };
     // Whoever could once subscribe to what is remembered may not be allowed to any more.
     check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
@@ -241,34 +243,34 @@ async fn opened(
         }
         None => None,
     };
-    let worker = call.state.worker();
     if !worker.reach(cursor).await {
         let message = "this worker has not come as far as the cursor yet; try again";
         return Err(ApiError::unavailable("behind", message));
     }
-    let client = params.client.unwrap_or_else(Uuid::new_v4);
-    // What is held under a grant has to be found when that is revoked.
-    let held_by_grant = !matches!(completion, Completion::AtOnce) && rights.grant().is_some();
-    let registered = streaming || params.client.is_some() || held_by_grant;
-    let connect = || hub.clients().connect(client, transport, &patterns, cursor, &rights, now_ms());
-    let registration = registered.then(connect);
-    if streaming && params.client.is_none() {
-        hub.clients().arrive_minted(client, &patterns, start.cursor, &rights, now_ms());
+    // A stream is told its name, and what is held under a grant has to be found when that is revoked.
+    let needs_name = streaming || staying && rights.grant().is_some();
+    let client = params.client.or_else(|| needs_name.then(Uuid::new_v4));
+    let connect = |client| hub.clients().connect(client, transport, &patterns, cursor, &rights, now_ms());
+    let registration = client.map(connect);
+    if let Some(client) = client {
+        if streaming && params.client.is_none() {
+            hub.clients().arrive_minted(client, &patterns, start.cursor, &rights, now_ms());
+        }
+        // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
+        check_client(hub, client)?;
     }
-    // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
-    check_client(hub, client)?;
     check_still_good(hub, &rights)?;
     let parked = asked.is_some() || remembered.is_some();
     let plan = Plan {
         framing,
         completion,
-        client,
+        client: client.unwrap_or_default(),
         transport,
         heartbeat: call.options().heartbeat,
         events_max: params.limit,
         jitter: rand::random(),
     };
-    let seat = if completion == Completion::AtOnce { worker.visit() } else { worker.seat(&patterns) };
+    let seat = if staying { worker.seat(&patterns) } else { worker.visit() };
     let delivery = Delivery::new(Instant::now(), plan, patterns, start);
     let mut delivery = if parked { delivery.parked() } else { delivery };
     delivery.set_expiry(expiry(&rights));
@@ -342,16 +344,29 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     body
 }
 
-fn etag(cursor: Cursor) -> BytesMut {
+fn etag(cursor: Cursor) -> Bytes {
     let mut tag = BytesMut::with_capacity(cursor.text_bytes() + 2);
     tag.put_u8(b'"');
     cursor.write(&mut tag);
     tag.put_u8(b'"');
-    tag
+    tag.freeze()
 }
 
-/// Whether `If-None-Match` names the tag, by weak comparison (RFC 9110 §13.1.2).
+/// Whether `If-None-Match` names a cursor's tag. Read, not written: a cursor has one text only.
+fn names_cursor(header: Option<&HeaderValue>, wanted: Cursor) -> bool {
+    names(header, |tag| {
+        let text = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        text.is_some_and(|text| text.parse() == Ok(wanted))
+    })
+}
+
+/// Whether `If-None-Match` names the tag.
 pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &[u8]) -> bool {
+    names(header, |tag| tag.as_bytes() == wanted)
+}
+
+/// Whether `If-None-Match` names a tag that is wanted, by weak comparison (RFC 9110 §13.1.2).
+fn names(header: Option<&HeaderValue>, is_wanted: impl Fn(&str) -> bool) -> bool {
     let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split(',').map(|tag| tag.trim()).any(|tag| tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == wanted)
+    text.split(',').map(|tag| tag.trim()).any(|tag| is_wanted(tag.strip_prefix("W/").unwrap_or(tag)))
 }

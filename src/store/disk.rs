@@ -10,7 +10,7 @@
 //! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
 //!   transaction trims a bounded number of events: when a limit was lowered, the log comes down to it step by step).
 //! - **In memory**: about 250 bytes for each topic that has events, or lost some; 150 for each key of the
-//!   idempotency window; what is queued, at most 64 MiB; 16 MiB of cache for the writer, 4 for each of the readers.
+//!   idempotency window; what is queued, at most 64 MiB; 16 MiB of cache for the writer, 8 for each of the readers.
 //!
 //! The order of things after a commit: what readers need (topics, marks, bounds), then the feed, then the answers.
 
