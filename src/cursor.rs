@@ -119,6 +119,13 @@ impl Cursor {
         usize::from(self.epoch.len) + 1 + digits
     }
 
+    /// Whether this is the text form: there is one only, so that nothing needs to be parsed.
+    pub(crate) fn is_text(&self, text: &[u8]) -> bool {
+        let epoch = &self.epoch.bytes[..usize::from(self.epoch.len)];
+        let position = text.strip_prefix(epoch).and_then(|rest| rest.strip_prefix(b"-"));
+        position == Some(itoa::Buffer::new().format(self.position.0).as_bytes())
+    }
+
     /// Appends the text form; on the hot path, where `format!` would allocate.
     pub fn write(&self, out: &mut impl bytes::BufMut) {
         out.put_slice(self.epoch.as_str().as_bytes());
@@ -206,6 +213,13 @@ mod tests {
             cursor.write(&mut written);
             prop_assert_eq!(written, cursor.to_string().into_bytes());
             prop_assert_eq!(cursor.to_string().len(), cursor.text_bytes());
+        }
+
+        #[test]
+        fn what_is_its_text_is_what_parses_to_it(position in 0u64..200, text in "e{0,2}-?0?[0-9]{0,3}") {
+            let cursor = Cursor::new("e".parse().unwrap(), Position(position));
+            prop_assert!(cursor.is_text(cursor.to_string().as_bytes()));
+            prop_assert_eq!(cursor.is_text(text.as_bytes()), text.parse() == Ok(cursor), "{}", text);
         }
 
         #[test]

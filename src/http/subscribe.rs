@@ -32,7 +32,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
     let header = call.request.headers().get(IF_NONE_MATCH);
     let named = match params.cursor {
-        Some(From::Cursor(presented)) if names_cursor(header, presented) => Some(presented),
+        Some(From::Cursor(presented)) => header.and_then(|header| named_tag(header, presented)),
         _ => None,
     };
     if named.is_some() {
@@ -41,9 +41,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     }
     let body = driver.batch().await?;
     match named {
-        Some(presented) if body.is_empty() => {
-            Ok(HttpResponse::NotModified().insert_header((ETAG, etag(presented))).finish())
-        }
+        Some(tag) if body.is_empty() => Ok(HttpResponse::NotModified().insert_header((ETAG, tag)).finish()),
         _ => Ok(json(StatusCode::OK).insert_header((ETAG, etag(driver.delivery.cursor()))).body(body)),
     }
 }
@@ -352,12 +350,18 @@ fn etag(cursor: Cursor) -> Bytes {
     tag.freeze()
 }
 
-/// Whether `If-None-Match` names a cursor's tag. Read, not written: a cursor has one text only.
-fn names_cursor(header: Option<&HeaderValue>, wanted: Cursor) -> bool {
-    names(header, |tag| {
-        let text = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        text.is_some_and(|text| text.parse() == Ok(wanted))
-    })
+/// A cursor's tag, where `If-None-Match` names it.
+fn named_tag(header: &HeaderValue, cursor: Cursor) -> Option<HeaderValue> {
+    let is_tag = |tag: &[u8]| {
+        let text = tag.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+        text.is_some_and(|text| cursor.is_text(text))
+    };
+    // By itself nearly always: then it is handed back, and none is written.
+    if is_tag(header.as_bytes()) {
+        return Some(header.clone());
+    }
+    let named = names(Some(header), |tag| is_tag(tag.as_bytes()));
+    named.then(|| HeaderValue::from_maybe_shared(etag(cursor)).ok()).flatten()
 }
 
 /// Whether `If-None-Match` names the tag.
