@@ -21,6 +21,9 @@ use super::{Answer, State, body};
 use crate::auth::Rights;
 use crate::limits::{Arriving, Limits, Who};
 
+/// nginx holds back what is not a line yet, unless it is told not to.
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
 pub(super) struct Call(Box<Parts>);
 
@@ -32,6 +35,7 @@ pub(super) struct Parts {
     pub(super) state: Rc<State>,
     peer: Peer,
     caller: Caller,
+    source: Source,
     outlet: Option<Outlet>,
 }
 
@@ -74,7 +78,9 @@ impl Request {
                 let routed = request.match_info();
                 &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()]
             }
-            Self::Direct(_) => "/v1",
+            Self::Direct(request) => {
+                return request.uri().path().strip_prefix("/v1/")?.split_once('/').map(|(_, named)| named);
+            }
         };
         // A router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
         let slashes = before.matches('/').count() + 2;
@@ -125,7 +131,8 @@ impl Call {
         state: Rc<State>,
     ) -> Self {
         let caller = Caller::of(&peer, request.head(), &state.options);
-        Self(Box::new(Parts { request, payload, kept, state, peer, caller, outlet }))
+        let source = Source::of(request.headers(), caller.scheme, &state.options);
+        Self(Box::new(Parts { request, payload, kept, state, peer, caller, source, outlet }))
     }
 
     pub(super) fn head(&self) -> &RequestHead {
@@ -165,8 +172,8 @@ impl Call {
         self.outlet.clone()
     }
 
-    pub(super) fn source(&self) -> Source {
-        Source::of(self.request.headers(), self.scheme(), self.options())
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.
@@ -188,7 +195,7 @@ impl Call {
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
     {
-        let (source, kept) = (self.source(), self.kept.clone());
+        let (source, kept) = (self.source.clone(), self.kept.clone());
         let hsts = self.options().hsts;
         let hsts = (!hsts.is_zero() && self.peer.secure).then_some(hsts.as_secs());
         let mut response = handler(self).await.unwrap_or_else(|error| error.response());
@@ -198,7 +205,7 @@ impl Call {
         if !headers.contains_key(CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
-        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
         // Any URL may have a token in it.
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {

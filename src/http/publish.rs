@@ -1,9 +1,12 @@
 //! `POST /v1/events` and `POST /v1/topics/{topic}`.
 
+use std::borrow::Cow;
+
 use actix_web::HttpResponse;
+use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use bytes::Bytes;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -26,6 +29,8 @@ const LINES_MAX: usize = 256;
 
 /// Errors that the answer to a stream of lines lists.
 const LISTED_ERRORS_MAX: usize = 100;
+
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// An event as a publisher writes it.
 #[derive(Deserialize)]
@@ -143,16 +148,15 @@ fn json_or_text(text: &str) -> Result<Data, ApiError> {
 }
 
 /// The topic in the path.
-fn topic_in_path(request: &Request) -> Result<String, ApiError> {
+fn topic_in_path(request: &Request) -> Result<Cow<'_, str>, ApiError> {
     let Some(raw) = request.named() else { return Err(super::nothing_here()) };
-    let decoded = percent_decode_str(raw).decode_utf8();
-    decoded
-        .map(String::from)
+    percent_decode_str(raw)
+        .decode_utf8()
         .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get("idempotency-key").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = headers.get(&IDEMPOTENCY_KEY).filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).map(str::to_owned);
     text.map(Some).map_err(|_| ApiError::bad("bad_id", "Idempotency-Key is not UTF-8"))
 }
@@ -188,7 +192,11 @@ async fn single(call: &Call, rights: &Rights, event: NewEvent) -> Answer {
     let published = call.state.hub.publish(event).await?;
     // Written out: a tree of values for two of them costs as much as storing the event.
     let Published { cursor, duplicate } = published;
-    Ok(created(format!("{{\"cursor\":\"{cursor}\",\"duplicate\":{duplicate}}}")))
+    let mut body = BytesMut::with_capacity(40 + cursor.text_bytes());
+    body.put_slice(b"{\"cursor\":\"");
+    cursor.write(&mut body);
+    body.put_slice(if duplicate { b"\",\"duplicate\":true}" } else { b"\",\"duplicate\":false}" });
+    Ok(created(body.freeze()))
 }
 
 async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
@@ -218,7 +226,7 @@ fn outcome(published: &Published) -> Value {
     json!({ "cursor": published.cursor, "duplicate": published.duplicate })
 }
 
-fn created(body: String) -> HttpResponse {
+fn created(body: impl MessageBody + 'static) -> HttpResponse {
     let json = HeaderValue::from_static("application/json");
     HttpResponse::Created().insert_header((CONTENT_TYPE, json)).body(body)
 }

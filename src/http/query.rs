@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
@@ -167,9 +167,11 @@ pub(crate) fn parse_callback(text: &str) -> Result<Callback, ApiError> {
     text.parse().map_err(|error: crate::wire::CallbackError| ApiError::bad("bad_callback", error.to_string()))
 }
 
+static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 /// The header that an `EventSource` sends when it comes back; empty is absent.
 pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
-    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = headers.get(&LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
     let cursor = value.to_str().ok().and_then(|text| text.parse().ok());
     let message = "Last-Event-ID is a cursor as received in id: from this server, such as k3f9x2-1042";
     cursor.map(Some).ok_or_else(|| ApiError::bad("bad_cursor", message))

@@ -225,7 +225,7 @@ impl Connection {
 
     async fn answer(&mut self, plain: Plain, front: &Front) -> After {
         let Plain { route, mut request, body } = plain;
-        let upgrade = request.head().upgrade();
+        let upgrade = route.is_socket() && request.head().upgrade();
         let (run, watching, outlet) = {
             let link = self.link.borrow();
             let (peer, outlet) = (link.io.peer, link.io.outlet().cloned());
