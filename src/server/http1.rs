@@ -30,6 +30,7 @@ use futures_core::Stream;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::io::{BoxedIo, Io};
 use super::watch::{Watched, Watching};
@@ -76,6 +77,8 @@ impl Front {
         let mut connection = Connection { link, out: BytesMut::new(), stopping: self.stopping.clone() };
         let mut begun = false;
         loop {
+            // However many requests came together, others have their turn between them.
+            consume_budget().await;
             match connection.next().await {
                 Next::Plain(plain) => {
                     begun = true;
@@ -151,7 +154,8 @@ impl Link {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => return Poll::Ready(Next::Silent),
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
-                Poll::Pending if self.input.is_empty() => return Poll::Pending,
+                // Nothing is there yet; or the others of the thread have their turn.
+                Poll::Pending if self.input.is_empty() || !has_budget_remaining() => return Poll::Pending,
                 Poll::Pending => return Poll::Ready(Next::HandOver),
             }
         }

@@ -8,6 +8,7 @@ mod client;
 mod clients;
 mod fixture;
 mod gaps;
+mod handing_over;
 mod http;
 mod origins;
 mod polling;
