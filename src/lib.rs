@@ -43,8 +43,9 @@
 //! position. While it keeps up it reads its worker's [`tail`]; where it has fallen behind that, it reads the [`store`]. Both are one
 //! read from a position, so history and the present meet without a seam. What the socket does not take stays in the log.
 //!
-//! A stream at rest over plain HTTP/1 is written to by its worker straight away, past its task and actix (`http::outlet`); all
-//! else goes through its body.
+//! A stream at rest over plain HTTP/1 is written to by its worker straight away, past its task (`http::outlet`); all else goes
+//! through its body. Requests reach the routes through an actix-web `App`, or, in our own server, where they are plain,
+//! straight from their connection (`server::http1`): below `/v1` there is one table of routes for both (`http::route`).
 //!
 //! # Map
 //!
@@ -60,7 +61,7 @@
 //! | [`keyring`] | the keys in force, read again where their file changes |
 //! | [`limits`] | how many, how often: counts and rates by address and subject |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
-//! | [`server`] | listening and stopping; TLS, HTTP/1 and HTTP/2 to the routes; the access log |
+//! | [`server`] | listening and stopping; TLS; plain HTTP/1.1 and HTTP/2 to the routes, the rest of HTTP/1 by actix; the access log |
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
 //! Imports point one way: `main → {command, server} → http → {hub, barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,

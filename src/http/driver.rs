@@ -184,9 +184,9 @@ impl Driver {
 pub(super) struct Live {
     driver: RefCell<Driver>,
     outlet: Option<Outlet>,
-    /// Whether the connection's bytes are in chunks (RFC 9112 §7.1), which actix makes of what goes the usual way.
+    /// Whether the connection's bytes are in chunks (RFC 9112 §7.1), which are made of what goes the usual way.
     chunked: bool,
-    /// Its last byte was given to actix.
+    /// Its last byte was given.
     ended: Cell<bool>,
     /// Its peer does not take what went the short way.
     slow: Cell<bool>,
@@ -212,13 +212,13 @@ impl Live {
     /// The next bytes for the body, `None` at the end.
     ///
     /// While the peer does not take what went the short way nothing is read for it, but it ends when it is to: the outlet
-    /// keeps what is given to actix behind the rest. Where that takes long it is not silent, since it was not pinged.
+    /// keeps what is given behind the rest. Where that takes long it is not silent, since it was not pinged.
     ///
     /// # Errors
     /// As [`Driver::poll`].
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut driver = self.driver.borrow_mut();
-        // Whether the socket is broken, actix finds out.
+        // Whether the socket is broken, whoever writes finds out.
         if self.outlet.as_ref().is_some_and(|outlet| outlet.poll_rest(cx).is_pending()) {
             self.slow.set(true);
             ready!(driver.poll_end(cx));
@@ -232,7 +232,7 @@ impl Live {
         Poll::Ready(next)
     }
 
-    /// The body gives something to actix: nothing goes the short way before that has been written.
+    /// The body gives something: nothing goes the short way before that has been written.
     pub(super) fn block(&self) {
         if let Some(outlet) = &self.outlet {
             outlet.block();

@@ -1,7 +1,7 @@
 //! The short way out: what a stream is sent, straight to its socket.
 //!
-//! A stream's usual way is its body: its task is woken, actix goes through the connection's state, asks the body, copies what
-//! it gives and writes it. With a thousand streams that is two microseconds for each event and stream, most of them spent
+//! A stream's usual way is its body: its task is woken, goes through the connection's state, asks the body, copies what it
+//! gives and writes it. With a thousand streams that is two microseconds for each event and stream, most of them spent
 //! waiting for memory. So a stream that is at rest is written to by its worker directly. What the socket does not take
 //! then, and all that is not at rest, goes the usual way, which is also the only one over TLS, over HTTP/2 and in somebody
 //! else's server.
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
 
-/// The writing side of a plain connection, shared by what actix writes and what goes the short way.
+/// The writing side of a plain connection, shared by what its task writes and what goes the short way.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlet(Rc<Shared>);
 
@@ -26,7 +26,7 @@ pub(crate) struct OutletRef(Weak<Shared>);
 #[derive(Debug)]
 struct Shared {
     half: OwnedWriteHalf,
-    /// Whether all that was given to actix has been written.
+    /// Whether all that was given to the task has been written.
     clear: Cell<bool>,
     /// What the socket did not take yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
@@ -60,7 +60,7 @@ impl Outlet {
         self.0.sent_bytes.set(self.0.sent_bytes.get() + bytes as u64);
     }
 
-    /// Something is given to actix: until it is written, nothing may overtake it.
+    /// Something is given to the task: until it is written, nothing may overtake it.
     pub(super) fn block(&self) {
         self.0.clear.set(false);
     }
@@ -96,13 +96,13 @@ impl Outlet {
         Poll::Ready(Ok(()))
     }
 
-    /// What actix writes.
+    /// What the connection's task writes.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_rest(cx))?;
         self.poll_socket(cx, bytes)
     }
 
-    /// actix flushes when its own buffer is empty, and only then.
+    /// The task flushes when its own buffer is empty, and only then: so does actix.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.clear.set(true);
         self.poll_rest(cx)

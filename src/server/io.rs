@@ -1,8 +1,8 @@
 //! A connection's bytes: plain or in TLS, and cut where no request comes over it for too long.
 //!
-//! actix times the head of a connection's first request only. One that sends a request, and then the first byte of another,
-//! would be kept for ever. It can time the pauses between requests, but sets a timer after each of them; what is here sets
-//! one for many.
+//! actix times the head of the first request that it sees of a connection only. One that sends a request, and then the first
+//! byte of another, would be kept for ever. It can time the pauses between requests, but sets a timer after each of them; what
+//! is here sets one for many.
 
 use std::cell::Cell;
 use std::io;
@@ -36,7 +36,7 @@ impl Wire {
         Self::Plain(reading, Outlet::new(writing))
     }
 
-    /// Where streams may write past actix.
+    /// Where streams may write past their task.
     pub(super) fn outlet(&self) -> Option<&Outlet> {
         match self {
             Self::Plain(_, outlet) => Some(outlet),
