@@ -252,7 +252,14 @@ impl Connection {
         let body = watching.answered(status, outlet, body);
         let sent = match framing {
             Framing::None => true,
-            Framing::Sized | Framing::Chunked | Framing::Raw => self.send(body, framing).await,
+            Framing::Sized | Framing::Chunked => self.send(body, framing).await,
+            Framing::Raw => {
+                let sent = self.send(body, framing).await;
+                if sent {
+                    self.hear_out().await;
+                }
+                sent
+            }
         };
         match (sent, close || framing == Framing::Raw) {
             (false, _) => After::Gone,
@@ -319,6 +326,12 @@ impl Connection {
             }
         })
         .await
+    }
+
+    /// A socket's peer answers a close frame with its own (RFC 6455 §7.1.1), or goes; it is cut only where it does neither.
+    async fn hear_out(&self) {
+        let word = poll_fn(|cx| self.link.borrow_mut().poll_read(cx).map(drop));
+        let _ = tokio::time::timeout(LINGER_TIME, word).await;
     }
 
     async fn hand_over(mut self) -> Option<BoxedIo> {
