@@ -250,17 +250,10 @@ impl Connection {
         let framing = write_head(head.head(), size, close, &front.date, &mut self.out);
         drop(head);
         let body = watching.answered(status, outlet, body);
-        let sent = match framing {
-            Framing::None => true,
-            Framing::Sized | Framing::Chunked => self.send(body, framing).await,
-            Framing::Raw => {
-                let sent = self.send(body, framing).await;
-                if sent {
-                    self.hear_out().await;
-                }
-                sent
-            }
-        };
+        let sent = framing == Framing::None || self.send(body, framing).await;
+        if sent && framing == Framing::Raw {
+            self.hear_out().await;
+        }
         match (sent, close || framing == Framing::Raw) {
             (false, _) => After::Gone,
             (true, true) => After::Close,

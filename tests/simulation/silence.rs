@@ -88,6 +88,14 @@ impl Peer {
         self.delivery.fetched(self.now, page);
     }
 
+    /// That it ends when so much time has passed, and not before.
+    fn assert_gone_after(&mut self, time: Duration) {
+        self.now += time - SOON;
+        assert!(self.rest().is_some());
+        self.now += SOON;
+        assert_eq!(self.rest(), None);
+    }
+
     fn is_pinged(&mut self) -> bool {
         self.rest().is_some_and(|sent| sent.windows(PING.len()).any(|two| two == PING))
     }
@@ -98,10 +106,7 @@ fn who_says_nothing_for_two_heartbeats_is_gone() {
     let mut peer = Peer::at_rest();
     peer.now += HEARTBEAT;
     assert!(peer.is_pinged());
-    peer.now += HEARTBEAT - SOON;
-    assert!(peer.rest().is_some());
-    peer.now += SOON;
-    assert_eq!(peer.rest(), None);
+    peer.assert_gone_after(HEARTBEAT);
 }
 
 #[test]
@@ -111,10 +116,8 @@ fn who_says_something_before_it_is_pinged_has_two_heartbeats_from_then() {
     peer.delivery.heard(peer.now);
     peer.now += SOON;
     assert!(peer.is_pinged());
-    peer.now += 2 * (HEARTBEAT - SOON);
-    assert!(peer.rest().is_some());
-    peer.now += SOON;
-    assert_eq!(peer.rest(), None);
+    // It was heard a little before.
+    peer.assert_gone_after(2 * HEARTBEAT - SOON);
 }
 
 /// While it waits for the store, nobody is pinged.
@@ -124,10 +127,7 @@ fn who_was_kept_waiting_by_the_store_is_asked_first() {
     peer.fetch_for(5 * HEARTBEAT);
     assert!(!peer.delivery.is_due_to_end(peer.now));
     assert!(peer.is_pinged());
-    peer.now += HEARTBEAT - SOON;
-    assert!(peer.rest().is_some());
-    peer.now += SOON;
-    assert_eq!(peer.rest(), None);
+    peer.assert_gone_after(HEARTBEAT);
 }
 
 /// As a machine that slept.
