@@ -43,12 +43,38 @@ struct Table {
 
 struct Entry {
     record: ClientRecord,
-    /// Not yet in the store.
+    kept: Kept,
+    /// What the store has, if anything, is older.
     dirty: bool,
-    /// The id is the server's own, and nobody has used it yet: not for the store.
-    minted: bool,
     /// How many are between their arrival and their connection.
     arriving: u32,
+}
+
+/// Whether a client, with what it asks for, would be known after a crash. How far it is does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// No, and it need not be: the id is the server's own, and nobody has used it yet.
+    Minted,
+    /// Not yet: it is on its way to the store, or will be.
+    Unsaved,
+    Saved,
+}
+
+impl Entry {
+    /// Its id is in use: it is for the store from now on.
+    fn keep(&mut self) {
+        if self.kept == Kept::Minted {
+            self.kept = Kept::Unsaved;
+        }
+    }
+
+    /// Takes the new patterns even where they are equal: one set in memory then serves all who ask for the same.
+    fn ask_for(&mut self, patterns: &PatternSet) {
+        if self.kept == Kept::Saved && self.record.patterns != *patterns {
+            self.kept = Kept::Unsaved;
+        }
+        self.record.patterns = patterns.clone();
+    }
 }
 
 /// A client that has arrived. Until this is dropped, by when it is connected, its record stays here: else what it asks for
@@ -206,40 +232,34 @@ impl Clients {
 
     /// Remembers where a client starts, what it asks for, and whose it is.
     ///
-    /// A client that was not known is in the store when this returns: were its first answer lost, it could come back with
-    /// its id alone and start at the same place. Everything else is saved within a second.
+    /// The client is in the store when this returns, with what it asks for: were its first answer lost, it could come back
+    /// with its id alone and start at the same place. That holds for each of several that arrive together, not just for
+    /// the first: any of them may be the one that is answered. Everything else is saved within a second.
     pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Arrived<'_>, ClientError> {
         let Arrival { client, known, patterns, cursor, presented, rights, now_ms } = arrival;
         let (record, arrived) = {
             let mut table = self.table();
-            let first = known.is_none() && !table.records.contains_key(&client);
-            let entry = table.records.entry(client).or_insert_with(|| Entry {
-                record: known.unwrap_or_else(|| ClientRecord {
-                    client,
-                    patterns: patterns.clone(),
-                    cursor,
-                    seen_ms: now_ms,
-                    owner: None,
-                }),
-                dirty: true,
-                minted: false,
-                arriving: 0,
+            let entry = table.records.entry(client).or_insert_with(|| {
+                let kept = if known.is_some() { Kept::Saved } else { Kept::Unsaved };
+                let new = || ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner: None };
+                Entry { record: known.unwrap_or_else(new), kept, dirty: true, arriving: 0 }
             });
             own(&mut entry.record, rights)?;
             entry.arriving += 1;
-            let was_minted = std::mem::take(&mut entry.minted);
             if presented {
                 advance(&mut entry.record.cursor, cursor, cursor.epoch);
             }
+            entry.keep();
             if !patterns.is_empty() {
-                entry.record.patterns = patterns.clone();
+                entry.ask_for(patterns);
             }
             entry.record.seen_ms = now_ms;
             entry.dirty = true;
-            ((first || was_minted).then(|| entry.record.clone()), Arrived { clients: self, client })
+            let unsaved = (entry.kept == Kept::Unsaved).then(|| entry.record.clone());
+            (unsaved, Arrived { clients: self, client })
         };
         if let Some(record) = record {
-            self.store.save_clients(vec![record]).await?;
+            self.save(vec![record]).await?;
         }
         Ok(arrived)
     }
@@ -257,15 +277,15 @@ impl Clients {
         if table.records.len() < MINTED_MAX {
             let owner = rights.subject().map(str::to_owned);
             let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner };
-            table.records.insert(client, Entry { record, dirty: false, minted: true, arriving: 0 });
+            table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, arriving: 0 });
         }
     }
 
     /// Remembers what a client asks for now, saved within a second.
     pub(crate) fn remember_patterns(&self, client: Uuid, patterns: &PatternSet) {
         if let Some(entry) = self.table().records.get_mut(&client) {
-            entry.record.patterns = patterns.clone();
-            entry.dirty |= !entry.minted;
+            entry.ask_for(patterns);
+            entry.dirty |= entry.kept != Kept::Minted;
         }
     }
 
@@ -276,15 +296,15 @@ impl Clients {
         let patterns = table.patterns_of(client);
         let entry = table.records.entry(client).or_insert_with(|| Entry {
             record: ClientRecord { client, patterns, cursor, seen_ms: now_ms, owner: None },
+            kept: Kept::Unsaved,
             dirty: true,
-            minted: false,
             arriving: 0,
         });
         own(&mut entry.record, rights)?;
         advance(&mut entry.record.cursor, cursor, log);
         entry.record.seen_ms = now_ms;
         entry.dirty = true;
-        entry.minted = false;
+        entry.keep();
         Ok(entry.record.cursor)
     }
 
@@ -292,12 +312,12 @@ impl Clients {
     pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let client = ack.client;
         if let Some(known) = self.recall(client).await? {
-            let entry = Entry { record: known, dirty: false, minted: false, arriving: 0 };
+            let entry = Entry { record: known, kept: Kept::Saved, dirty: false, arriving: 0 };
             self.table().records.entry(client).or_insert(entry);
         }
         let remembered = self.acknowledge(ack)?;
         let record = self.table().records.get(&client).map(|entry| entry.record.clone());
-        self.store.save_clients(record.into_iter().collect()).await?;
+        self.save(record.into_iter().collect()).await?;
         Ok(remembered)
     }
 
@@ -382,7 +402,7 @@ impl Clients {
         let changed = self.table().take_changed(now_ms, self.idle_max);
         let ids: Vec<Uuid> = changed.iter().map(|record| record.client).collect();
         if !changed.is_empty()
-            && let Err(error) = self.store.save_clients(changed).await
+            && let Err(error) = self.save(changed).await
         {
             tracing::warn!(%error, "clients' cursors could not be saved; trying again");
             let mut table = self.table();
@@ -394,6 +414,19 @@ impl Clients {
         } else {
             self.table().forget_idle(now_ms);
         }
+    }
+
+    async fn save(&self, records: Vec<ClientRecord>) -> Result<(), StoreError> {
+        let saved: Vec<_> = records.iter().map(|record| (record.client, record.patterns.clone())).collect();
+        self.store.save_clients(records).await?;
+        let mut table = self.table();
+        for (client, patterns) in saved {
+            // Whoever has asked for something else meanwhile is saved once more.
+            if let Some(entry) = table.records.get_mut(&client).filter(|entry| entry.record.patterns == patterns) {
+                entry.kept = Kept::Saved;
+            }
+        }
+        Ok(())
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -436,7 +469,7 @@ impl Table {
         for (client, entry) in records {
             if now_ms.saturating_sub(entry.record.seen_ms) > refresh_ms && by_client.contains_key(client) {
                 entry.record.seen_ms = now_ms;
-                entry.dirty |= !entry.minted;
+                entry.dirty |= entry.kept != Kept::Minted;
             }
             if std::mem::take(&mut entry.dirty) {
                 changed.push(entry.record.clone());
@@ -449,7 +482,7 @@ impl Table {
         let Self { records, by_client, .. } = self;
         let minted_ms = MINTED_IDLE_MAX.as_millis() as u64;
         records.retain(|client, entry| {
-            let fresh = entry.minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
+            let fresh = entry.kept == Kept::Minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
             entry.dirty || fresh || entry.arriving > 0 || by_client.contains_key(client)
         });
     }
@@ -491,18 +524,32 @@ fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: Epoch) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+    use tokio::sync::Semaphore;
+
     use super::*;
-    use crate::store::{MemoryStore, StoreOptions};
+    use crate::event::Draft;
+    use crate::store::{
+        Appended, Bounds, Feed, MemoryStore, Note, NoteKind, NoteSink, Page, ReadRequest, StoreOptions,
+    };
+
+    fn set(text: &str) -> PatternSet {
+        PatternSet::new([text.parse().unwrap()]).unwrap()
+    }
+
+    fn arrival(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> Arrival<'_> {
+        let cursor = Cursor::new(Epoch::mint(), Position(1));
+        Arrival { client, known, patterns, cursor, presented: false, rights: &Rights::Open, now_ms: 1000 }
+    }
 
     #[tokio::test]
     async fn who_has_arrived_is_not_forgotten_before_being_connected() {
         let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
-        let set = |text: &str| PatternSet::new([text.parse().unwrap()]).unwrap();
-        let (client, cursor) = (Uuid::new_v4(), Cursor::new(Epoch::mint(), Position(1)));
-        let (before, after) = (set("a"), set("b"));
-        let (known, presented, rights, now_ms) = (None, false, &Rights::Open, 1000);
-        let arrival = Arrival { client, known, patterns: &before, cursor, presented, rights, now_ms };
-        let Ok(arrived) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+        let (client, before, after) = (Uuid::new_v4(), set("a"), set("b"));
+        let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else {
+            panic!("nobody else has the id")
+        };
         // What is saved every second comes just then.
         clients.flush(1000).await;
         clients.flush(1001).await;
@@ -513,5 +560,128 @@ mod tests {
         assert!(clients.table().records.is_empty(), "who is gone is in the store alone");
         let remembered = clients.recall(client).await.unwrap().unwrap();
         assert_eq!(remembered.patterns, after);
+    }
+
+    #[tokio::test]
+    async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
+        let store = Arc::new(Waiting::default());
+        let clients = Clients::new(store.clone(), Duration::from_secs(3600));
+        let (client, patterns) = (Uuid::new_v4(), set("a"));
+        // The first is gone before the store has answered: its request was given up.
+        assert!(clients.arrive(arrival(client, None, &patterns)).now_or_never().is_none());
+        // The second finds it in the table, and nothing of it is in the store.
+        let known = clients.recall(client).await.unwrap();
+        assert!(known.is_some());
+        let mut second = Box::pin(clients.arrive(arrival(client, known, &patterns)));
+        assert!(second.as_mut().now_or_never().is_none(), "it waits as the first did");
+        store.saves.add_permits(1);
+        assert!(second.await.is_ok());
+        assert!(store.inner.load_client(client).await.unwrap().is_some());
+        // Who comes now has nothing to wait for.
+        let known = clients.recall(client).await.unwrap();
+        assert!(clients.arrive(arrival(client, known, &patterns)).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
+        let store = Arc::new(Waiting::default());
+        let clients = Clients::new(store.clone(), Duration::from_secs(3600));
+        let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
+        let cursor = Cursor::new(Epoch::mint(), Position(1));
+        let ack = Ack { client, cursor, log: cursor.epoch, rights: &Rights::Open, now_ms: 1000 };
+        store.saves.add_permits(1);
+        assert!(clients.acknowledge_now(ack).await.is_ok(), "it has never said what it asks for");
+        for patterns in [&patterns, &others] {
+            let known = clients.recall(client).await.unwrap();
+            let mut arriving = Box::pin(clients.arrive(arrival(client, known, patterns)));
+            assert!(arriving.as_mut().now_or_never().is_none());
+            store.saves.add_permits(1);
+            assert!(arriving.await.is_ok());
+            assert_eq!(store.inner.load_client(client).await.unwrap().unwrap().patterns, *patterns);
+        }
+        // One that is saved while it comes to ask for something else is not taken for saved.
+        let known = clients.recall(client).await.unwrap();
+        let mut arriving = Box::pin(clients.arrive(arrival(client, known, &patterns)));
+        assert!(arriving.as_mut().now_or_never().is_none());
+        clients.remember_patterns(client, &others);
+        store.saves.add_permits(1);
+        assert!(arriving.await.is_ok());
+        let known = clients.recall(client).await.unwrap();
+        assert!(clients.arrive(arrival(client, known, &others)).now_or_never().is_none());
+    }
+
+    /// A store in memory, whose saves take until they are let through.
+    struct Waiting {
+        inner: Arc<MemoryStore>,
+        saves: Arc<Semaphore>,
+    }
+
+    impl Default for Waiting {
+        fn default() -> Self {
+            Self { inner: Arc::new(MemoryStore::new(StoreOptions::default())), saves: Arc::new(Semaphore::new(0)) }
+        }
+    }
+
+    impl Store for Waiting {
+        fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
+            let (inner, saves) = (self.inner.clone(), self.saves.clone());
+            Box::pin(async move {
+                saves.acquire().await.map_err(StoreError::unavailable)?.forget();
+                inner.save_clients(records).await
+            })
+        }
+
+        fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
+            self.inner.load_client(client)
+        }
+
+        fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
+            self.inner.append(drafts)
+        }
+
+        fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+            self.inner.read(request)
+        }
+
+        fn before_last(
+            &self,
+            patterns: PatternSet,
+            count: usize,
+        ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
+            self.inner.before_last(patterns, count)
+        }
+
+        fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
+            self.inner.follow(after, feed);
+        }
+
+        fn bounds(&self) -> Bounds {
+            self.inner.bounds()
+        }
+
+        fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+            self.inner.save_note(note)
+        }
+
+        fn take_note(
+            &self,
+            kind: NoteKind,
+            key: String,
+            now_ms: u64,
+        ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+            self.inner.take_note(kind, key, now_ms)
+        }
+
+        fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+            self.inner.watch_notes(sink);
+        }
+
+        fn maintain(&self, now_ms: u64) {
+            self.inner.maintain(now_ms);
+        }
+
+        fn close(&self) -> BoxFuture<'static, ()> {
+            self.inner.close()
+        }
     }
 }
