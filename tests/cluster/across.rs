@@ -156,7 +156,7 @@ async fn a_node_that_comes_later_knows_it_all() {
     let answer = Request::post("/v1/ack", "application/json", body).send(nodes.address(1)).await;
     assert_eq!(answer.status, 200);
     tokio::task::block_in_place(|| {
-        nodes.kill(0);
+        nodes.kill(0, || {});
         nodes.add();
     });
     let newest = nodes.address(2);

@@ -81,7 +81,7 @@ async fn each_server_of_nats_is_restarted_in_turn() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_killed_and_another_added() {
     let report = while_it_runs("a node killed, another added", |_, nodes, load| {
-        nodes.kill(0);
+        nodes.kill(0, || tokio::runtime::Handle::current().block_on(load.failure()));
         goes_on(load);
         nodes.add();
         assert_eq!(nodes.len(), 3);

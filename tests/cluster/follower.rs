@@ -1,5 +1,7 @@
 //! One who listens over one transport, each request to another node, and keeps everything that he hears.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -28,7 +30,7 @@ pub(crate) struct Follower {
     /// How long it does something else between two requests.
     away: Duration,
     requests: usize,
-    failures: usize,
+    failures: Arc<AtomicUsize>,
 }
 
 /// What one who listened came to.
@@ -36,12 +38,18 @@ pub(crate) struct Done {
     pub(crate) account: Account,
     pub(crate) longest_pause: Duration,
     pub(crate) requests: usize,
-    /// Connections that broke or were refused.
-    pub(crate) failures: usize,
 }
 
 impl Follower {
-    pub(crate) fn new(kind: Kind, part: Part, nodes: &Addresses, start: &str, rng: StdRng) -> Self {
+    /// One that counts connections that broke or were refused.
+    pub(crate) fn new(
+        kind: Kind,
+        part: Part,
+        nodes: &Addresses,
+        start: &str,
+        rng: StdRng,
+        failures: &Arc<AtomicUsize>,
+    ) -> Self {
         let account = Account { who: format!("{kind} {part:?}"), part, heard: Vec::new() };
         Self {
             kind,
@@ -54,7 +62,7 @@ impl Follower {
             pauses: Pauses::default(),
             away: Duration::ZERO,
             requests: 0,
-            failures: 0,
+            failures: failures.clone(),
         }
     }
 
@@ -73,14 +81,14 @@ impl Follower {
             self.node = self.nodes.another(&self.node, &mut self.rng);
             self.requests += 1;
             if let Err(why) = self.listen().await {
-                self.failures += 1;
+                self.failures.fetch_add(1, Ordering::Relaxed);
                 self.refused(why);
                 tokio::time::sleep(Duration::from_millis(self.rng.random_range(20..120))).await;
             }
             tokio::time::sleep(self.away).await;
         }
-        let Self { account, pauses, requests, failures, .. } = self;
-        Done { account, longest_pause: pauses.longest, requests, failures }
+        let Self { account, pauses, requests, .. } = self;
+        Done { account, longest_pause: pauses.longest, requests }
     }
 
     fn is_done(&self) -> bool {
@@ -149,7 +157,7 @@ impl Follower {
             "$hello" | "$beat" => true,
             "$bye" => data["reason"] == "shutdown" || data["reason"] == "recycle",
             "$error" => {
-                self.failures += 1;
+                self.failures.fetch_add(1, Ordering::Relaxed);
                 let passing = ["store_unavailable", "behind", "shutting_down", "busy"];
                 passing.iter().any(|code| data["error"]["code"] == *code) && data["retry"].is_u64()
             }

@@ -1,6 +1,6 @@
 //! A load over all transports on all nodes, and the judgement over it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     publishers: Vec<JoinHandle<()>>,
     followers: Vec<JoinHandle<Done>>,
+    failures: Arc<AtomicUsize>,
 }
 
 /// What came of it.
@@ -63,7 +64,16 @@ impl Load {
             tokio::spawn(publisher.run(stop.clone()))
         });
         let publishers = publishers.collect();
-        Self { nodes: nodes.clone(), start, seed, promised, stop, publishers, followers: Vec::new() }
+        Self {
+            nodes: nodes.clone(),
+            start,
+            seed,
+            promised,
+            stop,
+            publishers,
+            followers: Vec::new(),
+            failures: Arc::default(),
+        }
     }
 
     /// Listens over every transport, to everything that was published so far, by way of these addresses.
@@ -80,7 +90,7 @@ impl Load {
         let all = whole.into_iter().chain(parts).zip(100..);
         let followers = all.map(|((kind, part, away), number)| {
             let rng = StdRng::seed_from_u64(self.seed.wrapping_add(number));
-            tokio::spawn(Follower::new(kind, part, at, &self.start, rng).away(away).run())
+            tokio::spawn(Follower::new(kind, part, at, &self.start, rng, &self.failures).away(away).run())
         });
         self.followers.extend(followers);
     }
@@ -94,6 +104,12 @@ impl Load {
     pub(crate) async fn more(&self, count: usize) {
         let goal = self.acknowledged() + count;
         crate::until("publishing goes on", async || self.acknowledged() >= goal).await;
+    }
+
+    /// Waits until a subscriber's connection breaks or is refused.
+    pub(crate) async fn failure(&self) {
+        let before = self.failures.load(Ordering::Relaxed);
+        crate::until("somebody fails to connect", async || self.failures.load(Ordering::Relaxed) > before).await;
     }
 
     /// Stops publishing, lets everybody come to the end, and judges.
@@ -133,14 +149,13 @@ impl Load {
         };
         last.publish(&[END.to_owned()]).await;
         let mut accounts = Vec::new();
-        let (mut delivery_pause, mut failures, mut fewest_requests) = (Duration::ZERO, 0, usize::MAX);
+        let (mut delivery_pause, mut fewest_requests) = (Duration::ZERO, usize::MAX);
         for follower in self.followers {
             let done = joined("a follower", follower).await;
             if done.account.part == Part::All && !done.account.who.contains("slow") {
                 fewest_requests = fewest_requests.min(done.requests);
                 delivery_pause = delivery_pause.max(done.longest_pause);
             }
-            failures += done.failures;
             accounts.push(done.account);
         }
         for node in self.nodes.all() {
@@ -151,7 +166,7 @@ impl Load {
             events: 0,
             publish_pause: promised.longest_pause(),
             delivery_pause,
-            failures,
+            failures: self.failures.load(Ordering::Relaxed),
             uncertain: promised.uncertain_count(),
             fewest_requests,
         };

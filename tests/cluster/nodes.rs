@@ -80,11 +80,12 @@ impl Nodes {
         self.tell();
     }
 
-    /// Ends one with SIGKILL, for good. Clients learn of it as one learns of such things: nobody answers, then it is off
-    /// the list.
-    pub(crate) fn kill(&mut self, index: usize) {
+    /// Ends one with SIGKILL, for good. Clients learn of it as one learns of such things: nobody answers, then, once
+    /// that has been `noticed`, it is off the list.
+    pub(crate) fn kill(&mut self, index: usize, noticed: impl FnOnce()) {
         self.servers[index].signal(nix::sys::signal::Signal::SIGKILL);
         drop(self.servers.remove(index));
+        noticed();
         self.tell();
     }
 
