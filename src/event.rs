@@ -171,10 +171,10 @@ impl NewEvent {
     pub fn draft(self, time_ms: u64) -> Draft {
         let mut body = Vec::with_capacity(self.data.json.len() + self.topic.as_str().len() + 96);
         body.extend_from_slice(b"\",\"topic\":");
-        body.extend_from_slice(json::string(self.topic.as_str()).as_bytes());
+        json::write_string(self.topic.as_str(), &mut body);
         body.extend_from_slice(b",\"event\":");
         match &self.name {
-            Some(name) => body.extend_from_slice(json::string(name).as_bytes()),
+            Some(name) => json::write_string(name, &mut body),
             None => body.extend_from_slice(DEFAULT_NAME_JSON),
         }
         body.extend_from_slice(b",\"data\":");
@@ -187,7 +187,7 @@ impl NewEvent {
         body.extend_from_slice(itoa::Buffer::new().format(time_ms).as_bytes());
         if let Some(id) = &self.id {
             body.extend_from_slice(b",\"id\":");
-            body.extend_from_slice(json::string(id).as_bytes());
+            json::write_string(id, &mut body);
         }
         body.push(b'}');
         Draft {

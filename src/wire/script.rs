@@ -101,7 +101,7 @@ pub(super) fn document_start(nonce: &str, target: Option<&str>, out: &mut BytesM
     script_start(nonce, out);
     out.put_slice(b"var t=");
     match target {
-        Some(origin) => out.put_slice(crate::json::string(origin).as_bytes()),
+        Some(origin) => crate::json::write_string(origin, out),
         None => out.put_slice(b"location.protocol+\"//\"+location.host"),
     }
     out.put_slice(
