@@ -410,4 +410,27 @@ mod tests {
             assert_eq!(read(&store, "t.1", 88).events.len(), 1);
         }
     }
+
+    #[test]
+    fn an_event_is_the_same_wherever_it_is_read_from() {
+        let home = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(home.path(), StoreOptions::default()).unwrap();
+        // Those on both sides of what the index keeps, and one that takes pages of its own; others between them.
+        let sizes: Vec<usize> = (860..940).chain([0, 1, 20_000]).collect();
+        for size in &sizes {
+            let new = NewEvent::new("long".parse().unwrap(), Data::text(&"\u{e9}".repeat(size / 2)));
+            let draft = new.named("n").unwrap().with_id(&size.to_string()).unwrap().draft(7);
+            block_on(store.append(vec![draft])).unwrap();
+            publish(&store, "between");
+        }
+        let by_position = read(&store, ">", 0).events;
+        assert_eq!(by_position.len(), 2 * sizes.len());
+        let expected: Vec<_> = by_position.iter().filter(|event| event.topic().as_str() == "long").cloned().collect();
+        // Alone, and beside another.
+        assert_eq!(read(&store, "long", 0).events, expected);
+        let patterns = PatternSet::new(["long", "nobody", "between"].map(|one| one.parse().unwrap())).unwrap();
+        let all = usize::MAX;
+        let request = ReadRequest { patterns, after: Position(0), events_max: all, bytes_max: all, rows_max: 1000 };
+        assert_eq!(block_on(store.read(request)).unwrap().events, by_position);
+    }
 }

@@ -10,10 +10,11 @@ use tokio::sync::oneshot;
 
 use super::fault::store_error;
 use super::queue::{Load, Queue};
-use super::rows::{self, Fetch, Span};
+use super::rows::{self, Span};
 use super::schema::position;
 use super::{Shared, Trims, held};
 use crate::cursor::Position;
+use crate::event::Event;
 use crate::segment::Scanned;
 use crate::store::marks::LostSearch;
 use crate::store::{Bounds, Page, ReadRequest, StoreError, Trimmed};
@@ -104,24 +105,23 @@ impl Reader {
         let topics = self.shared.few_topics(&request.patterns);
         let snapshot = self.db.unchecked_transaction()?;
         let floor = floor(&snapshot)?;
-        let span = Span { after: request.after.max(floor), end };
+        let span = Span { epoch, after: request.after.max(floor), end };
         let mut page = Page { through: span.after, ..Page::default() };
         if span.after >= end {
             return Ok((page, floor));
         }
-        let mut fetch = Fetch::new(&snapshot, epoch)?;
+        let few_rows = end.0 - span.after.0 <= SCAN_ROWS.min(request.rows_max);
         let mut bytes = 0;
         let events = &mut page.events;
-        let mut visit = |at: Position, topic: &_| {
-            let event = fetch.event(at, topic)?;
+        let mut visit = |event: Arc<Event>| {
             bytes += event.json_bytes();
             events.push(event);
             let full = events.len() >= request.events_max || bytes >= request.bytes_max;
-            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let few_rows = end.0 - span.after.0 <= SCAN_ROWS.min(request.rows_max);
-        let Scanned { through, rows } = match topics {
-            Some(topics) if !few_rows => rows::merge(&snapshot, &topics, span, request.events_max, &mut visit)?,
+        let Scanned { through, rows } = match topics.as_deref() {
+            Some([topic]) if !few_rows => rows::follow(&snapshot, topic, span, &mut visit)?,
+            Some(topics) if !few_rows => rows::merge(&snapshot, topics, span, request.events_max, &mut visit)?,
             _ => rows::scan(&snapshot, &self.shared, &request.patterns, span, request.rows_max, &mut visit)?,
         };
         page.through = through;

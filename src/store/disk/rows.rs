@@ -5,7 +5,8 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Connection, Row};
 
 use super::Shared;
 use super::schema::{integer, position};
@@ -24,41 +25,83 @@ const BACK_ROWS: u64 = 10_000;
 /// Topics that are compared with patterns while the map of topics is held.
 const TOPICS_AT_ONCE: usize = 4096;
 
-/// Who is shown what is found: a position and its topic.
-pub(super) type Visit<'a> = dyn FnMut(Position, &Topic) -> rusqlite::Result<ControlFlow<()>> + 'a;
+/// Who is given what is found, and says when it is enough.
+pub(super) type Visit<'a> = dyn FnMut(Arc<Event>) -> ControlFlow<()> + 'a;
 
 /// A part of the log: after the first position, up to and with the second.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
+    pub(super) epoch: Epoch,
     pub(super) after: Position,
     pub(super) end: Position,
 }
 
-/// Fetches events by position.
-pub(super) struct Fetch<'c> {
+/// Which of the two places of an event it is fetched from.
+enum Place {
+    /// Where it was stored.
+    Log,
+    /// Beside its topic's others.
+    Topic,
+}
+
+/// Fetches events that were found.
+struct Fetch<'c> {
     statement: CachedStatement<'c>,
     epoch: Epoch,
 }
 
 impl<'c> Fetch<'c> {
-    pub(super) fn new(db: &'c Connection, epoch: Epoch) -> rusqlite::Result<Self> {
-        let statement = db.prepare_cached("SELECT time, base64, name, id, data FROM e WHERE seq = ?1")?;
-        Ok(Self { statement, epoch })
+    fn new(db: &'c Connection, epoch: Epoch, place: Place) -> rusqlite::Result<Self> {
+        let statement = match place {
+            Place::Log => "SELECT time, base64, name, id, data FROM e NOT INDEXED WHERE topic_id = ?1 AND seq = ?2",
+            // The expression is the index's, word for word, here and in `follow`: else SQLite would not find the value there.
+            Place::Topic => {
+                "SELECT time, base64, name, id, coalesce(CASE WHEN cost <= 960 THEN data END, data)
+                 FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq = ?2"
+            }
+        };
+        Ok(Self { statement: db.prepare_cached(statement)?, epoch })
     }
 
-    pub(super) fn event(&mut self, at: Position, topic: &Topic) -> rusqlite::Result<Arc<Event>> {
+    fn event(&mut self, topic: &Topic, topic_id: i64, at: Position) -> rusqlite::Result<Arc<Event>> {
         let epoch = self.epoch;
-        self.statement.query_row([integer(at.0)], |row| {
-            let data = Data::from_stored(row.get_ref(4)?.as_str()?, row.get(1)?);
-            let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
-            let id = row.get_ref(3)?.as_str_or_null()?.unwrap_or_default();
-            let new = NewEvent::new(topic.clone(), data).named(name).and_then(|new| new.with_id(id));
-            let new = new.map_err(|error: EventError| {
-                rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
-            })?;
-            Ok(Arc::new(new.draft(position(row.get(0)?).0).at(epoch, at)))
-        })
+        self.statement.query_row([topic_id, integer(at.0)], |row| event(row, topic, epoch, at))
     }
+}
+
+/// The event of a row of time, encoding, name, id and data.
+fn event(row: &Row<'_>, topic: &Topic, epoch: Epoch, at: Position) -> rusqlite::Result<Arc<Event>> {
+    let data = Data::from_stored(row.get_ref(4)?.as_str()?, row.get(1)?);
+    let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
+    let id = row.get_ref(3)?.as_str_or_null()?.unwrap_or_default();
+    let new = NewEvent::new(topic.clone(), data).named(name).and_then(|new| new.with_id(id));
+    let new = new.map_err(|error: EventError| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(Arc::new(new.draft(position(row.get(0)?).0).at(epoch, at)))
+}
+
+/// Goes along one topic in the index, where its events lie side by side.
+pub(super) fn follow(
+    db: &Connection,
+    (topic, id): &(Topic, i64),
+    span: Span,
+    visit: &mut Visit<'_>,
+) -> rusqlite::Result<Scanned> {
+    let mut statement = db.prepare_cached(
+        "SELECT time, base64, name, id, coalesce(CASE WHEN cost <= 960 THEN data END, data), seq
+         FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq",
+    )?;
+    let mut rows = statement.query([*id, integer(span.after.0), integer(span.end.0)])?;
+    let mut read = 0;
+    while let Some(row) = rows.next()? {
+        read += 1;
+        let at = position(row.get(5)?);
+        if visit(event(row, topic, span.epoch, at)?).is_break() {
+            return Ok(Scanned { through: at, rows: read });
+        }
+    }
+    Ok(Scanned { through: span.end, rows: read })
 }
 
 /// One topic's positions, read ahead a little.
@@ -103,6 +146,7 @@ pub(super) fn merge(
     let mut statement = db.prepare_cached(
         "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
     )?;
+    let mut fetch = Fetch::new(db, span.epoch, Place::Topic)?;
     let chunk = (most / topics.len().max(1)).clamp(CHUNK_MIN, CHUNK_MAX);
     let mut runs: Vec<Run<'_>> =
         topics.iter().map(|(topic, id)| Run { topic, id: *id, ahead: VecDeque::new(), chunk, more: true }).collect();
@@ -113,7 +157,7 @@ pub(super) fn merge(
         next.extend(first.map(|at| Reverse((at, index))));
     }
     while let Some(Reverse((at, index))) = next.pop() {
-        if visit(at, runs[index].topic)?.is_break() {
+        if visit(fetch.event(runs[index].topic, runs[index].id, at)?).is_break() {
             return Ok(Scanned { through: at, rows: read });
         }
         let following = runs[index].next(&mut statement, at, span.end, &mut read)?;
@@ -131,17 +175,26 @@ pub(super) fn scan(
     rows_max: u64,
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Scanned> {
-    let mut statement =
-        db.prepare_cached("SELECT seq, topic_id FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3")?;
+    // Long data are fetched only where they are wanted.
+    let mut statement = db.prepare_cached(
+        "SELECT time, base64, name, id, CASE WHEN cost <= 960 THEN data END, seq, topic_id
+         FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
+    )?;
     let mut rows = statement.query([integer(span.after.0), integer(span.end.0), integer(rows_max)])?;
     let mut wanted = Wanted::new(shared, patterns);
+    let mut fetch = Fetch::new(db, span.epoch, Place::Log)?;
     let mut scanned = Scanned { through: span.after, rows: 0 };
     while let Some(row) = rows.next()? {
         scanned.rows += 1;
-        scanned.through = position(row.get(0)?);
-        if let Some(topic) = wanted.topic(row.get(1)?)
-            && visit(scanned.through, topic)?.is_break()
-        {
+        let at = position(row.get(5)?);
+        scanned.through = at;
+        let topic_id = row.get(6)?;
+        let Some(topic) = wanted.topic(topic_id) else { continue };
+        let event = match row.get_ref(4)? {
+            ValueRef::Null => fetch.event(topic, topic_id, at)?,
+            _ => event(row, topic, span.epoch, at)?,
+        };
+        if visit(event).is_break() {
             return Ok(scanned);
         }
     }
@@ -160,12 +213,11 @@ pub(super) fn range(
 ) -> rusqlite::Result<Vec<Arc<Event>>> {
     let bounds = shared.bounds();
     let everything = shared.everything.clone();
-    let mut fetch = Fetch::new(db, bounds.epoch)?;
     let mut events = Vec::new();
-    let span = Span { after: after.max(bounds.floor), end: bounds.last };
-    scan(db, shared, &everything, span, most as u64, &mut |at, topic| {
-        events.push(fetch.event(at, topic)?);
-        Ok(ControlFlow::Continue(()))
+    let span = Span { epoch: bounds.epoch, after: after.max(bounds.floor), end: bounds.last };
+    scan(db, shared, &everything, span, most as u64, &mut |event| {
+        events.push(event);
+        ControlFlow::Continue(())
     })?;
     Ok(events)
 }
