@@ -36,6 +36,7 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::hub::{Hub, Worker};
 use crate::transport::Transport;
+pub(crate) use call::EVERY_ANSWER;
 use call::{Call, Request};
 use error::ApiError;
 use route::Methods;
@@ -111,6 +112,7 @@ impl Site {
         &self,
         route: Route,
         mut request: actix_http::Request,
+        head_bytes: usize,
         peer: Peer,
         outlet: Option<Outlet>,
     ) -> LocalBoxFuture<'static, HttpResponse> {
@@ -119,7 +121,8 @@ impl Site {
             lighten(request.head_mut());
         }
         let payload = request.take_payload();
-        route.run(Call::new(Request::Direct(request), payload, None, peer, outlet, self.0.clone()))
+        let request = Request::Direct { request, head_bytes };
+        route.run(Call::new(request, payload, None, peer, outlet, self.0.clone()))
     }
 }
 
@@ -155,7 +158,7 @@ where
 async fn v1(call: Call) -> HttpResponse {
     let route = match &call.request {
         Request::Routed(request) => Route::of(below(request.match_info())),
-        Request::Direct(_) => None,
+        Request::Direct { .. } => None,
     };
     match route {
         Some(route) => route.run(call).await,

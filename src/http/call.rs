@@ -5,10 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::dev::{Payload, RequestHead};
-use actix_web::http::header::{
-    CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -21,8 +18,15 @@ use super::{Answer, State, body};
 use crate::auth::Rights;
 use crate::limits::{Arriving, Limits, Who};
 
-/// nginx holds back what is not a line yet, unless it is told not to.
-static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// What every answer says. To a direct request it is said by whoever writes the answer's head: through a map of headers
+/// it costs more than the rest of the head.
+pub(crate) const EVERY_ANSWER: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    // nginx holds back what is not a line yet, unless it is told not to.
+    ("x-accel-buffering", "no"),
+    // Any URL may have a token in it.
+    ("referrer-policy", "no-referrer"),
+];
 
 /// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
 pub(super) struct Call(Box<Parts>);
@@ -44,14 +48,18 @@ pub(super) enum Request {
     /// Through an `App`, with what its router noted.
     Routed(HttpRequest),
     /// Straight from a connection of our own listener.
-    Direct(actix_http::Request),
+    Direct {
+        request: actix_http::Request,
+        /// How long its head was, as it was sent.
+        head_bytes: usize,
+    },
 }
 
 impl Request {
     pub(super) fn head(&self) -> &RequestHead {
         match self {
             Self::Routed(request) => request.head(),
-            Self::Direct(request) => request.head(),
+            Self::Direct { request, .. } => request.head(),
         }
     }
 
@@ -78,7 +86,7 @@ impl Request {
                 let routed = request.match_info();
                 &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()]
             }
-            Self::Direct(request) => {
+            Self::Direct { request, .. } => {
                 return request.uri().path().strip_prefix("/v1/")?.split_once('/').map(|(_, named)| named);
             }
         };
@@ -196,18 +204,20 @@ impl Call {
         R: Future<Output = Answer>,
     {
         let (source, kept) = (self.source.clone(), self.kept.clone());
+        let routed = matches!(self.request, Request::Routed(_));
         let hsts = self.options().hsts;
         let hsts = (!hsts.is_zero() && self.peer.secure).then_some(hsts.as_secs());
         let mut response = handler(self).await.unwrap_or_else(|error| error.response());
         let headers = response.headers_mut();
         source.write(headers);
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if !headers.contains_key(CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
         }
-        headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
-        // Any URL may have a token in it.
-        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        if routed {
+            for (name, value) in EVERY_ANSWER {
+                headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+        }
         if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {
             headers.insert(STRICT_TRANSPORT_SECURITY, seconds);
         }
@@ -222,7 +232,7 @@ impl Call {
         if let Some(error) = self.peer.refused {
             return Err(error.into());
         }
-        check_head(self.head(), self.options().header_bytes_max)?;
+        check_head(&self.request, self.options().header_bytes_max)?;
         origin::check_host(self.head().headers())?;
         origin::check_open(self.head(), self.options())?;
         if self.state.hub.draining().is_some() {
@@ -233,7 +243,12 @@ impl Call {
 }
 
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
-fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
+fn check_head(request: &Request, bytes_max: usize) -> Result<(), ApiError> {
+    // Nearly every one is short, whatever of it counts.
+    if matches!(request, Request::Direct { head_bytes, .. } if *head_bytes <= bytes_max) {
+        return Ok(());
+    }
+    let head = request.head();
     let url = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let headers: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if url + headers > bytes_max {

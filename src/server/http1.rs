@@ -36,7 +36,7 @@ use super::io::{BoxedIo, Io};
 use super::watch::{Watched, Watching};
 use crate::http::{HttpOptions, Site};
 use request::{INPUT_MAX_BYTES, Parsed, Plain, parse};
-use response::{Date, Framing, write_end, write_head, write_part};
+use response::{Common, Framing, write_end, write_head, write_part};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -57,7 +57,7 @@ pub(super) struct Front {
     /// Where requests are written down.
     log: Option<Rc<HttpOptions>>,
     stopping: Stopping,
-    date: Date,
+    common: Common,
 }
 
 /// Comes when the server stops.
@@ -65,7 +65,7 @@ pub(super) type Stopping = Shared<LocalBoxFuture<'static, ()>>;
 
 impl Front {
     pub(super) fn new(site: Site, log: Option<Rc<HttpOptions>>, stopping: Stopping) -> Self {
-        Self { site, log, stopping, date: Date::default() }
+        Self { site, log, stopping, common: Common::default() }
     }
 
     /// Serves a connection until it ends, `None`, or until it is to be handed over.
@@ -228,7 +228,7 @@ impl Connection {
     }
 
     async fn answer(&mut self, plain: Plain, front: &Front) -> After {
-        let Plain { route, mut request, body } = plain;
+        let Plain { route, mut request, head_bytes, body } = plain;
         let upgrade = route.is_socket() && request.head().upgrade();
         let (run, watching, outlet) = {
             let link = self.link.borrow();
@@ -239,7 +239,7 @@ impl Connection {
             } else if !body.is_empty() {
                 *request.payload() = Payload::Stream { payload: Box::pin(Whole(body)) };
             }
-            (front.site.answer(route, request, peer, outlet.clone()), watching, outlet)
+            (front.site.answer(route, request, head_bytes, peer, outlet.clone()), watching, outlet)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };
         let status = response.status();
@@ -247,7 +247,7 @@ impl Connection {
         // A socket that was refused may have said more, that is no request.
         let close = front.stopping.peek().is_some() || upgrade;
         let size = body.size();
-        let framing = write_head(head.head(), size, close, &front.date, &mut self.out);
+        let framing = write_head(head.head(), size, close, &front.common, &mut self.out);
         drop(head);
         let body = watching.answered(status, outlet, body);
         let sent = framing == Framing::None || self.send(body, framing).await;

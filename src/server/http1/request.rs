@@ -27,6 +27,7 @@ pub(super) enum Parsed {
 pub(super) struct Plain {
     pub(super) route: Route,
     pub(super) request: Request,
+    pub(super) head_bytes: usize,
     pub(super) body: Bytes,
 }
 
@@ -41,7 +42,7 @@ pub(super) fn parse(input: &mut BytesMut) -> Parsed {
         Some(read) if read.body_bytes > input.len() => Parsed::Part,
         Some(Read { route, request, body_bytes }) => {
             let body = if body_bytes == 0 { Bytes::new() } else { input.split_to(body_bytes).freeze() };
-            return Parsed::Plain(Plain { route, request, body });
+            return Parsed::Plain(Plain { route, request, head_bytes: head.len(), body });
         }
         None => Parsed::Other,
     };

@@ -9,6 +9,8 @@ use actix_http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use actix_http::{ConnectionType, ResponseHead, StatusCode};
 use bytes::{BufMut as _, BytesMut};
 
+use crate::http::EVERY_ANSWER;
+
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -23,7 +25,13 @@ pub(super) enum Framing {
 }
 
 /// Writes a head; says how its body is to be written.
-pub(super) fn write_head(head: &ResponseHead, size: BodySize, close: bool, date: &Date, out: &mut BytesMut) -> Framing {
+pub(super) fn write_head(
+    head: &ResponseHead,
+    size: BodySize,
+    close: bool,
+    common: &Common,
+    out: &mut BytesMut,
+) -> Framing {
     out.reserve(512);
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(head.status.as_str().as_bytes());
@@ -63,7 +71,7 @@ pub(super) fn write_head(head: &ResponseHead, size: BodySize, close: bool, date:
         out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
     }
-    date.write(out);
+    common.write(out);
     out.put_slice(b"\r\n");
     framing
 }
@@ -87,17 +95,21 @@ pub(super) fn write_end(framing: Framing, out: &mut BytesMut) {
     }
 }
 
-/// The header `Date` (RFC 9110 §6.6.1), written once a second.
+/// The headers that all answers have in common, `Date` (RFC 9110 §6.6.1) among them: put together once a second.
 #[derive(Default)]
-pub(super) struct Date(RefCell<(u64, String)>);
+pub(super) struct Common(RefCell<(u64, String)>);
 
-impl Date {
+impl Common {
     fn write(&self, out: &mut BytesMut) {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut kept = self.0.borrow_mut();
         if kept.0 != second || kept.1.is_empty() {
-            *kept = (second, format!("date: {}\r\n", httpdate::fmt_http_date(now)));
+            let mut text = format!("date: {}\r\n", httpdate::fmt_http_date(now));
+            for (name, value) in EVERY_ANSWER {
+                text.extend([name, ": ", value, "\r\n"]);
+            }
+            *kept = (second, text);
         }
         out.put_slice(kept.1.as_bytes());
     }
