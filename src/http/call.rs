@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::dev::{Payload, RequestHead};
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -18,9 +18,11 @@ use super::{Answer, State, body};
 use crate::auth::Rights;
 use crate::limits::{Arriving, Limits, Who};
 
-/// What every answer says. To a direct request it is said by whoever writes the answer's head: through a map of headers
-/// it costs more than the rest of the head.
-pub(crate) const EVERY_ANSWER: [(&str, &str); 3] = [
+/// What every answer says that has no other word for it. To a direct request, whose handlers have none, it is said by whoever
+/// writes the answer's head: through a map of headers it costs more than the rest of the head.
+pub(crate) const EVERY_ANSWER: [(&str, &str); 5] = [
+    ("vary", "Origin"),
+    ("cache-control", "no-store, no-transform"),
     ("x-content-type-options", "nosniff"),
     // nginx holds back what is not a line yet, unless it is told not to.
     ("x-accel-buffering", "no"),
@@ -210,11 +212,8 @@ impl Call {
         let mut response = handler(self).await.unwrap_or_else(|error| error.response());
         let headers = response.headers_mut();
         source.write(headers);
-        if !headers.contains_key(CACHE_CONTROL) {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-        }
-        if routed {
-            for (name, value) in EVERY_ANSWER {
+        for (name, value) in EVERY_ANSWER.into_iter().filter(|_| routed) {
+            if !headers.contains_key(name) {
                 headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
             }
         }

@@ -7,7 +7,7 @@ use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap,
-    HeaderValue, ORIGIN, REFERER, VARY,
+    HeaderValue, ORIGIN, REFERER,
 };
 
 use super::error::ApiError;
@@ -102,7 +102,6 @@ impl Source {
 
     /// The CORS headers of an answer (Fetch §3.2.3). Only a listed origin is ever named.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Self::Listed(origin) = self {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

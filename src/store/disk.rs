@@ -9,6 +9,8 @@
 //! - **A start reads topics, not events**: the log's numbers stand beside the events and change with them.
 //! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
 //!   transaction trims a bounded number of events: when a limit was lowered, the log comes down to it step by step).
+//! - **On disk** a short event lies twice, by position and beside its topic's others, so that a resume costs what it
+//!   returns and not what lies between; the file is up to 1.7 times what retention counts.
 //! - **In memory**: about 250 bytes for each topic that has events, or lost some; 150 for each key of the
 //!   idempotency window; what is queued, at most 64 MiB; 16 MiB of cache for the writer, 8 for each of the readers.
 //!

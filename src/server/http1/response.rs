@@ -62,6 +62,7 @@ pub(super) fn write_head(
     } else if close || framing == Framing::Raw {
         out.put_slice(b"connection: close\r\n");
     }
+    debug_assert!(EVERY_ANSWER.iter().all(|(name, _)| !head.headers().contains_key(*name)), "{head:?}");
     for (name, value) in head.headers() {
         if matches!(*name, CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING | DATE) {
             continue;
