@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::barred::Barred;
 use crate::clients::Clients;
-use crate::cursor::{Cursor, Position};
+use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::{Draft, NewEvent};
 use crate::lane::Lane;
-use crate::store::{Bounds, Feed, FeedBatch, Page, ReadRequest, Store, StoreError};
+use crate::store::{Appended, Bounds, Feed, FeedBatch, Page, ReadRequest, Store, StoreError};
 use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
@@ -100,6 +100,12 @@ pub struct Published {
     pub duplicate: bool,
 }
 
+impl Published {
+    fn new(epoch: Epoch, appended: &Appended) -> Self {
+        Self { cursor: Cursor::new(epoch, appended.position), duplicate: appended.duplicate }
+    }
+}
+
 impl Hub {
     /// Starts a hub on a store. Needs a tokio runtime, for its one task.
     ///
@@ -135,8 +141,9 @@ impl Hub {
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
     pub async fn publish(&self, event: NewEvent) -> Result<Published, StoreError> {
-        let published = self.publish_all(vec![event]).await?;
-        published.into_iter().next().ok_or_else(|| StoreError::unavailable("it answered nothing"))
+        let appended = self.0.store.append(vec![event.draft(now_ms())]).await?;
+        let one = appended.first().ok_or_else(|| StoreError::unavailable("it answered nothing"))?;
+        Ok(Published::new(self.bounds().epoch, one))
     }
 
     /// Publishes events in consecutive positions, all or none; answers once they are durable.
@@ -148,10 +155,7 @@ impl Hub {
         let drafts: Vec<Draft> = events.into_iter().map(|event| event.draft(now_ms)).collect();
         let appended = self.0.store.append(drafts).await?;
         let epoch = self.bounds().epoch;
-        let published = appended
-            .into_iter()
-            .map(|one| Published { cursor: Cursor::new(epoch, one.position), duplicate: one.duplicate });
-        Ok(published.collect())
+        Ok(appended.iter().map(|one| Published::new(epoch, one)).collect())
     }
 
     /// Where the log begins and ends.

@@ -89,7 +89,8 @@ impl Request {
                 &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()]
             }
             Self::Direct { request, .. } => {
-                return request.uri().path().strip_prefix("/v1/")?.split_once('/').map(|(_, named)| named);
+                let below = request.uri().path().strip_prefix("/v1/")?;
+                return memchr::memchr(b'/', below.as_bytes()).map(|slash| &below[slash + 1..]);
             }
         };
         // A router's path has as many slashes as the raw one: an encoded slash it leaves as it is.

@@ -49,9 +49,11 @@ impl Route {
             "clients" => Self::Clients,
             "tickets" => Self::Tickets,
             "revocations" => Self::Revocations,
-            _ => match below.split_once('/').unwrap_or((below, "")) {
-                ("topics", _) => Self::Topic,
-                ("clients", client) if !client.is_empty() && !client.contains('/') => Self::Client,
+            topic if topic.strip_prefix("topics").is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) => {
+                Self::Topic
+            }
+            other => match other.strip_prefix("clients/") {
+                Some(client) if !client.is_empty() && !client.contains('/') => Self::Client,
                 _ => return None,
             },
         })

@@ -202,7 +202,8 @@ impl Connection {
         poll_fn(|cx| {
             let mut link = self.link.borrow_mut();
             // Looked at first, and most often there.
-            let next = if self.out.len() < OUT_MAX_BYTES { link.poll_next(cx) } else { Poll::Pending };
+            let full = self.out.len() >= OUT_MAX_BYTES;
+            let mut next = if full { Poll::Pending } else { link.poll_next(cx) };
             if let Poll::Ready(Next::Plain(_)) = next {
                 return next;
             }
@@ -214,9 +215,9 @@ impl Connection {
                     Poll::Pending if next.is_pending() => return Poll::Pending,
                     Poll::Pending => return next,
                 }
-                if next.is_pending() {
+                if full {
                     // There is room again.
-                    return link.poll_next(cx);
+                    next = link.poll_next(cx);
                 }
             }
             if next.is_pending() && self.stopping.poll_unpin(cx).is_ready() {

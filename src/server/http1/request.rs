@@ -73,7 +73,7 @@ fn read(head: &Bytes) -> Option<Read> {
         _ => return None,
     };
     let target = parsed.path.filter(|_| parsed.version == Some(1))?;
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let path = memchr::memchr(b'?', target.as_bytes()).map_or(target, |at| &target[..at]);
     let route = Route::of(path.strip_prefix("/v1/")?)?;
     let mut request = Request::with_payload(Payload::None);
     let fields = request.head_mut();

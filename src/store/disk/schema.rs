@@ -138,8 +138,7 @@ const WAL_FILE_BYTES: i64 = 16 << 20;
 
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 
-/// Each reader's. A crowd that resumes reads the same scattered pages again: a thousand of them, of 4 KiB, fit in with
-/// what leads to them.
+/// Each reader's. A crowd that resumes reads the same pages again: 2,000 of them, of 4 KiB.
 const READER_CACHE_KIB: i64 = 8 * 1024;
 
 /// A copy from `backup` is whole in one file. A write-ahead log that lies beside it belongs to the log that was
