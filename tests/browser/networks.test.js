@@ -21,6 +21,7 @@ for (const name of names) {
     for (const [title, { habits, ends, quiet }] of Object.entries(NETWORKS)) {
       await t.test(title, async (t) => {
         const network = await Network.start(server, habits());
+        t.after(() => network.stop());
         const topic = `net.${++topics}`;
         const one = await Subscriber.open(t, browser, network, { options: { topics: topic, cursor: 'earliest', interval: 500 } });
         const expected = [];
@@ -34,7 +35,6 @@ for (const name of names) {
         await send(100);
         await one.hears(expected);
         assert.equal(await one.get('line.stats.gaps'), 0);
-        await network.stop();
       });
     }
 
@@ -42,6 +42,8 @@ for (const name of names) {
       const quick = await Server.start('--heartbeat', '1s');
       const habits = mutable();
       const network = await Network.start(quick, habits);
+      // What is left open when it fails would keep the run from ending.
+      t.after(async () => { await network.stop(); await quick.stop(); });
       for (const transport of ['ws', 'sse', 'stream', 'iframe']) {
         const one = await Subscriber.open(t, browser, network, { options: { topics: 'mute.' + transport, transports: [transport, 'longpoll'] } });
         await one.over([transport]);
@@ -55,12 +57,11 @@ for (const name of names) {
         assert.equal(await one.get("told.filter(function (t) { return t[1].code === 'muted'; }).length"), 1);
         await one.close();
       }
-      await network.stop();
-      await quick.stop();
     });
 
     await t.test('the server is killed and restarted under the page, three times', async (t) => {
       const network = await Network.start(server);
+      t.after(() => network.stop());
       const all = await Promise.all(['ws', 'sse', 'longpoll', 'poll'].map((transport) => Subscriber.open(t, browser, network, { options: { topics: 'kill', transports: [transport], interval: 300 } })));
       for (const one of all) await one.opened();
       const expected = [];
@@ -72,7 +73,6 @@ for (const name of names) {
         for (const i of count(20, expected.length)) { await server.publish('kill', i); expected.push(i); }
         for (const one of all) await one.hears(expected, 30000);
       }
-      await network.stop();
     });
   });
 }
