@@ -112,7 +112,7 @@ impl Site {
         &self,
         route: Route,
         mut request: actix_http::Request,
-        head_bytes: usize,
+        head_bytes: u16,
         peer: Peer,
         outlet: Option<Outlet>,
     ) -> LocalBoxFuture<'static, HttpResponse> {

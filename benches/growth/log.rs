@@ -64,8 +64,8 @@ pub(crate) fn resume(quick: bool) -> Result<Vec<Growth>, Fault> {
         let pids = server.pids();
         let mut costs = Vec::new();
         let mut times = Vec::new();
-        // The first reads find cold pages, each of the threads that read its own; the middle one is what it costs.
-        for _ in 0..(100_000 / count).clamp(3, 15) {
+        // As many events of each, that what is cold at first weighs the same: pages, and each reading thread's own.
+        for _ in 0..(100_000 / count).clamp(3, 100) {
             let (begun, cpu) = (Instant::now(), machine::cpu_time(&pids));
             let returned = poll_all(&server, topic)?;
             if returned != count {

@@ -52,8 +52,8 @@ pub(super) enum Request {
     /// Straight from a connection of our own listener.
     Direct {
         request: actix_http::Request,
-        /// How long its head was, as it was sent.
-        head_bytes: usize,
+        /// How long its head was, as it was sent. What is longer than this can tell does not come here.
+        head_bytes: u16,
     },
 }
 
@@ -245,7 +245,7 @@ impl Call {
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
 fn check_head(request: &Request, bytes_max: usize) -> Result<(), ApiError> {
     // Nearly every one is short, whatever of it counts.
-    if matches!(request, Request::Direct { head_bytes, .. } if *head_bytes <= bytes_max) {
+    if matches!(request, Request::Direct { head_bytes, .. } if usize::from(*head_bytes) <= bytes_max) {
         return Ok(());
     }
     let head = request.head();

@@ -27,7 +27,8 @@ pub(super) enum Parsed {
 pub(super) struct Plain {
     pub(super) route: Route,
     pub(super) request: Request,
-    pub(super) head_bytes: usize,
+    /// A `u16`, so that a connection at rest has no more room for it.
+    pub(super) head_bytes: u16,
     pub(super) body: Bytes,
 }
 
@@ -42,7 +43,8 @@ pub(super) fn parse(input: &mut BytesMut) -> Parsed {
         Some(read) if read.body_bytes > input.len() => Parsed::Part,
         Some(Read { route, request, body_bytes }) => {
             let body = if body_bytes == 0 { Bytes::new() } else { input.split_to(body_bytes).freeze() };
-            return Parsed::Plain(Plain { route, request, head_bytes: head.len(), body });
+            let head_bytes = u16::try_from(head.len()).unwrap_or(u16::MAX);
+            return Parsed::Plain(Plain { route, request, head_bytes, body });
         }
         None => Parsed::Other,
     };
