@@ -1,0 +1,156 @@
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::event::Draft;
+use crate::store::{Appended, Bounds, Feed, MemoryStore, Note, NoteKind, NoteSink, Page, ReadRequest, StoreOptions};
+
+fn set(text: &str) -> PatternSet {
+    PatternSet::new([text.parse().unwrap()]).unwrap()
+}
+
+fn arrival(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> Arrival<'_> {
+    let cursor = Cursor::new(Epoch::mint(), Position(1));
+    Arrival { client, known, patterns, cursor, presented: false, rights: &Rights::Open, now_ms: 1000 }
+}
+
+#[tokio::test]
+async fn who_has_arrived_is_not_forgotten_before_being_connected() {
+    let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
+    let (client, before, after) = (Uuid::new_v4(), set("a"), set("b"));
+    let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else { panic!("nobody else has the id") };
+    // What is saved every second comes just then.
+    clients.flush(1000).await;
+    clients.flush(1001).await;
+    clients.remember_patterns(client, &after);
+    drop(arrived);
+    clients.flush(1002).await;
+    clients.flush(1003).await;
+    assert!(clients.table().records.is_empty(), "who is gone is in the store alone");
+    let remembered = clients.recall(client).await.unwrap().unwrap();
+    assert_eq!(remembered.patterns, after);
+}
+
+#[tokio::test]
+async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
+    let store = Arc::new(Waiting::default());
+    let clients = Clients::new(store.clone(), Duration::from_secs(3600));
+    let (client, patterns) = (Uuid::new_v4(), set("a"));
+    // The first is gone before the store has answered: its request was given up.
+    assert!(clients.arrive(arrival(client, None, &patterns)).now_or_never().is_none());
+    // The second finds it in the table, and nothing of it is in the store.
+    let known = clients.recall(client).await.unwrap();
+    assert!(known.is_some());
+    let mut second = Box::pin(clients.arrive(arrival(client, known, &patterns)));
+    assert!(second.as_mut().now_or_never().is_none(), "it waits as the first did");
+    store.saves.add_permits(1);
+    assert!(second.await.is_ok());
+    assert!(store.inner.load_client(client).await.unwrap().is_some());
+    // Who comes now has nothing to wait for.
+    let known = clients.recall(client).await.unwrap();
+    assert!(clients.arrive(arrival(client, known, &patterns)).now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
+    let store = Arc::new(Waiting::default());
+    let clients = Clients::new(store.clone(), Duration::from_secs(3600));
+    let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
+    let cursor = Cursor::new(Epoch::mint(), Position(1));
+    let ack = Ack { client, cursor, log: cursor.epoch, rights: &Rights::Open, now_ms: 1000 };
+    store.saves.add_permits(1);
+    assert!(clients.acknowledge_now(ack).await.is_ok(), "it has never said what it asks for");
+    for patterns in [&patterns, &others] {
+        let known = clients.recall(client).await.unwrap();
+        let mut arriving = Box::pin(clients.arrive(arrival(client, known, patterns)));
+        assert!(arriving.as_mut().now_or_never().is_none());
+        store.saves.add_permits(1);
+        assert!(arriving.await.is_ok());
+        assert_eq!(store.inner.load_client(client).await.unwrap().unwrap().patterns, *patterns);
+    }
+    // One that is saved while it comes to ask for something else is not taken for saved.
+    let known = clients.recall(client).await.unwrap();
+    let mut arriving = Box::pin(clients.arrive(arrival(client, known, &patterns)));
+    assert!(arriving.as_mut().now_or_never().is_none());
+    clients.remember_patterns(client, &others);
+    store.saves.add_permits(1);
+    assert!(arriving.await.is_ok());
+    let known = clients.recall(client).await.unwrap();
+    assert!(clients.arrive(arrival(client, known, &others)).now_or_never().is_none());
+}
+
+/// A store in memory, whose saves take until they are let through.
+struct Waiting {
+    inner: Arc<MemoryStore>,
+    saves: Arc<Semaphore>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { inner: Arc::new(MemoryStore::new(StoreOptions::default())), saves: Arc::new(Semaphore::new(0)) }
+    }
+}
+
+impl Store for Waiting {
+    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let (inner, saves) = (self.inner.clone(), self.saves.clone());
+        Box::pin(async move {
+            saves.acquire().await.map_err(StoreError::unavailable)?.forget();
+            inner.save_clients(records).await
+        })
+    }
+
+    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
+        self.inner.load_client(client)
+    }
+
+    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
+        self.inner.append(drafts)
+    }
+
+    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+        self.inner.read(request)
+    }
+
+    fn before_last(
+        &self,
+        patterns: PatternSet,
+        count: usize,
+    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
+        self.inner.before_last(patterns, count)
+    }
+
+    fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
+        self.inner.follow(after, feed);
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.inner.bounds()
+    }
+
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.save_note(note)
+    }
+
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+        self.inner.take_note(kind, key, now_ms)
+    }
+
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+        self.inner.watch_notes(sink);
+    }
+
+    fn maintain(&self, now_ms: u64) {
+        self.inner.maintain(now_ms);
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.inner.close()
+    }
+}
