@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Row};
 
 use super::Shared;
-use super::schema::{integer, position};
+use super::schema::{integer, position, short_data};
 use crate::cursor::{Epoch, Position};
 use crate::event::{Data, Event, EventError, NewEvent};
 use crate::segment::Scanned;
@@ -54,11 +54,11 @@ impl<'c> Fetch<'c> {
     fn new(db: &'c Connection, epoch: Epoch, place: Place) -> rusqlite::Result<Self> {
         let statement = match place {
             Place::Log => "SELECT time, base64, name, id, data FROM e NOT INDEXED WHERE topic_id = ?1 AND seq = ?2",
-            // The expression is the index's, word for word, here and in `follow`: else SQLite would not find the value there.
-            Place::Topic => {
-                "SELECT time, base64, name, id, coalesce(CASE WHEN cost <= 960 THEN data END, data)
-                 FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq = ?2"
-            }
+            Place::Topic => concat!(
+                "SELECT time, base64, name, id, coalesce(",
+                short_data!(),
+                ", data) FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq = ?2"
+            ),
         };
         Ok(Self { statement: db.prepare_cached(statement)?, epoch })
     }
@@ -88,10 +88,11 @@ pub(super) fn follow(
     span: Span,
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Scanned> {
-    let mut statement = db.prepare_cached(
-        "SELECT time, base64, name, id, coalesce(CASE WHEN cost <= 960 THEN data END, data), seq
-         FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq",
-    )?;
+    let mut statement = db.prepare_cached(concat!(
+        "SELECT time, base64, name, id, coalesce(",
+        short_data!(),
+        ", data), seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq"
+    ))?;
     let mut rows = statement.query([*id, integer(span.after.0), integer(span.end.0)])?;
     let mut read = 0;
     while let Some(row) = rows.next()? {
@@ -176,10 +177,11 @@ pub(super) fn scan(
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Scanned> {
     // Long data are fetched only where they are wanted.
-    let mut statement = db.prepare_cached(
-        "SELECT time, base64, name, id, CASE WHEN cost <= 960 THEN data END, seq, topic_id
-         FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
-    )?;
+    let mut statement = db.prepare_cached(concat!(
+        "SELECT time, base64, name, id, ",
+        short_data!(),
+        ", seq, topic_id FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3"
+    ))?;
     let mut rows = statement.query([integer(span.after.0), integer(span.end.0), integer(rows_max)])?;
     let mut wanted = Wanted::new(shared, patterns);
     let mut fetch = Fetch::new(db, span.epoch, Place::Log)?;

@@ -31,6 +31,15 @@ pub(super) const BACKUP_ID: i32 = 0x5377_426b;
 /// Raised with every change of the tables that an older server could not read.
 const VERSION: i32 = 1;
 
+/// The data of a short event, else nothing: what of it an index keeps within its page. SQLite takes the value out of the
+/// index only where the expression is the index's own, word for word; else it would read the event's page, and nobody would notice.
+macro_rules! short_data {
+    () => {
+        "CASE WHEN cost <= 960 THEN data END"
+    };
+}
+pub(super) use short_data;
+
 /// `data` stands last: what lies before it is read without following a long value's pages.
 ///
 /// An event lies in the file twice: by position, and in `e_topic` beside its topic's others. Whoever resumes on a topic
@@ -41,7 +50,8 @@ const VERSION: i32 = 1;
 ///
 /// Keys are found by time, so that a start reads those within the window only; their index costs nothing where nobody
 /// sends any.
-const TABLES: &str = "
+const TABLES: &str = concat!(
+    "
     CREATE TABLE meta(
         one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, began INTEGER NOT NULL,
         last INTEGER NOT NULL, floor INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL);
@@ -49,10 +59,13 @@ const TABLES: &str = "
     CREATE TABLE e(
         seq INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, time INTEGER NOT NULL, cost INTEGER NOT NULL,
         base64 INTEGER NOT NULL, name TEXT, id TEXT, data TEXT NOT NULL);
-    CREATE INDEX e_topic ON e(topic_id, seq, time, base64, name, id, CASE WHEN cost <= 960 THEN data END);
+    CREATE INDEX e_topic ON e(topic_id, seq, time, base64, name, id, ",
+    short_data!(),
+    ");
     CREATE INDEX e_keyed ON e(time) WHERE id IS NOT NULL;
     CREATE TABLE kept_keys(seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, id TEXT NOT NULL, time INTEGER NOT NULL);
-";
+"
+);
 
 /// Where the events of `directory` are.
 pub(super) fn events_path(directory: &Path) -> PathBuf {
