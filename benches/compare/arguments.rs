@@ -1,5 +1,7 @@
 //! What is measured, and for how long.
 
+use std::time::Duration;
+
 use crate::support::Fault;
 use crate::support::targets::Target;
 use crate::work::{self, Work};
@@ -8,8 +10,8 @@ pub(crate) struct Arguments {
     pub(crate) works: Vec<&'static Work>,
     pub(crate) targets: Vec<Target>,
     pub(crate) rounds: u32,
-    /// How long each run is measured, in seconds.
-    pub(crate) seconds: f64,
+    /// How long each server is measured in a round of a work.
+    pub(crate) time: Duration,
     /// Figures that are printed, and not kept.
     pub(crate) quick: bool,
     pub(crate) report_only: bool,
@@ -21,7 +23,7 @@ impl Arguments {
             works: work::ALL.iter().collect(),
             targets: Target::ALL.to_vec(),
             rounds: 5,
-            seconds: 3.0,
+            time: Duration::from_secs(3),
             quick: false,
             report_only: false,
         };
@@ -32,7 +34,7 @@ impl Arguments {
             match word {
                 // Cargo says so to every benchmark.
                 "--bench" => {}
-                "--quick" => (all.quick, all.rounds, all.seconds) = (true, 1, 1.5),
+                "--quick" => (all.quick, all.rounds, all.time) = (true, 1, Duration::from_millis(1500)),
                 "--report" => all.report_only = true,
                 "--rounds" => rounds = Some(value()?.parse()?),
                 "--seconds" => seconds = Some(value()?.parse()?),
@@ -46,7 +48,7 @@ impl Arguments {
             }
         }
         all.rounds = rounds.unwrap_or(all.rounds);
-        all.seconds = seconds.unwrap_or(all.seconds);
+        all.time = seconds.map_or(all.time, Duration::from_secs_f64);
         Ok(all)
     }
 }

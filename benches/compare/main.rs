@@ -8,11 +8,14 @@
 //! ```
 //!
 //! Takes two cores and, to install Nchan where it is missing, Debian and root. The server is alone on core 0, the load on
-//! core 1; every server is fresh for each run, the order is shuffled in each round. What was measured is kept in
+//! core 1. In each round of a work every server is fresh, and they take turns, shuffled, of a quarter of a second: what else the
+//! machine does meets all of them. What was measured is kept in
 //! `benches/results`, by work, so that a run of some works leaves the others' figures as they were.
 
 mod arguments;
 mod report;
+mod run;
+mod side;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -24,9 +27,9 @@ use std::net::TcpListener;
 use rand::seq::SliceRandom as _;
 
 use arguments::Arguments;
+use run::Run;
 use support::targets::Target;
 use support::{Fault, floor, machine};
-use work::{Run, Work};
 
 fn main() -> Result<(), Fault> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -45,19 +48,16 @@ fn measure(arguments: &Arguments) -> Result<(), Fault> {
     machine::pin(machine::LOAD_CORE)?;
     let mut runs: BTreeMap<&'static str, Vec<Run>> = BTreeMap::new();
     for round in 1..=arguments.rounds {
-        let mut order: Vec<(&Work, Target)> = arguments
-            .works
-            .iter()
-            .copied()
-            .flat_map(|work| arguments.targets.iter().map(move |target| (work, *target)))
-            .filter(|(work, target)| work.concerns(*target))
-            .collect();
-        order.shuffle(&mut rand::rng());
-        for (work, target) in order {
-            let server = target.start(connections_max)?;
-            let run = work.run(target, &server, arguments.seconds)?;
-            println!("round {round} {:<18} {:<7} {run}", work.name, target.name());
-            runs.entry(work.name).or_default().push(run);
+        let mut works = arguments.works.clone();
+        works.shuffle(&mut rand::rng());
+        for work in works {
+            let targets: Vec<Target> =
+                arguments.targets.iter().copied().filter(|target| work.concerns(*target)).collect();
+            let done = work.round(&targets, connections_max, arguments.time);
+            for run in done.map_err(|fault| format!("{}, {fault}", work.name))? {
+                println!("round {round} {:<18} {:<7} {run}", work.name, run.target);
+                runs.entry(work.name).or_default().push(run);
+            }
         }
     }
     for (work, runs) in runs {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::run::Run;
 use crate::support::targets::Target;
 use crate::support::{Fault, machine, stats, svg};
 use crate::table;
-use crate::work::{self, Run};
+use crate::work;
 
 /// The runs of a work, and where they were done.
 #[derive(Serialize, Deserialize)]

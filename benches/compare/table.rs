@@ -114,7 +114,7 @@ pub(crate) fn everything(all: &All) -> String {
                 |run| run.bytes_a_connection,
             ];
             let cells = shown.map(|figure| short(median(all, work, target, figure).unwrap_or(f64::NAN)));
-            let sum = |of: fn(&crate::work::Run) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
+            let sum = |of: fn(&crate::run::Run) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
             let (lost, repeated, disordered) =
                 (sum(|run| run.lost), sum(|run| run.repeated), sum(|run| run.disordered));
             let _ = writeln!(out, "| {work} | {name} | {} | {lost} / {repeated} / {disordered} |", cells.join(" | "));

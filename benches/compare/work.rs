@@ -1,26 +1,13 @@
 //! The works: each is done by every server, fresh.
 
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use rand::seq::SliceRandom as _;
 
-use crate::support::load::Load;
-use crate::support::publish::{Pace, Publishing};
-use crate::support::servers::Running;
+use crate::run::Run;
+use crate::side::{self, Side};
+use crate::support::Fault;
 use crate::support::targets::{Target, Transport};
-use crate::support::{Fault, machine, seen, stats};
-
-const SUBSCRIBERS: u64 = 1000;
-
-/// Subscribers of which each costs memory; so many that the server's own weight does not show.
-const IDLE_CONNECTIONS: u64 = 5000;
-
-/// Events that have been published and not reached everybody, where publishing is as fast as that allows.
-const WINDOW_EVENTS: u64 = 64;
-
-/// Publishers, where one after the other would hold up a store that syncs.
-const PUBLISHERS: usize = 16;
 
 /// Requests under way on a connection, where they are pipelined.
 const PIPELINED: usize = 64;
@@ -31,11 +18,9 @@ const BATCH_EVENTS: usize = 100;
 /// Before anything is measured: code that has run, buffers that have grown.
 const WARM_UP: Duration = Duration::from_millis(700);
 
-/// For what is under way to come to rest.
-const SETTLE: Duration = Duration::from_millis(700);
-
-/// For what was published to arrive.
-const ARRIVE_MAX: Duration = Duration::from_secs(20);
+/// How long a server is at work before it is another one's turn: long beside what it takes to find the caches as another left
+/// them, short beside what else goes on on the machine, which thus meets all of them.
+const TURN: Duration = Duration::from_millis(250);
 
 pub(crate) struct Work {
     pub(crate) name: &'static str,
@@ -85,68 +70,6 @@ pub(crate) const ALL: &[Work] = {
     ]
 };
 
-/// What one run measured. What a work does not have is not a number.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Run {
-    pub(crate) target: String,
-    /// Processor time of the server for each delivery or answer, in microseconds.
-    pub(crate) cpu_us: Option<f64>,
-    /// Deliveries or answers a second; events, where they come in batches.
-    pub(crate) rate: Option<f64>,
-    pub p50_ms: Option<f64>,
-    pub p99_ms: Option<f64>,
-    pub p999_ms: Option<f64>,
-    pub(crate) max_ms: Option<f64>,
-    pub(crate) bytes_a_connection: Option<f64>,
-    pub(crate) lost: u64,
-    pub(crate) repeated: u64,
-    pub(crate) disordered: u64,
-    pub(crate) refused: u64,
-}
-
-impl Run {
-    fn of(target: Target) -> Self {
-        Self {
-            target: target.name().into(),
-            cpu_us: None,
-            rate: None,
-            p50_ms: None,
-            p99_ms: None,
-            p999_ms: None,
-            max_ms: None,
-            bytes_a_connection: None,
-            lost: 0,
-            repeated: 0,
-            disordered: 0,
-            refused: 0,
-        }
-    }
-
-    fn times(&mut self, micros: &mut [u32]) {
-        micros.sort_unstable();
-        let share = |share| Some(stats::percentile(micros, share) / 1000.0);
-        (self.p50_ms, self.p99_ms, self.p999_ms, self.max_ms) = (share(0.5), share(0.99), share(0.999), share(1.0));
-    }
-}
-
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut figure = |name, value: Option<f64>| match value {
-            Some(value) => write!(f, "{name} {:>8}  ", stats::short(value)),
-            None => Ok(()),
-        };
-        figure("CPU us", self.cpu_us)?;
-        figure("a second", self.rate)?;
-        figure("p50 ms", self.p50_ms)?;
-        figure("p99", self.p99_ms)?;
-        figure("p99.9", self.p999_ms)?;
-        figure("max", self.max_ms)?;
-        figure("bytes/connection", self.bytes_a_connection)?;
-        write!(f, "lost {} repeated {} out of order {}", self.lost, self.repeated, self.disordered)?;
-        if self.refused > 0 { write!(f, " REFUSED {}", self.refused) } else { Ok(()) }
-    }
-}
-
 impl Work {
     /// Whether a server does this work.
     pub(crate) fn concerns(&self, target: Target) -> bool {
@@ -156,147 +79,39 @@ impl Work {
         }
     }
 
-    pub(crate) fn run(&self, target: Target, server: &Running, seconds: f64) -> Result<Run, Fault> {
-        let time = Duration::from_secs_f64(seconds);
-        let run = match self.what {
-            What::Deliver(transport, rate) => deliver(target, server, transport, rate, time),
-            What::Idle(transport) => idle(target, server, transport),
-            What::Publish { connections, depth, batch } => {
-                let number = std::cell::Cell::new(0);
-                let one = || {
-                    number.set(number.get() + 1);
-                    seen::data(0, number.get(), 0)
-                };
-                let many = || (0..batch).map(|_| one()).collect::<Vec<_>>();
-                let question = || match batch {
-                    1 => target.publish(&one()),
-                    _ => target.publish_batch(&many()).unwrap_or_default(),
-                };
-                ask(target, server, connections, depth, batch, time, &question)
+    /// Has all of the servers do it, each for so long.
+    pub(crate) fn round(&self, targets: &[Target], connections_max: u64, time: Duration) -> Result<Vec<Run>, Fault> {
+        if let What::Idle(transport) = self.what {
+            let run = |target: &Target| side::idle(*target, connections_max, transport).map_err(by(*target));
+            return targets.iter().map(run).collect();
+        }
+        let mut sides = Vec::new();
+        for target in targets {
+            let mut side = Side::begin(*target, connections_max, &self.what).map_err(by(*target))?;
+            side.turn(WARM_UP).map_err(by(*target))?;
+            side.measure();
+            sides.push(side);
+        }
+        // As fast as it goes, there is much under way at the end of each turn, so there is only one.
+        let turn = if matches!(self.what, What::Deliver(_, None)) { time } else { TURN };
+        let mut left = time;
+        while !left.is_zero() {
+            let turn = turn.min(left);
+            sides.shuffle(&mut rand::rng());
+            for side in &mut sides {
+                side.turn(turn).map_err(by(side.target))?;
             }
-            What::Polls { connections } => {
-                let question = target.empty_poll(server)?;
-                ask(target, server, connections, 1, 1, time, &|| question.clone())
-            }
+            left -= turn;
+        }
+        let end = |side: Side| {
+            let target = side.target;
+            side.end().map_err(by(target))
         };
-        run.map_err(|error| format!("{} by {}: {error}", self.name, target.name()).into())
+        sides.into_iter().map(end).collect()
     }
 }
 
-fn subscribe(load: &mut Load, target: Target, server: &Running, transport: Transport, count: u64) -> Result<(), Fault> {
-    let streams = !matches!(transport, Transport::Longpoll | Transport::Jsonp);
-    let (request, role) = target.subscribe(transport, server)?;
-    for _ in 0..count {
-        let at = load.connect(server.address, role())?;
-        load.send(at, &request);
-        load.turn()?;
-    }
-    if streams && !load.until(ARRIVE_MAX, |load| load.greeted as u64 == count)? {
-        return Err(format!("only {} of {count} streams began", load.greeted).into());
-    }
-    // A held request shows no sign that it is held.
-    load.until(SETTLE, |_| false)?;
-    Ok(())
-}
-
-fn deliver(
-    target: Target,
-    server: &Running,
-    transport: Transport,
-    rate: Option<u32>,
-    time: Duration,
-) -> Result<Run, Fault> {
-    let mut load = Load::new()?;
-    let pids = server.pids();
-    subscribe(&mut load, target, server, transport, SUBSCRIBERS)?;
-    let (pace, publishers) = match rate {
-        Some(rate) => (Pace::Every(Duration::from_secs(1) * SUBSCRIBERS as u32 / rate), 1),
-        None => (Pace::Window { events: WINDOW_EVENTS, subscribers: SUBSCRIBERS }, PUBLISHERS),
-    };
-    let askers = (0..publishers).map(|_| load.asker(server.address)).collect::<Result<Vec<_>, _>>()?;
-    let request = |data: &str| target.publish(data);
-    let mut publishing = Publishing::new(askers, pace, &request);
-    let mut go = |load: &mut Load, time: Duration| -> Result<(), Fault> {
-        let begun = Instant::now();
-        while begun.elapsed() < time {
-            publishing.turn(load);
-            load.turn()?;
-        }
-        Ok(())
-    };
-    go(&mut load, WARM_UP)?;
-    load.figures.on = true;
-    let (cpu, begun) = (machine::cpu_time(&pids), Instant::now());
-    go(&mut load, time)?;
-    let (cpu, took) = (machine::cpu_time(&pids).saturating_sub(cpu), begun.elapsed());
-    load.figures.on = false;
-    let published = publishing.published;
-    let everything = publishing.total() * SUBSCRIBERS;
-    load.until(ARRIVE_MAX, |load| load.seen >= everything)?;
-    // Whatever came twice would come now.
-    load.until(Duration::from_millis(50), |_| false)?;
-
-    let mut run = Run::of(target);
-    let deliveries = load.figures.deliveries as f64;
-    run.cpu_us = Some(cpu.as_secs_f64() * 1e6 / deliveries);
-    run.rate = Some(deliveries / took.as_secs_f64());
-    run.times(&mut load.figures.latencies_us);
-    [run.lost, run.repeated, run.disordered] = load.faults(&published);
-    run.refused = load.refusals() + load.closed as u64;
-    Ok(run)
-}
-
-fn idle(target: Target, server: &Running, transport: Transport) -> Result<Run, Fault> {
-    let mut load = Load::new()?;
-    let pids = server.pids();
-    // The first of a kind costs what is there for all of them.
-    subscribe(&mut load, target, server, transport, 1)?;
-    let before = machine::memory_bytes(&pids);
-    load.greeted = 0;
-    subscribe(&mut load, target, server, transport, IDLE_CONNECTIONS)?;
-    let mut run = Run::of(target);
-    run.bytes_a_connection = Some(machine::memory_bytes(&pids).saturating_sub(before) as f64 / IDLE_CONNECTIONS as f64);
-    run.refused = load.closed as u64;
-    Ok(run)
-}
-
-/// Questions that are asked again as soon as they are answered.
-fn ask(
-    target: Target,
-    server: &Running,
-    connections: usize,
-    depth: usize,
-    batch: usize,
-    time: Duration,
-    question: &dyn Fn() -> Vec<u8>,
-) -> Result<Run, Fault> {
-    let mut load = Load::new()?;
-    let pids = server.pids();
-    for _ in 0..connections {
-        let asker = load.asker(server.address)?;
-        let questions: Vec<Vec<u8>> = (0..depth).map(|_| question()).collect();
-        questions.iter().for_each(|question| load.send(asker, question));
-    }
-    let go = |load: &mut Load, time: Duration| -> Result<(), Fault> {
-        let begun = Instant::now();
-        while begun.elapsed() < time {
-            load.turn()?;
-            for asker in std::mem::take(&mut load.answered) {
-                load.send(asker, &question());
-            }
-        }
-        Ok(())
-    };
-    go(&mut load, WARM_UP)?;
-    load.figures.on = true;
-    let (cpu, begun) = (machine::cpu_time(&pids), Instant::now());
-    go(&mut load, time)?;
-    let (cpu, took) = (machine::cpu_time(&pids).saturating_sub(cpu), begun.elapsed());
-    let mut run = Run::of(target);
-    let answers = (load.figures.answers * batch as u64) as f64;
-    run.cpu_us = Some(cpu.as_secs_f64() * 1e6 / answers);
-    run.rate = Some(answers / took.as_secs_f64());
-    run.times(&mut load.figures.waits_us);
-    run.refused = load.refusals() + load.closed as u64;
-    Ok(run)
+/// Says whose fault it was.
+fn by(target: Target) -> impl Fn(Fault) -> Fault {
+    move |fault| format!("{}: {fault}", target.name()).into()
 }

@@ -35,7 +35,7 @@ pub(crate) fn subscribers(quick: bool) -> Result<Vec<Growth>, Fault> {
         let server = servers::memory(&[])?;
         let mut load = Load::new()?;
         listen(&mut load, &server, &["bench"], count)?;
-        growth.add(count, delivery(&server, &mut load, count, &|data| publish("bench", data), time(quick))?);
+        growth.add(count, delivery(&server, &mut load, count, Box::new(|data| publish("bench", data)), time(quick))?);
     }
     Ok(vec![growth])
 }
@@ -53,7 +53,7 @@ pub(crate) fn topics(quick: bool) -> Result<Vec<Growth>, Fault> {
             number.set(number.get() + 7919);
             publish(&format!("bench.{}", number.get() % count), data)
         };
-        growth.add(count, delivery(&server, &mut load, SUBSCRIBERS, &request, time(quick))?);
+        growth.add(count, delivery(&server, &mut load, SUBSCRIBERS, Box::new(request), time(quick))?);
     }
     Ok(vec![growth])
 }
@@ -72,7 +72,7 @@ pub(crate) fn patterns(quick: bool) -> Result<Vec<Growth>, Fault> {
         }
         listen(&mut load, &server, &["bench.*.mine.*"], SUBSCRIBERS)?;
         let request = |data: &str| publish("bench.yours.mine.too", data);
-        growth.add(count, delivery(&server, &mut load, SUBSCRIBERS, &request, time(quick))?);
+        growth.add(count, delivery(&server, &mut load, SUBSCRIBERS, Box::new(request), time(quick))?);
     }
     Ok(vec![growth])
 }
@@ -88,7 +88,7 @@ pub(crate) fn sparse(quick: bool) -> Result<Vec<Growth>, Fault> {
         }
         listen(&mut load, &server, &["busy"], 1)?;
         let request = |data: &str| publish("busy", data);
-        growth.add(count, delivery(&server, &mut load, 4, &request, time(quick))?);
+        growth.add(count, delivery(&server, &mut load, 4, Box::new(request), time(quick))?);
     }
     Ok(vec![growth])
 }

@@ -32,7 +32,7 @@ pub(crate) fn log(quick: bool) -> Result<Vec<Growth>, Fault> {
         let mut load = Load::new()?;
         listen(&mut load, &server, &["bench.7"], 100)?;
         let time = Duration::from_millis(if quick { 1000 } else { 4000 });
-        cost.add(count, delivery(&server, &mut load, 100, &|data| publish("bench.7", data), time)?);
+        cost.add(count, delivery(&server, &mut load, 100, Box::new(|data| publish("bench.7", data)), time)?);
     }
     Ok(vec![cost, start, memory])
 }

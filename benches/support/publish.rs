@@ -6,7 +6,7 @@ use super::load::Load;
 use super::seen::{self, PUBLISHERS_MAX};
 
 /// Makes the request that publishes one event's data.
-pub(crate) type Request<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+pub(crate) type Request<'a> = Box<dyn Fn(&str) -> Vec<u8> + 'a>;
 
 /// When the next event is due.
 #[derive(Clone, Copy)]
@@ -35,6 +35,11 @@ impl<'a> Publishing<'a> {
 
     pub(crate) fn total(&self) -> u64 {
         self.published.iter().sum()
+    }
+
+    /// Goes on after a pause, in which nothing was due.
+    pub(crate) fn resume(&mut self) {
+        self.due = Instant::now();
     }
 
     /// Publishes what is due.

@@ -1,0 +1,233 @@
+//! One server at one work, in turns with the others.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::run::Run;
+use crate::support::load::Load;
+use crate::support::publish::{Pace, Publishing};
+use crate::support::servers::Running;
+use crate::support::targets::{Target, Transport};
+use crate::support::{Fault, machine, seen};
+use crate::work::What;
+
+const SUBSCRIBERS: u64 = 1000;
+
+/// Subscribers of which each costs memory; so many that the server's own weight does not show.
+const IDLE_CONNECTIONS: u64 = 5000;
+
+/// Events that have been published and not reached everybody, where publishing is as fast as that allows.
+const WINDOW_EVENTS: u64 = 64;
+
+/// Publishers, where one after the other would hold up a store that syncs.
+const PUBLISHERS: usize = 16;
+
+/// For what is under way to come to rest.
+const SETTLE: Duration = Duration::from_millis(700);
+
+/// For streams to begin.
+const BEGIN_MAX: Duration = Duration::from_secs(20);
+
+/// What has not come by then, with nothing else coming either, is lost.
+const LOST_AFTER: Duration = Duration::from_secs(1);
+
+/// After a turn, for what a server still does when it has answered.
+const REST: Duration = Duration::from_millis(10);
+
+/// A server, and the load that is its own.
+pub(crate) struct Side {
+    pub(crate) target: Target,
+    server: Running,
+    load: Load,
+    job: Job,
+    /// Its processes' time at work, and how long it was at work, since it is measured.
+    cpu: Duration,
+    time: Duration,
+}
+
+enum Job {
+    Deliver(Publishing<'static>),
+    /// Questions that are asked again as soon as they are answered.
+    Ask {
+        connections: usize,
+        depth: usize,
+        batch: usize,
+        question: Box<dyn Fn() -> Vec<u8>>,
+    },
+}
+
+impl Side {
+    pub(crate) fn begin(target: Target, connections_max: u64, what: &What) -> Result<Self, Fault> {
+        let server = target.start(connections_max)?;
+        let mut load = Load::new()?;
+        let job = match *what {
+            What::Deliver(transport, rate) => deliver(target, &server, &mut load, transport, rate)?,
+            What::Publish { connections, depth, batch } => {
+                let number = Cell::new(0);
+                let one = move || {
+                    number.set(number.get() + 1);
+                    seen::data(0, number.get(), 0)
+                };
+                let question = move || match batch {
+                    1 => target.publish(&one()),
+                    _ => target.publish_batch(&(0..batch).map(|_| one()).collect::<Vec<_>>()).unwrap_or_default(),
+                };
+                Job::Ask { connections, depth, batch, question: Box::new(question) }
+            }
+            What::Polls { connections } => {
+                let question = target.empty_poll(&server)?;
+                Job::Ask { connections, depth: 1, batch: 1, question: Box::new(move || question.clone()) }
+            }
+            What::Idle(_) => return Err("there is nothing to do".into()),
+        };
+        if let Job::Ask { connections, .. } = job {
+            for _ in 0..connections {
+                load.asker(server.address)?;
+            }
+        }
+        Ok(Self { target, server, load, job, cpu: Duration::ZERO, time: Duration::ZERO })
+    }
+
+    /// What comes from now on counts.
+    pub(crate) fn measure(&mut self) {
+        self.load.figures.on = true;
+        (self.cpu, self.time) = Default::default();
+    }
+
+    /// Works for so long, and until nothing is under way.
+    pub(crate) fn turn(&mut self, time: Duration) -> Result<(), Fault> {
+        let pids = self.server.pids();
+        let (cpu, begun) = (machine::cpu_time(&pids), Instant::now());
+        let ended = match &mut self.job {
+            Job::Deliver(publishing) => deliveries(&mut self.load, publishing, time)?,
+            Job::Ask { connections, depth, question, .. } => {
+                answers(&mut self.load, *connections, *depth, question, time)?
+            }
+        };
+        self.time += ended - begun;
+        self.load.until(REST, |_| false)?;
+        self.cpu += machine::cpu_time(&pids).saturating_sub(cpu);
+        Ok(())
+    }
+
+    /// What came of it.
+    pub(crate) fn end(mut self) -> Result<Run, Fault> {
+        // Whatever came twice would come now.
+        self.load.until(Duration::from_millis(50), |_| false)?;
+        let mut run = Run::of(self.target);
+        let figures = &mut self.load.figures;
+        let count = match &self.job {
+            Job::Deliver(_) => {
+                run.times(&mut figures.latencies_us);
+                figures.deliveries
+            }
+            Job::Ask { batch, .. } => {
+                run.times(&mut figures.waits_us);
+                figures.answers * *batch as u64
+            }
+        };
+        run.cpu_us = Some(self.cpu.as_secs_f64() * 1e6 / count as f64);
+        run.rate = Some(count as f64 / self.time.as_secs_f64());
+        if let Job::Deliver(publishing) = &self.job {
+            [run.lost, run.repeated, run.disordered] = self.load.faults(&publishing.published);
+        }
+        run.refused = self.load.refusals() + self.load.closed as u64;
+        Ok(run)
+    }
+}
+
+/// Measures what connections cost that hear nothing: one server at a time.
+pub(crate) fn idle(target: Target, connections_max: u64, transport: Transport) -> Result<Run, Fault> {
+    let server = target.start(connections_max)?;
+    let mut load = Load::new()?;
+    let pids = server.pids();
+    // The first of a kind costs what is there for all of them.
+    subscribe(&mut load, target, &server, transport, 1)?;
+    let before = machine::memory_bytes(&pids);
+    load.greeted = 0;
+    subscribe(&mut load, target, &server, transport, IDLE_CONNECTIONS)?;
+    let mut run = Run::of(target);
+    run.bytes_a_connection = Some(machine::memory_bytes(&pids).saturating_sub(before) as f64 / IDLE_CONNECTIONS as f64);
+    run.refused = load.closed as u64;
+    Ok(run)
+}
+
+fn subscribe(load: &mut Load, target: Target, server: &Running, transport: Transport, count: u64) -> Result<(), Fault> {
+    let streams = !matches!(transport, Transport::Longpoll | Transport::Jsonp);
+    let (request, role) = target.subscribe(transport, server)?;
+    for _ in 0..count {
+        let at = load.connect(server.address, role())?;
+        load.send(at, &request);
+        load.turn()?;
+    }
+    if streams && !load.until(BEGIN_MAX, |load| load.greeted as u64 == count)? {
+        return Err(format!("only {} of {count} streams began", load.greeted).into());
+    }
+    // A held request shows no sign that it is held.
+    load.until(SETTLE, |_| false)?;
+    Ok(())
+}
+
+fn deliver(
+    target: Target,
+    server: &Running,
+    load: &mut Load,
+    transport: Transport,
+    rate: Option<u32>,
+) -> Result<Job, Fault> {
+    subscribe(load, target, server, transport, SUBSCRIBERS)?;
+    let (pace, publishers) = match rate {
+        Some(rate) => (Pace::Every(Duration::from_secs(1) * SUBSCRIBERS as u32 / rate), 1),
+        None => (Pace::Window { events: WINDOW_EVENTS, subscribers: SUBSCRIBERS }, PUBLISHERS),
+    };
+    let askers = (0..publishers).map(|_| load.asker(server.address)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Job::Deliver(Publishing::new(askers, pace, Box::new(move |data| target.publish(data)))))
+}
+
+/// Publishes for so long; says when the last of it came.
+fn deliveries(load: &mut Load, publishing: &mut Publishing<'_>, time: Duration) -> Result<Instant, Fault> {
+    let (begun, published, seen) = (Instant::now(), publishing.total(), load.seen);
+    publishing.resume();
+    while begun.elapsed() < time {
+        publishing.turn(load);
+        load.turn()?;
+    }
+    let everything = seen + (publishing.total() - published) * SUBSCRIBERS;
+    arrive(load, |load| everything.saturating_sub(load.seen))
+}
+
+/// Asks for so long; says when the last answer came.
+fn answers(
+    load: &mut Load,
+    connections: usize,
+    depth: usize,
+    question: &dyn Fn() -> Vec<u8>,
+    time: Duration,
+) -> Result<Instant, Fault> {
+    let begun = Instant::now();
+    for asker in 0..connections {
+        (0..depth).for_each(|_| load.send(asker, &question()));
+    }
+    while begun.elapsed() < time {
+        load.turn()?;
+        for asker in std::mem::take(&mut load.answered) {
+            load.send(asker, &question());
+        }
+    }
+    let ended = arrive(load, |load| (0..connections).map(|asker| load.unanswered(asker) as u64).sum())?;
+    load.answered.clear();
+    Ok(ended)
+}
+
+/// Waits until nothing is under way, or what is seems to be lost; says when the last of it came.
+fn arrive(load: &mut Load, under_way: impl Fn(&Load) -> u64) -> Result<Instant, Fault> {
+    let (mut left, mut last) = (under_way(load), Instant::now());
+    while left > 0 && last.elapsed() < LOST_AFTER {
+        load.turn()?;
+        let now = under_way(load);
+        if now < left {
+            (left, last) = (now, Instant::now());
+        }
+    }
+    Ok(last)
+}
