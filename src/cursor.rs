@@ -66,7 +66,11 @@ impl Epoch {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Only `[a-z0-9]` gets in, so this never falls back.
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
@@ -121,14 +125,13 @@ impl Cursor {
 
     /// Whether this is the text form: there is one only, so that nothing needs to be parsed.
     pub(crate) fn is_text(&self, text: &[u8]) -> bool {
-        let epoch = &self.epoch.bytes[..usize::from(self.epoch.len)];
-        let position = text.strip_prefix(epoch).and_then(|rest| rest.strip_prefix(b"-"));
+        let position = text.strip_prefix(self.epoch.as_bytes()).and_then(|rest| rest.strip_prefix(b"-"));
         position == Some(itoa::Buffer::new().format(self.position.0).as_bytes())
     }
 
     /// Appends the text form; on the hot path, where `format!` would allocate.
     pub fn write(&self, out: &mut impl bytes::BufMut) {
-        out.put_slice(self.epoch.as_str().as_bytes());
+        out.put_slice(self.epoch.as_bytes());
         out.put_u8(b'-');
         out.put_slice(itoa::Buffer::new().format(self.position.0).as_bytes());
     }

@@ -186,10 +186,8 @@ impl Delivery {
     }
 
     /// Keeps the place where it starts until something is asked for, instead of following the log's end.
-    #[must_use]
-    pub fn parked(mut self) -> Self {
+    pub fn park(&mut self) {
         self.parked = self.patterns.is_empty();
-        self
     }
 
     /// Whether it keeps a place to start from until something is asked for.

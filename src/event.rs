@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::json::{self, JsonError, Literal};
@@ -197,7 +197,7 @@ impl NewEvent {
             time_ms,
             base64: self.data.base64,
             literal: json::as_literal(&self.data.json),
-            body: body.into(),
+            body: body.into_boxed_slice(),
             data,
         }
     }
@@ -212,7 +212,7 @@ pub struct Draft {
     time_ms: u64,
     base64: bool,
     literal: Literal,
-    body: Bytes,
+    body: Box<[u8]>,
     data: Range<u32>,
 }
 

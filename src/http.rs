@@ -7,8 +7,10 @@ mod admin;
 mod assets;
 mod body;
 mod call;
+mod direct;
 mod driver;
 mod error;
+mod headers;
 mod options;
 mod origin;
 mod outlet;
@@ -36,12 +38,15 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::hub::{Hub, Worker};
 use crate::transport::Transport;
+pub(crate) use body::Body;
 pub(crate) use call::EVERY_ANSWER;
 use call::{Call, Request};
 use error::ApiError;
 use route::Methods;
 
 pub use access::AccessOptions;
+pub(crate) use direct::{Direct, Span};
+pub(crate) use headers::Headers;
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, OriginError};
 pub(crate) use outlet::{Outlet, OutletRef};
@@ -111,18 +116,12 @@ impl Site {
     pub(crate) fn answer(
         &self,
         route: Route,
-        mut request: actix_http::Request,
-        head_bytes: u16,
+        request: Direct,
+        body: Body,
         peer: Peer,
         outlet: Option<Outlet>,
     ) -> LocalBoxFuture<'static, HttpResponse> {
-        // The others let go of it before they wait.
-        if route == Route::Iframe {
-            lighten(request.head_mut());
-        }
-        let payload = request.take_payload();
-        let request = Request::Direct { request, head_bytes };
-        route.run(Call::new(request, payload, None, peer, outlet, self.0.clone()))
+        route.run(Call::new(Request::Direct(request), body, None, peer, outlet, self.0.clone()))
     }
 }
 
@@ -158,7 +157,7 @@ where
 async fn v1(call: Call) -> HttpResponse {
     let route = match &call.request {
         Request::Routed(request) => Route::of(below(request.match_info())),
-        Request::Direct { .. } => None,
+        Request::Direct(_) => None,
     };
     match route {
         Some(route) => route.run(call).await,

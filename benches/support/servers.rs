@@ -16,6 +16,9 @@ use super::{Fault, floor, http, machine};
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(5);
 
+/// Events that those keep which keep them in memory, so that they do the same.
+pub(crate) const KEPT_EVENTS: u64 = 1000;
+
 /// Where Debian puts the module.
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
@@ -183,7 +186,7 @@ fn nchan_configuration(home: &Path, address: SocketAddr, connections_max: u64) -
     }
     let _ = write!(
         text,
-        "server {{\nlisten {address} backlog=4096;\nnchan_channel_id bench;\nnchan_message_buffer_length 1000;\n"
+        "server {{\nlisten {address} backlog=4096;\nnchan_channel_id bench;\nnchan_message_buffer_length {KEPT_EVENTS};\n"
     );
     let _ = writeln!(text, "location = /pub {{ nchan_publisher; }}");
     // A poll has to be told of a message once before it can ask for what follows it.

@@ -44,7 +44,7 @@ impl Target {
         match self {
             Self::Floor => servers::floor(),
             Self::Nchan => servers::nchan(connections_max),
-            Self::Memory => servers::memory(&[]),
+            Self::Memory => servers::memory(&["--max-events", &servers::KEPT_EVENTS.to_string()]),
             Self::Disk => servers::disk(&[]),
         }
     }

@@ -50,7 +50,9 @@ impl Call {
         let Some(keys) = &access.keys else { return Ok(Rights::Open) };
         let public = access.public_subscribe.clone();
         let cookies = transport != Some(Transport::Jsonp) && self.may_use_cookie()?;
-        let Some(credential) = Credential::of(self.head(), cookies)? else { return Ok(Rights::Public(public)) };
+        let Some(credential) = Credential::of(self.request.query_string(), self.request.headers(), cookies)? else {
+            return Ok(Rights::Public(public));
+        };
         let grant = match credential {
             Credential::Token(token) => keys.verify(&token, now_ms())?,
             Credential::Ticket(name) => {
@@ -70,7 +72,7 @@ impl Call {
     /// Whether a cookie may speak for its page. Browsers send it along with whatever any page makes them ask, so where
     /// something is changed the request has to say that it comes from a page that may.
     fn may_use_cookie(&self) -> Result<bool, ApiError> {
-        if !credential::has_cookie(self.head()) {
+        if !credential::has_cookie(self.request.headers()) {
             return Ok(false);
         }
         Ok(match self.source() {

@@ -67,12 +67,12 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
     check_admin(&rights)?;
-    let payload = call.payload.take();
+    let body = call.body.take();
     let headers = call.request.headers();
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
     let wanted: Revocation = serde_json::from_str(body::text(&body)?).map_err(|error| bad(error.to_string()))?;
     let now_ms = now_ms();
     let last_ms = now_ms + FOR_GOOD_MS;

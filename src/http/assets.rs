@@ -79,7 +79,7 @@ pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
     let etag = etag(&content);
     let kept = call.request.query_string().split('&').any(|field| field == concat!("v=", env!("CARGO_PKG_VERSION")));
     let kept = kept && call.options().static_dir.is_none();
-    let fresh = names_tag(call.request.headers().get(IF_NONE_MATCH), etag.as_bytes());
+    let fresh = names_tag(call.request.headers().get(&IF_NONE_MATCH), etag.as_bytes());
     let mut response = if fresh { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response.insert_header((ETAG, etag));
     response.insert_header((CACHE_CONTROL, if kept { KEEP } else { "no-cache" }));

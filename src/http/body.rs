@@ -11,13 +11,51 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 
 use super::error::ApiError;
+use super::headers::{Headers, text as header_text};
 use crate::limits::Arriving;
+
+/// A request's body.
+pub(crate) enum Body {
+    /// It came with its head.
+    Whole(Bytes),
+    /// It is read as it comes.
+    Coming(Payload),
+}
+
+impl Body {
+    /// Nothing is left of it then.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Whole(Bytes::new()))
+    }
+
+    /// What comes of it yet.
+    pub(super) fn coming(self) -> Payload {
+        match self {
+            Self::Whole(_) => Payload::None,
+            Self::Coming(payload) => payload,
+        }
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Whole(whole) => {
+                let whole = std::mem::take(whole);
+                Poll::Ready((!whole.is_empty()).then_some(Ok(whole)))
+            }
+            Self::Coming(payload) => Pin::new(payload).poll_next(cx),
+        }
+    }
+}
 
 /// A body in chunks, held on to until its request is answered.
 ///
@@ -78,16 +116,16 @@ impl MediaType {
     ///
     /// # Errors
     /// 415 where the body is in another character set, or compressed.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
-        let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
-        if encoding.is_some_and(|encoding| encoding != b"identity") {
+    pub(super) fn of(headers: Headers<'_>) -> Result<Option<Self>, ApiError> {
+        let encoding = headers.get(&CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Err(unsupported("bodies are taken as they are, without Content-Encoding"));
         }
-        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
-        if value == JSON {
+        let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(None) };
+        if value == JSON.as_bytes() {
             return Ok(Some(Self(JSON.into())));
         }
-        let text = value.to_str().map_err(|_| unsupported("Content-Type is not readable"))?.to_ascii_lowercase();
+        let text = header_text(value).ok_or_else(|| unsupported("Content-Type is not readable"))?.to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
         for parameter in parts {
@@ -124,13 +162,21 @@ const FIRST_BYTES: usize = 64 << 10;
 /// # Errors
 /// 413 past `bytes_max`, 503 where all bodies together have no room for it, 408 where it does not end in time, 400 where it breaks off.
 pub(super) async fn read(
-    headers: &HeaderMap,
-    mut payload: Payload,
+    headers: Headers<'_>,
+    body: Body,
     bytes_max: usize,
     time_max: Duration,
     mut arriving: Arriving,
 ) -> Result<Bytes, ApiError> {
-    let told: Option<usize> = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut payload = match body {
+        Body::Coming(payload) => payload,
+        Body::Whole(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
+        Body::Whole(whole) => {
+            arriving.grow(whole.len())?;
+            return Ok(whole);
+        }
+    };
+    let told: Option<usize> = headers.text(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
     if told.is_some_and(|length| length > bytes_max) {
         return Err(ApiError::too_large("a body", bytes_max));
     }
@@ -191,7 +237,7 @@ pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
 
 /// A body, line by line, without holding more than a line and a chunk.
 pub(super) struct Lines {
-    payload: Payload,
+    body: Body,
     arriving: Arriving,
     buffer: BytesMut,
     /// Bytes of `buffer` in which no line ends.
@@ -212,9 +258,9 @@ pub(super) enum Line {
 }
 
 impl Lines {
-    pub(super) fn new(payload: Payload, bytes_max: usize, pause_max: Duration, arriving: Arriving) -> Self {
+    pub(super) fn new(body: Body, bytes_max: usize, pause_max: Duration, arriving: Arriving) -> Self {
         Self {
-            payload,
+            body,
             arriving,
             buffer: BytesMut::new(),
             searched: 0,
@@ -264,7 +310,7 @@ impl Lines {
                 let too_long = last.len() > self.bytes_max;
                 return Ok((!last.is_empty()).then(|| if too_long { Line::TooLong } else { Line::Whole(last) }));
             }
-            match tokio::time::timeout(self.pause_max, self.payload.next()).await {
+            match tokio::time::timeout(self.pause_max, self.body.next()).await {
                 Ok(Some(chunk)) => {
                     self.buffer.extend_from_slice(&chunk.map_err(broken)?);
                     self.arriving.set(self.buffer.len())?;
@@ -286,6 +332,7 @@ fn too_slow() -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::http::header::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
@@ -293,9 +340,9 @@ mod tests {
 
     const BYTES_MAX: usize = 5;
 
-    fn payload(chunks: Vec<Vec<u8>>) -> Payload {
+    fn payload(chunks: Vec<Vec<u8>>) -> Body {
         let stream = futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))));
-        Payload::Stream { payload: Box::pin(stream) as Pin<Box<dyn Stream<Item = _>>> }
+        Body::Coming(Payload::Stream { payload: Box::pin(stream) as Pin<Box<dyn Stream<Item = _>>> })
     }
 
     fn wait_for<T>(work: impl Future<Output = T>) -> T {
@@ -342,7 +389,7 @@ mod tests {
             let limits = std::sync::Arc::new(Limits::default());
             let (headers, whole) = (HeaderMap::new(), chunks.concat());
             let time_max = Duration::from_secs(60);
-            let body = wait_for(read(&headers, payload(chunks), BYTES_MAX, time_max, limits.arriving()));
+            let body = wait_for(read((&headers).into(), payload(chunks), BYTES_MAX, time_max, limits.arriving()));
             prop_assert_eq!(body.ok(), (whole.len() <= BYTES_MAX).then(|| Bytes::from(whole)));
         }
 
@@ -351,7 +398,7 @@ mod tests {
             if let Ok(value) = actix_web::http::header::HeaderValue::from_str(&text) {
                 let mut headers = HeaderMap::new();
                 headers.insert(CONTENT_TYPE, value);
-                let _ = MediaType::of(&headers);
+                let _ = MediaType::of((&headers).into());
             }
         }
     }

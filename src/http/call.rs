@@ -4,12 +4,17 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::dev::{Payload, RequestHead};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use actix_http::ResponseBuilder;
+use actix_http::ws::{self, HandshakeError};
+use actix_web::dev::Payload;
+use actix_web::http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::body::Body;
+use super::direct::Direct;
 use super::error::ApiError;
+use super::headers::Headers;
 use super::options::HttpOptions;
 use super::origin::{self, Source};
 use super::outlet::{Outlet, OutletRef};
@@ -35,8 +40,8 @@ pub(super) struct Call(Box<Parts>);
 
 pub(super) struct Parts {
     pub(super) request: Request,
-    pub(super) payload: Payload,
-    /// The body in chunks that `payload` reads.
+    pub(super) body: Body,
+    /// The body in chunks that `body` reads.
     kept: Option<body::Kept>,
     pub(super) state: Rc<State>,
     peer: Peer,
@@ -50,35 +55,51 @@ pub(super) enum Request {
     /// Through an `App`, with what its router noted.
     Routed(HttpRequest),
     /// Straight from a connection of our own listener.
-    Direct {
-        request: actix_http::Request,
-        /// How long its head was, as it was sent. What is longer than this can tell does not come here.
-        head_bytes: u16,
-    },
+    Direct(Direct),
 }
 
 impl Request {
-    pub(super) fn head(&self) -> &RequestHead {
+    pub(super) fn headers(&self) -> Headers<'_> {
         match self {
-            Self::Routed(request) => request.head(),
-            Self::Direct { request, .. } => request.head(),
+            Self::Routed(request) => Headers::Table(request.headers()),
+            Self::Direct(direct) => Headers::Head(direct),
         }
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
-        self.head().headers()
-    }
-
     pub(super) fn method(&self) -> &Method {
-        &self.head().method
+        match self {
+            Self::Routed(request) => request.method(),
+            Self::Direct(direct) => direct.method(),
+        }
     }
 
     pub(super) fn version(&self) -> Version {
-        self.head().version
+        match self {
+            Self::Routed(request) => request.version(),
+            Self::Direct(_) => Version::HTTP_11,
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::Routed(request) => request.uri().path(),
+            Self::Direct(direct) => direct.path(),
+        }
     }
 
     pub(super) fn query_string(&self) -> &str {
-        self.head().uri.query().unwrap_or_default()
+        match self {
+            Self::Routed(request) => request.query_string(),
+            Self::Direct(direct) => direct.query().unwrap_or_default(),
+        }
+    }
+
+    /// The answer to a WebSocket's handshake (RFC 6455 §4.2).
+    pub(super) fn shake_hands(&self) -> Result<ResponseBuilder, HandshakeError> {
+        match self {
+            Self::Routed(request) => ws::handshake(request.head()),
+            Self::Direct(direct) => ws::handshake(&direct.to_head()),
+        }
     }
 
     /// What stands in the path after `/v1/NAME/`, as it was sent: a router would replace what is not UTF-8.
@@ -88,14 +109,14 @@ impl Request {
                 let routed = request.match_info();
                 &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()]
             }
-            Self::Direct { request, .. } => {
-                let below = request.uri().path().strip_prefix("/v1/")?;
+            Self::Direct(direct) => {
+                let below = direct.path().strip_prefix("/v1/")?;
                 return memchr::memchr(b'/', below.as_bytes()).map(|slash| &below[slash + 1..]);
             }
         };
         // A router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
         let slashes = before.matches('/').count() + 2;
-        self.head().uri.path().splitn(slashes + 1, '/').nth(slashes)
+        self.path().splitn(slashes + 1, '/').nth(slashes)
     }
 }
 
@@ -121,10 +142,10 @@ impl actix_web::FromRequest for Call {
         let call = match request.app_data::<Rc<State>>() {
             Some(state) => {
                 let chunked = actix_web::HttpMessage::chunked(request).unwrap_or(false);
-                let (payload, kept) = body::keep(payload.take(), chunked);
+                let (body, kept) = body::keep(payload.take(), chunked);
                 let outlet = request.conn_data::<OutletRef>().and_then(OutletRef::upgrade);
                 let (peer, state) = (Peer::of(request), state.clone());
-                Ok(Self::new(Request::Routed(request.clone()), payload, kept, peer, outlet, state))
+                Ok(Self::new(Request::Routed(request.clone()), Body::Coming(body), kept, peer, outlet, state))
             }
             None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
         };
@@ -135,19 +156,15 @@ impl actix_web::FromRequest for Call {
 impl Call {
     pub(super) fn new(
         request: Request,
-        payload: Payload,
+        body: Body,
         kept: Option<body::Kept>,
         peer: Peer,
         outlet: Option<Outlet>,
         state: Rc<State>,
     ) -> Self {
-        let caller = Caller::of(&peer, request.head(), &state.options);
+        let caller = Caller::of(&peer, request.headers(), &state.options);
         let source = Source::of(request.headers(), caller.scheme, &state.options);
-        Self(Box::new(Parts { request, payload, kept, state, peer, caller, source, outlet }))
-    }
-
-    pub(super) fn head(&self) -> &RequestHead {
-        self.request.head()
+        Self(Box::new(Parts { request, body, kept, state, peer, caller, source, outlet }))
     }
 
     pub(super) fn options(&self) -> &HttpOptions {
@@ -233,8 +250,8 @@ impl Call {
             return Err(error.into());
         }
         check_head(&self.request, self.options().header_bytes_max)?;
-        origin::check_host(self.head().headers())?;
-        origin::check_open(self.head(), self.options())?;
+        origin::check_host(self.request.headers())?;
+        origin::check_open(self.request.headers(), self.options())?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
         }
@@ -245,13 +262,11 @@ impl Call {
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
 fn check_head(request: &Request, bytes_max: usize) -> Result<(), ApiError> {
     // Nearly every one is short, whatever of it counts.
-    if matches!(request, Request::Direct { head_bytes, .. } if usize::from(*head_bytes) <= bytes_max) {
+    if matches!(request, Request::Direct(direct) if direct.bytes() <= bytes_max) {
         return Ok(());
     }
-    let head = request.head();
-    let url = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    let headers: usize = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if url + headers > bytes_max {
+    let url = request.path().len() + request.query_string().len();
+    if url + request.headers().bytes() > bytes_max {
         let message = format!("a URL and its headers have at most {bytes_max} bytes here");
         return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
     }

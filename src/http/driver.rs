@@ -193,9 +193,9 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(driver: Driver, outlet: Option<Outlet>, chunked: bool) -> Rc<Self> {
+    pub(super) fn new(driver: Box<Driver>, outlet: Option<Outlet>, chunked: bool) -> Rc<Self> {
         let (ended, slow) = (Cell::new(false), Cell::new(false));
-        let live = Rc::new(Self { driver: RefCell::new(driver), outlet, chunked, ended, slow });
+        let live = Rc::new(Self { driver: RefCell::new(*driver), outlet, chunked, ended, slow });
         if let Some(outlet) = &live.outlet {
             // The head goes first, and whatever waits before it: answers to requests that came together with this one.
             outlet.block();

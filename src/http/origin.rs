@@ -3,16 +3,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap,
-    HeaderValue, ORIGIN, REFERER,
+    HeaderName, HeaderValue, ORIGIN, REFERER,
 };
 
 use super::error::ApiError;
+use super::headers::{Headers, text};
 use super::options::HttpOptions;
 use super::peer::Scheme;
+
+/// What a browser says of who asks (Fetch Metadata).
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What the names of most headers begin with that proxies add.
+const X_FORWARDED: &[u8] = b"x-forwarded-";
 
 /// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
 /// or `null`, which sandboxed and file pages have.
@@ -80,15 +86,15 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn of(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
-        let Some(value) = headers.get(ORIGIN) else { return Self::Unsaid };
-        let Ok(origin) = value.to_str() else { return Self::Foreign };
+    pub(crate) fn of(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
+        let Some(value) = headers.get(&ORIGIN) else { return Self::Unsaid };
+        let Some(origin) = text(value) else { return Self::Foreign };
         if is_own(origin, headers, scheme) {
             Self::Own
-        } else if is_listed(origin, options) {
-            Self::Listed(value.clone())
         } else {
-            Self::Foreign
+            // What is text can be said again.
+            let listed = is_listed(origin, options).then(|| HeaderValue::from_str(origin).ok()).flatten();
+            listed.map_or(Self::Foreign, Self::Listed)
         }
     }
 
@@ -113,7 +119,7 @@ impl Source {
 /// The origin that an iframe's items may be posted to.
 pub(crate) fn check_target(
     origin: &str,
-    headers: &HeaderMap,
+    headers: Headers<'_>,
     scheme: Option<Scheme>,
     options: &HttpOptions,
 ) -> Result<(), ApiError> {
@@ -126,12 +132,12 @@ pub(crate) fn check_target(
 }
 
 /// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
-pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(host) = headers.get(HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
-    if is_plain_host(host.as_bytes()) {
+pub(crate) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
+    let Some(host) = headers.get(&HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
+    if is_plain_host(host) {
         return Ok(());
     }
-    match actix_web::http::uri::Authority::try_from(host.as_bytes()) {
+    match actix_web::http::uri::Authority::try_from(host) {
         Ok(authority) if !authority.as_str().contains('@') => Ok(()),
         _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
     }
@@ -152,8 +158,12 @@ fn is_plain_host(host: &[u8]) -> bool {
 /// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
 /// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
 /// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
-pub(crate) fn check_script(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Result<(), ApiError> {
-    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+pub(crate) fn check_script(
+    headers: Headers<'_>,
+    scheme: Option<Scheme>,
+    options: &HttpOptions,
+) -> Result<(), ApiError> {
+    let site = headers.text(&SEC_FETCH_SITE);
     let allowed = match (page(headers, scheme, options), site) {
         (Some(allowed), _) => allowed,
         // Asked for by nobody but the user: typed, or a bookmark.
@@ -164,15 +174,15 @@ pub(crate) fn check_script(headers: &HeaderMap, scheme: Option<Scheme>, options:
 }
 
 /// Whether a request says, in other ways than by `Origin`, that it comes from a page that may use this server.
-pub(crate) fn is_site_known(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> bool {
+pub(crate) fn is_site_known(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> bool {
     page(headers, scheme, options)
-        .unwrap_or_else(|| headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"))
+        .unwrap_or_else(|| headers.get(&SEC_FETCH_SITE).is_some_and(|site| site == b"same-origin"))
 }
 
 /// Whether the page that `Origin` or `Referer` names may use this server; `None` where neither is there.
-fn page(headers: &HeaderMap, scheme: Option<Scheme>, options: &HttpOptions) -> Option<bool> {
-    let from = headers.get(ORIGIN).or_else(|| headers.get(REFERER))?;
-    let Ok(text) = from.to_str() else { return Some(false) };
+fn page(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> Option<bool> {
+    let from = headers.get(&ORIGIN).or_else(|| headers.get(&REFERER))?;
+    let Some(text) = text(from) else { return Some(false) };
     // The origin of a URL ends where its path begins.
     let authority = text.find("://").map_or(0, |at| at + 3);
     let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |at| authority + at);
@@ -189,18 +199,22 @@ fn not_allowed() -> ApiError {
 
 /// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy
 /// passed on, and on loopback not what was addressed to another name (a page can point its own name at 127.0.0.1).
-pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<(), ApiError> {
+pub(crate) fn check_open(headers: Headers<'_>, options: &HttpOptions) -> Result<(), ApiError> {
     let access = &options.access;
     if access.keys.is_some() || access.allow_anonymous {
         return Ok(());
     }
     // By the first letter: of every request every header is looked at.
-    let forwarded = |name: &str| match name.as_bytes() {
-        [b'f', ..] => name == "forwarded",
-        [b'x', ..] => name == "x-real-ip" || name.starts_with("x-forwarded-"),
+    let forwarded = |name: &[u8]| match name {
+        [b'f' | b'F', ..] => name.eq_ignore_ascii_case(b"forwarded"),
+        [b'x' | b'X', ..] => {
+            let start = name.get(..X_FORWARDED.len());
+            name.eq_ignore_ascii_case(b"x-real-ip")
+                || start.is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED))
+        }
         _ => false,
     };
-    if head.headers().keys().any(|name| forwarded(name.as_str())) {
+    if headers.any_name(forwarded) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "proxied",
@@ -208,7 +222,7 @@ pub(crate) fn check_open(head: &RequestHead, options: &HttpOptions) -> Result<()
              give it a key (--jwt-secret-file or --jwks), or start it with --allow-anonymous if that is meant",
         ));
     }
-    let host = head.headers().get(HOST).map(|value| value.to_str().unwrap_or_default());
+    let host = headers.get(&HOST).map(|value| text(value).unwrap_or_default());
     let known =
         |host: &str| is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host).to_ascii_lowercase());
     if options.loopback_only && !host.is_none_or(known) {
@@ -228,8 +242,8 @@ fn is_listed(origin: &str, options: &HttpOptions) -> bool {
 
 /// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
 /// ends here, or at a trusted proxy that says so. Elsewhere TLS may end in front of this server.
-fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
-    let Some(host) = headers.get(HOST).and_then(|value| value.to_str().ok()) else { return false };
+fn is_own(origin: &str, headers: Headers<'_>, scheme: Option<Scheme>) -> bool {
+    let Some(host) = headers.text(&HOST) else { return false };
     let (authority, default_port, own) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
         (Some(authority), _) => (authority, ":80", Scheme::Http),
         (_, Some(authority)) => (authority, ":443", Scheme::Https),
@@ -246,7 +260,7 @@ fn is_own(origin: &str, headers: &HeaderMap, scheme: Option<Scheme>) -> bool {
 fn name_of(host: &str) -> &str {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        None => memchr::memrchr(b':', host.as_bytes()).map_or(host, |at| &host[..at]),
     };
     name.trim_end_matches('.')
 }
@@ -291,7 +305,7 @@ mod tests {
             if let Ok(value) = host.parse() {
                 let mut all = HeaderMap::new();
                 all.insert(HOST, value);
-                let _ = (check_host(&all), is_own(&origin, &all, None));
+                let _ = (check_host((&all).into()), is_own(&origin, (&all).into(), None));
             }
         }
 
@@ -333,7 +347,7 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = match Source::of(&headers(host, origin), None, &options) {
+            let found = match Source::of((&headers(host, origin)).into(), None, &options) {
                 Source::Unsaid => "unsaid",
                 Source::Own => "own",
                 Source::Listed(_) => "listed",
@@ -355,11 +369,12 @@ mod tests {
             (Some(Scheme::Http), "https://a.test", false),
         ] {
             let headers = headers("a.test", origin);
-            let source = Source::of(&headers, scheme, &HttpOptions::default());
+            let headers = Headers::from(&headers);
+            let source = Source::of(headers, scheme, &HttpOptions::default());
             assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
-            assert_eq!(is_site_known(&headers, scheme, &HttpOptions::default()), own);
-            assert_eq!(check_script(&headers, scheme, &HttpOptions::default()).is_ok(), own);
-            assert_eq!(check_target(origin, &headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(is_site_known(headers, scheme, &HttpOptions::default()), own);
+            assert_eq!(check_script(headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(check_target(origin, headers, scheme, &HttpOptions::default()).is_ok(), own);
         }
     }
 

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use actix_web::dev::RequestHead;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{FORWARDED, HeaderName};
 use actix_web::{HttpMessage as _, HttpRequest};
 use ipnet::IpNet;
 
+use super::headers::{Headers, text};
 use super::options::HttpOptions;
 
 /// What the listener knows of a connection. It stands in the connection's data, or (over HTTP/2) in the request's.
@@ -53,12 +53,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn of(peer: &Peer, head: &RequestHead, options: &HttpOptions) -> Self {
+    pub(crate) fn of(peer: &Peer, headers: Headers<'_>, options: &HttpOptions) -> Self {
         let direct = Self { address: peer.address.to_canonical(), scheme: peer.secure.then_some(Scheme::Https) };
         if !is_trusted(direct.address, &options.trusted_proxies) {
             return direct;
         }
-        let hops = hops(head.headers(), options.proxy_header);
+        let hops = hops(headers, options.proxy_header);
         // From the end, where the nearest wrote: each is as good as the one that wrote it.
         let mut told = direct;
         for hop in hops.iter().rev() {
@@ -69,7 +69,7 @@ impl Caller {
             }
         }
         if options.proxy_header == ProxyHeader::XForwardedFor {
-            told.scheme = last_of(head.headers(), "x-forwarded-proto").and_then(scheme).or(told.scheme);
+            told.scheme = last_of(headers, &X_FORWARDED_PROTO).and_then(scheme).or(told.scheme);
         }
         told
     }
@@ -109,16 +109,19 @@ struct Hop {
     scheme: Option<Scheme>,
 }
 
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// Most hops that are looked at, from the end.
 const HOPS_MAX: usize = 32;
 
-fn hops(headers: &HeaderMap, header: ProxyHeader) -> Vec<Hop> {
+fn hops(headers: Headers<'_>, header: ProxyHeader) -> Vec<Hop> {
     let (name, read): (_, fn(&str) -> Hop) = match header {
-        ProxyHeader::XForwardedFor => ("x-forwarded-for", |text| Hop { address: node(text), scheme: None }),
-        ProxyHeader::Forwarded => ("forwarded", forwarded),
+        ProxyHeader::XForwardedFor => (&X_FORWARDED_FOR, |text| Hop { address: node(text), scheme: None }),
+        ProxyHeader::Forwarded => (&FORWARDED, forwarded),
     };
     // What is not text hides what stands before it, as any hop that is not understood does.
-    let lines: Vec<&str> = headers.get_all(name).map(|value| value.to_str().unwrap_or("?")).collect();
+    let lines: Vec<&str> = headers.get_all(name).into_iter().map(|value| text(value).unwrap_or("?")).collect();
     let mut hops: Vec<Hop> = lines.iter().flat_map(|line| line.split(',')).rev().take(HOPS_MAX).map(read).collect();
     hops.reverse();
     hops
@@ -155,27 +158,27 @@ fn scheme(text: &str) -> Option<Scheme> {
     }
 }
 
-fn last_of<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
-    let last = headers.get_all(name).last()?.to_str().ok()?;
+fn last_of<'a>(headers: Headers<'a>, name: &HeaderName) -> Option<&'a str> {
+    let last = text(headers.get_all(name).last()?)?;
     last.rsplit(',').next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
     fn caller(peer: &str, header: ProxyHeader, headers: &[(&'static str, &str)]) -> Caller {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
         let options = HttpOptions { trusted_proxies: trusted.to_vec(), proxy_header: header, ..HttpOptions::default() };
-        let mut head = RequestHead::default();
+        let mut all = HeaderMap::new();
         for (name, value) in headers {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            head.headers_mut().append(HeaderName::from_static(name), value);
+            all.append(HeaderName::from_static(name), value);
         }
         let peer = Peer { address: peer.parse().unwrap(), secure: false, refused: None };
-        Caller::of(&peer, &head, &options)
+        Caller::of(&peer, (&all).into(), &options)
     }
 
     #[test]

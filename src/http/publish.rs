@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
 use super::error::ApiError;
+use super::headers::Headers;
 use super::options::HttpOptions;
 use super::query::Fields;
 use super::{Answer, Call, Request};
@@ -67,7 +68,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_publisher(&rights)?;
-    let payload = call.payload.take();
+    let body = call.body.take();
     let headers = call.request.headers();
     let options = call.options();
     let kind = MediaType::of(headers)?;
@@ -75,7 +76,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     match kind.as_ref().map(MediaType::as_str) {
         Some("application/json" | "text/plain") => {
             let body =
-                body::read(headers, payload, options.batch_bytes_max, options.body_timeout, call.arriving()).await?;
+                body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.arriving()).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
                 if key.is_some() {
@@ -90,7 +91,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
         }
         Some("application/x-www-form-urlencoded") => {
             let body =
-                body::read(headers, payload, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
+                body::read(headers, body, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
@@ -98,7 +99,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
             single(&call, &rights, with_key(event, key)?).await
         }
         Some("application/x-ndjson") => {
-            let lines = Lines::new(payload, options.event_bytes_max, options.body_timeout, call.arriving());
+            let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.arriving());
             stream(&call, &rights, lines).await
         }
         _ => Err(body::unsupported(
@@ -112,14 +113,14 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_publisher(&rights)?;
-    let payload = call.payload.take();
+    let body = call.body.take();
     let headers = call.request.headers();
     let options = call.options();
     let topic = topic_in_path(&call.request)?;
     let fields = Fields::parse(call.request.query_string())?;
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
-    let body = body::read(headers, payload, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
     let data = match &kind {
         Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
         Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
@@ -150,14 +151,17 @@ fn json_or_text(text: &str) -> Result<Data, ApiError> {
 /// The topic in the path.
 fn topic_in_path(request: &Request) -> Result<Cow<'_, str>, ApiError> {
     let Some(raw) = request.named() else { return Err(super::nothing_here()) };
+    if memchr::memchr(b'%', raw.as_bytes()).is_none() {
+        return Ok(Cow::Borrowed(raw));
+    }
     percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+fn idempotency_key(headers: Headers<'_>) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(&IDEMPOTENCY_KEY).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let text = std::str::from_utf8(value.as_bytes()).map(str::to_owned);
+    let text = std::str::from_utf8(value).map(str::to_owned);
     text.map(Some).map_err(|_| ApiError::bad("bad_id", "Idempotency-Key is not UTF-8"))
 }
 

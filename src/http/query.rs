@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use actix_web::http::header::{HeaderMap, HeaderName};
+use actix_web::http::header::HeaderName;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::headers::{Headers, text as header_text};
 use crate::cursor::Cursor;
 use crate::hub::From;
 use crate::topic::{Pattern, PatternSet, Topic};
@@ -22,14 +23,27 @@ type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
 
 /// The fields of a query string or a form, decoded, in order (WHATWG URL §5.1, but for what is not UTF-8, which is refused).
 fn pairs(text: &str) -> impl Iterator<Item = Result<Pair<'_>, ApiError>> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty()).enumerate();
+    let mut rest = Some(text);
+    let next = move || {
+        let text = rest?;
+        let (pair, after) = cut(text, b'&').map_or((text, None), |(pair, after)| (pair, Some(after)));
+        rest = after;
+        Some(pair)
+    };
+    let pairs = std::iter::from_fn(next).filter(|pair| !pair.is_empty()).enumerate();
     pairs.map(|(before, pair)| {
         if before >= FIELDS_MAX {
             return Err(ApiError::bad("too_many_fields", "a query string or form has at most 256 fields"));
         }
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = cut(pair, b'=').unwrap_or((pair, ""));
         Ok((decode(name)?, decode(value)?))
     })
+}
+
+/// What stands before and after the first of an ASCII character.
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let found = memchr::memchr(at, text.as_bytes())?;
+    Some((&text[..found], &text[found + 1..]))
 }
 
 /// Fields to be looked up by name.
@@ -58,7 +72,7 @@ fn stands_twice(name: &str) -> ApiError {
 }
 
 fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
-    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
+    if memchr::memchr2(b'+', b'%', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
     }
     let spaced = text.replace('+', " ");
@@ -170,9 +184,9 @@ pub(crate) fn parse_callback(text: &str) -> Result<Callback, ApiError> {
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The header that an `EventSource` sends when it comes back; empty is absent.
-pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
+pub(crate) fn last_event_id(headers: Headers<'_>) -> Result<Option<Cursor>, ApiError> {
     let Some(value) = headers.get(&LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let cursor = value.to_str().ok().and_then(|text| text.parse().ok());
+    let cursor = header_text(value).and_then(|text| text.parse().ok());
     let message = "Last-Event-ID is a cursor as received in id: from this server, such as k3f9x2-1042";
     cursor.map(Some).ok_or_else(|| ApiError::bad("bad_cursor", message))
 }

@@ -37,13 +37,13 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_may_come(&rights)?;
-    let payload = call.payload.take();
+    let body = call.body.take();
     let headers = call.request.headers();
     let kind = MediaType::of(headers)?;
     if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, payload, ACK_BYTES_MAX, call.state.options.body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, ACK_BYTES_MAX, call.state.options.body_timeout, call.arriving()).await?;
     let ack: Acknowledgement = serde_json::from_str(body::text(&body)?).map_err(|error| {
         ApiError::bad("bad_json", format!("{error}; an acknowledgement is {{\"client\":UUID,\"cursor\":CURSOR}}"))
     })?;

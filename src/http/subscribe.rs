@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
 use super::driver::{Driver, Live, StreamBody};
 use super::error::ApiError;
+use super::headers::text as header_text;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
@@ -30,7 +31,7 @@ use crate::wire::{Control, Framing};
 pub(super) async fn poll(call: Call) -> Answer {
     let params = params(&call)?;
     let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
-    let header = call.request.headers().get(IF_NONE_MATCH);
+    let header = call.request.headers().get(&IF_NONE_MATCH);
     let named = match params.cursor {
         Some(From::Cursor(presented)) => header.and_then(|header| named_tag(header, presented)),
         _ => None,
@@ -81,7 +82,7 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     Ok(response.body(body))
 }
 
-async fn open_script(call: &Call, framing: &Framing) -> Result<Driver, ApiError> {
+async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiError> {
     call.admit()?;
     origin::check_script(call.request.headers(), call.scheme(), call.options())?;
     let params = params(call)?;
@@ -180,7 +181,7 @@ pub(super) fn open<'a>(
     params: &'a Params,
     framing: Framing,
     completion: Completion,
-) -> LocalBoxFuture<'a, Result<(Driver, Rights), ApiError>> {
+) -> LocalBoxFuture<'a, Result<(Box<Driver>, Rights), ApiError>> {
     Box::pin(opened(call, transport, params, framing, completion))
 }
 
@@ -190,7 +191,7 @@ async fn opened(
     params: &Params,
     framing: Framing,
     completion: Completion,
-) -> Result<(Driver, Rights), ApiError> {
+) -> Result<(Box<Driver>, Rights), ApiError> {
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
     let staying = completion != Completion::AtOnce;
@@ -269,10 +270,13 @@ async fn opened(
         jitter: rand::random(),
     };
     let seat = if staying { worker.seat(&patterns) } else { worker.visit() };
-    let delivery = Delivery::new(Instant::now(), plan, patterns, start);
-    let mut delivery = if parked { delivery.parked() } else { delivery };
+    let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
+    if parked {
+        delivery.park();
+    }
     delivery.set_expiry(expiry(&rights));
-    Ok((Driver::new(delivery, seat, registration, held), rights))
+    // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
+    Ok((Box::new(Driver::new(delivery, seat, registration, held)), rights))
 }
 
 /// When a stream is done: at an age of its own, where one is set.
@@ -289,9 +293,9 @@ fn held(wait: Duration) -> Completion {
 /// A response that streams. HTTP/1.0 knows no chunks (nginx speaks it to its upstreams unless told otherwise): there the
 /// end of the connection is the end of the body. So it is where a WebSocket was asked for that is none: actix says chunks
 /// then, and makes none.
-fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Driver) -> HttpResponse {
-    let is_websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
-    let upgrade = call.request.headers().get_all(UPGRADE).any(is_websocket);
+fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Box<Driver>) -> HttpResponse {
+    let is_websocket = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"websocket");
+    let upgrade = call.request.headers().get_all(&UPGRADE).into_iter().any(is_websocket);
     let chunked = call.request.version() >= Version::HTTP_11 && !upgrade;
     let mut response = response.body(StreamBody(Live::new(driver, call.outlet(), chunked)));
     if !chunked {
@@ -351,26 +355,26 @@ fn etag(cursor: Cursor) -> Bytes {
 }
 
 /// A cursor's tag, where `If-None-Match` names it.
-fn named_tag(header: &HeaderValue, cursor: Cursor) -> Option<HeaderValue> {
+fn named_tag(header: &[u8], cursor: Cursor) -> Option<HeaderValue> {
     let is_tag = |tag: &[u8]| {
         let text = tag.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
         text.is_some_and(|text| cursor.is_text(text))
     };
     // By itself nearly always: then it is handed back, and none is written.
-    if is_tag(header.as_bytes()) {
-        return Some(header.clone());
+    if is_tag(header) {
+        return HeaderValue::from_bytes(header).ok();
     }
     let named = names(Some(header), |tag| is_tag(tag.as_bytes()));
     named.then(|| HeaderValue::from_maybe_shared(etag(cursor)).ok()).flatten()
 }
 
 /// Whether `If-None-Match` names the tag.
-pub(super) fn names_tag(header: Option<&HeaderValue>, wanted: &[u8]) -> bool {
+pub(super) fn names_tag(header: Option<&[u8]>, wanted: &[u8]) -> bool {
     names(header, |tag| tag.as_bytes() == wanted)
 }
 
 /// Whether `If-None-Match` names a tag that is wanted, by weak comparison (RFC 9110 §13.1.2).
-fn names(header: Option<&HeaderValue>, is_wanted: impl Fn(&str) -> bool) -> bool {
-    let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn names(header: Option<&[u8]>, is_wanted: impl Fn(&str) -> bool) -> bool {
+    let text = header.and_then(header_text).unwrap_or_default();
     text.split(',').map(|tag| tag.trim()).any(|tag| is_wanted(tag.strip_prefix("W/").unwrap_or(tag)))
 }

@@ -24,7 +24,7 @@ struct Wanted {
 pub(super) async fn make(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
-    let payload = call.payload.take();
+    let body = call.body.take();
     let access = &call.state.options.access;
     if access.keys.is_none() {
         let message = "this server has no keys, so nobody needs a ticket";
@@ -34,7 +34,7 @@ pub(super) async fn make(mut call: Call) -> Answer {
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, payload, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
     let wanted: Wanted = serde_json::from_str(body::text(&body)?).map_err(|error| {
         ApiError::bad("bad_json", format!("{error}; a ticket is asked for with {{\"transport\":NAME}}"))
     })?;

@@ -16,7 +16,7 @@ use std::time::Instant;
 use actix_http::ResponseBuilder;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream as _;
 use futures_util::FutureExt as _;
@@ -27,6 +27,7 @@ use serde_json::Value;
 use super::access::check_may_come;
 use super::driver::Live;
 use super::error::ApiError;
+use super::headers::Headers;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::limits::Counted;
@@ -101,18 +102,19 @@ pub(super) async fn echo(mut call: Call) -> Answer {
 
 /// Upgrades, or says why not (RFC 6455 §4.2).
 fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<(ResponseBuilder, Messages), ApiError> {
-    let mut response = actix_http::ws::handshake(call.request.head())
+    let mut response = call
+        .request
+        .shake_hands()
         .map_err(|error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}")))?;
     if offers_subprotocol(call.request.headers()) {
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
     }
     let bytes_max = limit(call);
-    Ok((response, Messages::new(call.payload.take(), bytes_max, call.arriving())))
+    Ok((response, Messages::new(call.body.take().coming(), bytes_max, call.arriving())))
 }
 
-fn offers_subprotocol(headers: &HeaderMap) -> bool {
-    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
-    offers.flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
+fn offers_subprotocol(headers: Headers<'_>) -> bool {
+    headers.texts(&SEC_WEBSOCKET_PROTOCOL).flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
 }
 
 fn answer(mut response: ResponseBuilder, socket: impl MessageBody + 'static) -> Answer {

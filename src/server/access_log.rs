@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use actix_http::{RequestHead, StatusCode};
+use actix_http::{Method, StatusCode, Version};
 
 use crate::cursor::Cursor;
-use crate::http::{Caller, HttpOptions, Outlet, Peer};
+use crate::http::{Caller, Headers, HttpOptions, Outlet, Peer};
 use crate::transport::Transport;
 
 /// What the log is filtered by.
@@ -14,6 +14,16 @@ pub(crate) const TARGET: &str = "switchback::access";
 /// Longest path and query that are written down, in characters.
 const SHOWN_CHARS: usize = 512;
 
+/// What is asked, and by whom.
+pub(super) struct Asked<'r> {
+    pub(super) peer: Peer,
+    pub(super) method: &'r Method,
+    pub(super) path: &'r str,
+    pub(super) query: Option<&'r str>,
+    pub(super) version: Version,
+    pub(super) headers: Headers<'r>,
+}
+
 /// A line that is not written yet; it is when this is dropped.
 pub(super) struct Line {
     began: Instant,
@@ -21,7 +31,7 @@ pub(super) struct Line {
     method: String,
     target: String,
     transport: &'static str,
-    version: actix_http::Version,
+    version: Version,
     status: Option<StatusCode>,
     bytes: u64,
     /// Where a stream may write past what is counted here, and how much it had taken before.
@@ -29,18 +39,16 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn begin(head: &RequestHead, peer: Option<Peer>, options: &HttpOptions) -> Self {
-        let peer = peer.unwrap_or(Peer::unnoted(head.peer_addr));
-        let path = head.uri.path();
-        let name = path.strip_prefix("/v1/").unwrap_or_default();
+    pub(super) fn begin(asked: &Asked<'_>, options: &HttpOptions) -> Self {
+        let name = asked.path.strip_prefix("/v1/").unwrap_or_default();
         let transport = Transport::ALL.into_iter().find(|transport| transport.name() == name);
         Self {
             began: Instant::now(),
-            address: Caller::of(&peer, head, options).address,
-            method: head.method.as_str().chars().take(16).collect(),
-            target: target(path, head.uri.query()),
+            address: Caller::of(&asked.peer, asked.headers, options).address,
+            method: asked.method.as_str().chars().take(16).collect(),
+            target: target(asked.path, asked.query),
             transport: transport.map_or("-", Transport::name),
-            version: head.version,
+            version: asked.version,
             status: None,
             bytes: 0,
             outlet: None,

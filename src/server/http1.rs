@@ -23,18 +23,19 @@ use std::time::Duration;
 
 use actix_http::body::{BoxBody, MessageBody};
 use actix_http::error::PayloadError;
-use actix_http::{Payload, Response};
+use actix_http::{Payload, Response, Version};
 use actix_web::HttpResponse;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncWrite as _, ReadBuf};
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 
+use super::access_log::Asked;
 use super::io::{BoxedIo, Io};
 use super::watch::{Watched, Watching};
-use crate::http::{HttpOptions, Site};
+use crate::http::{Body, Headers, HttpOptions, Site};
 use request::{INPUT_MAX_BYTES, Parsed, Plain, parse};
 use response::{Common, Framing, write_end, write_head, write_part};
 
@@ -130,7 +131,7 @@ impl Link {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut read = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        ready!(self.io.poll_some(cx, &mut read))?;
         self.input.extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
     }
@@ -139,14 +140,9 @@ impl Link {
         loop {
             if !self.input.is_empty() {
                 match parse(&mut self.input) {
-                    Parsed::Plain(plain) => {
-                        if self.input.is_empty() {
-                            self.input = BytesMut::new();
-                        }
-                        return Poll::Ready(Next::Plain(plain));
-                    }
+                    Parsed::Plain(plain) => return Poll::Ready(Next::Plain(plain)),
                     Parsed::Other => return Poll::Ready(Next::HandOver),
-                    Parsed::Part => {}
+                    Parsed::Part => self.io.activity.heard(),
                 }
             }
             match self.poll_read(cx) {
@@ -201,24 +197,30 @@ impl Connection {
     async fn next(&mut self) -> Next {
         poll_fn(|cx| {
             let mut link = self.link.borrow_mut();
-            // Looked at first, and most often there.
+            // What has been read is answered together; before more is read, the answers go out.
             let full = self.out.len() >= OUT_MAX_BYTES;
-            let mut next = if full { Poll::Pending } else { link.poll_next(cx) };
+            let due = !self.out.is_empty() && (full || link.input.is_empty());
+            let written = if due { Some(link.poll_write(cx, &mut self.out)) } else { None };
+            match written {
+                Some(Poll::Ready(Err(_))) => return Poll::Ready(Next::Gone),
+                Some(Poll::Pending) if full => return Poll::Pending,
+                _ => {}
+            }
+            let next = link.poll_next(cx);
             if let Poll::Ready(Next::Plain(_)) = next {
                 return next;
             }
-            if !self.out.is_empty() {
-                match link.poll_write(cx, &mut self.out) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
-                    // Nobody waits here but for the peer.
-                    Poll::Pending if next.is_pending() => return Poll::Pending,
-                    Poll::Pending => return next,
-                }
-                if full {
-                    // There is room again.
-                    next = link.poll_next(cx);
-                }
+            // Behind them is a part of a request, or something for somebody else.
+            let written = if self.out.is_empty() {
+                Poll::Ready(Ok(()))
+            } else {
+                written.unwrap_or_else(|| link.poll_write(cx, &mut self.out))
+            };
+            match written {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
+                // Nobody waits here but for the peer.
+                Poll::Pending => return next,
             }
             if next.is_pending() && self.stopping.poll_unpin(cx).is_ready() {
                 return Poll::Ready(Next::Stopping);
@@ -229,18 +231,25 @@ impl Connection {
     }
 
     async fn answer(&mut self, plain: Plain, front: &Front) -> After {
-        let Plain { route, mut request, head_bytes, body } = plain;
-        let upgrade = route.is_socket() && request.head().upgrade();
+        let Plain { route, request, upgrade, body } = plain;
         let (run, watching, outlet) = {
             let link = self.link.borrow();
             let (peer, outlet) = (link.io.peer, link.io.outlet().cloned());
-            let watching = Watching::begin(request.head(), Some(peer), Some(&link.io.activity), front.log.as_deref());
-            if upgrade {
-                *request.payload() = Payload::Stream { payload: Box::pin(Incoming(self.link.clone())) };
-            } else if !body.is_empty() {
-                *request.payload() = Payload::Stream { payload: Box::pin(Whole(body)) };
-            }
-            (front.site.answer(route, request, head_bytes, peer, outlet.clone()), watching, outlet)
+            let asked = || Asked {
+                peer,
+                method: request.method(),
+                path: request.path(),
+                query: request.query(),
+                version: Version::HTTP_11,
+                headers: Headers::Head(&request),
+            };
+            let watching = Watching::begin(front.log.as_deref(), asked, Some(&link.io.activity));
+            let body = if upgrade {
+                Body::Coming(Payload::Stream { payload: Box::pin(Incoming(self.link.clone())) })
+            } else {
+                Body::Whole(body)
+            };
+            (front.site.answer(route, request, body, peer, outlet.clone()), watching, outlet)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };
         let status = response.status();
@@ -353,18 +362,6 @@ impl Connection {
             }
         });
         let _ = tokio::time::timeout(LINGER_TIME, closing).await;
-    }
-}
-
-/// A body that came with its head.
-struct Whole(Bytes);
-
-impl Stream for Whole {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let body = std::mem::take(&mut self.0);
-        Poll::Ready((!body.is_empty()).then_some(Ok(body)))
     }
 }
 

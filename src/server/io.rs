@@ -92,8 +92,8 @@ impl Activity {
         self.requests.get() == 0
     }
 
-    /// Something has come.
-    fn heard(&self) {
+    /// A part of a request has come.
+    pub(super) fn heard(&self) {
         if self.is_idle() && self.head_since.get().is_none() {
             self.head_since.set(Some(Instant::now()));
         }
@@ -149,6 +149,16 @@ impl Io {
         self.wire.outlet()
     }
 
+    /// Reads, for somebody who says by himself when a part of a request has come: most come whole.
+    pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.wire).poll_read(cx, buf);
+        // Looked at last: for a connection whose request is there already no timer is set at all.
+        if read.is_pending() && self.poll_idle(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.activity.is_idle() {
             return Poll::Pending;
@@ -176,13 +186,9 @@ impl AsyncRead for Io {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.wire).poll_read(cx, buf);
+        let read = self.poll_some(cx, buf);
         if buf.filled().len() > before {
             self.activity.heard();
-        }
-        // Looked at last: for a connection whose request is there already no timer is set at all.
-        if read.is_pending() && self.poll_idle(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
     }

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, MessageBody};
-use actix_http::{HttpMessage as _, Request, RequestHead, StatusCode};
+use actix_http::{HttpMessage as _, Request, StatusCode};
 use actix_service::Service;
 use actix_web::dev::ServiceResponse;
 use bytes::Bytes;
 
-use super::access_log::Line;
+use super::access_log::{Asked, Line};
 use super::io::{Activity, Busy};
 use crate::http::{HttpOptions, Outlet, OutletRef, Peer};
 
@@ -51,7 +51,15 @@ where
     fn call(&self, request: Request) -> Self::Future {
         let activity = request.conn_data::<Rc<Activity>>();
         let noted = request.conn_data::<Peer>().copied().or_else(|| request.extensions().get::<Peer>().copied());
-        let watched = Watching::begin(request.head(), noted, activity, self.log.as_deref());
+        let asked = || Asked {
+            peer: noted.unwrap_or(Peer::unnoted(request.head().peer_addr)),
+            method: request.method(),
+            path: request.path(),
+            query: request.uri().query(),
+            version: request.version(),
+            headers: request.headers().into(),
+        };
+        let watched = Watching::begin(self.log.as_deref(), asked, activity);
         Answering { answer: self.service.call(request), watched: Some(watched) }
     }
 }
@@ -63,13 +71,12 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    pub(super) fn begin(
-        head: &RequestHead,
-        peer: Option<Peer>,
-        activity: Option<&Rc<Activity>>,
+    pub(super) fn begin<'r>(
         log: Option<&HttpOptions>,
+        asked: impl FnOnce() -> Asked<'r>,
+        activity: Option<&Rc<Activity>>,
     ) -> Self {
-        let line = log.map(|options| Box::new(Line::begin(head, peer, options)));
+        let line = log.map(|options| Box::new(Line::begin(&asked(), options)));
         Self { line, busy: activity.map(Activity::begin) }
     }
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use actix_web::dev::RequestHead;
-use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
+use actix_web::http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 
 use super::super::error::ApiError;
+use super::super::headers::Headers;
 use super::super::query::Fields;
 
 /// The cookie that may hold a token.
@@ -27,13 +27,12 @@ impl Credential {
     ///
     /// # Errors
     /// 400 where there are several (RFC 6750 §2).
-    pub(super) fn of(head: &RequestHead, cookies: bool) -> Result<Option<Self>, ApiError> {
-        let fields = Fields::legible(head.uri.query().unwrap_or_default());
+    pub(super) fn of(query: &str, headers: Headers<'_>, cookies: bool) -> Result<Option<Self>, ApiError> {
+        let fields = Fields::legible(query);
         let url = [
             fields.one("token")?.map(|token| Self::Token(token.to_owned())),
             fields.one("ticket")?.map(|ticket| Self::Ticket(ticket.to_owned())),
         ];
-        let headers = &head.headers;
         let mut shown = bearer(headers).chain(subprotocols(headers)).map(Self::Token).chain(url.into_iter().flatten());
         let first = shown.next();
         if shown.next().is_some() {
@@ -55,32 +54,29 @@ impl fmt::Debug for Credential {
 }
 
 /// Whether there is a cookie that could count.
-pub(super) fn has_cookie(head: &RequestHead) -> bool {
-    cookie(&head.headers).is_some()
+pub(super) fn has_cookie(headers: Headers<'_>) -> bool {
+    cookie(headers).is_some()
 }
 
 /// `Authorization: Bearer TOKEN` (RFC 6750 §2.1). Another scheme is for somebody in front of this server.
-fn bearer(headers: &HeaderMap) -> impl Iterator<Item = String> {
-    headers.get_all(AUTHORIZATION).filter_map(|value| {
-        let bytes = value.as_bytes();
-        let (scheme, rest) = bytes.split_at_checked(6)?;
+fn bearer(headers: Headers<'_>) -> impl Iterator<Item = String> {
+    headers.get_all(&AUTHORIZATION).into_iter().filter_map(|value| {
+        let (scheme, rest) = value.split_at_checked(6)?;
         let bearer = scheme.eq_ignore_ascii_case(b"Bearer") && rest.first().is_none_or(u8::is_ascii_whitespace);
         // What is not text is no token, and refused as one that is not.
         bearer.then(|| String::from_utf8_lossy(rest).trim().to_owned())
     })
 }
 
-fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = String> {
-    let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
-    let offered = lists.flat_map(|list| list.split(',')).map(str::trim);
+fn subprotocols(headers: Headers<'_>) -> impl Iterator<Item = String> {
+    let offered = headers.texts(&SEC_WEBSOCKET_PROTOCOL).flat_map(|list| list.split(',')).map(str::trim);
     offered.filter_map(|protocol| protocol.strip_prefix(SUBPROTOCOL_PREFIX)).map(str::to_owned)
 }
 
 /// The first cookie of the name: browsers put the one of the longest path first (RFC 6265 §5.4). An empty one is what
 /// is left of one that was taken away.
-fn cookie(headers: &HeaderMap) -> Option<String> {
-    let lists = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let pairs = lists.flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
+fn cookie(headers: Headers<'_>) -> Option<String> {
+    let pairs = headers.texts(&COOKIE).flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut values = pairs.filter(|(name, _)| name.trim() == COOKIE_NAME).map(|(_, value)| value.trim());
     values.next().filter(|value| !value.is_empty()).map(str::to_owned)
 }
@@ -95,7 +91,8 @@ mod tests {
     fn of(url: &str, headers: &[(&str, &str)], cookies: bool) -> Result<Option<Credential>, ApiError> {
         let request = TestRequest::with_uri(url);
         let request = headers.iter().fold(request, |request, header| request.append_header(*header));
-        Credential::of(request.to_http_request().head(), cookies)
+        let request = request.to_http_request();
+        Credential::of(request.query_string(), request.headers().into(), cookies)
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::mem::MaybeUninit;
 
-use actix_http::header::{HeaderName, HeaderValue};
-use actix_http::{Method, Payload, Request, Uri};
+use actix_http::Method;
 use bytes::{Bytes, BytesMut};
 
-use crate::http::Route;
+use crate::http::{Direct, Route, Span};
 
 /// Bytes of a whole request, with its body, that can be plain; and of what may wait behind one that is being answered.
 pub(super) const INPUT_MAX_BYTES: usize = 16 << 10;
@@ -26,74 +25,118 @@ pub(super) enum Parsed {
 /// A request that is here as a whole, and says nothing that we do not know.
 pub(super) struct Plain {
     pub(super) route: Route,
-    pub(super) request: Request,
-    /// A `u16`, so that a connection at rest has no more room for it.
-    pub(super) head_bytes: u16,
+    pub(super) request: Direct,
+    /// Whether it begins a WebSocket.
+    pub(super) upgrade: bool,
     pub(super) body: Bytes,
 }
 
 /// Takes a plain request off the input; anything else is left where it is.
 pub(super) fn parse(input: &mut BytesMut) -> Parsed {
-    let Some(end) = memchr::memchr_iter(b'\n', input).find(|&at| input[..at].ends_with(b"\r\n\r")) else {
-        return if input.len() < INPUT_MAX_BYTES { Parsed::Part } else { Parsed::Other };
+    let Read { route, method, target, fields, upgrade, head_bytes, body_bytes } = match read(input) {
+        Ok(read) => read,
+        Err(Unread::Part) if input.len() < INPUT_MAX_BYTES => return Parsed::Part,
+        Err(_) => return Parsed::Other,
     };
-    let head = input.split_to(end + 1).freeze();
-    let parsed = match read(&head) {
-        Some(read) if read.body_bytes > INPUT_MAX_BYTES.saturating_sub(head.len()) => Parsed::Other,
-        Some(read) if read.body_bytes > input.len() => Parsed::Part,
-        Some(Read { route, request, body_bytes }) => {
-            let body = if body_bytes == 0 { Bytes::new() } else { input.split_to(body_bytes).freeze() };
-            let head_bytes = u16::try_from(head.len()).unwrap_or(u16::MAX);
-            return Parsed::Plain(Plain { route, request, head_bytes, body });
-        }
-        None => Parsed::Other,
-    };
-    // As it was.
-    let rest = std::mem::replace(input, BytesMut::from(&*head));
-    input.unsplit(rest);
-    parsed
+    let bytes = head_bytes + body_bytes;
+    if bytes > INPUT_MAX_BYTES {
+        return Parsed::Other;
+    }
+    if bytes > input.len() {
+        return Parsed::Part;
+    }
+    // Nearly always there is nothing behind it: then nothing is shared.
+    let whole = if bytes == input.len() { std::mem::take(input) } else { input.split_to(bytes) };
+    let mut head = whole.freeze();
+    let body = if body_bytes == 0 { Bytes::new() } else { head.split_off(head_bytes) };
+    Parsed::Plain(Plain { route, request: Direct::new(head, method, target, fields), upgrade, body })
 }
 
-/// A head.
+/// What a head says.
 struct Read {
     route: Route,
-    request: Request,
+    method: Method,
+    /// The path and the query.
+    target: (Span, Option<Span>),
+    fields: Vec<(Span, Span)>,
+    upgrade: bool,
+    head_bytes: usize,
     body_bytes: usize,
 }
 
-/// Reads a head; `None` where it is not plain. What is wrong, or merely unusual, is told by whoever takes it over.
-fn read(head: &Bytes) -> Option<Read> {
+/// Why a head is not read.
+enum Unread {
+    Part,
+    Other,
+}
+
+/// Reads the head that `input` begins with. What is wrong, or merely unusual, is told by whoever takes it over.
+fn read(input: &[u8]) -> Result<Read, Unread> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, &mut headers) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        _ => return None,
+    match parsed.parse_with_uninit_headers(input, &mut headers) {
+        Ok(httparse::Status::Complete(bytes)) => plain(&parsed, &input[..bytes]).ok_or(Unread::Other),
+        Ok(httparse::Status::Partial) => Err(Unread::Part),
+        Err(_) => Err(Unread::Other),
+    }
+}
+
+/// What a head says; `None` where it is not plain.
+fn plain(parsed: &httparse::Request<'_, '_>, head: &[u8]) -> Option<Read> {
+    // The parser takes a line's end without its carriage return, too.
+    if !head.ends_with(b"\r\n\r\n") {
+        return None;
     }
     let method = match parsed.method? {
         "GET" => Method::GET,
         "POST" => Method::POST,
         _ => return None,
     };
-    let target = parsed.path.filter(|_| parsed.version == Some(1))?;
-    let path = memchr::memchr(b'?', target.as_bytes()).map_or(target, |at| &target[..at]);
+    let target = parsed.path.filter(|target| parsed.version == Some(1) && is_plain_target(target.as_bytes()))?;
+    let (path, query) = match memchr::memchr(b'?', target.as_bytes()) {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
+        None => (target, None),
+    };
     let route = Route::of(path.strip_prefix("/v1/")?)?;
-    let mut request = Request::with_payload(Payload::None);
-    let fields = request.head_mut();
     let mut said = Said::default();
+    let mut fields = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
         said.note(header.name, header.value)?;
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
-        // Not copied: the whole head lives as long as one of them does.
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(header.value)).ok()?;
-        fields.headers_mut().append(name, value);
+        fields.push((Span::of(header.name.as_bytes(), head)?, Span::of(header.value, head)?));
     }
-    fields.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).ok()?;
-    fields.method = method;
     let body_bytes = said.body_bytes.unwrap_or(0);
     let is_plain = said.host && said.upgrade == said.websocket && (!said.upgrade || route.is_socket());
-    let is_whole =
-        if fields.method == Method::GET { body_bytes == 0 } else { said.body_bytes.is_some() && !said.upgrade };
-    (is_plain && is_whole).then_some(Read { route, request, body_bytes })
+    let is_whole = if method == Method::GET { body_bytes == 0 } else { said.body_bytes.is_some() && !said.upgrade };
+    let query = match query {
+        Some(query) => Some(Span::of(query.as_bytes(), head)?),
+        None => None,
+    };
+    let target = (Span::of(path.as_bytes(), head)?, query);
+    let upgrade = said.upgrade;
+    (is_plain && is_whole).then_some(Read {
+        route,
+        method,
+        target,
+        fields,
+        upgrade,
+        head_bytes: head.len(),
+        body_bytes,
+    })
+}
+
+/// Whether a target has nothing in it but what may stand in a URL's path and query (RFC 3986 §3.3, §3.4), and the few
+/// characters besides that browsers leave as they are.
+fn is_plain_target(target: &[u8]) -> bool {
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte = 0;
+        while byte < plain.len() {
+            plain[byte] = matches!(byte as u8, b'!' | b'$'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'z' | b'|' | b'~');
+            byte += 1;
+        }
+        plain
+    };
+    target.iter().all(|byte| PLAIN[usize::from(*byte)])
 }
 
 /// What the headers say about the connection and the body (RFC 9110 §7, RFC 9112 §6).
@@ -156,9 +199,10 @@ mod tests {
         let text = "POST /v1/topics/a%2Fb?event=x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\ncontent-length: 3\r\nX-A: 1\r\nx-a: 2\r\n\r\nabcGET /";
         let (Parsed::Plain(plain), rest) = parsed(text) else { panic!("it is plain") };
         assert_eq!((plain.route, &*plain.body, &*rest), (Route::Topic, &b"abc"[..], &b"GET /"[..]));
-        let head = plain.request.head();
-        assert_eq!((head.uri.path(), head.uri.query()), ("/v1/topics/a%2Fb", Some("event=x")));
-        assert_eq!(head.headers().get_all("x-a").collect::<Vec<_>>(), ["1", "2"]);
+        let request = plain.request;
+        assert_eq!((request.path(), request.query()), ("/v1/topics/a%2Fb", Some("event=x")));
+        let name = actix_http::header::HeaderName::from_static("x-a");
+        assert_eq!(request.values(&name).collect::<Vec<_>>(), [b"1", b"2"]);
         for text in [
             "GET /v1/poll?topic=a HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /v1/sse?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
