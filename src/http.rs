@@ -116,7 +116,7 @@ impl Site {
     pub(crate) fn answer(
         &self,
         route: Route,
-        request: Direct,
+        request: Box<Direct>,
         body: Body,
         peer: Peer,
         outlet: Option<Outlet>,

@@ -18,9 +18,13 @@ const BATCH_EVENTS: usize = 100;
 /// Before anything is measured: code that has run, buffers that have grown.
 const WARM_UP: Duration = Duration::from_millis(700);
 
-/// How long a server is at work before it is another one's turn: long beside what it takes to find the caches as another left
+/// How long a server is at work before it is another one's turn: long beside what it takes to find the caches as others left
 /// them, short beside what else goes on on the machine, which thus meets all of them.
 const TURN: Duration = Duration::from_millis(250);
+
+/// The same where events come at a rate. A twentieth of a second lies between two of them, which go to everybody: in a short
+/// turn the first, to whom all of the caches are cold, would be one of five.
+const PACED_TURN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Work {
     pub(crate) name: &'static str,
@@ -93,7 +97,11 @@ impl Work {
             sides.push(side);
         }
         // As fast as it goes, there is much under way at the end of each turn, so there is only one.
-        let turn = if matches!(self.what, What::Deliver(_, None)) { time } else { TURN };
+        let turn = match self.what {
+            What::Deliver(_, None) => time,
+            What::Deliver(_, Some(_)) => PACED_TURN,
+            _ => TURN,
+        };
         let mut left = time;
         while !left.is_zero() {
             let turn = turn.min(left);

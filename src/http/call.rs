@@ -55,7 +55,7 @@ pub(super) enum Request {
     /// Through an `App`, with what its router noted.
     Routed(HttpRequest),
     /// Straight from a connection of our own listener.
-    Direct(Direct),
+    Direct(Box<Direct>),
 }
 
 impl Request {

@@ -25,7 +25,8 @@ pub(super) enum Parsed {
 /// A request that is here as a whole, and says nothing that we do not know.
 pub(super) struct Plain {
     pub(super) route: Route,
-    pub(super) request: Direct,
+    /// Boxed: a connection at rest would have room for it.
+    pub(super) request: Box<Direct>,
     /// Whether it begins a WebSocket.
     pub(super) upgrade: bool,
     pub(super) body: Bytes,
@@ -49,7 +50,8 @@ pub(super) fn parse(input: &mut BytesMut) -> Parsed {
     let whole = if bytes == input.len() { std::mem::take(input) } else { input.split_to(bytes) };
     let mut head = whole.freeze();
     let body = if body_bytes == 0 { Bytes::new() } else { head.split_off(head_bytes) };
-    Parsed::Plain(Plain { route, request: Direct::new(head, method, target, fields), upgrade, body })
+    let request = Box::new(Direct::new(head, method, target, fields));
+    Parsed::Plain(Plain { route, request, upgrade, body })
 }
 
 /// What a head says.
