@@ -251,7 +251,7 @@ for (const name of names) {
           await until('it is live', () => live(page));
           assert.equal(await shown(page), false);
 
-          // Not until `load`: a Firefox that reloads a page with streams fires it late now and then, and what is asked is whether the token was kept.
+          // Not until `load`, which a Firefox that reloads the old browsers' page does not fire now and then; why is not known.
           await page.reload({ waitUntil: 'domcontentloaded' });
           await until('the tab has kept it', () => live(page));
           assert.equal(await shown(page), false);
