@@ -1,7 +1,9 @@
-// Debian's browsers, driven by puppeteer: Chromium over CDP, Firefox over WebDriver BiDi.
+// Debian's browsers. Chromium (over CDP) and Firefox (over WebDriver BiDi) are driven by puppeteer, which does all that the
+// pages' tests need. WebKitGTK and QtWebKit do what the transports' tests need: see webkit.js.
 'use strict';
 
 const puppeteer = require('puppeteer-core');
+const webkits = require('./webkit.js');
 
 const BROWSERS = {
   chromium: {
@@ -17,7 +19,7 @@ const BROWSERS = {
   },
 };
 
-const launch = (name) => puppeteer.launch(BROWSERS[name]);
+const launch = (name) => (webkits[name] ? webkits[name]() : puppeteer.launch(BROWSERS[name]));
 
 // The value, as soon as it is truthy. The page is asked every 50 ms; the last answer goes into the error.
 async function until(what, ask, ms = 15000) {
@@ -31,4 +33,6 @@ async function until(what, ask, ms = 15000) {
   }
 }
 
-module.exports = { names: (process.env.BROWSERS || 'chromium firefox').split(' '), launch, until };
+const engines = (process.env.BROWSERS || 'chromium firefox webkitgtk qtwebkit').split(' ');
+
+module.exports = { engines, names: engines.filter((name) => BROWSERS[name]), launch, until };

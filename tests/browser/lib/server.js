@@ -3,26 +3,18 @@
 
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
-const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { until } = require('./browsers.js');
+const { freePort } = require('./port.js');
 
 const BIN = process.env.SWITCHBACK_BIN;
-
-// Asked for and given back: the server needs a port that is the same after a restart.
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const probe = net.createServer();
-    probe.on('error', reject);
-    probe.listen(0, '127.0.0.1', () => { const { port } = probe.address(); probe.close(() => resolve(port)); });
-  });
-}
 
 class Server {
   static async start(...flags) {
     if (!BIN) throw new Error('Set SWITCHBACK_BIN to the path of the server binary.');
     const server = new Server();
+    // The same after a restart.
     server.port = await freePort();
     server.data = fs.mkdtempSync(path.join(os.tmpdir(), 'switchback-'));
     server.flags = flags;
