@@ -10,7 +10,9 @@ mod grant;
 mod keys;
 mod ticket;
 
-pub use claims::{NBF_LEEWAY, Rules, SUBJECT_MAX_BYTES, TOKEN_MAX_BYTES, TokenError, sign};
+pub use claims::{
+    EVENT_RATE_MAX, NBF_LEEWAY, NUMERIC_DATE_MAX_S, Rules, SUBJECT_MAX_BYTES, TOKEN_MAX_BYTES, TokenError, sign,
+};
 pub use cover::covers;
 pub use grant::{Grant, Rights};
 pub use keys::{KeyError, Keys, SECRET_MIN_BYTES};

@@ -177,6 +177,7 @@ mod tests {
             issued_ms,
             expires_ms: 10_000,
             admin: false,
+            event_rate: None,
         }
     }
 

@@ -390,6 +390,8 @@ impl Delivery {
             out.put_slice(&ping_frame());
         }
         if now >= self.next_beat {
+            // Also where the framing has no item for it, or it would be due again at once.
+            self.next_beat = now + self.plan.heartbeat;
             self.plan.framing.control(&Control::Beat, Some(self.cursor), out);
         }
         if !out.is_empty() {

@@ -17,6 +17,7 @@ mod outlet;
 mod peer;
 mod publish;
 mod query;
+mod readiness;
 mod resources;
 mod route;
 mod subscribe;
@@ -40,8 +41,9 @@ use crate::hub::{Hub, Worker};
 use crate::transport::Transport;
 pub(crate) use body::Body;
 pub(crate) use call::EVERY_ANSWER;
-use call::{Call, Request};
+use call::{Call, Pace, Request};
 use error::ApiError;
+use readiness::Readiness;
 use route::Methods;
 
 pub use access::AccessOptions;
@@ -85,7 +87,12 @@ pub(crate) struct Site(Rc<State>);
 
 impl Site {
     pub(crate) fn new(hub: &Hub, options: HttpOptions) -> Self {
-        Self(Rc::new(State { hub: hub.clone(), options: Arc::new(options), worker: OnceCell::new() }))
+        Self(Rc::new(State {
+            hub: hub.clone(),
+            options: Arc::new(options),
+            worker: OnceCell::new(),
+            readiness: Readiness::default(),
+        }))
     }
 
     /// As [`routes`].
@@ -150,7 +157,10 @@ where
     F: Fn(Call) -> R + Clone + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    web::resource(path).to(move |call: Call| route::unasked(call, Methods::Read, handler.clone()))
+    web::resource(path).to(move |mut call: Call| {
+        call.pace = Pace::Exempt;
+        route::unasked(call, Methods::Read, handler.clone())
+    })
 }
 
 /// Everything below `/v1`.
@@ -192,6 +202,8 @@ struct State {
     options: Arc<HttpOptions>,
     /// Joins the feed with the first request that this thread serves: it has to be done on the thread itself.
     worker: OnceCell<Rc<Worker>>,
+    /// What was last found of the store.
+    readiness: Readiness,
 }
 
 impl State {

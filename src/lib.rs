@@ -93,6 +93,7 @@ pub mod config;
 pub mod cursor;
 pub mod delivery;
 pub mod event;
+mod excerpt;
 pub mod http;
 mod hub;
 pub mod json;

@@ -1,22 +1,28 @@
-//! What all together, one address or one subject may take: counted here, refused by whoever asks.
+//! What all peers together, one address or one subject may take: counted here, refused by the caller.
 //!
-//! A count is held by a guard and given back when that is dropped, so that no way out can forget to. A rate is a bucket that
-//! refills (GCRA, by `governor`). Both are kept by key; the keys are bounded, so that a flood of new ones costs no memory.
+//! A count, of things or of bytes, is held by a guard and given back when that is dropped, so that no way out can forget to.
+//! A rate is a bucket that refills (GCRA, by `governor`). Both are kept by key; the keys are bounded, so that a flood of new
+//! ones costs no memory.
 
+mod accounts;
 mod counts;
+mod memory;
 mod rates;
+mod refusal_log;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use counts::Counts;
-use rates::{Rate, Rates};
+use memory::Memory;
+use rates::{ClaimedRates, Rate, Rates};
 
-pub use counts::Counted;
+pub use counts::Permit;
+pub use memory::{InboundBudget, MemoryOptions, OutboundBudget};
+pub(crate) use refusal_log::{Refusal, RefusalLog};
 
 /// How many, how often. `None` is any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,16 +41,18 @@ pub struct LimitOptions {
     pub connects_per_address: Option<NonZeroU32>,
     /// Subscriptions that one subject may begin a second.
     pub connects_per_subject: Option<NonZeroU32>,
-    /// How many may begin at once, before the rates count.
+    /// How many may begin at once, before the rates count; of other requests, too.
     pub connect_burst: NonZeroU32,
+    /// Requests a second of one address that are neither a publish nor a subscription, or are refused.
+    pub requests_per_address: Option<NonZeroU32>,
     /// Events that one address may publish a second.
     pub events_per_address: Option<NonZeroU32>,
     /// Events that one subject may publish a second.
     pub events_per_subject: Option<NonZeroU32>,
     /// How many may be published at once, before the rates count.
     pub event_burst: NonZeroU32,
-    /// Most bytes of bodies and messages that are still arriving, over all connections.
-    pub arriving_bytes_max: usize,
+    /// How much memory peers may make the server hold.
+    pub memory: MemoryOptions,
 }
 
 impl Default for LimitOptions {
@@ -59,37 +67,46 @@ impl Default for LimitOptions {
             connects_per_address: None,
             connects_per_subject: None,
             connect_burst: burst,
+            requests_per_address: None,
             events_per_address: None,
             events_per_subject: None,
             event_burst: burst,
-            arriving_bytes_max: 256 << 20,
+            memory: MemoryOptions::default(),
         }
     }
 }
 
-/// Whom something is counted against. A subject is one besides its address.
+/// What something is counted against: an address, and the subject of a token beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct RateKey {
     address: Key,
     subject: Option<Key>,
+    /// Events a second that its token claims, instead of what an address may publish.
+    event_rate: Option<NonZeroU32>,
 }
 
-impl Who {
-    /// Somebody at an address. One network of IPv6 (a /64, RFC 6177 §2) counts as one, since whoever has it has all of
-    /// its addresses.
+impl RateKey {
+    /// An address without a subject. One network of IPv6 (a /64, RFC 6177 §2) counts as one address, since a site that has
+    /// one of its addresses has all of them.
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
         let network = match address.to_canonical() {
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
             v4 => v4,
         };
-        Self { address: Key::Address(network), subject: None }
+        Self { address: Key::Address(network), subject: None, event_rate: None }
     }
 
     /// With the subject of a token.
     #[must_use]
     pub fn named(self, subject: Option<Arc<str>>) -> Self {
         Self { subject: subject.map(Key::Subject), ..self }
+    }
+
+    /// With the pace of publishing that a token claims: it stands in for those of the address and of any subject.
+    #[must_use]
+    pub fn with_event_rate(self, per_second: Option<NonZeroU32>) -> Self {
+        Self { event_rate: per_second, ..self }
     }
 }
 
@@ -99,12 +116,18 @@ enum Key {
     Subject(Arc<str>),
 }
 
+impl Key {
+    /// How a refusal names the key.
+    const ADDRESS: &str = "this address";
+    const SUBJECT: &str = "this subject";
+}
+
 /// What was asked for is too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// Of all together: nobody gets more at the moment.
+    /// All peers together have as many as there may be.
     #[error("this server has as many {0} as it takes at the moment; try again later")]
-    Everyone(&'static str),
+    ServerFull(&'static str),
     /// Of one address or subject.
     #[error("there are as many {what} of {whose} as one may have; end some, or try again later")]
     Count {
@@ -113,8 +136,16 @@ pub enum LimitError {
         /// `this address` or `this subject`.
         whose: &'static str,
     },
+    /// One address or subject holds as much memory as it may.
+    #[error(
+        "{whose} holds as many bytes here as one may (--max-memory-per-peer): end some requests or read their answers, or try again later"
+    )]
+    Memory {
+        /// `this address` or `this subject`.
+        whose: &'static str,
+    },
     /// Too fast, from one address or subject.
-    #[error("{whose} is too fast: it may {what} {per_second} a second; slow down")]
+    #[error("{whose} is too fast: it may {what} {per_second} a second ({set_by}); slow down")]
     Rate {
         /// What it does.
         what: &'static str,
@@ -122,6 +153,8 @@ pub enum LimitError {
         whose: &'static str,
         /// How many it may.
         per_second: NonZeroU32,
+        /// What sets that: a flag, or a claim.
+        set_by: &'static str,
         /// When there is room again.
         wait: Duration,
     },
@@ -136,23 +169,43 @@ pub struct Limits {
     connections: Arc<Counts>,
     held: Arc<Counts>,
     connects: Rates,
+    requests: Rates,
     events: Rates,
-    arriving_bytes: AtomicUsize,
+    claimed: ClaimedRates,
+    memory: Memory,
+    refusals: RefusalLog,
 }
 
 impl Limits {
     /// Nothing is counted yet.
     #[must_use]
     pub fn new(options: LimitOptions) -> Self {
-        let rate = |per_second: Option<NonZeroU32>, burst| per_second.map(|per_second| Rate { per_second, burst });
-        let connects = (options.connects_per_address, options.connects_per_subject, options.connect_burst);
-        let events = (options.events_per_address, options.events_per_subject, options.event_burst);
+        let rate = |per_second: Option<NonZeroU32>, burst, set_by| {
+            per_second.map(|per_second| Rate { per_second, burst, set_by })
+        };
+        let (connect, event) = (options.connect_burst, options.event_burst);
+        let events_of_address = "--publish-rate-per-address, or the claim rate of its token";
         Self {
             connections: Arc::default(),
             held: Arc::default(),
-            connects: Rates::new("subscribe", rate(connects.0, connects.2), rate(connects.1, connects.2)),
-            events: Rates::new("publish", rate(events.0, events.2), rate(events.1, events.2)),
-            arriving_bytes: AtomicUsize::new(0),
+            connects: Rates::new(
+                "subscribe",
+                rate(options.connects_per_address, connect, "--connect-rate-per-address"),
+                rate(options.connects_per_subject, connect, "--connect-rate-per-subject"),
+            ),
+            requests: Rates::new(
+                "ask for something",
+                rate(options.requests_per_address, connect, "--request-rate-per-address"),
+                None,
+            ),
+            events: Rates::new(
+                "publish",
+                rate(options.events_per_address, event, events_of_address),
+                rate(options.events_per_subject, event, "--publish-rate-per-subject, or the claim rate of its token"),
+            ),
+            claimed: ClaimedRates::new("publish", event),
+            refusals: RefusalLog::default(),
+            memory: Memory::new(options.memory),
             options,
         }
     }
@@ -160,19 +213,19 @@ impl Limits {
     /// A connection of an address, or of a trusted proxy (`None`), which has any number.
     ///
     /// # Errors
-    /// [`LimitError::Everyone`], [`LimitError::Count`].
-    pub fn connection(&self, who: Option<&Who>) -> Result<Counted, LimitError> {
-        let address = who.zip(self.options.connections_per_address_max).map(|(who, max)| (who.address.clone(), max));
+    /// [`LimitError::ServerFull`], [`LimitError::Count`].
+    pub fn connection(&self, key: Option<&RateKey>) -> Result<Permit, LimitError> {
+        let address = key.zip(self.options.connections_per_address_max).map(|(key, max)| (key.address.clone(), max));
         self.connections.count("connections", self.options.connections_max, address, None)
     }
 
     /// A subscription that stays open for a while.
     ///
     /// # Errors
-    /// [`LimitError::Everyone`], [`LimitError::Count`].
-    pub fn hold(&self, who: &Who) -> Result<Counted, LimitError> {
-        let address = self.options.held_per_address_max.map(|max| (who.address.clone(), max));
-        let subject = who.subject.clone().zip(self.options.held_per_subject_max);
+    /// [`LimitError::ServerFull`], [`LimitError::Count`].
+    pub fn hold(&self, key: &RateKey) -> Result<Permit, LimitError> {
+        let address = self.options.held_per_address_max.map(|max| (key.address.clone(), max));
+        let subject = key.subject.clone().zip(self.options.held_per_subject_max);
         self.held.count("subscriptions", self.options.held_max, address, subject)
     }
 
@@ -180,35 +233,62 @@ impl Limits {
     ///
     /// # Errors
     /// [`LimitError::Rate`].
-    pub fn connect(&self, who: &Who) -> Result<(), LimitError> {
-        self.connects.take(who, NonZeroU32::MIN)
+    pub fn connect(&self, key: &RateKey) -> Result<(), LimitError> {
+        self.connects.take(key, NonZeroU32::MIN)
+    }
+
+    /// A request that is neither a publish nor a subscription, or was refused before it could be counted as one.
+    ///
+    /// # Errors
+    /// [`LimitError::Rate`].
+    pub fn request(&self, key: &RateKey) -> Result<(), LimitError> {
+        self.requests.take(key, NonZeroU32::MIN)
     }
 
     /// Events are about to be published.
     ///
     /// # Errors
     /// [`LimitError::Rate`], [`LimitError::Burst`].
-    pub fn publish(&self, who: &Who, events: usize) -> Result<(), LimitError> {
+    pub fn publish(&self, key: &RateKey, events: usize) -> Result<(), LimitError> {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
-        NonZeroU32::new(events).map_or(Ok(()), |events| self.events.take(who, events))
+        match (NonZeroU32::new(events), key.event_rate) {
+            (None, _) => Ok(()),
+            (Some(events), Some(rate)) => self.claimed.take(key, rate, events),
+            (Some(events), None) => self.events.take(key, events),
+        }
     }
 
     /// Most events that can ever be published at once; `None` where that is not limited.
     #[must_use]
-    pub fn event_burst(&self) -> Option<NonZeroU32> {
-        self.events.burst()
+    pub fn event_burst(&self, key: &RateKey) -> Option<NonZeroU32> {
+        key.event_rate.map_or_else(|| self.events.burst(key), |rate| Some(self.claimed.burst(rate)))
     }
 
-    /// Room for bytes that arrive. Grows with [`Arriving::grow`].
+    /// Memory for a body or message of a peer; none of it is held yet.
     #[must_use]
-    pub fn arriving(self: &Arc<Self>) -> Arriving {
-        Arriving { limits: self.clone(), bytes: 0 }
+    pub fn inbound(self: &Arc<Self>, key: RateKey) -> InboundBudget {
+        InboundBudget::new(self.clone(), key)
     }
 
-    /// Forgets whose rates have recovered. Called now and then.
+    /// Memory for what waits until a peer takes it; none of it is held yet.
+    #[must_use]
+    pub fn outbound(self: &Arc<Self>, key: RateKey) -> OutboundBudget {
+        OutboundBudget::new(self.clone(), key)
+    }
+
+    /// What was refused lately.
+    pub(crate) fn refusals(&self) -> &RefusalLog {
+        &self.refusals
+    }
+
+    /// Forgets the keys whose rates have recovered, and writes the summaries of refusals that are due. Called about once a
+    /// second.
     pub fn sweep(&self) {
         self.connects.sweep();
+        self.requests.sweep();
         self.events.sweep();
+        self.claimed.sweep();
+        self.refusals.sweep(Instant::now());
     }
 }
 
@@ -224,83 +304,32 @@ impl fmt::Debug for Limits {
     }
 }
 
-/// Bytes that have arrived and are kept until they are whole.
-#[derive(Debug)]
-pub struct Arriving {
-    limits: Arc<Limits>,
-    bytes: usize,
-}
-
-impl Arriving {
-    /// More has come.
-    ///
-    /// # Errors
-    /// [`LimitError::Everyone`] where all together have no room for it.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), LimitError> {
-        let before = self.limits.arriving_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        if before.saturating_add(bytes) > self.limits.options.arriving_bytes_max {
-            return Err(LimitError::Everyone("bytes that are arriving"));
-        }
-        Ok(())
-    }
-
-    /// So many are kept now.
-    ///
-    /// # Errors
-    /// As [`Self::grow`].
-    pub fn set(&mut self, bytes: usize) -> Result<(), LimitError> {
-        match bytes.checked_sub(self.bytes) {
-            Some(0) => Ok(()),
-            Some(more) => self.grow(more),
-            None => {
-                self.limits.arriving_bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
-                self.bytes = bytes;
-                Ok(())
-            }
-        }
-    }
-
-    /// It is whole, and somebody else's.
-    pub fn clear(&mut self) {
-        if self.bytes > 0 {
-            self.limits.arriving_bytes.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn who(text: &str) -> Who {
-        Who::at(text.parse().unwrap())
+    fn key(text: &str) -> RateKey {
+        RateKey::at(text.parse().unwrap())
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
-        assert_eq!(who("2001:db8::1"), who("2001:db8::ffff:1"));
-        assert_ne!(who("2001:db8::1"), who("2001:db8:0:1::1"));
-        assert_eq!(who("::ffff:10.0.0.1"), who("10.0.0.1"));
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
     }
 
     #[test]
     fn counts_are_given_back() {
         let options = LimitOptions { held_max: 3, held_per_address_max: Some(2), ..LimitOptions::default() };
         let limits = Limits::new(LimitOptions { held_per_subject_max: Some(1), ..options });
-        let (one, other) = (who("10.0.0.1"), who("10.0.0.2"));
+        let (one, other) = (key("10.0.0.1"), key("10.0.0.2"));
         let named = other.clone().named(Some("li".into()));
         let first = limits.hold(&one).unwrap();
         let _second = limits.hold(&one).unwrap();
         assert!(matches!(limits.hold(&one), Err(LimitError::Count { whose: "this address", .. })));
         let third = limits.hold(&named).unwrap();
-        assert_eq!(limits.hold(&other).unwrap_err(), LimitError::Everyone("subscriptions"));
+        assert_eq!(limits.hold(&other).unwrap_err(), LimitError::ServerFull("subscriptions"));
         drop(first);
         assert!(matches!(limits.hold(&named), Err(LimitError::Count { whose: "this subject", .. })));
         assert!(limits.hold(&other).is_ok(), "what was refused is not counted");
@@ -313,27 +342,16 @@ mod tests {
         let rate = |number| NonZeroU32::new(number);
         let options = LimitOptions { events_per_address: rate(1), events_per_subject: rate(1), ..Default::default() };
         let limits = Limits::new(LimitOptions { event_burst: rate(10).unwrap(), ..options });
-        let one = who("10.0.0.1");
+        let one = key("10.0.0.1");
         assert_eq!(limits.publish(&one, 11), Err(LimitError::Burst(rate(10).unwrap())));
         limits.publish(&one, 10).unwrap();
         let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5) else { panic!("it has published ten") };
         assert!(wait > Duration::from_secs(3) && wait <= Duration::from_secs(5), "{wait:?}");
-        limits.publish(&who("10.0.0.2"), 10).unwrap();
+        limits.publish(&key("10.0.0.2"), 10).unwrap();
         // The same subject from elsewhere is the same subject.
-        limits.publish(&who("10.0.0.3").named(Some("li".into())), 10).unwrap();
-        let elsewhere = limits.publish(&who("10.0.0.4").named(Some("li".into())), 1);
+        limits.publish(&key("10.0.0.3").named(Some("li".into())), 10).unwrap();
+        let elsewhere = limits.publish(&key("10.0.0.4").named(Some("li".into())), 1);
         assert!(matches!(elsewhere, Err(LimitError::Rate { whose: "this subject", .. })), "{elsewhere:?}");
         assert_eq!(limits.connect(&one), Ok(()), "what is not limited is not refused");
-    }
-
-    #[test]
-    fn arriving_bytes_are_given_back() {
-        let limits = Arc::new(Limits::new(LimitOptions { arriving_bytes_max: 10, ..LimitOptions::default() }));
-        let (mut one, mut other) = (limits.arriving(), limits.arriving());
-        one.grow(6).unwrap();
-        assert!(other.grow(6).is_err());
-        drop(other);
-        one.clear();
-        assert!(limits.arriving().grow(10).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a client can subscribe over.
+/// What a client can be connected over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// `GET /v1/ws`: a WebSocket.
@@ -19,10 +19,12 @@ pub enum Transport {
     Jsonp,
     /// `GET /v1/poll`: a request that is answered at once.
     Poll,
+    /// `GET /v1/echo`: a WebSocket that is driven as the others are, and to which nothing is delivered.
+    Echo,
 }
 
 impl Transport {
-    /// All of them, best first: the order of preference that `/v1/info` tells.
+    /// All that can be subscribed over, best first: the order of preference that `/v1/info` tells.
     pub const ALL: [Self; 7] =
         [Self::Ws, Self::Sse, Self::Stream, Self::Iframe, Self::Longpoll, Self::Jsonp, Self::Poll];
 
@@ -37,6 +39,7 @@ impl Transport {
             Self::Longpoll => "longpoll",
             Self::Jsonp => "jsonp",
             Self::Poll => "poll",
+            Self::Echo => "echo",
         }
     }
 }

@@ -42,6 +42,8 @@ pub enum Framing {
     Lines,
     /// Text frames.
     WebSocket,
+    /// A WebSocket without items: nothing but pings and the close frame.
+    SocketControl,
 }
 
 impl Framing {
@@ -50,7 +52,7 @@ impl Framing {
         match self {
             Self::Iframe { nonce, target } => script::document_start(nonce, target.as_deref(), out),
             Self::Sse { padding, .. } => sse::preamble(*padding, out),
-            Self::Json | Self::Jsonp(_) | Self::Lines | Self::WebSocket => {}
+            Self::Json | Self::Jsonp(_) | Self::Lines | Self::WebSocket | Self::SocketControl => {}
         }
     }
 
@@ -65,6 +67,7 @@ impl Framing {
                 out.put_u8(b'\n');
             }
             Self::WebSocket => websocket::event(event, out),
+            Self::SocketControl => {}
         }
     }
 
@@ -80,6 +83,7 @@ impl Framing {
                 out.put_u8(b'\n');
             }
             Self::WebSocket => out.put_slice(&text_frame(&json)),
+            Self::SocketControl => {}
         }
     }
 
@@ -107,7 +111,7 @@ impl Framing {
 
     /// What stands after the last item of a stream that ends with `bye`.
     pub fn ending(&self, bye: &Bye, out: &mut BytesMut) {
-        if matches!(self, Self::WebSocket) {
+        if matches!(self, Self::WebSocket | Self::SocketControl) {
             out.put_slice(&close_frame(bye.reason.close_code(), bye.reason.name()));
         }
     }

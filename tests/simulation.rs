@@ -168,7 +168,7 @@ impl World {
                 until: self.rng.random_bool(0.5).then(|| self.now + Duration::from_secs(90)),
                 pings: false,
             },
-            Transport::Ws => Completion::Stream { bytes_max: None, until: None, pings: false },
+            Transport::Ws | Transport::Echo => Completion::Stream { bytes_max: None, until: None, pings: false },
         };
         let framing = match completion {
             Completion::Stream { .. } => Framing::Lines,

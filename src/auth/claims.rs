@@ -1,5 +1,6 @@
 //! From a token to what it grants.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
@@ -7,6 +8,7 @@ use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode}
 use serde::{Deserialize, Serialize};
 
 use super::{Grant, Keys};
+use crate::excerpt::{excerpt, shorten_quotes};
 use crate::topic::Pattern;
 
 /// Longest token, in bytes.
@@ -19,6 +21,12 @@ pub const SUBJECT_MAX_BYTES: usize = 250;
 /// the moment its token was issued. `exp` is taken as it is: a stream ends when it comes, and what is a moment too old
 /// to go on is too old to begin.
 pub const NBF_LEEWAY: Duration = Duration::from_secs(5);
+
+/// The latest time that a claim may name, in seconds since 1970: the year 5000.
+pub const NUMERIC_DATE_MAX_S: f64 = 95_617_584_000.0;
+
+/// The greatest `rate`, in events a second.
+pub const EVENT_RATE_MAX: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
 /// What is asked of a token besides its signature and its times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +86,7 @@ struct Claims {
     publish: Vec<String>,
     #[serde(default)]
     admin: bool,
+    rate: Option<u32>,
 }
 
 impl Rules {
@@ -137,7 +146,7 @@ fn refused(kind: ErrorKind) -> TokenError {
         ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => TokenError::Issuer,
         ErrorKind::MissingRequiredClaim(claim) => TokenError::Claims(format!("{claim} is missing or not of its type")),
         // Only what a good signature covers comes this far, so its sender may hear what the parser says of it.
-        ErrorKind::Json(error) => TokenError::Claims(error.to_string()),
+        ErrorKind::Json(error) => TokenError::Claims(shorten_quotes(&error.to_string())),
         _ => TokenError::Malformed,
     }
 }
@@ -165,21 +174,30 @@ fn grant(claims: Claims, now_ms: u64) -> Result<Grant, TokenError> {
         issued_ms: claims.iat.map(|iat| millis("iat", iat)).transpose()?,
         expires_ms,
         admin: claims.admin,
+        event_rate: claims.rate.map(event_rate).transpose()?,
     })
 }
 
-/// A NumericDate (RFC 7519 §2): seconds, of which there may be parts.
+fn event_rate(per_second: u32) -> Result<NonZeroU32, TokenError> {
+    let in_range = NonZeroU32::new(per_second).filter(|rate| *rate <= EVENT_RATE_MAX);
+    in_range.ok_or_else(|| TokenError::Claims(format!("rate is 1 to {EVENT_RATE_MAX} events a second")))
+}
+
+/// A NumericDate (RFC 7519 §2): seconds, of which there may be parts. One that is far in the future is taken for
+/// milliseconds, which `Date.now()` has: a token that was meant to last for a minute would be good for 50,000 years.
 fn millis(name: &str, seconds: f64) -> Result<u64, TokenError> {
-    if !seconds.is_finite() || seconds < 0.0 {
-        return Err(TokenError::Claims(format!("{name} is a time in seconds since 1970")));
+    if !(0.0..=NUMERIC_DATE_MAX_S).contains(&seconds) {
+        let message = format!("{name} is a time in seconds since 1970, before the year 5000; are these milliseconds?");
+        return Err(TokenError::Claims(message));
     }
-    // Beyond what fits it is as far away as can be.
     Ok((seconds * 1000.0) as u64)
 }
 
 fn patterns(name: &str, texts: &[String]) -> Result<Vec<Pattern>, TokenError> {
     let parsed = texts.iter().map(|text| {
-        text.parse().map_err(|error| TokenError::Claims(format!("{name} holds {text:?}, which is no pattern: {error}")))
+        text.parse().map_err(|error| {
+            TokenError::Claims(format!("{name} holds {:?}, which is no pattern: {error}", excerpt(text)))
+        })
     });
     parsed.collect()
 }
@@ -205,6 +223,8 @@ pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&
         publish: &'a [Pattern],
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         admin: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<NonZeroU32>,
     }
     let seconds = |ms: u64| ms / 1000;
     let claims = Signed {
@@ -217,6 +237,7 @@ pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&
         subscribe: &grant.subscribe,
         publish: &grant.publish,
         admin: grant.admin,
+        rate: grant.event_rate,
     };
     encode(&Header::new(Algorithm::HS256), &claims, &keys.signing()?).ok()
 }

@@ -1,5 +1,6 @@
 //! What somebody may do.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::covers;
@@ -22,6 +23,8 @@ pub struct Grant {
     pub expires_ms: u64,
     /// Whether it is an administrator's.
     pub admin: bool,
+    /// Events a second that may be published with it, in place of what one address may: the claim `rate`.
+    pub event_rate: Option<NonZeroU32>,
 }
 
 /// What whoever asks may do.
@@ -69,6 +72,22 @@ impl Rights {
             Self::Public(_) => false,
             Self::Granted(grant, _) => grant.publish.iter().any(|pattern| pattern.matches(topic.as_str())),
         }
+    }
+
+    /// Whether there is any topic to which events may be published.
+    #[must_use]
+    pub fn may_publish_somewhere(&self) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Public(_) => false,
+            Self::Granted(grant, _) => !grant.publish.is_empty(),
+        }
+    }
+
+    /// The pace of publishing that the token claims.
+    #[must_use]
+    pub fn event_rate(&self) -> Option<NonZeroU32> {
+        self.grant().and_then(|grant| grant.event_rate)
     }
 
     /// Whether somebody has shown who he is, or nobody is asked.

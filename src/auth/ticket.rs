@@ -1,5 +1,7 @@
 //! What a ticket stands for, as it is kept until it is used.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use super::Grant;
@@ -26,6 +28,8 @@ struct Text<'a> {
     issued_ms: Option<u64>,
     expires_ms: u64,
     admin: bool,
+    #[serde(default)]
+    event_rate: Option<NonZeroU32>,
 }
 
 impl Ticket {
@@ -43,6 +47,7 @@ impl Ticket {
             issued_ms: grant.issued_ms,
             expires_ms: grant.expires_ms,
             admin: grant.admin,
+            event_rate: grant.event_rate,
         };
         // Texts and numbers always have a form in JSON.
         serde_json::to_vec(&text).unwrap_or_default()
@@ -63,6 +68,7 @@ impl Ticket {
             issued_ms: text.issued_ms,
             expires_ms: text.expires_ms,
             admin: text.admin,
+            event_rate: text.event_rate,
         };
         Some(Self { grant, transport })
     }
@@ -80,11 +86,12 @@ mod tests {
         };
         let text = || proptest::option::of("\\PC{0,20}");
         let transport = proptest::sample::select(&Transport::ALL[..]);
-        let times = (any::<Option<u64>>(), any::<u64>(), any::<bool>());
+        let times = (any::<Option<u64>>(), any::<u64>(), any::<bool>(), any::<Option<u32>>());
         (patterns(), patterns(), text(), text(), times, transport).prop_map(
-            |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin), transport)| Ticket {
-                grant: Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin },
-                transport,
+            |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin, rate), transport)| {
+                let event_rate = rate.and_then(NonZeroU32::new);
+                let grant = Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin, event_rate };
+                Ticket { grant, transport }
             },
         )
     }

@@ -27,6 +27,7 @@ pub fn token(arguments: TokenArgs) -> Result<(), ConfigError> {
         issued_ms: Some(millis(now)),
         expires_ms: millis(now + arguments.ttl),
         admin: arguments.admin,
+        event_rate: arguments.rate,
     };
     let token = sign(&keys, &grant, arguments.audience.as_deref(), arguments.issuer.as_deref());
     println!("{}", token.ok_or_else(missing)?);

@@ -8,16 +8,17 @@ use ipnet::IpNet;
 use super::ConfigError;
 use super::values::{bytes, duration};
 use crate::http::ProxyHeader;
-use crate::limits::LimitOptions;
+use crate::limits::{LimitOptions, MemoryOptions};
 
 /// What one address may take, unless told otherwise, of a server that others than this machine reach. Behind one
 /// address may be an office or a mobile network.
 const ADDRESS_CONNECTIONS: usize = 1000;
 const ADDRESS_CONNECTS_PER_SECOND: u32 = 200;
 const ADDRESS_EVENTS_PER_SECOND: u32 = 1000;
+const ADDRESS_REQUESTS_PER_SECOND: u32 = 100;
 
-/// Limits. Those on an address are off, unless given, where the server listens on loopback only: there all that comes
-/// is this machine's own, or a proxy's.
+/// Limits. Those on an address are off, unless given, where the server listens on loopback only and no proxy is trusted: there
+/// all that comes is this machine's own, or of an unknown proxy. Memory counts everywhere, and so does all that is a subject's.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
@@ -36,15 +37,19 @@ pub struct LimitArgs {
     #[arg(long, env = "SWITCHBACK_MAX_HELD_PER_ADDRESS", value_name = "NUMBER")]
     pub max_held_per_address: Option<usize>,
     /// Most subscriptions of one token's subject that are open at a time; past it one is answered 429 (0: any number)
-    #[arg(long, env = "SWITCHBACK_MAX_HELD_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, env = "SWITCHBACK_MAX_HELD_PER_SUBJECT", value_name = "NUMBER", default_value_t = 1000)]
     pub max_held_per_subject: usize,
     /// Subscriptions that one client address may begin a second, polls too; past it one is answered 429 (0: any number)
     /// [default: 200; on loopback 0]
     #[arg(long, env = "SWITCHBACK_CONNECT_RATE_PER_ADDRESS", value_name = "NUMBER")]
     pub connect_rate_per_address: Option<u32>,
     /// Subscriptions that one token's subject may begin a second (0: any number)
-    #[arg(long, env = "SWITCHBACK_CONNECT_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, env = "SWITCHBACK_CONNECT_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 200)]
     pub connect_rate_per_subject: u32,
+    /// Other requests of one client address a second, and those that are refused; past it one is answered 429. Not /healthz
+    /// and /readyz (0: any number) [default: 100; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_REQUEST_RATE_PER_ADDRESS", value_name = "NUMBER")]
+    pub request_rate_per_address: Option<u32>,
     /// How many may begin at once, before those rates count
     #[arg(long, env = "SWITCHBACK_CONNECT_BURST", value_name = "NUMBER", default_value_t = 1000)]
     pub connect_burst: u32,
@@ -52,8 +57,9 @@ pub struct LimitArgs {
     /// slowed down (0: any number) [default: 1000; on loopback 0]
     #[arg(long, env = "SWITCHBACK_PUBLISH_RATE_PER_ADDRESS", value_name = "NUMBER")]
     pub publish_rate_per_address: Option<u32>,
-    /// Events that one token's subject may publish a second (0: any number)
-    #[arg(long, env = "SWITCHBACK_PUBLISH_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 0)]
+    /// Events that one token's subject may publish a second; a token's claim rate stands in for this and for the address's
+    /// (0: any number)
+    #[arg(long, env = "SWITCHBACK_PUBLISH_RATE_PER_SUBJECT", value_name = "NUMBER", default_value_t = 1000)]
     pub publish_rate_per_subject: u32,
     /// How many events may be published at once, before those rates count; a batch of more is answered 413
     #[arg(long, env = "SWITCHBACK_PUBLISH_BURST", value_name = "NUMBER", default_value_t = 1000)]
@@ -67,9 +73,20 @@ pub struct LimitArgs {
     /// Longest WebSocket message on /v1/echo; past it the socket is closed with 1009
     #[arg(long, env = "SWITCHBACK_MAX_ECHO_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub max_echo_bytes: u64,
-    /// Most bytes of bodies and messages that are still arriving, of all requests together; past it one is answered 503
+    /// Most memory that one client address, or one token's subject, may hold: bodies and messages that are arriving or being
+    /// stored, and what it does not take of its answers; past it a request is answered 429 (0: any)
+    #[arg(long, env = "SWITCHBACK_MAX_MEMORY_PER_PEER", value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
+    pub max_memory_per_peer: u64,
+    /// Most bytes of bodies and messages that are arriving or being stored, of all requests together; past it one is
+    /// answered 503
     #[arg(long, env = "SWITCHBACK_MAX_ARRIVING_BYTES", value_name = "BYTES", default_value = "256MiB", value_parser = bytes)]
     pub max_arriving_bytes: u64,
+    /// How many of those are reserved for bodies below 64KiB and for administrators: less than half [default: a sixteenth]
+    #[arg(long, env = "SWITCHBACK_RESERVED_ARRIVING_BYTES", value_name = "BYTES", value_parser = bytes)]
+    pub reserved_arriving_bytes: Option<u64>,
+    /// Most bytes that wait until their readers take them, of all connections together
+    #[arg(long, env = "SWITCHBACK_MAX_UNSENT_BYTES", value_name = "BYTES", default_value = "512MiB", value_parser = bytes)]
+    pub max_unsent_bytes: u64,
     /// Longest request head, its URL and headers together (up to 128KiB); past it a request is answered 431. 64 patterns of
     /// 255 bytes, percent-encoded, are 49 KiB
     #[arg(long, env = "SWITCHBACK_MAX_HEADER_BYTES", value_name = "BYTES", default_value = "64KiB", value_parser = bytes)]
@@ -78,7 +95,8 @@ pub struct LimitArgs {
     /// it has sent nothing else
     #[arg(long, env = "SWITCHBACK_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub header_timeout: Duration,
-    /// Wait so long for a request's body, for a stream of lines for its next bytes; then it is answered 408
+    /// Wait so long for a request's body, a line of a stream of lines, or a WebSocket's message, from its first byte to its
+    /// last; then it is answered 408, and a socket closed with 1013
     #[arg(long, env = "SWITCHBACK_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub body_timeout: Duration,
     /// Close a connection on which there was no request for so long. More than a proxy in front keeps its own, or it
@@ -110,6 +128,16 @@ impl LimitArgs {
         range("max-ws-bytes", (1..=64 << 20).contains(&self.max_ws_bytes), "is 1 to 64MiB")?;
         range("max-echo-bytes", (1..=64 << 20).contains(&self.max_echo_bytes), "is 1 to 64MiB")?;
         range("max-arriving-bytes", self.max_arriving_bytes >= event_bytes, "is at least max-event-bytes")?;
+        range(
+            "max-memory-per-peer",
+            self.max_memory_per_peer == 0 || self.max_memory_per_peer > self.reserved() / 4 + event_bytes,
+            "is more than max-event-bytes and a quarter of reserved-arriving-bytes",
+        )?;
+        range(
+            "reserved-arriving-bytes",
+            self.reserved() < self.max_arriving_bytes.div_ceil(2),
+            "is less than half of max-arriving-bytes",
+        )?;
         range("max-header-bytes", (1024..=128 << 10).contains(&self.max_header_bytes), "is 1KiB to 128KiB")?;
         range("header-timeout", !self.header_timeout.is_zero(), "is more than 0s")?;
         range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
@@ -118,8 +146,10 @@ impl LimitArgs {
         range("max-http2-streams", self.max_http2_streams > 0, "is at least 1")
     }
 
-    /// What is counted; `loopback` where nobody else than this machine comes.
+    /// What is counted; `loopback` where the server listens on loopback only.
     pub(super) fn options(&self, loopback: bool) -> LimitOptions {
+        // Behind a proxy that is trusted every client has an address of its own, wherever the proxy is.
+        let loopback = loopback && self.trusted_proxy.is_empty();
         let connections = self.max_connections_per_address;
         let elsewhere = |given: Option<u32>, default| given.unwrap_or(if loopback { 0 } else { default });
         let count = |given: Option<usize>| given.unwrap_or(if loopback { 0 } else { ADDRESS_CONNECTIONS });
@@ -132,12 +162,27 @@ impl LimitArgs {
             connects_per_address: elsewhere(self.connect_rate_per_address, ADDRESS_CONNECTS_PER_SECOND).try_into().ok(),
             connects_per_subject: self.connect_rate_per_subject.try_into().ok(),
             connect_burst: self.connect_burst.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+            requests_per_address: elsewhere(self.request_rate_per_address, ADDRESS_REQUESTS_PER_SECOND).try_into().ok(),
             events_per_address: elsewhere(self.publish_rate_per_address, ADDRESS_EVENTS_PER_SECOND).try_into().ok(),
             events_per_subject: self.publish_rate_per_subject.try_into().ok(),
             event_burst: self.publish_burst.try_into().unwrap_or(std::num::NonZeroU32::MIN),
-            arriving_bytes_max: usize::try_from(self.max_arriving_bytes).unwrap_or(usize::MAX),
+            memory: MemoryOptions {
+                inbound_bytes_max: size(self.max_arriving_bytes),
+                reserved_bytes: size(self.reserved()),
+                outbound_bytes_max: size(self.max_unsent_bytes),
+                bytes_per_peer_max: some(size(self.max_memory_per_peer)),
+            },
         }
     }
+
+    /// Of the bytes that may be arriving, those for small bodies and for administrators.
+    fn reserved(&self) -> u64 {
+        self.reserved_arriving_bytes.unwrap_or(self.max_arriving_bytes / 16)
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn some(number: usize) -> Option<usize> {

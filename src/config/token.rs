@@ -1,6 +1,7 @@
 //! The flags of those who make tokens, and of those who show them.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::Args;
 
 use super::SecretArgs;
 use super::values::duration;
+use crate::auth::EVENT_RATE_MAX;
 use crate::topic::Pattern;
 
 /// The flags of `token`.
@@ -38,6 +40,14 @@ pub struct TokenArgs {
     /// Make it an administrator's
     #[arg(long)]
     pub admin: bool,
+    /// Let it publish so many events a second (1 to 1000000), whatever its address may
+    #[arg(long, value_name = "NUMBER", value_parser = rate)]
+    pub rate: Option<NonZeroU32>,
+}
+
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let rate = text.parse().ok().filter(|rate| *rate <= EVENT_RATE_MAX);
+    rate.ok_or_else(|| format!("a rate is 1 to {EVENT_RATE_MAX} events a second"))
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {

@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::origin::Source;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
+use crate::excerpt::excerpt;
 use crate::hub::{Hub, now_ms};
 use crate::topic::{PatternSet, Topic};
 use crate::transport::Transport;
@@ -40,7 +41,7 @@ impl Call {
         let rights = self.look_up(transport).await;
         if rights.is_err() {
             // Whoever tries one credential after another is counted as if he came each time.
-            self.limits().connect(&self.who())?;
+            self.limits().connect(&self.rate_key())?;
         }
         rights
     }
@@ -93,7 +94,7 @@ pub(super) fn check_still_good(hub: &Hub, rights: &Rights) -> Result<(), ApiErro
         return Err(TokenError::Expired.into());
     }
     if hub.is_revoked(grant) {
-        return Err(ApiError::unauthorized("the token has been revoked").with_challenge(INVALID));
+        return Err(ApiError::unauthorized("the token has been revoked").with_challenge(INVALID).of(rights));
     }
     Ok(())
 }
@@ -103,9 +104,11 @@ pub(super) fn check_still_good(hub: &Hub, rights: &Rights) -> Result<(), ApiErro
 pub(super) fn check_subscribe(rights: &Rights, patterns: &PatternSet) -> Result<(), ApiError> {
     match rights.refused(patterns) {
         Some(pattern) if rights.is_known() => Err(ApiError::forbidden(format!(
-            "this token does not grant subscribing to all of {pattern}: its subscribe claim has to cover it"
-        ))),
-        Some(pattern) => Err(anonymous(format!("{pattern} is not public"))),
+            "this token does not grant subscribing to all of {}: its subscribe claim has to cover it",
+            excerpt(pattern.as_str())
+        ))
+        .of(rights)),
+        Some(pattern) => Err(anonymous(format!("{} is not public", excerpt(pattern.as_str())))),
         None if !rights.may_come() => Err(anonymous("nothing here is public")),
         None => Ok(()),
     }
@@ -113,7 +116,13 @@ pub(super) fn check_subscribe(rights: &Rights, patterns: &PatternSet) -> Result<
 
 /// Refuses whoever may not publish at all, before anything of the body is read.
 pub(super) fn check_publisher(rights: &Rights) -> Result<(), ApiError> {
-    if rights.is_known() { Ok(()) } else { Err(anonymous("publishing takes a token")) }
+    if !rights.is_known() {
+        return Err(anonymous("publishing takes a token"));
+    }
+    if !rights.may_publish_somewhere() {
+        return Err(ApiError::forbidden("this token does not grant publishing: it has no publish claim").of(rights));
+    }
+    Ok(())
 }
 
 /// Refuses whoever may not publish to `topic`.
@@ -123,8 +132,10 @@ pub(super) fn check_publish(rights: &Rights, topic: &Topic) -> Result<(), ApiErr
     } else {
         check_publisher(rights)?;
         Err(ApiError::forbidden(format!(
-            "this token does not grant publishing to {topic}: its publish claim has to match it"
-        )))
+            "this token does not grant publishing to {}: its publish claim has to match it",
+            excerpt(topic.as_str())
+        ))
+        .of(rights))
     }
 }
 
@@ -138,7 +149,7 @@ pub(super) fn check_admin(rights: &Rights) -> Result<(), ApiError> {
     if rights.is_admin() {
         Ok(())
     } else if rights.is_known() {
-        Err(ApiError::forbidden("this is for administrators: their tokens have \"admin\":true"))
+        Err(ApiError::forbidden("this is for administrators: their tokens have \"admin\":true").of(rights))
     } else {
         Err(anonymous("this is for administrators"))
     }

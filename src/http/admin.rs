@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::access::check_admin;
 use super::body::{self, MediaType};
@@ -14,8 +15,9 @@ use super::error::ApiError;
 use super::query::{Fields, number, parse_client};
 use super::resources::{json_body, unknown_client};
 use super::{Answer, Call};
-use crate::auth::SUBJECT_MAX_BYTES;
+use crate::auth::{NUMERIC_DATE_MAX_S, SUBJECT_MAX_BYTES};
 use crate::barred::Bar;
+use crate::excerpt::{excerpt, shorten_quotes};
 use crate::hub::now_ms;
 
 /// Longest body, in bytes.
@@ -44,6 +46,12 @@ pub(super) async fn kick(call: Call) -> Answer {
     let fields = Fields::parse(call.request.query_string())?;
     let ban = number(&fields, "ban", 1..=BAN_MAX_S)?;
     let known = call.state.hub.kick(client, ban.map(Duration::from_secs)).await?;
+    // Whoever knows an id is the client: a part of it is enough to find it among those that are listed.
+    let short = excerpt_of_id(client);
+    match ban {
+        Some(seconds) => call.note("ban", &rights, &format!("client {short} may not come back for {seconds} s")),
+        None => call.note("kick", &rights, &format!("the connections of client {short} are ended")),
+    }
     match (known, ban) {
         (false, None) => Err(unknown_client()),
         (_, Some(seconds)) => Ok(json_body(&json!({ "client": client, "ban": seconds }))),
@@ -72,13 +80,17 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
-    let wanted: Revocation = serde_json::from_str(body::text(&body)?).map_err(|error| bad(error.to_string()))?;
+    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.inbound(&rights)).await?;
+    let wanted: Revocation =
+        serde_json::from_str(body::text(&body)?).map_err(|error| bad(shorten_quotes(&error.to_string())))?;
     let now_ms = now_ms();
     let last_ms = now_ms + FOR_GOOD_MS;
     let until_ms = match wanted.until {
-        Some(until) if until.is_finite() && until > 0.0 => ((until * 1000.0) as u64).min(last_ms),
-        Some(_) => return Err(bad("until is a time in seconds since 1970".into())),
+        Some(until) if until > 0.0 && until <= NUMERIC_DATE_MAX_S => ((until * 1000.0) as u64).min(last_ms),
+        Some(_) => {
+            let message = "until is a time in seconds since 1970, before the year 5000; are these milliseconds?";
+            return Err(bad(message.into()));
+        }
         None => last_ms,
     };
     let (bar, told) = match (wanted.jti, wanted.sub) {
@@ -90,11 +102,22 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
         _ => return Err(bad("one of jti and sub is needed, and only one".into())),
     };
     call.state.hub.bar(&bar, until_ms).await?;
+    call.note(
+        "revocation",
+        &rights,
+        &format!("{} is revoked until {until_ms} ms since 1970", excerpt(&told.to_string())),
+    );
     let mut answer = told;
     if wanted.until.is_some() {
         answer["until"] = (until_ms / 1000).into();
     }
     Ok(HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(answer.to_string()))
+}
+
+/// Enough of a client's id to recognise it.
+fn excerpt_of_id(client: Uuid) -> String {
+    let text = client.hyphenated().to_string();
+    format!("{}…", &text[..8])
 }
 
 fn legal(name: &str, text: String) -> Result<String, ApiError> {

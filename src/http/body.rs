@@ -15,10 +15,11 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::headers::{Headers, text as header_text};
-use crate::limits::Arriving;
+use crate::limits::InboundBudget;
 
 /// A request's body.
 pub(crate) enum Body {
@@ -157,29 +158,47 @@ pub(super) fn unsupported(message: &'static str) -> ApiError {
 /// Bytes that are set aside for a body before any of it is there.
 const FIRST_BYTES: usize = 64 << 10;
 
+/// A whole body, with the memory that is counted for it until it is dropped: after its request is answered, not when it
+/// has arrived, since it is in memory as long as the store takes.
+pub(super) struct Held {
+    bytes: Bytes,
+    _budget: InboundBudget,
+}
+
+impl std::ops::Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The whole body.
 ///
 /// # Errors
-/// 413 past `bytes_max`, 503 where all bodies together have no room for it, 408 where it does not end in time, 400 where it breaks off.
+/// 413 past `bytes_max`; 429 where the peer's share of memory, 503 where the memory for all bodies together is used up; 408
+/// where the body does not end in time; 400 where it breaks off.
 pub(super) async fn read(
     headers: Headers<'_>,
     body: Body,
     bytes_max: usize,
     time_max: Duration,
-    mut arriving: Arriving,
-) -> Result<Bytes, ApiError> {
+    mut budget: InboundBudget,
+) -> Result<Held, ApiError> {
     let mut payload = match body {
         Body::Coming(payload) => payload,
         Body::Whole(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
         Body::Whole(whole) => {
-            arriving.grow(whole.len())?;
-            return Ok(whole);
+            budget.grow(whole.len())?;
+            return Ok(Held { bytes: whole, _budget: budget });
         }
     };
-    let told: Option<usize> = headers.text(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
-    if told.is_some_and(|length| length > bytes_max) {
+    let announced: Option<usize> = headers.text(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
+    if announced.is_some_and(|length| length > bytes_max) {
         return Err(ApiError::too_large("a body", bytes_max));
     }
+    budget.announce(announced.unwrap_or_default());
+    let budget_of = &mut budget;
     let all = async {
         let (mut first, mut body, mut bytes) = (Bytes::new(), BytesMut::new(), 0);
         while let Some(chunk) = payload.next().await {
@@ -188,22 +207,23 @@ pub(super) async fn read(
             if bytes > bytes_max {
                 return Err(ApiError::too_large("a body", bytes_max));
             }
-            arriving.grow(chunk.len())?;
+            budget_of.grow(chunk.len())?;
             // Most bodies come in one piece, which is handed on as it is.
             if bytes == chunk.len() {
                 first = chunk;
                 continue;
             }
             if body.is_empty() {
-                // What was told may never come; room for it is made as it does.
-                body.reserve(told.unwrap_or(0).min(FIRST_BYTES));
+                // What was announced may never come; room for it is made as it does.
+                body.reserve(announced.unwrap_or(0).min(FIRST_BYTES));
                 body.extend_from_slice(&std::mem::take(&mut first));
             }
             body.extend_from_slice(&chunk);
         }
         Ok(if body.is_empty() { first } else { body.freeze() })
     };
-    in_time(time_max, all).await.unwrap_or_else(|| Err(too_slow()))
+    let bytes = in_time(time_max, all).await.unwrap_or_else(|| Err(too_slow()))?;
+    Ok(Held { bytes, _budget: budget })
 }
 
 /// What comes of `work`, or `None` where that takes too long.
@@ -238,12 +258,15 @@ pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
 /// A body, line by line, without holding more than a line and a chunk.
 pub(super) struct Lines {
     body: Body,
-    arriving: Arriving,
+    budget: InboundBudget,
     buffer: BytesMut,
     /// Bytes of `buffer` in which no line ends.
     searched: usize,
     bytes_max: usize,
-    pause_max: Duration,
+    /// How long the next line may take: from its first byte on, and until that comes.
+    line_time_max: Duration,
+    /// When the line that is not whole began.
+    begun: Option<Instant>,
     /// The rest of a line that was too long is being passed over.
     skipping: bool,
     ended: bool,
@@ -258,14 +281,15 @@ pub(super) enum Line {
 }
 
 impl Lines {
-    pub(super) fn new(body: Body, bytes_max: usize, pause_max: Duration, arriving: Arriving) -> Self {
+    pub(super) fn new(body: Body, bytes_max: usize, line_time_max: Duration, budget: InboundBudget) -> Self {
         Self {
             body,
-            arriving,
+            budget,
             buffer: BytesMut::new(),
             searched: 0,
             bytes_max,
-            pause_max,
+            line_time_max,
+            begun: None,
             skipping: false,
             ended: false,
         }
@@ -298,22 +322,27 @@ impl Lines {
     /// The next line, `None` at the end.
     ///
     /// # Errors
-    /// 408 where nothing comes for too long, 400 where the body breaks off.
+    /// 408 where nothing comes for too long, or a line does not end in time; 400 where the body breaks off; 429 and 503 as
+    /// [`read`].
     pub(super) async fn next(&mut self) -> Result<Option<Line>, ApiError> {
         loop {
             if let Some(line) = self.ready() {
+                self.begun = None;
                 return Ok(Some(line));
             }
+            let unfinished = self.skipping || !self.buffer.is_empty();
+            self.begun = unfinished.then(|| self.begun.unwrap_or_else(Instant::now));
             if self.ended {
                 let last = std::mem::take(&mut self.buffer).freeze();
                 self.searched = 0;
                 let too_long = last.len() > self.bytes_max;
                 return Ok((!last.is_empty()).then(|| if too_long { Line::TooLong } else { Line::Whole(last) }));
             }
-            match tokio::time::timeout(self.pause_max, self.body.next()).await {
+            let due = self.begun.unwrap_or_else(Instant::now) + self.line_time_max;
+            match tokio::time::timeout_at(due, self.body.next()).await {
                 Ok(Some(chunk)) => {
                     self.buffer.extend_from_slice(&chunk.map_err(broken)?);
-                    self.arriving.set(self.buffer.len())?;
+                    self.budget.set(self.buffer.len())?;
                 }
                 Ok(None) => self.ended = true,
                 Err(_) => return Err(too_slow()),
@@ -336,7 +365,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::Limits;
+    use crate::limits::{Limits, RateKey};
 
     const BYTES_MAX: usize = 5;
 
@@ -345,13 +374,16 @@ mod tests {
         Body::Coming(Payload::Stream { payload: Box::pin(stream) as Pin<Box<dyn Stream<Item = _>>> })
     }
 
+    fn budget() -> InboundBudget {
+        std::sync::Arc::new(Limits::default()).inbound(RateKey::at([127, 0, 0, 1].into()))
+    }
+
     fn wait_for<T>(work: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
     }
 
     fn lines(chunks: Vec<Vec<u8>>) -> Vec<Option<Bytes>> {
-        let limits = std::sync::Arc::new(Limits::default());
-        let mut lines = Lines::new(payload(chunks), BYTES_MAX, Duration::from_secs(60), limits.arriving());
+        let mut lines = Lines::new(payload(chunks), BYTES_MAX, Duration::from_secs(60), budget());
         let mut all = Vec::new();
         wait_for(async {
             while let Some(line) = lines.next().await.unwrap() {
@@ -386,11 +418,10 @@ mod tests {
         /// A body is its chunks, one after the other, as far as the limit goes.
         #[test]
         fn a_body_is_its_chunks(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..5)) {
-            let limits = std::sync::Arc::new(Limits::default());
             let (headers, whole) = (HeaderMap::new(), chunks.concat());
             let time_max = Duration::from_secs(60);
-            let body = wait_for(read((&headers).into(), payload(chunks), BYTES_MAX, time_max, limits.arriving()));
-            prop_assert_eq!(body.ok(), (whole.len() <= BYTES_MAX).then(|| Bytes::from(whole)));
+            let body = wait_for(read((&headers).into(), payload(chunks), BYTES_MAX, time_max, budget()));
+            prop_assert_eq!(body.ok().map(|body| body.bytes), (whole.len() <= BYTES_MAX).then(|| Bytes::from(whole)));
         }
 
         #[test]

@@ -1,8 +1,10 @@
 //! One request, wherever it came from, and what all requests have in common.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_http::ResponseBuilder;
 use actix_http::ws::{self, HandshakeError};
@@ -21,7 +23,7 @@ use super::outlet::{Outlet, OutletRef};
 use super::peer::{Caller, Peer, Scheme};
 use super::{Answer, State, body};
 use crate::auth::Rights;
-use crate::limits::{Arriving, Limits, Who};
+use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
 
 /// What every answer says that has no other word for it. To a direct request, whose handlers have none, it is said by whoever
 /// writes the answer's head: through a map of headers it costs more than the rest of the head.
@@ -48,6 +50,52 @@ pub(super) struct Parts {
     caller: Caller,
     source: Source,
     outlet: Option<Outlet>,
+    /// What its pace is counted as.
+    pub(super) pace: Pace,
+}
+
+/// What a request is counted as, so that no path can be asked for without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As one request, before it is looked at.
+    Request,
+    /// As a publish or a subscription, by its handler; as a request where it is refused before that.
+    Own,
+    /// As nothing: a probe that a busy server refuses would have it restarted.
+    Exempt,
+}
+
+/// Counts and writes down what is refused to one caller.
+pub(super) struct Refusals {
+    state: Rc<State>,
+    address: IpAddr,
+    pace: Pace,
+}
+
+impl Refusals {
+    fn admit(&self) -> Result<(), ApiError> {
+        match self.pace {
+            Pace::Request => Ok(self.state.options.limits.request(&RateKey::at(self.address))?),
+            Pace::Own | Pace::Exempt => Ok(()),
+        }
+    }
+
+    /// What the caller is told instead of `error`: a refusal costs work, too, and is counted where nothing else was.
+    pub(super) fn charge(&self, error: ApiError) -> ApiError {
+        let limits = &self.state.options.limits;
+        let counts = self.pace == Pace::Own && error.is_client_error();
+        let paced = if counts { limits.request(&RateKey::at(self.address)) } else { Ok(()) };
+        let error = paced.err().map_or(error, ApiError::from);
+        self.note(&error);
+        error
+    }
+
+    /// Writes down a refusal, where `error` is one.
+    pub(super) fn note(&self, error: &ApiError) {
+        if let Some(refusal) = error.refusal(self.address).filter(|_| self.pace != Pace::Exempt) {
+            self.state.options.limits.refusals().record(Instant::now(), &refusal);
+        }
+    }
 }
 
 /// How a request came.
@@ -164,7 +212,8 @@ impl Call {
     ) -> Self {
         let caller = Caller::of(&peer, request.headers(), &state.options);
         let source = Source::of(request.headers(), caller.scheme, &state.options);
-        Self(Box::new(Parts { request, body, kept, state, peer, caller, source, outlet }))
+        let pace = Pace::Request;
+        Self(Box::new(Parts { request, body, kept, state, peer, caller, source, outlet, pace }))
     }
 
     pub(super) fn options(&self) -> &HttpOptions {
@@ -176,19 +225,31 @@ impl Call {
         self.caller.scheme
     }
 
-    /// Whom what it does is counted against.
-    pub(super) fn who(&self) -> Who {
-        Who::at(self.caller.address)
+    /// What its work is counted against, before anything is known of its rights.
+    pub(super) fn rate_key(&self) -> RateKey {
+        RateKey::at(self.caller.address)
     }
 
-    /// As [`Self::who`], once it is known whose rights it has.
-    pub(super) fn who_as(&self, rights: &Rights) -> Who {
-        self.who().named(rights.subject().map(Arc::from))
+    /// As [`Self::rate_key`], with the subject of its token.
+    pub(super) fn rate_key_of(&self, rights: &Rights) -> RateKey {
+        self.rate_key().named(rights.subject().map(Arc::from)).with_event_rate(rights.event_rate())
     }
 
-    /// Room for its body.
-    pub(super) fn arriving(&self) -> Arriving {
-        self.limits().arriving()
+    /// Writes down what an administrator did.
+    pub(super) fn note(&self, reason: &'static str, rights: &Rights, message: &str) {
+        let (address, subject) = (self.caller.address, rights.subject());
+        let done = Refusal { address, subject, reason, message, is_pace: false };
+        self.limits().refusals().record(Instant::now(), &done);
+    }
+
+    /// What has to be known of the caller once the handler has taken the call.
+    pub(super) fn refusals(&self) -> Refusals {
+        Refusals { state: self.state.clone(), address: self.caller.address, pace: self.pace }
+    }
+
+    /// Memory for its body.
+    pub(super) fn inbound(&self, rights: &Rights) -> InboundBudget {
+        self.limits().inbound(self.rate_key_of(rights)).privileged(rights.is_admin())
     }
 
     pub(super) fn limits(&self) -> &Arc<Limits> {
@@ -224,10 +285,15 @@ impl Call {
         R: Future<Output = Answer>,
     {
         let (source, kept) = (self.source.clone(), self.kept.clone());
+        let refusals = self.refusals();
         let routed = matches!(self.request, Request::Routed(_));
         let hsts = self.options().hsts;
         let hsts = (!hsts.is_zero() && self.peer.secure).then_some(hsts.as_secs());
-        let mut response = handler(self).await.unwrap_or_else(|error| error.response());
+        let answer = match refusals.admit() {
+            Ok(()) => handler(self).await,
+            Err(error) => Err(error),
+        };
+        let mut response = answer.unwrap_or_else(|error| refusals.charge(error).response());
         let headers = response.headers_mut();
         source.write(headers);
         for (name, value) in EVERY_ANSWER.into_iter().filter(|_| routed) {

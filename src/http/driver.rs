@@ -18,7 +18,7 @@ use super::outlet::Outlet;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat};
-use crate::limits::Counted;
+use crate::limits::Permit;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
@@ -29,7 +29,7 @@ pub(super) struct Driver {
     pub(super) registration: Option<Registration>,
     seat: Seat,
     /// Its place among those that may be open, given back with it.
-    _held: Option<Counted>,
+    _held: Option<Permit>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
@@ -46,7 +46,7 @@ impl Driver {
         delivery: Delivery,
         seat: Seat,
         registration: Option<Registration>,
-        held: Option<Counted>,
+        held: Option<Permit>,
     ) -> Self {
         Self { delivery, registration, seat, _held: held, fetch: None, timer: None, armed_for: None, watching: None }
     }

@@ -1,6 +1,7 @@
 //! What is answered to a request that cannot be served: a status, and an object that says what would be right.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -8,15 +9,24 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
+use crate::auth::Rights;
 use crate::cursor::CursorError;
 use crate::event::EventError;
+use crate::excerpt::shorten_quotes;
 use crate::json::JsonError;
-use crate::limits::LimitError;
+use crate::limits::{LimitError, Refusal};
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
+/// Longest message, in bytes. What is quoted in one is cut where it is quoted; this holds for what nobody thought of.
+const MESSAGE_MAX_BYTES: usize = 1024;
+
+/// Codes by which refusals are told apart again.
+const OVERLOADED: &str = "overloaded";
+const TOO_FAST: &str = "too_fast";
+
 /// A refusal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     code: &'static str,
@@ -24,11 +34,53 @@ pub(crate) struct ApiError {
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     challenge: Option<&'static str>,
+    /// The subject of the token that was refused, for the log.
+    subject: Option<Box<str>>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, allow: None, challenge: None }
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX_BYTES {
+            let end = message.floor_char_boundary(MESSAGE_MAX_BYTES);
+            message = format!("{}…", &message[..end]).into();
+        }
+        Self { status, code, message, retry_after: None, allow: None, challenge: None, subject: None }
+    }
+
+    /// 400: not the JSON that is expected. `expected` says what would be right.
+    pub(crate) fn json(code: &'static str, error: &serde_json::Error, expected: &str) -> Self {
+        Self::bad(code, format!("{}; {expected}", shorten_quotes(&error.to_string())))
+    }
+
+    /// With the subject that was refused.
+    pub(crate) fn of(self, rights: &Rights) -> Self {
+        Self { subject: rights.subject().map(Into::into), ..self }
+    }
+
+    /// What was wrong, and what would be right.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether it is the client's doing, and not for pace.
+    pub(crate) fn is_client_error(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
+    /// What stands in the log of refusals; `None` where it is no refusal of access or for a limit, but of a kind of input.
+    pub(crate) fn refusal(&self, address: IpAddr) -> Option<Refusal<'_>> {
+        let refuses =
+            matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
+                || self.code == OVERLOADED;
+        let subject = self.subject.as_deref();
+        let is_pace = self.is_pace();
+        refuses.then(|| Refusal { address, subject, reason: self.code, message: &self.message, is_pace })
+    }
+
+    /// Whether it is for pace.
+    pub(crate) fn is_pace(&self) -> bool {
+        self.code == TOO_FAST
     }
 
     /// 400.
@@ -133,9 +185,9 @@ impl From<LimitError> for ApiError {
         const WAIT: Duration = Duration::from_secs(1);
         let message = error.to_string();
         match error {
-            LimitError::Everyone(_) => Self::unavailable("overloaded", message),
-            LimitError::Count { .. } => Self::too_many("too_many", message, WAIT),
-            LimitError::Rate { wait, .. } => Self::too_many("too_fast", message, wait),
+            LimitError::ServerFull(_) => Self::unavailable(OVERLOADED, message),
+            LimitError::Count { .. } | LimitError::Memory { .. } => Self::too_many("too_many", message, WAIT),
+            LimitError::Rate { wait, .. } => Self::too_many(TOO_FAST, message, wait),
             LimitError::Burst(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
         }
     }

@@ -24,12 +24,14 @@ use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
 use crate::store::StoreError;
+use crate::topic::Topic;
 
 /// Lines of a stream that are stored together.
 const LINES_MAX: usize = 256;
 
-/// Errors that the answer to a stream of lines lists.
+/// Errors that the answer to a stream of lines lists, and how many bytes they may have: they are kept as long as it goes on.
 const LISTED_ERRORS_MAX: usize = 100;
+const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -76,7 +78,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     match kind.as_ref().map(MediaType::as_str) {
         Some("application/json" | "text/plain") => {
             let body =
-                body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.arriving()).await?;
+                body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
                 if key.is_some() {
@@ -91,7 +93,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
         }
         Some("application/x-www-form-urlencoded") => {
             let body =
-                body::read(headers, body, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
+                body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
@@ -99,7 +101,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
             single(&call, &rights, with_key(event, key)?).await
         }
         Some("application/x-ndjson") => {
-            let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.arriving());
+            let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.inbound(&rights));
             stream(&call, &rights, lines).await
         }
         _ => Err(body::unsupported(
@@ -116,11 +118,12 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let body = call.body.take();
     let headers = call.request.headers();
     let options = call.options();
-    let topic = topic_in_path(&call.request)?;
+    let topic: Topic = topic_in_path(&call.request)?.parse()?;
+    check_publish(&rights, &topic)?;
     let fields = Fields::parse(call.request.query_string())?;
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
-    let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
     let data = match &kind {
         Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
         Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
@@ -128,7 +131,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
         Some(kind) if kind.as_str() == "application/x-www-form-urlencoded" => guess(&body)?,
         Some(_) => Data::binary(&body),
     };
-    let event = build(&topic, fields.one("event")?, None, data)?;
+    let event = NewEvent::new(topic, data).named(fields.one("event")?.unwrap_or_default())?;
     single(&call, &rights, with_key(event, key)?).await
 }
 
@@ -183,16 +186,17 @@ fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
-        ApiError::bad(
-            code,
-            format!("{error}; an event is {{\"topic\":\"a.b\",\"data\":…}}, with event and id if wanted"),
-        )
+        ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, with event and id if wanted")
     })
+}
+
+fn paced(call: &Call, rights: &Rights, events: usize) -> Result<(), ApiError> {
+    call.limits().publish(&call.rate_key_of(rights), events).map_err(|error| ApiError::from(error).of(rights))
 }
 
 async fn single(call: &Call, rights: &Rights, event: NewEvent) -> Answer {
     check_publish(rights, &event.topic)?;
-    call.limits().publish(&call.who_as(rights), 1)?;
+    paced(call, rights, 1)?;
     let published = call.state.hub.publish(event).await?;
     // Written out: a tree of values for two of them costs as much as storing the event.
     let Published { cursor, duplicate } = published;
@@ -218,7 +222,7 @@ async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
         check_publish(rights, &event.topic)?;
         events.push(event);
     }
-    call.limits().publish(&call.who_as(rights), events.len())?;
+    paced(call, rights, events.len())?;
     let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().map(outcome).collect();
     // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
@@ -242,6 +246,7 @@ struct Summary {
     duplicates: u64,
     cursor: Option<crate::cursor::Cursor>,
     errors: Vec<Value>,
+    errors_bytes: usize,
     failed: u64,
 }
 
@@ -256,7 +261,8 @@ impl Summary {
 
     fn refuse(&mut self, line: u64, error: &ApiError) {
         self.failed += 1;
-        if self.errors.len() < LISTED_ERRORS_MAX {
+        if self.errors.len() < LISTED_ERRORS_MAX && self.errors_bytes < LISTED_ERRORS_MAX_BYTES {
+            self.errors_bytes += error.message().len();
             self.errors.push(json!({ "line": line, "error": error.object() }));
         }
     }
@@ -288,8 +294,8 @@ async fn stream(call: &Call, rights: &Rights, mut lines: Lines) -> Answer {
 }
 
 async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
-    let (options, who) = (call.options(), call.who_as(rights));
-    let burst = call.limits().event_burst().map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
+    let (options, key) = (call.options(), call.rate_key_of(rights));
+    let burst = call.limits().event_burst(&key).map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
     let mut number = 0;
     while let Some(first) = lines.next().await? {
         let mut group = Vec::new();
@@ -308,8 +314,9 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
             continue;
         }
         // Lines are slowed down where others are refused: what is not read yet waits at the publisher.
-        while let Err(error) = call.limits().publish(&who, group.len()) {
+        while let Err(error) = call.limits().publish(&key, group.len()) {
             let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
+            note_slowed(call, rights, &error);
             tokio::time::sleep(wait).await;
         }
         // It may have been going on for hours.
@@ -317,6 +324,11 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
         store_group(&call.state.hub, group, summary).await?;
     }
     Ok(())
+}
+
+/// Lines are not refused for pace, but the operator has to learn that they are slowed down, and by which limit.
+fn note_slowed(call: &Call, rights: &Rights, error: &LimitError) {
+    call.refusals().note(&ApiError::from(*error).of(rights));
 }
 
 /// Stores a group of lines, together where the store can; none of them depends on another.
@@ -357,6 +369,6 @@ impl FurtherCursor for Option<crate::cursor::Cursor> {
 }
 
 /// An event for a WebSocket's binary frame.
-pub(super) fn binary(topic: crate::topic::Topic, bytes: &Bytes) -> NewEvent {
+pub(super) fn binary(topic: Topic, bytes: &Bytes) -> NewEvent {
     NewEvent::new(topic, Data::binary(bytes))
 }

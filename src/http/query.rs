@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use super::headers::{Headers, text as header_text};
 use crate::cursor::Cursor;
+use crate::excerpt::excerpt;
 use crate::hub::From;
 use crate::topic::{Pattern, PatternSet, Topic};
 use crate::wire::Callback;
@@ -151,10 +152,7 @@ fn set<T>(field: &mut Option<T>, name: &str, value: Result<T, ApiError>) -> Resu
 
 /// A pattern, with the text in the message that was refused: a subscription has up to 64.
 pub(crate) fn pattern(text: &str) -> Result<Pattern, ApiError> {
-    text.parse().map_err(|error| {
-        let shown: String = text.chars().take(80).collect();
-        ApiError::bad("bad_topic", format!("topic {shown:?}: {error}"))
-    })
+    text.parse().map_err(|error| ApiError::bad("bad_topic", format!("topic {:?}: {error}", excerpt(text))))
 }
 
 /// `cursor`, wherever it is given.

@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
+use futures_util::FutureExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -43,9 +44,9 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, body, ACK_BYTES_MAX, call.state.options.body_timeout, call.arriving()).await?;
+    let body = body::read(headers, body, ACK_BYTES_MAX, call.state.options.body_timeout, call.inbound(&rights)).await?;
     let ack: Acknowledgement = serde_json::from_str(body::text(&body)?).map_err(|error| {
-        ApiError::bad("bad_json", format!("{error}; an acknowledgement is {{\"client\":UUID,\"cursor\":CURSOR}}"))
+        ApiError::json("bad_json", &error, "an acknowledgement is {\"client\":UUID,\"cursor\":CURSOR}")
     })?;
     let client = parse_client(&ack.client)?;
     check_client(&call.state.hub, client)?;
@@ -164,6 +165,12 @@ pub(super) async fn readyz(call: Call) -> Answer {
     if hub.draining().is_some() {
         return Err(ApiError::unavailable("shutting_down", "this server is shutting down"));
     }
+    let probed = hub.clone();
+    call.state.readiness.check(move || async move { probe(&probed).await }.boxed_local()).await?;
+    Ok(json_body(&json!({ "status": "ready" })))
+}
+
+async fn probe(hub: &Hub) -> Result<(), ApiError> {
     let bounds = hub.refreshed().await?;
     let request = ReadRequest {
         patterns: PatternSet::everything(),
@@ -173,7 +180,7 @@ pub(super) async fn readyz(call: Call) -> Answer {
         rows_max: 1,
     };
     hub.read(request).await?;
-    Ok(json_body(&json!({ "status": "ready" })))
+    Ok(())
 }
 
 pub(super) fn json_body(body: &Value) -> HttpResponse {

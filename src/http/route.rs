@@ -7,6 +7,7 @@ use actix_web::http::Method;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture};
 
+use super::call::Pace;
 use super::error::ApiError;
 use super::{Answer, Call, admin, preflight, publish, resources, subscribe, tickets, websocket};
 
@@ -69,8 +70,19 @@ impl Route {
         matches!(self, Self::Ws | Self::Echo)
     }
 
+    /// What its requests are counted as.
+    fn pace(self) -> Pace {
+        match self {
+            Self::Events | Self::Topic => Pace::Own,
+            Self::Poll | Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Pace::Own,
+            Self::Ws | Self::Echo => Pace::Own,
+            Self::Ack | Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
+        }
+    }
+
     /// The answer to a call.
-    pub(super) fn run(self, call: Call) -> LocalBoxFuture<'static, HttpResponse> {
+    pub(super) fn run(self, mut call: Call) -> LocalBoxFuture<'static, HttpResponse> {
+        call.pace = if *call.request.method() == Method::OPTIONS { Pace::Request } else { self.pace() };
         match self {
             Self::Events => asked(call, Methods::Post, publish::events),
             Self::Topic => asked(call, Methods::Post, publish::topic),

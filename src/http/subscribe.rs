@@ -23,6 +23,7 @@ use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::{From, now_ms};
 use crate::json::Literal;
+use crate::limits::LimitError;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing};
@@ -68,7 +69,8 @@ pub(super) async fn jsonp(call: Call) -> Answer {
         };
         (Framing::Jsonp(parse_callback(callback)?), presented(&fields))
     };
-    let opened = open_script(&call, &framing).await;
+    // It is told in an answer of its own, so it is not counted by those who see its error.
+    let opened = open_script(&call, &framing).await.map_err(|error| call.refusals().charge(error));
     drop(call);
     let batch = match opened {
         Ok(mut driver) => driver.batch().await.map_err(ApiError::from),
@@ -115,6 +117,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
         })
     };
     answer.await.or_else(|error: ApiError| {
+        let error = call.refusals().charge(error);
         let mut response = HttpResponse::build(error.status);
         document_headers(&mut response, &nonce, &call);
         let mut body = BytesMut::new();
@@ -196,9 +199,10 @@ async fn opened(
     let streaming = matches!(completion, Completion::Stream { .. });
     let staying = completion != Completion::AtOnce;
     let rights = call.rights_over(Some(transport)).await?;
-    let who = call.who_as(&rights);
-    call.limits().connect(&who)?;
-    let held = if staying { Some(call.limits().hold(&who)?) } else { None };
+    let key = call.rate_key_of(&rights);
+    let limited = |error: LimitError| ApiError::from(error).of(&rights);
+    call.limits().connect(&key).map_err(limited)?;
+    let held = if staying { Some(call.limits().hold(&key).map_err(limited)?) } else { None };
     let known = match params.client {
         Some(client) => {
             check_client(hub, client)?;

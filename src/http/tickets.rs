@@ -34,10 +34,9 @@ pub(super) async fn make(mut call: Call) -> Answer {
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
     }
-    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.arriving()).await?;
-    let wanted: Wanted = serde_json::from_str(body::text(&body)?).map_err(|error| {
-        ApiError::bad("bad_json", format!("{error}; a ticket is asked for with {{\"transport\":NAME}}"))
-    })?;
+    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.inbound(&rights)).await?;
+    let wanted: Wanted = serde_json::from_str(body::text(&body)?)
+        .map_err(|error| ApiError::json("bad_json", &error, "a ticket is asked for with {\"transport\":NAME}"))?;
     let transport = Transport::ALL.into_iter().find(|transport| transport.name() == wanted.transport);
     let Some(transport) = transport else {
         let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
@@ -49,7 +48,7 @@ pub(super) async fn make(mut call: Call) -> Answer {
         ));
     };
     // One is kept for each until it is used, or too old.
-    call.limits().connect(&call.who_as(&rights))?;
+    call.limits().connect(&call.rate_key_of(&rights))?;
     let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
         let message = "the token grants so much that no ticket can hold it: 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));

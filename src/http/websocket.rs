@@ -1,9 +1,10 @@
-//! `GET /v1/ws` and `GET /v1/echo`.
+//! `GET /v1/ws`, and what it shares with `GET /v1/echo`.
 //!
 //! A socket is one body that reads and writes: what is sent is framed by the delivery, and the few frames besides go out
 //! between its writes. So a socket costs no task and no queue of its own, as it would with actix-ws, whose session is a
 //! channel, and an encoding for each subscriber.
 
+mod echo;
 mod incoming;
 mod messages;
 
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use actix_http::ResponseBuilder;
+use actix_http::ws::HandshakeError;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
@@ -24,18 +26,19 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesOrdered;
 use serde_json::Value;
 
-use super::access::check_may_come;
 use super::driver::Live;
 use super::error::ApiError;
 use super::headers::Headers;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
-use crate::limits::Counted;
+use crate::auth::Rights;
 use crate::store::StoreError;
 use crate::transport::Transport;
-use crate::wire::{Control, Framing, close_frame, pong_frame, text_frame};
+use crate::wire::{Control, Framing, close_frame, pong_frame};
 use incoming::{Message, Messages, Refusal};
 use messages::{Context as Conversation, Pending};
+
+pub(super) use echo::echo;
 
 /// The subprotocol, where the client offers it.
 const SUBPROTOCOL: &str = "switchback.v1";
@@ -50,11 +53,14 @@ const REPLIES_MAX_BYTES: usize = 64 << 10;
 pub(super) async fn subscribe(mut call: Call) -> Answer {
     call.source().check()?;
     let params = params(&call)?;
-    let handshake = shake_hands(&mut call, call_limit)?;
+    // Before anything is looked up for what is no handshake.
+    call.request.shake_hands().map_err(no_handshake)?;
     let (driver, rights) =
         open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
     let client = driver.registration.as_ref().map(|registration| registration.connection.client);
-    let who = call.who_as(&rights);
+    let bytes_max = call.options().ws_bytes_max;
+    let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
+    let key = call.rate_key_of(&rights);
     let conversation = Conversation {
         hub: call.state.hub.clone(),
         options: call.state.options.clone(),
@@ -62,10 +68,10 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         client: client.unwrap_or_default(),
         binary_topic: params.publish,
         limits: call.limits().clone(),
-        who,
+        key,
+        refusals: call.refusals(),
         too_fast: Cell::new(0),
     };
-    let (response, messages) = handshake;
     answer(
         response,
         Socket {
@@ -80,37 +86,18 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     )
 }
 
-fn call_limit(call: &Call) -> usize {
-    call.options().ws_bytes_max
-}
-
-fn echo_limit(call: &Call) -> usize {
-    call.options().echo_bytes_max
-}
-
-/// `/v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
-pub(super) async fn echo(mut call: Call) -> Answer {
-    call.source().check()?;
-    let rights = call.rights().await?;
-    check_may_come(&rights)?;
-    let who = call.who_as(&rights);
-    call.limits().connect(&who)?;
-    let held = call.limits().hold(&who)?;
-    let (response, messages) = shake_hands(&mut call, echo_limit)?;
-    answer(response, Echo { messages: Some(messages), _held: held })
-}
-
 /// Upgrades, or says why not (RFC 6455 §4.2).
-fn shake_hands(call: &mut Call, limit: fn(&Call) -> usize) -> Result<(ResponseBuilder, Messages), ApiError> {
-    let mut response = call
-        .request
-        .shake_hands()
-        .map_err(|error| ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}")))?;
+fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(ResponseBuilder, Messages), ApiError> {
+    let mut response = call.request.shake_hands().map_err(no_handshake)?;
     if offers_subprotocol(call.request.headers()) {
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
     }
-    let bytes_max = limit(call);
-    Ok((response, Messages::new(call.body.take().coming(), bytes_max, call.arriving())))
+    let (time_max, budget) = (call.options().body_timeout, call.inbound(rights));
+    Ok((response, Messages::new(call.body.take().coming(), bytes_max, time_max, budget)))
+}
+
+fn no_handshake(error: HandshakeError) -> ApiError {
+    ApiError::bad("upgrade_required", format!("this is a WebSocket: {error}"))
 }
 
 fn offers_subprotocol(headers: Headers<'_>) -> bool {
@@ -226,7 +213,7 @@ impl Socket {
             Message::Binary(bytes) => self.conversation.binary(&bytes, &self.live.driver()),
             Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             Message::Pong => return,
-            Message::Close(reason) => return self.close(Refusal::echoing(reason)),
+            Message::Close(reason) => return self.close(Refusal::echoing(reason.as_ref())),
         };
         self.take(outcome, "");
     }
@@ -255,43 +242,5 @@ impl Socket {
     fn end(&mut self) {
         self.end = End::Closing;
         self.live.end();
-    }
-}
-
-/// One echoing socket.
-struct Echo {
-    messages: Option<Messages>,
-    _held: Counted,
-}
-
-impl MessageBody for Echo {
-    type Error = actix_web::Error;
-
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let this = self.get_mut();
-        loop {
-            let Some(messages) = &mut this.messages else { return Poll::Ready(None) };
-            let frame = match ready!(messages.poll_next(cx)) {
-                Some(Ok(Message::Text(text))) => text_frame(text.as_bytes()),
-                Some(Ok(Message::Binary(bytes))) => crate::wire::binary_frame(&bytes),
-                Some(Ok(Message::Ping(payload))) => pong_frame(&payload),
-                Some(Ok(Message::Pong)) => continue,
-                Some(Ok(Message::Close(reason))) => {
-                    this.messages = None;
-                    let echo = Refusal::echoing(reason);
-                    close_frame(echo.code, echo.reason)
-                }
-                Some(Err(refusal)) => {
-                    this.messages = None;
-                    close_frame(refusal.code, refusal.reason)
-                }
-                None => return Poll::Ready(None),
-            };
-            return Poll::Ready(Some(Ok(frame.into())));
-        }
     }
 }

@@ -18,7 +18,7 @@ struct Table {
 
 /// One that is counted, until it is dropped.
 #[derive(Debug)]
-pub struct Counted {
+pub struct Permit {
     counts: Arc<Counts>,
     keys: [Option<Key>; 2],
 }
@@ -31,12 +31,12 @@ impl Counts {
         all_max: usize,
         address: Option<(Key, usize)>,
         subject: Option<(Key, usize)>,
-    ) -> Result<Counted, LimitError> {
+    ) -> Result<Permit, LimitError> {
         let mut table = lock(&self.0);
         if table.all >= all_max {
-            return Err(LimitError::Everyone(what));
+            return Err(LimitError::ServerFull(what));
         }
-        for ((key, max), whose) in [(&address, "this address"), (&subject, "this subject")]
+        for ((key, max), whose) in [(&address, Key::ADDRESS), (&subject, Key::SUBJECT)]
             .into_iter()
             .filter_map(|(limit, whose)| Some((limit.as_ref()?, whose)))
         {
@@ -50,11 +50,11 @@ impl Counts {
             *table.by_key.entry(key.clone()).or_default() += 1;
         }
         drop(table);
-        Ok(Counted { counts: self.clone(), keys })
+        Ok(Permit { counts: self.clone(), keys })
     }
 }
 
-impl Drop for Counted {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut table = lock(&self.counts.0);
         table.all = table.all.saturating_sub(1);

@@ -1,5 +1,6 @@
 //! How often something may be done.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use super::{Key, LimitError, Who};
+use super::{Key, LimitError, RateKey};
 
 /// Most keys whose buckets are kept, about 100 bytes each. Past it all are forgotten: everybody has one more burst, which
 /// is better than memory for whoever comes from everywhere.
@@ -16,11 +17,16 @@ const KEYS_MAX: usize = 100_000;
 /// How often the keys are looked through, in requests.
 const SWEEP_EVERY: usize = 20_000;
 
+/// Different rates that tokens claim; past it all their buckets are forgotten. An issuer writes a few.
+const CLAIMED_RATES_MAX: usize = 1000;
+
 /// A pace, and how much may come at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     pub(super) per_second: NonZeroU32,
     pub(super) burst: NonZeroU32,
+    /// What sets it, as a refusal names it.
+    pub(super) set_by: &'static str,
 }
 
 /// The rates of one kind of thing.
@@ -35,22 +41,65 @@ impl Rates {
         Self { what, address: address.map(Meter::new), subject: subject.map(Meter::new) }
     }
 
-    pub(super) fn take(&self, who: &Who, number: NonZeroU32) -> Result<(), LimitError> {
+    pub(super) fn take(&self, key: &RateKey, number: NonZeroU32) -> Result<(), LimitError> {
         if let Some(meter) = &self.address {
-            meter.take(self.what, "this address", &who.address, number)?;
+            meter.take(self.what, Key::ADDRESS, &key.address, number)?;
         }
-        match (&self.subject, &who.subject) {
-            (Some(meter), Some(subject)) => meter.take(self.what, "this subject", subject, number),
+        match (&self.subject, &key.subject) {
+            (Some(meter), Some(subject)) => meter.take(self.what, Key::SUBJECT, subject, number),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn burst(&self) -> Option<NonZeroU32> {
-        self.address.iter().chain(&self.subject).map(|meter| meter.rate.burst).min()
+    /// How many may come at once; `None` is any number.
+    pub(super) fn burst(&self, key: &RateKey) -> Option<NonZeroU32> {
+        let subject = self.subject.as_ref().filter(|_| key.subject.is_some());
+        self.address.iter().chain(subject).map(|meter| meter.rate.burst).min()
     }
 
     pub(super) fn sweep(&self) {
         self.address.iter().chain(&self.subject).for_each(Meter::sweep);
+    }
+}
+
+/// The rates that tokens claim for their subjects: a meter for each rate, so that a subject with two tokens has two paces
+/// and not twice the burst of one with every change between them.
+pub(super) struct ClaimedRates {
+    what: &'static str,
+    burst: NonZeroU32,
+    meters: RwLock<HashMap<NonZeroU32, Arc<Meter>>>,
+}
+
+impl ClaimedRates {
+    pub(super) fn new(what: &'static str, burst: NonZeroU32) -> Self {
+        Self { what, burst, meters: RwLock::default() }
+    }
+
+    /// Takes from the bucket of the subject, or of the address where the token names none.
+    pub(super) fn take(&self, key: &RateKey, per_second: NonZeroU32, number: NonZeroU32) -> Result<(), LimitError> {
+        let (whose, key) = key.subject.as_ref().map_or((Key::ADDRESS, &key.address), |subject| (Key::SUBJECT, subject));
+        self.meter(per_second).take(self.what, whose, key, number)
+    }
+
+    /// How many may come at once: as many as of everybody, and a second's worth at least.
+    pub(super) fn burst(&self, per_second: NonZeroU32) -> NonZeroU32 {
+        self.burst.max(per_second)
+    }
+
+    pub(super) fn sweep(&self) {
+        self.meters.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|meter| meter.sweep());
+    }
+
+    fn meter(&self, per_second: NonZeroU32) -> Arc<Meter> {
+        if let Some(meter) = self.meters.read().unwrap_or_else(PoisonError::into_inner).get(&per_second) {
+            return meter.clone();
+        }
+        let mut meters = self.meters.write().unwrap_or_else(PoisonError::into_inner);
+        if meters.len() >= CLAIMED_RATES_MAX {
+            meters.clear();
+        }
+        let rate = Rate { per_second, burst: self.burst(per_second), set_by: "the claim rate of its token" };
+        meters.entry(per_second).or_insert_with(|| Arc::new(Meter::new(rate))).clone()
     }
 }
 
@@ -79,7 +128,8 @@ impl Meter {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => {
                 let wait = not_until.wait_time_from(DefaultClock::default().now());
-                Err(LimitError::Rate { what, whose, per_second: self.rate.per_second, wait })
+                let Rate { per_second, set_by, .. } = self.rate;
+                Err(LimitError::Rate { what, whose, per_second, set_by, wait })
             }
             Err(_) => Err(LimitError::Burst(self.rate.burst)),
         }
@@ -104,10 +154,10 @@ mod tests {
     #[test]
     fn the_keys_are_bounded() {
         let slow = NonZeroU32::MIN;
-        let rates = Rates::new("subscribe", Some(Rate { per_second: slow, burst: slow }), None);
+        let rates = Rates::new("subscribe", Some(Rate { per_second: slow, burst: slow, set_by: "a test" }), None);
         for number in 0..300_000_u32 {
-            let who = Who::at(std::net::Ipv4Addr::from_bits(number).into());
-            rates.take(&who, NonZeroU32::MIN).unwrap();
+            let key = RateKey::at(std::net::Ipv4Addr::from_bits(number).into());
+            rates.take(&key, NonZeroU32::MIN).unwrap();
         }
         let meter = rates.address.as_ref().unwrap();
         let kept = meter.buckets.read().unwrap().len();
@@ -117,13 +167,28 @@ mod tests {
     #[test]
     fn what_has_recovered_is_forgotten() {
         let many = NonZeroU32::MAX;
-        let rates = Rates::new("publish", Some(Rate { per_second: many, burst: many }), None);
+        let rates = Rates::new("publish", Some(Rate { per_second: many, burst: many, set_by: "a test" }), None);
         for number in 0..1000_u32 {
-            rates.take(&Who::at(std::net::Ipv4Addr::from_bits(number).into()), NonZeroU32::MIN).unwrap();
+            rates.take(&RateKey::at(std::net::Ipv4Addr::from_bits(number).into()), NonZeroU32::MIN).unwrap();
         }
         let meter = rates.address.as_ref().unwrap();
         while !meter.buckets.read().unwrap().is_empty() {
             rates.sweep();
         }
+    }
+
+    #[test]
+    fn a_claimed_rate_is_the_subjects_own() {
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let rates = ClaimedRates::new("publish", number(10));
+        let key = |subject: &str| RateKey::at([10, 0, 0, 1].into()).named(Some(subject.into()));
+        assert_eq!((rates.burst(number(5)), rates.burst(number(5000))), (number(10), number(5000)));
+        rates.take(&key("a"), number(5000), number(5000)).unwrap();
+        assert!(matches!(rates.take(&key("a"), number(5000), number(5000)), Err(LimitError::Rate { .. })));
+        rates.take(&key("b"), number(5000), number(5000)).unwrap();
+        for rate in 1..=2 * CLAIMED_RATES_MAX as u32 {
+            rates.take(&key("c"), number(rate), number(1)).unwrap();
+        }
+        assert!(rates.meters.read().unwrap().len() <= CLAIMED_RATES_MAX);
     }
 }

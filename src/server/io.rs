@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::tls::HTTP2;
 use crate::http::{Outlet, Peer};
-use crate::limits::Counted;
+use crate::limits::Permit;
 
 /// What comes and goes.
 pub(super) enum Wire {
@@ -126,14 +126,14 @@ pub(super) struct Io {
     idle: Option<Pin<Box<Sleep>>>,
     /// What was read of it and is to be read again.
     unread: BytesMut,
-    _counted: Option<Counted>,
+    _counted: Option<Permit>,
 }
 
 /// As actix is given it. A connection's task has room for it more than once, and one size more takes half a kilobyte.
 pub(super) type BoxedIo = Box<Io>;
 
 impl Io {
-    pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Counted>) -> Self {
+    pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Permit>) -> Self {
         let activity = Activity::begin_connection();
         Self { wire, peer, activity, patience, idle: None, unread: BytesMut::new(), _counted: counted }
     }

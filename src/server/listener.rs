@@ -25,7 +25,7 @@ use super::redirect;
 use super::watch::Watch;
 use crate::http::{HttpOptions, Peer, Site, is_trusted};
 use crate::hub::Hub;
-use crate::limits::Who;
+use crate::limits::{Permit, RateKey};
 
 /// Connections past the limit that are told so, instead of being cut at once.
 pub(super) const TOLD_MAX: usize = 256;
@@ -157,7 +157,7 @@ struct Accepted {
     wire: Wire,
     address: SocketAddr,
     peer: Peer,
-    counted: Option<crate::limits::Counted>,
+    counted: Option<Permit>,
     _told: Option<Told>,
 }
 
@@ -181,8 +181,8 @@ async fn accept(stream: TcpStream, settings: &Settings) -> Option<Accepted> {
     let address = stream.peer_addr().ok()?;
     bound_stalls(&stream, settings.http2.stall_timeout);
     let ip = address.ip().to_canonical();
-    let who = (!is_trusted(ip, &settings.http.trusted_proxies)).then(|| Who::at(ip));
-    let (counted, refused, _told) = match settings.http.limits.connection(who.as_ref()) {
+    let key = (!is_trusted(ip, &settings.http.trusted_proxies)).then(|| RateKey::at(ip));
+    let (counted, refused, _told) = match settings.http.limits.connection(key.as_ref()) {
         Ok(counted) => (Some(counted), None, None),
         Err(error) => (None, Some(error), Some(Told::new(&settings.told)?)),
     };

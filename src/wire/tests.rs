@@ -55,6 +55,7 @@ fn unframe(framing: &Framing, bytes: &[u8]) -> String {
             assert_eq!(length, rest.len());
             text(rest)
         }
+        Framing::SocketControl => panic!("it has no items"),
     }
 }
 

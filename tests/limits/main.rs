@@ -4,11 +4,18 @@
 
 mod certificates;
 mod counts;
+mod echo;
 mod http2;
 mod http2_attacks;
+#[path = "../support/jwt.rs"]
+#[allow(dead_code, unreachable_pub)] // As below.
+mod jwt;
+mod keyed;
 mod log;
+mod memory;
 mod proxies;
 mod rates;
+mod requests;
 mod sizes;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.

@@ -37,7 +37,7 @@ fn signed(more: Value) -> Result<Grant, TokenError> {
 fn grants_what_it_says() {
     let grant = signed(json!({
         "sub": "li", "jti": "t1", "iat": NOW_S - 1, "subscribe": ["orders.*", "news.>"], "publish": ["orders.42"], "admin": true,
-        "other": { "subscribe": [">"] },
+        "rate": 5000, "other": { "subscribe": [">"] },
     }));
     let expected = Grant {
         subscribe: vec!["orders.*".parse().unwrap(), "news.>".parse().unwrap()],
@@ -47,11 +47,13 @@ fn grants_what_it_says() {
         issued_ms: Some(NOW_MS - 1000),
         expires_ms: NOW_MS + 60_000,
         admin: true,
+        event_rate: NonZeroU32::new(5000),
     };
     assert_eq!(grant, Ok(expected));
     // Nothing that is not said.
     let grant = signed(json!({})).unwrap();
     assert!(grant.subscribe.is_empty() && grant.publish.is_empty() && grant.subject.is_none() && !grant.admin);
+    assert_eq!(grant.event_rate, None);
 }
 
 #[test]
@@ -69,7 +71,13 @@ fn times_count() {
     assert_eq!(signed(json!({ "exp": NOW_S })), Err(TokenError::Expired));
     assert_eq!(signed(json!({ "exp": 0 })), Err(TokenError::Expired));
     assert!(signed(json!({ "exp": NOW_S as f64 + 0.5 })).is_ok(), "parts of seconds count");
-    assert!(signed(json!({ "exp": 253_402_300_800_u64 })).is_ok(), "the year 10000");
+    assert!(signed(json!({ "exp": 95_617_584_000_u64 })).is_ok(), "the year 5000");
+    // Milliseconds, as `Date.now()` has them.
+    for claims in [json!({ "exp": NOW_MS + 60_000 }), json!({ "nbf": NOW_MS }), json!({ "iat": NOW_MS })] {
+        let outcome = signed(claims.clone());
+        let told = matches!(&outcome, Err(TokenError::Claims(message)) if message.contains("seconds since 1970"));
+        assert!(told, "{claims}: {outcome:?}");
+    }
     assert!(signed(json!({ "nbf": NOW_S + 5 })).is_ok(), "clocks differ a little");
     assert_eq!(signed(json!({ "nbf": NOW_S + 6 })), Err(TokenError::NotYet));
     for wrong in [json!(null), json!("1763750060"), json!(-1), json!([NOW_S + 60]), json!(true)] {

@@ -3,9 +3,11 @@
 //! The decoder waits for a whole frame before it looks at its length, and would buffer whatever a header announces. So
 //! the headers are read here first: a frame that may not come is refused when its header is there.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::Duration;
 
 use actix_codec::Decoder as _;
 use actix_http::ws::{CloseReason, Codec, Frame, Item, ProtocolError};
@@ -13,8 +15,9 @@ use actix_web::dev::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::task::AtomicWaker;
+use tokio::time::Sleep;
 
-use crate::limits::Arriving;
+use crate::limits::InboundBudget;
 
 /// Why a peer is closed, and with which code (RFC 6455 §7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// The answer to a peer's own close frame: its code again (RFC 6455 §5.5.1).
-    pub(super) fn echoing(reason: Option<CloseReason>) -> Self {
+    pub(super) fn echoing(reason: Option<&CloseReason>) -> Self {
         const NORMAL: u16 = 1000;
         Self { code: reason.map_or(NORMAL, |reason| u16::from(reason.code)), reason: "" }
     }
@@ -48,7 +51,9 @@ const TOO_BIG: Refusal = Refusal { code: 1009, reason: "the message is too big" 
 const NOT_UTF8: Refusal = Refusal { code: 1007, reason: "a text is UTF-8" };
 /// Somebody who publishes too fast, and does not listen to being told so.
 pub(super) const TOO_FAST: Refusal = Refusal { code: 1013, reason: "too fast" };
-const NO_ROOM: Refusal = Refusal { code: 1013, reason: "this server has no room for the message at the moment" };
+pub(super) const NO_ROOM: Refusal =
+    Refusal { code: 1013, reason: "this server has no room for the message at the moment" };
+const TOO_SLOW: Refusal = Refusal { code: 1013, reason: "the message did not come in time" };
 const FRAMING: Refusal = Refusal { code: 1002, reason: "the frames do not follow RFC 6455" };
 
 /// A whole message, or a control frame.
@@ -71,8 +76,12 @@ pub(super) struct Messages {
     /// The beginning of a message that comes in pieces.
     begun: Option<Pieces>,
     bytes_max: usize,
-    /// What is kept of a message that is not whole.
-    arriving: Arriving,
+    /// How long a message may take from its first byte to its last.
+    time_max: Duration,
+    /// When the one that has begun is due; set when its peer is waited for.
+    due: Option<Pin<Box<Sleep>>>,
+    /// What is held of a message that is not whole.
+    budget: InboundBudget,
     bell: Arc<Bell>,
     /// The bell as a waker, for the payload.
     ring: Waker,
@@ -106,8 +115,8 @@ impl Wake for Bell {
 }
 
 impl Messages {
-    /// Of an upgraded request's payload; a message has at most `bytes_max`.
-    pub(super) fn new(payload: Payload, bytes_max: usize, arriving: Arriving) -> Self {
+    /// Of an upgraded request's payload; a message has at most `bytes_max`, and takes at most `time_max`.
+    pub(super) fn new(payload: Payload, bytes_max: usize, time_max: Duration, budget: InboundBudget) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         Self {
             payload,
@@ -116,7 +125,9 @@ impl Messages {
             buffer: BytesMut::new(),
             begun: None,
             bytes_max,
-            arriving,
+            time_max,
+            due: None,
+            budget,
             ring: Waker::from(bell.clone()),
             bell,
             task: None,
@@ -160,21 +171,43 @@ impl Messages {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Err(refusal) => return Poll::Ready(Some(Err(refusal))),
             }
+            if self.budget.set(self.held_bytes()).is_err() {
+                return Poll::Ready(Some(Err(NO_ROOM)));
+            }
             let ring = self.ring.clone();
-            match ready!(self.payload.poll_next_unpin(&mut Context::from_waker(&ring))) {
-                Some(Ok(bytes)) => {
+            let mut cx = Context::from_waker(&ring);
+            match self.payload.poll_next_unpin(&mut cx) {
+                Poll::Ready(Some(Ok(bytes))) => {
                     self.heard = true;
-                    let passed = self.headers.pass(&bytes);
-                    let room = |()| self.arriving.set(self.headers.unfinished).map_err(|_| NO_ROOM);
-                    if let Err(refusal) = passed.and_then(room) {
+                    if let Err(refusal) = self.headers.pass(&bytes) {
                         return Poll::Ready(Some(Err(refusal)));
                     }
                     self.buffer.extend_from_slice(&bytes);
                 }
                 // It broke off; there is nobody to be told.
-                Some(Err(_)) | None => self.ended = true,
+                Poll::Ready(Some(Err(_)) | None) => self.ended = true,
+                Poll::Pending => {
+                    ready!(self.poll_due(&mut cx));
+                    return Poll::Ready(Some(Err(TOO_SLOW)));
+                }
             }
         }
+    }
+
+    /// Comes when a message has begun that should be whole by now. A peer that sends half a message and stays would keep
+    /// that half here for ever: it answers pings, so nothing else ends it.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.buffer.is_empty() && self.begun.is_none() {
+            self.due = None;
+            return Poll::Pending;
+        }
+        let time_max = self.time_max;
+        self.due.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max))).as_mut().poll(cx)
+    }
+
+    /// What has come of messages that are not whole.
+    fn held_bytes(&self) -> usize {
+        self.buffer.len() + self.begun.as_ref().map_or(0, |begun| begun.bytes.len())
     }
 
     fn decode(&mut self) -> Result<Option<Message>, Refusal> {
@@ -185,6 +218,9 @@ impl Messages {
                 self.buffer = BytesMut::new();
             }
             if let Some(message) = self.message(frame)? {
+                if matches!(message, Message::Text(_) | Message::Binary(_)) {
+                    self.due = None;
+                }
                 return Ok(Some(message));
             }
         }
@@ -238,24 +274,11 @@ struct Headers {
     header_len: usize,
     /// Bytes of the mask and the payload that are still to come.
     left: u64,
-    /// Whether the frame at hand is a control frame, and whether it ends its message.
-    control: bool,
-    ends: bool,
-    /// Bytes of the message that is not whole yet.
-    unfinished: usize,
 }
 
 impl Headers {
     fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes_max: bytes_max as u64,
-            header: [0; 10],
-            header_len: 0,
-            left: 0,
-            control: false,
-            ends: false,
-            unfinished: 0,
-        }
+        Self { bytes_max: bytes_max as u64, header: [0; 10], header_len: 0, left: 0 }
     }
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
@@ -264,9 +287,6 @@ impl Headers {
                 let passed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
                 self.left -= passed as u64;
                 bytes = &bytes[passed..];
-                if !self.control {
-                    self.unfinished = if self.left == 0 && self.ends { 0 } else { self.unfinished + passed };
-                }
                 continue;
             }
             self.header[self.header_len] = bytes[0];
@@ -275,8 +295,6 @@ impl Headers {
             if let Some(length) = self.length()? {
                 const MASK_BYTES: u64 = 4;
                 self.left = MASK_BYTES + length;
-                self.control = self.header[0] & CONTROL != 0;
-                self.ends = self.header[0] & FIN != 0;
                 self.header_len = 0;
             }
         }

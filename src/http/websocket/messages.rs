@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::access::{check_publish, check_still_good, check_subscribe, expiry};
+use super::super::call::Refusals;
 use super::super::driver::Driver;
 use super::super::error::ApiError;
 use super::super::options::HttpOptions;
@@ -24,7 +25,7 @@ use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
 use crate::hub::{From, Hub, now_ms};
-use crate::limits::{LimitError, Limits, Who};
+use crate::limits::{LimitError, Limits, RateKey};
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 
@@ -54,8 +55,10 @@ pub(super) struct Context {
     pub(super) client: Uuid,
     pub(super) binary_topic: Option<Topic>,
     pub(super) limits: Arc<Limits>,
-    /// Whom it is counted against.
-    pub(super) who: Who,
+    /// What its work is counted against.
+    pub(super) key: RateKey,
+    /// Counts and writes down what is refused.
+    pub(super) refusals: Refusals,
     /// Messages in a row that came too fast.
     pub(super) too_fast: Cell<u32>,
 }
@@ -96,11 +99,11 @@ impl Context {
     pub(super) fn text(&mut self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
         let head = match parse::<Head>(text) {
             Ok(head) => head,
-            Err(error) => return Outcome::Reply(Some(refusal(reference_in(text), &error))),
+            Err(error) => return self.refuse(reference_in(text), error),
         };
         let reference = head.reference.filter(|value| !value.is_null());
         if let Some(error) = reference.as_ref().and_then(illegal_reference) {
-            return Outcome::Reply(Some(refusal(None, &error)));
+            return self.refuse(None, error);
         }
         let answered = match head.kind.as_str() {
             "publish" => match self.publish(text, driver) {
@@ -128,7 +131,7 @@ impl Context {
         };
         match answered {
             Ok(data) => Outcome::Reply(reference.map(|reference| success(Some(reference), data))),
-            Err(error) => self.refuse(reference, &error),
+            Err(error) => self.refuse(reference, error),
         }
     }
 
@@ -137,12 +140,12 @@ impl Context {
         let Some(topic) = &self.binary_topic else {
             let message =
                 "a binary message is published to the topic that the URL's publish parameter names; there is none";
-            return Outcome::Reply(Some(refusal(None, &ApiError::bad("no_topic", message))));
+            return self.refuse(None, ApiError::bad("no_topic", message));
         };
         let allowed = self.check_size(bytes.len()).and_then(|()| self.check_publish(topic, driver));
         match allowed {
             Ok(()) => self.store(publish::binary(topic.clone(), bytes), None),
-            Err(error) => Outcome::Reply(Some(refusal(None, &error))),
+            Err(error) => self.refuse(None, error),
         }
     }
 
@@ -180,7 +183,7 @@ impl Context {
         };
         let message: Renewal = parse(text)?;
         // To verify a signature is the dear part of another connection, and its pace is the same.
-        self.paced(self.limits.connect(&self.who))?;
+        self.paced(self.limits.connect(&self.key))?;
         let now_ms = now_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
@@ -206,27 +209,36 @@ impl Context {
                 self.too_fast.set(0);
                 Ok(())
             }
-            Err(error) => {
-                self.too_fast.set(self.too_fast.get() + 1);
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn refuse(&self, reference: Option<Value>, error: &ApiError) -> Outcome {
+    /// Tells a refusal; a message that is refused is counted as a refused request is.
+    fn refuse(&self, reference: Option<Value>, error: ApiError) -> Outcome {
+        let error = self.refusals.charge(error.of(&self.rights));
+        if error.is_pace() {
+            self.too_fast.set(self.too_fast.get() + 1);
+        }
         if self.too_fast.get() > TOO_FAST_MAX {
             return Outcome::Close(TOO_FAST);
         }
-        Outcome::Reply(Some(refusal(reference, error)))
+        Outcome::Reply(Some(refusal(reference, &error)))
     }
 
     fn store(&self, event: NewEvent, reference: Option<Value>) -> Outcome {
-        if let Err(error) = self.paced(self.limits.publish(&self.who, 1)) {
-            return self.refuse(reference, &error);
+        if let Err(error) = self.paced(self.limits.publish(&self.key, 1)) {
+            return self.refuse(reference, error);
+        }
+        let mut budget = self.limits.inbound(self.key.clone()).privileged(self.rights.is_admin());
+        if let Err(error) = budget.grow(usize::try_from(event.cost_bytes()).unwrap_or(usize::MAX)) {
+            return self.refuse(reference, error.into());
         }
         let hub = self.hub.clone();
         let published = async move {
-            match hub.publish(event).await {
+            let published = hub.publish(event).await;
+            // Until then it is in memory, as many as may be under way on one socket.
+            drop(budget);
+            match published {
                 Ok(published) => {
                     let data = json!({ "cursor": published.cursor, "duplicate": published.duplicate });
                     reference.map(|reference| success(Some(reference), data))
@@ -241,7 +253,7 @@ impl Context {
         let message: Subscribe = parse(text)?;
         if !asked {
             // As much work as another connection.
-            self.paced(self.limits.connect(&self.who))?;
+            self.paced(self.limits.connect(&self.key))?;
         }
         Ok(message)
     }
@@ -326,10 +338,7 @@ fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_message" } else { "bad_json" };
-        ApiError::bad(
-            code,
-            format!("{error}; a message is {{\"type\":\"subscribe\",\"topics\":[\"a.b\"]}} or the like"),
-        )
+        ApiError::json(code, &error, "a message is {\"type\":\"subscribe\",\"topics\":[\"a.b\"]} or the like")
     })
 }
 

@@ -1,0 +1,107 @@
+//! Pieces of a peer's input, as messages repeat them: long enough to find the place, too short to be of use to an attacker.
+//!
+//! A parser's message may hold the whole input, seven times as long where each byte is written as an escape. It goes into an
+//! answer, which waits in memory until its reader takes it, and into lists of errors.
+
+/// Most characters of input in one message.
+pub(crate) const EXCERPT_MAX_CHARS: usize = 80;
+
+/// The beginning of `text`, with an ellipsis where it goes on.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A parser's message in which each quoted piece, in `"` or in a grave accent, is cut to [`EXCERPT_MAX_CHARS`].
+pub(crate) fn shorten_quotes(message: &str) -> String {
+    let mut out = String::with_capacity(message.len().min(256));
+    let mut rest = message;
+    while let Some(start) = rest.find(['"', '`']) {
+        let quote = rest.as_bytes()[start];
+        let (before, quoted) = rest.split_at(start + 1);
+        out.push_str(before);
+        let end = quote_end(quoted, quote);
+        out.push_str(&excerpt_of_escaped(&quoted[..end]));
+        rest = &quoted[end..];
+        // The closing quote opens none.
+        if let Some(after) = rest.strip_prefix(char::from(quote)) {
+            out.push(char::from(quote));
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Where the quote ends, which may be the text's end.
+fn quote_end(text: &str, quote: u8) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() && bytes[at] != quote {
+        at += if bytes[at] == b'\\' && quote == b'"' { 2 } else { 1 };
+    }
+    // A backslash before a longer character: the step may have ended in the middle of it.
+    (at.min(bytes.len())..=bytes.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(bytes.len())
+}
+
+/// As [`excerpt`], without a half of an escape at its end.
+fn excerpt_of_escaped(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(EXCERPT_MAX_CHARS) else { return text.to_owned() };
+    let cut = &text[..end];
+    // The longest escape of `Debug` is `\u{10ffff}`; one that is whole is lost with it, which is no matter.
+    const ESCAPE_MAX_BYTES: usize = 10;
+    let whole = cut.rfind('\\').filter(|at| cut.len() - at < ESCAPE_MAX_BYTES).map_or(cut, |at| &cut[..at]);
+    format!("{}…", whole.trim_end_matches('\\'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Wanted {
+        #[expect(dead_code)]
+        topics: Vec<u8>,
+    }
+
+    #[test]
+    fn a_parser_repeats_little_of_its_input() {
+        let long = "\u{7f}".repeat(100_000);
+        for json in [format!("\"{long}\""), format!("{{\"topics\":\"{long}\"}}")] {
+            let error = serde_json::from_str::<Wanted>(&json).unwrap_err().to_string();
+            assert!(error.len() > 100_000, "the parser repeats all of it");
+            let short = shorten_quotes(&error);
+            assert!(short.len() < 250, "{short}");
+            assert!(short.contains("…\", expected") && short.contains("line 1"), "{short}");
+        }
+    }
+
+    #[test]
+    fn what_is_short_stays_as_it_is() {
+        for text in ["", "missing field `topic` at line 1 column 2", r#"invalid type: string "a\"b", expected a map"#] {
+            assert_eq!(shorten_quotes(text), text);
+        }
+        assert_eq!(excerpt("abc"), "abc");
+        assert_eq!(excerpt(&"é".repeat(100)), "é".repeat(80) + "…");
+    }
+
+    proptest! {
+        #[test]
+        fn never_longer_than_its_pieces(text in "[\"`\\\\a-zé {}u]{0,400}") {
+            let quotes = text.matches(['"', '`']).count();
+            let short = shorten_quotes(&text);
+            prop_assert!(short.chars().count() <= text.chars().count() + quotes);
+        }
+
+        #[test]
+        fn debug_text_of_any_length_is_bounded(input: String) {
+            let message = format!("invalid type: string {input:?}, expected a map");
+            prop_assert!(shorten_quotes(&message).chars().count() <= EXCERPT_MAX_CHARS + 41);
+        }
+    }
+}

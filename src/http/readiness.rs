@@ -1,0 +1,97 @@
+//! Whether the store answers, found out at most ten times a second, however often it is asked for.
+//!
+//! A probe is never refused for pace: whoever watches the server would take it for dead. So it must cost nothing.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{LocalBoxFuture, Shared};
+
+use super::error::ApiError;
+
+/// How old an answer may be.
+const AGE_MAX: Duration = Duration::from_millis(100);
+
+type Verdict = Result<(), ApiError>;
+
+/// What one worker knows of the store.
+#[derive(Default)]
+pub(super) struct Readiness(Rc<RefCell<Known>>);
+
+#[derive(Default)]
+struct Known {
+    last: Option<(Instant, Verdict)>,
+    under_way: Option<Shared<LocalBoxFuture<'static, Verdict>>>,
+}
+
+impl Readiness {
+    /// The last verdict, or a new one where that is too old; requests that come while it is made share it.
+    ///
+    /// # Errors
+    /// Why the store is not ready.
+    pub(super) async fn check(&self, probe: impl FnOnce() -> LocalBoxFuture<'static, Verdict>) -> Verdict {
+        let verdict = {
+            let mut known = self.0.borrow_mut();
+            if let Some((at, verdict)) = &known.last
+                && at.elapsed() <= AGE_MAX
+            {
+                return verdict.clone();
+            }
+            known.under_way.get_or_insert_with(|| self.begin(probe())).clone()
+        };
+        verdict.await
+    }
+
+    /// In a task of its own: the request that began it may be given up, and the next would wait for its rest.
+    fn begin(&self, probe: LocalBoxFuture<'static, Verdict>) -> Shared<LocalBoxFuture<'static, Verdict>> {
+        let known = Rc::downgrade(&self.0);
+        let verdict = async move {
+            let verdict = probe.await;
+            if let Some(known) = known.upgrade() {
+                let mut known = known.borrow_mut();
+                known.last = Some((Instant::now(), verdict.clone()));
+                known.under_way = None;
+            }
+            verdict
+        };
+        let shared = verdict.boxed_local().shared();
+        tokio::task::spawn_local(shared.clone().map(drop));
+        shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn one_look_serves_all_who_ask_meanwhile() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let looks = Rc::new(Cell::new(0));
+        let (opened, open) = tokio::sync::oneshot::channel::<()>();
+        let readiness = Readiness::default();
+        let probe = {
+            let looks = looks.clone();
+            let open = open.shared();
+            move || {
+                let (looks, open) = (looks.clone(), open.clone());
+                async move {
+                    looks.set(looks.get() + 1);
+                    open.await.map_err(|_| ApiError::unavailable("store_unavailable", "it is gone"))
+                }
+                .boxed_local()
+            }
+        };
+        let all = async {
+            let asked = futures_util::future::join_all((0..100).map(|_| readiness.check(probe.clone())));
+            let (verdicts, ()) = tokio::join!(asked, async { opened.send(()).unwrap() });
+            assert!(verdicts.iter().all(Result::is_ok));
+        };
+        tokio::task::LocalSet::new().block_on(&runtime, all);
+        assert_eq!(looks.get(), 1);
+    }
+}

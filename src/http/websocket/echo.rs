@@ -1,0 +1,147 @@
+//! `GET /v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
+//!
+//! It is driven as a subscriber's socket is, by a delivery to which nothing is subscribed: so heartbeats, the token's expiry,
+//! the greatest age, kicks and a stopping server end it as they end every other, and it is listed among the clients. The
+//! delivery's items are not written ([`Framing::SocketControl`]): a tester would take them for answers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
+
+use super::super::access::{check_may_come, check_still_good, expiry};
+use super::super::driver::Driver;
+use super::super::subscribe::stream_of;
+use super::super::{Answer, Call};
+use super::incoming::{Message, Messages, NO_ROOM, Refusal};
+use super::{answer, shake_hands};
+use crate::auth::Rights;
+use crate::delivery::{Delivery, Plan, Start};
+use crate::hub::now_ms;
+use crate::limits::{OutboundBudget, Permit};
+use crate::topic::PatternSet;
+use crate::transport::Transport;
+use crate::wire::{Framing, binary_frame, close_frame, pong_frame, text_frame};
+
+/// Bytes that are given to the connection at once, which keeps what it is given until the peer takes it. The rest of an echo
+/// stays here, where it is counted.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// `/v1/echo`.
+pub(in super::super) async fn echo(mut call: Call) -> Answer {
+    call.source().check()?;
+    let rights = call.rights().await?;
+    check_may_come(&rights)?;
+    let key = call.rate_key_of(&rights);
+    call.limits().connect(&key)?;
+    let permit = call.limits().hold(&key)?;
+    let budget = call.limits().outbound(key);
+    let bytes_max = call.options().echo_bytes_max;
+    let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
+    let driver = driver(&call, &rights, permit);
+    // From here on a revocation ends it; what came between the first look and the registration is not let slip.
+    check_still_good(&call.state.hub, &rights)?;
+    answer(response, Echo { driver, messages: Some(messages), out: BytesMut::new(), budget, closing: false })
+}
+
+fn driver(call: &Call, rights: &Rights, permit: Permit) -> Box<Driver> {
+    let (hub, patterns, client) = (&call.state.hub, PatternSet::default(), Uuid::new_v4());
+    let start = Start::at(hub.cursor());
+    let registration = hub.clients().connect(client, Transport::Echo, &patterns, start.cursor, rights, now_ms());
+    let plan = Plan {
+        framing: Framing::SocketControl,
+        completion: stream_of(call, None, true),
+        client,
+        transport: Transport::Echo,
+        heartbeat: call.options().heartbeat,
+        events_max: 1,
+        jitter: rand::random(),
+    };
+    let seat = call.state.worker().seat(&patterns);
+    let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
+    delivery.set_expiry(expiry(rights));
+    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit)))
+}
+
+/// One echoing socket. While an echo waits to be taken, nothing more is read.
+struct Echo {
+    driver: Box<Driver>,
+    /// `None` once the peer has sent its last.
+    messages: Option<Messages>,
+    /// The frame that waits to be written.
+    out: BytesMut,
+    budget: OutboundBudget,
+    /// What waits is written, then it is over.
+    closing: bool,
+}
+
+impl MessageBody for Echo {
+    type Error = actix_web::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(piece) = this.piece() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            if this.closing {
+                return Poll::Ready(None);
+            }
+            if let Some(messages) = &mut this.messages {
+                let next = messages.poll_next(cx);
+                if messages.heard() {
+                    this.driver.delivery.heard(Instant::now());
+                }
+                match next {
+                    Poll::Ready(Some(Ok(message))) => this.echo(&message),
+                    Poll::Ready(Some(Err(refusal))) => this.close(refusal),
+                    Poll::Ready(None) => this.closing = true,
+                    Poll::Pending => match ready!(this.driver.poll(cx)) {
+                        Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                        Some(Err(error)) => tracing::warn!(%error, "an echo socket cannot read the store"),
+                        None => this.closing = true,
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl Echo {
+    fn piece(&mut self) -> Option<Bytes> {
+        let piece = self.out.split_to(self.out.len().min(PIECE_BYTES));
+        if self.out.is_empty() {
+            // The frame's memory is one piece, which is given back as a whole.
+            self.out = BytesMut::new();
+            let _less_is_never_refused = self.budget.set(0);
+        }
+        (!piece.is_empty()).then(|| piece.freeze())
+    }
+
+    fn echo(&mut self, message: &Message) {
+        let frame = match message {
+            Message::Text(text) => text_frame(text.as_bytes()),
+            Message::Binary(bytes) => binary_frame(bytes),
+            Message::Ping(payload) => pong_frame(payload),
+            Message::Pong => return,
+            Message::Close(reason) => return self.close(Refusal::echoing(reason.as_ref())),
+        };
+        match self.budget.set(frame.len()) {
+            Ok(()) => self.out = BytesMut::from(Bytes::from(frame)),
+            Err(_) => self.close(NO_ROOM),
+        }
+    }
+
+    fn close(&mut self, refusal: Refusal) {
+        self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
+        self.messages = None;
+        self.closing = true;
+    }
+}

@@ -1,0 +1,375 @@
+//! Memory that peers make the server hold: what arrives and is not dealt with yet, and what waits to be sent.
+//!
+//! Each byte counts three times: for its address, for its subject, and in the total of its direction. The two directions
+//! have totals of their own, so that readers who take nothing cannot keep publishers out; an address or a subject has one
+//! share for both. A part of the inbound total is a reserve: for bodies and messages below 64 KiB, of which one peer gets a
+//! quarter at most, and the last quarter for administrators alone. So what fills the server with large bodies stops neither
+//! ordinary publishing nor a revocation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::accounts::Accounts;
+use super::{LimitError, Limits, RateKey};
+
+/// A body or message below this may use the reserve.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Parts of the reserve: one is the most that one peer gets of it, and one is for administrators alone.
+const RESERVE_PARTS: usize = 4;
+
+/// How much memory peers may make the server hold, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// Most bytes of bodies and messages that are arriving or being stored, of all peers together.
+    pub inbound_bytes_max: usize,
+    /// How many of those are reserved for bodies below 64 KiB and for administrators; less than half of them.
+    pub reserved_bytes: usize,
+    /// Most bytes that wait to be sent, of all peers together.
+    pub outbound_bytes_max: usize,
+    /// Most bytes that one address, or one subject, may hold in both directions; `None` is any number.
+    pub bytes_per_peer_max: Option<usize>,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self {
+            inbound_bytes_max: 256 << 20,
+            reserved_bytes: 16 << 20,
+            outbound_bytes_max: 512 << 20,
+            bytes_per_peer_max: Some(64 << 20),
+        }
+    }
+}
+
+/// What is held at present.
+#[derive(Debug)]
+pub(super) struct Memory {
+    options: MemoryOptions,
+    inbound: AtomicUsize,
+    outbound: AtomicUsize,
+    /// What each peer holds outside the reserve.
+    shares: Accounts,
+    /// What each peer holds of the reserve.
+    reserved: Accounts,
+}
+
+/// What bytes are charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pool {
+    Inbound,
+    /// The part of the inbound total that is for what is small.
+    Reserve,
+    /// The part of the reserve that is for administrators.
+    Privileged,
+    Outbound,
+}
+
+impl Memory {
+    pub(super) fn new(options: MemoryOptions) -> Self {
+        let (inbound, outbound) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { options, inbound, outbound, shares: Accounts::default(), reserved: Accounts::default() }
+    }
+
+    fn charge(&self, pool: Pool, key: &RateKey, bytes: usize) -> Result<(), LimitError> {
+        let options = &self.options;
+        let part = options.reserved_bytes / RESERVE_PARTS;
+        let total_max = match pool {
+            Pool::Inbound => options.inbound_bytes_max.saturating_sub(options.reserved_bytes),
+            Pool::Reserve => options.inbound_bytes_max.saturating_sub(part),
+            Pool::Privileged => options.inbound_bytes_max,
+            Pool::Outbound => options.outbound_bytes_max,
+        };
+        let charged = match pool {
+            Pool::Inbound | Pool::Outbound => {
+                let share = options.bytes_per_peer_max.map_or(usize::MAX, |max| max.saturating_sub(part));
+                self.shares.charge(key, bytes, share)
+            }
+            Pool::Reserve => self.reserved.charge(key, bytes, part),
+            Pool::Privileged => Ok(()),
+        };
+        charged.map_err(|whose| LimitError::Memory { whose })?;
+        let before = self.total(pool).fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > total_max {
+            self.credit(pool, key, bytes);
+            let what = if pool == Pool::Outbound { "bytes to send" } else { "bytes that are arriving" };
+            return Err(LimitError::ServerFull(what));
+        }
+        Ok(())
+    }
+
+    fn credit(&self, pool: Pool, key: &RateKey, bytes: usize) {
+        self.total(pool).fetch_sub(bytes, Ordering::Relaxed);
+        match pool {
+            Pool::Inbound | Pool::Outbound => self.shares.credit(key, bytes),
+            Pool::Reserve => self.reserved.credit(key, bytes),
+            Pool::Privileged => {}
+        }
+    }
+
+    fn total(&self, pool: Pool) -> &AtomicUsize {
+        if pool == Pool::Outbound { &self.outbound } else { &self.inbound }
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        let totals = [&self.inbound, &self.outbound].map(|total| total.load(Ordering::Relaxed));
+        totals == [0, 0] && self.shares.is_empty() && self.reserved.is_empty()
+    }
+}
+
+/// Bytes of one body or message that has arrived, or is arriving, and is not dealt with yet. Given back when dropped.
+#[derive(Debug)]
+pub struct InboundBudget {
+    limits: Arc<Limits>,
+    key: RateKey,
+    /// An administrator's.
+    privileged: bool,
+    /// Announced as larger than what the reserve is for.
+    large: bool,
+    /// Bytes held, by the pool that they are charged to.
+    held: [(Pool, usize); 3],
+}
+
+impl InboundBudget {
+    pub(super) fn new(limits: Arc<Limits>, key: RateKey) -> Self {
+        let held = [(Pool::Privileged, 0), (Pool::Reserve, 0), (Pool::Inbound, 0)];
+        Self { limits, key, privileged: false, large: false, held }
+    }
+
+    /// The same for an administrator, whose last quarter of the reserve nobody else can take.
+    #[must_use]
+    pub fn privileged(mut self, privileged: bool) -> Self {
+        self.privileged = privileged;
+        self
+    }
+
+    /// As many bytes are going to come. What is announced as large gets nothing of the reserve, not even to begin with.
+    pub fn announce(&mut self, bytes: usize) {
+        self.large = bytes >= SMALL_BYTES;
+    }
+
+    /// Holds more bytes.
+    ///
+    /// # Errors
+    /// [`LimitError::Memory`] where the peer's share is used up, [`LimitError::ServerFull`] where the total is. What was held
+    /// before still is.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), LimitError> {
+        let small = !self.large && self.bytes().saturating_add(bytes) < SMALL_BYTES;
+        let pools = [(true, Pool::Inbound), (small, Pool::Reserve), (self.privileged, Pool::Privileged)];
+        let mut refused = None;
+        for pool in pools.into_iter().filter_map(|(may_use, pool)| may_use.then_some(pool)) {
+            match self.limits.memory.charge(pool, &self.key, bytes) {
+                Ok(()) => {
+                    self.add(pool, bytes);
+                    return Ok(());
+                }
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Holds exactly so many bytes from now on.
+    ///
+    /// # Errors
+    /// As [`Self::grow`]; less is never refused.
+    pub fn set(&mut self, bytes: usize) -> Result<(), LimitError> {
+        match bytes.checked_sub(self.bytes()) {
+            Some(0) => Ok(()),
+            Some(more) => self.grow(more),
+            None => {
+                self.shrink(self.bytes() - bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// How many bytes are held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.held.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn add(&mut self, pool: Pool, bytes: usize) {
+        for (_, held) in self.held.iter_mut().filter(|(other, _)| *other == pool) {
+            *held += bytes;
+        }
+    }
+
+    /// Gives bytes back, the reserve's first: they are the scarcest.
+    fn shrink(&mut self, mut bytes: usize) {
+        for (pool, held) in &mut self.held {
+            let back = bytes.min(*held);
+            if back > 0 {
+                self.limits.memory.credit(*pool, &self.key, back);
+                *held -= back;
+                bytes -= back;
+            }
+        }
+    }
+}
+
+impl Drop for InboundBudget {
+    fn drop(&mut self) {
+        self.shrink(self.bytes());
+    }
+}
+
+/// Bytes that wait until one peer takes them. Given back when dropped.
+#[derive(Debug)]
+pub struct OutboundBudget {
+    limits: Arc<Limits>,
+    key: RateKey,
+    bytes: usize,
+}
+
+impl OutboundBudget {
+    pub(super) fn new(limits: Arc<Limits>, key: RateKey) -> Self {
+        Self { limits, key, bytes: 0 }
+    }
+
+    /// Holds exactly so many bytes from now on.
+    ///
+    /// # Errors
+    /// [`LimitError::Memory`] where the peer's share is used up, [`LimitError::ServerFull`] where the total is; as many as
+    /// before are held then. Less is never refused.
+    pub fn set(&mut self, bytes: usize) -> Result<(), LimitError> {
+        let memory = &self.limits.memory;
+        if bytes > self.bytes {
+            memory.charge(Pool::Outbound, &self.key, bytes - self.bytes)?;
+        } else if bytes < self.bytes {
+            memory.credit(Pool::Outbound, &self.key, self.bytes - bytes);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for OutboundBudget {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.limits.memory.credit(Pool::Outbound, &self.key, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::LimitOptions;
+    use proptest::prelude::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn limits(memory: MemoryOptions) -> Arc<Limits> {
+        Arc::new(Limits::new(LimitOptions { memory, ..LimitOptions::default() }))
+    }
+
+    fn key(number: u8) -> RateKey {
+        RateKey::at([10, 0, 0, number].into())
+    }
+
+    #[test]
+    fn one_peer_has_a_share_and_the_others_theirs() {
+        let limits = limits(MemoryOptions::default());
+        let mut large: Vec<_> = (0..16).map(|_| limits.inbound(key(1))).collect();
+        let refused = large.iter_mut().filter_map(|budget| budget.grow(16 * MIB).err()).collect::<Vec<_>>();
+        assert_eq!(refused.len(), 13, "of 64 MiB, 4 are its part of the reserve");
+        assert!(refused.iter().all(|error| matches!(error, LimitError::Memory { whose: "this address" })));
+        // Its own small bodies still have room, and another's large ones.
+        let mut small = limits.inbound(key(1));
+        small.grow(60 << 10).unwrap();
+        limits.inbound(key(2)).grow(16 * MIB).unwrap();
+        let held: usize = large.iter().chain([&small]).map(InboundBudget::bytes).sum();
+        assert!(held <= 64 * MIB);
+        drop((large, small));
+        assert!(limits.memory.is_empty());
+    }
+
+    #[test]
+    fn a_subject_has_a_share_wherever_it_comes_from() {
+        let limits = limits(MemoryOptions::default());
+        let named = |number| limits.inbound(key(number).named(Some("li".into())));
+        let mut all: Vec<_> = (0..8).map(named).collect();
+        let refused: Vec<_> = all.iter_mut().filter_map(|budget| budget.grow(16 * MIB).err()).collect();
+        assert_eq!(refused, [LimitError::Memory { whose: "this subject" }; 5]);
+        // What was refused for the subject is not counted against the address.
+        limits.inbound(key(7)).grow(60 * MIB).unwrap();
+    }
+
+    #[test]
+    fn a_full_server_has_room_for_small_bodies_and_for_administrators() {
+        let limits = limits(MemoryOptions::default());
+        let mut all: Vec<_> = (0..24).map(|number| limits.inbound(key(number / 4))).collect();
+        let full = all.iter_mut().filter_map(|budget| budget.grow(15 * MIB).err()).collect::<Vec<_>>();
+        assert!(full.contains(&LimitError::ServerFull("bytes that are arriving")), "{full:?}");
+        assert!(limits.inbound(key(99)).grow(SMALL_BYTES).is_err(), "it is not small");
+        let mut announced = limits.inbound(key(99));
+        announced.announce(16 * MIB);
+        assert!(announced.grow(1000).is_err(), "nor is what is going to be large");
+        let mut small: Vec<_> = (0..300).map(|number| limits.inbound(key((number % 250) as u8))).collect();
+        let taken = small.iter_mut().filter_map(|budget| budget.set(60 << 10).ok()).count();
+        assert!((190..300).contains(&taken), "{taken}: three quarters of the reserve");
+        let mut administrator = limits.inbound(key(3)).privileged(true);
+        administrator.grow(1000).unwrap();
+        drop((all, small, announced, administrator));
+        assert!(limits.memory.is_empty());
+    }
+
+    #[test]
+    fn one_peer_cannot_take_the_reserve() {
+        let options = MemoryOptions { inbound_bytes_max: 32 * MIB, ..MemoryOptions::default() };
+        let limits = limits(options);
+        let mut all: Vec<_> = (0..1000).map(|_| limits.inbound(key(1))).collect();
+        let taken = all.iter_mut().filter_map(|budget| budget.grow(60 << 10).ok()).count();
+        assert!(taken < 1000, "{taken}");
+        limits.inbound(key(2)).grow(60 << 10).unwrap();
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_shares_with_what_arrives() {
+        let limits = limits(MemoryOptions { outbound_bytes_max: 70 * MIB, ..MemoryOptions::default() });
+        let mut waiting = limits.outbound(key(1));
+        waiting.set(40 * MIB).unwrap();
+        assert_eq!(limits.inbound(key(1)).grow(30 * MIB), Err(LimitError::Memory { whose: "this address" }));
+        limits.inbound(key(2)).grow(30 * MIB).unwrap();
+        let mut other = limits.outbound(key(2));
+        assert_eq!(other.set(50 * MIB), Err(LimitError::ServerFull("bytes to send")));
+        waiting.set(MIB).unwrap();
+        other.set(50 * MIB).unwrap();
+        drop((waiting, other));
+        assert!(limits.memory.is_empty());
+    }
+
+    proptest! {
+        /// Whatever is taken and given back, in whatever order: in the end nothing is held, and never more than may be.
+        #[test]
+        fn everything_is_given_back(steps in proptest::collection::vec((0_u8..3, 0_usize..200_000, any::<bool>()), 0..60)) {
+            let options = MemoryOptions {
+                inbound_bytes_max: 400_000,
+                reserved_bytes: 100_000,
+                outbound_bytes_max: 100_000,
+                bytes_per_peer_max: Some(200_000),
+            };
+            let limits = limits(options);
+            let mut budgets = [0, 1, 2].map(|number| limits.inbound(key(number)).privileged(number == 2));
+            let mut waiting = [0, 1, 2].map(|number| limits.outbound(key(number)));
+            for (number, bytes, inbound) in steps {
+                let number = usize::from(number);
+                let (before, fits) = if inbound {
+                    let budget = &mut budgets[number];
+                    (budget.bytes(), (budget.set(bytes), budget.bytes()))
+                } else {
+                    let budget = &mut waiting[number];
+                    (budget.bytes, (budget.set(bytes), budget.bytes))
+                };
+                prop_assert_eq!(fits.1, if fits.0.is_ok() { bytes } else { before });
+                prop_assert!(budgets[0].bytes() + waiting[0].bytes <= 200_000);
+                prop_assert!(budgets.iter().map(InboundBudget::bytes).sum::<usize>() <= 400_000);
+            }
+            drop((budgets, waiting));
+            prop_assert!(limits.memory.is_empty());
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What was refused, and to which address and subject, in the log: enough to act on, and no more than a few lines however
+//! often an attacker is refused.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::sync::lock;
+
+/// Lines of one address and reason within a second; past it they are counted instead.
+const LINES_PER_SECOND: u32 = 10;
+
+/// How long they are counted, until one line says how many they were. Of pace that is so from the second refusal on: whoever
+/// is too fast is so a thousand times a second.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Addresses and reasons that are known apart, about 100 bytes each; what comes past them is counted together.
+const WINDOWS_MAX: usize = 1000;
+
+/// Most characters of a message or a subject in a line.
+const TEXT_MAX_CHARS: usize = 250;
+
+/// What is written down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal<'a> {
+    /// The client's address.
+    pub(crate) address: IpAddr,
+    /// Its token's subject, where that is known.
+    pub(crate) subject: Option<&'a str>,
+    /// A short name of what was refused or done: an error's code.
+    pub(crate) reason: &'static str,
+    /// What was answered. Control characters and tokens in it are made harmless.
+    pub(crate) message: &'a str,
+    /// Whether it is for pace: one line a minute.
+    pub(crate) is_pace: bool,
+}
+
+/// The recent refusals of one process.
+#[derive(Default)]
+pub(crate) struct RefusalLog(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    windows: HashMap<(IpAddr, &'static str), Window>,
+    /// Refusals for which there was no window.
+    others: u64,
+    others_since: Option<Instant>,
+}
+
+struct Window {
+    began: Instant,
+    lines: u32,
+    /// Refusals that were counted and not written, once there were too many lines.
+    counted: u64,
+}
+
+/// How many refusals were counted since the last line of their kind.
+#[derive(Debug, PartialEq, Eq)]
+struct Summary {
+    /// `None` where they are of many addresses.
+    of: Option<(IpAddr, &'static str)>,
+    count: u64,
+}
+
+impl RefusalLog {
+    /// Writes a line, or counts it for the next summary.
+    pub(crate) fn record(&self, now: Instant, refusal: &Refusal<'_>) {
+        let admitted = lock(&self.0).admits(now, (refusal.address, refusal.reason), refusal.is_pace);
+        if admitted {
+            let Refusal { address, reason, .. } = refusal;
+            let (subject, message) = (Legible(refusal.subject.unwrap_or("-")), Legible(refusal.message));
+            if refusal.is_pace {
+                tracing::warn!(target: "switchback::refusals", %address, %subject, reason, "{message}");
+            } else {
+                tracing::info!(target: "switchback::refusals", %address, %subject, reason, "{message}");
+            }
+        }
+    }
+
+    /// Writes the summaries that are due, and forgets what is over. Called about once a second.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let due = lock(&self.0).take_due(now);
+        for Summary { of, count } in due {
+            match of {
+                Some((address, reason)) => {
+                    tracing::info!(target: "switchback::refusals", %address, reason, count, "more of the last minute");
+                }
+                None => {
+                    tracing::info!(target: "switchback::refusals", count, "more of the last minute, from other addresses");
+                }
+            }
+        }
+    }
+}
+
+impl Table {
+    fn admits(&mut self, now: Instant, kind: (IpAddr, &'static str), is_pace: bool) -> bool {
+        if !self.windows.contains_key(&kind) && self.windows.len() >= WINDOWS_MAX {
+            self.others += 1;
+            self.others_since.get_or_insert(now);
+            return false;
+        }
+        let window = self.windows.entry(kind).or_insert(Window { began: now, lines: 0, counted: 0 });
+        let (lines_max, within) =
+            if is_pace { (1, SUMMARY_INTERVAL) } else { (LINES_PER_SECOND, Duration::from_secs(1)) };
+        if window.counted == 0 && now.saturating_duration_since(window.began) >= within {
+            *window = Window { began: now, lines: 0, counted: 0 };
+        }
+        let admitted = window.counted == 0 && window.lines < lines_max;
+        if admitted {
+            window.lines += 1;
+        } else {
+            window.counted += 1;
+        }
+        admitted
+    }
+
+    fn take_due(&mut self, now: Instant) -> Vec<Summary> {
+        let mut due = Vec::new();
+        self.windows.retain(|kind, window| {
+            let over = now.saturating_duration_since(window.began) >= SUMMARY_INTERVAL;
+            if over && window.counted > 0 {
+                due.push(Summary { of: Some(*kind), count: window.counted });
+            }
+            !over
+        });
+        if self.others_since.is_some_and(|since| now.saturating_duration_since(since) >= SUMMARY_INTERVAL) {
+            due.push(Summary { of: None, count: std::mem::take(&mut self.others) });
+            self.others_since = None;
+        }
+        due
+    }
+}
+
+impl fmt::Debug for RefusalLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RefusalLog({} windows)", lock(&self.0).windows.len())
+    }
+}
+
+/// A text from outside as it may stand in a line of the log: cut, without control characters, which would let it end the line
+/// and begin one of its own, and without tokens, which are good until they expire.
+struct Legible<'a>(&'a str);
+
+impl fmt::Display for Legible<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let cut = self.0.char_indices().nth(TEXT_MAX_CHARS).map_or(self.0, |(end, _)| &self.0[..end]);
+        for piece in cut.split_inclusive(|c| !is_of_a_token(c)) {
+            let rest = piece.trim_start_matches(is_of_a_token);
+            let word = &piece[..piece.len() - rest.len()];
+            // All that is signed for this server begins with an object, `{"`, in base64url.
+            f.write_str(if word.starts_with("eyJ") && word.contains('.') { "[token]" } else { word })?;
+            for c in rest.chars() {
+                if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(number).into()
+    }
+
+    #[test]
+    fn ten_lines_a_second_and_then_a_summary_a_minute() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        let written = |table: &mut Table, at: Duration, count: u32| {
+            (0..count).filter(|_| table.admits(start + at, (address(1), "forbidden"), false)).count()
+        };
+        assert_eq!(written(&mut table, Duration::ZERO, 10), 10);
+        // A second later there is room for ten more, but not once there were too many.
+        assert_eq!(written(&mut table, Duration::from_secs(1), 500), 10);
+        assert_eq!(written(&mut table, Duration::from_secs(30), 500), 0);
+        assert!(table.admits(start, (address(1), "unauthorized"), false), "another reason is another matter");
+        assert!(table.admits(start, (address(2), "forbidden"), false), "so is another address");
+        assert_eq!(table.take_due(start + Duration::from_secs(59)), []);
+        let due = table.take_due(start + Duration::from_secs(61));
+        assert_eq!(due, [Summary { of: Some((address(1), "forbidden")), count: 990 }]);
+        assert!(table.windows.is_empty());
+        assert_eq!(written(&mut table, Duration::from_secs(62), 1), 1);
+    }
+
+    #[test]
+    fn pace_is_said_once_a_minute() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        let written = (0..1000).filter(|_| table.admits(start, (address(1), "too_fast"), true)).count();
+        assert_eq!(written, 1);
+        let due = table.take_due(start + SUMMARY_INTERVAL);
+        assert_eq!(due, [Summary { of: Some((address(1), "too_fast")), count: 999 }]);
+    }
+
+    #[test]
+    fn a_storm_from_everywhere_is_bounded() {
+        let (mut table, start) = (Table::default(), Instant::now());
+        let written = (0..50_000).filter(|number| table.admits(start, (address(*number), "too_fast"), true)).count();
+        assert_eq!((written, table.windows.len()), (WINDOWS_MAX, WINDOWS_MAX));
+        let due = table.take_due(start + SUMMARY_INTERVAL);
+        assert_eq!(due, [Summary { of: None, count: 49_000 }]);
+        assert!(table.windows.is_empty() && table.others == 0);
+    }
+
+    #[test]
+    fn what_is_written_is_one_line_without_tokens() {
+        for (text, expected) in [
+            ("li", "li"),
+            ("li\n2026 INFO all is well\x1b[2J", "li\\n2026 INFO all is well\\u{1b}[2J"),
+            ("token=eyJhbGciOi.eyJzdWIi.c2ln&x", "token=[token]&x"),
+            ("\"eyJhbGciOi.eyJzdWIi.c2ln\"", "\"[token]\""),
+            ("orders.42 is not public", "orders.42 is not public"),
+        ] {
+            assert_eq!(Legible(text).to_string(), expected);
+        }
+        assert!(Legible(&"x".repeat(1000)).to_string().len() <= TEXT_MAX_CHARS);
+    }
+}

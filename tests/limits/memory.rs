@@ -1,0 +1,156 @@
+//! Memory: what one address makes the server hold is bounded and ends in time, and takes nothing from the others.
+
+use std::net::Ipv4Addr;
+
+use serde_json::json;
+
+use crate::support::Server;
+use crate::wire::{Connection, Items, masked};
+
+/// A message of a megabyte and a half, without its last byte.
+fn half_message() -> Vec<u8> {
+    let mut frame = masked(0x82, &vec![b'x'; 1500 << 10]);
+    frame.pop();
+    frame
+}
+
+async fn echo(address: &str, from: Ipv4Addr) -> Items {
+    let mut connection = Connection::from(from, address).await.expect("connected");
+    connection.upgrade("/v1/echo").await.expect("sent");
+    let head = connection.head().await.expect("a head");
+    Items::after(connection, "ws", &head).expect("a socket")
+}
+
+async fn publish(address: &str, from: Ipv4Addr, bytes: usize) -> u16 {
+    let mut connection = Connection::from(from, address).await.expect("connected");
+    let body = json!({ "topic": "a", "data": "x".repeat(bytes) }).to_string();
+    connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
+    crate::within("an answer", connection.answer()).await.expect("an answer").status()
+}
+
+/// Ten half messages from one address: most are refused, and nobody's publishing is, not even of that address.
+#[tokio::test]
+async fn half_messages_of_one_address_take_its_share_only() {
+    let flags = ["--max-memory-per-peer", "8MiB", "--max-arriving-bytes", "16MiB", "--max-echo-bytes", "2MiB"];
+    let server = Server::start(&flags);
+    let address = server.address();
+    let attacker = Ipv4Addr::new(127, 0, 0, 66);
+    let mut sockets = Vec::new();
+    for _ in 0..10 {
+        let mut socket = echo(address, attacker).await;
+        // It may be closed in the middle of it.
+        let _ = socket.connection.send(half_message()).await;
+        sockets.push(socket);
+    }
+    let mut refused = 0;
+    for socket in &mut sockets[5..] {
+        while let Ok(Some(_)) = crate::within("its end", socket.next()).await {}
+        assert_eq!(socket.close_code, Some(1013));
+        refused += 1;
+    }
+    assert_eq!(refused, 5, "at most five of a megabyte and a half have room in eight");
+    assert_eq!(publish(address, attacker, 1000).await, 201, "small bodies have a reserve");
+    for number in 1..5 {
+        assert_eq!(publish(address, Ipv4Addr::new(127, 0, 0, number), 200 << 10).await, 201);
+    }
+}
+
+/// Where several addresses fill all there is, small bodies still have room, and large ones again once they have gone.
+#[tokio::test]
+async fn a_full_server_takes_small_bodies() {
+    let flags = ["--max-arriving-bytes", "8MiB", "--max-memory-per-peer", "4MiB", "--max-echo-bytes", "2MiB"];
+    let server = Server::start(&flags);
+    let address = server.address();
+    let calm = Ipv4Addr::new(127, 0, 0, 9);
+    let mut sockets = Vec::new();
+    crate::until("it is full", async || {
+        let number = 100 + sockets.len() as u8 % 100;
+        let mut socket = echo(address, Ipv4Addr::new(127, 0, 0, number)).await;
+        let _ = socket.connection.send(half_message()).await;
+        sockets.push(socket);
+        publish(address, calm, 200 << 10).await == 503
+    })
+    .await;
+    assert_eq!(publish(address, calm, 1000).await, 201);
+    drop(sockets);
+    crate::until("there is room again", async || publish(address, calm, 200 << 10).await == 201).await;
+}
+
+/// A body, a line, a message: each has its time, and what was kept of it is given back.
+#[tokio::test]
+async fn no_half_lasts() {
+    let server = Server::start(&["--body-timeout", "1s"]);
+    let address = server.address();
+    let begun = |kind: &str, part: &str| {
+        format!(
+            "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100000\r\n\r\n{part}"
+        )
+    };
+    for request in
+        [begun("application/json", "{\"topic\""), begun("application/x-ndjson", "{\"topic\":\"a\",\"data\":1}\n{")]
+    {
+        let mut connection = Connection::open(address).await.expect("connected");
+        connection.send(&request).await.expect("sent");
+        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        assert_eq!(answer.status(), 408, "{request}");
+    }
+    for path in ["/v1/echo", "/v1/ws"] {
+        for part in [&masked(0x81, b"hello")[..6], &masked(0x01, b"a fragment"), b"\x81"] {
+            let mut connection = Connection::open(address).await.expect("connected");
+            connection.upgrade(path).await.expect("sent");
+            let head = connection.head().await.expect("a head");
+            let mut items = Items::after(connection, "ws", &head).expect("a socket");
+            items.connection.send(part).await.expect("sent");
+            while let Some(item) = crate::within("its end", items.next()).await.expect("frames") {
+                assert_eq!(item["event"], "$hello");
+            }
+            assert_eq!(items.close_code, Some(1013), "{path} {part:?}");
+        }
+    }
+}
+
+/// A line that goes on byte by byte has its time from its first byte on; lines that end in time go on for ever.
+#[tokio::test]
+async fn a_dripping_line_is_cut_and_a_slow_stream_of_lines_is_not() {
+    let server = Server::start(&["--body-timeout", "2s"]);
+    let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n";
+    let mut dripping = Connection::open(server.address()).await.expect("connected");
+    dripping.send(head).await.expect("sent");
+    let cut = async {
+        while dripping.send(" ").await.is_ok() {
+            let pause = std::time::Duration::from_millis(100);
+            if tokio::time::timeout(pause, dripping.fill()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    crate::within("its end", cut).await;
+    assert!(String::from_utf8_lossy(&dripping.buffer).starts_with("HTTP/1.1 408"));
+}
+
+/// Errors repeat little of what was sent, and a stream of lines keeps few of them.
+#[tokio::test]
+async fn errors_are_short_whatever_was_sent() {
+    let server = Server::start(&[]);
+    let address = server.address();
+    let long = format!("\"{}\"", "\u{7f}".repeat(200_000));
+    for body in [long.clone(), format!("[{long}]"), format!("{{\"topic\":{long},\"data\":1}}")] {
+        let mut connection = Connection::open(address).await.expect("connected");
+        connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
+        let answer = connection.answer().await.expect("an answer");
+        assert_eq!(answer.status(), 400);
+        assert!(answer.body.len() < 600, "{} bytes: {}", answer.body.len(), answer.text());
+    }
+    let lines = format!("{long}\n").repeat(150);
+    let mut connection = Connection::open(address).await.expect("connected");
+    connection.post("/v1/events", "application/x-ndjson", lines.as_bytes()).await.expect("sent");
+    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    assert_eq!(answer.status(), 400);
+    assert!(answer.body.len() < 64 << 10, "{} bytes", answer.body.len());
+    let mut items = Items::open(address, "ws", "topic=a").await.expect("open");
+    items.named("$hello").await;
+    items.connection.send(masked(0x81, long.as_bytes())).await.expect("sent");
+    let reply = items.named("$reply").await;
+    assert_eq!(reply["data"]["ok"], false);
+    assert!(reply.to_string().len() < 600, "{reply}");
+}
