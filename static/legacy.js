@@ -1,19 +1,30 @@
 /*
- * The page for old browsers: one subscription, over hidden frames and script tags. ES3 and the
- * DOM of Internet Explorer 8. What came over the wire is shown as text nodes only.
+ * The page for old browsers: one subscription, over hidden frames and script tags. ES3 and the DOM of Internet
+ * Explorer 8. What came over the wire is shown as text nodes only.
+ *
+ * It publishes when it is told to: once by the form, or once a second until that is stopped. A row keeps its counters
+ * as long as the page lives: what is disconnected goes on at its cursor.
  */
 (function () {
   var LANES = ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll', 'longpoll', 'poll'];
   var FIRST = { iframe: true, jsonp: true };
-  var LOG = 100;
+  var LOG = 100;         // lines
+  var TICK_MS = 1000;
+  var DRAW_MS = 200;
+  var RECENT = 1000;     // positions that a lane remembers, and positions that it waits for
   var topic = 'legacy.' + Math.floor(Math.random() * 1e9).toString(36);
   var lanes = [];
   var sent = 0;
-  var stored = [];       // positions that the server gave our numbers, by number
+  var ticking = false;
+  var timer;
+  var drawing = false;
 
   function byId(id) { return document.getElementById(id); }
 
+  // Writing what is there already costs a layout all the same.
   function show(node, text) {
+    if (node.shown === text) return;
+    node.shown = text;
     while (node.firstChild) node.removeChild(node.firstChild);
     node.appendChild(document.createTextNode(text));
   }
@@ -27,6 +38,7 @@
 
   function say(text) {
     var log = byId('log');
+    if (byId('nothing')) log.removeChild(byId('nothing'));
     var line = document.createElement('li');
     line.appendChild(document.createTextNode(text));
     log.insertBefore(line, log.firstChild);
@@ -41,7 +53,17 @@
     return false;
   }
 
-  // One row: a connection over one transport, and what it has heard.
+  // A few times a second, however many events come.
+  function drawSoon() {
+    if (drawing) return;
+    drawing = true;
+    setTimeout(function () {
+      drawing = false;
+      for (var i = 0; i < lanes.length; i++) lanes[i].refresh();
+    }, DRAW_MS);
+  }
+
+  // One row: a connection over one transport, and what it has received.
   function Lane(name) {
     var lane = this;
     var row = make('tr', byId('lanes'));
@@ -53,41 +75,42 @@
       this.cells[cells[i]] = make('td', row);
       if (i > 0) this.cells[cells[i]].className = 'number';
     }
+    this.received = this.lost = this.repeated = 0;
+    this.startAt(-1);
+    this.supported = isSupported(name);
     this.button = make('button', make('td', row), 'Connect');
+    this.button.disabled = !this.supported;
     this.button.onclick = function () { if (lane.line) lane.disconnect(); else lane.connect(); };
-    this.clear();
-    if (isSupported(name)) return;
-    this.button.disabled = true;
-    show(this.cells.state, 'not supported here');
+    this.refresh();
   }
 
   Lane.prototype = {
-    clear: function () {
-      this.received = this.lost = this.repeated = this.at = 0;
+    // From this position on every event counts; -1: from the first one that comes.
+    startAt: function (position) {
+      this.start = this.at = position;
       this.seen = {};
-      this.start = -1;
-      this.settled = stored.length;
-      this.refresh();
+      this.recent = [];
+      this.expected = [];
     },
 
     connect: function () {
       var lane = this;
-      if (this.line || this.button.disabled) return;
-      this.clear();
+      if (this.line || !this.supported) return;
       this.wanted = true;
-      this.line = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
+      this.line = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], cursor: this.cursor, interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
       this.line.on('tick', function (item) { lane.hear(item); });
-      this.line.on('note', function (item) { lane.hear(item); say(lane.name + ' heard "' + String(item.data) + '" at ' + item.cursor); });
-      this.line.on('$open', function () { show(byId('notice'), ''); lane.refresh(); });
-      this.line.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.clear(); });
-      this.line.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); lane.refresh(); });
-      this.line.on('$close', function () { lane.line = null; lane.refresh(); });
-      this.refresh();
+      this.line.on('note', function (item) { lane.hear(item); say(lane.name + ' received "' + String(item.data) + '" at ' + item.cursor); });
+      this.line.on('$open', function () { show(byId('notice'), ''); drawSoon(); });
+      this.line.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.startAt(positionOf(gap.to)); });
+      this.line.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); drawSoon(); });
+      this.line.on('$close', function () { lane.cursor = lane.line.cursor || lane.cursor; lane.line = null; drawSoon(); });
+      drawSoon();
     },
 
     disconnect: function () {
       this.wanted = false;
       if (this.line) this.line.close();
+      this.refresh();
     },
 
     // There is another token: a connection has the one that it was opened with.
@@ -102,48 +125,74 @@
       if (this.start < 0) this.start = position - 1;
       this.received += 1;
       if (position <= this.at) this.repeated += 1;
-      this.at = position;
+      else this.at = position;
       this.seen['p' + position] = true;
+      this.recent.push(position);
+      if (this.recent.length > RECENT) delete this.seen['p' + this.recent.shift()];
       this.settle();
-      this.refresh();
+      drawSoon();
     },
 
-    // The publisher was told where each of ours is stored: behind our cursor, it must have come.
+    // The publisher's answer: one of ours is stored there.
+    expect: function (position) {
+      this.expected.push(position);
+      if (this.expected.length > RECENT) this.expected.shift();
+      this.settle();
+    },
+
+    // Behind the newest that came, each of ours must have come, unless it lies before the start.
     settle: function () {
-      for (; this.settled < stored.length && stored[this.settled] <= this.at; this.settled++) {
-        if (stored[this.settled] > this.start && !this.seen['p' + stored[this.settled]]) this.lost += 1;
+      var later = [];
+      for (var i = 0; i < this.expected.length; i++) {
+        if (this.expected[i] > this.at) later.push(this.expected[i]);
+        else if (this.start >= 0 && this.expected[i] > this.start && !this.seen['p' + this.expected[i]]) this.lost += 1;
       }
+      this.expected = later;
     },
 
     refresh: function () {
       var counts = ['lost', 'repeated'];
-      show(this.cells.state, this.line ? this.line.state : 'closed');
+      show(this.cells.state, !this.supported ? 'not supported here' : this.line ? this.line.state : 'closed');
       show(this.cells.received, String(this.received));
       for (var i = 0; i < counts.length; i++) {
         show(this.cells[counts[i]], String(this[counts[i]]));
         this.cells[counts[i]].className = 'number ' + (this[counts[i]] ? 'nonzero' : 'zero');
       }
-      show(this.cells.cursor, (this.line && this.line.cursor) || '-');
+      show(this.cells.cursor, (this.line && this.line.cursor) || this.cursor || '-');
       show(this.button, this.line ? 'Disconnect' : 'Connect');
       this.button.setAttribute('aria-label', (this.line ? 'Disconnect ' : 'Connect ') + this.name);
     }
   };
 
+  // One that is open, if there is any: what can't open here publishes nothing.
   function anyLine() {
-    for (var i = 0; i < lanes.length; i++) if (lanes[i].line) return lanes[i].line;
-    return null;
+    var found = null;
+    for (var i = 0; i < lanes.length; i++) {
+      if (lanes[i].line && lanes[i].line.state === 'open') return lanes[i].line;
+      found = found || lanes[i].line;
+    }
+    return found;
   }
 
   function publishTick() {
     var line = anyLine();
+    if (!ticking) return;
     if (line && line.state === 'open' && !PageToken.asking) {
       line.publish(topic, { n: sent++ }, { event: 'tick' }, function (error, result) {
-        if (result) stored.push(positionOf(result.cursor));
+        if (result) for (var i = 0; i < lanes.length; i++) lanes[i].expect(positionOf(result.cursor));
         else if (!PageToken.refused(error) && error.code !== 'unknown') say('publishing failed: ' + error.message);
       });
     }
-    setTimeout(publishTick, 1000);
+    timer = setTimeout(publishTick, TICK_MS);
   }
+
+  byId('tick').onclick = function () {
+    ticking = !ticking;
+    show(byId('tick'), ticking ? 'Stop publishing' : 'Publish one a second');
+    this.setAttribute('aria-pressed', String(ticking));
+    clearTimeout(timer);
+    publishTick();
+  };
 
   byId('publish').onsubmit = function () {
     var line = anyLine();
@@ -151,7 +200,8 @@
     show(byId('published'), 'Publishing ...');
     line.publish(topic, byId('text').value, { event: 'note' }, function (error, result) {
       show(byId('published'), error ? error.message : 'Stored at ' + result.cursor);
-      if (error) PageToken.refused(error);
+      if (result) for (var i = 0; i < lanes.length; i++) lanes[i].expect(positionOf(result.cursor));
+      else PageToken.refused(error);
     });
     return false;
   };
@@ -164,5 +214,4 @@
     lanes.push(new Lane(LANES[i]));
     if (FIRST[LANES[i]]) lanes[i].connect();
   }
-  setTimeout(publishTick, 500);
 }());

@@ -13,7 +13,9 @@
 
 const MINUTES = 30;                    // of activity shown
 const KINDS = ['submitted', 'approved', 'rejected', 'chat'];
-const DECIDED_SHOWN = 50;
+const ITEMS_SHOWN = 50;                // of each list
+const PEOPLE_SHOWN = 50;
+const LINES_SHOWN = 200;               // of a chat
 
 const $ = (id) => document.getElementById(id);
 
@@ -149,9 +151,11 @@ function makeDecision(entry) {
   return decide;
 }
 
-// Only what is out of place is moved: moving takes the focus away.
+// Only what is out of place is moved: moving takes the focus away. A browser with ten thousand cards is slow: the rest waits.
 function arrange(list, entries) {
-  const wanted = entries.map(card);
+  const wanted = entries.slice(0, ITEMS_SHOWN).map(card);
+  const rest = entries.length - wanted.length;
+  $(list.id + '-rest').textContent = rest ? 'and ' + rest + ' more' : '';
   for (const child of [...list.children]) if (!wanted.includes(child)) child.remove();
   wanted.forEach((root, i) => { if (list.children[i] !== root) list.insertBefore(root, list.children[i] || null); });
 }
@@ -159,10 +163,10 @@ function arrange(list, entries) {
 function render() {
   const entries = [...desk.items.values()];
   const newest = (a, b) => (b.decided || b.at) - (a.decided || a.at);
-  if (role === 'submitter') arrange($('own'), entries.slice().reverse());
+  if (role === 'submitter') arrange($('own'), entries.reverse());
   else {
     arrange($('queue'), entries.filter((entry) => entry.status === 'waiting'));
-    arrange($('decided'), entries.filter((entry) => entry.status !== 'waiting').sort(newest).slice(0, DECIDED_SHOWN));
+    arrange($('decided'), entries.filter((entry) => entry.status !== 'waiting').sort(newest));
     renderActivity(entries);
   }
   renderChat();
@@ -178,14 +182,16 @@ function renderNews() {
 }
 
 function renderActivity(entries) {
-  const of = (status) => entries.filter((entry) => entry.status === status);
-  for (const status of ['waiting', 'approved', 'rejected']) $('n-' + status).textContent = String(of(status).length);
+  const all = { waiting: 0, approved: 0, rejected: 0 };
+  const each = new Map([...desk.chats.keys()].map((who) => [who, { ...all }]));
+  for (const { who, status } of entries) { all[status] += 1; each.get(who)[status] += 1; }
+  for (const [status, count] of Object.entries(all)) $('n-' + status).textContent = String(count);
   const waits = entries.filter((entry) => entry.decided).map((entry) => entry.decided - entry.at).sort((a, b) => a - b);
   $('n-median').textContent = waits.length ? duration(waits[Math.floor(waits.length / 2)]) : '–';
   renderMinutes();
-  const people = [...desk.chats.keys()];
-  $('people').replaceChildren(...people.map((who) => element('tr', {}, element('th', { scope: 'row' }, who),
-    ...['waiting', 'approved', 'rejected'].map((status) => element('td', {}, String(of(status).filter((entry) => entry.who === who).length))))));
+  const busiest = [...each].sort(([, a], [, b]) => b.waiting - a.waiting).slice(0, PEOPLE_SHOWN);
+  $('people').replaceChildren(...busiest.map(([who, counts]) => element('tr', {}, element('th', { scope: 'row' }, who),
+    ...Object.values(counts).map((count) => element('td', {}, String(count))))));
 }
 
 function renderMinutes() {
@@ -212,12 +218,15 @@ function renderChat() {
   if (role === 'reviewer') offerPartners();
   const lines = desk.chats.get(chatPartner()) || [];
   const list = $('chat');
-  if (list.dataset.who !== chatPartner()) { list.replaceChildren(); list.dataset.who = chatPartner(); }
+  if (list.dataset.who !== chatPartner()) { list.replaceChildren(); list.dataset.who = chatPartner(); list.shown = Math.max(0, lines.length - LINES_SHOWN); }
   const mine = (line) => line.reviewer === (role === 'reviewer');
-  for (const line of lines.slice(list.children.length)) {
+  for (const line of lines.slice(list.shown)) {
     list.append(element('li', mine(line) ? { class: 'mine' } : {}, element('span', { class: 'from' }, line.from + ', ' + timeOf(line.at)), line.text));
-    list.scrollTop = list.scrollHeight;
   }
+  if (list.shown === lines.length) return;
+  list.shown = lines.length;
+  while (list.children.length > LINES_SHOWN) list.firstChild.remove();
+  list.scrollTop = list.scrollHeight;
 }
 
 function offerPartners() {
@@ -283,7 +292,7 @@ function showState() {
 // History that this page had folded in is gone, or the log is another one: what is left of it
 // is all there is, so the state is what that says.
 function startAnew(gap) {
-  if (gap.reason !== 'expired') { desk = emptyDesk(); cards.clear(); }
+  if (gap.reason !== 'expired') { desk = emptyDesk(); cards.clear(); delete $('chat').dataset.who; }
   notice('Part of the history is no longer there (' + gap.reason + '). What is shown is what the log still has.');
   renderWhen();
 }

@@ -35,12 +35,25 @@ for (const name of names) {
     const text = (page, selector) => page.$eval(selector, (node) => node.textContent);
     const number = async (page, selector) => Number((await text(page, selector)).replace(/\D/g, ''));
     const lane = (page, which, fact) => number(page, `[data-lane="${which}"] .${fact} dd`);
-    const shoot = async (page, title) => { await page.bringToFront(); if (process.env.SCREENSHOTS) await page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}-${title}.png`), fullPage: true }); };
+    // The whole page, in a window as high as that: charts out of sight are not drawn.
+    async function shoot(page, title) {
+      await page.bringToFront();
+      if (!process.env.SCREENSHOTS) return;
+      const before = page.viewport();
+      await page.setViewport({ ...before, height: await page.evaluate('document.documentElement.scrollHeight') });
+      await page.evaluate('new Promise((resolve) => setTimeout(resolve, 500))');
+      await page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}-${title}.png`) });
+      await page.setViewport(before);
+    }
     const click = (page, selector) => page.$eval(selector, (node) => node.click());
+    // Events a second, from the comparison page; one a second, from the old browsers'. Nothing comes before that.
+    const load = (page, rate) => page.$eval('#rate', (node, value) => { node.value = value; node.dispatchEvent(new Event('input')); }, rate);
+    const tick = (page) => page.$eval('#tick', (node) => { if (node.getAttribute('aria-pressed') === 'false') node.click(); });
 
     await t.test('comparison: each lane by itself', async (t) => {
       const page = await visit(t, '/');
       await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
+      await load(page, 5);
       for (const which of TRANSPORTS) {
         const button = `[data-lane="${which}"] .buttons button`;
         if ((await text(page, button)) === 'Connect') await click(page, button);
@@ -56,7 +69,7 @@ for (const name of names) {
     await t.test('comparison: all at once, switching and breaking under load, nothing lost', async (t) => {
       const page = await visit(t, '/');
       await click(page, '#all');
-      await page.$eval('#rate', (node) => { node.value = 30; node.dispatchEvent(new Event('input')); });
+      await load(page, 30);
       for (const which of TRANSPORTS) await until(`${which} hears`, async () => (await lane(page, which, 'received')) > 20);
       // All six connections are in use now, and scripts wait the longest for one: make some room.
       for (const which of ['jsonp', 'iframe']) await click(page, `[data-lane="${which}"] .buttons button`);
@@ -68,7 +81,7 @@ for (const name of names) {
       await click(page, '#cut');
       await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
       await click(page, '#pause');
-      await until('it is paused', async () => (await text(page, '#auto .state')) === 'connecting');
+      await until('it is paused', async () => (await text(page, '#auto .state')) === 'paused');
       await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
       await page.$eval('#text', (node, value) => { node.value = value; }, HOSTILE);
       await click(page, '#publish button');
@@ -87,6 +100,7 @@ for (const name of names) {
 
     await t.test('comparison: says what is wrong when the server is away, and goes on', async (t) => {
       const page = await visit(t, '/');
+      await load(page, 5);
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       await server.kill();
       await until('it says so', async () => /No answer|connecting/.test(await text(page, '#notice')));
@@ -99,6 +113,7 @@ for (const name of names) {
 
     await t.test('comparison: on a phone, by keyboard', async (t) => {
       const page = await visit(t, '/', { width: 390, height: 844 });
+      await load(page, 5);
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
       // To the first lane's button and press it, with nothing but keys.
@@ -109,6 +124,75 @@ for (const name of names) {
       await page.keyboard.press('Enter');
       await until('it is disconnected', async () => (await text(page, '[data-lane=ws] .state')) === 'closed');
       await shoot(page, 'comparison-phone');
+      // On to the table of costs, which is wider than the screen: the arrow keys move it.
+      for (let i = 0; i < 60 && !(await page.evaluate("document.activeElement.className === 'scroll'")); i++) await page.keyboard.press('Tab');
+      await page.keyboard.press('ArrowRight');
+      await until('the table scrolls', async () => (await page.$eval('.scroll', (node) => node.scrollLeft)) > 0);
+    });
+
+    await t.test('the pages publish nothing by themselves', async (t) => {
+      const quiet = await Server.start();
+      t.after(() => quiet.stop());
+      const page = await visit(t, '/', { of: quiet });
+      await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
+      const old = await visit(t, '/legacy.html', { of: quiet });
+      for (const which of ['iframe', 'jsonp']) await until(`${which} is open`, async () => (await text(old, `#lane-${which} td`)) === 'open');
+      await visit(t, '/review.html?as=reviewer&name=Li', { of: quiet });
+      for (const [i, each] of [page, old].entries()) {
+        await each.$eval('#publish button', (node) => node.click());
+        await until('it is stored', async () => new RegExp(`-${i + 1}$`).test(await text(each, '#published')));
+      }
+    });
+
+    await t.test('comparison: what a button interrupts goes on, and so do the counters', async (t) => {
+      const page = await visit(t, '/');
+      const received = () => number(page, '#auto-received');
+      const more = async (than) => { await until('events come', async () => (await received()) > than); return received(); };
+      await load(page, 30);
+      let before = await more(40);
+      for (const button of ['#cut', '#pause', '#replay']) {
+        await click(page, button);
+        assert.ok((await received()) >= before, `${button} keeps what was counted`);
+        await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
+        before = await more(Math.max(before, await received()));
+      }
+      assert.equal(await number(page, '#auto-replayed'), 20);
+      const toggle = '[data-lane="ws"] .buttons button';
+      await click(page, toggle);
+      const kept = await lane(page, 'ws', 'received');
+      assert.ok(kept > 0);
+      assert.match(await text(page, '[data-lane="ws"] .trouble'), /Closed at .*the counters stay/);
+      await more(before + 10);
+      await click(page, toggle);
+      // What was published meanwhile comes, too: as much as the others have.
+      await until('it has caught up', async () => (await lane(page, 'ws', 'received')) >= before + 10);
+      for (const fault of ['lost', 'repeated']) {
+        assert.equal(await number(page, `#auto-${fault}`), 0, `auto: ${fault}`);
+        assert.equal(await lane(page, 'ws', fault), 0, `ws: ${fault}`);
+      }
+      assert.deepEqual(page.faults, []);
+    });
+
+    await t.test('comparison: what drawing costs does not depend on how many events come', async (t) => {
+      const page = await visit(t, '/');
+      await page.evaluate(`
+        window.counts = { draws: 0, styles: 0, rects: 0 };
+        const now = draw.now, style = window.getComputedStyle, rect = CanvasRenderingContext2D.prototype.fillRect;
+        draw.now = function () { counts.draws += 1; return now.call(draw); };
+        window.getComputedStyle = function (...all) { counts.styles += 1; return style.apply(window, all); };
+        CanvasRenderingContext2D.prototype.fillRect = function (...all) { counts.rects += 1; return rect.apply(this, all); };
+        window.began = performance.now(); 0`);
+      await load(page, 100);
+      await until('many have come', async () => (await number(page, '#auto-received')) > 100);
+      const nodes = () => page.evaluate("document.querySelectorAll('*').length - document.querySelectorAll('#log li').length");
+      const first = await nodes();
+      await until('many more have come', async () => (await number(page, '#auto-received')) > 600, 40000);
+      assert.equal(await nodes(), first);
+      const { draws, styles, rects, elapsed } = await page.evaluate('({ ...counts, elapsed: performance.now() - began })');
+      assert.ok((draws - 1) * 250 <= elapsed, `${draws} draws in ${elapsed} ms`);
+      assert.equal(styles, 0);
+      // Ten lanes of a hundred columns, each good or bad, and the comparison's chart.
+      assert.ok(rects > 0 && rects <= draws * (10 * 200 + 50), `${rects} rectangles in ${draws} draws`);
     });
 
     await t.test('review desk: the whole story', async (t) => {
@@ -202,6 +286,7 @@ for (const name of names) {
 
     await t.test('old browsers\' page', async (t) => {
       const page = await visit(t, '/legacy.html');
+      await tick(page);
       for (const which of ['iframe-poll', 'jsonp-poll']) await click(page, `#lane-${which} button`);
       const cell = (which, index) => number(page, `#lane-${which} td:nth-of-type(${index})`);
       for (const which of ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll']) {
@@ -227,8 +312,8 @@ for (const name of names) {
       const give = async (page, token) => { await page.bringToFront(); await page.type('#token-text', token); await page.keyboard.press('Enter'); };
       const LIVE = {
         '/review.html?as=submitter&name=Ann': async (page) => (await text(page, '#state')).startsWith('live'),
-        '/legacy.html': async (page) => (await number(page, '#lane-iframe td:nth-of-type(2)')) >= 1 && (await number(page, '#lane-jsonp td:nth-of-type(2)')) >= 1,
-        '/': async (page) => (await number(page, '#auto-received')) > 2 && (await lane(page, 'sse', 'received')) > 0 && (await lane(page, 'ws', 'received')) > 0,
+        '/legacy.html': async (page) => (await tick(page), await number(page, '#lane-iframe td:nth-of-type(2)')) >= 1 && (await number(page, '#lane-jsonp td:nth-of-type(2)')) >= 1,
+        '/': async (page) => (await load(page, 5), await number(page, '#auto-received')) > 2 && (await lane(page, 'sse', 'received')) > 0 && (await lane(page, 'ws', 'received')) > 0,
       };
 
       for (const [address, live] of Object.entries(LIVE)) {
@@ -272,6 +357,7 @@ for (const name of names) {
         const reading = await Server.start(...keyed(t), '--public-subscribe', 'demo.*');
         t.after(() => reading.stop());
         const page = await visit(t, '/', { width: 390, height: 844, of: reading });
+        await load(page, 5);
         await until('it is asked for, to publish', () => asked(page));
         await until('the lanes are open all the same', async () => (await text(page, '#auto .state')) === 'open');
         assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
