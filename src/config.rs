@@ -26,6 +26,7 @@ use crate::http::HttpOptions;
 use crate::hub::HubOptions;
 use crate::store::{JetStreamOptions, StoreOptions};
 
+pub use crate::net::tls::TlsFiles;
 pub use access::{AccessArgs, SecretArgs};
 pub use commands::{BackupArgs, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
 pub use error::ConfigError;
@@ -33,7 +34,7 @@ pub use limits::LimitArgs;
 pub use nats::NatsArgs;
 pub use serve::ServeArgs;
 pub use store::StoreChoice;
-pub use tls::{TlsArgs, TlsFiles};
+pub use tls::TlsArgs;
 pub use token::{Secret, ShowArgs, TokenArgs};
 
 /// Events to web pages, in order, once, over whatever transport works.

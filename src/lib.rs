@@ -43,9 +43,10 @@
 //! position. While it keeps up it reads its worker's [`tail`]; where it has fallen behind that, it reads the [`store`]. Both are one
 //! read from a position, so history and the present meet without a seam. What the socket does not take stays in the log.
 //!
-//! A stream at rest over plain HTTP/1 is written to by its worker straight away, past its task (`http::outlet`); all else goes
-//! through its body. Requests reach the routes through an actix-web `App`, or, in our own server, where they are plain,
-//! straight from their connection (`server::http1`): below `/v1` there is one table of routes for both (`http::route`).
+//! An idle stream over plain HTTP/1 is written to by its worker directly, past its task (`net::http1::direct_write`); all
+//! else goes through its body. Handlers know one kind of request and one of answer (`net`), whatever they came over: in our
+//! own server the frequent requests of HTTP/1.1 (`net::http1`) and all of HTTP/2 (`net::http2`) come straight from their
+//! connection, the rest through an actix-web `App` (`http::embed`). There is one table of routes for all (`http::route`).
 //!
 //! # Map
 //!
@@ -60,16 +61,18 @@
 //! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
 //! | [`keyring`] | the keys in force, read again where their file changes |
 //! | [`limits`] | how many, how often: counts and rates by address and subject |
+//! | `net` | bytes to requests, answers to bytes: TLS, HTTP/1.1, HTTP/2, deadlines, the access log |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
-//! | [`server`] | listening and stopping; TLS; plain HTTP/1.1 and HTTP/2 to the routes, the rest of HTTP/1 by actix; the access log |
+//! | [`server`] | a store, a hub, its routes and `net` put together behind a listener |
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,
+//! Imports point one way: `main → {command, server} → http → {hub, net} → {barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,
 //! transport, segment} → {event, topic, cursor, json}`.
 //!
 //! # Invariants
 //!
-//! 1. Only [`http`], [`server`] and the program know actix. The core is usable, and tested, without a socket.
+//! 1. Only `http::embed`, `net::fallback`, [`server`] and the program know actix-web. The core is usable, and tested, without
+//!    a socket; handlers without a connection.
 //! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or await: time is an
 //!    argument, the next deadline a return value.
 //! 3. A subscriber is a position, never a queue. Nobody holds events on behalf of a client.
@@ -100,6 +103,7 @@ pub mod json;
 pub mod keyring;
 mod lane;
 pub mod limits;
+mod net;
 mod segment;
 pub mod server;
 pub mod store;

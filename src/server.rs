@@ -1,13 +1,6 @@
 //! The server: a store, a hub and its routes behind a listener, until it is told to stop.
 
-mod access_log;
-mod http1;
-mod http2;
-mod io;
 mod listener;
-mod redirect;
-mod tls;
-mod watch;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -21,12 +14,16 @@ use crate::config::{Config, StoreChoice};
 use crate::http::{Site, pages};
 use crate::hub::Hub;
 use crate::limits::Limits;
+use crate::net::accept::{AcceptOptions, REJECT_SLOTS};
+use crate::net::access_log::AccessLog;
+use crate::net::http2::Http2Options;
+use crate::net::io::Timeouts;
+use crate::net::tls::Certificates;
 use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
 use listener::Settings;
-use tls::Certificates;
 
-pub(crate) use access_log::TARGET as ACCESS_LOG;
-pub use tls::TlsError;
+pub(crate) use crate::net::access_log::TARGET as ACCESS_LOG;
+pub use crate::net::tls::TlsError;
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -121,26 +118,35 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { config, listener, redirect, certificates, hub, address } = self;
         let (site_hub, http_options) = (hub.clone(), config.http_options.clone());
-        // Past ours there is room for those that are told so, and for those that are being cut.
-        let connections_max = config.connections_max.saturating_add(2 * listener::TOLD_MAX);
+        // Past ours there is room for those that are refused with an answer, and for those that are being cut.
+        let connections_max = config.connections_max.saturating_add(2 * REJECT_SLOTS);
         let mut builder = actix_server::Server::build()
             .workers(config.workers)
             .max_concurrent_connections(connections_max.div_ceil(config.workers))
             .disable_signals()
             .shutdown_timeout(SHUTDOWN_SECONDS);
         let settings = Settings {
-            http: http_options.clone(),
-            tls: certificates.as_ref().map(Certificates::config).transpose()?,
-            http2: http2::Options {
+            accept: AcceptOptions {
+                limits: http_options.limits.clone(),
+                trusted_proxies: http_options.trusted_proxies.clone(),
+                tls: certificates.as_ref().map(Certificates::config).transpose()?,
+                timeouts: Timeouts { idle: config.keep_alive, head: config.header_timeout },
+                stall_timeout: config.stall_timeout,
+                rejecting: Arc::default(),
+            },
+            http2: Http2Options {
                 streams_max: config.http2_streams_max,
                 header_bytes_max: u32::try_from(http_options.header_bytes_max).unwrap_or(u32::MAX),
                 header_timeout: config.header_timeout,
                 keep_alive: config.keep_alive,
                 stall_timeout: config.stall_timeout,
             },
-            access_log: config.access_log,
+            access_log: config.access_log.then(|| AccessLog {
+                trusted_proxies: http_options.trusted_proxies.clone(),
+                proxy_header: http_options.proxy_header,
+            }),
+            http: http_options,
             stopping: builder.graceful_shutdown_signal(),
-            told: Arc::default(),
         };
         if let Some(redirect) = redirect {
             let settings = settings.clone();
@@ -148,8 +154,8 @@ impl Server {
             builder = builder.listen("redirect", redirect, move || listener::redirecting(settings.clone(), to))?;
         }
         let front = move || {
-            let app = |site: &Site| App::new().configure(site.routes()).configure(pages);
-            listener::front(settings.clone(), site_hub.clone(), app)
+            let app = |site: &Site| App::new().configure(site.mount()).configure(pages);
+            listener::serving(settings.clone(), site_hub.clone(), app)
         };
         let server = builder.listen("http", listener, front)?.run();
         let handle = server.handle();

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::ConfigError;
 use super::values::{address, duration};
+use crate::net::tls::TlsFiles;
 
 /// TLS.
 #[derive(Args, Clone, Debug)]
@@ -26,15 +27,6 @@ pub struct TlsArgs {
     /// Tell browsers to come by HTTPS only, for so long, to every port of this host (Strict-Transport-Security; 0s: don't)
     #[arg(long, env = "SWITCHBACK_HSTS", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub hsts: Duration,
-}
-
-/// Where the certificate is, and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The certificate and those up to its root, as PEM.
-    pub certificate: PathBuf,
-    /// The key, as PEM: PKCS #8, PKCS #1 or SEC1.
-    pub key: PathBuf,
 }
 
 impl TlsArgs {

@@ -5,7 +5,7 @@ mod options;
 
 use std::time::{Duration, Instant};
 
-use actix_web::http::{Method, StatusCode};
+use http::{Method, StatusCode};
 use uuid::Uuid;
 
 use super::Call;

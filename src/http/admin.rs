@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -19,6 +18,7 @@ use crate::auth::{NUMERIC_DATE_MAX_S, SUBJECT_MAX_BYTES};
 use crate::barred::Bar;
 use crate::excerpt::{excerpt, shorten_quotes};
 use crate::hub::now_ms;
+use crate::net::Response;
 
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 4096;
@@ -75,7 +75,7 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
     check_admin(&rights)?;
-    let body = call.body.take();
+    let body = call.take_body();
     let headers = call.request.headers();
     if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
         return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
@@ -111,7 +111,7 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
     if wanted.until.is_some() {
         answer["until"] = (until_ms / 1000).into();
     }
-    Ok(HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(answer.to_string()))
+    Ok(Response::new(StatusCode::CREATED).with(CONTENT_TYPE, "application/json").with_body(answer.to_string()))
 }
 
 /// Enough of a client's id to recognise it.

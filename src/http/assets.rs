@@ -3,16 +3,14 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-};
 use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY};
 
 use super::error::ApiError;
 use super::subscribe::names_tag;
 use super::{Answer, Call};
+use crate::net::Response;
 
 /// One file: its name is its path in the URL and in the directory.
 struct Asset {
@@ -82,24 +80,24 @@ pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
     let kept = call.request.query_string().split('&').any(|field| field == concat!("v=", env!("CARGO_PKG_VERSION")));
     let kept = kept && call.options().static_dir.is_none();
     let fresh = names_tag(call.request.headers().get(&IF_NONE_MATCH), etag.as_bytes());
-    let mut response = if fresh { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    response.insert_header((ETAG, etag));
-    response.insert_header((CACHE_CONTROL, if kept { KEEP } else { "no-cache" }));
+    let response = Response::new(if fresh { StatusCode::NOT_MODIFIED } else { StatusCode::OK })
+        .with(ETAG, etag)
+        .with(CACHE_CONTROL, if kept { KEEP } else { "no-cache" });
     if fresh {
-        return Ok(response.finish());
+        return Ok(response);
     }
-    response.insert_header((CONTENT_TYPE, asset.media_type));
-    if asset.media_type.starts_with("text/html") {
-        response.insert_header((CONTENT_SECURITY_POLICY, PAGE_POLICY));
-        response.insert_header((REFERRER_POLICY, "no-referrer"));
+    let response = response.with(CONTENT_TYPE, asset.media_type);
+    if !asset.media_type.starts_with("text/html") {
+        return Ok(response.with_body(content));
     }
-    Ok(response.body(content))
+    let response = response.with(CONTENT_SECURITY_POLICY, PAGE_POLICY).with(REFERRER_POLICY, "no-referrer");
+    Ok(response.with_body(content))
 }
 
 async fn read(directory: &Path, name: &str) -> Result<Bytes, ApiError> {
     // Only names of the tables above are ever joined, so nothing outside the directory can be named.
     let path = directory.join(name);
-    let read = actix_web::web::block(move || std::fs::read(path)).await;
+    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     match read {
         Ok(Ok(content)) => Ok(content.into()),
         _ => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "the file is not in the directory of --static")),

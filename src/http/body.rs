@@ -1,110 +1,19 @@
 //! Bodies, read within limits: of bytes, and of time.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::Payload;
-use actix_web::error::PayloadError;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
-use futures_core::Stream;
 use futures_util::StreamExt as _;
+use http::StatusCode;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::time::Instant;
 
 use super::error::ApiError;
-use super::headers::{Headers, text as header_text};
 use crate::limits::InboundBudget;
-
-/// A request's body.
-pub(crate) enum Body {
-    /// It came with its head.
-    Whole(Bytes),
-    /// It is read as it comes.
-    Coming(Payload),
-}
-
-impl Body {
-    /// Nothing is left of it then.
-    pub(super) fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Whole(Bytes::new()))
-    }
-
-    /// What comes of it yet.
-    pub(super) fn coming(self) -> Payload {
-        match self {
-            Self::Whole(_) => Payload::None,
-            Self::Coming(payload) => payload,
-        }
-    }
-}
-
-impl Stream for Body {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.get_mut() {
-            Self::Whole(whole) => {
-                let whole = std::mem::take(whole);
-                Poll::Ready((!whole.is_empty()).then_some(Ok(whole)))
-            }
-            Self::Coming(payload) => Pin::new(payload).poll_next(cx),
-        }
-    }
-}
-
-/// A body in chunks, held on to until its request is answered.
-///
-/// A body that nobody holds any more actix reads to its end, so that the connection can be used again, however long that
-/// takes and without a timeout. One that is still held when the answer is out makes it close the connection instead.
-#[derive(Clone)]
-pub(super) struct Kept(Rc<RefCell<Payload>>);
-
-/// Holds on to a body, where it comes in chunks.
-pub(super) fn keep(payload: Payload, chunked: bool) -> (Payload, Option<Kept>) {
-    if !chunked {
-        return (payload, None);
-    }
-    let kept = Kept(Rc::new(RefCell::new(payload)));
-    (Payload::Stream { payload: Box::pin(kept.clone()) }, Some(kept))
-}
-
-impl Kept {
-    /// An answer's body that holds on to the request's.
-    pub(super) fn beside(self, answer: BoxBody) -> BoxBody {
-        BoxBody::new(Beside { answer, _kept: self })
-    }
-}
-
-impl Stream for Kept {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
-    }
-}
-
-struct Beside {
-    answer: BoxBody,
-    _kept: Kept,
-}
-
-impl MessageBody for Beside {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.answer.size()
-    }
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.answer).poll_next(cx)
-    }
-}
+use crate::net::{Headers, RequestBody, text as header_text};
 
 /// The type of a body, without its parameters.
 pub(super) struct MediaType(Cow<'static, str>);
@@ -180,15 +89,15 @@ impl std::ops::Deref for Held {
 /// where the body does not end in time; 400 where it breaks off.
 pub(super) async fn read(
     headers: Headers<'_>,
-    body: Body,
+    body: RequestBody,
     bytes_max: usize,
     time_max: Duration,
     mut budget: InboundBudget,
 ) -> Result<Held, ApiError> {
     let mut payload = match body {
-        Body::Coming(payload) => payload,
-        Body::Whole(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
-        Body::Whole(whole) => {
+        RequestBody::Stream(payload) => payload,
+        RequestBody::Full(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
+        RequestBody::Full(whole) => {
             budget.grow(whole.len())?;
             return Ok(Held { bytes: whole, _budget: budget });
         }
@@ -257,7 +166,7 @@ pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
 
 /// A body, line by line, without holding more than a line and a chunk.
 pub(super) struct Lines {
-    body: Body,
+    body: RequestBody,
     budget: InboundBudget,
     buffer: BytesMut,
     /// Bytes of `buffer` in which no line ends.
@@ -281,7 +190,7 @@ pub(super) enum Line {
 }
 
 impl Lines {
-    pub(super) fn new(body: Body, bytes_max: usize, line_time_max: Duration, budget: InboundBudget) -> Self {
+    pub(super) fn new(body: RequestBody, bytes_max: usize, line_time_max: Duration, budget: InboundBudget) -> Self {
         Self {
             body,
             budget,
@@ -351,7 +260,7 @@ impl Lines {
     }
 }
 
-fn broken(error: actix_web::error::PayloadError) -> ApiError {
+fn broken(error: io::Error) -> ApiError {
     ApiError::bad("bad_body", format!("the body broke off: {error}"))
 }
 
@@ -361,17 +270,17 @@ fn too_slow() -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
     use crate::limits::{Limits, RateKey};
+    use crate::net::RequestHead;
 
     const BYTES_MAX: usize = 5;
 
-    fn payload(chunks: Vec<Vec<u8>>) -> Body {
+    fn payload(chunks: Vec<Vec<u8>>) -> RequestBody {
         let stream = futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))));
-        Body::Coming(Payload::Stream { payload: Box::pin(stream) as Pin<Box<dyn Stream<Item = _>>> })
+        RequestBody::Stream(Box::pin(stream))
     }
 
     fn budget() -> InboundBudget {
@@ -418,19 +327,16 @@ mod tests {
         /// A body is its chunks, one after the other, as far as the limit goes.
         #[test]
         fn a_body_is_its_chunks(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..5)) {
-            let (headers, whole) = (HeaderMap::new(), chunks.concat());
+            let (head, whole) = (RequestHead::get("/", &[]), chunks.concat());
             let time_max = Duration::from_secs(60);
-            let body = wait_for(read((&headers).into(), payload(chunks), BYTES_MAX, time_max, budget()));
+            let body = wait_for(read(head.headers(), payload(chunks), BYTES_MAX, time_max, budget()));
             prop_assert_eq!(body.ok().map(|body| body.bytes), (whole.len() <= BYTES_MAX).then(|| Bytes::from(whole)));
         }
 
         #[test]
         fn types_never_panic(text in "\\PC{0,60}") {
-            if let Ok(value) = actix_web::http::header::HeaderValue::from_str(&text) {
-                let mut headers = HeaderMap::new();
-                headers.insert(CONTENT_TYPE, value);
-                let _ = MediaType::of((&headers).into());
-            }
+            let head = RequestHead::get("/", &[("content-type", text.as_bytes())]);
+            let _ = MediaType::of(head.headers());
         }
     }
 }

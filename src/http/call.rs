@@ -1,4 +1,4 @@
-//! One request, wherever it came from, and what all requests have in common.
+//! One request on its way to a handler, and what all requests have in common.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -6,50 +6,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix_http::ResponseBuilder;
-use actix_http::ws::{self, HandshakeError};
-use actix_web::dev::Payload;
-use actix_web::http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
-use actix_web::http::{Method, StatusCode, Version};
-use actix_web::{HttpRequest, HttpResponse};
+use http::StatusCode;
+use http::header::STRICT_TRANSPORT_SECURITY;
 
-use super::body::Body;
-use super::direct::Direct;
+use super::Answer;
 use super::error::ApiError;
-use super::headers::Headers;
 use super::options::HttpOptions;
 use super::origin::{self, Source};
-use super::outlet::{Outlet, OutletRef};
-use super::peer::{Caller, Peer, Scheme};
-use super::{Answer, State, body};
+use super::site::State;
 use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
-
-/// What every answer says that has no other word for it. To a direct request, whose handlers have none, it is said by whoever
-/// writes the answer's head: through a map of headers it costs more than the rest of the head.
-pub(crate) const EVERY_ANSWER: [(&str, &str); 5] = [
-    ("vary", "Origin"),
-    ("cache-control", "no-store, no-transform"),
-    ("x-content-type-options", "nosniff"),
-    // nginx holds back what is not a line yet, unless it is told not to.
-    ("x-accel-buffering", "no"),
-    // Any URL may have a token in it.
-    ("referrer-policy", "no-referrer"),
-];
+use crate::net::{Caller, DirectSink, Request, RequestBody, RequestHead, Response, Scheme};
 
 /// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
 pub(super) struct Call(Box<Parts>);
 
 pub(super) struct Parts {
     pub(super) request: Request,
-    pub(super) body: Body,
-    /// The body in chunks that `body` reads.
-    kept: Option<body::Kept>,
     pub(super) state: Rc<State>,
-    peer: Peer,
     caller: Caller,
     source: Source,
-    outlet: Option<Outlet>,
     /// What its pace is counted as.
     pub(super) pace: Pace,
 }
@@ -98,76 +74,6 @@ impl Refusals {
     }
 }
 
-/// How a request came.
-pub(super) enum Request {
-    /// Through an `App`, with what its router noted.
-    Routed(HttpRequest),
-    /// Straight from a connection of our own listener.
-    Direct(Box<Direct>),
-}
-
-impl Request {
-    pub(super) fn headers(&self) -> Headers<'_> {
-        match self {
-            Self::Routed(request) => Headers::Table(request.headers()),
-            Self::Direct(direct) => Headers::Head(direct),
-        }
-    }
-
-    pub(super) fn method(&self) -> &Method {
-        match self {
-            Self::Routed(request) => request.method(),
-            Self::Direct(direct) => direct.method(),
-        }
-    }
-
-    pub(super) fn version(&self) -> Version {
-        match self {
-            Self::Routed(request) => request.version(),
-            Self::Direct(_) => Version::HTTP_11,
-        }
-    }
-
-    fn path(&self) -> &str {
-        match self {
-            Self::Routed(request) => request.uri().path(),
-            Self::Direct(direct) => direct.path(),
-        }
-    }
-
-    pub(super) fn query_string(&self) -> &str {
-        match self {
-            Self::Routed(request) => request.query_string(),
-            Self::Direct(direct) => direct.query().unwrap_or_default(),
-        }
-    }
-
-    /// The answer to a WebSocket's handshake (RFC 6455 §4.2).
-    pub(super) fn shake_hands(&self) -> Result<ResponseBuilder, HandshakeError> {
-        match self {
-            Self::Routed(request) => ws::handshake(request.head()),
-            Self::Direct(direct) => ws::handshake(&direct.to_head()),
-        }
-    }
-
-    /// What stands in the path after `/v1/NAME/`, as it was sent: a router would replace what is not UTF-8.
-    pub(super) fn named(&self) -> Option<&str> {
-        let before = match self {
-            Self::Routed(request) => {
-                let routed = request.match_info();
-                &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()]
-            }
-            Self::Direct(direct) => {
-                let below = direct.path().strip_prefix("/v1/")?;
-                return memchr::memchr(b'/', below.as_bytes()).map(|slash| &below[slash + 1..]);
-            }
-        };
-        // A router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
-        let slashes = before.matches('/').count() + 2;
-        self.path().splitn(slashes + 1, '/').nth(slashes)
-    }
-}
-
 impl std::ops::Deref for Call {
     type Target = Parts;
 
@@ -182,38 +88,17 @@ impl std::ops::DerefMut for Call {
     }
 }
 
-impl actix_web::FromRequest for Call {
-    type Error = actix_web::Error;
-    type Future = std::future::Ready<Result<Self, Self::Error>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let call = match request.app_data::<Rc<State>>() {
-            Some(state) => {
-                let chunked = actix_web::HttpMessage::chunked(request).unwrap_or(false);
-                let (body, kept) = body::keep(payload.take(), chunked);
-                let outlet = request.conn_data::<OutletRef>().and_then(OutletRef::upgrade);
-                let (peer, state) = (Peer::of(request), state.clone());
-                Ok(Self::new(Request::Routed(request.clone()), Body::Coming(body), kept, peer, outlet, state))
-            }
-            None => Err(actix_web::error::ErrorInternalServerError("the routes are not configured")),
-        };
-        std::future::ready(call)
-    }
-}
-
 impl Call {
-    pub(super) fn new(
-        request: Request,
-        body: Body,
-        kept: Option<body::Kept>,
-        peer: Peer,
-        outlet: Option<Outlet>,
-        state: Rc<State>,
-    ) -> Self {
-        let caller = Caller::of(&peer, request.headers(), &state.options);
-        let source = Source::of(request.headers(), caller.scheme, &state.options);
-        let pace = Pace::Request;
-        Self(Box::new(Parts { request, body, kept, state, peer, caller, source, outlet, pace }))
+    pub(super) fn new(request: Request, state: Rc<State>) -> Self {
+        let options = &state.options;
+        let caller = Caller::of(&request.peer, request.headers(), &options.trusted_proxies, options.proxy_header);
+        let source = Source::of(request.headers(), caller.scheme, options);
+        Self(Box::new(Parts { request, state, caller, source, pace: Pace::Request }))
+    }
+
+    /// The request's body, which is empty from then on.
+    pub(super) fn take_body(&mut self) -> RequestBody {
+        self.request.body.take()
     }
 
     pub(super) fn options(&self) -> &HttpOptions {
@@ -256,9 +141,9 @@ impl Call {
         &self.state.options.limits
     }
 
-    /// Where a stream may write past its task, if it may.
-    pub(super) fn outlet(&self) -> Option<Outlet> {
-        self.outlet.clone()
+    /// Where a stream may be written to directly, if it may.
+    pub(super) fn sink(&self) -> Option<DirectSink> {
+        self.request.sink.clone()
     }
 
     pub(super) fn source(&self) -> &Source {
@@ -266,7 +151,7 @@ impl Call {
     }
 
     /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.
-    pub(super) async fn answer<F, R>(self, handler: F) -> HttpResponse
+    pub(super) async fn answer<F, R>(self, handler: F) -> Response
     where
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
@@ -279,43 +164,33 @@ impl Call {
     }
 
     /// As [`Self::answer`], for a handler that asks [`Self::admit`] itself, or need not.
-    pub(super) async fn answer_unasked<F, R>(self, handler: F) -> HttpResponse
+    pub(super) async fn answer_unasked<F, R>(self, handler: F) -> Response
     where
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
     {
-        let (source, kept) = (self.source.clone(), self.kept.clone());
+        let source = self.source.clone();
         let refusals = self.refusals();
-        let routed = matches!(self.request, Request::Routed(_));
         let hsts = self.options().hsts;
-        let hsts = (!hsts.is_zero() && self.peer.secure).then_some(hsts.as_secs());
+        let hsts = (!hsts.is_zero() && self.request.peer.secure).then_some(hsts.as_secs());
         let answer = match refusals.admit() {
             Ok(()) => handler(self).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| refusals.charge(error).response());
-        let headers = response.headers_mut();
-        source.write(headers);
-        for (name, value) in EVERY_ANSWER.into_iter().filter(|_| routed) {
-            if !headers.contains_key(name) {
-                headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-            }
-        }
-        if let Some(seconds) = hsts.and_then(|seconds| HeaderValue::try_from(format!("max-age={seconds}")).ok()) {
-            headers.insert(STRICT_TRANSPORT_SECURITY, seconds);
-        }
-        match kept {
-            Some(kept) => response.map_body(|_, body| kept.beside(body)),
+        source.write(&mut response.fields);
+        match hsts {
+            Some(seconds) => response.with(STRICT_TRANSPORT_SECURITY, format!("max-age={seconds}")),
             None => response,
         }
     }
 
     /// Whether it may come at all.
     pub(super) fn admit(&self) -> Result<(), ApiError> {
-        if let Some(error) = self.peer.refused {
+        if let Some(error) = self.request.peer.refused {
             return Err(error.into());
         }
-        check_head(&self.request, self.options().header_bytes_max)?;
+        check_head(&self.request.head, self.options().header_bytes_max)?;
         origin::check_host(self.request.headers())?;
         origin::check_open(self.request.headers(), self.options())?;
         if self.state.hub.draining().is_some() {
@@ -326,13 +201,13 @@ impl Call {
 }
 
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
-fn check_head(request: &Request, bytes_max: usize) -> Result<(), ApiError> {
+fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
     // Nearly every one is short, whatever of it counts.
-    if matches!(request, Request::Direct(direct) if direct.bytes() <= bytes_max) {
+    if head.bytes() <= bytes_max {
         return Ok(());
     }
-    let url = request.path().len() + request.query_string().len();
-    if url + request.headers().bytes() > bytes_max {
+    let url = head.path().len() + head.query().map_or(0, str::len);
+    if url + head.headers().bytes() > bytes_max {
         let message = format!("a URL and its headers have at most {bytes_max} bytes here");
         return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
     }

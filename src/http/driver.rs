@@ -1,24 +1,23 @@
 //! Drives a delivery: gives it the time, wakes it, does what it says. All that knows a delivery and a socket.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::fmt::Write as _;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use actix_web::body::{BodySize, MessageBody};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::Sleep;
 
-use super::outlet::Outlet;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat};
 use crate::limits::Permit;
+use crate::net::DirectSink;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
@@ -180,25 +179,23 @@ impl Driver {
     }
 }
 
-/// A stream: read by its task, and written to by its worker while it is at rest, where its connection has an outlet.
-pub(super) struct Live {
+/// A stream: read by its task, and written to by its worker while it is at rest, where its connection has a sink.
+pub(super) struct StreamDriver {
     driver: RefCell<Driver>,
-    outlet: Option<Outlet>,
-    /// Whether the connection's bytes are in chunks (RFC 9112 §7.1), which are made of what goes the usual way.
-    chunked: bool,
+    sink: Option<DirectSink>,
     /// Its last byte was given.
     ended: Cell<bool>,
-    /// Its peer does not take what went the short way.
+    /// Its peer does not take what was written directly.
     slow: Cell<bool>,
 }
 
-impl Live {
-    pub(super) fn new(driver: Box<Driver>, outlet: Option<Outlet>, chunked: bool) -> Rc<Self> {
+impl StreamDriver {
+    pub(super) fn new(driver: Box<Driver>, sink: Option<DirectSink>) -> Rc<Self> {
         let (ended, slow) = (Cell::new(false), Cell::new(false));
-        let live = Rc::new(Self { driver: RefCell::new(*driver), outlet, chunked, ended, slow });
-        if let Some(outlet) = &live.outlet {
+        let live = Rc::new(Self { driver: RefCell::new(*driver), sink, ended, slow });
+        if let Some(sink) = &live.sink {
             // The head goes first, and whatever waits before it: answers to requests that came together with this one.
-            outlet.block();
+            sink.block();
             let reader: Weak<Self> = Rc::downgrade(&live);
             live.driver.borrow().seat.push_to(reader);
         }
@@ -211,7 +208,7 @@ impl Live {
 
     /// The next bytes for the body, `None` at the end.
     ///
-    /// While the peer does not take what went the short way nothing is read for it, but it ends when it is to: the outlet
+    /// While the peer does not take what was written directly nothing is read for it, but it ends when it is to: the sink
     /// keeps what is given behind the rest. Where that takes long it is not silent, since it was not pinged.
     ///
     /// # Errors
@@ -219,7 +216,7 @@ impl Live {
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut driver = self.driver.borrow_mut();
         // Whether the socket is broken, whoever writes finds out.
-        if self.outlet.as_ref().is_some_and(|outlet| outlet.poll_rest(cx).is_pending()) {
+        if self.sink.as_ref().is_some_and(|sink| sink.poll_rest(cx).is_pending()) {
             self.slow.set(true);
             ready!(driver.poll_end(cx));
         } else if self.slow.take() {
@@ -232,63 +229,44 @@ impl Live {
         Poll::Ready(next)
     }
 
-    /// The body gives something: nothing goes the short way before that has been written.
+    /// The body gives something: nothing is written directly before that has been written.
     pub(super) fn block(&self) {
-        if let Some(outlet) = &self.outlet {
-            outlet.block();
+        if let Some(sink) = &self.sink {
+            sink.block();
         }
     }
 
-    /// Nothing goes the short way any more.
+    /// Nothing is written directly any more.
     pub(super) fn end(&self) {
         self.ended.set(true);
     }
-
-    fn send(&self, outlet: &Outlet, bytes: &[u8]) -> bool {
-        outlet.count(bytes.len());
-        if !self.chunked {
-            return outlet.send(bytes);
-        }
-        let mut chunk = BytesMut::with_capacity(bytes.len() + CHUNK_BYTES);
-        let _ = write!(chunk, "{:X}\r\n", bytes.len());
-        chunk.put_slice(bytes);
-        chunk.put_slice(b"\r\n");
-        outlet.send(&chunk)
-    }
 }
 
-/// What stands around the bytes of a chunk, at most.
-const CHUNK_BYTES: usize = 16 + 4;
-
-impl Push for Live {
+impl Push for StreamDriver {
     fn push(&self, now: Instant, out: &mut BytesMut) -> bool {
-        let Some(outlet) = &self.outlet else { return false };
-        if self.ended.get() || !outlet.is_clear() {
+        let Some(sink) = &self.sink else { return false };
+        if self.ended.get() || !sink.is_clear() {
             // What waits to be written will bring its task back, which then reads on.
             return true;
         }
         let Ok(mut driver) = self.driver.try_borrow_mut() else { return false };
         out.clear();
         let done = driver.push(now, out);
-        let sent = out.is_empty() || self.send(outlet, out);
+        let sent = out.is_empty() || sink.send(out);
         done && sent && !driver.delivery.is_finished() && driver.seat.is_caught_up(&driver.delivery)
     }
 }
 
 /// The body of a stream's response. It is pulled: while the socket takes nothing, nothing is read for it.
-pub(super) struct StreamBody(pub(super) Rc<Live>);
+pub(super) struct StreamBody(pub(super) Rc<StreamDriver>);
 
-impl MessageBody for StreamBody {
-    type Error = actix_web::Error;
+impl Stream for StreamBody {
+    type Item = Bytes;
 
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             match ready!(self.0.poll(cx)) {
-                Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
                 // The stream lives on, on heartbeats, and asks again in a moment.
                 Some(Err(error)) => tracing::warn!(%error, "a stream cannot read the store"),
                 None => return Poll::Ready(None),

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use crate::auth::Rights;
@@ -15,6 +14,7 @@ use crate::event::EventError;
 use crate::excerpt::shorten_quotes;
 use crate::json::JsonError;
 use crate::limits::{LimitError, Refusal};
+use crate::net::Response;
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
@@ -139,27 +139,26 @@ impl ApiError {
     }
 
     /// The answer as JSON.
-    pub(crate) fn response(&self) -> HttpResponse {
+    pub(crate) fn response(&self) -> Response {
         self.response_with(json!({ "error": self.object() }))
     }
 
     /// The answer with more than the error in it.
-    pub(crate) fn response_with(&self, body: Value) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));
+    pub(crate) fn response_with(&self, body: Value) -> Response {
+        let mut response = Response::new(self.status).with(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
-            response.insert_header((RETRY_AFTER, after.as_secs()));
+            response = response.with(RETRY_AFTER, after.as_secs());
         }
         if let Some(allow) = self.allow {
-            response.insert_header((ALLOW, allow));
+            response = response.with(ALLOW, HeaderValue::from_static(allow));
         }
         if let Some(challenge) = self.challenge {
-            response.insert_header((WWW_AUTHENTICATE, challenge));
+            response = response.with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.code == "upgrade_required" {
-            response.insert_header((UPGRADE, "websocket"));
+            response = response.with(UPGRADE, HeaderValue::from_static("websocket"));
         }
-        response.body(body.to_string())
+        response.with_body(body.to_string())
     }
 }
 
@@ -232,7 +231,7 @@ mod tests {
             let told: HashSet<u64> = (0..200)
                 .map(|_| {
                     let response = ApiError::too_many("too_fast", "slow down", wait).response();
-                    response.headers().get(RETRY_AFTER).unwrap().to_str().unwrap().parse().unwrap()
+                    response.fields.get(&RETRY_AFTER).unwrap().to_str().unwrap().parse().unwrap()
                 })
                 .collect();
             let least = wait.as_secs_f64().ceil().max(1.0) as u64;

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 
 use super::access::AccessOptions;
 use super::origin::AllowedOrigin;
-use super::peer::ProxyHeader;
+
 use crate::limits::Limits;
+use crate::net::ProxyHeader;
 
 /// What the routes do; parsed once, valid ever after.
 #[derive(Clone, Debug)]

@@ -3,16 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderMap,
-    HeaderName, HeaderValue, ORIGIN, REFERER,
+use http::StatusCode;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderName,
+    HeaderValue, ORIGIN, REFERER,
 };
 
 use super::error::ApiError;
-use super::headers::{Headers, text};
 use super::options::HttpOptions;
-use super::peer::Scheme;
+use crate::net::{Headers, ResponseFields, Scheme, text};
 
 /// What a browser says of who asks (Fetch Metadata).
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -107,7 +106,7 @@ impl Source {
     }
 
     /// The CORS headers of an answer (Fetch §3.2.3). Only a listed origin is ever named.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+    pub(crate) fn write(&self, headers: &mut ResponseFields) {
         if let Self::Listed(origin) = self {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -137,7 +136,7 @@ pub(crate) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
     if is_plain_host(host) {
         return Ok(());
     }
-    match actix_web::http::uri::Authority::try_from(host) {
+    match http::uri::Authority::try_from(host) {
         Ok(authority) if !authority.as_str().contains('@') => Ok(()),
         _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
     }
@@ -281,6 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::RequestHead;
 
     proptest! {
         /// A listed name lets in what it says, and nothing that has more in front of it or behind.
@@ -302,27 +302,21 @@ mod tests {
         #[test]
         fn hosts_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
             let _ = is_loopback_host(&host);
-            if let Ok(value) = host.parse() {
-                let mut all = HeaderMap::new();
-                all.insert(HOST, value);
-                let _ = (check_host((&all).into()), is_own(&origin, (&all).into(), None));
-            }
+            let head = RequestHead::get("/", &[("host", host.as_bytes())]);
+            let _ = (check_host(head.headers()), is_own(&origin, head.headers(), None));
         }
 
         /// What is taken for a host without a parser is one by the parser.
         #[test]
         fn a_plain_host_is_a_host(host in "[a-zA-Z0-9.:@\\[-]{1,12}(:[0-9]{0,6})?") {
-            let authority = actix_web::http::uri::Authority::try_from(host.as_bytes());
+            let authority = http::uri::Authority::try_from(host.as_bytes());
             let is_host = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
             prop_assert!(is_host || !is_plain_host(host.as_bytes()), "{host}");
         }
     }
 
-    fn headers(host: &str, origin: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(HOST, host.parse().unwrap());
-        headers.insert(ORIGIN, origin.parse().unwrap());
-        headers
+    fn head(host: &str, origin: &str) -> RequestHead {
+        RequestHead::get("/", &[("host", host.as_bytes()), ("origin", origin.as_bytes())])
     }
 
     #[test]
@@ -347,7 +341,7 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = match Source::of((&headers(host, origin)).into(), None, &options) {
+            let found = match Source::of(head(host, origin).headers(), None, &options) {
                 Source::Unsaid => "unsaid",
                 Source::Own => "own",
                 Source::Listed(_) => "listed",
@@ -368,8 +362,8 @@ mod tests {
             (Some(Scheme::Http), "http://a.test", true),
             (Some(Scheme::Http), "https://a.test", false),
         ] {
-            let headers = headers("a.test", origin);
-            let headers = Headers::from(&headers);
+            let head = head("a.test", origin);
+            let headers = head.headers();
             let source = Source::of(headers, scheme, &HttpOptions::default());
             assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
             assert_eq!(is_site_known(headers, scheme, &HttpOptions::default()), own);

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use actix_web::HttpResponse;
-use actix_web::body::MessageBody;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use bytes::{BufMut as _, Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,14 +13,14 @@ use serde_json::{Value, json};
 use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
 use super::error::ApiError;
-use super::headers::Headers;
 use super::options::HttpOptions;
 use super::query::Fields;
-use super::{Answer, Call, Request};
+use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
+use crate::net::{Headers, Request, Response};
 use crate::store::StoreError;
 use crate::topic::Topic;
 
@@ -70,7 +68,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_publisher(&rights)?;
-    let body = call.body.take();
+    let body = call.take_body();
     let headers = call.request.headers();
     let options = call.options();
     let kind = MediaType::of(headers)?;
@@ -115,7 +113,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_publisher(&rights)?;
-    let body = call.body.take();
+    let body = call.take_body();
     let headers = call.request.headers();
     let options = call.options();
     let topic: Topic = topic_in_path(&call.request)?.parse()?;
@@ -234,9 +232,9 @@ fn outcome(published: &Published) -> Value {
     json!({ "cursor": published.cursor, "duplicate": published.duplicate })
 }
 
-fn created(body: impl MessageBody + 'static) -> HttpResponse {
+fn created(body: impl Into<Bytes>) -> Response {
     let json = HeaderValue::from_static("application/json");
-    HttpResponse::Created().insert_header((CONTENT_TYPE, json)).body(body)
+    Response::new(StatusCode::CREATED).with(CONTENT_TYPE, json).with_body(body)
 }
 
 /// What became of a stream of lines.

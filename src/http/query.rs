@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderName;
+use http::header::HeaderName;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::headers::{Headers, text as header_text};
 use crate::cursor::Cursor;
 use crate::excerpt::excerpt;
 use crate::hub::From;
+use crate::net::{Headers, text as header_text};
 use crate::topic::{Pattern, PatternSet, Topic};
 use crate::wire::Callback;
 

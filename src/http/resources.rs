@@ -1,9 +1,8 @@
 //! What is not publishing or subscribing: acknowledging, clients, the server's own state.
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
 use futures_util::FutureExt as _;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use crate::clients::{Ack, ClientState};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::{Hub, now_ms};
+use crate::net::Response;
 use crate::store::ReadRequest;
 use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
@@ -38,7 +38,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_may_come(&rights)?;
-    let body = call.body.take();
+    let body = call.take_body();
     let headers = call.request.headers();
     let kind = MediaType::of(headers)?;
     if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
@@ -183,6 +183,7 @@ async fn probe(hub: &Hub) -> Result<(), ApiError> {
     Ok(())
 }
 
-pub(super) fn json_body(body: &Value) -> HttpResponse {
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(body.to_string())
+pub(super) fn json_body(body: &Value) -> Response {
+    let json = HeaderValue::from_static("application/json");
+    Response::new(StatusCode::OK).with(CONTENT_TYPE, json).with_body(body.to_string())
 }

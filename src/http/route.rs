@@ -1,17 +1,17 @@
-//! What there is below `/v1`, and what may be done with it: the one table for all the ways that a request can come.
+//! What there is, and what may be done with it: the one table for all the ways that a request can come.
 
 use std::future::{Future, Ready, ready};
 
-use actix_web::HttpResponse;
-use actix_web::http::Method;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture};
+use http::Method;
 
-use super::call::Pace;
+use super::call::{Call, Pace};
 use super::error::ApiError;
-use super::{Answer, Call, admin, preflight, publish, resources, subscribe, tickets, websocket};
+use super::{Answer, admin, assets, not_found, preflight, publish, resources, subscribe, tickets, websocket};
+use crate::net::Response;
 
-/// A resource below `/v1`.
+/// A resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     Events,
@@ -30,11 +30,34 @@ pub(crate) enum Route {
     Client,
     Tickets,
     Revocations,
+    Healthz,
+    Readyz,
+    /// A file of the client library or of the pages.
+    Asset(&'static str),
+    /// There is nothing here.
+    Nothing,
 }
 
 impl Route {
-    /// What stands after `/v1/`.
-    pub(crate) fn of(below: &str) -> Option<Self> {
+    /// What a path names; that of the pages only where they are served.
+    pub(super) fn of(path: &str, pages: bool) -> Self {
+        if let Some(below) = path.strip_prefix("/v1/") {
+            return Self::below_v1(below).unwrap_or(Self::Nothing);
+        }
+        match path {
+            "/healthz" => Self::Healthz,
+            "/readyz" => Self::Readyz,
+            "/" if pages => Self::Asset("index.html"),
+            _ => {
+                let name = path.strip_prefix('/').unwrap_or_default();
+                let mut files = assets::client_files().chain(assets::page_files().filter(|_| pages));
+                files.find(|file| *file == name).map_or(Self::Nothing, Self::Asset)
+            }
+        }
+    }
+
+    /// What the part of a path after `/v1/` names.
+    pub(super) fn below_v1(below: &str) -> Option<Self> {
         Some(match below {
             "events" => Self::Events,
             "poll" => Self::Poll,
@@ -61,12 +84,12 @@ impl Route {
     }
 
     /// Whether requests are held: each lives as long as its answer takes.
-    pub(crate) fn is_held(self) -> bool {
+    pub(super) fn is_held(self) -> bool {
         matches!(self, Self::Longpoll | Self::Jsonp | Self::Iframe)
     }
 
-    /// Whether it is a WebSocket.
-    pub(crate) fn is_socket(self) -> bool {
+    /// Whether it upgrades to WebSocket.
+    pub(super) fn is_websocket(self) -> bool {
         matches!(self, Self::Ws | Self::Echo)
     }
 
@@ -77,12 +100,17 @@ impl Route {
             Self::Poll | Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Pace::Own,
             Self::Ws | Self::Echo => Pace::Own,
             Self::Ack | Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
+            Self::Asset(_) | Self::Nothing => Pace::Request,
+            Self::Healthz | Self::Readyz => Pace::Exempt,
         }
     }
 
     /// The answer to a call.
-    pub(super) fn run(self, mut call: Call) -> LocalBoxFuture<'static, HttpResponse> {
-        call.pace = if *call.request.method() == Method::OPTIONS { Pace::Request } else { self.pace() };
+    pub(super) fn run(self, mut call: Call) -> LocalBoxFuture<'static, Response> {
+        call.pace = match self.pace() {
+            Pace::Own if *call.request.method() == Method::OPTIONS => Pace::Request,
+            pace => pace,
+        };
         match self {
             Self::Events => asked(call, Methods::Post, publish::events),
             Self::Topic => asked(call, Methods::Post, publish::topic),
@@ -103,6 +131,11 @@ impl Route {
             },
             Self::Tickets => asked(call, Methods::Post, tickets::make),
             Self::Revocations => asked(call, Methods::Post, admin::revoke),
+            // A probe is answered whatever the server's state.
+            Self::Healthz => unasked(call, Methods::Read, resources::healthz),
+            Self::Readyz => unasked(call, Methods::Read, resources::readyz),
+            Self::Asset(name) => asked(call, Methods::Read, move |call| assets::serve(call, name)),
+            Self::Nothing => call.answer(not_found).boxed_local(),
         }
     }
 }
@@ -145,7 +178,7 @@ impl Methods {
 }
 
 /// A handler's answer. Boxed, each by itself: a held request has no room for what others need.
-pub(super) fn asked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, HttpResponse>
+pub(super) fn asked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, Response>
 where
     F: FnOnce(Call) -> R + 'static,
     R: Future<Output = Answer> + 'static,
@@ -155,7 +188,7 @@ where
 
 /// As [`asked`], of a handler of which nothing is asked first: a stream whose status a page cannot read admits the call
 /// itself, and tells a refusal in its own way.
-pub(super) fn unasked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, HttpResponse>
+pub(super) fn unasked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, Response>
 where
     F: FnOnce(Call) -> R + 'static,
     R: Future<Output = Answer> + 'static,

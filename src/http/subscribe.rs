@@ -2,19 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{
-    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, UPGRADE,
-};
-use actix_web::http::{ConnectionType, StatusCode, Version};
-use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
+use http::StatusCode;
+use http::header::{
+    CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+};
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
-use super::driver::{Driver, Live, StreamBody};
+use super::driver::{Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
-use super::headers::text as header_text;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
@@ -24,6 +22,7 @@ use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::{From, now_ms};
 use crate::json::Literal;
 use crate::limits::LimitError;
+use crate::net::{Response, text as header_text};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing};
@@ -43,8 +42,8 @@ pub(super) async fn poll(call: Call) -> Answer {
     }
     let body = driver.batch().await?;
     match named {
-        Some(tag) if body.is_empty() => Ok(HttpResponse::NotModified().insert_header((ETAG, tag)).finish()),
-        _ => Ok(json(StatusCode::OK).insert_header((ETAG, etag(driver.delivery.cursor()))).body(body)),
+        Some(tag) if body.is_empty() => Ok(Response::new(StatusCode::NOT_MODIFIED).with(ETAG, tag)),
+        _ => Ok(json(etagged(Response::new(StatusCode::OK), driver.delivery.cursor())).with_body(body)),
     }
 }
 
@@ -57,7 +56,7 @@ pub(super) async fn longpoll(call: Call) -> Answer {
     drop(call);
     // Before there is an answer: it would be kept as long as the request is held.
     let body = driver.batch().await?;
-    Ok(json(StatusCode::OK).body(body))
+    Ok(json(Response::new(StatusCode::OK)).with_body(body))
 }
 
 /// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
@@ -77,11 +76,11 @@ pub(super) async fn jsonp(call: Call) -> Answer {
         Err(error) => Err(error),
     };
     let body = batch.unwrap_or_else(|error| error_batch(&framing, &error, presented).freeze());
-    let mut response = HttpResponse::Ok();
-    response.insert_header((CONTENT_TYPE, "application/javascript; charset=utf-8"));
-    // Whoever opens it as a page is offered a file instead, and nothing runs.
-    response.insert_header((CONTENT_DISPOSITION, "attachment; filename=f.txt"));
-    Ok(response.body(body))
+    let response = Response::new(StatusCode::OK)
+        .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
+        // Opened as a page, it is offered as a file instead, and nothing runs.
+        .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
+    Ok(response.with_body(body))
 }
 
 async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiError> {
@@ -109,17 +108,15 @@ pub(super) async fn iframe(call: Call) -> Answer {
             if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
         let (mut driver, _) = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
         let batch = if once { Some(driver.batch().await?) } else { None };
-        let mut response = HttpResponse::Ok();
-        document_headers(&mut response, &nonce, &call);
+        let response = document_headers(Response::new(StatusCode::OK), &nonce, &call);
         Ok(match batch {
-            Some(batch) => response.body(batch),
+            Some(batch) => response.with_body(batch),
             None => streaming(&call, response, driver),
         })
     };
     answer.await.or_else(|error: ApiError| {
         let error = call.refusals().charge(error);
-        let mut response = HttpResponse::build(error.status);
-        document_headers(&mut response, &nonce, &call);
+        let response = document_headers(Response::new(error.status), &nonce, &call);
         let mut body = BytesMut::new();
         framing.preamble(&mut body);
         if once {
@@ -127,7 +124,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
         } else {
             framing.control(&Control::Error(error.item_data()), None, &mut body);
         }
-        Ok(response.body(body.freeze()))
+        Ok(response.with_body(body.freeze()))
     })
 }
 
@@ -136,8 +133,8 @@ pub(super) async fn sse(call: Call) -> Answer {
     let params = params(&call)?;
     let framing = Framing::Sse { padding: params.padding, named: params.named };
     let (driver, _) = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
-    let mut response = HttpResponse::Ok();
-    response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));
+    let response =
+        Response::new(StatusCode::OK).with(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     Ok(streaming(&call, response, driver))
 }
 
@@ -145,8 +142,8 @@ pub(super) async fn sse(call: Call) -> Answer {
 pub(super) async fn lines(call: Call) -> Answer {
     let params = params(&call)?;
     let (driver, _) = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
-    let mut response = HttpResponse::Ok();
-    response.insert_header((CONTENT_TYPE, "application/x-ndjson; charset=utf-8"));
+    let response = Response::new(StatusCode::OK)
+        .with(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson; charset=utf-8"));
     Ok(streaming(&call, response, driver))
 }
 
@@ -294,31 +291,16 @@ fn held(wait: Duration) -> Completion {
     if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: Instant::now() + wait } }
 }
 
-/// A response that streams. HTTP/1.0 knows no chunks (nginx speaks it to its upstreams unless told otherwise): there the
-/// end of the connection is the end of the body. So it is where a WebSocket was asked for that is none: actix says chunks
-/// then, and makes none.
-fn streaming(call: &Call, mut response: HttpResponseBuilder, driver: Box<Driver>) -> HttpResponse {
-    let is_websocket = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"websocket");
-    let upgrade = call.request.headers().get_all(&UPGRADE).into_iter().any(is_websocket);
-    let chunked = call.request.version() >= Version::HTTP_11 && !upgrade;
-    let mut response = response.body(StreamBody(Live::new(driver, call.outlet(), chunked)));
-    if !chunked {
-        let head = response.head_mut();
-        head.no_chunking(true);
-        head.set_connection_type(ConnectionType::Close);
-    }
-    response
+fn streaming(call: &Call, response: Response, driver: Box<Driver>) -> Response {
+    response.with_stream(StreamBody(StreamDriver::new(driver, call.sink())))
 }
 
-fn json(status: StatusCode) -> HttpResponseBuilder {
-    let mut response = HttpResponse::build(status);
-    response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));
-    response
+fn json(response: Response) -> Response {
+    response.with(CONTENT_TYPE, HeaderValue::from_static("application/json"))
 }
 
 /// The document runs its own scripts and nothing else, and only pages that may read it may frame it.
-fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call) {
-    response.insert_header((CONTENT_TYPE, "text/html; charset=utf-8"));
+fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
     let mut ancestors = String::from("'self'");
     for origin in &call.options().allowed_origins {
         let origin = origin.to_string();
@@ -330,8 +312,10 @@ fn document_headers(response: &mut HttpResponseBuilder, nonce: &str, call: &Call
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
     );
-    response.insert_header((CONTENT_SECURITY_POLICY, policy));
-    response.insert_header((HeaderName::from_static("x-robots-tag"), "noindex"));
+    response
+        .with(CONTENT_TYPE, "text/html; charset=utf-8")
+        .with(CONTENT_SECURITY_POLICY, policy)
+        .with(HeaderName::from_static("x-robots-tag"), "noindex")
 }
 
 /// The cursor that a refused request presented, if it is one.
@@ -348,6 +332,14 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     let mut body = BytesMut::new();
     framing.batch(cursor, &item, Literal::Same, &mut body);
     body
+}
+
+/// With a cursor's entity tag.
+fn etagged(mut response: Response, cursor: Cursor) -> Response {
+    if let Ok(tag) = HeaderValue::from_maybe_shared(etag(cursor)) {
+        response.fields.insert(ETAG, tag);
+    }
+    response
 }
 
 fn etag(cursor: Cursor) -> Bytes {

@@ -1,8 +1,7 @@
 //! `POST /v1/tickets`: what stands for a token where it would have to stand in a URL.
 
-use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -10,6 +9,7 @@ use super::access::ticket;
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::{Answer, Call};
+use crate::net::Response;
 use crate::transport::Transport;
 
 /// Longest body, in bytes.
@@ -24,7 +24,7 @@ struct Wanted {
 pub(super) async fn make(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
-    let body = call.body.take();
+    let body = call.take_body();
     let access = &call.state.options.access;
     if access.keys.is_none() {
         let message = "this server has no keys, so nobody needs a ticket";
@@ -54,5 +54,5 @@ pub(super) async fn make(mut call: Call) -> Answer {
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     };
     let answer = json!({ "ticket": name, "expires_in": access.ticket_ttl.as_secs() });
-    Ok(HttpResponse::Created().insert_header((CONTENT_TYPE, "application/json")).body(answer.to_string()))
+    Ok(Response::new(StatusCode::CREATED).with(CONTENT_TYPE, "application/json").with_body(answer.to_string()))
 }

@@ -5,6 +5,7 @@
 //! channel, and an encoding for each subscriber.
 
 mod echo;
+mod handshake;
 mod incoming;
 mod messages;
 
@@ -14,27 +15,24 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use actix_http::ResponseBuilder;
-use actix_http::ws::HandshakeError;
-use actix_web::HttpResponse;
-use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use bytes::{Bytes, BytesMut};
-use futures_core::Stream as _;
+use futures_core::Stream;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesOrdered;
+use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use serde_json::Value;
 
-use super::driver::Live;
+use super::driver::StreamDriver;
 use super::error::ApiError;
-use super::headers::Headers;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::auth::Rights;
+use crate::net::{Headers, Response};
 use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame};
+use handshake::HandshakeError;
 use incoming::{Message, Messages, Refusal};
 use messages::{Context as Conversation, Pending};
 
@@ -54,7 +52,7 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     call.source().check()?;
     let params = params(&call)?;
     // Before anything is looked up for what is no handshake.
-    call.request.shake_hands().map_err(no_handshake)?;
+    handshake::check(&call.request).map_err(no_handshake)?;
     let (driver, rights) =
         open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
     let client = driver.registration.as_ref().map(|registration| registration.connection.client);
@@ -72,28 +70,25 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         refusals: call.refusals(),
         too_fast: Cell::new(0),
     };
-    answer(
-        response,
-        Socket {
-            live: Live::new(driver, call.outlet(), false),
-            conversation,
-            messages: Some(messages),
-            pending: FuturesOrdered::new(),
-            held: None,
-            out: BytesMut::new(),
-            end: End::Open,
-        },
-    )
+    Ok(response.with_stream(Socket {
+        live: StreamDriver::new(driver, call.sink()),
+        conversation,
+        messages: Some(messages),
+        pending: FuturesOrdered::new(),
+        held: None,
+        out: BytesMut::new(),
+        end: End::Open,
+    }))
 }
 
 /// Upgrades, or says why not (RFC 6455 §4.2).
-fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(ResponseBuilder, Messages), ApiError> {
-    let mut response = call.request.shake_hands().map_err(no_handshake)?;
+fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(Response, Messages), ApiError> {
+    let mut response = handshake::accept(&call.request).map_err(no_handshake)?;
     if offers_subprotocol(call.request.headers()) {
-        response.insert_header((SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)));
+        response.fields.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     let (time_max, budget) = (call.options().body_timeout, call.inbound(rights));
-    Ok((response, Messages::new(call.body.take().coming(), bytes_max, time_max, budget)))
+    Ok((response, Messages::new(call.take_body(), bytes_max, time_max, budget)))
 }
 
 fn no_handshake(error: HandshakeError) -> ApiError {
@@ -102,12 +97,6 @@ fn no_handshake(error: HandshakeError) -> ApiError {
 
 fn offers_subprotocol(headers: Headers<'_>) -> bool {
     headers.texts(&SEC_WEBSOCKET_PROTOCOL).flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
-}
-
-fn answer(mut response: ResponseBuilder, socket: impl MessageBody + 'static) -> Answer {
-    let response =
-        response.message_body(socket).map_err(|error| ApiError::unavailable("upgrade", error.to_string()))?;
-    Ok(HttpResponse::from(response.map_into_boxed_body()))
 }
 
 /// How far a socket is from its end.
@@ -120,7 +109,7 @@ enum End {
 
 /// One subscriber's socket.
 struct Socket {
-    live: Rc<Live>,
+    live: Rc<StreamDriver>,
     conversation: Conversation,
     /// `None` once the peer has sent its last.
     messages: Option<Messages>,
@@ -132,14 +121,10 @@ struct Socket {
     end: End,
 }
 
-impl MessageBody for Socket {
-    type Error = actix_web::Error;
+impl Stream for Socket {
+    type Item = Bytes;
 
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = self.get_mut();
         loop {
             // Also of a peer that does not take what it is sent: it may have come to say goodbye.
@@ -151,13 +136,13 @@ impl MessageBody for Socket {
             }
             if !this.out.is_empty() {
                 this.live.block();
-                return Poll::Ready(Some(Ok(std::mem::take(&mut this.out).freeze())));
+                return Poll::Ready(Some(std::mem::take(&mut this.out).freeze()));
             }
             if this.end == End::Closing {
                 return Poll::Ready(None);
             }
             match ready!(this.live.poll(cx)) {
-                Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
                 Some(Err(error)) => tracing::warn!(%error, "a socket cannot read the store"),
                 None => this.end = End::Closing,
             }

@@ -1,52 +1,45 @@
-//! From an accepted connection to the routes: limits, TLS, and which HTTP it speaks.
+//! The service of each worker's listener: connections to [`net`](crate::net), which answers what it reads by itself, and to an
+//! actix-web `App`, which can serve everything.
 
 use std::future::ready;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix_http::HttpServiceBuilder;
+use actix_http::body::BoxBody;
 use actix_server::GracefulShutdownSignal;
-use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_factory, fn_service, map_config};
+use actix_service::{IntoServiceFactory, Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
-use super::http1::Front;
-use super::http2;
-use super::io::{BoxedIo, Io, Patience, Wire};
-use super::redirect;
-use super::watch::Watch;
-use crate::http::{HttpOptions, Peer, Site, is_trusted};
+use crate::http::{HttpOptions, Site};
 use crate::hub::Hub;
-use crate::limits::{Permit, RateKey};
-
-/// Connections past the limit that are told so, instead of being cut at once.
-pub(super) const TOLD_MAX: usize = 256;
+use crate::net::accept::{AcceptOptions, accept};
+use crate::net::access_log::AccessLog;
+use crate::net::fallback::{self, Tracked};
+use crate::net::http1::Http1;
+use crate::net::http2::{Http2, Http2Options};
+use crate::net::io::{BoxedIo, Timeouts};
+use crate::net::redirect;
 
 /// How long a socket may linger after its last answer. Less, and some never closed after a WebSocket's close frame.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a connection is given.
+/// What a worker is given.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) http: HttpOptions,
-    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
-    pub(super) http2: http2::Options,
-    pub(super) access_log: bool,
+    pub(super) accept: AcceptOptions,
+    pub(super) http2: Http2Options,
+    pub(super) access_log: Option<AccessLog>,
     pub(super) stopping: GracefulShutdownSignal,
-    /// Connections past the limit that are being told so.
-    pub(super) told: Arc<AtomicUsize>,
 }
 
-/// The service of one worker: connections to the routes. `app` puts them under an `App`.
-pub(super) fn front<F, I, S, B>(
+/// The service of one worker. `app` puts the site under an `App`.
+pub(super) fn serving<F, I, S, B>(
     settings: Settings,
     hub: Hub,
     app: F,
@@ -62,25 +55,26 @@ where
             InitError = (),
         > + 'static,
     S::Service: 'static,
-    <S::Service as Service<actix_http::Request>>::Future: Unpin + 'static,
+    <S::Service as actix_service::Service<actix_http::Request>>::Future: Unpin + 'static,
     B: MessageBody + Unpin + 'static,
 {
     fn_factory(move || {
-        let site = Site::new(&hub, settings.http.clone());
+        let site = Site::with_pages(&hub, settings.http.clone());
         let app = map_config(app(&site), |()| AppConfig::default());
         let settings = Rc::new(settings.clone());
         async move {
-            let log = settings.access_log.then(|| Rc::new(settings.http.clone()));
-            let routes = Watch::new(app.new_service(()).await?, log.clone());
-            let shared = routes.clone();
+            let log = settings.access_log.clone().map(Rc::new);
+            let app = Rc::new(Tracked::new(app.new_service(()).await?, log.clone()));
             // One for the worker: of its own, each connection's would take a quarter of a kilobyte, and a lock that all share.
             let stopping = settings.stopping.clone();
             let stopping = async move { stopping.notified().await }.boxed_local().shared();
-            let front = Rc::new(Front::new(site, log, stopping.clone()));
-            let http1 = HttpServiceBuilder::default()
-                // The pauses between requests are timed below, see `io`.
+            let site = Rc::new(site);
+            let plain = Rc::new(Http1::new(site.clone(), log.clone(), stopping.clone()));
+            let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2));
+            let fallback = HttpServiceBuilder::default()
+                // The pauses between requests are timed in `net::io`.
                 .keep_alive(actix_http::KeepAlive::Os)
-                .client_request_timeout(settings.http2.header_timeout)
+                .client_request_timeout(settings.accept.timeouts.head)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // A held request ends when its client goes: half-closed connections are not kept for their answer.
                 .h1_allow_half_closed(false)
@@ -88,28 +82,25 @@ where
                 .on_connect_ext(|io: &BoxedIo, data| {
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
-                    if let Some(outlet) = io.outlet() {
-                        data.insert(outlet.downgrade());
+                    if let Some(sink) = io.sink() {
+                        data.insert(sink.downgrade());
                     }
                 })
-                .h1(fn_factory(move || ready(Ok::<_, ()>(shared.clone()))));
-            let http1 = Rc::new(http1.new_service(()).await?);
+                .h1(fn_factory(move || ready(Ok::<_, ()>(app.clone()))));
+            let fallback = Rc::new(fallback.new_service(()).await?);
             Ok(fn_service(move |stream: TcpStream| {
-                let (settings, routes) = (settings.clone(), routes.clone());
-                let (front, http1) = (front.clone(), http1.clone());
+                let settings = settings.clone();
+                let (plain, http2, fallback) = (plain.clone(), http2.clone(), fallback.clone());
                 async move {
-                    let Some(accepted) = Box::pin(accept(stream, &settings)).await else { return Ok(()) };
-                    let Accepted { wire, address, peer, counted, _told } = accepted;
-                    if wire.is_http2() {
-                        let _counted = counted;
-                        // Boxed, as the handshake is: every plain connection would carry the larger one's size.
-                        Box::pin(http2::serve(wire, peer, routes, settings.http2, settings.stopping.clone())).await;
+                    // Boxed, as the others below: every connection would carry the largest one's size.
+                    let Some(accepted) = Box::pin(accept(stream, &settings.accept)).await else { return Ok(()) };
+                    if accepted.wire.is_http2() {
+                        Box::pin(http2.serve(accepted)).await;
                         return Ok(());
                     }
-                    let patience = Patience { idle: settings.http2.keep_alive, head: settings.http2.header_timeout };
-                    let Some(io) = front.serve(Io::new(wire, peer, patience, counted)).await else { return Ok(()) };
-                    // Boxed, as above.
-                    if let Err(error) = Box::pin(http1.call((io, Some(address)))).await {
+                    let (io, address, _slot) = accepted.into_http1();
+                    let Some(io) = plain.serve(io).await else { return Ok(()) };
+                    if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
                         tracing::debug!(%error, "a connection ends");
                     }
                     Ok(())
@@ -125,24 +116,25 @@ pub(super) fn redirecting(
     port: u16,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
     fn_factory(move || {
-        let settings = Rc::new(Settings { tls: None, ..settings.clone() });
+        let timeouts = Timeouts { idle: Duration::ZERO, ..settings.accept.timeouts };
+        let options = Rc::new(AcceptOptions { tls: None, timeouts, ..settings.accept.clone() });
         async move {
-            let redirect =
-                fn_service(move |request| ready(Ok::<_, actix_http::Error>(redirect::to_https(&request, port))));
+            let redirect = fn_service(move |request: actix_http::Request| {
+                let head = fallback::request_head(request.head());
+                let answer = head.map(|head| fallback::response(redirect::to_https(&head.finish(), port), true));
+                ready(answer.ok_or_else(|| actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body()))
+            });
             let http1 = HttpServiceBuilder::default()
                 .keep_alive(actix_http::KeepAlive::Disabled)
-                .client_request_timeout(settings.http2.header_timeout)
+                .client_request_timeout(options.timeouts.head)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 .h1(redirect);
             let http1 = Rc::new(http1.new_service(()).await?);
             Ok(fn_service(move |stream: TcpStream| {
-                let (settings, http1) = (settings.clone(), http1.clone());
+                let (options, http1) = (options.clone(), http1.clone());
                 async move {
-                    if let Some(Accepted { wire, address, peer, counted, _told }) =
-                        Box::pin(accept(stream, &settings)).await
-                    {
-                        let (idle, head) = (Duration::ZERO, settings.http2.header_timeout);
-                        let io = Io::new(wire, peer, Patience { idle, head }, counted);
+                    if let Some(accepted) = Box::pin(accept(stream, &options)).await {
+                        let (io, address, _slot) = accepted.into_http1();
                         let _ = http1.call((io, Some(address))).await;
                     }
                     Ok(())
@@ -150,71 +142,4 @@ pub(super) fn redirecting(
             }))
         }
     })
-}
-
-/// A connection that may speak.
-struct Accepted {
-    wire: Wire,
-    address: SocketAddr,
-    peer: Peer,
-    counted: Option<Permit>,
-    _told: Option<Told>,
-}
-
-/// One of those that are told that there are too many.
-struct Told(Arc<AtomicUsize>);
-
-impl Told {
-    fn new(told: &Arc<AtomicUsize>) -> Option<Self> {
-        let one = Self(told.clone());
-        (told.fetch_add(1, Ordering::Relaxed) < TOLD_MAX).then_some(one)
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn accept(stream: TcpStream, settings: &Settings) -> Option<Accepted> {
-    let address = stream.peer_addr().ok()?;
-    bound_stalls(&stream, settings.http2.stall_timeout);
-    let ip = address.ip().to_canonical();
-    let key = (!is_trusted(ip, &settings.http.trusted_proxies)).then(|| RateKey::at(ip));
-    let (counted, refused, _told) = match settings.http.limits.connection(key.as_ref()) {
-        Ok(counted) => (Some(counted), None, None),
-        Err(error) => (None, Some(error), Some(Told::new(&settings.told)?)),
-    };
-    let wire = match &settings.tls {
-        None => Wire::plain(stream),
-        Some(config) => {
-            let shaking_hands = TlsAcceptor::from(config.clone()).accept(stream);
-            Wire::Tls(Box::new(timeout(settings.http2.header_timeout, shaking_hands).await.ok()?.ok()?))
-        }
-    };
-    let peer = Peer { address: ip, secure: settings.tls.is_some(), refused };
-    Some(Accepted { wire, address, peer, counted, _told })
-}
-
-/// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,
-/// where they do not show as ours; the network's own need, what is under way, is not limited by this.
-#[cfg(target_os = "linux")]
-const UNSENT_BYTES: u32 = 128 << 10;
-
-/// A peer that takes nothing of what is sent to it holds a buffer for nothing: little of one, and not for long. The
-/// kernel knows how long that has been so; actix has no such deadline, and a body that is not polled cannot have one.
-/// Events go out when they come, not when the last one has been acknowledged (RFC 1122 §4.2.3.4 asks for a way to say so).
-fn bound_stalls(stream: &TcpStream, after: Duration) {
-    let _ = stream.set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    {
-        let socket = socket2::SockRef::from(stream);
-        let bounded = socket.set_tcp_user_timeout(Some(after)).and(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
-        if let Err(error) = bounded {
-            tracing::debug!(%error, "stalls are not bounded on this connection");
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = after;
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use actix_web::http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 
 use super::super::error::ApiError;
-use super::super::headers::Headers;
 use super::super::query::Fields;
+use crate::net::Headers;
 
 /// The cookie that may hold a token.
 const COOKIE_NAME: &str = "switchback_token";
@@ -83,16 +83,15 @@ fn cookie(headers: Headers<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::RequestHead;
 
     fn of(url: &str, headers: &[(&str, &str)], cookies: bool) -> Result<Option<Credential>, ApiError> {
-        let request = TestRequest::with_uri(url);
-        let request = headers.iter().fold(request, |request, header| request.append_header(*header));
-        let request = request.to_http_request();
-        Credential::of(request.query_string(), request.headers().into(), cookies)
+        let fields: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let head = RequestHead::get(url, &fields);
+        Credential::of(head.query().unwrap_or_default(), head.headers(), cookies)
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
 use uuid::Uuid;
 
 use super::super::access::{check_may_come, check_still_good, expiry};
@@ -17,7 +17,7 @@ use super::super::driver::Driver;
 use super::super::subscribe::stream_of;
 use super::super::{Answer, Call};
 use super::incoming::{Message, Messages, NO_ROOM, Refusal};
-use super::{answer, shake_hands};
+use super::shake_hands;
 use crate::auth::Rights;
 use crate::delivery::{Delivery, Plan, Start};
 use crate::hub::now_ms;
@@ -44,7 +44,8 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     let driver = driver(&call, &rights, permit);
     // From here on a revocation ends it; what came between the first look and the registration is not let slip.
     check_still_good(&call.state.hub, &rights)?;
-    answer(response, Echo { driver, messages: Some(messages), out: BytesMut::new(), budget, closing: false })
+    let out = BytesMut::new();
+    Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false }))
 }
 
 fn driver(call: &Call, rights: &Rights, permit: Permit) -> Box<Driver> {
@@ -78,18 +79,14 @@ struct Echo {
     closing: bool,
 }
 
-impl MessageBody for Echo {
-    type Error = actix_web::Error;
+impl Stream for Echo {
+    type Item = Bytes;
 
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = self.get_mut();
         loop {
             if let Some(piece) = this.piece() {
-                return Poll::Ready(Some(Ok(piece)));
+                return Poll::Ready(Some(piece));
             }
             if this.closing {
                 return Poll::Ready(None);
@@ -104,7 +101,7 @@ impl MessageBody for Echo {
                     Poll::Ready(Some(Err(refusal))) => this.close(refusal),
                     Poll::Ready(None) => this.closing = true,
                     Poll::Pending => match ready!(this.driver.poll(cx)) {
-                        Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                        Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
                         Some(Err(error)) => tracing::warn!(%error, "an echo socket cannot read the store"),
                         None => this.closing = true,
                     },

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use actix_codec::Decoder as _;
 use actix_http::ws::{CloseReason, Codec, Frame, Item, ProtocolError};
-use actix_web::dev::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::task::AtomicWaker;
 use tokio::time::Sleep;
 
 use crate::limits::InboundBudget;
+use crate::net::RequestBody;
 
 /// Why a peer is closed, and with which code (RFC 6455 §7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) enum Message {
 
 /// The messages of one peer.
 pub(super) struct Messages {
-    payload: Payload,
+    payload: RequestBody,
     headers: Headers,
     codec: Codec,
     /// Bytes that are not decoded yet: less than a frame, or what one read brought.
@@ -116,7 +116,7 @@ impl Wake for Bell {
 
 impl Messages {
     /// Of an upgraded request's payload; a message has at most `bytes_max`, and takes at most `time_max`.
-    pub(super) fn new(payload: Payload, bytes_max: usize, time_max: Duration, budget: InboundBudget) -> Self {
+    pub(super) fn new(payload: RequestBody, bytes_max: usize, time_max: Duration, budget: InboundBudget) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         Self {
             payload,

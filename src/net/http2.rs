@@ -5,27 +5,31 @@
 //! but what drives them is here: a task a stream, ended by its answer, by a reset, or by a stall.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use actix_http::body::{BodySize, BoxBody, MessageBody};
-use actix_http::error::PayloadError;
-use actix_http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_http::{HttpMessage as _, Payload, Request, Response};
-use actix_server::GracefulShutdownSignal;
-use actix_service::Service;
 use bytes::Bytes;
 use futures_core::Stream;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderValue};
+use http::{Method, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use crate::http::Peer;
+use super::accept::Accepted;
+use super::access_log::AccessLog;
+use super::http1::Stopping;
+use super::in_flight::InFlight;
+use super::peer::Peer;
+use super::request::{Request, RequestBody, RequestHead};
+use super::response::{Response, ResponseBody};
+use super::service::Service;
 
 /// Bytes of one stream that wait to be written to the socket.
 const SEND_BUFFER_BYTES: usize = 32 << 10;
@@ -43,23 +47,36 @@ const RESETS_MAX: usize = 20;
 
 /// What an HTTP/2 connection may do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
-    pub(super) streams_max: u32,
-    pub(super) header_bytes_max: u32,
-    pub(super) header_timeout: Duration,
-    pub(super) keep_alive: Duration,
-    pub(super) stall_timeout: Duration,
+pub(crate) struct Http2Options {
+    pub(crate) streams_max: u32,
+    pub(crate) header_bytes_max: u32,
+    pub(crate) header_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) stall_timeout: Duration,
 }
 
-/// Serves a connection until it ends.
-pub(super) async fn serve<T, S, B>(io: T, peer: Peer, service: S, options: Options, stopping: GracefulShutdownSignal)
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request> + Clone + 'static,
-    S::Response: Into<Response<B>>,
-    S::Error: Into<Response<BoxBody>>,
-    B: MessageBody + 'static,
-{
+/// What the HTTP/2 connections of one worker share.
+pub(crate) struct Http2<S> {
+    service: Rc<S>,
+    log: Option<Rc<AccessLog>>,
+    stopping: Stopping,
+    options: Http2Options,
+}
+
+impl<S: Service + 'static> Http2<S> {
+    pub(crate) fn new(service: Rc<S>, log: Option<Rc<AccessLog>>, stopping: Stopping, options: Http2Options) -> Self {
+        Self { service, log, stopping, options }
+    }
+
+    /// Serves a connection until it ends.
+    pub(crate) async fn serve(self: &Rc<Self>, accepted: Accepted) {
+        let (wire, peer, _held) = accepted.into_http2();
+        serve(self, wire, peer).await;
+    }
+}
+
+async fn serve<S: Service + 'static>(http2: &Rc<Http2<S>>, io: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+    let options = http2.options;
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.streams_max)
@@ -71,7 +88,7 @@ where
         .max_pending_accept_reset_streams(RESETS_MAX);
     let Ok(Ok(mut connection)) = timeout(options.header_timeout, builder.handshake(io)).await else { return };
     let streams = Rc::new(Streams::default());
-    let mut stopping = pin!(stopping.notified());
+    let mut stopping = http2.stopping.clone();
     let mut ending = peer.refused.is_some();
     let mut ended = false;
     loop {
@@ -84,9 +101,9 @@ where
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     let one = streams.one();
-                    let answer = answer(request, respond, peer, service.clone(), options.stall_timeout);
+                    let http2 = http2.clone();
                     tokio::task::spawn_local(async move {
-                        answer.await;
+                        answer(&http2, request, respond, peer).await;
                         drop(one);
                     });
                 }
@@ -141,64 +158,61 @@ impl Drop for One {
 }
 
 /// From a request to the end of its answer.
-async fn answer<S, B>(
+async fn answer<S: Service>(
+    http2: &Http2<S>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Peer,
-    service: S,
-    stall_timeout: Duration,
-) where
-    S: Service<Request>,
-    S::Response: Into<Response<B>>,
-    S::Error: Into<Response<BoxBody>>,
-    B: MessageBody,
-{
-    let is_head = request.method() == http::Method::HEAD;
-    let Some(request) = inward(request, peer) else {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
-        return;
-    };
-    let mut answering = pin!(service.call(request));
+) {
+    let is_head = request.method() == Method::HEAD;
+    let (parts, body) = request.into_parts();
+    let head = Box::new(request_head(&parts));
+    drop(parts);
+    let mut in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
+    let body =
+        if body.is_end_stream() { RequestBody::Full(Bytes::new()) } else { RequestBody::Stream(Box::pin(Body(body))) };
+    let mut answering = http2.service.call(Request { head, body, peer, sink: None });
     let answered = poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answering.as_mut().poll(cx).map(Some),
     });
     // A held request whose client is gone ends here, and everything that it held with it.
-    match answered.await {
-        None => {}
-        Some(Ok(response)) => send(response.into(), respond, is_head, stall_timeout).await,
-        Some(Err(error)) => send(error.into(), respond, is_head, stall_timeout).await,
-    }
+    let Some(response) = answered.await else { return };
+    drop(answering);
+    in_flight.answered(response.status.as_u16(), None);
+    send(response, respond, is_head, http2.options.stall_timeout, in_flight).await;
 }
 
-async fn send<B: MessageBody>(
-    response: Response<B>,
+async fn send(
+    response: Response,
     mut respond: SendResponse<Bytes>,
     is_head: bool,
     stall_timeout: Duration,
+    mut in_flight: InFlight,
 ) {
-    let Some(head) = outward(&response) else { return };
-    let body = response.into_body();
-    let empty = is_head || body.size().is_eof();
+    let head = response_head(&response);
+    let mut body = response.body;
+    let empty = is_head
+        || matches!(body, ResponseBody::Empty)
+        || matches!(&body, ResponseBody::Full(bytes) if bytes.is_empty());
     let Ok(mut stream) = respond.send_response(head, empty) else { return };
     if empty {
         return;
     }
-    let mut body = pin!(body);
     loop {
         let next = poll_fn(|cx| match stream.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => body.as_mut().poll_next(cx).map(Some),
+            Poll::Pending => body.poll_part(cx).map(Some),
         });
         match next.await {
-            Some(Some(Ok(bytes))) => {
-                if !write(&mut stream, bytes, stall_timeout).await {
+            Some(Some(part)) => {
+                in_flight.sent(part.len());
+                if !write(&mut stream, part, stall_timeout).await {
                     return;
                 }
             }
-            Some(Some(Err(_))) => return stream.send_reset(Reason::INTERNAL_ERROR),
             Some(None) => {
-                // Gone already, perhaps; then there is nobody to tell.
+                // Gone already, perhaps; then nothing is left to end.
                 let _ = stream.send_data(Bytes::new(), true);
                 return;
             }
@@ -231,79 +245,67 @@ async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes, stall_timeout: 
     true
 }
 
-/// A request as the routes know it; `None` where it cannot be one of theirs.
-fn inward(request: http::Request<RecvStream>, peer: Peer) -> Option<Request> {
-    let (parts, body) = request.into_parts();
-    let body: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(Body(body));
-    let mut request = Request::with_payload(Payload::Stream { payload: body });
-    let head = request.head_mut();
-    head.method = actix_http::Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
-    head.uri = parts.uri.to_string().parse().ok()?;
-    head.version = actix_http::Version::HTTP_2;
-    head.headers = headers(&parts)?;
-    head.peer_addr = Some((peer.address, 0).into());
-    request.extensions_mut().insert(peer);
-    Some(request)
-}
-
-/// The headers, as HTTP/1 would have them: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
-fn headers(parts: &http::request::Parts) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 1);
+/// A head, as HTTP/1 would have it: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
+fn request_head(parts: &http::request::Parts) -> RequestHead {
+    let uri = &parts.uri;
+    let mut head = RequestHead::builder(parts.method.clone(), Version::HTTP_2, uri.path(), uri.query());
+    if let Some(authority) = uri.authority() {
+        head.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
+    }
     for (name, value) in &parts.headers {
-        if name != http::header::COOKIE {
-            let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-            headers.append(HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, value);
+        let replaced = name == COOKIE || name == HOST && uri.authority().is_some();
+        if !replaced {
+            head.field(name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    let cookies: Vec<&[u8]> =
-        parts.headers.get_all(http::header::COOKIE).iter().map(|value| value.as_bytes()).collect();
+    let cookies: Vec<&[u8]> = parts.headers.get_all(COOKIE).iter().map(|value| value.as_bytes()).collect();
     if !cookies.is_empty() {
-        headers.insert(actix_http::header::COOKIE, HeaderValue::from_bytes(&cookies.join(&b"; "[..])).ok()?);
+        head.field(COOKIE.as_str().as_bytes(), &cookies.join(&b"; "[..]));
     }
-    if let Some(authority) = parts.uri.authority() {
-        headers.insert(actix_http::header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
-    }
-    Some(headers)
+    head.finish()
 }
 
 /// What is about one HTTP/1 connection, and has no place here (RFC 9113 §8.2.2).
-const OF_A_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+const CONNECTION_HEADERS: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
-fn outward<B: MessageBody>(response: &Response<B>) -> Option<http::Response<()>> {
+fn response_head(response: &Response) -> http::Response<()> {
     let mut head = http::Response::new(());
-    *head.status_mut() = http::StatusCode::from_u16(response.status().as_u16()).ok()?;
-    for (name, value) in response.headers() {
-        if OF_A_CONNECTION.contains(&name.as_str()) {
-            continue;
-        }
-        let name = http::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
-        head.headers_mut().append(name, http::HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    *head.status_mut() = response.status;
+    let fields = head.headers_mut();
+    for (name, value) in response.fields.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(&name.as_str())) {
+        fields.append(name, value.clone());
     }
-    let bodiless = matches!(response.status().as_u16(), 204 | 304);
-    if let BodySize::Sized(length) = response.body().size()
-        && !bodiless
-    {
-        head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    for (name, value) in response.missing_defaults() {
+        fields.insert(name, HeaderValue::from_static(value));
     }
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    head.headers_mut().insert(http::header::DATE, date.parse().ok()?);
-    Some(head)
+    let length = match &response.body {
+        ResponseBody::Empty => Some(0),
+        ResponseBody::Full(bytes) => Some(bytes.len()),
+        ResponseBody::Stream(_) => None,
+    };
+    let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let Some(length) = length.filter(|_| !bodiless) {
+        fields.insert(CONTENT_LENGTH, length.into());
+    }
+    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
+        fields.insert(DATE, date);
+    }
+    head
 }
 
 /// A request's body; its window opens as it is read.
 struct Body(RecvStream);
 
 impl Stream for Body {
-    type Item = Result<Bytes, PayloadError>;
+    type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let broken = |error: h2::Error| PayloadError::Io(std::io::Error::other(error));
         match std::task::ready!(self.0.poll_data(cx)) {
             Some(Ok(bytes)) => {
                 let released = self.0.flow_control().release_capacity(bytes.len());
-                Poll::Ready(Some(released.map(|()| bytes).map_err(broken)))
+                Poll::Ready(Some(released.map(|()| bytes).map_err(io::Error::other)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(broken(error)))),
+            Some(Err(error)) => Poll::Ready(Some(Err(io::Error::other(error)))),
             None => Poll::Ready(None),
         }
     }

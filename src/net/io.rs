@@ -18,14 +18,15 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
+use super::http1::DirectSink;
+use super::peer::Peer;
 use super::tls::HTTP2;
-use crate::http::{Outlet, Peer};
 use crate::limits::Permit;
 
 /// What comes and goes.
-pub(super) enum Wire {
+pub(crate) enum Wire {
     /// Its writing side is shared with the streams that run over it.
-    Plain(OwnedReadHalf, Outlet),
+    Plain(OwnedReadHalf, DirectSink),
     /// Boxed, since its state is a kilobyte that plain connections need not have.
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -33,19 +34,19 @@ pub(super) enum Wire {
 impl Wire {
     pub(super) fn plain(stream: TcpStream) -> Self {
         let (reading, writing) = stream.into_split();
-        Self::Plain(reading, Outlet::new(writing))
+        Self::Plain(reading, DirectSink::new(writing))
     }
 
-    /// Where streams may write past their task.
-    pub(super) fn outlet(&self) -> Option<&Outlet> {
+    /// Where streams may be written to directly.
+    fn sink(&self) -> Option<&DirectSink> {
         match self {
-            Self::Plain(_, outlet) => Some(outlet),
+            Self::Plain(_, sink) => Some(sink),
             Self::Tls(_) => None,
         }
     }
 
     /// Whether both sides agreed on HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
+    pub(crate) fn is_http2(&self) -> bool {
         match self {
             Self::Plain(..) => false,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
@@ -55,7 +56,7 @@ impl Wire {
 
 /// Whether a connection has requests under way, and since when it has not.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     requests: Cell<usize>,
     idle_since: Cell<Instant>,
     /// When the first byte of a request came whose head is not there yet.
@@ -64,16 +65,16 @@ pub(super) struct Activity {
 
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Timeouts {
     /// Between requests.
-    pub(super) idle: Duration,
+    pub(crate) idle: Duration,
     /// For a request's head.
-    pub(super) head: Duration,
+    pub(crate) head: Duration,
 }
 
 /// One request that is under way, until its answer has been given.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Activity>);
+pub(crate) struct InFlightGuard(Rc<Activity>);
 
 impl Activity {
     /// Of a connection that begins now, and owes a head.
@@ -82,10 +83,10 @@ impl Activity {
         Rc::new(Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since: Cell::new(Some(now)) })
     }
 
-    pub(super) fn begin(self: &Rc<Self>) -> Busy {
+    pub(super) fn begin(self: &Rc<Self>) -> InFlightGuard {
         self.requests.set(self.requests.get() + 1);
         self.head_since.set(None);
-        Busy(self.clone())
+        InFlightGuard(self.clone())
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -100,15 +101,15 @@ impl Activity {
     }
 
     /// When it will have been idle for too long, if it stays so.
-    fn ends_at(&self, patience: Patience) -> Instant {
+    fn ends_at(&self, timeouts: Timeouts) -> Instant {
         match self.head_since.get() {
-            Some(since) => since + patience.head,
-            None => self.idle_since.get() + patience.idle,
+            Some(since) => since + timeouts.head,
+            None => self.idle_since.get() + timeouts.idle,
         }
     }
 }
 
-impl Drop for Busy {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
         self.0.idle_since.set(Instant::now());
@@ -116,11 +117,11 @@ impl Drop for Busy {
 }
 
 /// An HTTP/1 connection.
-pub(super) struct Io {
+pub(crate) struct Io {
     wire: Wire,
-    pub(super) peer: Peer,
-    pub(super) activity: Rc<Activity>,
-    patience: Patience,
+    pub(crate) peer: Peer,
+    pub(crate) activity: Rc<Activity>,
+    timeouts: Timeouts,
     /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
     /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
     idle: Option<Pin<Box<Sleep>>>,
@@ -130,23 +131,23 @@ pub(super) struct Io {
 }
 
 /// As actix is given it. A connection's task has room for it more than once, and one size more takes half a kilobyte.
-pub(super) type BoxedIo = Box<Io>;
+pub(crate) type BoxedIo = Box<Io>;
 
 impl Io {
-    pub(super) fn new(wire: Wire, peer: Peer, patience: Patience, counted: Option<Permit>) -> Self {
+    pub(super) fn new(wire: Wire, peer: Peer, timeouts: Timeouts, counted: Option<Permit>) -> Self {
         let activity = Activity::begin_connection();
-        Self { wire, peer, activity, patience, idle: None, unread: BytesMut::new(), _counted: counted }
+        Self { wire, peer, activity, timeouts, idle: None, unread: BytesMut::new(), _counted: counted }
     }
 
-    /// For actix, which has not seen these bytes. It times the first head that it reads by itself, and answers 408.
-    pub(super) fn handed_over(mut self, unread: BytesMut) -> BoxedIo {
+    /// For the `App`, which is to read these bytes first. actix times the first head that it reads by itself, and answers 408.
+    pub(super) fn rewind(mut self, unread: BytesMut) -> BoxedIo {
         self.unread = unread;
-        self.activity.head_since.set(Some(Instant::now() + self.patience.idle));
+        self.activity.head_since.set(Some(Instant::now() + self.timeouts.idle));
         Box::new(self)
     }
 
-    pub(super) fn outlet(&self) -> Option<&Outlet> {
-        self.wire.outlet()
+    pub(crate) fn sink(&self) -> Option<&DirectSink> {
+        self.wire.sink()
     }
 
     /// Reads, for somebody who says by himself when a part of a request has come: most come whole.
@@ -163,7 +164,7 @@ impl Io {
         if !self.activity.is_idle() {
             return Poll::Pending;
         }
-        let until = self.activity.ends_at(self.patience);
+        let until = self.activity.ends_at(self.timeouts);
         let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         loop {
             std::task::ready!(idle.as_mut().poll(cx));
@@ -206,21 +207,21 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(_, outlet) => outlet.poll_write(cx, buf),
+            Self::Plain(_, sink) => sink.poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_, outlet) => outlet.poll_flush(cx),
+            Self::Plain(_, sink) => sink.poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_, outlet) => outlet.poll_shutdown(cx),
+            Self::Plain(_, sink) => sink.poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -1,16 +1,15 @@
-//! HTTP/1.1 (RFC 9112) in front of the routes, for what is asked for plainly.
+//! HTTP/1.1 (RFC 9112), for the frequent requests.
 //!
 //! What the server is for is asked for by the same few requests, again and again, and answered by the same few heads. actix
 //! serves anything, and for that keeps two buffers of 8 KiB and two KiB of state for each connection, and takes each request
-//! through layers that find nothing to do. So a request that is here as a whole, is for one of our routes and says nothing
-//! unusual about itself is read, handed to its route and answered here. With the first that is not plain, or is not here as
-//! a whole, the connection is handed over to actix, with what was read of it, and stays there: what is malformed, slow, long
-//! or rare is not ours to know. So nothing here waits in the middle of a request.
-//!
-//! The routes are the same as under an `App`, and know of no difference.
+//! through layers that find nothing to do. So a request that is here as a whole, is for a fast path and says nothing unusual
+//! about itself is read, served and answered here. With the first that is none of these the connection falls back to the
+//! actix-web `App`, with what was read of it, and stays there: what is malformed, slow, long or rare is not read here. So
+//! nothing here waits in the middle of a request.
 
-mod request;
-mod response;
+mod decode;
+mod direct_write;
+mod encode;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,10 +20,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_http::body::{BoxBody, MessageBody};
-use actix_http::error::PayloadError;
-use actix_http::{Payload, Response, Version};
-use actix_web::HttpResponse;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::FutureExt as _;
@@ -32,12 +27,16 @@ use futures_util::future::{LocalBoxFuture, Shared};
 use tokio::io::{AsyncWrite as _, ReadBuf};
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 
-use super::access_log::Asked;
+use super::access_log::AccessLog;
+use super::in_flight::InFlight;
 use super::io::{BoxedIo, Io};
-use super::watch::{Watched, Watching};
-use crate::http::{Body, Headers, HttpOptions, Site};
-use request::{INPUT_MAX_BYTES, Parsed, Plain, parse};
-use response::{Common, Framing, write_end, write_head, write_part};
+use super::request::{Request, RequestBody};
+use super::response::{Response, ResponseBody};
+use super::service::Service;
+use decode::{FastRequest, INPUT_MAX_BYTES, Parsed, parse};
+use encode::{BodyFraming, HeadTemplate, write_end, write_head, write_part};
+
+pub(crate) use direct_write::{DirectSink, WeakSink};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -53,43 +52,42 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// What the connections of one worker share.
-pub(super) struct Front {
-    site: Site,
-    /// Where requests are written down.
-    log: Option<Rc<HttpOptions>>,
+pub(crate) struct Http1<S> {
+    service: Rc<S>,
+    log: Option<Rc<AccessLog>>,
     stopping: Stopping,
-    common: Common,
+    template: HeadTemplate,
 }
 
-/// Comes when the server stops.
-pub(super) type Stopping = Shared<LocalBoxFuture<'static, ()>>;
+/// Completes when the server stops.
+pub(crate) type Stopping = Shared<LocalBoxFuture<'static, ()>>;
 
-impl Front {
-    pub(super) fn new(site: Site, log: Option<Rc<HttpOptions>>, stopping: Stopping) -> Self {
-        Self { site, log, stopping, common: Common::default() }
+impl<S: Service> Http1<S> {
+    pub(crate) fn new(service: Rc<S>, log: Option<Rc<AccessLog>>, stopping: Stopping) -> Self {
+        Self { service, log, stopping, template: HeadTemplate::default() }
     }
 
-    /// Serves a connection until it ends, `None`, or until it is to be handed over.
-    pub(super) async fn serve(&self, io: Io) -> Option<BoxedIo> {
+    /// Serves a connection until it ends, `None`, or until it falls back.
+    pub(crate) async fn serve(&self, io: Io) -> Option<BoxedIo> {
         if io.peer.refused.is_some() {
-            return Some(io.handed_over(BytesMut::new()));
+            return Some(io.rewind(BytesMut::new()));
         }
         let link = Rc::new(RefCell::new(Link { io, input: BytesMut::new() }));
         let mut connection = Connection { link, out: BytesMut::new(), stopping: self.stopping.clone() };
         let mut begun = false;
         loop {
-            // However many requests came together, others have their turn between them.
+            // However many requests were pipelined, others have their turn between them.
             consume_budget().await;
-            match connection.next().await {
-                Next::Plain(plain) => {
+            match connection.next(&*self.service).await {
+                Next::Request(request) => {
                     begun = true;
-                    match connection.answer(plain, self).await {
+                    match connection.answer(request, self).await {
                         After::Next => {}
                         After::Close => break,
                         After::Gone => return None,
                     }
                 }
-                Next::HandOver => return connection.hand_over().await,
+                Next::FallBack => return connection.fall_back().await,
                 Next::Silent if !begun => {
                     connection.out.extend_from_slice(TOO_SLOW);
                     break;
@@ -105,8 +103,8 @@ impl Front {
 
 /// What comes next on a connection.
 enum Next {
-    Plain(Plain),
-    HandOver,
+    Request(FastRequest),
+    FallBack,
     /// Nothing, for too long.
     Silent,
     Gone,
@@ -136,13 +134,13 @@ impl Link {
         Poll::Ready(Ok(read.filled().len()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, service: &impl Service) -> Poll<Next> {
         loop {
             if !self.input.is_empty() {
-                match parse(&mut self.input) {
-                    Parsed::Plain(plain) => return Poll::Ready(Next::Plain(plain)),
-                    Parsed::Other => return Poll::Ready(Next::HandOver),
-                    Parsed::Part => self.io.activity.heard(),
+                match parse(&mut self.input, |path| service.fast_path(path)) {
+                    Parsed::Complete(request) => return Poll::Ready(Next::Request(request)),
+                    Parsed::Unsupported => return Poll::Ready(Next::FallBack),
+                    Parsed::Partial => self.io.activity.heard(),
                 }
             }
             match self.poll_read(cx) {
@@ -152,7 +150,7 @@ impl Link {
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
                 // Nothing is there yet; or the others of the thread have their turn.
                 Poll::Pending if self.input.is_empty() || !has_budget_remaining() => return Poll::Pending,
-                Poll::Pending => return Poll::Ready(Next::HandOver),
+                Poll::Pending => return Poll::Ready(Next::FallBack),
             }
         }
     }
@@ -168,7 +166,7 @@ impl Link {
         Poll::Pending
     }
 
-    /// Writes all of `out`. Flushed then, and only then: it is how the short way learns that nothing is before it.
+    /// Writes all of `out`. Flushed then, and only then: it is how direct writes learn that nothing is before them.
     fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<io::Result<()>> {
         while !out.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, out))?;
@@ -194,7 +192,7 @@ struct Connection {
 
 impl Connection {
     /// The next request. What was answered is written when there is none that could be answered with it.
-    async fn next(&mut self) -> Next {
+    async fn next(&mut self, service: &impl Service) -> Next {
         poll_fn(|cx| {
             let mut link = self.link.borrow_mut();
             // What has been read is answered together; before more is read, the answers go out.
@@ -206,8 +204,8 @@ impl Connection {
                 Some(Poll::Pending) if full => return Poll::Pending,
                 _ => {}
             }
-            let next = link.poll_next(cx);
-            if let Poll::Ready(Next::Plain(_)) = next {
+            let next = link.poll_next(cx, service);
+            if let Poll::Ready(Next::Request(_)) = next {
                 return next;
             }
             // Behind them is a part of a request, or something for somebody else.
@@ -230,41 +228,34 @@ impl Connection {
         .await
     }
 
-    async fn answer(&mut self, plain: Plain, front: &Front) -> After {
-        let Plain { route, request, upgrade, body } = plain;
-        let (run, watching, outlet) = {
+    async fn answer<S: Service>(&mut self, request: FastRequest, http1: &Http1<S>) -> After {
+        let FastRequest { head, upgrade, body } = request;
+        let (run, mut in_flight, sink) = {
             let link = self.link.borrow();
-            let (peer, outlet) = (link.io.peer, link.io.outlet().cloned());
-            let asked = || Asked {
-                peer,
-                method: request.method(),
-                path: request.path(),
-                query: request.query(),
-                version: Version::HTTP_11,
-                headers: Headers::Head(&request),
-            };
-            let watching = Watching::begin(front.log.as_deref(), asked, Some(&link.io.activity));
+            let (peer, sink) = (link.io.peer, link.io.sink().cloned());
+            let in_flight =
+                InFlight::begin(http1.log.as_deref().map(|log| (log, &*head)), &peer, Some(&link.io.activity));
             let body = if upgrade {
-                Body::Coming(Payload::Stream { payload: Box::pin(Incoming(self.link.clone())) })
+                RequestBody::Stream(Box::pin(Incoming(self.link.clone())))
             } else {
-                Body::Whole(body)
+                RequestBody::Full(body)
             };
-            (front.site.answer(route, request, body, peer, outlet.clone()), watching, outlet)
+            let request = Request { head, body, peer, sink: sink.clone() };
+            (http1.service.call(request), in_flight, sink)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };
-        let status = response.status();
-        let (head, body) = Response::from(response).into_parts();
         // A socket that was refused may have said more, that is no request.
-        let close = front.stopping.peek().is_some() || upgrade;
-        let size = body.size();
-        let framing = write_head(head.head(), size, close, &front.common, &mut self.out);
-        drop(head);
-        let body = watching.answered(status, outlet, body);
-        let sent = framing == Framing::None || self.send(body, framing).await;
-        if sent && framing == Framing::Raw {
+        let close = http1.stopping.peek().is_some() || upgrade;
+        let framing = write_head(&response, close, &http1.template, &mut self.out);
+        if let Some(sink) = &sink {
+            sink.set_chunked(framing == BodyFraming::Chunked);
+        }
+        in_flight.answered(response.status.as_u16(), sink);
+        let sent = framing == BodyFraming::Empty || self.send(response.body, framing, in_flight).await;
+        if sent && framing == BodyFraming::CloseDelimited {
             self.hear_out().await;
         }
-        match (sent, close || framing == Framing::Raw) {
+        match (sent, close || framing == BodyFraming::CloseDelimited) {
             (false, _) => After::Gone,
             (true, true) => After::Close,
             (true, false) => After::Next,
@@ -272,7 +263,7 @@ impl Connection {
     }
 
     /// Waits for an answer; `None` where the peer has gone meanwhile.
-    async fn run(&mut self, mut run: LocalBoxFuture<'static, HttpResponse>, upgrade: bool) -> Option<HttpResponse> {
+    async fn run(&mut self, mut run: LocalBoxFuture<'static, Response>, upgrade: bool) -> Option<Response> {
         poll_fn(|cx| {
             if let Poll::Ready(response) = run.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
@@ -292,15 +283,17 @@ impl Connection {
     }
 
     /// Sends a body; says whether to its end.
-    async fn send(&mut self, body: Watched<BoxBody>, framing: Framing) -> bool {
+    async fn send(&mut self, body: ResponseBody, framing: BodyFraming, in_flight: InFlight) -> bool {
         // Let go of when it has given its last, whenever that is taken.
-        let mut body = Some(body);
+        let mut body = Some((body, in_flight));
         poll_fn(|cx| {
             loop {
-                while let Some(parts) = body.as_mut().filter(|_| self.out.len() < OUT_MAX_BYTES) {
-                    match Pin::new(parts).poll_next(cx) {
-                        Poll::Ready(Some(Ok(part))) => write_part(framing, &part, &mut self.out),
-                        Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                while let Some((parts, in_flight)) = body.as_mut().filter(|_| self.out.len() < OUT_MAX_BYTES) {
+                    match parts.poll_part(cx) {
+                        Poll::Ready(Some(part)) => {
+                            in_flight.sent(part.len());
+                            write_part(framing, &part, &mut self.out);
+                        }
                         Poll::Ready(None) => {
                             write_end(framing, &mut self.out);
                             body = None;
@@ -308,12 +301,12 @@ impl Connection {
                         Poll::Pending => break,
                     }
                 }
-                if body.is_none() && framing == Framing::Sized {
+                if body.is_none() && framing == BodyFraming::Length {
                     // Written with the next, or when there is none.
                     return Poll::Ready(true);
                 }
                 let mut link = self.link.borrow_mut();
-                if framing != Framing::Raw && link.poll_gone(cx).is_ready() {
+                if framing != BodyFraming::CloseDelimited && link.poll_gone(cx).is_ready() {
                     return Poll::Ready(false);
                 }
                 if self.out.is_empty() {
@@ -337,11 +330,11 @@ impl Connection {
         let _ = tokio::time::timeout(LINGER_TIME, word).await;
     }
 
-    async fn hand_over(mut self) -> Option<BoxedIo> {
+    async fn fall_back(mut self) -> Option<BoxedIo> {
         poll_fn(|cx| self.link.borrow_mut().poll_write(cx, &mut self.out)).await.ok()?;
         // Nobody else has it: it is shared during an answer only.
         let Link { io, input } = Rc::into_inner(self.link)?.into_inner();
-        Some(io.handed_over(input))
+        Some(io.rewind(input))
     }
 
     /// Writes what waits, says that there is no more, and waits a little for the peer to see it.
@@ -369,7 +362,7 @@ impl Connection {
 struct Incoming(Rc<RefCell<Link>>);
 
 impl Stream for Incoming {
-    type Item = Result<Bytes, PayloadError>;
+    type Item = io::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut link = self.0.borrow_mut();
@@ -377,7 +370,7 @@ impl Stream for Incoming {
             match ready!(link.poll_read(cx)) {
                 Ok(0) => return Poll::Ready(None),
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(PayloadError::Io(error)))),
+                Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
         Poll::Ready(Some(Ok(std::mem::take(&mut link.input).freeze())))

@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
-use actix_http::{Method, StatusCode, Version};
+use http::Version;
+use ipnet::IpNet;
 
+use super::http1::DirectSink;
+use super::peer::{Caller, Peer, ProxyHeader};
+use super::request::RequestHead;
 use crate::cursor::Cursor;
-use crate::http::{Caller, Headers, HttpOptions, Outlet, Peer};
 use crate::transport::Transport;
 
 /// What the log is filtered by.
@@ -14,50 +17,49 @@ pub(crate) const TARGET: &str = "switchback::access";
 /// Longest path and query that are written down, in characters.
 const SHOWN_CHARS: usize = 512;
 
-/// What is asked, and by whom.
-pub(super) struct Asked<'r> {
-    pub(super) peer: Peer,
-    pub(super) method: &'r Method,
-    pub(super) path: &'r str,
-    pub(super) query: Option<&'r str>,
-    pub(super) version: Version,
-    pub(super) headers: Headers<'r>,
+/// Writes the lines of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog {
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) proxy_header: ProxyHeader,
 }
 
 /// A line that is not written yet; it is when this is dropped.
-pub(super) struct Line {
+pub(super) struct AccessRecord {
     began: Instant,
     address: std::net::IpAddr,
     method: String,
     target: String,
     transport: &'static str,
     version: Version,
-    status: Option<StatusCode>,
+    status: Option<u16>,
     bytes: u64,
-    /// Where a stream may write past what is counted here, and how much it had taken before.
-    outlet: Option<(Outlet, u64)>,
+    /// Where a stream may be written directly, which is not counted here, and how much had been before.
+    sink: Option<(DirectSink, u64)>,
 }
 
-impl Line {
-    pub(super) fn begin(asked: &Asked<'_>, options: &HttpOptions) -> Self {
-        let name = asked.path.strip_prefix("/v1/").unwrap_or_default();
+impl AccessLog {
+    pub(super) fn begin(&self, head: &RequestHead, peer: &Peer) -> AccessRecord {
+        let name = head.path().strip_prefix("/v1/").unwrap_or_default();
         let transport = Transport::ALL.into_iter().find(|transport| transport.name() == name);
-        Self {
+        AccessRecord {
             began: Instant::now(),
-            address: Caller::of(&asked.peer, asked.headers, options).address,
-            method: asked.method.as_str().chars().take(16).collect(),
-            target: target(asked.path, asked.query),
+            address: Caller::of(peer, head.headers(), &self.trusted_proxies, self.proxy_header).address,
+            method: head.method().as_str().chars().take(16).collect(),
+            target: target(head.path(), head.query()),
             transport: transport.map_or("-", Transport::name),
-            version: asked.version,
+            version: head.version(),
             status: None,
             bytes: 0,
-            outlet: None,
+            sink: None,
         }
     }
+}
 
-    pub(super) fn answered(&mut self, status: StatusCode, outlet: Option<Outlet>) {
+impl AccessRecord {
+    pub(super) fn answered(&mut self, status: u16, sink: Option<DirectSink>) {
         self.status = Some(status);
-        self.outlet = outlet.map(|outlet| (outlet.clone(), outlet.sent_bytes()));
+        self.sink = sink.map(|sink| (sink.clone(), sink.sent_bytes()));
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -65,13 +67,13 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for AccessRecord {
     fn drop(&mut self) {
         let Self { address, method, target, transport, version, bytes, .. } = self;
         // 499, as nginx has it: gone before there was an answer.
-        let status = self.status.map_or(499, |status| status.as_u16());
-        let past = self.outlet.as_ref().map_or(0, |(outlet, before)| outlet.sent_bytes() - before);
-        let bytes = *bytes + past;
+        let status = self.status.unwrap_or(499);
+        let direct = self.sink.as_ref().map_or(0, |(sink, before)| sink.sent_bytes() - before);
+        let bytes = *bytes + direct;
         let ms = self.began.elapsed().as_millis();
         tracing::info!(target: TARGET, "{address} \"{method} {target} {version:?}\" {status} {bytes}B {ms}ms {transport}");
     }

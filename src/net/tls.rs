@@ -12,11 +12,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::config::TlsFiles;
 use crate::sync::lock;
 
 /// The name by which ALPN asks for HTTP/2 (RFC 9113 §3.2).
 pub(super) const HTTP2: &[u8] = b"h2";
+
+/// Where the certificate is, and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and those up to its root, as PEM.
+    pub certificate: PathBuf,
+    /// The key, as PEM: PKCS #8, PKCS #1 or SEC1.
+    pub key: PathBuf,
+}
 
 /// The certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +54,7 @@ pub enum TlsError {
 type Stamp = [Option<(SystemTime, u64)>; 2];
 
 /// The certificate that is served now.
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     files: TlsFiles,
     current: RwLock<Arc<CertifiedKey>>,
     stamps: Mutex<Stamps>,
@@ -60,7 +68,7 @@ struct Stamps {
 
 impl Certificates {
     /// Reads the files for the first time.
-    pub(super) fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+    pub(crate) fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let served = stamp(&files);
         let current = RwLock::new(Arc::new(load(&files)?));
         Ok(Arc::new(Self { files, current, stamps: Mutex::new(Stamps { served, refused: None }) }))
@@ -68,7 +76,7 @@ impl Certificates {
 
     /// What the listener needs. Sessions are resumed by tickets, so that who comes back after a restart of the network
     /// need not be shaken hands with in full.
-    pub(super) fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub(crate) fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = versions.map_err(TlsError::Pair)?.with_no_client_auth();
@@ -80,7 +88,7 @@ impl Certificates {
 
     /// Reads the files again where they have changed. What is broken is not served: the one before is, until the files
     /// are whole, which they may be a moment later.
-    pub(super) fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         let mut stamps = lock(&self.stamps);
         let now = stamp(&self.files);
         if now == stamps.served {

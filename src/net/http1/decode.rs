@@ -1,62 +1,61 @@
-//! Which requests are plain, and what they ask for.
+//! Which requests are read here, and what they say.
 
 use std::mem::MaybeUninit;
 
-use actix_http::Method;
 use bytes::{Bytes, BytesMut};
+use http::Method;
 
-use crate::http::{Direct, Route, Span};
+use crate::net::request::{RequestHead, Span};
+use crate::net::service::FastPath;
 
-/// Bytes of a whole request, with its body, that can be plain; and of what may wait behind one that is being answered.
+/// Bytes of a whole request, with its body, that is read here; and of what may wait behind one that is being answered.
 pub(super) const INPUT_MAX_BYTES: usize = 16 << 10;
 
-/// Headers of a plain request. Browsers send up to twenty.
+/// Header fields of a request that is read here. Browsers send up to twenty.
 const HEADERS_MAX: usize = 40;
 
-/// What stands at the beginning of what has been read.
+/// What stands at the beginning of the input.
 pub(super) enum Parsed {
-    Plain(Plain),
+    Complete(FastRequest),
     /// There is more to come.
-    Part,
-    /// Something that is not for us.
-    Other,
+    Partial,
+    /// Something that the `App` is left to read.
+    Unsupported,
 }
 
-/// A request that is here as a whole, and says nothing that we do not know.
-pub(super) struct Plain {
-    pub(super) route: Route,
-    /// Boxed: a connection at rest would have room for it.
-    pub(super) request: Box<Direct>,
+/// A request that is here as a whole, and says nothing unusual about itself.
+pub(super) struct FastRequest {
+    /// Boxed: an idle connection would have room for it.
+    pub(super) head: Box<RequestHead>,
     /// Whether it begins a WebSocket.
     pub(super) upgrade: bool,
     pub(super) body: Bytes,
 }
 
-/// Takes a plain request off the input; anything else is left where it is.
-pub(super) fn parse(input: &mut BytesMut) -> Parsed {
-    let Read { route, method, target, fields, upgrade, head_bytes, body_bytes } = match read(input) {
+/// Takes a request off the input, where its path is one of the fast ones; anything else is left where it is.
+pub(super) fn parse(input: &mut BytesMut, fast_path: impl Fn(&str) -> Option<FastPath>) -> Parsed {
+    let Read { method, target, fields, upgrade, head_bytes, body_bytes } = match read(input, fast_path) {
         Ok(read) => read,
-        Err(Unread::Part) if input.len() < INPUT_MAX_BYTES => return Parsed::Part,
-        Err(_) => return Parsed::Other,
+        Err(Unread::Partial) if input.len() < INPUT_MAX_BYTES => return Parsed::Partial,
+        Err(_) => return Parsed::Unsupported,
     };
     let bytes = head_bytes + body_bytes;
     if bytes > INPUT_MAX_BYTES {
-        return Parsed::Other;
+        return Parsed::Unsupported;
     }
     if bytes > input.len() {
-        return Parsed::Part;
+        return Parsed::Partial;
     }
     // Nearly always there is nothing behind it: then nothing is shared.
     let whole = if bytes == input.len() { std::mem::take(input) } else { input.split_to(bytes) };
     let mut head = whole.freeze();
     let body = if body_bytes == 0 { Bytes::new() } else { head.split_off(head_bytes) };
-    let request = Box::new(Direct::new(head, method, target, fields));
-    Parsed::Plain(Plain { route, request, upgrade, body })
+    let head = Box::new(RequestHead::new(head, method, target, fields));
+    Parsed::Complete(FastRequest { head, upgrade, body })
 }
 
 /// What a head says.
 struct Read {
-    route: Route,
     method: Method,
     /// The path and the query.
     target: (Span, Option<Span>),
@@ -68,23 +67,29 @@ struct Read {
 
 /// Why a head is not read.
 enum Unread {
-    Part,
-    Other,
+    Partial,
+    Unsupported,
 }
 
-/// Reads the head that `input` begins with. What is wrong, or merely unusual, is told by whoever takes it over.
-fn read(input: &[u8]) -> Result<Read, Unread> {
+/// Reads the head that `input` begins with. What is wrong, or merely unusual, is for the `App` to answer.
+fn read(input: &[u8], fast_path: impl Fn(&str) -> Option<FastPath>) -> Result<Read, Unread> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(input, &mut headers) {
-        Ok(httparse::Status::Complete(bytes)) => plain(&parsed, &input[..bytes]).ok_or(Unread::Other),
-        Ok(httparse::Status::Partial) => Err(Unread::Part),
-        Err(_) => Err(Unread::Other),
+        Ok(httparse::Status::Complete(bytes)) => {
+            supported(&parsed, &input[..bytes], fast_path).ok_or(Unread::Unsupported)
+        }
+        Ok(httparse::Status::Partial) => Err(Unread::Partial),
+        Err(_) => Err(Unread::Unsupported),
     }
 }
 
-/// What a head says; `None` where it is not plain.
-fn plain(parsed: &httparse::Request<'_, '_>, head: &[u8]) -> Option<Read> {
+/// What a head says; `None` where it is not read here.
+fn supported(
+    parsed: &httparse::Request<'_, '_>,
+    head: &[u8],
+    fast_path: impl Fn(&str) -> Option<FastPath>,
+) -> Option<Read> {
     // The parser takes a line's end without its carriage return, too.
     if !head.ends_with(b"\r\n\r\n") {
         return None;
@@ -99,31 +104,23 @@ fn plain(parsed: &httparse::Request<'_, '_>, head: &[u8]) -> Option<Read> {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     };
-    let route = Route::of(path.strip_prefix("/v1/")?)?;
-    let mut said = Said::default();
+    let FastPath { is_websocket } = fast_path(path)?;
+    let mut connection = ConnectionHeaders::default();
     let mut fields = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
-        said.note(header.name, header.value)?;
+        connection.note(header.name, header.value)?;
         fields.push((Span::of(header.name.as_bytes(), head)?, Span::of(header.value, head)?));
     }
-    let body_bytes = said.body_bytes.unwrap_or(0);
-    let is_plain = said.host && said.upgrade == said.websocket && (!said.upgrade || route.is_socket());
-    let is_whole = if method == Method::GET { body_bytes == 0 } else { said.body_bytes.is_some() && !said.upgrade };
+    let ConnectionHeaders { host, body_bytes, upgrade, websocket } = connection;
+    let is_plain = host && upgrade == websocket && (!upgrade || is_websocket);
+    let is_whole = if method == Method::GET { body_bytes.unwrap_or(0) == 0 } else { body_bytes.is_some() && !upgrade };
     let query = match query {
         Some(query) => Some(Span::of(query.as_bytes(), head)?),
         None => None,
     };
     let target = (Span::of(path.as_bytes(), head)?, query);
-    let upgrade = said.upgrade;
-    (is_plain && is_whole).then_some(Read {
-        route,
-        method,
-        target,
-        fields,
-        upgrade,
-        head_bytes: head.len(),
-        body_bytes,
-    })
+    let (head_bytes, body_bytes) = (head.len(), body_bytes.unwrap_or(0));
+    (is_plain && is_whole).then_some(Read { method, target, fields, upgrade, head_bytes, body_bytes })
 }
 
 /// Whether a target has nothing in it but what may stand in a URL's path and query (RFC 3986 §3.3, §3.4), and the few
@@ -143,7 +140,7 @@ fn is_plain_target(target: &[u8]) -> bool {
 
 /// What the headers say about the connection and the body (RFC 9110 §7, RFC 9112 §6).
 #[derive(Default)]
-struct Said {
+struct ConnectionHeaders {
     host: bool,
     body_bytes: Option<usize>,
     /// `Connection: upgrade`.
@@ -152,8 +149,8 @@ struct Said {
     websocket: bool,
 }
 
-impl Said {
-    /// Takes note of a header; `None` where it says more than we know, or the same once more.
+impl ConnectionHeaders {
+    /// Takes note of a field; `None` where it says something unusual, or the same once more.
     fn note(&mut self, name: &str, value: &[u8]) -> Option<()> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         // Most are told apart by their length alone.
@@ -192,25 +189,30 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> (Parsed, BytesMut) {
+        let fast_path = |path: &str| {
+            let is_fast =
+                ["/v1/events", "/v1/poll", "/v1/sse", "/v1/ws"].contains(&path) || path.starts_with("/v1/topics/");
+            is_fast.then_some(FastPath { is_websocket: path == "/v1/ws" })
+        };
         let mut input = BytesMut::from(text);
-        (parse(&mut input), input)
+        (parse(&mut input, fast_path), input)
     }
 
     #[test]
     fn what_is_asked_for_plainly_is_taken() {
         let text = "POST /v1/topics/a%2Fb?event=x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\ncontent-length: 3\r\nX-A: 1\r\nx-a: 2\r\n\r\nabcGET /";
-        let (Parsed::Plain(plain), rest) = parsed(text) else { panic!("it is plain") };
-        assert_eq!((plain.route, &*plain.body, &*rest), (Route::Topic, &b"abc"[..], &b"GET /"[..]));
-        let request = plain.request;
-        assert_eq!((request.path(), request.query()), ("/v1/topics/a%2Fb", Some("event=x")));
-        let name = actix_http::header::HeaderName::from_static("x-a");
-        assert_eq!(request.values(&name).collect::<Vec<_>>(), [b"1", b"2"]);
+        let (Parsed::Complete(request), rest) = parsed(text) else { panic!("it is plain") };
+        assert_eq!((&*request.body, &*rest), (&b"abc"[..], &b"GET /"[..]));
+        let head = request.head;
+        assert_eq!((head.path(), head.query()), ("/v1/topics/a%2Fb", Some("event=x")));
+        let name = http::HeaderName::from_static("x-a");
+        assert_eq!(head.values(&name).collect::<Vec<_>>(), [b"1", b"2"]);
         for text in [
             "GET /v1/poll?topic=a HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /v1/sse?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
             "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\r\n",
         ] {
-            assert!(matches!(parsed(text), (Parsed::Plain(_), rest) if rest.is_empty()), "{text}");
+            assert!(matches!(parsed(text), (Parsed::Complete(_), rest) if rest.is_empty()), "{text}");
         }
     }
 
@@ -219,7 +221,7 @@ mod tests {
         let text = "POST /v1/topics/a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab";
         for end in 0..text.len() {
             let (part, rest) = parsed(&text[..end]);
-            assert!(matches!(part, Parsed::Part), "{end}");
+            assert!(matches!(part, Parsed::Partial), "{end}");
             assert_eq!(rest, text[..end], "nothing is lost");
         }
     }
@@ -267,7 +269,7 @@ mod tests {
         ];
         for text in others {
             let (other, rest) = parsed(text);
-            assert!(matches!(other, Parsed::Other), "{text}");
+            assert!(matches!(other, Parsed::Unsupported), "{text}");
             assert_eq!(rest, text);
         }
     }
@@ -282,8 +284,8 @@ mod tests {
             let text = start + &headers + &end;
             let (found, rest) = parsed(&text);
             match found {
-                Parsed::Plain(plain) => prop_assert!(text.as_bytes().ends_with(&[&*plain.body, &*rest].concat())),
-                Parsed::Part | Parsed::Other => prop_assert_eq!(rest, text),
+                Parsed::Complete(request) => prop_assert!(text.as_bytes().ends_with(&[&*request.body, &*rest].concat())),
+                Parsed::Partial | Parsed::Unsupported => prop_assert_eq!(rest, text),
             }
         }
     }

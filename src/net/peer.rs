@@ -3,12 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use actix_web::http::header::{FORWARDED, HeaderName};
-use actix_web::{HttpMessage as _, HttpRequest};
+use http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 
 use super::headers::{Headers, text};
-use super::options::HttpOptions;
 
 /// What the listener knows of a connection. It stands in the connection's data, or (over HTTP/2) in the request's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +24,6 @@ impl Peer {
     pub(crate) fn unnoted(address: Option<SocketAddr>) -> Self {
         let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         Self { address, secure: false, refused: None }
-    }
-
-    /// The other end of a request's connection.
-    pub(crate) fn of(request: &HttpRequest) -> Self {
-        let noted = request.conn_data::<Self>().copied();
-        noted
-            .or_else(|| request.extensions().get::<Self>().copied())
-            .unwrap_or_else(|| Self::unnoted(request.peer_addr()))
     }
 }
 
@@ -53,22 +43,22 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn of(peer: &Peer, headers: Headers<'_>, options: &HttpOptions) -> Self {
+    pub(crate) fn of(peer: &Peer, headers: Headers<'_>, trusted: &[IpNet], header: ProxyHeader) -> Self {
         let direct = Self { address: peer.address.to_canonical(), scheme: peer.secure.then_some(Scheme::Https) };
-        if !is_trusted(direct.address, &options.trusted_proxies) {
+        if !is_trusted(direct.address, trusted) {
             return direct;
         }
-        let hops = hops(headers, options.proxy_header);
+        let hops = hops(headers, header);
         // From the end, where the nearest wrote: each is as good as the one that wrote it.
         let mut told = direct;
         for hop in hops.iter().rev() {
             let Some(address) = hop.address else { break };
             told = Self { address, scheme: hop.scheme.or(told.scheme) };
-            if !is_trusted(address, &options.trusted_proxies) {
+            if !is_trusted(address, trusted) {
                 break;
             }
         }
-        if options.proxy_header == ProxyHeader::XForwardedFor {
+        if header == ProxyHeader::XForwardedFor {
             told.scheme = last_of(headers, &X_FORWARDED_PROTO).and_then(scheme).or(told.scheme);
         }
         told
@@ -166,19 +156,14 @@ fn last_of<'a>(headers: Headers<'a>, name: &HeaderName) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderMap, HeaderValue};
+    use crate::net::request::RequestHead;
     use proptest::prelude::*;
 
     fn caller(peer: &str, header: ProxyHeader, headers: &[(&'static str, &str)]) -> Caller {
-        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
-        let options = HttpOptions { trusted_proxies: trusted.to_vec(), proxy_header: header, ..HttpOptions::default() };
-        let mut all = HeaderMap::new();
-        for (name, value) in headers {
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            all.append(HeaderName::from_static(name), value);
-        }
+        let trusted: [IpNet; 2] = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+        let fields: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let peer = Peer { address: peer.parse().unwrap(), secure: false, refused: None };
-        Caller::of(&peer, (&all).into(), &options)
+        Caller::of(&peer, RequestHead::get("/", &fields).headers(), &trusted, header)
     }
 
     #[test]

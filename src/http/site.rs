@@ -1,0 +1,110 @@
+//! What the handlers of one thread share, and the way from a request to its handler.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use percent_encoding::percent_decode_str;
+
+use super::call::Call;
+use super::options::HttpOptions;
+use super::readiness::Readiness;
+use super::route::Route;
+use crate::hub::{Hub, Worker};
+use crate::net::{FastPath, Request, Response, Service};
+
+/// What one thread serves: under an `App`, or straight from its connections.
+#[derive(Clone)]
+pub(crate) struct Site {
+    state: Rc<State>,
+    /// Whether the pages are served, besides the routes.
+    pages: bool,
+}
+
+/// What every handler of this thread shares.
+pub(super) struct State {
+    pub(super) hub: Hub,
+    pub(super) options: Arc<HttpOptions>,
+    /// Joins the feed with the first request that this thread serves: it has to be done on the thread itself.
+    worker: OnceCell<Rc<Worker>>,
+    /// What was last found of the store.
+    pub(super) readiness: Readiness,
+}
+
+impl State {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        self.worker.get_or_init(|| Worker::start(&self.hub))
+    }
+}
+
+impl Site {
+    /// The routes alone.
+    pub(crate) fn new(hub: &Hub, options: HttpOptions) -> Self {
+        let (worker, readiness) = (OnceCell::new(), Readiness::default());
+        let state = State { hub: hub.clone(), options: Arc::new(options), worker, readiness };
+        Self { state: Rc::new(state), pages: false }
+    }
+
+    /// The routes and, beside them, the pages.
+    pub(crate) fn with_pages(hub: &Hub, options: HttpOptions) -> Self {
+        Self { pages: true, ..Self::new(hub, options) }
+    }
+
+    pub(super) fn state(&self) -> &Rc<State> {
+        &self.state
+    }
+}
+
+impl Service for Site {
+    fn fast_path(&self, path: &str) -> Option<FastPath> {
+        let route = Route::below_v1(path.strip_prefix("/v1/")?)?;
+        Some(FastPath { is_websocket: route.is_websocket() })
+    }
+
+    fn call(&self, request: Request) -> LocalBoxFuture<'static, Response> {
+        let route = Route::of(&routed(request.head.path()), self.pages);
+        route.run(Call::new(request, self.state.clone()))
+    }
+}
+
+/// A path as it is looked up: percent-encoded or not, a letter is the same (RFC 3986 §6.2.2.2). What has a meaning of its own
+/// where it is encoded stays so, as in actix's router.
+fn routed(path: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'%', path.as_bytes()).is_none() {
+        return Cow::Borrowed(path);
+    }
+    let mut parts = path.split('%');
+    let mut decoded = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let kept = part.get(..2).is_none_or(|code| ["25", "2B", "2b", "2F", "2f"].contains(&code));
+        if kept {
+            decoded.push('%');
+            decoded.push_str(part);
+        } else {
+            decoded.push_str(&percent_decode_str(&format!("%{part}")).decode_utf8_lossy());
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_however_it_is_encoded() {
+        for (path, found) in [
+            ("/v1/poll", "/v1/poll"),
+            ("/v1/%70oll", "/v1/poll"),
+            ("/v1/clients/a%2Fb%2f", "/v1/clients/a%2Fb%2f"),
+            ("/%", "/%"),
+            ("/%7", "/%7"),
+            ("/%zz%41", "/%zzA"),
+            ("/v1/topics/%25%2B", "/v1/topics/%25%2B"),
+        ] {
+            assert_eq!(routed(path), found);
+        }
+    }
+}

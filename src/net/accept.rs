@@ -1,0 +1,115 @@
+//! From an accepted socket to a connection that may speak: limits, deadlines, TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::io::{Io, Timeouts, Wire};
+use super::peer::{Peer, is_trusted};
+use crate::limits::{Limits, Permit, RateKey};
+
+/// Connections past the limit that are answered, instead of being cut at once.
+pub(crate) const REJECT_SLOTS: usize = 256;
+
+/// How connections are taken in.
+#[derive(Clone)]
+pub(crate) struct AcceptOptions {
+    pub(crate) limits: Arc<Limits>,
+    /// Proxies, whose connections are not counted for an address.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) timeouts: Timeouts,
+    /// How long a peer may take nothing of what is sent to it.
+    pub(crate) stall_timeout: Duration,
+    /// Connections past the limit that are being answered.
+    pub(crate) rejecting: Arc<AtomicUsize>,
+}
+
+/// A connection that may speak.
+pub(crate) struct Accepted {
+    pub(crate) wire: Wire,
+    address: SocketAddr,
+    peer: Peer,
+    counted: Option<Permit>,
+    timeouts: Timeouts,
+    _reject_slot: Option<RejectSlot>,
+}
+
+impl Accepted {
+    /// An HTTP/1 connection, and what it holds as long as it is there.
+    pub(crate) fn into_http1(self) -> (Io, SocketAddr, impl Sized) {
+        let Self { wire, address, peer, counted, timeouts, _reject_slot } = self;
+        (Io::new(wire, peer, timeouts, counted), address, _reject_slot)
+    }
+
+    /// As [`Self::into_http1`], of an HTTP/2 connection, which times itself.
+    pub(super) fn into_http2(self) -> (Wire, Peer, impl Sized) {
+        let Self { wire, peer, counted, _reject_slot, .. } = self;
+        (wire, peer, (counted, _reject_slot))
+    }
+}
+
+/// The place of a connection that is answered that there are too many.
+struct RejectSlot(Arc<AtomicUsize>);
+
+impl RejectSlot {
+    fn take(rejecting: &Arc<AtomicUsize>) -> Option<Self> {
+        let slot = Self(rejecting.clone());
+        (rejecting.fetch_add(1, Ordering::Relaxed) < REJECT_SLOTS).then_some(slot)
+    }
+}
+
+impl Drop for RejectSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes a connection in, TLS handshake included; `None` where it is cut, or breaks off.
+pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option<Accepted> {
+    let address = stream.peer_addr().ok()?;
+    bound_stalls(&stream, options.stall_timeout);
+    let ip = address.ip().to_canonical();
+    let key = (!is_trusted(ip, &options.trusted_proxies)).then(|| RateKey::at(ip));
+    let (counted, refused, _reject_slot) = match options.limits.connection(key.as_ref()) {
+        Ok(counted) => (Some(counted), None, None),
+        Err(error) => (None, Some(error), Some(RejectSlot::take(&options.rejecting)?)),
+    };
+    let wire = match &options.tls {
+        None => Wire::plain(stream),
+        Some(config) => {
+            let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+            Wire::Tls(Box::new(timeout(options.timeouts.head, handshake).await.ok()?.ok()?))
+        }
+    };
+    let peer = Peer { address: ip, secure: options.tls.is_some(), refused };
+    Some(Accepted { wire, address, peer, counted, timeouts: options.timeouts, _reject_slot })
+}
+
+/// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,
+/// where they do not show as ours; the network's own need, what is under way, is not limited by this.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// A peer that takes nothing of what is sent to it holds a buffer for nothing: little of one, and not for long. The
+/// kernel knows how long that has been so; actix has no such deadline, and a body that is not polled cannot have one.
+/// Events go out when they come, not when the last one has been acknowledged (RFC 1122 §4.2.3.4 asks for a way to say so).
+fn bound_stalls(stream: &TcpStream, after: Duration) {
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        let socket = socket2::SockRef::from(stream);
+        let bounded = socket.set_tcp_user_timeout(Some(after)).and(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
+        if let Err(error) = bounded {
+            tracing::debug!(%error, "stalls are not bounded on this connection");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = after;
+}

@@ -1,0 +1,190 @@
+//! The way through an actix-web `App`: its requests and answers as ours, and what is tracked of them.
+//!
+//! A request that is not read by [`super::http1`] comes this way, and so does every request in another program's `App`.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use actix_http::body::{BodySize, BoxBody, MessageBody};
+use actix_http::header::{HeaderName, HeaderValue, UPGRADE};
+use actix_http::{ConnectionType, Payload, StatusCode};
+use actix_service::Service;
+use actix_web::dev::ServiceResponse;
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::TryStreamExt as _;
+use http::{Method, Version};
+
+use super::access_log::AccessLog;
+use super::http1::WeakSink;
+use super::in_flight::InFlight;
+use super::io::Activity;
+use super::peer::Peer;
+use super::request::{HeadBuilder, RequestBody, RequestHead};
+use super::response::{Response, ResponseBody};
+
+/// A request's head; `None` where its method is none.
+pub(crate) fn request_head(head: &actix_http::RequestHead) -> Option<HeadBuilder> {
+    let method = Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
+    let version = match head.version {
+        actix_http::Version::HTTP_09 => Version::HTTP_09,
+        actix_http::Version::HTTP_10 => Version::HTTP_10,
+        actix_http::Version::HTTP_2 => Version::HTTP_2,
+        actix_http::Version::HTTP_3 => Version::HTTP_3,
+        _ => Version::HTTP_11,
+    };
+    let mut builder = RequestHead::builder(method, version, head.uri.path(), head.uri.query());
+    for (name, value) in head.headers() {
+        builder.field(name.as_str().as_bytes(), value.as_bytes());
+    }
+    Some(builder)
+}
+
+/// A request's body.
+pub(crate) fn request_body(payload: Payload) -> RequestBody {
+    match payload {
+        Payload::None => RequestBody::Full(Bytes::new()),
+        payload => RequestBody::Stream(Box::pin(payload.map_err(|error| match error {
+            actix_http::error::PayloadError::Io(error) => error,
+            error => io::Error::other(error),
+        }))),
+    }
+}
+
+/// Whether an answer that streams is sent in chunks. HTTP/1.0 knows none (nginx speaks it to its upstreams unless it is set
+/// otherwise): there the end of the connection is the end of the body. So it is where a WebSocket was asked for that is
+/// none: actix announces chunks then, and makes none.
+pub(crate) fn is_chunked(head: &actix_http::RequestHead) -> bool {
+    let is_websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    head.version >= actix_http::Version::HTTP_11 && !head.headers().get_all(UPGRADE).any(is_websocket)
+}
+
+/// An answer; `chunked` as [`is_chunked`] has it.
+pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Response<BoxBody> {
+    let status = StatusCode::from_u16(response.status.as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = actix_http::Response::new(status);
+    let fields = response.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let defaults = response.missing_defaults().map(|(name, value)| (name, value.as_bytes()));
+    for (name, value) in fields.chain(defaults) {
+        // Two versions of the same crate: what is a name or a value in one is so in the other.
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    match response.body {
+        ResponseBody::Empty => answer.map_into_boxed_body(),
+        ResponseBody::Full(bytes) => answer.set_body(bytes).map_into_boxed_body(),
+        ResponseBody::Stream(stream) => {
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                answer.head_mut().set_connection_type(ConnectionType::Upgrade);
+            } else if !chunked {
+                answer.head_mut().no_chunking(true);
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+            }
+            answer.set_body(StreamedBody(stream)).map_into_boxed_body()
+        }
+    }
+}
+
+/// A body that streams.
+struct StreamedBody(Pin<Box<dyn Stream<Item = Bytes>>>);
+
+impl MessageBody for StreamedBody {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.get_mut().0.as_mut().poll_next(cx).map(|part| part.map(Ok))
+    }
+}
+
+/// The service of an `App` in our own server: each request is in flight until its answer is over, and then logged.
+pub(crate) struct Tracked<S> {
+    service: S,
+    log: Option<Rc<AccessLog>>,
+}
+
+impl<S> Tracked<S> {
+    pub(crate) fn new(service: S, log: Option<Rc<AccessLog>>) -> Self {
+        Self { service, log }
+    }
+}
+
+impl<S, B> Service<actix_http::Request> for Tracked<S>
+where
+    S: Service<actix_http::Request, Response = ServiceResponse<B>>,
+    S::Future: Unpin,
+    B: MessageBody,
+{
+    type Response = ServiceResponse<TrackedBody<B>>;
+    type Error = S::Error;
+    type Future = TrackedCall<S::Future>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&self, request: actix_http::Request) -> Self::Future {
+        let peer = request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.head().peer_addr));
+        // Put together for the log alone.
+        let head = self.log.as_ref().and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
+        let log = self.log.as_deref().zip(head.as_ref());
+        let in_flight = InFlight::begin(log, &peer, request.conn_data::<Rc<Activity>>());
+        TrackedCall { answer: self.service.call(request), in_flight: Some(in_flight) }
+    }
+}
+
+/// A request that is not answered yet.
+pub(crate) struct TrackedCall<F> {
+    answer: F,
+    in_flight: Option<InFlight>,
+}
+
+impl<F, B, E> Future for TrackedCall<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, E>> + Unpin,
+    B: MessageBody,
+{
+    type Output = Result<ServiceResponse<TrackedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut response = ready!(Pin::new(&mut this.answer).poll(cx))?;
+        if response.request().conn_data::<Peer>().is_some_and(|peer| peer.refused.is_some()) {
+            // It has been refused, and why: it holds its place no longer.
+            response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+        }
+        let sink = response.request().conn_data::<WeakSink>().and_then(WeakSink::upgrade);
+        let mut in_flight = this.in_flight.take().unwrap_or_default();
+        in_flight.answered(response.status().as_u16(), sink);
+        Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight })))
+    }
+}
+
+/// The body of an answer that is in flight.
+pub(crate) struct TrackedBody<B> {
+    body: B,
+    in_flight: InFlight,
+}
+
+impl<B: MessageBody + Unpin> MessageBody for TrackedBody<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let part = Pin::new(&mut this.body).poll_next(cx);
+        if let Poll::Ready(Some(Ok(bytes))) = &part {
+            this.in_flight.sent(bytes.len());
+        }
+        part
+    }
+}

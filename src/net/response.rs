@@ -1,0 +1,139 @@
+//! An answer, whatever it goes out over.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+
+/// The header fields that every answer has, where its handler says nothing else. The encoders add them: in each answer's own
+/// list they would cost more than the rest of its head.
+pub(crate) const DEFAULT_HEADERS: [(&str, &str); 5] = [
+    ("vary", "Origin"),
+    ("cache-control", "no-store, no-transform"),
+    ("x-content-type-options", "nosniff"),
+    // nginx holds back what is not a line yet, unless it is told not to.
+    ("x-accel-buffering", "no"),
+    // Any URL may have a token in it.
+    ("referrer-policy", "no-referrer"),
+];
+
+/// One answer.
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: ResponseFields,
+    pub(crate) body: ResponseBody,
+}
+
+/// An answer's body.
+pub(crate) enum ResponseBody {
+    Empty,
+    Full(Bytes),
+    /// Of a length that is not known, and pulled: what the socket does not take is not asked for. After an upgrade it is all
+    /// that the peer is sent.
+    Stream(Pin<Box<dyn Stream<Item = Bytes>>>),
+}
+
+impl Response {
+    pub(crate) fn new(status: StatusCode) -> Self {
+        Self { status, fields: ResponseFields::default(), body: ResponseBody::Empty }
+    }
+
+    /// With a header field, in place of those of the same name.
+    ///
+    /// A value that cannot stand in a head makes the answer a 500: it is a mistake of the handler's, and to leave out, say, a
+    /// policy would be a worse one.
+    pub(crate) fn with<V>(mut self, name: HeaderName, value: V) -> Self
+    where
+        HeaderValue: TryFrom<V>,
+    {
+        match HeaderValue::try_from(value) {
+            Ok(value) => self.fields.insert(name, value),
+            Err(_) => {
+                tracing::error!(%name, "a handler gave a header field a value that cannot be one");
+                self.status = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+        }
+        self
+    }
+
+    pub(crate) fn with_body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: ResponseBody::Full(body.into()), ..self }
+    }
+
+    pub(crate) fn with_stream(self, body: impl Stream<Item = Bytes> + 'static) -> Self {
+        Self { body: ResponseBody::Stream(Box::pin(body)), ..self }
+    }
+
+    /// The default header fields that the handler has not set.
+    pub(crate) fn missing_defaults(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        DEFAULT_HEADERS.into_iter().filter(|(name, _)| !self.fields.contains(name))
+    }
+}
+
+impl ResponseBody {
+    /// The next part, `None` at the end.
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then_some(bytes))
+            }
+            Self::Stream(stream) => stream.as_mut().poll_next(cx),
+        }
+    }
+}
+
+/// An answer's header fields. A list: nearly every answer has fewer than five.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseFields(Vec<(HeaderName, HeaderValue)>);
+
+impl ResponseFields {
+    /// Sets a field, in place of those of the same name.
+    pub(crate) fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, before)) => *before = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// The value of a field.
+    #[cfg(test)]
+    pub(crate) fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CACHE_CONTROL, VARY};
+
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_set_twice_stands_once_and_keeps_its_default_away() {
+        let response = Response::new(StatusCode::OK).with(VARY, "a").with(CACHE_CONTROL, "no-cache").with(VARY, "b");
+        let fields: Vec<_> = response.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("vary", &b"b"[..]), ("cache-control", b"no-cache")]);
+        let missing: Vec<_> = response.missing_defaults().map(|(name, _)| name).collect();
+        assert_eq!(missing, ["x-content-type-options", "x-accel-buffering", "referrer-policy"]);
+    }
+
+    #[test]
+    fn a_value_that_would_end_the_line_is_never_sent() {
+        let response = Response::new(StatusCode::OK).with(VARY, "a\r\nb: c");
+        assert_eq!(response.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!response.fields.contains("vary"));
+    }
+}
