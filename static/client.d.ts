@@ -1,4 +1,4 @@
-/** Types of the Switchback client, for `client.js` and `client.mjs`. */
+/** Types of the Switchback client, for `client.js`; `client.d.mts` has them for `client.mjs`. */
 
 export type TransportName = 'ws' | 'sse' | 'stream' | 'longpoll' | 'iframe' | 'jsonp' | 'iframe-poll' | 'poll' | 'jsonp-poll' | 'shared';
 export type State = 'connecting' | 'open' | 'closed';
@@ -29,7 +29,13 @@ export interface Gap {
 
 export interface Trouble {
   message: string;
+  /**
+   * The server's code, or one of the library's: `silent` (nothing for two heartbeats), `resumed` (the page slept), `protocol`,
+   * `not_switchback`, `token`, `bad_topic`, `bad_address`, `unsupported`. Absent: no answer.
+   */
   code?: string;
+  /** The patterns of connect() that were refused. */
+  topics?: string[];
   /** The HTTP status, where one could be read. */
   status?: number;
   transport?: TransportName;
@@ -46,7 +52,11 @@ export interface ControlEvents {
   $close: { reason: string };
 }
 
-export type Token = string | ((done: (error: unknown, token?: string) => void) => void | string | PromiseLike<string>);
+/**
+ * A function answers by its callback, a promise or at once; it is called again when its token has ended, one call at a
+ * time, with growing pauses while that does not help. `null`: nobody is signed in, and the connection closes.
+ */
+export type Token = string | ((done: (error: unknown, token?: string | null) => void) => void | string | null | PromiseLike<string | null>);
 
 export interface Options {
   /** Patterns: dot-separated tokens, `*` for one of them, `>` at the end for one or more. */
@@ -104,6 +114,19 @@ export interface Stats {
   rtt?: number;
 }
 
+/** What one call of `subscribe` asked for. A pattern is subscribed until the last of its handles is unsubscribed. */
+export interface Subscription {
+  readonly topics: readonly string[];
+  /** Every event of its patterns after this one is delivered. Absent until the server has confirmed it. */
+  readonly cursor?: string;
+  /** Listens to events of its patterns only. */
+  on(name: '*', listener: (name: string, item: any) => void): this;
+  on<T = any>(name: string, listener: (item: Item<T>) => void): this;
+  off(name: string, listener?: (...args: any[]) => void): this;
+  /** Nothing is delivered for its sake from now on. */
+  unsubscribe(done?: (error: null, cursor?: string) => void): void;
+}
+
 export interface Connection {
   readonly transport?: TransportName;
   readonly cursor?: string;
@@ -123,8 +146,13 @@ export interface Connection {
   /** Removes all listeners. */
   clear(): this;
 
-  subscribe(topics: string | string[], done?: (error: Error | null, heardAfter?: string) => void): this;
-  unsubscribe(topics: string | string[], done?: (error: Error | null, cursor?: string) => void): this;
+  /**
+   * `done` is called once: with the cursor after which every event of these patterns is delivered (and none from before the
+   * server took the call), or with why they were refused, which changes nothing for others.
+   */
+  subscribe(topics: string | string[], done?: (error: Error | null, cursor?: string) => void): Subscription;
+  /** Takes back one subscription of each pattern, the newest first. */
+  unsubscribe(topics: string | string[], done?: (error: null, cursor?: string) => void): this;
   publish(topic: string, data: unknown, options?: PublishOptions): Promise<Published>;
   publish(topic: string, data: unknown, options: PublishOptions | null, done: (error: PublishError | null, result?: Published) => void): void;
   publish(topic: string, data: unknown, done: (error: PublishError | null, result?: Published) => void): void;
@@ -136,12 +164,16 @@ export interface Connection {
 export interface Emitter {
   on(name: string, listener: (...args: any[]) => void): void;
   off(name: string, listener?: (...args: any[]) => void): void;
+  /** Listeners of everything get (name, item); an event called `*` reaches only them. */
   emit(name: string, item?: unknown): void;
   clear(): void;
 }
 
-/** `url`: where the server is mounted; empty for the page's own origin. */
-export function connect(url: string, options?: Options): Connection;
+/**
+ * `url`: where the server is mounted; empty for the page's own origin, relative as for `fetch`. Never throws: wrong
+ * arguments are reported by `$error` and `$close`.
+ */
+export function connect(url: string | URL, options?: Options): Connection;
 export function emitter(): Emitter;
 /** All names, the best first. */
 export const transports: TransportName[];

@@ -2,7 +2,9 @@
 // CommonJS (Node, bundlers) its exports are the default; in a page it has set its one global.
 import * as loaded from './client.js';
 
-const Switchback = loaded.default || globalThis.Switchback;
+// Spread: a bundler that reads client.js as a module finds no default export, and refuses to name it.
+const { default: common } = { ...loaded };
+const Switchback = common || globalThis.Switchback;
 
 export const { connect, emitter, transports, supported } = Switchback;
 export default Switchback;

@@ -102,15 +102,18 @@
 
     told(message) {
       if (message.type === 'join') this.join(message);
-      if (message.type === 'leave' && this.members.delete(message.id)) this.drop();
+      if (message.type === 'leave' && this.members.has(message.id)) {
+        this.members.get(message.id).unsubscribe();
+        this.members.delete(message.id);
+      }
     }
 
     join({ id, topics }) {
-      this.members.set(id, topics);
-      this.line.subscribe(topics, (error, cursor) => {
+      const subscription = this.line.subscribe(topics, (error, cursor) => {
         if (error) { this.members.delete(id); this.tell({ type: 'refused', id, message: error.message }); return; }
         this.whenKnown(cursor, (known) => this.tell({ type: 'welcome', id, cursor: known, leader: this.id }));
       });
+      this.members.set(id, subscription);
     }
 
     // A poll is open a moment before its first cursor is read.
@@ -118,12 +121,6 @@
       const known = cursor || this.line.cursor;
       if (known) then(known);
       else if (this.release) this.env.setTimer(() => this.whenKnown(undefined, then), CHECK_MS);
-    }
-
-    drop() {
-      const wanted = new Set([...this.members.values()].flat());
-      const unwanted = this.line.topics.filter((topic) => !wanted.has(topic));
-      if (unwanted.length && wanted.size) this.line.unsubscribe(unwanted);
     }
   }
 

@@ -30,6 +30,7 @@ const CLIENT: &[Asset] = assets! {
     "client.js": "text/javascript; charset=utf-8",
     "client.mjs": "text/javascript; charset=utf-8",
     "client.d.ts": "text/plain; charset=utf-8",
+    "client.d.mts": "text/plain; charset=utf-8",
     "share.js": "text/javascript; charset=utf-8",
 };
 

@@ -51,9 +51,9 @@ test('the ES3 check sees what ES3 lacks', () => {
   assert.equal(es3Problems('var a = [1, 2,];').length, 1);
 });
 
-test('client.js is at most 20 KB gzipped', () => {
+test('client.js is at most 30 KB gzipped', () => {
   const size = zlib.gzipSync(read('client.js')).length;
-  assert.ok(size <= 20 * 1024, `${size} bytes`);
+  assert.ok(size <= 30 * 1024, `${size} bytes`);
 });
 
 test('as a script it makes one global, as CommonJS none', () => {

@@ -4,6 +4,8 @@
 
 const Switchback = require('../../static/client.js');
 
+const { endings } = Switchback;
+
 // mulberry32: small, and the same on every machine.
 function randomFrom(seed) {
   let state = seed >>> 0;
@@ -134,6 +136,7 @@ class World {
     const library = Switchback.create({
       window,
       now: () => this.clock.now,
+      date: () => this.clock.now,
       setTimer: (run, ms) => this.clock.set(run, ms),
       clearTimer: (id) => this.clock.clear(id),
       random: this.seededRandom,
@@ -182,6 +185,8 @@ class World {
     const topics = () => (name === 'ws' ? link.connection.topics : fixed);
     let quietSince = this.clock.now;
     held.flush = () => {
+      // A question that is not answered runs into its time limit.
+      if (polls && held.ready && how() === 'mute') return later(() => end(endings.late()), 30000);
       if (!held.ready || how() === 'mute' || how() === 'silent') return;
       const items = this.log.slice(at).filter((item) => topics().some((pattern) => matches(pattern, item.topic)));
       // A batch has its limit, as the server's has; the rest is the next question's answer.
