@@ -54,7 +54,7 @@ for (const name of names) {
         await quick.publish('mute.' + transport, 'while it is mute');
         await one.hears(['before', 'while it is mute']);
         assert.ok(Date.now() - since < 4500, `${transport}: took ${Date.now() - since} ms`);
-        assert.equal(await one.get("told.filter(function (t) { return t[1].code === 'muted'; }).length"), 1);
+        assert.equal(await one.get("told.filter(function (t) { return t[1].code === 'silent'; }).length"), 1);
         await one.close();
       }
     });
