@@ -81,6 +81,7 @@
   var FOREIGN_RETRY_MS = 10000;  // after an answer that is not Switchback's
   var WAKE_MS = 1000;            // between reactions to `online` and the like
   var STRAY_MS = 30000;          // for which an abandoned request may still reach the server
+  var ASKS_MAX = 3;              // questions without an answer, until a stream is renewed without
   var HELD_MAX = 1000;           // items kept back while patterns change
   var URL_MAX = 2000;            // of a script or a frame: IE refuses 2083
   var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read, so start anew now and then
@@ -137,12 +138,14 @@
     this.handles = [];         // live subscriptions, the oldest first
     this.patterns = [];        // { text, granted, confirmed, start }, one for each of `topics`
     this.asked = [];           // handles that the latest candidate asks for
+    this.asksLost = 0;         // questions in a row that got no answer
     this.held = null;          // items of the current session, kept back while a candidate renews it
     this.began = false;        // has a session ever opened?
     this.failed = 0;           // rounds and short-lived sessions in a row: the backoff's exponent
     this.slowness = 0;         // rounds in a row in which no transport even answered
     this.verified = undefined; // did what answers at `base` prove to be Switchback (true), or not (false)?
     this.attempt = options.client ? firstAttempt(env) : 0;
+    this.newest = {};          // by wire: the latest attempt
     this.abandoned = {};       // by wire: when a session was shut whose requests may still arrive
     this.probeDelay = 0;
     this.notBefore = 0;        // the server asked to stay away until then
@@ -264,7 +267,8 @@
      */
     begin: function () {
       this.stop('retry');
-      if (this.phase() !== 'idle' || (!this.patterns.length && !this.options.client)) return;
+      if (this.phase() !== 'idle') return;
+      if (!this.patterns.length && !this.options.client) return this.settleSwitch(null);   // nothing to move
       this.queue = this.chooser.start(this.failed);
       if (!this.queue.length) {
         return this.finish(endings.misused('unsupported', 'This browser supports no allowed transport.'));
@@ -284,7 +288,7 @@
 
     open: function (name) {
       var session = new TransportSession(this, find(this.env.transports, name), this.patternsToOpen());
-      session.attempt = this.attempt += 1;
+      this.number(session);
       // Why, for the server's metrics.
       if (this.transport && this.transport !== name) {
         session.switched = this.transport + '.' + name + '.' + (this.current ? 'wanted' : this.lastEnding || 'lost');
@@ -292,6 +296,9 @@
       this.candidate = session;
       session.open();
     },
+
+    // A question that was given up may arrive after the next one: that gets a number of its own, too.
+    number: function (session) { session.attempt = this.newest[session.wire] = this.attempt += 1; },
 
     roundFailed: function () {
       var failure = this.failure;
@@ -333,6 +340,7 @@
       this.chooser.worked(session.name);
       this.tokens.accepted();
       this.verified = true;
+      this.grant(topicsOf(session.asks), undefined);
       this.confirm(session);
       this.began = true;
       this.state = 'open';
@@ -346,7 +354,7 @@
       }
       this.publisher.pump();
       if (session !== this.current) return;   // a listener closed it
-      this.settleSwitch(null);
+      if (!this.chooser.pinned || this.chooser.pinned === session.name) this.settleSwitch(null);
       if (session !== this.current || this.candidate) return;
       this.probeLater();
       this.advancePatterns();
@@ -377,6 +385,8 @@
         if (!this.refuse(asks, ending)) return this.finish(ending);
         if (!this.current) return this.begin();
       } else if (!own && this.isFatal(ending)) return this.finish(ending);
+      // A renewal failed, and will be needed again.
+      if (this.current && session.name === this.current.name) this.askLater(ending);
       // No transport helps where there is no token to present, or no server at this address.
       if (ending.kind === 'token' || (ending.status === 404 && ending.code)) this.queue = [];
       if (!this.queue.length && this.current) this.settleSwitch(ending);
@@ -427,8 +437,7 @@
      */
     ownReplacement: function (session, ending) {
       if (ending.reason !== 'replaced') return false;
-      if (this.candidate && this.candidate !== session && this.candidate.wire === session.wire) return true;
-      return this.env.now() - this.abandoned[session.wire] < STRAY_MS;
+      return session.attempt < this.newest[session.wire] || this.env.now() - this.abandoned[session.wire] < STRAY_MS;
     },
 
     probeLater: function () {
@@ -901,14 +910,16 @@
      * are granted, at no risk to the session that delivers; then one with all of them takes over.
      */
     advancePatterns: function () {
+      var self = this;
       var session = this.current;
       if (this.away || this.state === 'closed') return;
       if (!this.patterns.length && !this.options.client) {
         this.shutSessions();
         this.state = 'connecting';
-        return;
+        return this.begin();
       }
       if (!session) return this.timers.retry === undefined ? this.begin() : undefined;
+      this.confirm(session);
       this.settleHandles();
       if (this.current !== session || this.question || this.joining || this.timers.ask !== undefined) return;
       // A renewal or a switch is under way: after it. The search for something better can wait.
@@ -922,8 +933,13 @@
       if (!bySocket && (missing.length || (!texts.length && surplus.length))) return this.renew();
       if (texts.length) return bySocket ? this.askBySocket(session, asks, texts) : this.askByQuestion(asks, texts);
       if (!surplus.length) return;
-      session.texts = without(session.texts, surplus);
-      session.ask({ type: 'unsubscribe', topics: surplus }, nothing);
+      this.joining = true;
+      session.ask({ type: 'unsubscribe', topics: surplus }, function (ending) {
+        self.joining = false;
+        if (ending) return;
+        session.texts = without(session.texts, surplus);
+        self.advancePatterns();
+      });
     },
 
     // Together, or one at a time once they were refused together.
@@ -973,10 +989,14 @@
     askByQuestion: function (asks, texts) {
       var self = this;
       this.ask(texts, function (cursor) {
+        self.asksLost = 0;
         self.grant(texts, cursor);
         self.advancePatterns();
       }, function (ending) {
-        if (/^(refused|token)$/.test(ending.kind)) return self.notGranted(asks, ending);
+        self.asksLost += 1;
+        if (/^(refused|token)$/.test(ending.kind) || (ending.kind !== 'unusable' && self.asksLost < ASKS_MAX)) {
+          return self.notGranted(asks, ending);
+        }
         // No way to ask: the renewed session will say, from where the connection stands.
         each(asks, function (handle) { handle.blind = true; });
         self.grant(texts, undefined);
@@ -990,6 +1010,10 @@
         this.refuse(asks, ending);
         return this.advancePatterns();
       }
+      this.askLater(ending);
+    },
+
+    askLater: function (ending) {
       this.after('ask', Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed)), this.advancePatterns);
       this.failed += 1;
     },
@@ -1061,8 +1085,8 @@
     confirm: function (session) {
       var isFirst = !this.textsOf('confirmed').length;
       each(this.patterns, function (pattern) {
-        if (pattern.confirmed || !contains(session.texts, pattern.text)) return;
-        pattern.granted = pattern.confirmed = true;
+        if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
+        pattern.confirmed = true;
         if (!isFirst) pattern.start = latest(pattern.start, session.presented);
       });
       this.strict = true;
@@ -1119,10 +1143,10 @@
       if (!this.patterns.length) return !!this.options.client;
       this.strict = this.strict && (!this.current || without(this.current.texts, this.topics).length > 0 ||
         filter(this.patterns, function (pattern) {
-          return pattern.start && !(compare(pattern.start, self.cursor) < 0);
+          return !pattern.confirmed || (pattern.start && !(compare(pattern.start, self.cursor) < 0));
         }).length > 0);
       return !this.strict || filter(this.patterns, function (pattern) {
-        return matches(pattern.text, item.topic) && !(pattern.start && compare(item.cursor, pattern.start) <= 0);
+        return pattern.confirmed && matches(pattern.text, item.topic) && !(pattern.start && compare(item.cursor, pattern.start) <= 0);
       }).length > 0;
     }
   });
@@ -1694,6 +1718,8 @@
         }
         function failed(ending, wait, lasted) {
           if (!wait || (ending.kind !== 'lost' && ending.kind !== 'late') || ending.status) return session.end(ending);
+          connection.abandoned[session.wire] = session.env.now();
+          connection.number(session);
           if (lasted >= 1000) connection.holdLess(Math.max(1, Math.min(wait - 1, Math.floor(lasted / 2000))));
           next(0);
         }
