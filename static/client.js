@@ -335,7 +335,7 @@
       this.held = null;
       // Break only now that the new one is made. What both delivered falls to the cursor test.
       if (before) before.shut();
-      this.slowness = this.notBefore = 0;
+      this.slowness = this.notBefore = this.asksLost = 0;
       this.transport = session.name;
       this.chooser.worked(session.name);
       this.tokens.accepted();
@@ -486,7 +486,10 @@
     settleSwitch: function (ending) {
       var done = this.switched;
       this.switched = null;
-      if (done) guarded(this.env, done)(ending && problem(ending), this.transport);
+      if (!done) return;
+      guarded(this.env, done)(ending && problem(ending), this.transport);
+      // Patterns waited for the switch.
+      if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
     },
 
     finish: function (ending) {
@@ -978,6 +981,8 @@
         self.joining = false;
         // The next session asks again.
         if (ending && ending.kind === 'lost') return;
+        // Its token has ended.
+        if (ending && ending.status === 401) return session.end(ending);
         if (ending) return self.notGranted(asks, ending);
         session.texts = unique(session.texts.concat(texts));
         self.grant(texts, reply.cursor);
@@ -1083,11 +1088,12 @@
 
     // From now on none of their events is missed.
     confirm: function (session) {
+      var self = this;
       var isFirst = !this.textsOf('confirmed').length;
       each(this.patterns, function (pattern) {
         if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
         pattern.confirmed = true;
-        if (!isFirst) pattern.start = latest(pattern.start, session.presented);
+        if (!isFirst) pattern.start = latest(pattern.start, self.cursor);
       });
       this.strict = true;
     },
@@ -1339,7 +1345,6 @@
     this.asks = wanted.asks;
     this.now = wanted.now;
     this.at = connection.cursor;
-    this.presented = undefined;   // the cursor that it was opened with
     this.heartbeat = HEARTBEAT_MS;
     this.isOpen = this.over = false;
     this.question = null;         // { answered(cursor), ended(ending) } of one that only asks; see `ask`
@@ -1386,7 +1391,6 @@
       var all = map(this.texts, function (text) { return ['topic', text]; });
       var start = this.now && !this.isOpen ? 'now' : connection.cursor || options.cursor;
       this.at = connection.cursor;
-      if (!this.isOpen) this.presented = this.now ? undefined : connection.cursor;
       if (start) all.push(['cursor', start]);
       else if (options.last) all.push(['last', options.last]);
       if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);

@@ -43,8 +43,8 @@ class Play {
     this.connection.on('$close', (how) => { this.closed = how.reason; });
     this.gone = new Set();
     this.connection.on('$error', (error) => (error.topics || []).forEach((topic) => this.gone.add(topic)));
-    // Patterns of connect() count from the first opening.
-    this.connection.once('$open', () => { this.opened = true; });
+    const { refuse } = this.connection;
+    this.connection.refuse = (...verdict) => { this.noteBlind(); return refuse.apply(this.connection, verdict); };
   }
 
   random() { return this.world.random(); }
@@ -80,7 +80,9 @@ class Play {
   hear(item) {
     const position = Number(item.cursor.split('-')[1]);
     const due = [...this.wanted].some(([pattern, from]) => position > from && matches(pattern, item.topic));
-    assert.ok(due, `${item.cursor} on ${item.topic} was not asked for, or is older than the call`);
+    // Where no question gets through, the renewed stream begins where the connection stands: history, but nothing lost.
+    this.noteBlind();
+    assert.ok(due || this.blind, `${item.cursor} on ${item.topic} was not asked for, or is older than the call`);
     const last = this.got.length ? Number(this.got.at(-1).cursor.split('-')[1]) : 0;
     assert.ok(position > last, `${item.cursor} after ${this.got.length ? this.got.at(-1).cursor : 'nothing'}`);
     this.got.push(item);
@@ -97,7 +99,7 @@ class Play {
       const call = this.callback(`subscribe ${topics}`);
       const entry = { topics, from: server.log.length, call, good: topics.every(mayBe) };
       this.add(entry);
-      entry.handle = connection.subscribe(topics, (error, cursor) => { if (error) this.drop(entry); else this.told(entry, cursor); call.run(error, cursor); });
+      entry.handle = connection.subscribe(topics, (error, cursor) => { if (error) this.drop(entry); call.run(error, cursor); });
     } else if (chance < 0.54 && this.handles.length) {
       const entry = this.pick(this.handles);
       const call = this.callback('unsubscribe');
@@ -132,10 +134,7 @@ class Play {
     for (const topic of entry.topics) if (!this.wanted.has(topic)) this.wanted.set(topic, entry.from);
   }
 
-  // Where no question passes, the renewed stream begins at the connection's cursor, and the callback says so.
-  told(entry, cursor) {
-    for (const topic of entry.topics) if (this.wanted.get(topic) === entry.from) this.wanted.set(topic, Math.min(entry.from, Number(cursor.split('-')[1])));
-  }
+  noteBlind() { this.blind = this.blind || this.connection.handles.some((handle) => handle.blind); }
 
   drop(entry) {
     this.handles = this.handles.filter((each) => each !== entry);

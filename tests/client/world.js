@@ -112,6 +112,8 @@ class World {
     this.gaps = [];              // told to the next links to open
     this.how = {};               // name -> 'works' | 'silent' | 'down' | 'mute' | 'refuses' | 'busy' | 'brief'
     this.opened = [];            // [time, name, cursor]
+    this.attempts = [];
+    this.refuses = () => false;  // link -> whether its patterns are refused
     this.links = new Set();
     this.ids = 0;
     this.locks = new Map();
@@ -136,7 +138,7 @@ class World {
     const library = Switchback.create({
       window,
       now: () => this.clock.now,
-      date: () => this.clock.now,
+      date: () => this.clock.now + (this.dateShift || 0),
       setTimer: (run, ms) => this.clock.set(run, ms),
       clearTimer: (id) => this.clock.clear(id),
       random: this.seededRandom,
@@ -175,14 +177,13 @@ class World {
 
   // The server's side of one opened link.
   serve(name, link, polls) {
-    let at = link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at || link.connection.options.cursor === 'earliest' ? 0 : this.log.length;
+    let at = link.now ? this.log.length : link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at || link.connection.options.cursor === 'earliest' ? 0 : this.log.length;
     const held = { open: true };
     const later = (run, ms = this.latency) => this.clock.set(() => { if (held.open) run(); }, ms);
     const how = () => this.how[name] || 'works';
     const end = (reason) => { this.links.delete(held); link.end(reason); };
     // A socket changes its patterns in place, all others keep those they were opened with.
-    const fixed = link.connection.topics.slice();
-    const topics = () => (name === 'ws' ? link.connection.topics : fixed);
+    const topics = () => link.texts;
     let quietSince = this.clock.now;
     held.flush = () => {
       // A question that is not answered runs into its time limit.
@@ -206,8 +207,11 @@ class World {
       later(beat, 1000);
     };
     this.opened.push([this.clock.now, name, link.at]);
+    if (link.attempt) this.attempts.push(link.attempt);
     this.links.add(held);
     if (how() === 'down') later(() => end({}));
+    else if (this.refuses(link)) later(() => end(endings.refused({ code: 'forbidden', message: 'no' }, 403)));
+    else if (how() === 'unauthorized') later(() => end(endings.refused({ code: 'unauthorized', message: 'no' }, 401)));
     else if (how() === 'busy') later(() => end({ status: 503, code: 'draining', retry: 7000, message: 'later' }));
     else if (how() === 'refuses') later(() => end({ status: 403, code: 'forbidden', refused: true, message: 'no' }));
     else if (how() !== 'silent') {
@@ -215,7 +219,7 @@ class World {
         const gap = link.at && !link.at.startsWith(this.epoch + '-') ? { reason: 'epoch', from: link.at, to: this.cursor(0) } : this.gaps.shift();
         held.ready = true;
         if (polls) link.batch({ cursor: gap ? gap.to : this.cursor(at), events: gap ? [{ event: '$gap', cursor: gap.to, data: gap }] : [] });
-        else link.hear({ event: '$hello', cursor: link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
+        else link.hear({ event: '$hello', cursor: link.now ? this.cursor(at) : link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
         if (!held.open) return;
         if (gap && !polls) link.hear({ event: '$gap', cursor: gap.to, data: gap });
         if (gap && gap.to.startsWith(this.epoch)) at = Number(gap.to.split('-')[1]);
