@@ -1,226 +1,413 @@
 /*
- * One connection a browser, however many tabs. Load it after client.js and ask for it:
+ * One connection a browser, however many tabs. Load it after client.js and connect with `share`:
  *
- *   Switchback.connect('', { topics: ['orders.>'], share: 'user-7' });
+ *   Switchback.connect('', { topics: ['orders.>'], share: true });
  *
- * Tabs with the same `share` name (give each signed-in user their own, or `true`) elect a
- * leading tab by a Web Lock. That one holds the connection, for the patterns of all, and tells
- * what it hears on a BroadcastChannel. To the client this is one more transport, the best one:
- * so where it is not possible it is not supported, where it fails the client falls back to a
- * connection of its own, and every tab keeps its own cursor, which makes each change exact.
+ * Tabs of one group elect a leading tab by a Web Lock. It holds the connection, for the patterns
+ * of all, and repeats on a BroadcastChannel what arrives there. To the client this is one more
+ * transport, the best one: where a browser lacks what it needs it is not supported, where it
+ * fails the client falls back to a connection of its own, and every tab keeps its own cursor,
+ * which makes each change exact.
  *
- *   tab                                    leading tab
- *   join { id, topics }             ->     subscribes to what it does not hear yet
- *                                   <-     welcome { id, cursor }: from there on I tell you all
+ *   member                                 leading tab
+ *   takes a lock named by its id
+ *   join { id, topics }             ->     subscribes; waits in line for that lock
+ *                                   <-     welcome { id, cursor }: from there on it repeats all
  *   reads from its own cursor up to
- *   that one, by itself; then           <- item, gap, beat
- *   leave { id }                    ->     forgets the patterns that nobody else wants
+ *   that one, by itself; then       <-     item, gap, beat
+ *   gives the lock back, or dies    ->     gets the lock: takes back what it subscribed for it
  *                                   <-     lead { leader }: a new one; join again
  *
- * A file of its own, and in modern JavaScript: browsers without Web Locks need none of it.
+ * A group is: the same server, the same `share`, and the same rights. Tokens that say the same,
+ * but for their times and ids, are of one group; a tab with another user's token is in another
+ * one, whatever it shares. Where cookies tell users apart, name the user in `share`.
+ *
+ * A tab takes part as long as one of its connections runs over this transport: when the last one
+ * is closed it steps down, and when no tab is left the connection ends.
+ *
+ * A file of its own, in the JavaScript of 2018: browsers without Web Locks need none of it.
  */
 (function (root) {
   'use strict';
 
+  const PROTOCOL = 2;            // of the messages below; tabs with another version share nothing
   const BEAT_MS = 20000;
-  // Browsers let the timers of hidden tabs ring once a minute: two of these must be longer.
+  // Browsers run the timers of hidden tabs once a minute: two of these must be longer.
   const HEARTBEAT_MS = 45000;
-  const CATCH_UP = ['longpoll', 'jsonp', 'iframe-poll'];   // whose every answer moves the cursor
-  const CHECK_MS = 20;
+  const LINGER_MS = 1000;        // a session that ends is often followed by the next one at once
+  const CHECK_MS = 20;           // between looks at how far catching up has come
+  const STALLED_MS = 30000;      // catching up without progress
+  const BUFFER_MAX = 10000;      // items that wait until a member has caught up
+  const MEMBERS_MAX = 256;       // of one leading tab; more have connections of their own
+  // Transports whose every answer moves the cursor.
+  const CATCH_UP = ['longpoll', 'jsonp', 'iframe-poll'];
+  // Claims that differ between tokens of equal rights.
+  const OWN_TIMES = ['exp', 'iat', 'nbf', 'jti'];
 
   const positionOf = (cursor) => BigInt(cursor.split('-')[1]);
   const epochOf = (cursor) => cursor.split('-')[0];
+  const reaches = (cursor, goal) => epochOf(cursor) === epochOf(goal) &&
+    positionOf(cursor) >= positionOf(goal);
 
-  // NATS's subject rules: `*` is one token, `>` at the end one or more.
+  // NATS's subject rules: `*` is one level, `>` at the end one or more.
   function matches(pattern, topic) {
     const wanted = pattern.split('.');
-    const tokens = topic.split('.');
+    const levels = topic.split('.');
     for (let i = 0; i < wanted.length; i++) {
-      if (wanted[i] === '>') return tokens.length > i;
-      if (i >= tokens.length || (wanted[i] !== '*' && wanted[i] !== tokens[i])) return false;
+      if (wanted[i] === '>') return levels.length > i;
+      if (i >= levels.length || (wanted[i] !== '*' && wanted[i] !== levels[i])) return false;
     }
-    return wanted.length === tokens.length;
+    return wanted.length === levels.length;
+  }
+
+  /*
+   * What a token says of its bearer: its claims, in one order, without what differs between two
+   * tokens of equal rights. It becomes part of a name that other scripts of this origin can list,
+   * so what is no JWT goes in as a hash: it may be a secret as a whole.
+   */
+  function rightsOf(window, token) {
+    if (!token) return 'anonymous';
+    try {
+      const claims = JSON.parse(window.atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
+      const kept = Object.keys(claims).filter((name) => !OWN_TIMES.includes(name)).sort();
+      return JSON.stringify(kept.map((name) => [name, claims[name]]));
+    } catch (error) {
+      return 'opaque ' + hash(token);
+    }
+  }
+
+  // FNV-1a over two bases: enough to tell a browser's few tokens apart.
+  function hash(text) {
+    const of = (base) => {
+      let value = base;
+      for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);
+      return (value >>> 0).toString(36);
+    };
+    return of(0x811c9dc5) + of(0x050c5d1f);
   }
 
   // ---------------------------------------------------------------- the leading tab
 
-  /*
-   * Every tab stands for election once, and leads when its turn comes. While it is in the
-   * back/forward cache it must not: it could neither hear nor tell anything.
-   */
-  class Candidate {
-    constructor(Switchback, env, name, base, options) {
-      Object.assign(this, { Switchback, env, name, base, options, members: new Map() });
+  // The connection for all members, and the table of them. `group` is this tab's part in it.
+  class Leader {
+    constructor(group) {
+      const { library, env, name, base, options } = group;
+      this.group = group;
+      this.env = env;
       this.id = env.uuid();
-      env.window.addEventListener('pagehide', () => this.resign());
-      env.window.addEventListener('pageshow', () => this.stand());
-      this.stand();
-    }
-
-    stand() {
-      if (this.standing) return;
-      this.standing = true;
-      const { AbortController } = this.env.window;
-      this.abort = new AbortController();
-      this.env.window.navigator.locks.request(this.name, { signal: this.abort.signal }, () => {
-        if (!this.standing) return undefined;
-        this.lead();
-        return new Promise((resolve) => { this.release = resolve; });
-      }).catch(() => { this.standing = false; });   // given up while waiting
-    }
-
-    resign() {
-      if (!this.standing) return;
-      this.standing = false;
-      if (!this.release) { this.abort.abort(); return; }
-      this.env.clearTimer(this.timer);
-      this.line.close();
-      this.channel.close();
-      this.members.clear();
-      this.release();
-      this.release = null;
-    }
-
-    lead() {
-      this.channel = new this.env.window.BroadcastChannel(this.name);
-      this.channel.onmessage = ({ data }) => this.told(data);
-      this.line = this.Switchback.connect(this.base, { ...this.options, topics: [], cursor: undefined, last: undefined, share: undefined });
-      this.line.on('*', (event, item) => { if (event.charAt(0) !== '$') this.tell({ type: 'item', item }); });
-      this.line.on('$gap', (gap) => this.tell({ type: 'gap', gap }));
-      // Closed by ourselves: another will lead. Else each may have better luck by itself.
-      this.line.on('$close', ({ reason }) => this.tell({ type: 'lead', leader: null, lost: reason !== 'closed' }));
+      this.members = new Map();
+      this.channel = new env.window.BroadcastChannel(name);
+      this.channel.onmessage = ({ data }) => { if (data.type === 'join') this.join(data); };
+      const transports = [].concat(options.transports || []).filter((each) => each !== 'shared');
+      this.connection = library.connect(base, {
+        ...options, topics: [], cursor: undefined, last: undefined, client: undefined, share: undefined,
+        transports: transports.length ? transports : undefined,
+        token: options.token === undefined ? undefined : (done) => group.token(done),
+      });
+      this.connection.on('*', (event, item) => {
+        if (event.charAt(0) !== '$') this.tell({ type: 'item', item });
+      });
+      this.connection.on('$gap', (gap) => this.tell({ type: 'gap', gap }));
+      this.connection.on('$close', ({ reason }) => { if (reason !== 'closed') group.lost(); });
       this.tell({ type: 'lead', leader: this.id });
       this.beat();
     }
 
+    tell(message) { this.channel.postMessage(message); }
+
     beat() {
-      if (this.line.cursor && this.line.state === 'open') this.tell({ type: 'beat', cursor: this.line.cursor });
+      const { cursor, state } = this.connection;
+      if (cursor && state === 'open') this.tell({ type: 'beat', cursor });
       this.timer = this.env.setTimer(() => this.beat(), BEAT_MS);
     }
 
-    tell(message) { this.channel.postMessage(message); }
-
-    told(message) {
-      if (message.type === 'join') this.join(message);
-      if (message.type === 'leave' && this.members.has(message.id)) {
-        this.members.get(message.id).unsubscribe();
-        this.members.delete(message.id);
-      }
-    }
-
+    /*
+     * The welcome waits for the server's word on every pattern: told earlier, the member would
+     * take the cursor of what others hear for its own, and miss what came meanwhile.
+     */
     join({ id, topics }) {
-      const subscription = this.line.subscribe(topics, (error, cursor) => {
-        if (error) { this.members.delete(id); this.tell({ type: 'refused', id, message: error.message }); return; }
-        this.whenKnown(cursor, (known) => this.tell({ type: 'welcome', id, cursor: known, leader: this.id }));
+      if (this.members.has(id)) return;
+      if (this.members.size >= MEMBERS_MAX) {
+        const message = `The leading tab serves ${MEMBERS_MAX} connections already.`;
+        this.tell({ type: 'refused', id, message });
+        return;
+      }
+      const { AbortController, navigator } = this.env.window;
+      const member = { abort: new AbortController(), subscription: null };
+      this.members.set(id, member);
+      member.subscription = this.connection.subscribe(topics, (error, cursor) => {
+        if (this.members.get(id) !== member) return;
+        if (!error) { this.tell({ type: 'welcome', id, cursor, leader: this.id }); return; }
+        this.forget(id);
+        this.tell({ type: 'refused', id, message: error.message });
       });
-      this.members.set(id, subscription);
+      // A tab that is closed, or crashes, gives its locks back; no clock would notice it as soon.
+      const { signal } = member.abort;
+      navigator.locks.request(lockOf(id), { signal }, () => this.forget(id)).catch(() => {});
     }
 
-    // A poll is open a moment before its first cursor is read.
-    whenKnown(cursor, then) {
-      const known = cursor || this.line.cursor;
-      if (known) then(known);
-      else if (this.release) this.env.setTimer(() => this.whenKnown(undefined, then), CHECK_MS);
+    forget(id) {
+      const member = this.members.get(id);
+      if (!member) return;
+      this.members.delete(id);
+      member.abort.abort();
+      member.subscription.unsubscribe();
+    }
+
+    // `lost`: the members have better luck by themselves. Else another tab will lead.
+    end(lost) {
+      if (lost) this.tell({ type: 'lost' });
+      this.env.clearTimer(this.timer);
+      for (const { abort } of this.members.values()) abort.abort();
+      this.members.clear();
+      this.connection.close();
+      this.channel.close();
     }
   }
 
-  // ---------------------------------------------------------------- each tab's link
+  const lockOf = (id) => 'switchback member ' + id;
 
-  function open(Switchback, candidates, link) {
-    const { env, connection } = link;
-    const { options, base } = connection;
-    const name = `switchback ${base} ${options.share}`;
-    const key = candidates.get(env) || candidates.set(env, new Map()).get(env);
-    if (!key.has(name)) key.set(name, new Candidate(Switchback, env, name, base, options));
+  // ---------------------------------------------------------------- this tab's part in a group
 
-    const id = env.uuid();
-    const topics = connection.topics.slice();
-    const channel = new env.window.BroadcastChannel(name);
-    let leader;
-    let behind;            // a connection of our own, until it has caught up with the leader's
-    let buffer = [];       // what the leader tells meanwhile
-    let timer;
+  /*
+   * It stands for election while the tab has a session in the group, and leads when its turn
+   * comes. Not while the page is in the back/forward cache: it could neither hear nor tell.
+   */
+  class Group {
+    constructor(library, env, name, rights, base, retired) {
+      Object.assign(this, { library, env, name, rights, base, retired, sessions: new Set() });
+      this.hidden = () => this.resign();
+      env.window.addEventListener('pagehide', this.hidden);
+    }
 
-    const join = () => channel.postMessage({ type: 'join', id, topics });
+    attach(session) {
+      this.sessions.add(session);
+      this.options = session.connection.options;
+      this.env.clearTimer(this.lingering);
+      this.stand();
+    }
 
-    const handlers = {
-      welcome(message) {
-        if (message.id !== id || leader) return;
-        leader = message.leader;
-        // Without a cursor and without a wish, we start where the leader tells us from.
-        const start = connection.cursor || options.cursor;
-        const history = start && start !== 'now' ? { cursor: start } : !start && options.last ? { last: options.last } : null;
-        link.hear({ event: '$hello', cursor: history ? undefined : message.cursor, data: { heartbeat: HEARTBEAT_MS } });
-        if (link.over) return;
-        if (history && history.cursor !== message.cursor) catchUp(history, message.cursor);
-        else live();
-      },
-      refused(message) { if (message.id === id) link.end({ message: message.message }); },
-      lead(message) {
-        if (leader && message.lost) link.end({ message: 'The leading tab lost its connection.' });
-        else if (leader) link.end({ planned: true });
-        else if (message.leader) join();
-      },
-      item({ item }) { if (topics.some((pattern) => matches(pattern, item.topic))) hear(item); },
-      gap({ gap }) {
-        const ours = !gap.patterns || gap.patterns.some((pattern) => topics.includes(pattern));
-        hear(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
-      },
-      beat({ cursor }) { hear({ event: '$beat', cursor }); },
-    };
-    channel.onmessage = ({ data }) => handlers[data.type] && handlers[data.type](data);
+    // Closed by the application is over at once; any other end may be followed by a new session.
+    detach(session) {
+      this.sessions.delete(session);
+      if (this.sessions.size) return;
+      this.env.clearTimer(this.lingering);
+      this.lingering = this.env.setTimer(() => this.retire(), LINGER_MS);
+      // Later: the connection is called closed when all its sessions are.
+      Promise.resolve().then(() => { if (session.connection.state === 'closed') this.retire(); });
+    }
 
-    function hear(item) {
-      if (!leader) return;
-      if (buffer) buffer.push(item);
-      else link.hear(item);
+    retire() {
+      if (this.sessions.size) return;
+      this.env.clearTimer(this.lingering);
+      this.env.window.removeEventListener('pagehide', this.hidden);
+      this.resign();
+      this.retired();
+    }
+
+    stand() {
+      if (this.abort) return;
+      const { AbortController, navigator } = this.env.window;
+      const abort = this.abort = new AbortController();
+      navigator.locks.request(this.name, { signal: abort.signal }, () => {
+        if (abort !== this.abort) return undefined;
+        this.leader = new Leader(this);
+        return new Promise((resolve) => { this.release = resolve; });
+      }).catch(() => { if (abort === this.abort) this.abort = null; });
+    }
+
+    resign(lost) {
+      const { abort, leader, release } = this;
+      this.abort = this.leader = this.release = null;
+      if (leader) { leader.end(lost); release(); }
+      else if (abort) abort.abort();
+    }
+
+    // What ended the leading connection for good would end the next one as well: none is elected for it.
+    lost() { this.resign(true); }
+
+    /*
+     * The token for the leading connection, from the application of a connection in this tab.
+     * One that a function gives must still say the same: a page that signs in somebody else would
+     * else hand that user's events to the tabs of the one before. `null` ends the connection.
+     */
+    token(done) {
+      const options = [...this.sessions].map((session) => session.connection.options.token);
+      options.push(this.options.token);
+      const ask = options.find((token) => typeof token === 'function');
+      const same = (token) => (typeof token !== 'string' || this.grants(token) ? token : null);
+      if (!ask) {
+        const text = options.find((token) => token !== this.given && this.grants(token));
+        this.given = text;
+        return done(null, text === undefined ? null : text);
+      }
+      const answer = ask((error, token) => done(error, same(token)));
+      return answer && typeof answer.then === 'function' ? answer.then(same) : same(answer);
+    }
+
+    grants(token) {
+      return typeof token === 'string' && rightsOf(this.env.window, bare(token)) === this.rights;
+    }
+  }
+
+  const bare = (token) => token.replace(/^\s*(Bearer\s+)?|\s+$/gi, '');
+
+  // ---------------------------------------------------------------- each session
+
+  // One session of the client's over this transport: a member of the group.
+  class Member {
+    constructor(library, group, session) {
+      const { env } = session;
+      Object.assign(this, { library, group, session, env });
+      this.id = env.uuid();
+      this.topics = session.texts;
+      this.leader = undefined;
+      this.behind = null;     // a connection of its own, until it has caught up with the leader's
+      this.buffer = [];       // what the leader repeats meanwhile; null once caught up
+      this.channel = new env.window.BroadcastChannel(group.name);
+      this.channel.onmessage = ({ data }) => this.receive(data);
+      this.abort = new env.window.AbortController();
+      group.attach(this.session);
+      env.window.navigator.locks.request(lockOf(this.id), { signal: this.abort.signal }, () => {
+        if (this.closed) return undefined;
+        this.join();
+        return new Promise((resolve) => { this.release = resolve; });
+      }).catch((error) => {
+        if (!this.closed) session.end({ message: 'No Web Lock: ' + error.message });
+      });
+    }
+
+    join() { this.channel.postMessage({ type: 'join', id: this.id, topics: this.topics }); }
+
+    receive(message) {
+      switch (message.type) {
+        case 'welcome': if (message.id === this.id && !this.leader) this.welcome(message); break;
+        case 'refused': if (message.id === this.id) this.session.end({ message: message.message }); break;
+        // One that was welcomed starts over: another leader's connection is at another place.
+        case 'lead':
+          if (this.leader) this.session.end({ planned: true });
+          else if (this.release) this.join();
+          break;
+        case 'lost': this.session.end({ message: 'The leading tab lost its connection.' }); break;
+        case 'item': if (this.wants(message.item.topic)) this.hear(message.item); break;
+        case 'gap': this.gap(message.gap); break;
+        case 'beat': this.hear({ event: '$beat', cursor: message.cursor }); break;
+        default:
+      }
+    }
+
+    wants(topic) { return this.topics.some((pattern) => matches(pattern, topic)); }
+
+    gap(gap) {
+      const ours = !gap.patterns || gap.patterns.some((pattern) => this.topics.includes(pattern));
+      this.hear(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
+    }
+
+    // Before the welcome the leader repeats what it hears for others.
+    hear(item) {
+      if (!this.leader) return;
+      if (!this.buffer) this.session.hear(item);
+      else if (this.buffer.length < BUFFER_MAX) this.buffer.push(item);
+      else this.session.end({ message: 'Catching up with the leading tab takes too long.' });
+    }
+
+    // Without a cursor and without a wish, it starts where the leader's word begins.
+    welcome({ leader, cursor }) {
+      const { session } = this;
+      const history = this.history();
+      this.leader = leader;
+      const data = { heartbeat: HEARTBEAT_MS };
+      session.hear({ event: '$hello', cursor: history ? undefined : cursor, data });
+      if (this.closed) return;
+      if (history && history.cursor !== cursor) this.catchUp(history, cursor);
+      else this.live(cursor);
+    }
+
+    history() {
+      const { connection, now } = this.session;
+      const { options } = connection;
+      const start = now ? undefined : connection.cursor || options.cursor;
+      if (start) return start === 'now' ? null : { cursor: start };
+      return options.last && !now ? { last: options.last } : null;
     }
 
     /*
      * What lies between our cursor and the leader's is read by ourselves. What the leader tells
      * meanwhile waits, and what came both ways falls to the connection's cursor test.
      */
-    function catchUp(history, goal) {
-      behind = Switchback.connect(base, { ...options, topics, cursor: undefined, last: undefined, ...history, share: undefined, client: undefined, transports: CATCH_UP });
-      behind.on('*', (event, item) => { if (event.charAt(0) !== '$') link.hear(item); });
-      behind.on('$gap', (gap) => link.hear({ event: '$gap', cursor: gap.to, data: gap }));
-      behind.on('$close', (how) => { if (how.reason !== 'closed') link.end({ message: 'Could not catch up with the leading tab.' }); });
-      check(goal);
+    catchUp(history, goal) {
+      const { session, topics } = this;
+      const { base, options } = session.connection;
+      this.behind = this.library.connect(base, {
+        ...options, cursor: undefined, last: undefined, ...history,
+        topics, token: session.token, share: undefined, client: undefined, transports: CATCH_UP,
+      });
+      this.behind.on('*', (event, item) => {
+        if (event.charAt(0) !== '$') session.hear(item);
+      });
+      this.behind.on('$gap', (gap) => session.hear({ event: '$gap', cursor: gap.to, data: gap }));
+      this.behind.on('$close', ({ reason }) => {
+        if (reason !== 'closed') session.end({ message: 'Could not catch up with the leading tab.' });
+      });
+      this.check(goal, undefined, 0);
     }
 
-    function check(goal) {
-      const at = behind.state === 'open' && behind.cursor;
-      if (link.over) return;
-      if (!at || epochOf(at) !== epochOf(goal) || positionOf(at) < positionOf(goal)) { timer = env.setTimer(() => check(goal), CHECK_MS); return; }
-      behind.close();
-      behind = null;
-      live();
+    check(goal, before, idle) {
+      const at = this.behind.state === 'open' ? this.behind.cursor : undefined;
+      if (this.closed) return;
+      if (at && reaches(at, goal)) {
+        this.behind.close();
+        this.behind = null;
+        this.live(goal);
+      } else if (idle >= STALLED_MS) {
+        this.session.end({ message: 'Could not catch up with the leading tab.' });
+      } else {
+        const still = at === before ? idle + CHECK_MS : 0;
+        this.timer = this.env.setTimer(() => this.check(goal, at, still), CHECK_MS);
+      }
     }
 
-    function live() {
-      const waiting = buffer;
-      buffer = null;
-      waiting.forEach((item) => link.hear(item));
+    live(cursor) {
+      const waiting = this.buffer;
+      this.buffer = null;
+      // All up to here is delivered: a batch, since that settles what waits for a cursor.
+      this.session.batch({ cursor, events: [] });
+      waiting.forEach((item) => this.session.hear(item));
     }
 
-    join();
-    return {
-      close() {
-        env.clearTimer(timer);
-        channel.postMessage({ type: 'leave', id });
-        channel.onmessage = null;
-        channel.close();
-        if (behind) behind.close();
-      },
-    };
+    close() {
+      if (this.closed) return;
+      this.closed = true;
+      this.env.clearTimer(this.timer);
+      if (this.release) this.release();
+      else this.abort.abort();
+      this.channel.onmessage = null;
+      this.channel.close();
+      if (this.behind) this.behind.close();
+      this.group.detach(this.session);
+    }
   }
 
-  function install(Switchback) {
-    const candidates = new Map();
-    Switchback.use({
+  // ---------------------------------------------------------------- the transport
+
+  function install(library) {
+    const groups = new Map();
+    function groupOf(session) {
+      const { env, connection, token } = session;
+      const { base, options } = connection;
+      const rights = rightsOf(env.window, token);
+      const name = ['switchback', PROTOCOL, base, options.share, rights].join(' ');
+      if (!groups.has(name)) {
+        groups.set(name, new Group(library, env, name, rights, base, () => groups.delete(name)));
+      }
+      return groups.get(name);
+    }
+
+    library.use({
       name: 'shared', wire: 'shared', stream: true, local: true, optional: 'share',
-      supported: ({ window }) => !!(window.navigator && window.navigator.locks && window.BroadcastChannel && window.AbortController),
-      open: (link) => open(Switchback, candidates, link),
+      supported: ({ window }) => !!(window.navigator && window.navigator.locks &&
+        window.BroadcastChannel && window.AbortController),
+      open: (session) => new Member(library, groupOf(session), session),
     });
   }
 

@@ -32,6 +32,9 @@ const CLIENT: &[Asset] = assets! {
     "client.d.ts": "text/plain; charset=utf-8",
     "client.d.mts": "text/plain; charset=utf-8",
     "share.js": "text/javascript; charset=utf-8",
+    "share.mjs": "text/javascript; charset=utf-8",
+    "share.d.ts": "text/plain; charset=utf-8",
+    "share.d.mts": "text/plain; charset=utf-8",
 };
 
 /// What the server shows by itself.

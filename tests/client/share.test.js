@@ -7,6 +7,7 @@ const { World } = require('./world.js');
 const install = require('../../static/share.js');
 
 const SECOND = 1000;
+const GONE = { kind: 'goodbye', bye: true, reason: 'kicked', code: 'kicked' };   // the server's last word
 const count = (n) => Array.from({ length: n }, (_, i) => i + 1);
 
 function browser(tabs, options = {}) {
@@ -140,4 +141,135 @@ test('patterns come and go with the tabs', async () => {
   other.close();
   await world.passSlowly(SECOND);
   assert.deepEqual(backbone.topics, ['t.a']);
+});
+
+const base64url = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+const tokenOf = (claims) => `${base64url({ alg: 'HS256' })}.${base64url(claims)}.signature`;
+const backbones = (world) => [...world.links].map((held) => held.link);
+
+test('the last connection that closes ends the shared one, and leaves nothing', async () => {
+  const world = browser(2);
+  const lines = [join(world, 0), join(world, 0), join(world, 1)];
+  await world.passSlowly(3 * SECOND);
+  for (const line of lines) {
+    assert.equal(world.links.size, 1);
+    line.close();
+    await world.passSlowly(3 * SECOND);
+  }
+  assert.equal(world.links.size, 0);
+  assert.deepEqual([...world.locks.values()].flat(), [], 'no lock is held or waited for');
+  assert.equal(world.channels.size, 0);
+  await world.passSlowly(60 * SECOND);
+  assert.equal(world.links.size, 0, 'and nothing comes back');
+});
+
+test('a tab whose connections are closed leaves the lead to another', async () => {
+  const world = browser(2);
+  const first = join(world, 0);
+  await world.passSlowly(2 * SECOND);
+  const second = join(world, 1);
+  await world.passSlowly(2 * SECOND);
+  first.close();
+  for (let i = 0; i < 20; i++) { world.publish(); await world.passSlowly(200); }
+  assert.deepEqual(second.heard, count(20));
+  assert.equal(second.transport, 'shared');
+  assert.deepEqual(backbones(world).map((link) => link.env.window === world.tabs[1].window), [true]);
+});
+
+test('a tab that is alone may share although it may do nothing else', async () => {
+  const world = browser(1);
+  const line = join(world, 0, { transports: ['shared'] });
+  await world.passSlowly(3 * SECOND);
+  world.publish();
+  await world.passSlowly(SECOND);
+  assert.deepEqual(line.heard, [1]);
+});
+
+test('tokens of equal rights share, another user has another connection, and the one before ends', async () => {
+  const world = browser(3);
+  const li = (jti) => tokenOf({ sub: 'li', subscribe: ['t.>'], exp: 1000 + jti, iat: jti, jti: String(jti) });
+  const mo = tokenOf({ sub: 'mo', subscribe: ['t.>'], exp: 1000 });
+  const [first, second] = [join(world, 0, { token: li(1) }), join(world, 1, { token: (done) => done(null, li(2)) })];
+  await world.passSlowly(3 * SECOND);
+  assert.deepEqual([first.transport, second.transport], ['shared', 'shared']);
+  assert.deepEqual(backbones(world).map((link) => link.token), [li(1)]);
+
+  const third = join(world, 2, { token: mo });
+  await world.passSlowly(3 * SECOND);
+  assert.equal(third.transport, 'shared');
+  assert.deepEqual(backbones(world).map((link) => link.token).sort(), [li(1), mo].sort());
+
+  first.close();
+  second.close();
+  await world.passSlowly(3 * SECOND);
+  assert.deepEqual(backbones(world).map((link) => link.token), [mo]);
+});
+
+test('a token function that turns to another user does not hand their events to the tabs before', async () => {
+  const world = browser(2);
+  const of = (sub) => tokenOf({ sub, subscribe: ['t.>'] });
+  let user = 'li';
+  const lines = [0, 1].map((tab) => join(world, tab, { token: (done) => done(null, of(user)) }));
+  await world.passSlowly(3 * SECOND);
+  const [link] = backbones(world);
+  assert.equal(link.token, of('li'));
+  user = 'mo';
+  world.endAll({ kind: 'goodbye', bye: true, reason: 'expired', code: 'expired', retry: 0 });
+  await world.passSlowly(20 * SECOND);
+  assert.equal(link.connection.state, 'closed');
+  assert.deepEqual(lines.map((line) => [line.state, line.transport]), [['open', 'ws'], ['open', 'ws']], 'each has its own');
+});
+
+test('what a crashed tab subscribed to is taken back', async () => {
+  const world = browser(2);
+  join(world, 0, { topics: ['t.a'] });
+  await world.passSlowly(2 * SECOND);
+  join(world, 1, { topics: ['t.b'] });
+  await world.passSlowly(2 * SECOND);
+  const [backbone] = backbones(world).map((link) => link.connection);
+  assert.deepEqual([...backbone.topics].sort(), ['t.a', 't.b']);
+  world.crash(world.tabs[1].window);
+  await world.passSlowly(2 * world.heartbeat);
+  assert.deepEqual([...backbone.topics], ['t.a']);
+});
+
+test('two tabs that want one new pattern are both told when the server has confirmed it, with one cursor', async () => {
+  const world = browser(3);
+  const lines = [0, 1, 2].map((tab) => join(world, tab));
+  await world.passSlowly(3 * SECOND);
+  const unanswered = [];
+  world.answer = (message) => { unanswered.push(message); };
+  const told = [];
+  for (const tab of [1, 2]) lines[tab].subscribe('new.>', (error, cursor) => told.push([tab, error, cursor]));
+  await world.passSlowly(2 * SECOND);
+  assert.deepEqual(told, [], 'not before the server has');
+  const [link] = backbones(world);
+  world.publish(1, { topic: 'old' });
+  for (const { ref } of unanswered) link.hear({ event: '$reply', data: { ref, ok: true, cursor: world.cursor() } });
+  await world.passSlowly(2 * SECOND);
+  assert.deepEqual(told.map(([tab, error]) => [tab, error]).sort(), [[1, null], [2, null]]);
+  world.publish('after', { topic: 'new.1' });
+  await world.passSlowly(SECOND);
+  assert.deepEqual(lines.map((line) => line.heard), [[], ['after'], ['after']]);
+});
+
+test('a leading connection that the server ends for good leaves each tab to itself', async () => {
+  const world = browser(2);
+  const lines = [0, 1].map((tab) => join(world, tab));
+  await world.passSlowly(3 * SECOND);
+  world.publish();
+  await world.passSlowly(SECOND);
+  world.endAll(GONE);
+  for (let i = 0; i < 50; i++) { world.publish(); await world.passSlowly(200); }
+  for (const line of lines) {
+    assert.equal(line.state, 'open');
+    assert.deepEqual(line.heard, count(51));
+  }
+  assert.ok(world.opened.length < 30, `${world.opened.length} sessions were opened`);
+});
+
+test('the module is the library with the transport in it', async () => {
+  const { default: library } = await import('../../static/share.mjs');
+  assert.equal(library.transports[0], 'shared');
+  assert.equal(library.transports.filter((name) => name === 'shared').length, 1);
 });

@@ -135,6 +135,7 @@ class World {
     window.navigator.locks = locksOf(this, window);
     window.BroadcastChannel = channelOf(this, window);
     window.AbortController = AbortController;
+    window.atob = atob;
     const library = Switchback.create({
       window,
       now: () => this.clock.now,
