@@ -78,8 +78,8 @@ export interface Options {
   /** Seconds that the server may hold a long poll (25). */
   wait?: number;
   /**
-   * With `share.js` loaded: one connection for all tabs that give the same name. Give each
-   * signed-in user a name of their own: the tabs hear by the leading tab's token.
+   * With `share.js` loaded: one connection for all tabs that give the same name, and whose tokens
+   * grant the same. Where cookies tell users apart, put the user into the name.
    */
   share?: string | true;
 }
@@ -179,7 +179,11 @@ export function emitter(): Emitter;
 export const transports: TransportName[];
 /** Those that this browser has what it takes for. */
 export function supported(): TransportName[];
+/** Adds a transport, the best of all from then on: `share.js` brings one. */
+export function use(transport: object): void;
 
-declare const Switchback: { connect: typeof connect; emitter: typeof emitter; transports: TransportName[]; supported: typeof supported };
+declare const Switchback: {
+  connect: typeof connect; emitter: typeof emitter; transports: TransportName[]; supported: typeof supported; use: typeof use;
+};
 export default Switchback;
 export as namespace Switchback;

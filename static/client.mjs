@@ -6,5 +6,5 @@ import * as loaded from './client.js';
 const { default: common } = { ...loaded };
 const Switchback = common || globalThis.Switchback;
 
-export const { connect, emitter, transports, supported } = Switchback;
+export const { connect, emitter, transports, supported, use } = Switchback;
 export default Switchback;
