@@ -1,29 +1,25 @@
-/*!
+/*
  * Switchback client: a page subscribes to events and gets each of them once, in order,
  * over whatever transport its browser and its network let through.
  *
- *   var connection = Switchback.connect('', { topics: ['orders.>'] });
- *   connection.on('approved', function (item) { show(item.topic, item.data); });
- *   connection.on('$gap', function (gap) { reloadEverything(); });
- *
  * ES3 against the APIs of Internet Explorer 8; whatever is newer is looked for before it is
- * used. No build step: this file is what browsers get and what you debug. Its map, top-down:
+ * used. No build step: this file is what browsers get and what you debug. The map, top-down:
  *
- *   Connection        what the application holds: its calls, its properties
+ *   Connection        what the application holds
  *   Life              opening, changing and losing sessions, by the table below
- *   Endings           how a session can end: one record each, made by named constructors
+ *   Endings           how a session can end: named constructors
  *   Delivery          what arrives, and whether it is news
  *   Subscriptions     handles and their patterns: counted, confirmed or refused
  *   Tokens            the application's token function
- *   Chooser           which transport to try next; pure bookkeeping, no I/O
- *   TransportSession  one transport opened once: its hello deadline, its silence, its ending
+ *   Chooser           which transport to try next, without I/O
+ *   TransportSession  one transport, opened once
  *   Transports        nine of one shape
- *   Requests          the three ways to ask a question: HTTP, a script tag, a hidden frame
- *   Publisher         a publish, followed until its fate is known, or known to be unknown
- *   Small tools       cursors, patterns, emitter, backoff, addresses
- *   Environment       the only place that touches the browser's clock, chance and globals
+ *   Requests          one question: by HTTP, a script tag, a hidden frame
+ *   Publisher         a publish, until its fate is known
+ *   Small tools       cursors, patterns, emitter, addresses
+ *   Environment       the browser's clock, chance and globals
  *
- * The states (`phase`); applications see the coarser `state`: connecting, open, closed.
+ * The states (`phase`; applications see the coarser `state`):
  *
  *   phase     holds                    event                                    next
  *   idle      nothing; none is wanted  subscribe                                opening
@@ -31,22 +27,21 @@
  *                                      it ended; another transport is left      opening
  *                                      it ended; none is left                   pausing
  *   pausing   a timer                  the timer; the network is back           opening
- *   open      the current session      something better is due; switchTo;
- *                                      patterns or the network changed          changing
+ *   open      the current session      a better transport, switchTo, other
+ *                                      patterns, another network                changing
  *                                      a poll gets new patterns                 opening
  *                                      the current session ended                pausing
  *   changing  a current, a candidate   the candidate's hello                    open
  *                                      the candidate ended; none is left        open
  *                                      the current session ended                opening
  *   away      nothing; page is hidden  pageshow                                 opening, idle
- *   closed    nothing                                                           never another
+ *   closed    nothing                                                           none
  *
- * From all but the last two also: the last pattern is unsubscribed, to idle; pagehide, to away;
- * and from all but the last close() and fatal endings, to closed.
+ * Also, from all before `away`: the last pattern is unsubscribed, idle; pagehide, away; and from
+ * all before `closed`: close() or a fatal ending, closed.
  *
- * One invariant carries everything: only the current session delivers, and only what lies
- * after the connection's cursor. Any session may therefore be dropped, doubled or replaced at
- * any moment, and nothing is lost or repeated.
+ * The invariant: only the current session delivers, and only what lies after the cursor. So any
+ * session may be dropped, doubled or replaced at any moment, and nothing is lost or repeated.
  */
 (function (root, define) {
   var api = define(root);
@@ -57,2418 +52,2358 @@
   module.exports.emitter = api.emitter;
   module.exports.transports = api.transports;
   module.exports.supported = api.supported;
-}(typeof window !== 'undefined' ? window : typeof globalThis !== 'undefined' ? globalThis : this, function (root) {
-  var HELLO_MS = 5000;           // a transport without a hello by then does not work here
-  var PATIENCE_MAX_MS = 40000;   // ... on the slowest of networks
-  var HEARTBEAT_MS = 20000;      // until `$hello` says the server's own
-  var BACKOFF_FIRST_MS = 500;
-  var BACKOFF_MAX_MS = 20000;
-  var PROBE_FIRST_MS = 60000;
-  var PROBE_MAX_MS = 600000;
-  var REMEMBER_MS = 86400000;    // the transport that worked
-  var ACK_MS = 30000;
-  var HOLD_S = 25;               // of a long poll; common proxies cut at 55 to 100
-  var POLL_MS = 3000;            // between short polls
-  var PUBLISH_MS = 30000;        // from the first sending until a publish without an answer is unknown
-  var PUBLISHES_MAX = 1000;      // of one connection, waiting for their fate
-  var MESSAGE_MAX = 300000;      // characters by WebSocket: even at three bytes each below the server's 1 MiB
-  var TOKEN_MS = 30000;          // for one call of the token function
-  var TOKEN_PAUSE_MS = 1000;     // after one that did not help; doubles
-  var TOKEN_PAUSE_MAX_MS = 60000;
-  var COMPLETE_MS = 3000;        // that frames and held scripts wait for the page to be complete
-  var GRACE_MS = 1000;           // between the end of a frame or script and believing it
-  var ALIVE_MS = 5000;           // between looks at what can end without an event
-  var FOREIGN_RETRY_MS = 10000;  // after an answer that is not Switchback's
-  var WAKE_MS = 1000;            // between reactions to `online` and the like
-  var STRAY_MS = 30000;          // for which an abandoned request may still reach the server
-  var ASKS_MAX = 3;              // questions without an answer, until a stream is renewed without
-  var HELD_MAX = 1000;           // items kept back while patterns change
-  var URL_MAX = 2000;            // of a script or a frame: IE refuses 2083
-  var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read, so start anew now and then
+}(typeof window !== 'undefined' ? window : typeof globalThis !== 'undefined' ? globalThis : this,
+function (root) {
+var HELLO_MS = 5000;           // then a transport without a hello does not work here
+var PATIENCE_MAX_MS = 40000;
+var HEARTBEAT_MS = 20000;      // until `$hello` says the server's own
+var BACKOFF_FIRST_MS = 500;
+var BACKOFF_MAX_MS = 20000;
+var PROBE_FIRST_MS = 60000;
+var PROBE_MAX_MS = 600000;
+var REMEMBER_MS = 86400000;
+var ACK_MS = 30000;
+var HOLD_S = 25;               // proxies cut at 55 to 100
+var POLL_MS = 3000;
+var PUBLISH_MS = 30000;        // then the fate of a publish is unknown
+var PUBLISHES_MAX = 1000;
+var MESSAGE_MAX = 300000;      // characters: at three bytes each below the server's 1 MiB
+var TOKEN_MS = 30000;
+var TOKEN_PAUSE_MS = 1000;
+var TOKEN_PAUSE_MAX_MS = 60000;
+var COMPLETE_MS = 3000;        // that frames and held scripts wait for the page's `load`
+var GRACE_MS = 1000;
+var ALIVE_MS = 5000;
+var FOREIGN_RETRY_MS = 10000;
+var WAKE_MS = 1000;
+var STRAY_MS = 30000;          // in which an abandoned request may still arrive
+var ASKS_MAX = 3;              // then a stream is renewed without an answer
+var HELD_MAX = 1000;           // items, see `renew`
+var URL_MAX = 2000;            // IE refuses 2083
+var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
 
-  // ------------------------------------------------------------------ Connection
+// ------------------------------------------------------------------ Connection
 
-  function create(env) {
-    var api = {
-      connect: function (url, options) { return new Connection(env, url, options); },
-      emitter: emitter,
-      endings: endings,
-      transports: names(env.transports),
-      // One more transport, the best of all from now on; share.js brings one.
-      use: function (transport) {
-        env.transports.unshift(transport);
-        api.transports = names(env.transports);
-      },
-      supported: function () {
-        return names(filter(env.transports, function (transport) { return transport.supported(env); }));
-      },
-      // Another library with a clock of its own: how the tests simulate time.
-      create: function (overrides) { return create(merge(browser(root), overrides)); }
-    };
-    return api;
-  }
-
-  // Never throws: what is wrong with the arguments is reported by `$error` and `$close`, as all else is.
-  function Connection(env, url, options) {
-    var self = this;
-    options = options || {};
-    this.env = env;
-    this.options = options;
-    this.events = emitter(env);
-    this.clientId = options.client || env.uuid();
-    this.cursor = isCursor(options.cursor) ? options.cursor : undefined;
-    this.transport = undefined;
-    this.state = 'connecting';
-    this.topics = [];          // the patterns wanted now
-    this.stats = {
-      received: 0, repeated: 0, gaps: 0, requests: 0, bytes: 0, opens: 0, switches: 0, failures: 0, rtt: undefined
-    };
-    var address = resolve(env, url);
-    this.base = address.url;
-    this.foreign = origin(this.base) !== pageOrigin(env);
-
-    this.chooser = new Chooser(env, options, this.base);
-    this.publisher = new Publisher(this);
-    this.tokens = new Tokens(env, options.token);
-    this.current = null;       // the session that delivers
-    this.candidate = null;     // the session that is being tried
-    this.question = null;      // the session that asks whether new patterns are granted; see `ask`
-    this.joining = false;      // the same, by a message on the current session
-    this.queue = [];           // names of transports still to be tried, now
-    this.handles = [];         // live subscriptions, the oldest first
-    this.patterns = [];        // { text, granted, confirmed, start }, one for each of `topics`
-    this.asked = [];           // handles that the latest candidate asks for
-    this.asksLost = 0;         // questions in a row that got no answer
-    this.held = null;          // items of the current session, kept back while a candidate renews it
-    this.began = false;        // has a session ever opened?
-    this.failed = 0;           // rounds and short-lived sessions in a row: the backoff's exponent
-    this.slowness = 0;         // rounds in a row in which no transport even answered
-    this.verified = undefined; // did what answers at `base` prove to be Switchback (true), or not (false)?
-    this.attempt = options.client ? firstAttempt(env) : 0;
-    this.newest = {};          // by wire: the latest attempt
-    this.abandoned = {};       // by wire: when a session was shut whose requests may still arrive
-    this.probeDelay = 0;
-    this.notBefore = 0;        // the server asked to stay away until then
-    this.wokenAt = -WAKE_MS;
-    this.timers = {};
-    this.holdSeconds = this.longestHold = options.wait === undefined ? HOLD_S : options.wait;
-
-    this.watchPage();
-    // Later, not now: the caller has yet to register its listeners.
-    this.after('retry', 0, function () { self.start(address.problem); });
-    this.after('ack', ACK_MS, this.ackRegularly);
-    this.add(list(options.topics || options.topic), null, true);
-  }
-
-  merge(Connection.prototype, {
-    // The emitter, in the manner of mitt: '*' hears everything as (name, item).
-    on: function (name, listener) { this.events.on(name, listener); return this; },
-    once: function (name, listener) {
-      var self = this;
-      function once(a, b) { self.off(name, once); listener(a, b); }
-      once.listener = listener;
-      return this.on(name, once);
+function create(env) {
+  var api = {
+    connect: function (url, options) { return new Connection(env, url, options); },
+    emitter: emitter,
+    endings: endings,
+    transports: names(env.transports),
+    use: function (transport) {
+      env.transports.unshift(transport);
+      api.transports = names(env.transports);
     },
-    off: function (name, listener) { this.events.off(name, listener); return this; },
-    clear: function () { this.events.clear(); return this; },
-
-    /*
-     * Gives back a handle: { topics, cursor, on(name, listener), off(name, listener), unsubscribe(done) }.
-     * A pattern stays until its last handle goes. `done(error, cursor)`, once: every event of these patterns
-     * after the cursor is delivered, none from before the server took the call; or why they were refused.
-     */
-    subscribe: function (topics, done) { return this.add(list(topics), done || nothing, false); },
-
-    // Takes back one subscription of each, the newest first: at once for delivery. `done(error, cursor)`, once.
-    unsubscribe: function (topics, done) {
-      var self = this;
-      each(unique(list(topics)), function (topic) {
-        for (var i = self.handles.length; i--;) if (self.handles[i].drop(topic)) return;
-      });
-      this.reviewPatterns();
-      return this.tell(done, null, this.cursor);
+    supported: function () {
+      return names(filter(env.transports, function (transport) { return transport.supported(env); }));
     },
-
-    /*
-     * `done(error, { cursor, duplicate, id })`, or a promise. The code `unknown`: it may or may not have
-     * been stored; publishing it again with the error's `id` is safe for two minutes.
-     */
-    publish: function (topic, data, options, done) {
-      if (typeof options === 'function') { done = options; options = null; }
-      options = options || {};
-      var message = { topic: topic, data: data, id: options.id || this.env.uuid() };
-      if (options.event) message.event = options.event;
-      var publisher = this.publisher;
-      var Promise = this.env.window.Promise;
-      if (done || !Promise) { publisher.publish(message, guarded(this.env, done || nothing)); return undefined; }
-      return new Promise(function (resolve, reject) {
-        publisher.publish(message, function (error, result) { if (error) reject(error); else resolve(result); });
-      });
-    },
-
-    /*
-     * Moves there and stays while it works; 'auto' gives the choice back. The old one delivers until the new
-     * one has said hello. `done(error, name)`, once. Throws for an unknown name, and when closed.
-     */
-    switchTo: function (name, done) {
-      if (name !== 'auto' && !find(this.env.transports, name)) throw new Error(unknownName(this.env, name));
-      if (this.state === 'closed') throw new Error('Switchback: the connection is closed.');
-      this.settleSwitch(endings.misused('superseded', 'Another switch came.'));
-      this.chooser.pinned = name === 'auto' ? null : name;
-      this.switched = done || nothing;
-      this.probeDelay = 0;
-      if (this.away) return this;
-      this.abandonCandidate();
-      if (!this.current) this.begin();
-      else if (this.chooser.better(this.current.name).length) this.probe();
-      else this.settleSwitch(null);
-      return this;
-    },
-
-    close: function () { this.finish(endings.closed()); return this; }
-  });
-
-  function unknownName(env, name) {
-    return 'Switchback: no transport is called "' + name + '". There are: auto, ' + names(env.transports).join(', ');
-  }
-
-  /*
-   * Attempts have an order, so that the server knows an abandoned request that arrives late. An id that
-   * outlives the page needs numbers that do: the time, or more where the clock was set back.
-   */
-  function firstAttempt(env) {
-    var key = 'switchback:attempt';
-    var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
-    store(env, key, first);
-    return first;
-  }
-
-  // ------------------------------------------------------------------ Life
-
-  merge(Connection.prototype, {
-    phase: function () {
-      if (this.state === 'closed') return 'closed';
-      if (this.away) return 'away';
-      if (this.current) return this.candidate ? 'changing' : 'open';
-      if (this.candidate) return 'opening';
-      return this.timers.retry === undefined ? 'idle' : 'pausing';
-    },
-
-    start: function (problem) {
-      var unknown = without(this.chooser.allowed, names(this.env.transports));
-      if (problem) return this.finish(endings.misused('bad_address', problem));
-      if (unknown.length) this.report(endings.misused('unsupported', unknownName(this.env, unknown[0])));
-      this.begin();
-    },
-
-    /*
-     * Nothing works: one transport after the other, first what is sure or worked last time, so that the first
-     * event is one round trip away. What is better is looked for when that runs.
-     */
-    begin: function () {
-      this.stop('retry');
-      if (this.phase() !== 'idle') return;
-      if (!this.patterns.length && !this.options.client) return this.settleSwitch(null);   // nothing to move
-      this.queue = this.chooser.start(this.failed);
-      if (!this.queue.length) {
-        return this.finish(endings.misused('unsupported', 'This browser supports no allowed transport.'));
-      }
-      this.failure = null;
-      this.unanswered = true;
-      if (!this.verified) this.verified = undefined;
-      this.tryNext();
-    },
-
-    tryNext: function () {
-      var name = this.queue.shift();
-      if (name) this.open(name);
-      else if (this.current) { this.probeLater(); this.advancePatterns(); }
-      else this.roundFailed();
-    },
-
-    open: function (name) {
-      var session = new TransportSession(this, find(this.env.transports, name), this.patternsToOpen());
-      this.number(session);
-      // Why, for the server's metrics.
-      if (this.transport && this.transport !== name) {
-        session.switched = this.transport + '.' + name + '.' + (this.current ? 'wanted' : this.lastEnding || 'lost');
-      }
-      this.candidate = session;
-      session.open();
-    },
-
-    // A question that was given up may arrive after the next one: that gets a number of its own, too.
-    number: function (session) { session.attempt = this.newest[session.wire] = this.attempt += 1; },
-
-    roundFailed: function () {
-      var failure = this.failure;
-      // The patterns may be the reason: they alone are refused.
-      if (failure.denied && this.refuse(this.asked, failure)) return this.begin();
-      // Asking again would be rude, unless another token may help.
-      if (failure.refused && (!this.tokens.renewable || !this.patterns.length)) return this.finish(failure);
-      // A silence of the whole patience: the round trip is as long.
-      if (this.unanswered) this.slowness += 1;
-      // It is the server or the network, no transport's fault: search at once when one works.
-      this.chooser.forgive();
-      this.probeDelay = 0;
-      this.pause(failure, true);
-    },
-
-    // Longer each time, and no less than the server asked for.
-    pause: function (ending, isTrouble) {
-      var wait = Math.max(backoff(this.env, this.failed), ending.retry || 0);
-      this.failed += 1;
-      this.notBefore = this.env.now() + (ending.retry || 0);
-      if (isTrouble) { this.state = 'connecting'; this.report(ending, wait); }
-      if (this.phase() === 'idle') this.after('retry', wait, this.begin);
-    },
-
-    opened: function (session) {
-      var before = this.current;
-      var from = this.transport;
-      var opening = this.state !== 'open';
-      if (session !== this.candidate) return;
-      this.candidate = null;
-      // A pattern was granted meanwhile: once more, with it.
-      if (this.lacks(session)) { session.shut(); return this.open(session.name); }
-      this.current = session;
-      this.held = null;
-      // Break only now that the new one is made. What both delivered falls to the cursor test.
-      if (before) before.shut();
-      this.slowness = this.notBefore = this.asksLost = 0;
-      this.transport = session.name;
-      this.chooser.worked(session.name);
-      this.tokens.accepted();
-      this.verified = true;
-      this.grant(topicsOf(session.asks), undefined);
-      this.confirm(session);
-      this.began = true;
-      this.state = 'open';
-      if (opening) {
-        this.stats.opens += 1;
-        this.emit('$open', { transport: session.name, client: this.clientId, cursor: this.cursor });
-      }
-      if (from && from !== session.name) {
-        this.stats.switches += 1;
-        this.emit('$switch', { from: from, to: session.name });
-      }
-      this.publisher.pump();
-      if (session !== this.current) return;   // a listener closed it
-      if (!this.chooser.pinned || this.chooser.pinned === session.name) this.settleSwitch(null);
-      if (session !== this.current || this.candidate) return;
-      this.probeLater();
-      this.advancePatterns();
-    },
-
-    ended: function (session, ending) {
-      if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
-      // What answers from now on may be something else.
-      if (ending.kind === 'foreign') this.verified = false;
-      else if (ending.kind === 'refused') this.verified = true;
-      else if (/^(lost|late)$/.test(ending.kind) && (!this.current || session === this.current)) this.verified = undefined;
-      if (session.question) return session.question.ended(ending);
-      this.lastEnding = ending.kind;
-      if (session === this.candidate) this.candidateEnded(session, ending);
-      else if (session === this.current) this.currentEnded(session, ending);
-    },
-
-    candidateEnded: function (session, ending) {
-      var own = this.ownReplacement(session, ending);
-      var asks = session.asks;
-      this.candidate = null;
-      this.stats.failures += 1;
-      if (ending.kind !== 'late') this.unanswered = false;
-      if (rank(ending) >= rank(this.failure)) this.failure = ending;
-      this.release();
-      // On patterns asked for together, or that no transport changes.
-      if (ending.denied && asks.length && (asks.length > 1 || this.current || ending.status === 400)) {
-        if (!this.refuse(asks, ending)) return this.finish(ending);
-        if (!this.current) return this.begin();
-      } else if (!own && this.isFatal(ending)) return this.finish(ending);
-      // A renewal failed, and will be needed again.
-      if (this.current && session.name === this.current.name) this.askLater(ending);
-      // No transport helps where there is no token to present, or no server at this address.
-      if (ending.kind === 'token' || (ending.status === 404 && ending.code)) this.queue = [];
-      if (!this.queue.length && this.current) this.settleSwitch(ending);
-      if (!this.candidate && this.state !== 'closed') this.tryNext();
-    },
-
-    currentEnded: function (session, ending) {
-      var own = this.ownReplacement(session, ending);
-      var lived = this.env.now() - session.openedAt >= 2 * session.heartbeat;
-      // It was good until now: routine.
-      var expired = this.tokens.renewable && (ending.code === 'expired' || ending.status === 401);
-      this.current = this.held = null;
-      this.endQuestion();
-      if (!own && this.isFatal(ending)) return this.finish(ending);
-      if (lived) this.failed = 0;
-      this.probeDelay = 0;
-      if (ending.kind === 'recycled' || ending.reason === 'recycle' || (expired && lived)) {
-        if (this.phase() === 'idle') this.after('retry', ending.retry || 0, this.begin);
-        return;
-      }
-      // No trouble: it was announced. But a short life makes the next pause longer all the same.
-      if (own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived)) {
-        return this.pause(ending, false);
-      }
-      if (ending.kind === 'resumed') {
-        this.report(ending, 0);
-        if (this.phase() === 'idle') this.after('retry', 0, this.begin);
-        return;
-      }
-      // A lost question says nothing against asking.
-      if (session.stream) this.chooser.broke(session, lived, ending.kind === 'silent');
-      this.stats.failures += 1;
-      this.pause(ending, true);
-    },
-
-    /*
-     * Would coming back be answered the same? A goodbye without `retry` means it: two tabs with one id would
-     * replace each other for ever.
-     */
-    isFatal: function (ending) {
-      if (ending.code === 'expired') return !this.tokens.renewable;
-      return ending.fatal || ending.status === 400 || (ending.kind === 'goodbye' && ending.retry === undefined);
-    },
-
-    /*
-     * Our own second request on one transport ends the first, and an abandoned one that arrives late the
-     * second. Neither is another page with our id.
-     */
-    ownReplacement: function (session, ending) {
-      if (ending.reason !== 'replaced') return false;
-      return session.attempt < this.newest[session.wire] || this.env.now() - this.abandoned[session.wire] < STRAY_MS;
-    },
-
-    probeLater: function () {
-      if (!this.chooser.better(this.current.name).length && !this.chooser.blocked()) {
-        this.probeDelay = PROBE_FIRST_MS;
-        return this.stop('probe');
-      }
-      this.after('probe', this.probeDelay, this.probe);
-      this.probeDelay = Math.min(Math.max(this.probeDelay * 2, PROBE_FIRST_MS), PROBE_MAX_MS);
-    },
-
-    probe: function () {
-      this.stop('probe');
-      if (!this.current || this.away) return;
-      // Patterns are being changed: after that.
-      if (this.candidate || this.question) return this.after('probe', this.patience(), this.probe);
-      this.queue = this.chooser.better(this.current.name);
-      this.failure = null;
-      this.tryNext();
-    },
-
-    /*
-     * The same transport once more, at the cursor. Where patterns are added, a stream's items are kept back:
-     * delivered now, they would move the cursor past events of the new ones. A poll is just asked anew.
-     */
-    renew: function () {
-      var session = this.current;
-      var tried = this.candidate && this.candidate.name;
-      this.abandonCandidate();
-      if (tried && tried !== session.name) this.queue.unshift(tried);
-      this.failure = null;
-      if (this.lacks(session)) {
-        if (session.stream) this.held = [];
-        else { this.current = null; session.shut(); }
-      }
-      this.open(session.name);
-    },
-
-    abandonCandidate: function () {
-      var candidate = this.candidate;
-      this.candidate = null;
-      if (candidate) candidate.shut();
-      this.release();
-    },
-
-    settleSwitch: function (ending) {
-      var done = this.switched;
-      this.switched = null;
-      if (!done) return;
-      guarded(this.env, done)(ending && problem(ending), this.transport);
-      // Patterns waited for the switch.
-      if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
-    },
-
-    finish: function (ending) {
-      var self = this;
-      if (this.state === 'closed') return;
-      if (this.current) this.ack(this.current);
-      this.state = 'closed';
-      this.shutSessions();
-      for (var name in this.timers) if (owns(this.timers, name)) this.stop(name);
-      each(this.unlisten, function (unlisten) { unlisten(); });
-      this.publisher.close();
-      if (ending.kind !== 'closed') this.report(ending);
-      each(this.handles.slice(0), function (handle) { self.settle(handle, ending); });
-      this.settleSwitch(ending);
-      this.emit('$close', { reason: ending.reason || ending.code || ending.kind });
-    },
-
-    shutSessions: function () {
-      var current = this.current;
-      this.queue = [];
-      this.abandonCandidate();
-      this.endQuestion();
-      this.current = null;
-      if (current) current.shut();
-      this.stop('retry');
-      this.stop('probe');
-    },
-
-    // `wait`: ms until the next try; undefined: never.
-    report: function (ending, wait) {
-      var text = ending.message;
-      if (!text) {
-        text = 'No answer from ' + this.base + (ending.transport ? ' over ' + ending.transport : '') + '. Is it running?';
-        // A browser hides from scripts why another origin's answer was withheld.
-        if (this.foreign) {
-          text += ' It is another origin than this page, so it must allow it: --allow-origin ' + pageOrigin(this.env);
-        }
-      }
-      this.emit('$error', {
-        message: text, code: ending.code, status: ending.status, transport: ending.transport,
-        topics: ending.topics, retry: wait === undefined ? undefined : Math.round(wait)
-      });
-    },
-
-    emit: function (name, item) { this.events.emit(name, item); },
-
-    // Never before the call that it answers has returned.
-    tell: function (done, a, b) {
-      if (done) later(this.env, function () { done(a, b); });
-      return this;
-    },
-
-    // -- how far it got
-
-    ackRegularly: function () {
-      if (this.current) this.ack(this.current);
-      this.after('ack', ACK_MS, this.ackRegularly);
-    },
-
-    ack: function (session) {
-      // A poll acknowledges by presenting its cursor. A socket refuses more than it has sent.
-      var bySocket = session.handle && session.handle.send;
-      var cursor = bySocket ? session.at : this.cursor;
-      if (!session.stream || session.transport.local || !cursor || cursor === this.acked) return;
-      this.acked = cursor;
-      if (bySocket) session.handle.send({ type: 'ack', cursor: cursor });
-      else if (canHttp(this.env)) http(this.env, this.ackRequest(cursor), nothing);
-    },
-
-    ackRequest: function (cursor) {
-      var token = this.tokens.token;
-      return {
-        method: 'POST', url: this.endpoint('ack', token ? [['token', token]] : []), timeout: HELLO_MS,
-        // As text, like a beacon: JSON would cost a preflight on another origin.
-        credentials: this.options.credentials, type: 'text/plain',
-        body: write({ client: this.clientId, cursor: cursor })
-      };
-    },
-
-    endpoint: function (path, params) {
-      return this.base + '/v1/' + path + (params.length ? '?' + query(params) : '');
-    },
-
-    /*
-     * For what can't set a header: a token in a URL ends up in logs, a ticket is good for one opening. The
-     * token itself where there are none (no XHR, an older server).
-     */
-    withTicket: function (wire, done) {
-      var self = this;
-      this.tokens.get(function (ending, token) {
-        if (ending || !token || !canHttp(self.env)) return done(ending, token ? [['token', token]] : []);
-        var request = {
-          method: 'POST', url: self.endpoint('tickets', []), type: 'application/json', token: token,
-          body: write({ transport: wire }), timeout: self.patience(), credentials: self.options.credentials
-        };
-        http(self.env, request, function (ending, text) {
-          // A policy may forbid XHR, and scripts and frames may pass.
-          if (ending && ending.status !== 404 && ending.status !== 501 && ending.kind !== 'lost') return done(ending);
-          var answer = ending ? null : parse(text);
-          done(null, [answer && answer.ticket ? ['ticket', answer.ticket] : ['token', token]]);
-        });
-      });
-    },
-
-    // A fixed short timeout would give up healthy connections on slow networks.
-    patience: function () {
-      var roundTrips = 2 * (this.stats.rtt || 0);
-      var wanted = Math.max(HELLO_MS, roundTrips) * Math.pow(2, this.slowness);
-      return Math.min(wanted, Math.max(PATIENCE_MAX_MS, roundTrips));
-    },
-
-    // For ten minutes, as long as a transport is left out at most: networks change.
-    holdLess: function (seconds) {
-      this.holdSeconds = seconds;
-      this.after('hold', PROBE_MAX_MS, function () { this.holdSeconds = this.longestHold; });
-    },
-
-    // -- the page around it
-
-    /*
-     * Never `unload`: it keeps pages out of the back/forward cache, and phones do not fire it. An open
-     * connection does so too: on `pagehide` the sessions go, and the cursor stays.
-     */
-    watchPage: function () {
-      var self = this;
-      var window = this.env.window;
-      function wake() { self.wake(false); }
-      this.unlisten = [
-        listen(window, 'pagehide', function () { self.leave(); }),
-        listen(window, 'pageshow', function () { self.comeBack(); }),
-        listen(window, 'online', function () { self.wake(true); }),
-        listen(window.document, 'resume', wake),
-        listen(window.document, 'visibilitychange', function () {
-          if (window.document.visibilityState === 'visible') wake();
-        })
-      ];
-    },
-
-    leave: function () {
-      this.away = true;
-      var navigator = this.env.window.navigator;
-      if (this.cursor && this.cursor !== this.acked && navigator && navigator.sendBeacon) {
-        var request = this.ackRequest(this.cursor);
-        if (navigator.sendBeacon(request.url, request.body)) this.acked = this.cursor;
-      }
-      this.shutSessions();
-    },
-
-    comeBack: function () {
-      if (!this.away) return;
-      this.away = false;
-      this.failed = 0;
-      this.begin();
-    },
-
-    /*
-     * Slept, hidden, or on another network (`moved`), where streams die without a word and more may be
-     * allowed: don't wait out old timers. At most once a second, however often the browser says so.
-     */
-    wake: function (moved) {
-      var now = this.env.now();
-      if (this.away || this.state === 'closed') return;
-      if (now - this.wokenAt < WAKE_MS) return this.after('wake', WAKE_MS, function () { this.wake(moved); });
-      this.wokenAt = now;
-      if (moved) { this.chooser.forgive(true); this.probeDelay = 0; }
-      if (this.phase() === 'pausing' && now >= this.notBefore) { this.failed = 0; this.begin(); }
-      if (this.current && moved && !this.candidate) this.renew();
-      else if (this.current) this.current.checkSilence(true);
-    },
-
-    // -- timers by name, so that setting one twice can't leave a stray
-
-    after: function (name, ms, then) {
-      var self = this;
-      this.stop(name);
-      this.timers[name] = this.env.setTimer(function () { delete self.timers[name]; then.call(self); }, ms);
-    },
-
-    stop: function (name) {
-      if (this.timers[name] !== undefined) this.env.clearTimer(this.timers[name]);
-      delete this.timers[name];
-    }
-  });
-
-  // ------------------------------------------------------------------ Endings
-
-  /*
-   * How a session ended. `kind` decides what follows; the rest says more: `message`, `code` and
-   * `status` to people, `retry` (ms) when the server wants to be asked again, `refused` that it
-   * would answer so again, `denied` that patterns may be why, `fatal` that nothing helps.
-   *
-   *   kind      what happened                                     blames      `$error`  again
-   *   lost      cut, or not answered by the server                transport   yes       after a pause
-   *   late      no hello or answer within the patience            transport   yes       after a pause
-   *   silent    opened, then mute for two heartbeats              it, twice   yes       after a pause
-   *   leaving   WebSocket close code 1001                         if short    if short  after a pause
-   *   resumed   mute, because this machine slept                  nothing     yes       at once
-   *   recycled  the transport's own limit of size                 nothing     no        at once
-   *   goodbye   the server's `$bye`, with its reason              nothing     no        as it said
-   *   refused   the server's error object                         nothing     yes       after a pause
-   *   foreign   what answered is not a Switchback server          nothing     yes       after ten seconds
-   *   unusable  this transport can't carry this request here      nothing     yes       after a pause
-   *   token     the application's function gave no token          nothing     yes       as `Tokens` says
-   *   misused   a call that can't be carried out                  nothing     yes       never
-   *   closed    the application closed the connection             nothing     no        never
-   */
-  var endings = {
-    lost: function (message) { return { kind: 'lost', message: message }; },
-    late: function () { return { kind: 'late' }; },
-    silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
-    leaving: function () { return { kind: 'leaving' }; },
-    resumed: function () { return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' }; },
-    recycled: function () { return { kind: 'recycled' }; },
-    goodbye: function (reason, retry) {
-      return {
-        kind: 'goodbye', reason: reason, code: reason, retry: retry,
-        message: 'The server ended the connection: ' + reason + '.'
-      };
-    },
-    // `error`: the server's error object, as it comes in bodies, in `$error` and in `$reply`.
-    refused: function (error, status, retry) {
-      var stays = retry === undefined;
-      status = status || STATUSES[error.code];
-      return {
-        kind: 'refused', code: error.code || 'error', message: error.message || 'The server refused.',
-        status: status, retry: retry,
-        refused: stays && (!status || status === 400 || status === 401 || status === 403),
-        denied: stays && (!status || status === 400 || status === 403)
-      };
-    },
-    foreign: function (base) {
-      return {
-        kind: 'foreign', code: 'not_switchback', retry: FOREIGN_RETRY_MS, message: 'What answered at ' + base +
-          ' is not a Switchback server, or something in between changed its answer.'
-      };
-    },
-    unusable: function (message) { return { kind: 'unusable', message: message }; },
-    token: function (message, retry) {
-      return { kind: 'token', code: 'token', message: message, retry: retry, fatal: retry === undefined };
-    },
-    misused: function (code, message) { return { kind: 'misused', code: code, message: message, fatal: true }; },
-    closed: function () { return { kind: 'closed', code: 'closed', message: 'The connection is closed.', fatal: true }; }
+    create: function (overrides) { return create(merge(browser(root), overrides)); }
   };
+  return api;
+}
 
-  // For frames and scripts, which can't read a status.
-  var STATUSES = { unauthorized: 401, forbidden: 403 };
+// Never throws: wrong arguments are reported by `$error` and `$close`.
+function Connection(env, url, options) {
+  var self = this;
+  options = options || {};
+  this.env = env;
+  this.options = options;
+  this.events = emitter(env);
+  this.clientId = options.client || env.uuid();
+  this.cursor = isCursor(options.cursor) ? options.cursor : undefined;
+  this.transport = undefined;
+  this.state = 'connecting';
+  this.topics = [];
+  this.stats = {
+    received: 0, repeated: 0, gaps: 0, requests: 0, bytes: 0, opens: 0, switches: 0, failures: 0,
+    rtt: undefined
+  };
+  var address = resolve(env, url);
+  this.base = address.url;
+  this.foreign = origin(this.base) !== pageOrigin(env);
 
-  // Which failure of a round says most about why nothing works.
-  function rank(ending) {
-    if (!ending) return -1;
-    if (ending.refused) return 4;
-    return /^(token|foreign)$/.test(ending.kind) ? 3 : ending.code ? 2 : ending.kind === 'unusable' ? 0 : 1;
-  }
+  this.chooser = new Chooser(env, options, this.base);
+  this.publisher = new Publisher(this);
+  this.tokens = new Tokens(env, options.token);
+  this.current = null;
+  this.candidate = null;
+  this.question = null;
+  this.joining = false;      // a message about patterns is under way
+  this.queue = [];           // transports still to be tried, now
+  this.handles = [];
+  this.patterns = [];        // { text, granted: by the server, confirmed: by a session, start }
+  this.asked = [];           // handles that the latest candidate asks for
+  this.asksLost = 0;
+  this.held = null;
+  this.began = false;
+  this.failed = 0;           // rounds and short-lived sessions in a row
+  this.slowness = 0;         // rounds in a row without any answer
+  this.verified = undefined; // is it Switchback that answers? undefined: not known
+  this.attempt = options.client ? firstAttempt(env) : 0;
+  this.newest = {};
+  this.abandoned = {};
+  this.probeDelay = 0;
+  this.notBefore = 0;
+  this.wokenAt = -WAKE_MS;
+  this.timers = {};
+  this.holdSeconds = this.longestHold = options.wait === undefined ? HOLD_S : options.wait;
 
-  // Not 2xx. A proxy's 403 is an obstacle on one path; only the server's own error object is a verdict.
-  function answered(status, text, retryAfter) {
-    var error = (parse(text) || {}).error;
-    var retry = retryAfter > 0 ? retryAfter * 1000 : undefined;
-    if (!status) return endings.lost();
-    if (error && error.code) return endings.refused(error, status, retry);
-    var ending = endings.lost('The answer was HTTP status ' + status + ', not by Switchback.');
-    // A proxy's 400 is a bad connection, not a bad request.
-    return merge(ending, { status: status === 400 ? undefined : status, retry: retry });
-  }
+  this.watchPage();
+  // Later: the caller has yet to register its listeners.
+  this.after('retry', 0, function () { self.start(address.problem); });
+  this.after('ack', ACK_MS, this.ackRegularly);
+  this.add(list(options.topics || options.topic), null, true);
+}
 
-  function errorItem(item) {
-    var data = item.data || {};
-    return endings.refused(data.error || data, undefined, data.retry);
-  }
-
-  function problem(ending, id) {
-    var error = new Error(ending.message || 'No answer from the server.');
-    error.code = ending.code || 'no_answer';
-    error.status = ending.status;
-    if (id) error.id = id;
-    return error;
-  }
-
-  // ------------------------------------------------------------------ Delivery
-
-  merge(Connection.prototype, {
-    /*
-     * Is this news? The new session of a switch repeats what the old one delivered since it was opened. A gap
-     * may move the cursor back (the log was lost), if the session has seen all that we have.
-     */
-    advance: function (session, cursor, isGap) {
-      var upToDate = session.at === this.cursor;
-      var order = this.cursor === undefined ? -1 : compare(this.cursor, cursor);
-      session.at = cursor;
-      if (order < 0 || (isGap && (upToDate || order === undefined))) { this.cursor = cursor; return true; }
-      if (order === undefined) {
-        session.end(merge(endings.lost('The server moved to another log without a gap.'), { code: 'protocol' }));
-      }
-      return false;
-    },
-
-    deliver: function (session, item) {
-      if (!this.advance(session, item.cursor)) { this.stats.repeated += 1; return; }
-      if (!this.admits(item)) return;
-      this.stats.received += 1;
-      this.publisher.heard(item);
-      this.emit(item.event, item);
-      each(this.handles.slice(0), function (handle) {
-        if (handle.events && filter(handle.topics, function (topic) { return matches(topic, item.topic); }).length) {
-          handle.events.emit(item.event, item);
-        }
-      });
-    },
-
-    gap: function (session, item) {
-      if (!this.advance(session, item.cursor, true)) return;
-      this.stats.gaps += 1;
-      // Another log, or a shorter one: old positions mean nothing.
-      if (item.data.reason !== 'expired') each(this.patterns, function (pattern) { pattern.start = undefined; });
-      this.emit('$gap', item.data);
-    },
-
-    // See `renew`. Too many: the candidate reads it all again.
-    holdBack: function (session, item) {
-      if (!this.held || session !== this.current) return false;
-      if (this.held.length < HELD_MAX) this.held.push(item);
-      else { this.held = this.current = null; session.shut(); }
-      return true;
-    },
-
-    release: function () {
-      var items = this.held || [];
-      var session = this.current;
-      this.held = null;
-      each(items, function (item) { if (!session.over) session.process(item); });
-    }
-  });
-
-  // ------------------------------------------------------------------ Subscriptions
-
-  // Of one subscribe(), or of connect() (`initial`), whose refusal `$error` reports.
-  function Handle(connection, topics, done, initial) {
-    this.topics = topics;
-    this.cursor = undefined;
-    this.connection = connection;
-    this.done = done;
-    this.initial = initial;
-    this.settled = false;   // was `done` called, or is there nothing to wait for?
-    this.alone = false;     // it was refused together with others: ask for it alone
-    this.blind = false;     // there was no way to ask for it but by the session that carries it
-    this.events = null;
-  }
-
-  merge(Handle.prototype, {
-    // For events of this handle's patterns only.
-    on: function (name, listener) {
-      this.events = this.events || emitter(this.connection.env);
-      this.events.on(name, listener);
-      return this;
-    },
-
-    off: function (name, listener) { if (this.events) this.events.off(name, listener); return this; },
-
-    unsubscribe: function (done) {
-      this.topics = [];
-      this.connection.reviewPatterns();
-      this.connection.tell(done && guarded(this.connection.env, done), null, this.connection.cursor);
-    },
-
-    drop: function (topic) {
-      var before = this.topics;
-      this.topics = without(before, [topic]);
-      return this.topics.length < before.length;
-    }
-  });
-
-  function malformed(topic) {
-    var ending = endings.misused('bad_topic', 'The pattern ' + write(topic) + ' is malformed.');
-    return merge(ending, { topics: [topic] });
-  }
-
-  merge(Connection.prototype, {
-    add: function (topics, done, initial) {
-      var self = this;
-      var handle = new Handle(this, unique(topics), done, initial);
-      var bad = filter(handle.topics, function (topic) { return !isPattern(topic); });
-      var fault = this.state === 'closed' ? endings.closed() : bad.length ? malformed(bad[0]) : null;
-      if (!initial && fault) handle.topics = [];
-      handle.topics = without(handle.topics, bad);
-      if (handle.topics.length) {
-        this.handles.push(handle);
-        this.reviewPatterns();
-        if (!fault) return handle;
-      }
-      later(this.env, function () {
-        if (!initial) return self.settle(handle, fault);
-        if (fault && !self.handles.length && !self.options.client) self.finish(fault);
-        else each(bad, function (topic) { self.report(malformed(topic)); });
-      });
-      return handle;
-    },
-
-    reviewPatterns: function () {
-      var self = this;
-      var texts = [];
-      this.handles = filter(this.handles, function (handle) {
-        texts = texts.concat(handle.topics);
-        if (!handle.topics.length) self.settle(handle, endings.misused('unsubscribed', 'Unsubscribed first.'));
-        return handle.topics.length;
-      });
-      this.topics = unique(texts);
-      this.patterns = map(this.topics, function (text) {
-        return self.pattern(text) || { text: text, granted: false, confirmed: false, start: undefined };
-      });
-      this.strict = true;
-      // Later: a page that changes its view takes some back and adds others in one turn.
-      if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
-    },
-
-    pattern: function (text) { return filter(this.patterns, function (pattern) { return pattern.text === text; })[0]; },
-
-    /*
-     * One step towards what is wanted; each that ends calls again. So changes faster than a round trip
-     * are taken together, and none keeps another from being made. A socket takes new patterns by a
-     * message. Elsewhere they are first asked for alone, by a poll from `now`, which says whether they
-     * are granted, at no risk to the session that delivers; then one with all of them takes over.
-     */
-    advancePatterns: function () {
-      var self = this;
-      var session = this.current;
-      if (this.away || this.state === 'closed') return;
-      if (!this.patterns.length && !this.options.client) {
-        this.shutSessions();
-        this.state = 'connecting';
-        return this.begin();
-      }
-      if (!session) return this.timers.retry === undefined ? this.begin() : undefined;
-      this.confirm(session);
-      this.settleHandles();
-      if (this.current !== session || this.question || this.joining || this.timers.ask !== undefined) return;
-      // A renewal or a switch is under way: after it. The search for something better can wait.
-      if (this.candidate && (this.switched || this.candidate.name === session.name)) return;
-      var bySocket = session.handle && session.handle.send;
-      var granted = this.textsOf('granted');
-      var missing = without(granted, session.texts);
-      var surplus = without(session.texts, this.topics);
-      var asks = this.nextToAsk();
-      var texts = missing.concat(without(topicsOf(asks), granted));
-      if (!bySocket && (missing.length || (!texts.length && surplus.length))) return this.renew();
-      if (texts.length) return bySocket ? this.askBySocket(session, asks, texts) : this.askByQuestion(asks, texts);
-      if (!surplus.length) return;
-      this.joining = true;
-      session.ask({ type: 'unsubscribe', topics: surplus }, function (ending) {
-        self.joining = false;
-        if (ending) return;
-        session.texts = without(session.texts, surplus);
-        self.advancePatterns();
-      });
-    },
-
-    // Together, or one at a time once they were refused together.
-    nextToAsk: function () {
-      var waiting = filter(this.handles, function (handle) { return !handle.settled; });
-      if (waiting.length && waiting[0].alone) return [waiting[0]];
-      return filter(waiting, function (handle) { return !handle.alone; });
-    },
-
-    // All that was granted; or, where nothing is yet, what is to be asked for.
-    patternsToOpen: function () {
-      var texts = this.textsOf('granted');
-      if (texts.length) {
-        this.asked = filter(this.handles, function (handle) { return !handle.settled && handle.blind; });
-        return { texts: texts, asks: this.asked, now: false };
-      }
-      this.asked = this.nextToAsk();
-      // History is for the patterns that it was asked for with.
-      if (this.asked.length && this.asked[0].initial && (this.options.cursor || this.options.last)) {
-        this.asked = [this.asked[0]];
-      }
-      return { texts: topicsOf(this.asked), asks: this.asked, now: this.began && this.asked.length > 0 };
-    },
-
-    // granted: the server allows it; confirmed: a session has carried it.
-    textsOf: function (state) {
-      return names(filter(this.patterns, function (pattern) { return pattern[state]; }), 'text');
-    },
-
-    lacks: function (session) { return without(this.textsOf('granted'), session.texts).length > 0; },
-
-    askBySocket: function (session, asks, texts) {
-      var self = this;
-      this.joining = true;
-      session.ask({ type: 'subscribe', topics: texts }, function (ending, reply) {
-        self.joining = false;
-        // The next session asks again.
-        if (ending && ending.kind === 'lost') return;
-        // Its token has ended.
-        if (ending && ending.status === 401) return session.end(ending);
-        if (ending) return self.notGranted(asks, ending);
-        session.texts = unique(session.texts.concat(texts));
-        self.grant(texts, reply.cursor);
-        self.confirm(session);
-        self.advancePatterns();
-      });
-    },
-
-    askByQuestion: function (asks, texts) {
-      var self = this;
-      this.ask(texts, function (cursor) {
-        self.asksLost = 0;
-        self.grant(texts, cursor);
-        self.advancePatterns();
-      }, function (ending) {
-        self.asksLost += 1;
-        if (/^(refused|token)$/.test(ending.kind) || (ending.kind !== 'unusable' && self.asksLost < ASKS_MAX)) {
-          return self.notGranted(asks, ending);
-        }
-        // No way to ask: the renewed session will say, from where the connection stands.
-        each(asks, function (handle) { handle.blind = true; });
-        self.grant(texts, undefined);
-        self.advancePatterns();
-      });
-    },
-
-    notGranted: function (asks, ending) {
-      if (ending.fatal) return this.finish(ending);
-      if (ending.denied && asks.length) {
-        this.refuse(asks, ending);
-        return this.advancePatterns();
-      }
-      this.askLater(ending);
-    },
-
-    askLater: function (ending) {
-      this.after('ask', Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed)), this.advancePatterns);
-      this.failed += 1;
-    },
-
-    /*
-     * By one poll from `now` over whatever is sure; it delivers nothing. `answered(cursor)`: granted, and the
-     * log's end. `failed(ending)`: the verdict, or the last failure where nothing got through.
-     */
-    ask: function (texts, answered, failed) {
-      var self = this;
-      var env = this.env;
-      var last = endings.unusable('This browser has no way to ask.');
-      var left = filter(env.transports, function (transport) {
-        return transport.sure && transport.supported(env) && (!transport.frame || self.verified);
-      });
-      function next() {
-        var transport = left.shift();
-        if (!transport) { self.question = null; return failed(last); }
-        var session = self.question = new TransportSession(self, transport, { texts: texts, asks: [], now: true });
-        session.question = {
-          answered: function (cursor) {
-            self.question = null;
-            self.verified = true;
-            session.shut();
-            answered(cursor);
-          },
-          ended: function (ending) {
-            last = ending;
-            if (/^(refused|token)$/.test(ending.kind)) left = [];
-            next();
-          }
-        };
-        session.open();
-      }
-      next();
-    },
-
-    endQuestion: function () {
-      var question = this.question;
-      this.question = null;
-      this.joining = false;
-      this.stop('ask');
-      if (question) question.shut();
-    },
-
-    /*
-     * From a host that answers everything with index.html a frame would be this page, within itself. So frames
-     * wait for an answer that only Switchback gives; where nothing else is allowed, a question goes first.
-     */
-    prove: function (session) {
-      var env = this.env;
-      var others = filter(this.chooser.usable(), function (name) {
-        return find(env.transports, name).sure && !find(env.transports, name).frame;
-      });
-      if (others.length) return session.fail(endings.unusable('The server has yet to answer.'));
-      this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
-    },
-
-    // `start`: what lies before is history, not asked for.
-    grant: function (texts, start) {
-      each(this.patterns, function (pattern) {
-        if (pattern.granted || !contains(texts, pattern.text)) return;
-        pattern.granted = true;
-        pattern.start = start;
-      });
-    },
-
-    // From now on none of their events is missed.
-    confirm: function (session) {
-      var self = this;
-      var isFirst = !this.textsOf('confirmed').length;
-      each(this.patterns, function (pattern) {
-        if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
-        pattern.confirmed = true;
-        if (!isFirst) pattern.start = latest(pattern.start, self.cursor);
-      });
-      this.strict = true;
-    },
-
-    settleHandles: function () {
-      var self = this;
-      var confirmed = this.textsOf('confirmed');
-      // A poll is open a moment before its first cursor is read.
-      if (!this.cursor) return;
-      each(this.handles.slice(0), function (handle) {
-        if (handle.settled || without(handle.topics, confirmed).length) return;
-        handle.cursor = self.cursor;
-        each(handle.topics, function (text) { handle.cursor = latest(handle.cursor, self.pattern(text).start); });
-        self.settle(handle, null);
-      });
-    },
-
-    settle: function (handle, ending) {
-      if (handle.settled) return;
-      handle.settled = true;
-      if (handle.done) guarded(this.env, handle.done)(ending && problem(ending), handle.cursor || this.cursor);
-    },
-
-    // A verdict. Is anything left to go on with?
-    refuse: function (asks, ending) {
-      var self = this;
-      var handle = asks[0];
-      each(this.patterns, function (pattern) {
-        if (contains(topicsOf(asks), pattern.text)) pattern.granted = pattern.confirmed;
-      });
-      each(asks, function (asked) { asked.blind = false; asked.alone = true; });
-      if (asks.length === 1 && handle.initial && handle.topics.length > 1) {
-        this.handles = map(handle.topics, function (topic) {
-          return merge(new Handle(self, [topic], null, true), { alone: true });
-        }).concat(without(this.handles, [handle]));
-      } else if (asks.length === 1) {
-        var topics = handle.topics;
-        handle.topics = [];
-        this.settle(handle, ending);
-        this.reviewPatterns();
-        if (handle.initial && !this.handles.length && !this.options.client) return false;
-        if (handle.initial) this.report(merge(merge({}, ending), { topics: topics }));
-      }
-      return asks.length > 0 && this.state !== 'closed';
-    },
-
-    /*
-     * Not if only an unsubscribed pattern matches that the session still carries, nor history from before its
-     * pattern was subscribed. `strict`: one of these may be so.
-     */
-    admits: function (item) {
-      var self = this;
-      if (!this.patterns.length) return !!this.options.client;
-      this.strict = this.strict && (!this.current || without(this.current.texts, this.topics).length > 0 ||
-        filter(this.patterns, function (pattern) {
-          return !pattern.confirmed || (pattern.start && !(compare(pattern.start, self.cursor) < 0));
-        }).length > 0);
-      return !this.strict || filter(this.patterns, function (pattern) {
-        return pattern.confirmed && matches(pattern.text, item.topic) && !(pattern.start && compare(item.cursor, pattern.start) <= 0);
-      }).length > 0;
-    }
-  });
-
-  function topicsOf(handles) {
-    var texts = [];
-    each(handles, function (handle) { texts = texts.concat(handle.topics); });
-    return unique(texts);
-  }
-
-  // ------------------------------------------------------------------ Tokens
+merge(Connection.prototype, {
+  on: function (name, listener) { this.events.on(name, listener); return this; },
+  once: function (name, listener) {
+    var self = this;
+    function once(a, b) { self.off(name, once); listener(a, b); }
+    once.listener = listener;
+    return this.on(name, once);
+  },
+  off: function (name, listener) { this.events.off(name, listener); return this; },
+  clear: function () { this.events.clear(); return this; },
 
   /*
-   * A string, or a function that answers by a callback, a promise or at once. One call at a time serves
-   * all that wait. After one that did not help, the next waits: a second, doubling to a minute.
-   * `null`: nobody is signed in, and the connection closes.
+   * Gives back { topics, cursor, on(name, listener), off(name, listener), unsubscribe(done) }. A pattern
+   * stays until its last handle goes. `done(error, cursor)`, once: what follows the cursor is delivered,
+   * what came before the call is not; or why it was refused.
    */
-  function Tokens(env, option) {
-    this.env = env;
-    this.option = option;
-    this.renewable = typeof option === 'function';
-    this.token = undefined;
-    this.waiting = [];
-    this.failed = this.notBefore = 0;
-    this.proved = false;   // did the server take the token?
-  }
+  subscribe: function (topics, done) { return this.add(list(topics), done || nothing, false); },
 
-  merge(Tokens.prototype, {
-    // `done(ending, token)`, once.
-    get: function (done) {
-      var self = this;
-      var wait = this.notBefore - this.env.now();
-      if (!this.renewable && this.option && !this.token) {
-        var fault = tokenFault(this.option);
-        if (fault) return done(endings.token(fault));
-        this.token = trim(this.option);
-      }
-      if (this.token || !this.renewable) return done(null, this.token);
-      if (wait > 0) return done(endings.token(this.fault || 'The server refused the token.', wait));
-      this.waiting.push(done);
-      if (this.waiting.length > 1) return;
-      var settle = onlyOnce(function (error, token) { cancel(); self.settle(error, token); });
-      var cancel = later(this.env, function () { settle(new Error('it did not answer')); }, TOKEN_MS);
-      function give(token) { settle(null, token); }
-      function fail(error) { settle(error || new Error('it gave no reason')); }
-      try {
-        var answer = this.option(settle);
-        if (answer && typeof answer.then === 'function') answer.then(give, fail);
-        else if (answer !== undefined) give(answer);
-      } catch (error) { fail(error); }
-    },
+  // Takes back one subscription of each, the newest first; nothing more is delivered for it.
+  unsubscribe: function (topics, done) {
+    var self = this;
+    each(unique(list(topics)), function (topic) {
+      for (var i = self.handles.length; i--;) if (self.handles[i].drop(topic)) return;
+    });
+    this.reviewPatterns();
+    return this.tell(done, null, this.cursor);
+  },
 
-    settle: function (error, token) {
-      var waiting = this.waiting;
-      var ending = null;
-      this.waiting = [];
-      this.fault = error ? 'The token function failed: ' + (error.message || error) + '.' : tokenFault(token);
-      if (!error && token === null) ending = endings.token('Nobody is signed in: the token function gave null.');
-      else if (this.fault) { this.wait(); ending = endings.token(this.fault, this.notBefore - this.env.now()); }
-      else this.token = trim(token);
-      for (var i = 0; i < waiting.length; i++) waiting[i](ending, this.token);
-    },
+  /*
+   * `done(error, { cursor, duplicate, id })`, or a promise. The code `unknown`: it may have been stored;
+   * publishing again with the error's `id` is safe for two minutes.
+   */
+  publish: function (topic, data, options, done) {
+    if (typeof options === 'function') { done = options; options = null; }
+    options = options || {};
+    var message = { topic: topic, data: data, id: options.id || this.env.uuid() };
+    if (options.event) message.event = options.event;
+    var publisher = this.publisher;
+    var Promise = this.env.window.Promise;
+    if (done || !Promise) return publisher.publish(message, guarded(this.env, done || nothing));
+    return new Promise(function (resolve, reject) {
+      publisher.publish(message, function (error, result) {
+        if (error) reject(error); else resolve(result);
+      });
+    });
+  },
 
-    accepted: function () { this.proved = true; this.failed = this.notBefore = 0; },
+  // 'auto' gives the choice back. The old one delivers until the new one has said hello.
+  switchTo: function (name, done) {
+    if (name !== 'auto' && !find(this.env.transports, name)) throw new Error(unknownName(this.env, name));
+    if (this.state === 'closed') throw new Error('Switchback: the connection is closed.');
+    this.settleSwitch(endings.misused('superseded', 'Another switch came.'));
+    this.chooser.pinned = name === 'auto' ? null : name;
+    this.switched = done || nothing;
+    this.probeDelay = 0;
+    if (this.away) return this;
+    this.abandonCandidate();
+    if (!this.current) this.begin();
+    else if (this.chooser.better(this.current.name).length) this.probe();
+    else this.settleSwitch(null);
+    return this;
+  },
 
-    // One that was good is renewed at once. One that never was is no better when asked for again.
-    rejected: function () {
-      if (!this.renewable || !this.token) return;
-      this.token = this.fault = undefined;
-      if (!this.proved) this.wait();
-      this.proved = false;
-    },
+  close: function () { this.finish(endings.closed()); return this; }
+});
 
-    wait: function () {
-      var most = Math.min(TOKEN_PAUSE_MAX_MS, TOKEN_PAUSE_MS * Math.pow(2, Math.min(this.failed, 10)));
-      this.failed += 1;
-      this.notBefore = this.env.now() + most * (0.75 + 0.25 * this.env.random());
+function unknownName(env, name) {
+  return 'Switchback: no transport is called "' + name + '". There are: auto, ' +
+    names(env.transports).join(', ');
+}
+
+/*
+ * The server knows a stray request by its smaller number. An id that outlives the page needs numbers that
+ * do, also where the clock was set back.
+ */
+function firstAttempt(env) {
+  var key = 'switchback:attempt';
+  var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
+  store(env, key, first);
+  return first;
+}
+
+// ------------------------------------------------------------------ Life
+
+merge(Connection.prototype, {
+  phase: function () {
+    if (this.state === 'closed') return 'closed';
+    if (this.away) return 'away';
+    if (this.current) return this.candidate ? 'changing' : 'open';
+    if (this.candidate) return 'opening';
+    return this.timers.retry === undefined ? 'idle' : 'pausing';
+  },
+
+  start: function (problem) {
+    var unknown = without(this.chooser.allowed, names(this.env.transports));
+    if (problem) return this.finish(endings.misused('bad_address', problem));
+    if (unknown.length) this.report(endings.misused('unsupported', unknownName(this.env, unknown[0])));
+    this.begin();
+  },
+
+  // First what is sure or worked last time: the first event is one round trip away.
+  begin: function () {
+    this.stop('retry');
+    if (this.phase() !== 'idle') return;
+    if (!this.patterns.length && !this.options.client) return this.settleSwitch(null);
+    this.queue = this.chooser.start(this.failed);
+    if (!this.queue.length) {
+      return this.finish(endings.misused('unsupported', 'This browser supports no allowed transport.'));
     }
-  });
+    this.failure = null;
+    this.unanswered = true;
+    if (!this.verified) this.verified = undefined;
+    this.tryNext();
+  },
 
-  // RFC 6750, 2.1. What an expired session answers is often a sign-in page.
-  function tokenFault(token) {
-    if (typeof token === 'string' && /^\s*[\w.~+\/\-]+=*\s*$/.test(token)) return '';
-    return 'What was given is no token' + (/^\s*</.test(token) ? ', but HTML.' : '; it goes without "Bearer".');
+  tryNext: function () {
+    var name = this.queue.shift();
+    if (name) this.open(name);
+    else if (this.current) { this.probeLater(); this.advancePatterns(); }
+    else this.roundFailed();
+  },
+
+  open: function (name) {
+    var session = new TransportSession(this, find(this.env.transports, name), this.patternsToOpen());
+    this.number(session);
+    if (this.transport && this.transport !== name) {
+      session.switched = this.transport + '.' + name + '.' +
+        (this.current ? 'wanted' : this.lastEnding || 'lost');
+    }
+    this.candidate = session;
+    session.open();
+  },
+
+  // A question that was given up may arrive after the next, too.
+  number: function (session) { session.attempt = this.newest[session.wire] = this.attempt += 1; },
+
+  roundFailed: function () {
+    var failure = this.failure;
+    // The patterns may be the reason: they alone are refused.
+    if (failure.denied && this.refuse(this.asked, failure)) return this.begin();
+    if (failure.refused && (!this.tokens.renewable || !this.patterns.length)) return this.finish(failure);
+    // The round trip is at least as long as the patience was.
+    if (this.unanswered) this.slowness += 1;
+    // It is the server or the network, no transport's fault.
+    this.chooser.forgive();
+    this.probeDelay = 0;
+    this.pause(failure, true);
+  },
+
+  pause: function (ending, isTrouble) {
+    var wait = Math.max(backoff(this.env, this.failed), ending.retry || 0);
+    this.failed += 1;
+    this.notBefore = this.env.now() + (ending.retry || 0);
+    if (isTrouble) { this.state = 'connecting'; this.report(ending, wait); }
+    if (this.phase() === 'idle') this.after('retry', wait, this.begin);
+  },
+
+  opened: function (session) {
+    var before = this.current;
+    var from = this.transport;
+    var opening = this.state !== 'open';
+    if (session !== this.candidate) return;
+    this.candidate = null;
+    // A pattern was granted meanwhile: again, with it.
+    if (this.lacks(session)) { session.shut(); return this.open(session.name); }
+    this.current = session;
+    this.held = null;
+    // Break only now that it is made. What both delivered falls to the cursor test.
+    if (before) before.shut();
+    this.slowness = this.notBefore = this.asksLost = 0;
+    this.transport = session.name;
+    this.chooser.worked(session.name);
+    this.tokens.accepted();
+    this.verified = true;
+    this.grant(topicsOf(session.asks), undefined);
+    this.confirm(session);
+    this.began = true;
+    this.state = 'open';
+    if (opening) {
+      this.stats.opens += 1;
+      this.emit('$open', { transport: session.name, client: this.clientId, cursor: this.cursor });
+    }
+    if (from && from !== session.name) {
+      this.stats.switches += 1;
+      this.emit('$switch', { from: from, to: session.name });
+    }
+    this.publisher.pump();
+    if (session !== this.current) return;
+    if (!this.chooser.pinned || this.chooser.pinned === session.name) this.settleSwitch(null);
+    if (session !== this.current || this.candidate) return;
+    this.probeLater();
+    this.advancePatterns();
+  },
+
+  ended: function (session, ending) {
+    if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
+    // What answers from now on may be something else.
+    if (ending.kind === 'foreign') this.verified = false;
+    else if (ending.kind === 'refused') this.verified = true;
+    else if (/^(lost|late)$/.test(ending.kind) && (!this.current || session === this.current)) {
+      this.verified = undefined;
+    }
+    if (session.question) return session.question.ended(ending);
+    this.lastEnding = ending.kind;
+    if (session === this.candidate) this.candidateEnded(session, ending);
+    else if (session === this.current) this.currentEnded(session, ending);
+  },
+
+  candidateEnded: function (session, ending) {
+    var own = this.ownReplacement(session, ending);
+    var asks = session.asks;
+    this.candidate = null;
+    this.stats.failures += 1;
+    if (ending.kind !== 'late') this.unanswered = false;
+    if (rank(ending) >= rank(this.failure)) this.failure = ending;
+    this.release();
+    if (ending.denied && asks.length && (asks.length > 1 || this.current || ending.status === 400)) {
+      if (!this.refuse(asks, ending)) return this.finish(ending);
+      if (!this.current) return this.begin();
+    } else if (!own && this.isFatal(ending)) return this.finish(ending);
+    // It will be needed again.
+    if (this.current && session.name === this.current.name) this.askLater(ending);
+    if (ending.kind === 'token' || (ending.status === 404 && ending.code)) this.queue = [];
+    if (!this.queue.length && this.current) this.settleSwitch(ending);
+    if (!this.candidate && this.state !== 'closed') this.tryNext();
+  },
+
+  currentEnded: function (session, ending) {
+    var own = this.ownReplacement(session, ending);
+    var lived = this.env.now() - session.openedAt >= 2 * session.heartbeat;
+    var expired = this.tokens.renewable && (ending.code === 'expired' || ending.status === 401);
+    this.current = this.held = null;
+    this.endQuestion();
+    if (!own && this.isFatal(ending)) return this.finish(ending);
+    if (lived) this.failed = 0;
+    this.probeDelay = 0;
+    if (ending.kind === 'recycled' || ending.reason === 'recycle' || (expired && lived)) {
+      if (this.phase() === 'idle') this.after('retry', ending.retry || 0, this.begin);
+      return;
+    }
+    // Announced, so no trouble. But a short life lengthens the next pause, whatever was announced.
+    if (own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived)) {
+      return this.pause(ending, false);
+    }
+    if (ending.kind === 'resumed') {
+      this.report(ending, 0);
+      if (this.phase() === 'idle') this.after('retry', 0, this.begin);
+      return;
+    }
+    // A lost question says nothing against asking.
+    if (session.stream) this.chooser.broke(session, lived, ending.kind === 'silent');
+    this.stats.failures += 1;
+    this.pause(ending, true);
+  },
+
+  // A goodbye without `retry` means it: two tabs with one id would replace each other for ever.
+  isFatal: function (ending) {
+    if (ending.code === 'expired') return !this.tokens.renewable;
+    return ending.fatal || ending.status === 400 || (ending.kind === 'goodbye' && ending.retry === undefined);
+  },
+
+  // Our own newer request ends the older, and a stray one the newer: neither is another page with our id.
+  ownReplacement: function (session, ending) {
+    if (ending.reason !== 'replaced') return false;
+    return session.attempt < this.newest[session.wire] ||
+      this.env.now() - this.abandoned[session.wire] < STRAY_MS;
+  },
+
+  probeLater: function () {
+    if (!this.chooser.better(this.current.name).length && !this.chooser.blocked()) {
+      this.probeDelay = PROBE_FIRST_MS;
+      return this.stop('probe');
+    }
+    this.after('probe', this.probeDelay, this.probe);
+    this.probeDelay = Math.min(Math.max(this.probeDelay * 2, PROBE_FIRST_MS), PROBE_MAX_MS);
+  },
+
+  probe: function () {
+    this.stop('probe');
+    if (!this.current || this.away) return;
+    if (this.candidate || this.question) return this.after('probe', this.patience(), this.probe);
+    this.queue = this.chooser.better(this.current.name);
+    this.failure = null;
+    this.tryNext();
+  },
+
+  /*
+   * The same transport again. Where patterns are added, a stream's items are kept back meanwhile: they would
+   * move the cursor past events of the new ones. A poll is just asked anew.
+   */
+  renew: function () {
+    var session = this.current;
+    var tried = this.candidate && this.candidate.name;
+    this.abandonCandidate();
+    if (tried && tried !== session.name) this.queue.unshift(tried);
+    this.failure = null;
+    if (this.lacks(session)) {
+      if (session.stream) this.held = [];
+      else { this.current = null; session.shut(); }
+    }
+    this.open(session.name);
+  },
+
+  abandonCandidate: function () {
+    var candidate = this.candidate;
+    this.candidate = null;
+    if (candidate) candidate.shut();
+    this.release();
+  },
+
+  settleSwitch: function (ending) {
+    var done = this.switched;
+    this.switched = null;
+    if (!done) return;
+    guarded(this.env, done)(ending && problem(ending), this.transport);
+    if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
+  },
+
+  finish: function (ending) {
+    var self = this;
+    if (this.state === 'closed') return;
+    if (this.current) this.ack(this.current);
+    this.state = 'closed';
+    this.shutSessions();
+    for (var name in this.timers) if (owns(this.timers, name)) this.stop(name);
+    each(this.unlisten, function (unlisten) { unlisten(); });
+    this.publisher.close();
+    if (ending.kind !== 'closed') this.report(ending);
+    each(this.handles, function (handle) { self.settle(handle, ending); });
+    this.settleSwitch(ending);
+    this.emit('$close', { reason: ending.reason || ending.code || ending.kind });
+  },
+
+  shutSessions: function () {
+    var current = this.current;
+    this.queue = [];
+    this.abandonCandidate();
+    this.endQuestion();
+    this.current = null;
+    if (current) current.shut();
+    this.stop('retry');
+    this.stop('probe');
+  },
+
+  report: function (ending, wait) {
+    var text = ending.message;
+    if (!text) {
+      text = ending.transport ? ' over ' + ending.transport : '';
+      text = 'No answer from ' + this.base + text + '. Is it running?';
+      // Browsers hide why another origin's answer was withheld.
+      if (this.foreign) {
+        text += ' It is another origin than this page, so it must allow it: --allow-origin ' +
+          pageOrigin(this.env);
+      }
+    }
+    this.emit('$error', {
+      message: text, code: ending.code, status: ending.status, transport: ending.transport,
+      topics: ending.topics, retry: wait === undefined ? undefined : Math.round(wait)
+    });
+  },
+
+  emit: function (name, item) { this.events.emit(name, item); },
+
+  tell: function (done, a, b) {
+    if (done) later(this.env, function () { done(a, b); });
+    return this;
+  },
+
+
+  ackRegularly: function () {
+    if (this.current) this.ack(this.current);
+    this.after('ack', ACK_MS, this.ackRegularly);
+  },
+
+  ack: function (session) {
+    // A poll acknowledges by presenting it. A socket refuses more than it has sent.
+    var bySocket = session.handle && session.handle.send;
+    var cursor = bySocket ? session.at : this.cursor;
+    if (!session.stream || session.transport.local || !cursor || cursor === this.acked) return;
+    this.acked = cursor;
+    if (bySocket) session.handle.send({ type: 'ack', cursor: cursor });
+    else if (canHttp(this.env)) http(this.env, this.ackRequest(cursor), nothing);
+  },
+
+  ackRequest: function (cursor) {
+    var token = this.tokens.token;
+    return {
+      method: 'POST', url: this.endpoint('ack', token ? [['token', token]] : []), timeout: HELLO_MS,
+      // As text: JSON would cost a preflight on another origin.
+      credentials: this.options.credentials, type: 'text/plain',
+      body: write({ client: this.clientId, cursor: cursor })
+    };
+  },
+
+  endpoint: function (path, params) {
+    return this.base + '/v1/' + path + (params.length ? '?' + query(params) : '');
+  },
+
+  // A token in a URL ends up in logs; a ticket is good for one opening.
+  withTicket: function (wire, done) {
+    var self = this;
+    this.tokens.get(function (ending, token) {
+      if (ending || !token || !canHttp(self.env)) return done(ending, token ? [['token', token]] : []);
+      var request = {
+        method: 'POST', url: self.endpoint('tickets', []), type: 'application/json', token: token,
+        body: write({ transport: wire }), timeout: self.patience(), credentials: self.options.credentials
+      };
+      http(self.env, request, function (ending, text) {
+        // A policy may forbid XHR, and scripts may pass.
+        if (ending && !/^(404|501)$/.test(ending.status) && ending.kind !== 'lost') return done(ending);
+        var answer = ending ? null : parse(text);
+        done(null, [answer && answer.ticket ? ['ticket', answer.ticket] : ['token', token]]);
+      });
+    });
+  },
+
+  patience: function () {
+    var roundTrips = 2 * (this.stats.rtt || 0);
+    var wanted = Math.max(HELLO_MS, roundTrips) * Math.pow(2, this.slowness);
+    return Math.min(wanted, Math.max(PATIENCE_MAX_MS, roundTrips));
+  },
+
+  holdLess: function (seconds) {
+    this.holdSeconds = seconds;
+    this.after('hold', PROBE_MAX_MS, function () { this.holdSeconds = this.longestHold; });
+  },
+
+
+  // Never `unload`: it keeps pages out of the back/forward cache, and so does an open connection.
+  watchPage: function () {
+    var self = this;
+    var window = this.env.window;
+    function wake() { self.wake(false); }
+    this.unlisten = [
+      listen(window, 'pagehide', function () { self.leave(); }),
+      listen(window, 'pageshow', function () { self.comeBack(); }),
+      listen(window, 'online', function () { self.wake(true); }),
+      listen(window.document, 'resume', wake),
+      listen(window.document, 'visibilitychange', function () {
+        if (window.document.visibilityState === 'visible') wake();
+      })
+    ];
+  },
+
+  leave: function () {
+    this.away = true;
+    var navigator = this.env.window.navigator;
+    if (this.cursor && this.cursor !== this.acked && navigator && navigator.sendBeacon) {
+      var request = this.ackRequest(this.cursor);
+      if (navigator.sendBeacon(request.url, request.body)) this.acked = this.cursor;
+    }
+    this.shutSessions();
+  },
+
+  comeBack: function () {
+    if (!this.away) return;
+    this.away = false;
+    this.failed = 0;
+    this.begin();
+  },
+
+  // Don't wait out old timers; on another network (`moved`) streams die without a word. Once a second.
+  wake: function (moved) {
+    var now = this.env.now();
+    if (this.away || this.state === 'closed') return;
+    if (now - this.wokenAt < WAKE_MS) return this.after('wake', WAKE_MS, function () { this.wake(moved); });
+    this.wokenAt = now;
+    if (moved) { this.chooser.forgive(true); this.probeDelay = 0; }
+    if (this.phase() === 'pausing' && now >= this.notBefore) { this.failed = 0; this.begin(); }
+    if (this.current && moved && !this.candidate) this.renew();
+    else if (this.current) this.current.checkSilence(true);
+  },
+
+
+  after: function (name, ms, then) {
+    var self = this;
+    this.stop(name);
+    this.timers[name] = this.env.setTimer(function () { delete self.timers[name]; then.call(self); }, ms);
+  },
+
+  stop: function (name) {
+    if (this.timers[name] !== undefined) this.env.clearTimer(this.timers[name]);
+    delete this.timers[name];
   }
+});
 
-  // ------------------------------------------------------------------ Chooser
+// ------------------------------------------------------------------ Endings
 
-  // One failure never latches: what keeps breaking is left out for a minute, then two, up to ten.
-  function Chooser(env, options, base) {
-    var records = this.records = {};
-    this.env = env;
-    this.allowed = options.transports ? list(options.transports)
-      : names(filter(env.transports, function (transport) { return !transport.optional || options[transport.optional]; }));
-    this.key = 'switchback:' + base + ' ' + this.allowed.join(' ');
-    this.pinned = null;
-    this.last = null;
-    each(env.transports, function (transport) {
-      records[transport.name] = { strikes: 0, penalty: PROBE_FIRST_MS, until: 0 };
+/*
+ * How a session ended: `kind`, and what it says to people (`message`, `code`, `status`) and to us:
+ * `retry` (ms) when to come back, `refused` it would be answered so again, `denied` patterns may be
+ * why, `fatal` nothing helps.
+ *
+ *   kind      what happened                                 blames     `$error`  again
+ *   lost      cut, or not answered by the server            transport  yes       after a pause
+ *   late      no hello or answer within the patience        transport  yes       after a pause
+ *   silent    opened, then mute for two heartbeats          it, twice  yes       after a pause
+ *   leaving   WebSocket close code 1001                     if short   if short  after a pause
+ *   resumed   mute, because this machine slept              none       yes       at once
+ *   recycled  the transport's own limit of size             none       no        at once
+ *   goodbye   the server's `$bye`, with its reason          none       no        as it said
+ *   refused   the server's error object                     none       yes       after a pause
+ *   foreign   what answered is not Switchback               none       yes       after ten seconds
+ *   unusable  the transport can't carry this request        none       yes       after a pause
+ *   token     the application's function gave none          none       yes       as `Tokens` says
+ *   misused   a call that can't be carried out              none       yes       never
+ *   closed    the application closed the connection         none       no        never
+ */
+var endings = {
+  lost: function (message) { return { kind: 'lost', message: message }; },
+  late: function () { return { kind: 'late' }; },
+  silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
+  leaving: function () { return { kind: 'leaving' }; },
+  resumed: function () {
+    return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
+  },
+  recycled: function () { return { kind: 'recycled' }; },
+  goodbye: function (reason, retry) {
+    return {
+      kind: 'goodbye', reason: reason, code: reason, retry: retry,
+      message: 'The server ended the connection: ' + reason + '.'
+    };
+  },
+  // `error`: the server's error object, as it comes in bodies, in `$error` and in `$reply`.
+  refused: function (error, status, retry) {
+    var stays = retry === undefined;
+    status = status || STATUSES[error.code];
+    return {
+      kind: 'refused', code: error.code || 'error', message: error.message || 'The server refused.',
+      status: status, retry: retry,
+      refused: stays && (!status || status === 400 || status === 401 || status === 403),
+      denied: stays && (!status || status === 400 || status === 403)
+    };
+  },
+  foreign: function (base) {
+    return {
+      kind: 'foreign', code: 'not_switchback', retry: FOREIGN_RETRY_MS, message: 'What answered at ' + base +
+        ' is not a Switchback server, or was changed on the way.'
+    };
+  },
+  unusable: function (message) { return { kind: 'unusable', message: message }; },
+  token: function (message, retry) {
+    return { kind: 'token', code: 'token', message: message, retry: retry, fatal: retry === undefined };
+  },
+  misused: function (code, message) {
+    return { kind: 'misused', code: code, message: message, fatal: true };
+  },
+  closed: function () {
+    return { kind: 'closed', code: 'closed', message: 'The connection is closed.', fatal: true };
+  }
+};
+
+var STATUSES = { unauthorized: 401, forbidden: 403 };
+
+function rank(ending) {
+  if (!ending) return -1;
+  if (ending.refused) return 4;
+  return /^(token|foreign)$/.test(ending.kind) ? 3 : ending.code ? 2 : ending.kind === 'unusable' ? 0 : 1;
+}
+
+// A proxy's 403 is an obstacle on one path; only the server's own error object is a verdict.
+function answered(status, text, retryAfter) {
+  var error = (parse(text) || {}).error;
+  var retry = retryAfter > 0 ? retryAfter * 1000 : undefined;
+  if (!status) return endings.lost();
+  if (error && error.code) return endings.refused(error, status, retry);
+  var ending = endings.lost('The answer was HTTP status ' + status + ', not by Switchback.');
+  return merge(ending, { status: status === 400 ? undefined : status, retry: retry });
+}
+
+function errorItem(item) {
+  var data = item.data || {};
+  return endings.refused(data.error || data, undefined, data.retry);
+}
+
+function problem(ending, id) {
+  var error = new Error(ending.message || 'No answer from the server.');
+  error.code = ending.code || 'no_answer';
+  error.status = ending.status;
+  if (id) error.id = id;
+  return error;
+}
+
+// ------------------------------------------------------------------ Delivery
+
+merge(Connection.prototype, {
+  /*
+   * A new session repeats what the old one delivered since it was opened. A gap may move the cursor back (the
+   * log was lost), if its session has seen all that we have.
+   */
+  advance: function (session, cursor, isGap) {
+    var upToDate = session.at === this.cursor;
+    var order = this.cursor === undefined ? -1 : compare(this.cursor, cursor);
+    session.at = cursor;
+    if (order < 0 || (isGap && (upToDate || order === undefined))) { this.cursor = cursor; return true; }
+    if (order === undefined) {
+      session.end(merge(endings.lost('The server changed its log without a gap.'), { code: 'protocol' }));
+    }
+    return false;
+  },
+
+  deliver: function (session, item) {
+    if (!this.advance(session, item.cursor)) { this.stats.repeated += 1; return; }
+    if (!this.admits(item)) return;
+    this.stats.received += 1;
+    this.publisher.heard(item);
+    this.emit(item.event, item);
+    each(this.handles, function (handle) {
+      if (handle.events && some(handle.topics, function (topic) { return matches(topic, item.topic); })) {
+        handle.events.emit(item.event, item);
+      }
+    });
+  },
+
+  gap: function (session, item) {
+    if (!this.advance(session, item.cursor, true)) return;
+    this.stats.gaps += 1;
+    if (item.data.reason !== 'expired') {
+      each(this.patterns, function (pattern) { pattern.start = undefined; });
+    }
+    this.emit('$gap', item.data);
+  },
+
+  holdBack: function (session, item) {
+    if (!this.held || session !== this.current) return false;
+    if (this.held.length < HELD_MAX) this.held.push(item);
+    else { this.held = this.current = null; session.shut(); }
+    return true;
+  },
+
+  release: function () {
+    var items = this.held || [];
+    var session = this.current;
+    this.held = null;
+    each(items, function (item) { if (!session.over) session.process(item); });
+  }
+});
+
+// ------------------------------------------------------------------ Subscriptions
+
+function Handle(connection, topics, done, initial) {
+  this.topics = topics;
+  this.cursor = undefined;
+  this.connection = connection;
+  this.done = done;
+  this.initial = initial;
+  this.settled = false;   // nothing to wait for any more
+  this.alone = false;     // refused together with others: ask for it alone
+  this.blind = false;     // no question got through: the session that carries it will say
+  this.events = null;
+}
+
+merge(Handle.prototype, {
+  on: function (name, listener) {
+    this.events = this.events || emitter(this.connection.env);
+    this.events.on(name, listener);
+    return this;
+  },
+
+  off: function (name, listener) { if (this.events) this.events.off(name, listener); return this; },
+
+  unsubscribe: function (done) {
+    this.topics = [];
+    this.connection.reviewPatterns();
+    this.connection.tell(done && guarded(this.connection.env, done), null, this.connection.cursor);
+  },
+
+  drop: function (topic) {
+    var before = this.topics;
+    this.topics = without(before, [topic]);
+    return this.topics.length < before.length;
+  }
+});
+
+function malformed(topic) {
+  var ending = endings.misused('bad_topic', 'The pattern ' + write(topic) + ' is malformed.');
+  return merge(ending, { topics: [topic] });
+}
+
+merge(Connection.prototype, {
+  add: function (topics, done, initial) {
+    var self = this;
+    var handle = new Handle(this, unique(topics), done, initial);
+    var bad = filter(handle.topics, function (topic) { return !isPattern(topic); });
+    var fault = this.state === 'closed' ? endings.closed() : bad.length ? malformed(bad[0]) : null;
+    if (!initial && fault) handle.topics = [];
+    handle.topics = without(handle.topics, bad);
+    if (handle.topics.length) {
+      this.handles.push(handle);
+      this.reviewPatterns();
+      if (!fault) return handle;
+    }
+    later(this.env, function () {
+      if (!initial) return self.settle(handle, fault);
+      if (fault && !self.handles.length && !self.options.client) self.finish(fault);
+      else each(bad, function (topic) { self.report(malformed(topic)); });
+    });
+    return handle;
+  },
+
+  reviewPatterns: function () {
+    var self = this;
+    var texts = [];
+    this.handles = filter(this.handles, function (handle) {
+      texts = texts.concat(handle.topics);
+      if (!handle.topics.length) self.settle(handle, endings.misused('unsubscribed', 'Unsubscribed first.'));
+      return handle.topics.length;
+    });
+    this.topics = unique(texts);
+    this.patterns = map(this.topics, function (text) {
+      return self.pattern(text) || { text: text, granted: false, confirmed: false, start: undefined };
+    });
+    this.strict = true;
+    // Later: a page takes some back and adds others in one turn.
+    if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
+  },
+
+  pattern: function (text) {
+    return filter(this.patterns, function (pattern) { return pattern.text === text; })[0];
+  },
+
+  /*
+   * One step towards what is wanted; each that ends calls again, so no change keeps another from being made.
+   * A socket takes patterns by a message. Elsewhere a poll from `now` asks for them alone, at no risk to the
+   * session that delivers; then a session with all of them takes over.
+   */
+  advancePatterns: function () {
+    var self = this;
+    var session = this.current;
+    if (this.away || this.state === 'closed') return;
+    if (!this.patterns.length && !this.options.client) {
+      this.shutSessions();
+      this.state = 'connecting';
+      return this.begin();
+    }
+    if (!session) return this.timers.retry === undefined ? this.begin() : undefined;
+    this.confirm(session);
+    this.settleHandles();
+    if (this.current !== session || this.question || this.joining || this.timers.ask !== undefined) return;
+    if (this.candidate && (this.switched || this.candidate.name === session.name)) return;
+    var bySocket = session.handle && session.handle.send;
+    var granted = this.textsOf('granted');
+    var missing = without(granted, session.texts);
+    var surplus = without(session.texts, this.topics);
+    var asks = this.nextToAsk();
+    var texts = missing.concat(without(topicsOf(asks), granted));
+    if (!bySocket && (missing.length || (!texts.length && surplus.length))) return this.renew();
+    if (texts.length && bySocket) return this.askBySocket(session, asks, texts);
+    if (texts.length) return this.askByQuestion(asks, texts);
+    if (!surplus.length) return;
+    this.joining = true;
+    session.ask({ type: 'unsubscribe', topics: surplus }, function (ending) {
+      self.joining = false;
+      if (ending) return;
+      session.texts = without(session.texts, surplus);
+      self.advancePatterns();
+    });
+  },
+
+  // Together, or one at a time once they were refused together.
+  nextToAsk: function () {
+    var waiting = filter(this.handles, function (handle) { return !handle.settled; });
+    if (waiting.length && waiting[0].alone) return [waiting[0]];
+    return filter(waiting, function (handle) { return !handle.alone; });
+  },
+
+  patternsToOpen: function () {
+    var texts = this.textsOf('granted');
+    if (texts.length) {
+      this.asked = filter(this.handles, function (handle) { return !handle.settled && handle.blind; });
+      return { texts: texts, asks: this.asked, now: false };
+    }
+    this.asked = this.nextToAsk();
+    // History is for the patterns that it was asked for with.
+    if (this.asked.length && this.asked[0].initial && (this.options.cursor || this.options.last)) {
+      this.asked = [this.asked[0]];
+    }
+    return { texts: topicsOf(this.asked), asks: this.asked, now: this.began && this.asked.length > 0 };
+  },
+
+  textsOf: function (state) {
+    return names(filter(this.patterns, function (pattern) { return pattern[state]; }), 'text');
+  },
+
+  lacks: function (session) { return without(this.textsOf('granted'), session.texts).length > 0; },
+
+  askBySocket: function (session, asks, texts) {
+    var self = this;
+    this.joining = true;
+    session.ask({ type: 'subscribe', topics: texts }, function (ending, reply) {
+      self.joining = false;
+      if (ending && ending.kind === 'lost') return;
+      // Its token has ended.
+      if (ending && ending.status === 401) return session.end(ending);
+      if (ending) return self.notGranted(asks, ending);
+      session.texts = unique(session.texts.concat(texts));
+      self.grant(texts, reply.cursor);
+      self.confirm(session);
+      self.advancePatterns();
+    });
+  },
+
+  askByQuestion: function (asks, texts) {
+    var self = this;
+    this.ask(texts, function (cursor) {
+      self.asksLost = 0;
+      self.grant(texts, cursor);
+      self.advancePatterns();
+    }, function (ending) {
+      self.asksLost += 1;
+      if (/^(refused|token)$/.test(ending.kind) || (ending.kind !== 'unusable' && self.asksLost < ASKS_MAX)) {
+        return self.notGranted(asks, ending);
+      }
+      each(asks, function (handle) { handle.blind = true; });
+      self.grant(texts, undefined);
+      self.advancePatterns();
+    });
+  },
+
+  notGranted: function (asks, ending) {
+    if (ending.fatal) return this.finish(ending);
+    if (ending.denied && asks.length) {
+      this.refuse(asks, ending);
+      return this.advancePatterns();
+    }
+    this.askLater(ending);
+  },
+
+  askLater: function (ending) {
+    var wait = Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed));
+    this.after('ask', wait, this.advancePatterns);
+    this.failed += 1;
+  },
+
+  // `answered(cursor)`: granted, and the log's end. `failed(ending)`: a verdict, or nothing got through.
+  ask: function (texts, answered, failed) {
+    var self = this;
+    var env = this.env;
+    var last = endings.unusable('This browser has no way to ask.');
+    var left = filter(env.transports, function (transport) {
+      return transport.sure && transport.supported(env) && (!transport.frame || self.verified);
+    });
+    function next() {
+      var transport = left.shift();
+      if (!transport) { self.question = null; return failed(last); }
+      var wanted = { texts: texts, asks: [], now: true };
+      var session = self.question = new TransportSession(self, transport, wanted);
+      session.question = {
+        answered: function (cursor) {
+          self.question = null;
+          self.verified = true;
+          session.shut();
+          answered(cursor);
+        },
+        ended: function (ending) {
+          last = ending;
+          if (/^(refused|token)$/.test(ending.kind)) left = [];
+          next();
+        }
+      };
+      session.open();
+    }
+    next();
+  },
+
+  endQuestion: function () {
+    var question = this.question;
+    this.question = null;
+    this.joining = false;
+    this.stop('ask');
+    if (question) question.shut();
+  },
+
+  /*
+   * On a host that answers all with index.html a frame would be this page within itself. So frames wait for
+   * an answer that only Switchback gives; where nothing else is allowed, a question goes first.
+   */
+  prove: function (session) {
+    var env = this.env;
+    var others = filter(this.chooser.usable(), function (name) {
+      return find(env.transports, name).sure && !find(env.transports, name).frame;
+    });
+    if (others.length) return session.fail(endings.unusable('The server has yet to answer.'));
+    this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
+  },
+
+  grant: function (texts, start) {
+    each(this.patterns, function (pattern) {
+      if (pattern.granted || !contains(texts, pattern.text)) return;
+      pattern.granted = true;
+      pattern.start = start;
+    });
+  },
+
+  confirm: function (session) {
+    var self = this;
+    var isFirst = !this.textsOf('confirmed').length;
+    each(this.patterns, function (pattern) {
+      if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
+      pattern.confirmed = true;
+      if (!isFirst) pattern.start = latest(pattern.start, self.cursor);
+    });
+    this.strict = true;
+  },
+
+  settleHandles: function () {
+    var self = this;
+    var confirmed = this.textsOf('confirmed');
+    // A poll is open a moment before its first cursor is read.
+    if (!this.cursor) return;
+    each(this.handles, function (handle) {
+      if (handle.settled || without(handle.topics, confirmed).length) return;
+      handle.cursor = self.cursor;
+      each(handle.topics, function (text) {
+        handle.cursor = latest(handle.cursor, self.pattern(text).start);
+      });
+      self.settle(handle, null);
+    });
+  },
+
+  settle: function (handle, ending) {
+    if (handle.settled) return;
+    handle.settled = true;
+    if (handle.done) guarded(this.env, handle.done)(ending && problem(ending), handle.cursor || this.cursor);
+  },
+
+  refuse: function (asks, ending) {
+    var self = this;
+    var handle = asks[0];
+    each(this.patterns, function (pattern) {
+      if (contains(topicsOf(asks), pattern.text)) pattern.granted = pattern.confirmed;
+    });
+    each(asks, function (asked) { asked.blind = false; asked.alone = true; });
+    if (asks.length === 1 && handle.initial && handle.topics.length > 1) {
+      this.handles = map(handle.topics, function (topic) {
+        return merge(new Handle(self, [topic], null, true), { alone: true });
+      }).concat(without(this.handles, [handle]));
+    } else if (asks.length === 1) {
+      var topics = handle.topics;
+      handle.topics = [];
+      this.settle(handle, ending);
+      this.reviewPatterns();
+      if (handle.initial && !this.handles.length && !this.options.client) return false;
+      if (handle.initial) this.report(merge(merge({}, ending), { topics: topics }));
+    }
+    return asks.length > 0 && this.state !== 'closed';
+  },
+
+  // Not for a pattern that was unsubscribed and is still carried, nor from before its start.
+  admits: function (item) {
+    var self = this;
+    if (!this.patterns.length) return !!this.options.client;
+    this.strict = this.strict && (!this.current || without(this.current.texts, this.topics).length > 0 ||
+      some(this.patterns, function (pattern) {
+        return !pattern.confirmed || (pattern.start && !(compare(pattern.start, self.cursor) < 0));
+      }));
+    return !this.strict || some(this.patterns, function (pattern) {
+      return pattern.confirmed && matches(pattern.text, item.topic) &&
+        !(pattern.start && compare(item.cursor, pattern.start) <= 0);
     });
   }
+});
 
-  merge(Chooser.prototype, {
-    // A full tour at first; while the server is away three tries a round are enough.
-    start: function (round) {
-      var usable = this.usable();
-      var sure = filter(usable, function (name) { return find(this.env.transports, name).sure; }, this);
-      var order = this.pinned ? [this.pinned] : [];
-      order = unique(order.concat(both([this.last || this.recall()], usable), sure, usable));
-      if (!round || order.length < 4) return order;
-      return [order[0], order[1], order[2 + (round - 1) % (order.length - 2)]];
-    },
+function topicsOf(handles) {
+  var texts = [];
+  each(handles, function (handle) { texts = texts.concat(handle.topics); });
+  return unique(texts);
+}
 
-    // Best first. The application's own order is the preference.
-    better: function (than) {
-      if (this.pinned) return this.pinned === than ? [] : [this.pinned];
-      var usable = this.usable();
-      for (var i = 0; i < usable.length; i++) if (this.preference(usable[i]) >= this.preference(than)) break;
-      return usable.slice(0, i);
-    },
+// ------------------------------------------------------------------ Tokens
 
-    supported: function () {
-      return filter(this.allowed, function (name) {
-        var transport = find(this.env.transports, name);
-        return !!transport && transport.supported(this.env);
-      }, this);
-    },
+/*
+ * A string, or a function that answers by a callback, a promise or at once. One call serves all that wait;
+ * after one that did not help the next waits, a second, doubling. `null`: signed out, and closed.
+ */
+function Tokens(env, option) {
+  this.env = env;
+  this.option = option;
+  this.renewable = typeof option === 'function';
+  this.token = undefined;
+  this.waiting = [];
+  this.failed = this.notBefore = 0;
+  this.proved = false;
+}
 
-    usable: function () {
-      var all = this.supported();
-      var free = filter(all, function (name) { return this.records[name].until <= this.env.now(); }, this);
-      return free.length ? free : all;
-    },
-
-    // Is one left out, so that a later probe makes sense?
-    blocked: function () { return this.usable().length < this.supported().length; },
-
-    worked: function (name) {
-      if (this.pinned) return;
-      this.last = name;
-      store(this.env, this.key, name + ' ' + (this.env.date() + REMEMBER_MS));
-    },
-
-    recall: function () {
-      var kept = (store(this.env, this.key) || '').split(' ');
-      return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
-    },
-
-    // A mute one cost two heartbeats: once is enough. A short-lived one may break twice.
-    broke: function (session, lived, silent) {
-      var record = this.records[session.name];
-      if (lived && !silent) { record.strikes = 0; record.penalty = PROBE_FIRST_MS; return; }
-      record.strikes += silent ? 2 : 1;
-      if (record.strikes < 2) return;
-      record.strikes = 0;
-      record.until = this.env.now() + record.penalty;
-      record.penalty = Math.min(record.penalty * 2, PROBE_MAX_MS);
-      if (this.last === session.name) this.last = null;
-    },
-
-    forgive: function (everything) {
-      for (var name in this.records) {
-        if (!owns(this.records, name)) continue;
-        this.records[name].strikes = 0;
-        if (everything) this.records[name].until = 0;
-      }
-    },
-
-    preference: function (name) {
-      for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === name) return i;
-      return this.allowed.length;
+merge(Tokens.prototype, {
+  get: function (done) {
+    var self = this;
+    var wait = this.notBefore - this.env.now();
+    if (!this.renewable && this.option && !this.token) {
+      var fault = tokenFault(this.option);
+      if (fault) return done(endings.token(fault));
+      this.token = trim(this.option);
     }
+    if (this.token || !this.renewable) return done(null, this.token);
+    if (wait > 0) return done(endings.token(this.fault || 'The server refused the token.', wait));
+    this.waiting.push(done);
+    if (this.waiting.length > 1) return;
+    var settle = onlyOnce(function (error, token) { cancel(); self.settle(error, token); });
+    var cancel = later(this.env, function () { settle(new Error('it did not answer')); }, TOKEN_MS);
+    function give(token) { settle(null, token); }
+    function fail(error) { settle(error || new Error('it gave no reason')); }
+    try {
+      var answer = this.option(settle);
+      if (answer && typeof answer.then === 'function') answer.then(give, fail);
+      else if (answer !== undefined) give(answer);
+    } catch (error) { fail(error); }
+  },
+
+  settle: function (error, token) {
+    var waiting = this.waiting;
+    var ending = null;
+    this.waiting = [];
+    this.fault = error ? 'The token function failed: ' + (error.message || error) + '.' : tokenFault(token);
+    if (!error && token === null) ending = endings.token('Signed out: the token function gave null.');
+    else if (this.fault) { this.wait(); ending = endings.token(this.fault, this.notBefore - this.env.now()); }
+    else this.token = trim(token);
+    for (var i = 0; i < waiting.length; i++) waiting[i](ending, this.token);
+  },
+
+  accepted: function () { this.proved = true; this.failed = this.notBefore = 0; },
+
+  // One that was good is renewed at once; one that never was is no better when asked for again.
+  rejected: function () {
+    if (!this.renewable || !this.token) return;
+    this.token = this.fault = undefined;
+    if (!this.proved) this.wait();
+    this.proved = false;
+  },
+
+  wait: function () {
+    var most = Math.min(TOKEN_PAUSE_MAX_MS, TOKEN_PAUSE_MS * Math.pow(2, Math.min(this.failed, 10)));
+    this.failed += 1;
+    this.notBefore = this.env.now() + most * (0.75 + 0.25 * this.env.random());
+  }
+});
+
+// RFC 6750. What an ended sign-in answers is often a page.
+function tokenFault(token) {
+  if (typeof token === 'string' && /^\s*[\w.~+\/\-]+=*\s*$/.test(token)) return '';
+  return 'What was given is no token' + (/^\s*</.test(token) ? ', but HTML.' : '; it goes without "Bearer".');
+}
+
+// ------------------------------------------------------------------ Chooser
+
+// One failure never latches: what keeps breaking is left out for a minute, then two, up to ten.
+function Chooser(env, options, base) {
+  var records = this.records = {};
+  this.env = env;
+  this.allowed = options.transports ? list(options.transports)
+    : names(filter(env.transports, function (transport) {
+      return !transport.optional || options[transport.optional];
+    }));
+  this.key = 'switchback:' + base + ' ' + this.allowed.join(' ');
+  this.pinned = null;
+  this.last = null;
+  each(env.transports, function (transport) {
+    records[transport.name] = { strikes: 0, penalty: PROBE_FIRST_MS, until: 0 };
   });
+}
 
-  // ------------------------------------------------------------------ TransportSession
+merge(Chooser.prototype, {
+  start: function (round) {
+    var usable = this.usable();
+    var sure = filter(usable, function (name) { return find(this.env.transports, name).sure; }, this);
+    var order = this.pinned ? [this.pinned] : [];
+    order = unique(order.concat(both([this.last || this.recall()], usable), sure, usable));
+    if (!round || order.length < 4) return order;
+    return [order[0], order[1], order[2 + (round - 1) % (order.length - 2)]];
+  },
 
-  /*
-   * One transport, opened once: it opens, gives items, and ends once; nothing that arrives later matters.
-   * `wanted`: `texts`, the patterns; `asks`, the handles that wait for a word on them; `now`: it starts at
-   * the log's end, whatever the cursor says.
-   */
-  function TransportSession(connection, transport, wanted) {
-    this.connection = connection;
-    this.env = connection.env;
-    this.transport = transport;
-    this.name = transport.name;
-    this.wire = transport.wire;
-    this.stream = transport.stream;
-    this.texts = wanted.texts;
-    this.asks = wanted.asks;
-    this.now = wanted.now;
+  better: function (than) {
+    if (this.pinned) return this.pinned === than ? [] : [this.pinned];
+    var usable = this.usable();
+    for (var i = 0; i < usable.length; i++) if (this.preference(usable[i]) >= this.preference(than)) break;
+    return usable.slice(0, i);
+  },
+
+  supported: function () {
+    return filter(this.allowed, function (name) {
+      var transport = find(this.env.transports, name);
+      return !!transport && transport.supported(this.env);
+    }, this);
+  },
+
+  usable: function () {
+    var all = this.supported();
+    var free = filter(all, function (name) { return this.records[name].until <= this.env.now(); }, this);
+    return free.length ? free : all;
+  },
+
+  blocked: function () { return this.usable().length < this.supported().length; },
+
+  worked: function (name) {
+    if (this.pinned) return;
+    this.last = name;
+    store(this.env, this.key, name + ' ' + (this.env.date() + REMEMBER_MS));
+  },
+
+  recall: function () {
+    var kept = (store(this.env, this.key) || '').split(' ');
+    return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
+  },
+
+  // A mute one cost two heartbeats: once is enough.
+  broke: function (session, lived, silent) {
+    var record = this.records[session.name];
+    if (lived && !silent) { record.strikes = 0; record.penalty = PROBE_FIRST_MS; return; }
+    record.strikes += silent ? 2 : 1;
+    if (record.strikes < 2) return;
+    record.strikes = 0;
+    record.until = this.env.now() + record.penalty;
+    record.penalty = Math.min(record.penalty * 2, PROBE_MAX_MS);
+    if (this.last === session.name) this.last = null;
+  },
+
+  forgive: function (everything) {
+    for (var name in this.records) {
+      if (!owns(this.records, name)) continue;
+      this.records[name].strikes = 0;
+      if (everything) this.records[name].until = 0;
+    }
+  },
+
+  preference: function (name) {
+    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === name) return i;
+    return this.allowed.length;
+  }
+});
+
+// ------------------------------------------------------------------ TransportSession
+
+/*
+ * One transport, opened once. `wanted`: `texts`, the patterns; `asks`, handles that wait for a word on them;
+ * `now`: from the log's end, whatever the cursor says.
+ */
+function TransportSession(connection, transport, wanted) {
+  this.connection = connection;
+  this.env = connection.env;
+  this.transport = transport;
+  this.name = transport.name;
+  this.wire = transport.wire;
+  this.stream = transport.stream;
+  this.texts = wanted.texts;
+  this.asks = wanted.asks;
+  this.now = wanted.now;
+  this.at = connection.cursor;
+  this.heartbeat = HEARTBEAT_MS;
+  this.isOpen = this.over = false;
+  this.question = null;         // { answered(cursor), ended(ending) }; see `ask`
+  this.handle = null;
+  this.replies = {};
+  this.refs = 0;
+}
+
+merge(TransportSession.prototype, {
+  open: function () {
+    var self = this;
+    var connection = this.connection;
+    this.openedAt = this.heardAt = this.env.now();
+    function go(ending, credentials) {
+      if (self.over) return;
+      if (ending) return self.end(ending);
+      self.credentials = credentials;
+      self.openedAt = self.heardAt = self.env.now();
+      self.alarm(connection.patience(), function () { self.end(endings.late()); });
+      try { self.handle = self.transport.open(self); } catch (error) {
+        self.end(endings.unusable('Can\'t open ' + self.name + ': ' + (error.message || error)));
+      }
+      if (self.over && self.handle) self.handle.close();
+    }
+    if (this.over) return;
+    if (this.transport.frame && connection.verified !== true) return connection.prove(this);
+    // A script from what is not Switchback is anybody's program.
+    if (this.transport.script && connection.verified === false) {
+      return this.fail(endings.foreign(connection.base));
+    }
+    if (this.transport.ticket) connection.withTicket(this.wire, go);
+    else connection.tokens.get(function (ending, token) { self.token = token; go(ending, []); });
+  },
+
+  fail: function (ending) {
+    var self = this;
+    this.cancel = later(this.env, function () { self.end(ending); });
+  },
+
+
+  url: function (params) {
+    var connection = this.connection;
+    var options = connection.options;
+    var all = map(this.texts, function (text) { return ['topic', text]; });
+    var start = this.now && !this.isOpen ? 'now' : connection.cursor || options.cursor;
     this.at = connection.cursor;
-    this.heartbeat = HEARTBEAT_MS;
-    this.isOpen = this.over = false;
-    this.question = null;         // { answered(cursor), ended(ending) } of one that only asks; see `ask`
-    this.handle = null;
+    if (start) all.push(['cursor', start]);
+    else if (options.last) all.push(['last', options.last]);
+    if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);
+    if (this.switched) all.push(['switched', this.switched]);
+    this.switched = undefined;
+    // Old caches believe `no-store` less than a new URL.
+    all = all.concat(params || [], this.credentials || [], [['_', this.env.uuid().slice(0, 8)]]);
+    return connection.endpoint(this.wire, all);
+  },
+
+  limit: function (wait) { return wait * 1000 + this.connection.patience(); },
+
+  count: function (requests, bytes) {
+    this.connection.stats.requests += requests;
+    this.connection.stats.bytes += bytes;
+  },
+
+  text: function (text) {
+    var item = parse(text);
+    if (item) this.hear(item);
+  },
+
+  hear: function (item) {
+    if (this.over) return;
+    this.heardAt = this.env.now();
+    var name = item.event;
+    if (name === '$bye') return this.end(endings.goodbye((item.data || {}).reason, (item.data || {}).retry));
+    if (name === '$error') return this.end(errorItem(item));
+    this.works(item);
+    if (this.over) return;
+    if (name === '$reply') this.reply(item.data || {});
+    else if (!this.connection.holdBack(this, item)) this.process(item);
+  },
+
+  process: function (item) {
+    var name = item.event;
+    if (name === '$gap') this.connection.gap(this, item);
+    else if (name === '$beat') this.connection.advance(this, item.cursor);
+    // Other control items are a newer server's.
+    else if (name.charAt(0) !== '$') this.connection.deliver(this, item);
+  },
+
+  batch: function (batch) {
+    if (this.over) return;
+    this.heardAt = this.env.now();
+    for (var i = 0; i < batch.events.length; i++) {
+      this.hear(batch.events[i]);
+      if (this.over) return;
+    }
+    this.works(batch);
+    if (this.over) return;
+    if (batch.cursor) this.hear({ event: '$beat', cursor: batch.cursor });
+    if (!this.over && this.connection.current === this) this.connection.settleHandles();
+  },
+
+  nothingNew: function () { this.batch({ events: [] }); },
+
+  // A transport from elsewhere may give { message } or { planned: true }.
+  end: function (ending) {
+    if (this.over) return;
+    if (!ending.kind) ending = merge(ending.planned ? endings.recycled() : endings.lost(), ending);
+    this.over = true;
+    this.release();
+    ending.transport = this.name;
+    this.connection.ended(this, ending);
+  },
+
+  shut: function () {
+    if (this.over) return;
+    this.over = true;
+    if (!this.question) this.connection.abandoned[this.wire] = this.env.now();
+    this.release();
+  },
+
+  release: function () {
+    var replies = this.replies;
     this.replies = {};
-    this.refs = 0;
+    this.env.clearTimer(this.timer);
+    if (this.cancel) this.cancel();
+    if (this.handle) this.handle.close();
+    for (var ref in replies) if (owns(replies, ref)) replies[ref](endings.lost('No answer came.'));
+  },
+
+
+  ask: function (message, done) {
+    var ref = String(this.refs += 1);
+    this.replies[ref] = done;
+    message.ref = ref;
+    this.handle.send(message);
+  },
+
+  reply: function (data) {
+    if (!owns(this.replies, data.ref)) return;
+    var done = this.replies[data.ref];
+    delete this.replies[data.ref];
+    done(data.ok ? null : endings.refused(data.error || {}, undefined, data.retry), data);
+  },
+
+
+  works: function (item) {
+    var connection = this.connection;
+    if (this.isOpen) return;
+    this.isOpen = true;
+    this.env.clearTimer(this.timer);
+    if (this.question) return this.question.answered(item.cursor);
+    var first = item.event === '$hello' || (item.events && !item.events.length);
+    if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
+    connection.stats.rtt = this.env.now() - this.openedAt;
+    // A cursor before the first event.
+    if (this.now || !connection.cursor) connection.cursor = this.at = first ? item.cursor : undefined;
+    if (this.stream) this.watch(2 * this.heartbeat);
+    connection.opened(this);
+  },
+
+  alarm: function (ms, then) {
+    this.env.clearTimer(this.timer);
+    this.timer = this.env.setTimer(then, ms);
+  },
+
+  watch: function (ms) {
+    var self = this;
+    var due = this.env.now() + ms;
+    var dueByDate = this.env.date() + ms;
+    this.alarm(ms, function () {
+      // By either clock: one may stand still while the machine sleeps.
+      var late = Math.max(self.env.now() - due, self.env.date() - dueByDate);
+      self.checkSilence(late > self.heartbeat);
+    });
+  },
+
+  checkSilence: function (slept) {
+    var silence = this.env.now() - this.heardAt;
+    if (!this.stream || !this.isOpen || this.over) return;
+    if (silence < 2 * this.heartbeat) this.watch(2 * this.heartbeat - silence);
+    else this.end(slept ? endings.resumed() : endings.silent());
   }
+});
 
-  merge(TransportSession.prototype, {
-    open: function () {
-      var self = this;
-      var connection = this.connection;
-      this.openedAt = this.heardAt = this.env.now();
-      function go(ending, credentials) {
-        if (self.over) return;
-        if (ending) return self.end(ending);
-        self.credentials = credentials;
-        self.openedAt = self.heardAt = self.env.now();
-        self.alarm(connection.patience(), function () { self.end(endings.late()); });
-        try { self.handle = self.transport.open(self); } catch (error) {
-          self.end(endings.unusable('Can\'t open ' + self.name + ': ' + (error.message || error)));
-        }
-        if (self.over && self.handle) self.handle.close();
-      }
-      if (this.over) return;
-      if (this.transport.frame && connection.verified !== true) return connection.prove(this);
-      // A script from what is not Switchback is anybody's program.
-      if (this.transport.script && connection.verified === false) return this.fail(endings.foreign(connection.base));
-      if (this.transport.ticket) connection.withTicket(this.wire, go);
-      else connection.tokens.get(function (ending, token) { self.token = token; go(ending, []); });
-    },
+// ------------------------------------------------------------------ Transports
 
-    // Later, or a queue that fails at once is a recursion.
-    fail: function (ending) {
-      var self = this;
-      this.cancel = later(this.env, function () { self.end(ending); });
-    },
-
-    // -- what a transport may call
-
-    url: function (params) {
-      var connection = this.connection;
-      var options = connection.options;
-      var all = map(this.texts, function (text) { return ['topic', text]; });
-      var start = this.now && !this.isOpen ? 'now' : connection.cursor || options.cursor;
-      this.at = connection.cursor;
-      if (start) all.push(['cursor', start]);
-      else if (options.last) all.push(['last', options.last]);
-      if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);
-      if (this.switched) all.push(['switched', this.switched]);
-      this.switched = undefined;
-      // Old browsers and odd caches believe `no-store` less than a URL they have never seen.
-      all = all.concat(params || [], this.credentials || [], [['_', this.env.uuid().slice(0, 8)]]);
-      return connection.endpoint(this.wire, all);
-    },
-
-    count: function (requests, bytes) {
-      this.connection.stats.requests += requests;
-      this.connection.stats.bytes += bytes;
-    },
-
-    text: function (text) {
-      var item = parse(text);
-      if (item) this.hear(item);
-    },
-
-    hear: function (item) {
-      if (this.over) return;
-      this.heardAt = this.env.now();
-      var name = item.event;
-      if (name === '$bye') return this.end(endings.goodbye((item.data || {}).reason, (item.data || {}).retry));
-      if (name === '$error') return this.end(errorItem(item));
-      this.works(item);
-      if (this.over) return;
-      if (name === '$reply') this.reply(item.data || {});
-      else if (!this.connection.holdBack(this, item)) this.process(item);
-    },
-
-    process: function (item) {
-      var name = item.event;
-      if (name === '$gap') this.connection.gap(this, item);
-      else if (name === '$beat') this.connection.advance(this, item.cursor);
-      // Other control items are from a newer server: not ours to show.
-      else if (name.charAt(0) !== '$') this.connection.deliver(this, item);
-    },
-
-    batch: function (batch) {
-      if (this.over) return;
-      this.heardAt = this.env.now();
-      for (var i = 0; i < batch.events.length; i++) {
-        this.hear(batch.events[i]);
-        if (this.over) return;
-      }
-      this.works(batch);
-      if (this.over) return;
-      if (batch.cursor) this.hear({ event: '$beat', cursor: batch.cursor });
-      if (!this.over && this.connection.current === this) this.connection.settleHandles();
-    },
-
-    nothingNew: function () { this.batch({ events: [] }); },
-
-    // `ending`: one of `endings`; a transport from elsewhere may give { message } or { planned: true }.
-    end: function (ending) {
-      if (this.over) return;
-      if (!ending.kind) ending = merge(ending.planned ? endings.recycled() : endings.lost(), ending);
-      this.over = true;
-      this.release();
-      ending.transport = this.name;
-      this.connection.ended(this, ending);
-    },
-
-    // Ends it by our own wish: nothing is reported.
-    shut: function () {
-      if (this.over) return;
-      this.over = true;
-      if (!this.question) this.connection.abandoned[this.wire] = this.env.now();
-      this.release();
-    },
-
-    release: function () {
-      var replies = this.replies;
-      this.replies = {};
-      this.env.clearTimer(this.timer);
-      if (this.cancel) this.cancel();
-      if (this.handle) this.handle.close();
-      for (var ref in replies) if (owns(replies, ref)) replies[ref](endings.lost('It closed before the answer came.'));
-    },
-
-    // -- WebSocket only: a message that will be answered
-
-    ask: function (message, done) {
-      var ref = String(this.refs += 1);
-      this.replies[ref] = done;
-      message.ref = ref;
-      this.handle.send(message);
-    },
-
-    reply: function (data) {
-      if (!owns(this.replies, data.ref)) return;
-      var done = this.replies[data.ref];
-      delete this.replies[data.ref];
-      done(data.ok ? null : endings.refused(data.error || {}, undefined, data.retry), data);
-    },
-
-    // -- its own business
-
-    works: function (item) {
-      var connection = this.connection;
-      if (this.isOpen) return;
-      this.isOpen = true;
-      this.env.clearTimer(this.timer);
-      if (this.question) return this.question.answered(item.cursor);
-      var first = item.event === '$hello' || (item.events && !item.events.length);
-      if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
-      connection.stats.rtt = this.env.now() - this.openedAt;
-      // A cursor before the first event. Later ones only repeat what was presented.
-      if (this.now || !connection.cursor) connection.cursor = this.at = first ? item.cursor : undefined;
-      if (this.stream) this.watch(2 * this.heartbeat);
-      connection.opened(this);
-    },
-
-    alarm: function (ms, then) {
-      this.env.clearTimer(this.timer);
-      this.timer = this.env.setTimer(then, ms);
-    },
-
-    // One timer, set again for the rest when it rings early: cheaper than one an item.
-    watch: function (ms) {
-      var self = this;
-      var due = this.env.now() + ms;
-      var dueByDate = this.env.date() + ms;
-      this.alarm(ms, function () {
-        // By either clock: one may stand still while the machine sleeps.
-        var late = Math.max(self.env.now() - due, self.env.date() - dueByDate);
-        self.checkSilence(late > self.heartbeat);
-      });
-    },
-
-    // Much too late: this machine slept, and no transport is to blame.
-    checkSilence: function (slept) {
-      var silence = this.env.now() - this.heardAt;
-      if (!this.stream || !this.isOpen || this.over) return;
-      if (silence < 2 * this.heartbeat) this.watch(2 * this.heartbeat - silence);
-      else this.end(slept ? endings.resumed() : endings.silent());
-    }
-  });
-
-  // ------------------------------------------------------------------ Transports
-
-  /*
-   * Best first. `wire`: the server's name; `stream`: runs on, with heartbeats; `sure`: questions and
-   * answers, which pass wherever the page did; `ticket`: can't set a header; `script`, `frame`: runs what
-   * is answered; `local`: not to the server; `optional`: where that option is set. `open` gives back
-   * { close(), send?(message) }.
-   */
-  var ws = {
-    name: 'ws', wire: 'ws', stream: true,
-    supported: function (env) {
-      // The drafts before RFC 6455 had no CLOSING state, and another framing.
-      var WebSocket = env.window.WebSocket;
-      return !!WebSocket && WebSocket.CLOSING === 2;
-    },
-    open: function (session) {
-      // The list of subprotocols is the one header that a page may fill.
-      var protocols = ['switchback.v1'];
-      if (session.token) protocols.push('switchback.token.' + session.token);
-      var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
-      session.count(1, 0);
-      socket.onmessage = function (event) { session.count(0, event.data.length); session.text(event.data); };
-      // `error` says nothing that `close` does not say better.
-      socket.onclose = function (event) { session.end(closing(event)); };
-      return {
-        send: function (message) { if (socket.readyState === 1) socket.send(write(message)); },
-        close: function () { socket.onmessage = socket.onclose = null; socket.close(); }
-      };
-    }
-  };
-
-  // `$bye` says all this in time; a close frame alone may be what is left of it.
-  function closing(event) {
-    if (event.code === 1008) return endings.goodbye(event.reason || 'policy');
-    return event.code === 1001 ? endings.leaving() : endings.lost();
-  }
-
-  // EventSource has no '*': the server leaves names to the JSON (`named=0`), but for control items.
-  var sse = {
-    name: 'sse', wire: 'sse', stream: true, ticket: true,
-    supported: function (env) { return !!env.window.EventSource; },
-    open: function (session) {
-      var credentials = { withCredentials: !!session.connection.options.credentials };
-      var source = new session.env.window.EventSource(session.url([['named', '0']]), credentials);
-      function item(event) { session.count(0, event.data.length); session.text(event.data); }
-      function fail() { session.end(endings.lost()); }
-      session.count(1, 0);
-      source.onmessage = item;
-      // By itself it reconnects never after a 502, and with a used ticket.
-      source.onerror = fail;
-      each(['$hello', '$gap', '$beat', '$bye', '$error'], function (name) { source.addEventListener(name, item, false); });
-      // Firefox closes it without an event when a link turns out to be a download.
-      var cancel = watch(session.env, function () { return source.readyState !== 2; }, fail);
-      return { close: function () { cancel(); source.onmessage = source.onerror = null; source.close(); } };
-    }
-  };
-
-  // For what may end without an event.
-  function watch(env, alive, gone) {
-    var cancel = later(env, look, ALIVE_MS);
-    function look() {
-      if (alive()) cancel = later(env, look, ALIVE_MS); else gone();
-    }
-    return function () { cancel(); };
-  }
-
-  var stream = {
-    name: 'stream', wire: 'stream', stream: true,
-    supported: function (env) { return canFetchStream(env) || canXhrStream(env); },
-    open: function (session) { return (canFetchStream(session.env) ? fetchStream : xhrStream)(session, lines(session)); }
-  };
-
-  function lines(session) {
-    var rest = '';
-    return function (chunk) {
-      session.count(0, chunk.length);
-      var parts = (rest + chunk).split('\n');
-      rest = parts.pop();
-      for (var i = 0; i < parts.length; i++) if (parts[i]) session.text(parts[i]);
+/*
+ * Best first. `wire`: the server's name; `stream`: runs on, with heartbeats; `sure`: passes wherever the page
+ * did; `ticket`: can't set a header; `script`, `frame`: runs what is answered; `local`: not to the server;
+ * `optional`: where that option is set. `open` gives back { close(), send?(message) }.
+ */
+var ws = {
+  name: 'ws', wire: 'ws', stream: true,
+  supported: function (env) {
+    // The drafts before RFC 6455 had another framing, and no CLOSING.
+    var WebSocket = env.window.WebSocket;
+    return !!WebSocket && WebSocket.CLOSING === 2;
+  },
+  open: function (session) {
+    // The one header that a page may fill.
+    var protocols = ['switchback.v1'];
+    if (session.token) protocols.push('switchback.token.' + session.token);
+    var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
+    session.count(1, 0);
+    socket.onmessage = function (event) { session.count(0, event.data.length); session.text(event.data); };
+    socket.onclose = function (event) { session.end(closing(event)); };
+    return {
+      send: function (message) { if (socket.readyState === 1) socket.send(write(message)); },
+      close: function () { socket.onmessage = socket.onclose = null; socket.close(); }
     };
   }
+};
 
-  function canFetchStream(env) {
-    var window = env.window;
-    return !!(window.fetch && window.ReadableStream && window.TextDecoder && window.AbortController);
-  }
+function closing(event) {
+  if (event.code === 1008) return endings.goodbye(event.reason || 'policy');
+  return event.code === 1001 ? endings.leaving() : endings.lost();
+}
 
-  function fetchStream(session, read) {
-    var window = session.env.window;
-    var abort = new window.AbortController();
-    var decoder = new window.TextDecoder();
+// EventSource has no '*': names are left to the JSON, but for control items.
+var sse = {
+  name: 'sse', wire: 'sse', stream: true, ticket: true,
+  supported: function (env) { return !!env.window.EventSource; },
+  open: function (session) {
+    var credentials = { withCredentials: !!session.connection.options.credentials };
+    var source = new session.env.window.EventSource(session.url([['named', '0']]), credentials);
+    function item(event) { session.count(0, event.data.length); session.text(event.data); }
     function fail() { session.end(endings.lost()); }
     session.count(1, 0);
-    window.fetch(session.url(), {
-      cache: 'no-store', signal: abort.signal,
-      credentials: session.connection.options.credentials ? 'include' : 'same-origin',
-      headers: session.token ? { Authorization: 'Bearer ' + session.token } : {}
-    }).then(function (response) {
-      if (response.status !== 200) {
-        return response.text().then(function (text) {
-          session.end(answered(response.status, text, response.headers.get('Retry-After')));
-        });
-      }
-      var reader = response.body.getReader();
-      function pump() {
-        return reader.read().then(function (part) {
-          if (part.done) return fail();
-          read(decoder.decode(part.value, { stream: true }));
-          return session.over ? undefined : pump();
-        });
-      }
-      return pump();
-    }).then(null, fail);
-    return { close: function () { abort.abort(); } };
+    source.onmessage = item;
+    // By itself it reconnects never after a 502, and with a used ticket.
+    source.onerror = fail;
+    each(['$hello', '$gap', '$beat', '$bye', '$error'], function (name) {
+      source.addEventListener(name, item, false);
+    });
+    // Firefox closes it without an event when a link turns out a download.
+    var cancel = watch(session.env, function () { return source.readyState !== 2; }, fail);
+    return { close: function () { cancel(); source.onmessage = source.onerror = null; source.close(); } };
   }
+};
 
-  // `responseType` marks the XHRs that show what has come so far; IE 8 and 9 throw instead.
-  function canXhrStream(env) {
-    var Xhr = env.window.XMLHttpRequest;
-    return !!Xhr && 'responseType' in new Xhr();
+function watch(env, alive, gone) {
+  var cancel = later(env, look, ALIVE_MS);
+  function look() {
+    if (alive()) cancel = later(env, look, ALIVE_MS); else gone();
   }
+  return function () { cancel(); };
+}
 
-  function xhrStream(session, read) {
-    var seen = 0;
-    var xhr = new session.env.window.XMLHttpRequest();
-    xhr.open('GET', session.url(), true);
-    prepare(xhr, { token: session.token, credentials: session.connection.options.credentials });
-    xhr.onreadystatechange = function () {
-      if (xhr.readyState < 3) return;
-      if (xhr.status !== 200) {
-        if (xhr.readyState === 4) session.end(answered(xhr.status, xhr.responseText, header(xhr, 'Retry-After')));
-        return;
-      }
-      var text = xhr.responseText;
-      var chunk = text.substring(seen);
-      seen = text.length;
-      read(chunk);
-      if (xhr.readyState === 4) session.end(endings.lost());
-      else if (seen > XHR_RECYCLE && session.isOpen) session.end(endings.recycled());
+var stream = {
+  name: 'stream', wire: 'stream', stream: true,
+  supported: function (env) { return canFetchStream(env) || canXhrStream(env); },
+  open: function (session) {
+    return (canFetchStream(session.env) ? fetchStream : xhrStream)(session, lines(session));
+  }
+};
+
+function lines(session) {
+  var rest = '';
+  return function (chunk) {
+    session.count(0, chunk.length);
+    var parts = (rest + chunk).split('\n');
+    rest = parts.pop();
+    for (var i = 0; i < parts.length; i++) if (parts[i]) session.text(parts[i]);
+  };
+}
+
+function canFetchStream(env) {
+  var window = env.window;
+  return !!(window.fetch && window.ReadableStream && window.TextDecoder && window.AbortController);
+}
+
+function fetchStream(session, read) {
+  var window = session.env.window;
+  var abort = new window.AbortController();
+  var decoder = new window.TextDecoder();
+  function fail() { session.end(endings.lost()); }
+  session.count(1, 0);
+  window.fetch(session.url(), {
+    cache: 'no-store', signal: abort.signal,
+    credentials: session.connection.options.credentials ? 'include' : 'same-origin',
+    headers: session.token ? { Authorization: 'Bearer ' + session.token } : {}
+  }).then(function (response) {
+    if (response.status !== 200) {
+      return response.text().then(function (text) {
+        session.end(answered(response.status, text, response.headers.get('Retry-After')));
+      });
+    }
+    var reader = response.body.getReader();
+    function pump() {
+      return reader.read().then(function (part) {
+        if (part.done) return fail();
+        read(decoder.decode(part.value, { stream: true }));
+        return session.over ? undefined : pump();
+      });
+    }
+    return pump();
+  }).then(null, fail);
+  return { close: function () { abort.abort(); } };
+}
+
+// Marks the XHRs that show what has come; IE 8 and 9 throw instead.
+function canXhrStream(env) {
+  var Xhr = env.window.XMLHttpRequest;
+  return !!Xhr && 'responseType' in new Xhr();
+}
+
+function xhrStream(session, read) {
+  var seen = 0;
+  var xhr = new session.env.window.XMLHttpRequest();
+  xhr.open('GET', session.url(), true);
+  prepare(xhr, { token: session.token, credentials: session.connection.options.credentials });
+  xhr.onreadystatechange = function () {
+    if (xhr.readyState < 3) return;
+    if (xhr.status !== 200) {
+      if (xhr.readyState !== 4) return;
+      return session.end(answered(xhr.status, xhr.responseText, header(xhr, 'Retry-After')));
+    }
+    var text = xhr.responseText;
+    var chunk = text.substring(seen);
+    seen = text.length;
+    read(chunk);
+    if (xhr.readyState === 4) session.end(endings.lost());
+    else if (seen > XHR_RECYCLE && session.isOpen) session.end(endings.recycled());
+  };
+  session.count(1, 0);
+  xhr.send();
+  return { close: function () { xhr.onreadystatechange = nothing; xhr.abort(); } };
+}
+
+// `load`: the stream ended. A `$bye` before it may be handled after it: the grace.
+var iframe = {
+  name: 'iframe', wire: 'iframe', stream: true, ticket: true, frame: true,
+  supported: canFrame,
+  open: function (session) {
+    return {
+      close: frame(session, [], function (item) { session.hear(item); }, function (ending) {
+        session.end(ending);
+      })
     };
-    session.count(1, 0);
-    xhr.send();
-    return { close: function () { xhr.onreadystatechange = nothing; xhr.abort(); } };
   }
+};
 
-  // `load` means that the stream ended. A `$bye` was posted before it, but may be handled after: the grace.
-  var iframe = {
-    name: 'iframe', wire: 'iframe', stream: true, ticket: true, frame: true,
-    supported: canFrame,
+var longpoll = polling('longpoll', 'longpoll', canHttp, askHttp, true);
+var jsonp = polling('jsonp', 'jsonp', canScript, askScript, true);
+var iframePoll = polling('iframe-poll', 'iframe', canFrame, askFrame, true);
+var poll = polling('poll', 'poll', canHttp, askHttp, false);
+var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, askScript, false);
+
+/*
+ * The first is never held: its cursor makes sure of the very first event. A held one that is cut off is
+ * asked again unheld: if that is answered, something dislikes long answers, and half as long will do.
+ */
+function polling(name, wire, supported, ask, held) {
+  return {
+    name: name, wire: wire, stream: false, sure: true, supported: supported,
+    script: ask === askScript, frame: ask === askFrame,
     open: function (session) {
-      return {
-        close: frame(session, [], function (item) { session.hear(item); }, function (ending) { session.end(ending); })
-      };
+      var connection = session.connection;
+      var cancel = nothing;
+      function next(wait) {
+        var asked = session.env.now();
+        cancel = ask(session, wait, function (ending, batch) {
+          if (session.over) return;
+          if (ending) return failed(ending, wait, session.env.now() - asked);
+          if (batch) session.batch(batch); else session.nothingNew();
+          if (session.over) return;
+          var hold = held ? connection.holdSeconds : 0;
+          if (held && hold) next(hold);
+          else if (batch && batch.more) next(0);
+          else cancel = later(session.env, function () { next(0); }, connection.options.interval || POLL_MS);
+        });
+      }
+      function failed(ending, wait, lasted) {
+        if (!wait || !/^(lost|late)$/.test(ending.kind) || ending.status) return session.end(ending);
+        connection.abandoned[session.wire] = session.env.now();
+        connection.number(session);
+        if (lasted >= 1000) connection.holdLess(Math.max(1, Math.min(wait - 1, Math.floor(lasted / 2000))));
+        next(0);
+      }
+      next(0);
+      return { close: function () { cancel(); } };
     }
   };
+}
 
-  var longpoll = polling('longpoll', 'longpoll', canHttp, askHttp, true);
-  var jsonp = polling('jsonp', 'jsonp', canScript, askScript, true);
-  var iframePoll = polling('iframe-poll', 'iframe', canFrame, askFrame, true);
-  var poll = polling('poll', 'poll', canHttp, askHttp, false);
-  var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, askScript, false);
+// ------------------------------------------------------------------ Requests
 
-  /*
-   * The first question is never held (`wait=0`): its cursor makes sure of the very first event. A held
-   * one that is cut off is asked again unheld: if that is answered, something in between dislikes long
-   * answers, and holding half as long costs less than giving up.
-   */
-  function polling(name, wire, supported, ask, held) {
-    return {
-      name: name, wire: wire, stream: false, sure: true, supported: supported,
-      script: ask === askScript, frame: ask === askFrame,
-      open: function (session) {
-        var connection = session.connection;
-        var cancel = nothing;
-        var timer;
-        function next(wait) {
-          var asked = session.env.now();
-          cancel = ask(session, wait, function (ending, batch) {
-            if (session.over) return;
-            if (ending) return failed(ending, wait, session.env.now() - asked);
-            if (batch) session.batch(batch); else session.nothingNew();
-            if (session.over) return;
-            var hold = held ? connection.holdSeconds : 0;
-            if (held && hold) next(hold);
-            else if (batch && batch.more) next(0);
-            else timer = session.env.setTimer(function () { next(0); }, connection.options.interval || POLL_MS);
-          });
-        }
-        function failed(ending, wait, lasted) {
-          if (!wait || (ending.kind !== 'lost' && ending.kind !== 'late') || ending.status) return session.end(ending);
-          connection.abandoned[session.wire] = session.env.now();
-          connection.number(session);
-          if (lasted >= 1000) connection.holdLess(Math.max(1, Math.min(wait - 1, Math.floor(lasted / 2000))));
-          next(0);
-        }
-        next(0);
-        return { close: function () { session.env.clearTimer(timer); cancel(); } };
-      }
-    };
+// ask(session, wait, done(ending, batch)) gives back how to cancel it.
+
+function askHttp(session, wait, done) {
+  var connection = session.connection;
+  var request = {
+    method: 'GET', url: session.url(session.wire === 'longpoll' ? [['wait', wait]] : []),
+    token: session.token, timeout: session.limit(wait), credentials: connection.options.credentials
+  };
+  // A quiet poll costs no body. Across origins it would cost a preflight.
+  if (session.wire === 'poll' && session.at && !session.question && !connection.foreign) {
+    request.etag = '"' + session.at + '"';
   }
-
-  // ------------------------------------------------------------------ Requests
-
-  // Each asks one question: ask(session, wait, done(ending, batch)) gives back how to cancel it.
-
-  function askHttp(session, wait, done) {
-    var connection = session.connection;
-    var request = {
-      method: 'GET', url: session.url(session.wire === 'longpoll' ? [['wait', wait]] : []), token: session.token,
-      timeout: wait * 1000 + connection.patience(), credentials: connection.options.credentials
-    };
-    // Lets a quiet poll cost no body. Not across origins: the header would cost a preflight.
-    if (session.wire === 'poll' && session.at && !session.question && !connection.foreign) {
-      request.etag = '"' + session.at + '"';
-    }
-    session.count(1, 0);
-    return http(session.env, request, function (ending, text) {
-      if (ending && ending.status === 304) return done(null, null);
-      if (ending) return done(ending);
-      session.count(0, text.length);
-      var batch = parse(text);
-      if (batch && batch.events) done(null, batch);
-      else done(endings.foreign(connection.base));
-    });
-  }
-
-  function withTicket(session, ask) {
-    var cancel = nothing;
-    var cancelled = false;
-    if (!session.token) return ask([]);
-    session.connection.withTicket(session.wire, function (ending, credentials) {
-      if (!cancelled) cancel = ask(credentials, ending) || nothing;
-    });
-    return function () { cancelled = true; cancel(); };
-  }
-
-  function askScript(session, wait, done) {
-    return withTicket(session, function (credentials, ending) {
-      return ending ? done(ending) : loadScript(session, wait, credentials, done);
-    });
-  }
-
-  function loadScript(session, wait, credentials, done) {
-    var env = session.env;
-    var document = env.window.document;
-    var registry = callbacks(env);
-    var name = 'c' + env.uuid().replace(/-/g, '').slice(0, 12);
-    var url = session.url([['wait', wait], ['callback', 'Switchback.jsonp.' + name]].concat(credentials));
-    if (url.length > URL_MAX) return later(env, function () { done(tooLong(session)); });
-    var script = document.createElement('script');
-    var loading = false;
-    // `error` does not come in every browser.
-    var timer = env.setTimer(function () { settle(endings.late()); }, wait * 1000 + session.connection.patience());
-    var settle = onlyOnce(function (ending, batch) {
-      env.clearTimer(timer);
-      if (script.parentNode) script.parentNode.removeChild(script);
-      // The load goes on: a late answer must find something to call.
-      registry[name] = nothing;
-      script.onload = script.onerror = forget;
-      if (batch || !loading) forget(); else env.setTimer(forget, wait * 1000 + PATIENCE_MAX_MS);
-      done(ending, batch);
-    });
-    function forget() {
-      script.onload = script.onerror = script.onreadystatechange = null;
-      delete registry[name];
-    }
-    /*
-     * A second later: Firefox says so to a page that is left, too, and asking again in it would make the next
-     * page's `load` wait for the answer.
-     */
-    function failed() { cancel = later(env, function () { settle(endings.lost()); }, GRACE_MS); }
-    registry[name] = function (batch) {
-      cancel();
-      session.count(0, write(batch).length + name.length + 26);
-      settle(null, batch);
-    };
-    script.onerror = script.onload = failed;
-    script.onreadystatechange = function () { if (script.readyState === 'loaded') failed(); };
-    function load() {
-      loading = true;
-      script.async = true;
-      // By it the server knows pages that may read; the path is not for it.
-      script.referrerPolicy = 'origin';
-      script.src = url;
-      session.count(1, 0);
-      (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);
-    }
-    var cancel = nothing;
-    if (wait) cancel = whenComplete(env, load); else load();
-    return function () { cancel(); done = nothing; settle(endings.closed()); };
-  }
-
-  // A script tag can call a global only, and a module system makes none.
-  function callbacks(env) {
-    var window = env.window;
-    if (!window.Switchback) window.Switchback = {};
-    return window.Switchback.jsonp || (window.Switchback.jsonp = {});
-  }
-
-  function askFrame(session, wait, done) {
-    return withTicket(session, function (credentials, ending) {
-      return ending ? done(ending) : loadFrame(session, wait, credentials, done);
-    });
-  }
-
-  function loadFrame(session, wait, credentials, done) {
-    var env = session.env;
-    var timer = env.setTimer(function () { settle(endings.late()); }, wait * 1000 + session.connection.patience());
-    var settle = onlyOnce(function (ending, batch) {
-      env.clearTimer(timer);
-      close();
-      done(ending, batch);
-    });
-    var close = frame(session, [['once', 1], ['wait', wait]].concat(credentials), function (batch) {
-      if (batch.events) settle(null, batch);
-      else if (batch.event === '$error') settle(errorItem(batch));
-    }, settle);
-    return function () { done = nothing; settle(endings.closed()); };
-  }
-
-  function canScript(env) { return !!(env.window.document && env.window.document.createElement); }
-
-  // A page without an origin of its own (a sandboxed frame) can't be named as the one to post to.
-  function canFrame(env) { return canScript(env) && !!env.window.postMessage && pageOrigin(env) !== 'null'; }
-
-  // `onGone(ending)`: the document has ended, or cannot be had. Gives back how to take the frame away.
-  function frame(session, params, onItem, onGone) {
-    var env = session.env;
-    var window = env.window;
-    var from = origin(session.connection.base);
-    var url = session.url(session.connection.foreign ? params.concat([['origin', pageOrigin(env)]]) : params);
-    if (url.length > URL_MAX) return later(env, function () { onGone(tooLong(session)); });
-    var element = null;
-    var loading = false;
-    var unlisten = listen(window, 'message', function (event) {
-      // Not `!==`: Internet Explorer 8 has two objects for one window, equal but not identical.
-      if (!element || event.source != element.contentWindow || event.origin !== from) return;
-      session.count(0, event.data.length + 20);
-      var item = parse(event.data);
-      if (item) onItem(item);
-    });
-    function gone() { onGone(endings.lost()); }
-    /*
-     * Firefox ends a frame without an event when a link turns out a download, others when it is cut. Our own
-     * origin's document can be looked at: it is loading while the answer comes.
-     */
-    function alive() {
-      var state = '';
-      try { state = element.contentWindow.document.readyState; } catch (error) { state = ''; }
-      var stopped = loading && state !== 'loading';
-      loading = state === 'loading';
-      return session.connection.foreign || !stopped;
-    }
-    var cancelWatch = nothing;
-    var cancel = whenComplete(env, function () {
-      element = hiddenFrame(window.document, 'switchback-' + session.name);
-      var unload = listen(element, 'load', function () { unload(); cancel = later(env, gone, GRACE_MS); });
-      element.src = url;
-      session.count(1, 0);
-      window.document.body.appendChild(element);
-      cancelWatch = watch(env, alive, gone);
-    });
-    return function () {
-      cancel();
-      cancelWatch();
-      unlisten();
-      if (element && element.parentNode) element.parentNode.removeChild(element);
-      element = null;
-    };
-  }
-
-  function hiddenFrame(document, name) {
-    var element;
-    // IE 8 takes a frame's name only in this form, at which every other browser throws.
-    try { element = document.createElement('<iframe name="' + name + '">'); } catch (error) {
-      element = document.createElement('iframe');
-    }
-    element.name = name;
-    element.title = 'Switchback';
-    element.style.display = 'none';
-    element.setAttribute('aria-hidden', 'true');
-    return element;
-  }
-
-  function tooLong(session) {
-    return endings.unusable('The patterns are too long for a URL of ' + URL_MAX + ' characters, all that ' +
-      session.name + ' has.');
-  }
-
-  function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
-
-  /*
-   * done(ending, text): once, always later, never after the cancel it gives back. IE 8 and 9 cross origins
-   * only by XDomainRequest: no headers, no status.
-   */
-  function http(env, request, done) {
-    var timer;
-    var finish = onlyOnce(function (ending, text) { env.clearTimer(timer); done(ending, text); });
-    var Xhr = env.window.XMLHttpRequest;
-    var Xdr = env.window.XDomainRequest;
-    var crosses = origin(request.url) !== pageOrigin(env);
-    var send = Xhr && crosses && Xdr && !('withCredentials' in new Xhr()) ? byXdr : Xhr ? byXhr : byFetch;
-    var abort = nothing;
-    // Old browsers throw where a policy forbids the request.
-    try { abort = send(env, request, finish); } catch (error) { later(env, function () { finish(endings.lost()); }); }
-    timer = env.setTimer(function () { abort(); finish(endings.late()); }, request.timeout);
-    return function () { finish = done = nothing; env.clearTimer(timer); abort(); };
-  }
-
-  function byXhr(env, request, finish) {
-    var xhr = new env.window.XMLHttpRequest();
-    xhr.open(request.method, request.url, true);
-    prepare(xhr, request);
-    xhr.onreadystatechange = function () {
-      if (xhr.readyState !== 4) return;
-      // IE 8 says 1223 for 204, and may throw on the status of a request that was cut.
-      var status = 0;
-      try { status = xhr.status === 1223 ? 204 : xhr.status; } catch (error) { status = 0; }
-      if (status >= 200 && status < 300) finish(null, xhr.responseText);
-      else finish(answered(status, status ? xhr.responseText : '', status && header(xhr, 'Retry-After')));
-    };
-    xhr.send(request.body || null);
-    return function () { xhr.onreadystatechange = nothing; xhr.abort(); };
-  }
-
-  function prepare(xhr, request) {
-    if (request.credentials) xhr.withCredentials = true;
-    if (request.type) xhr.setRequestHeader('Content-Type', request.type);
-    if (request.token) xhr.setRequestHeader('Authorization', 'Bearer ' + request.token);
-    if (request.etag) xhr.setRequestHeader('If-None-Match', request.etag);
-  }
-
-  function header(xhr, name) { return xhr.getResponseHeader ? xhr.getResponseHeader(name) : null; }
-
-  function byXdr(env, request, finish) {
-    var xdr = new env.window.XDomainRequest();
-    var token = request.token ? (request.url.indexOf('?') < 0 ? '?' : '&') + query([['token', request.token]]) : '';
-    xdr.onload = function () { finish(null, xdr.responseText); };
-    xdr.onerror = xdr.ontimeout = function () { finish(endings.lost()); };
-    xdr.onprogress = nothing;   // without it, IE 9 drops requests
-    xdr.open(request.method, request.url + token);
-    xdr.send(request.body || '');
-    return function () { xdr.abort(); };
-  }
-
-  // Workers of some browsers, and Node.
-  function byFetch(env, request, finish) {
-    var window = env.window;
-    var abort = window.AbortController ? new window.AbortController() : { abort: nothing };
-    var headers = {};
-    prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
-    window.fetch(request.url, {
-      method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
-      credentials: request.credentials ? 'include' : 'same-origin'
-    }).then(function (response) {
-      return response.text().then(function (text) {
-        if (response.status >= 200 && response.status < 300) finish(null, text);
-        else finish(answered(response.status, text, response.headers.get('Retry-After')));
-      });
-    }).then(null, function () { finish(endings.lost()); });
-    return function () { abort.abort(); };
-  }
-
-  // ------------------------------------------------------------------ Publisher
-
-  /*
-   * Every publish carries an idempotency id: one whose answer was lost is sent again and stored once.
-   * Where no answer can be read, the event coming back on the subscription is one. `entries` is the
-   * order of the calls and of the log: over a socket they follow each other, else each waits for the last.
-   */
-  function Publisher(connection) {
-    this.connection = connection;
-    this.entries = [];
-  }
-
-  merge(Publisher.prototype, {
-    publish: function (message, done) {
-      var self = this;
-      var env = this.connection.env;
-      var fault = '';
-      var body;
-      try { body = write(message); } catch (error) { fault = 'The data can\'t be written as JSON: ' + error.message; }
-      if (message.data === undefined) fault = 'The data is undefined.';
-      fault = this.connection.state === 'closed' ? endings.closed() : fault ? endings.misused('bad_data', fault)
-        : this.entries.length < PUBLISHES_MAX ? null : endings.misused('too_many', PUBLISHES_MAX + ' publishes wait.');
-      if (fault) return void later(env, function () { done(problem(fault, message.id)); });
-      var entry = { message: message, body: body, attempt: 0, sent: false, by: '', cancel: nothing };
-      entry.settle = onlyOnce(function (ending, answer) {
-        env.clearTimer(entry.timer);
-        entry.cancel();
-        self.entries = without(self.entries, [entry]);
-        if (ending) done(problem(ending, message.id));
-        else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
-        self.pump();
-      });
-      this.entries.push(entry);
-      this.pump();
-    },
-
-    pump: function () {
-      for (var i = 0; i < this.entries.length; i++) {
-        var entry = this.entries[i];
-        if (entry.sent && entry.by === 'ws') continue;   // the next may follow it, on the same socket
-        if (entry.sent) return;
-        var way = this.way(entry);
-        if (i && (way !== 'ws' || this.entries[i - 1].by !== 'ws')) return;
-        entry.sent = true;
-        entry.by = way;
-        this.send(entry);
-      }
-    },
-
-    way: function (entry) {
-      var connection = this.connection;
-      var session = connection.current;
-      var bySocket = session && !session.over && session.handle && session.handle.send;
-      if (bySocket && entry.body.length <= MESSAGE_MAX) return 'ws';
-      var form = canScript(connection.env) && connection.verified === true;
-      return canHttp(connection.env) && !(entry.blocked && form) ? 'http' : form ? 'form' : 'none';
-    },
-
-    send: function (entry) {
-      var env = this.connection.env;
-      if (entry.timer === undefined) {
-        entry.timer = env.setTimer(function () {
-          if (entry.heard) entry.settle(null, entry.heard); else entry.settle(unknown());
-        }, PUBLISH_MS);
-      }
-      if (entry.by === 'ws') this.bySocket(this.connection.current, entry);
-      else if (entry.by === 'http') this.byHttp(entry);
-      else if (entry.by === 'form') this.byForm(entry);
-      else this.again(entry, endings.lost());
-    },
-
-    // No verdict: the same again, in its place in the order.
-    again: function (entry, ending) {
-      var self = this;
-      if (entry.heard) return entry.settle(null, entry.heard);
-      if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
-      var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
-      entry.attempt += 1;
-      entry.cancel();
-      entry.cancel = later(this.connection.env, function () { entry.sent = false; self.pump(); }, wait);
-    },
-
-    bySocket: function (session, entry) {
-      var self = this;
-      var message = merge({ type: 'publish' }, entry.message);
-      session.ask(message, function (ending, reply) {
-        if (!ending) return entry.settle(null, reply);
-        if (ending.kind === 'refused') return self.again(entry, ending);
-        // Over the next best, once the session's end has been dealt with.
-        entry.sent = false;
-        entry.cancel = later(self.connection.env, function () { self.pump(); });
-      });
-    },
-
-    byHttp: function (entry) {
-      var self = this;
-      var connection = this.connection;
-      connection.tokens.get(function (ending, token) {
-        if (ending) return self.again(entry, ending);
-        var request = {
-          method: 'POST', url: connection.endpoint('events', []), token: token, body: entry.body,
-          // Text needs no preflight; with a token there is one anyway.
-          type: connection.foreign && !token ? 'text/plain' : 'application/json',
-          timeout: connection.patience(), credentials: connection.options.credentials
-        };
-        entry.cancel = http(connection.env, request, function (ending, text) {
-          var answer = ending ? null : parse(text);
-          if (answer && answer.cursor) return entry.settle(null, answer);
-          if (ending && ending.status === 401 && connection.tokens.renewable && !entry.renewed) {
-            connection.tokens.rejected();
-            entry.renewed = true;
-            return self.again(entry, endings.lost());
-          }
-          // A policy may forbid XHR, and forms may pass.
-          if (ending && ending.kind === 'lost' && !ending.status) entry.blocked = connection.state === 'open';
-          self.again(entry, ending || endings.lost());
-        });
-      });
-    },
-
-    // Another origin's answer to a form can't be read: the event coming back is the answer, else `unknown`.
-    byForm: function (entry) {
-      var self = this;
-      var connection = this.connection;
-      var document = connection.env.window.document;
-      entry.blind = true;
-      connection.tokens.get(function (ending, token) {
-        if (ending) return self.again(entry, ending);
-        var name = 'switchback-publish-' + connection.env.uuid();
-        var answer = hiddenFrame(document, name);
-        var form = document.createElement('form');
-        form.method = 'POST';
-        form.action = connection.endpoint('events', token ? [['token', token]] : []);
-        form.target = name;
-        form.style.display = 'none';
-        var fields = {
-          topic: entry.message.topic, event: entry.message.event || '', data: write(entry.message.data), id: entry.message.id
-        };
-        for (var field in fields) {
-          if (!owns(fields, field) || !fields[field]) continue;
-          var input = document.createElement('input');
-          input.type = 'hidden';
-          input.name = field;
-          input.value = fields[field];
-          form.appendChild(input);
-        }
-        document.body.appendChild(answer);
-        document.body.appendChild(form);
-        var unlisten = listen(answer, 'load', function () { readFrame(answer, entry, unlisten); });
-        entry.cancel = function () {
-          unlisten();
-          entry.cancel = nothing;
-          document.body.removeChild(form);
-          document.body.removeChild(answer);
-        };
-        form.submit();
-      });
-    },
-
-    heard: function (item) {
-      if (item.id === undefined) return;
-      for (var i = 0; i < this.entries.length; i++) {
-        var entry = this.entries[i];
-        if (entry.message.id !== item.id || entry.message.topic !== item.topic) continue;
-        entry.heard = { cursor: item.cursor };
-        if (entry.blind) entry.settle(null, entry.heard);
-        return;
-      }
-    },
-
-    close: function () {
-      each(this.entries.slice(0), function (entry) {
-        entry.settle(entry.timer === undefined ? endings.closed() : unknown());
-      });
-    }
+  session.count(1, 0);
+  return http(session.env, request, function (ending, text) {
+    if (ending && ending.status === 304) return done(null, null);
+    if (ending) return done(ending);
+    session.count(0, text.length);
+    var batch = parse(text);
+    if (batch && batch.events) done(null, batch);
+    else done(endings.foreign(connection.base));
   });
+}
 
-  function isVerdict(status) { return status === 400 || status === 404 || status === 413 || status === 415; }
+function withTicket(session, ask) {
+  var cancel = nothing;
+  var cancelled = false;
+  if (!session.token) return ask([]);
+  session.connection.withTicket(session.wire, function (ending, credentials) {
+    if (!cancelled) cancel = ask(credentials, ending) || nothing;
+  });
+  return function () { cancelled = true; cancel(); };
+}
 
-  function readFrame(frame, entry, unlisten) {
-    var text = '';
+function askScript(session, wait, done) {
+  return withTicket(session, function (credentials, ending) {
+    return ending ? done(ending) : loadScript(session, wait, credentials, done);
+  });
+}
+
+function loadScript(session, wait, credentials, done) {
+  var env = session.env;
+  var document = env.window.document;
+  var registry = callbacks(env);
+  var name = 'c' + env.uuid().replace(/-/g, '').slice(0, 12);
+  var url = session.url([['wait', wait], ['callback', 'Switchback.jsonp.' + name]].concat(credentials));
+  if (url.length > URL_MAX) return later(env, function () { done(tooLong(session)); });
+  var script = document.createElement('script');
+  var loading = false;
+  var cancelTimer = later(env, function () { settle(endings.late()); }, session.limit(wait));
+  var settle = onlyOnce(function (ending, batch) {
+    cancelTimer();
+    if (script.parentNode) script.parentNode.removeChild(script);
+    // The load goes on: a late answer must find something to call.
+    registry[name] = nothing;
+    script.onload = script.onerror = forget;
+    if (batch || !loading) forget(); else later(env, forget, session.limit(wait));
+    done(ending, batch);
+  });
+  function forget() {
+    script.onload = script.onerror = script.onreadystatechange = null;
+    delete registry[name];
+  }
+  // Firefox says so to a page that is left, too: asking at once would keep the next page's `load` waiting.
+  function failed() { cancel = later(env, function () { settle(endings.lost()); }, GRACE_MS); }
+  registry[name] = function (batch) {
+    cancel();
+    session.count(0, write(batch).length + name.length + 26);
+    settle(null, batch);
+  };
+  script.onerror = script.onload = failed;
+  script.onreadystatechange = function () { if (script.readyState === 'loaded') failed(); };
+  function load() {
+    loading = true;
+    script.async = true;
+    // By it the server knows pages that may read.
+    script.referrerPolicy = 'origin';
+    script.src = url;
+    session.count(1, 0);
+    (document.head || document.getElementsByTagName('head')[0] || document.body).appendChild(script);
+  }
+  var cancel = nothing;
+  if (wait) cancel = whenComplete(env, load); else load();
+  return function () { cancel(); done = nothing; settle(endings.closed()); };
+}
+
+function callbacks(env) {
+  var window = env.window;
+  if (!window.Switchback) window.Switchback = {};
+  return window.Switchback.jsonp || (window.Switchback.jsonp = {});
+}
+
+function askFrame(session, wait, done) {
+  return withTicket(session, function (credentials, ending) {
+    return ending ? done(ending) : loadFrame(session, wait, credentials, done);
+  });
+}
+
+function loadFrame(session, wait, credentials, done) {
+  var env = session.env;
+  var cancelTimer = later(env, function () { settle(endings.late()); }, session.limit(wait));
+  var settle = onlyOnce(function (ending, batch) {
+    cancelTimer();
+    close();
+    done(ending, batch);
+  });
+  var close = frame(session, [['once', 1], ['wait', wait]].concat(credentials), function (batch) {
+    if (batch.events) settle(null, batch);
+    else if (batch.event === '$error') settle(errorItem(batch));
+  }, settle);
+  return function () { done = nothing; settle(endings.closed()); };
+}
+
+function canScript(env) { return !!(env.window.document && env.window.document.createElement); }
+
+// A sandboxed page can't be named as the one to post to.
+function canFrame(env) { return canScript(env) && !!env.window.postMessage && pageOrigin(env) !== 'null'; }
+
+function frame(session, params, onItem, onGone) {
+  var env = session.env;
+  var window = env.window;
+  var from = origin(session.connection.base);
+  var url = session.url(session.connection.foreign ? params.concat([['origin', pageOrigin(env)]]) : params);
+  if (url.length > URL_MAX) return later(env, function () { onGone(tooLong(session)); });
+  var element = null;
+  var unlisten = listen(window, 'message', function (event) {
+    // Not `!==`: in IE 8 one window is two objects.
+    if (!element || event.source != element.contentWindow || event.origin !== from) return;
+    session.count(0, event.data.length + 20);
+    var item = parse(event.data);
+    if (item) onItem(item);
+  });
+  function gone() { onGone(endings.lost()); }
+  /*
+   * Firefox ends a frame without an event when a link turns out a download. Our own origin's document can be
+   * looked at: it is loading while the answer comes.
+   */
+  function alive() {
+    if (session.connection.foreign) return true;
     try {
-      // Some say `load` once for the empty document it is born with.
-      if (frame.contentWindow.location.href === 'about:blank') return;
-      text = frame.contentWindow.document.body.innerText || frame.contentWindow.document.body.textContent;
-    } catch (error) { text = ''; }
+      var document = element.contentWindow.document;
+      return document.URL === 'about:blank' || document.readyState !== 'complete';
+    } catch (error) { return false; }
+  }
+  var cancelWatch = nothing;
+  var cancel = whenComplete(env, function () {
+    element = hiddenFrame(window.document, 'switchback-' + session.name);
+    var unload = listen(element, 'load', function () { unload(); cancel = later(env, gone, GRACE_MS); });
+    element.src = url;
+    session.count(1, 0);
+    window.document.body.appendChild(element);
+    cancelWatch = watch(env, alive, gone);
+  });
+  return function () {
+    cancel();
+    cancelWatch();
     unlisten();
-    var answer = parse(text);
-    if (answer && answer.cursor) entry.settle(null, answer);
-    else if (answer && answer.error) entry.settle(endings.refused(answer.error));
+    if (element && element.parentNode) element.parentNode.removeChild(element);
+    element = null;
+  };
+}
+
+function hiddenFrame(document, name) {
+  var element;
+  // IE 8 takes a name only in this form, at which others throw.
+  try { element = document.createElement('<iframe name="' + name + '">'); } catch (error) {
+    element = document.createElement('iframe');
   }
+  element.name = name;
+  element.title = 'Switchback';
+  element.style.display = 'none';
+  element.setAttribute('aria-hidden', 'true');
+  return element;
+}
 
-  function unknown() {
-    return endings.misused('unknown', 'No answer came: the event may or may not have been stored. ' +
-      'Publishing it again with the same id is safe.');
+function tooLong(session) {
+  return endings.unusable('The patterns are too long for a URL of ' + URL_MAX + ' characters, all that ' +
+    session.name + ' has.');
+}
+
+function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
+
+/*
+ * done(ending, text): once, later, not after the cancel it gives back. IE 8 and 9 cross origins only by
+ * XDomainRequest: no headers, no status.
+ */
+function http(env, request, done) {
+  var finish = onlyOnce(function (ending, text) { cancelTimer(); done(ending, text); });
+  var Xhr = env.window.XMLHttpRequest;
+  var Xdr = env.window.XDomainRequest;
+  var crosses = origin(request.url) !== pageOrigin(env);
+  var send = Xhr && crosses && Xdr && !('withCredentials' in new Xhr()) ? byXdr : Xhr ? byXhr : byFetch;
+  var abort = nothing;
+  try { abort = send(env, request, finish); } catch (error) {
+    later(env, function () { finish(endings.lost()); });
   }
+  var cancelTimer = later(env, function () { abort(); finish(endings.late()); }, request.timeout);
+  return function () { finish = done = nothing; cancelTimer(); abort(); };
+}
 
-  // ------------------------------------------------------------------ Small tools
+function byXhr(env, request, finish) {
+  var xhr = new env.window.XMLHttpRequest();
+  xhr.open(request.method, request.url, true);
+  prepare(xhr, request);
+  xhr.onreadystatechange = function () {
+    if (xhr.readyState !== 4) return;
+    // IE 8 says 1223 for 204, and may throw where it was cut.
+    var status = 0;
+    try { status = xhr.status === 1223 ? 204 : xhr.status; } catch (error) { status = 0; }
+    if (status >= 200 && status < 300) finish(null, xhr.responseText);
+    else finish(answered(status, status ? xhr.responseText : '', status && header(xhr, 'Retry-After')));
+  };
+  xhr.send(request.body || null);
+  return function () { xhr.onreadystatechange = nothing; xhr.abort(); };
+}
 
-  // `<epoch>-<position>`, of 64 bits, more than a number holds: the longer is the larger.
-  function isCursor(text) { return typeof text === 'string' && /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(text); }
+function prepare(xhr, request) {
+  if (request.credentials) xhr.withCredentials = true;
+  if (request.type) xhr.setRequestHeader('Content-Type', request.type);
+  if (request.token) xhr.setRequestHeader('Authorization', 'Bearer ' + request.token);
+  if (request.etag) xhr.setRequestHeader('If-None-Match', request.etag);
+}
 
-  // Undefined: of different logs, which have no order.
-  function compare(a, b) {
-    var left = a.split('-');
-    var right = b.split('-');
-    if (left[0] !== right[0]) return undefined;
-    if (left[1].length !== right[1].length) return left[1].length - right[1].length;
-    return left[1] < right[1] ? -1 : left[1] > right[1] ? 1 : 0;
-  }
+function header(xhr, name) { return xhr.getResponseHeader ? xhr.getResponseHeader(name) : null; }
 
-  function latest(a, b) { return !a || (b && compare(a, b) < 0) ? b : a; }
+function byXdr(env, request, finish) {
+  var xdr = new env.window.XDomainRequest();
+  var joint = request.url.indexOf('?') < 0 ? '?' : '&';
+  var token = request.token ? joint + query([['token', request.token]]) : '';
+  xdr.onload = function () { finish(null, xdr.responseText); };
+  xdr.onerror = xdr.ontimeout = function () { finish(endings.lost()); };
+  xdr.onprogress = nothing;   // else IE 9 drops requests
+  xdr.open(request.method, request.url + token);
+  xdr.send(request.body || '');
+  return function () { xdr.abort(); };
+}
 
-  // The server's rules, but for the length.
-  function isPattern(text) {
-    var token = '(\\*|[^.*>\\x00-\\x20\\x7f-\\xa0]+)';
-    return typeof text === 'string' && new RegExp('^(' + token + '(\\.' + token + ')*(\\.>)?|>)$').test(text) &&
-      !/[\ud800-\udbff](?![\udc00-\udfff])|(^|[^\ud800-\udbff])[\udc00-\udfff]/.test(text);
-  }
-
-  // NATS's rules: `*` is one token, `>` at the end one or more.
-  function matches(pattern, topic) {
-    if (pattern === topic || pattern === '>') return true;
-    if (!/[*>]/.test(pattern)) return false;
-    var wanted = pattern.split('.');
-    var tokens = topic.split('.');
-    for (var i = 0; i < wanted.length; i++) {
-      if (wanted[i] === '>') return tokens.length > i;
-      if (i >= tokens.length || (wanted[i] !== '*' && wanted[i] !== tokens[i])) return false;
-    }
-    return wanted.length === tokens.length;
-  }
-
-  // Names come from publishers: the prefix keeps `__proto__` ordinary.
-  function emitter(env) {
-    var all = {};
-    function run(listeners, a, b) {
-      // A copy: listeners add and remove listeners.
-      var now = listeners ? listeners.slice(0) : [];
-      for (var i = 0; i < now.length; i++) if (env) guarded(env, now[i])(a, b); else now[i](a, b);
-    }
-    return {
-      on: function (name, listener) { (all['on ' + name] || (all['on ' + name] = [])).push(listener); },
-      off: function (name, listener) {
-        if (!listener) { delete all['on ' + name]; return; }
-        all['on ' + name] = filter(all['on ' + name] || [], function (kept) {
-          return kept !== listener && kept.listener !== listener;
-        });
-      },
-      clear: function () { all = {}; },
-      // An event called '*' is one call, for listeners of everything.
-      emit: function (name, item) {
-        if (name !== '*') run(all['on ' + name], item);
-        run(all['on *'], name, item);
-      }
-    };
-  }
-
-  // The one place that calls the application: its fault ends nothing of ours, and reaches `onerror`.
-  function guarded(env, run) {
-    return function (a, b) {
-      try { run(a, b); } catch (error) { env.setTimer(function () { throw error; }, 0); }
-    };
-  }
-
-  // Full jitter: after a restart, ten thousand pages come back spread out.
-  function backoff(env, attempt) {
-    return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(attempt, 10)));
-  }
-
-  function parse(text) { try { return JSON.parse(text); } catch (error) { return null; } }
-
-  /*
-   * Prototype.js before 1.7 and its like give arrays, strings and numbers a `toJSON` that returns JSON, which
-   * JSON.stringify quotes. Aside with it, meanwhile.
-   */
-  function write(value) {
-    var natives = [Array.prototype, String.prototype, Number.prototype, Object.prototype];
-    var aside = map(natives, function (prototype) {
-      var own = owns(prototype, 'toJSON') && prototype.toJSON;
-      if (own) delete prototype.toJSON;
-      return own;
+function byFetch(env, request, finish) {
+  var window = env.window;
+  var abort = window.AbortController ? new window.AbortController() : { abort: nothing };
+  var headers = {};
+  prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
+  window.fetch(request.url, {
+    method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
+    credentials: request.credentials ? 'include' : 'same-origin'
+  }).then(function (response) {
+    return response.text().then(function (text) {
+      if (response.status >= 200 && response.status < 300) finish(null, text);
+      else finish(answered(response.status, text, response.headers.get('Retry-After')));
     });
-    try { return JSON.stringify(value); } finally {
-      for (var i = 0; i < natives.length; i++) if (aside[i]) natives[i].toJSON = aside[i];
+  }).then(null, function () { finish(endings.lost()); });
+  return function () { abort.abort(); };
+}
+
+// ------------------------------------------------------------------ Publisher
+
+/*
+ * Each carries an idempotency id: one whose answer was lost is sent again and stored once. `entries` is the
+ * order of calls and log: on a socket they follow each other, else each waits for the one before.
+ */
+function Publisher(connection) {
+  this.connection = connection;
+  this.entries = [];
+}
+
+merge(Publisher.prototype, {
+  publish: function (message, done) {
+    var self = this;
+    var env = this.connection.env;
+    var fault = '';
+    var body;
+    try { body = write(message); } catch (error) { fault = 'The data is no JSON: ' + error.message; }
+    if (message.data === undefined) fault = 'The data is undefined.';
+    fault = this.connection.state === 'closed' ? endings.closed() : fault ? endings.misused('bad_data', fault)
+      : this.entries.length < PUBLISHES_MAX ? null
+      : endings.misused('too_many', PUBLISHES_MAX + ' publishes wait.');
+    if (fault) return void later(env, function () { done(problem(fault, message.id)); });
+    var entry = { message: message, body: body, attempt: 0, sent: false, by: '', cancel: nothing };
+    entry.settle = onlyOnce(function (ending, answer) {
+      env.clearTimer(entry.timer);
+      entry.cancel();
+      self.entries = without(self.entries, [entry]);
+      if (ending) done(problem(ending, message.id));
+      else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
+      self.pump();
+    });
+    this.entries.push(entry);
+    this.pump();
+  },
+
+  pump: function () {
+    for (var i = 0; i < this.entries.length; i++) {
+      var entry = this.entries[i];
+      if (entry.sent && entry.by === 'ws') continue;
+      if (entry.sent) return;
+      var way = this.way(entry);
+      if (i && (way !== 'ws' || this.entries[i - 1].by !== 'ws')) return;
+      entry.sent = true;
+      entry.by = way;
+      this.send(entry);
     }
-  }
+  },
 
-  function query(params) {
-    return map(params, function (param) { return param[0] + '=' + encodeURIComponent(param[1]); }).join('&');
-  }
+  way: function (entry) {
+    var connection = this.connection;
+    var session = connection.current;
+    var bySocket = session && !session.over && session.handle && session.handle.send;
+    if (bySocket && entry.body.length <= MESSAGE_MAX) return 'ws';
+    var form = canScript(connection.env) && connection.verified === true;
+    return canHttp(connection.env) && !(entry.blocked && form) ? 'http' : form ? 'form' : 'none';
+  },
 
-  // Those made from text or blobs (about:srcdoc, blob:) have no host, but their maker's origin.
-  function pageHost(env) {
-    var location = env.window.location;
-    return location && location.host ? location.protocol + '//' + location.host : env.window.origin;
-  }
-
-  // A sandboxed frame has an address, and yet no origin.
-  function pageOrigin(env) { return env.window.origin === 'null' ? 'null' : origin(pageHost(env)); }
-
-  /*
-   * { url } or, beside it, the `problem` with what was given. Empty: the page's own origin, or its <base>;
-   * else as `fetch` would take it.
-   */
-  function resolve(env, given) {
-    var host = pageHost(env);
-    var text = trim(given ? String(given.href || given) : '').replace(/^ws(s?:)/i, 'http$1');
-    var isHttp = /^https?:\/\//i.test(text);
-    var problem = /[?#]/.test(text) ? 'has a query or a fragment'
-      : !isHttp && /^[\w.+\-]+:|^\[/.test(text) ? 'does not begin with http:// or https://'
-      : !isHttp && !/^http/.test(host) ? 'is not absolute, and there is no page' : '';
-    if (problem) return { url: text, problem: 'The address "' + text + '" ' + problem + '.' };
-    if (text.indexOf('//') === 0) text = host.split('//')[0] + text;
-    else if (!isHttp) text = relative(env, host, text);
-    return { url: text.replace(/\/+$/, '') };
-  }
-
-  function relative(env, host, text) {
-    var document = env.window.document;
-    var URL = env.window.URL;
-    var based = document && document.getElementsByTagName && document.getElementsByTagName('base')[0];
-    if (text.charAt(0) === '/' || (!text && !based)) return host + text;
-    if (document && document.createElement) {
-      var link = document.createElement('a');
-      link.href = text || '.';
-      return link.href;
+  send: function (entry) {
+    var env = this.connection.env;
+    if (entry.timer === undefined) {
+      entry.timer = env.setTimer(function () {
+        if (entry.heard) entry.settle(null, entry.heard); else entry.settle(unknown());
+      }, PUBLISH_MS);
     }
-    return URL ? new URL(text, env.window.location.href).href : host + '/' + text;
-  }
+    if (entry.by === 'ws') this.bySocket(this.connection.current, entry);
+    else if (entry.by === 'http') this.byHttp(entry);
+    else if (entry.by === 'form') this.byForm(entry);
+    else this.again(entry, endings.lost());
+  },
 
-  // As `event.origin` writes it: without the scheme's own port.
-  function origin(url) {
-    var parts = /^(https?):\/\/([^\/?#]+)/i.exec(url || '');
-    if (!parts) return 'null';
-    var scheme = parts[1].toLowerCase();
-    return scheme + '://' + parts[2].toLowerCase().replace(scheme === 'https' ? /:443$/ : /:80$/, '');
-  }
+  again: function (entry, ending) {
+    var self = this;
+    if (entry.heard) return entry.settle(null, entry.heard);
+    if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
+    var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
+    entry.attempt += 1;
+    entry.cancel();
+    entry.cancel = later(this.connection.env, function () { entry.sent = false; self.pump(); }, wait);
+  },
 
-  function listen(target, name, listener) {
-    if (target && target.addEventListener) {
-      target.addEventListener(name, listener, false);
-      return function () { target.removeEventListener(name, listener, false); };
+  bySocket: function (session, entry) {
+    var self = this;
+    var message = merge({ type: 'publish' }, entry.message);
+    session.ask(message, function (ending, reply) {
+      if (!ending) return entry.settle(null, reply);
+      if (ending.kind === 'refused') return self.again(entry, ending);
+      entry.sent = false;
+      entry.cancel = later(self.connection.env, function () { self.pump(); });
+    });
+  },
+
+  byHttp: function (entry) {
+    var self = this;
+    var connection = this.connection;
+    connection.tokens.get(function (ending, token) {
+      if (ending) return self.again(entry, ending);
+      var request = {
+        method: 'POST', url: connection.endpoint('events', []), token: token, body: entry.body,
+        // Text needs no preflight.
+        type: connection.foreign && !token ? 'text/plain' : 'application/json',
+        timeout: connection.patience(), credentials: connection.options.credentials
+      };
+      entry.cancel = http(connection.env, request, function (ending, text) {
+        var answer = ending ? null : parse(text);
+        if (answer && answer.cursor) return entry.settle(null, answer);
+        if (ending && ending.status === 401 && connection.tokens.renewable && !entry.renewed) {
+          connection.tokens.rejected();
+          entry.renewed = true;
+          return self.again(entry, endings.lost());
+        }
+        if (ending && ending.kind === 'lost' && !ending.status) entry.blocked = connection.state === 'open';
+        self.again(entry, ending || endings.lost());
+      });
+    });
+  },
+
+  // Another origin's answer can't be read: the event that comes back is one.
+  byForm: function (entry) {
+    var self = this;
+    var connection = this.connection;
+    var document = connection.env.window.document;
+    entry.blind = true;
+    connection.tokens.get(function (ending, token) {
+      if (ending) return self.again(entry, ending);
+      var name = 'switchback-publish-' + connection.env.uuid();
+      var answer = hiddenFrame(document, name);
+      var form = document.createElement('form');
+      form.method = 'POST';
+      form.action = connection.endpoint('events', token ? [['token', token]] : []);
+      form.target = name;
+      form.style.display = 'none';
+      var fields = {
+        topic: entry.message.topic, event: entry.message.event || '', id: entry.message.id,
+        data: write(entry.message.data)
+      };
+      for (var field in fields) {
+        if (!owns(fields, field) || !fields[field]) continue;
+        var input = document.createElement('input');
+        input.type = 'hidden';
+        input.name = field;
+        input.value = fields[field];
+        form.appendChild(input);
+      }
+      document.body.appendChild(answer);
+      document.body.appendChild(form);
+      var unlisten = listen(answer, 'load', function () { readFrame(answer, entry, unlisten); });
+      entry.cancel = function () {
+        unlisten();
+        entry.cancel = nothing;
+        document.body.removeChild(form);
+        document.body.removeChild(answer);
+      };
+      form.submit();
+    });
+  },
+
+  heard: function (item) {
+    if (item.id === undefined) return;
+    for (var i = 0; i < this.entries.length; i++) {
+      var entry = this.entries[i];
+      if (entry.message.id !== item.id || entry.message.topic !== item.topic) continue;
+      entry.heard = { cursor: item.cursor };
+      if (entry.blind) entry.settle(null, entry.heard);
+      return;
     }
-    if (target && target.attachEvent) {
-      target.attachEvent('on' + name, listener);
-      return function () { target.detachEvent('on' + name, listener); };
+  },
+
+  close: function () {
+    each(this.entries, function (entry) {
+      entry.settle(entry.timer === undefined ? endings.closed() : unknown());
+    });
+  }
+});
+
+function isVerdict(status) { return status === 400 || status === 404 || status === 413 || status === 415; }
+
+function readFrame(frame, entry, unlisten) {
+  var text = '';
+  try {
+    if (frame.contentWindow.location.href === 'about:blank') return;
+    text = frame.contentWindow.document.body.innerText || frame.contentWindow.document.body.textContent;
+  } catch (error) { text = ''; }
+  unlisten();
+  var answer = parse(text);
+  if (answer && answer.cursor) entry.settle(null, answer);
+  else if (answer && answer.error) entry.settle(endings.refused(answer.error));
+}
+
+function unknown() {
+  return endings.misused('unknown',
+    'No answer came: it may have been stored. Publishing it again with this id is safe.');
+}
+
+// ------------------------------------------------------------------ Small tools
+
+// 64 bits, more than a number holds: the longer is the larger.
+function isCursor(text) { return typeof text === 'string' && /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(text); }
+
+// Undefined: of different logs.
+function compare(a, b) {
+  var left = a.split('-');
+  var right = b.split('-');
+  if (left[0] !== right[0]) return undefined;
+  if (left[1].length !== right[1].length) return left[1].length - right[1].length;
+  return left[1] < right[1] ? -1 : left[1] > right[1] ? 1 : 0;
+}
+
+function latest(a, b) { return !a || (b && compare(a, b) < 0) ? b : a; }
+
+function isPattern(text) {
+  var token = '(\\*|[^.*>\\x00-\\x20\\x7f-\\xa0]+)';
+  return typeof text === 'string' && new RegExp('^(' + token + '(\\.' + token + ')*(\\.>)?|>)$').test(text) &&
+    !/[\ud800-\udbff](?![\udc00-\udfff])|(^|[^\ud800-\udbff])[\udc00-\udfff]/.test(text);
+}
+
+function matches(pattern, topic) {
+  if (pattern === topic || pattern === '>') return true;
+  if (!/[*>]/.test(pattern)) return false;
+  var wanted = pattern.split('.');
+  var tokens = topic.split('.');
+  for (var i = 0; i < wanted.length; i++) {
+    if (wanted[i] === '>') return tokens.length > i;
+    if (i >= tokens.length || (wanted[i] !== '*' && wanted[i] !== tokens[i])) return false;
+  }
+  return wanted.length === tokens.length;
+}
+
+// Names come from publishers: the prefix keeps `__proto__` ordinary.
+function emitter(env) {
+  var all = {};
+  function run(listeners, a, b) {
+    each(listeners || [], function (listener) {
+      if (env) guarded(env, listener)(a, b); else listener(a, b);
+    });
+  }
+  return {
+    on: function (name, listener) { (all['on ' + name] || (all['on ' + name] = [])).push(listener); },
+    off: function (name, listener) {
+      if (!listener) { delete all['on ' + name]; return; }
+      all['on ' + name] = filter(all['on ' + name] || [], function (kept) {
+        return kept !== listener && kept.listener !== listener;
+      });
+    },
+    clear: function () { all = {}; },
+    emit: function (name, item) {
+      if (name !== '*') run(all['on ' + name], item);
+      run(all['on *'], name, item);
     }
+  };
+}
+
+// The one place that calls the application: its exceptions reach `onerror`, and end nothing here.
+function guarded(env, run) {
+  return function (a, b) {
+    try { run(a, b); } catch (error) { env.setTimer(function () { throw error; }, 0); }
+  };
+}
+
+// Full jitter: after a restart ten thousand pages come back spread out.
+function backoff(env, attempt) {
+  return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(attempt, 10)));
+}
+
+function parse(text) { try { return JSON.parse(text); } catch (error) { return null; } }
+
+// Prototype.js before 1.7 gives values a `toJSON` whose JSON would be quoted.
+function write(value) {
+  var natives = [Array.prototype, String.prototype, Number.prototype, Object.prototype];
+  var aside = map(natives, function (prototype) {
+    var own = owns(prototype, 'toJSON') && prototype.toJSON;
+    if (own) delete prototype.toJSON;
+    return own;
+  });
+  try { return JSON.stringify(value); } finally {
+    for (var i = 0; i < natives.length; i++) if (aside[i]) natives[i].toJSON = aside[i];
+  }
+}
+
+function query(params) {
+  return map(params, function (param) { return param[0] + '=' + encodeURIComponent(param[1]); }).join('&');
+}
+
+// about:srcdoc and blob: have their maker's origin.
+function pageHost(env) {
+  var location = env.window.location;
+  return location && location.host ? location.protocol + '//' + location.host : env.window.origin;
+}
+
+function pageOrigin(env) { return env.window.origin === 'null' ? 'null' : origin(pageHost(env)); }
+
+// Empty: the page's own origin, or its <base>; else as `fetch` takes it.
+function resolve(env, given) {
+  var host = pageHost(env);
+  var text = trim(given ? String(given.href || given) : '').replace(/^ws(s?:)/i, 'http$1');
+  var isHttp = /^https?:\/\//i.test(text);
+  var problem = /[?#]/.test(text) ? 'has a query or a fragment'
+    : !isHttp && /^[\w.+\-]+:|^\[/.test(text) ? 'does not begin with http:// or https://'
+    : !isHttp && !/^http/.test(host) ? 'is not absolute, and there is no page' : '';
+  if (problem) return { url: text, problem: 'The address "' + text + '" ' + problem + '.' };
+  if (text.indexOf('//') === 0) text = host.split('//')[0] + text;
+  else if (!isHttp) text = relative(env, host, text);
+  return { url: text.replace(/\/+$/, '') };
+}
+
+function relative(env, host, text) {
+  var document = env.window.document;
+  var URL = env.window.URL;
+  var based = document && document.getElementsByTagName && document.getElementsByTagName('base')[0];
+  if (text.charAt(0) === '/' || (!text && !based)) return host + text;
+  if (document && document.createElement) {
+    var link = document.createElement('a');
+    link.href = text || '.';
+    return link.href;
+  }
+  return URL ? new URL(text, env.window.location.href).href : host + '/' + text;
+}
+
+function origin(url) {
+  var parts = /^(https?):\/\/([^\/?#]+)/i.exec(url || '');
+  if (!parts) return 'null';
+  var scheme = parts[1].toLowerCase();
+  return scheme + '://' + parts[2].toLowerCase().replace(scheme === 'https' ? /:443$/ : /:80$/, '');
+}
+
+function listen(target, name, listener) {
+  if (target && target.addEventListener) {
+    target.addEventListener(name, listener, false);
+    return function () { target.removeEventListener(name, listener, false); };
+  }
+  if (target && target.attachEvent) {
+    target.attachEvent('on' + name, listener);
+    return function () { target.detachEvent('on' + name, listener); };
+  }
+  return nothing;
+}
+
+// A page's `load` waits for frames and scripts: it would seem to load for ever.
+function whenComplete(env, then, since) {
+  var document = env.window.document;
+  since = since || env.now();
+  if (document.readyState === 'complete' || (document.body && env.now() - since >= COMPLETE_MS)) {
+    then();
     return nothing;
   }
+  var cancel = later(env, function () { cancel = whenComplete(env, then, since); }, 50);
+  return function () { cancel(); };
+}
 
-  /*
-   * A page's `load` waits for frames and scripts added before it: one that never ends would show it
-   * loading for ever. But after COMPLETE_MS of a slow picture a spinner is the lesser evil.
-   */
-  function whenComplete(env, then, since) {
-    var document = env.window.document;
-    since = since || env.now();
-    if (document.readyState === 'complete' || (document.body && env.now() - since >= COMPLETE_MS)) { then(); return nothing; }
-    var cancel = later(env, function () { cancel = whenComplete(env, then, since); }, 50);
-    return function () { cancel(); };
+function later(env, then, ms) {
+  var timer = env.setTimer(then, ms || 0);
+  return function () { env.clearTimer(timer); };
+}
+
+function store(env, key, value) {
+  try {
+    if (value !== undefined) env.window.localStorage.setItem(key, value);
+    return env.window.localStorage.getItem(key);
+  } catch (error) { return null; }
+}
+
+function onlyOnce(run) {
+  var done = false;
+  return function (a, b) { if (!done) { done = true; run(a, b); } };
+}
+
+function nothing() {}
+
+function trim(text) { return text.replace(/^\s+|\s+$/g, ''); }
+
+// Old libraries add to Object.prototype.
+function owns(object, key) { return Object.prototype.hasOwnProperty.call(object, key); }
+
+function list(value) {
+  return value === undefined || value === null ? [] : typeof value === 'string' ? [value] : value.slice(0);
+}
+
+// Over a copy: what is run may add and remove.
+function each(values, run) {
+  values = values.slice(0);
+  for (var i = 0; i < values.length; i++) run(values[i]);
+}
+
+function some(values, test) { return filter(values, test).length > 0; }
+
+function map(values, run) {
+  var made = [];
+  for (var i = 0; i < values.length; i++) made.push(run(values[i]));
+  return made;
+}
+
+function filter(values, keep, self) {
+  var kept = [];
+  for (var i = 0; i < values.length; i++) if (keep.call(self, values[i])) kept.push(values[i]);
+  return kept;
+}
+
+function contains(values, value) {
+  for (var i = 0; i < values.length; i++) if (values[i] === value) return true;
+  return false;
+}
+
+function without(values, gone) { return filter(values, function (value) { return !contains(gone, value); }); }
+
+function both(values, others) { return filter(values, function (value) { return contains(others, value); }); }
+
+function unique(values) {
+  var kept = [];
+  for (var i = 0; i < values.length; i++) if (!contains(kept, values[i])) kept.push(values[i]);
+  return kept;
+}
+
+function find(transports, name) {
+  for (var i = 0; i < transports.length; i++) if (transports[i].name === name) return transports[i];
+  return null;
+}
+
+function names(values, key) { return map(values, function (value) { return value[key || 'name']; }); }
+
+function merge(into, from) {
+  for (var key in from) if (owns(from, key)) into[key] = from[key];
+  return into;
+}
+
+// ------------------------------------------------------------------ Environment
+
+function browser(window) {
+  var performance = window.performance;
+  var ahead = 0;
+  var last = 0;
+  return {
+    window: window,
+    transports: [ws, sse, stream, longpoll, iframe, jsonp, iframePoll, poll, jsonpPoll],
+    // Never set back, as the time of day may be.
+    now: performance && performance.now ? function () { return performance.now(); } : function () {
+      var date = new Date().getTime() + ahead;
+      if (date < last) { ahead += last - date; date = last; }
+      last = date;
+      return date;
+    },
+    date: function () { return new Date().getTime(); },
+    setTimer: function (then, ms) { return window.setTimeout(then, ms); },
+    clearTimer: function (timer) { window.clearTimeout(timer); },
+    random: function () { return Math.random(); },
+    uuid: uuid
+  };
+
+  // RFC 9562, version 4.
+  function uuid() {
+    var crypto = window.crypto || window.msCrypto;
+    var bytes = [];
+    if (crypto && crypto.getRandomValues && window.Uint8Array) {
+      bytes = crypto.getRandomValues(new window.Uint8Array(16));
+    } else for (var i = 0; i < 16; i++) bytes.push(Math.floor(Math.random() * 256));
+    var at = 0;
+    return 'xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx'.replace(/[xy]/g, function (letter) {
+      var digit = (bytes[at >> 1] >> (at & 1 ? 4 : 0)) & 15;
+      at += 1;
+      return (letter === 'y' ? (digit & 3) | 8 : digit).toString(16);
+    });
   }
+}
 
-  function later(env, then, ms) {
-    var timer = env.setTimer(then, ms || 0);
-    return function () { env.clearTimer(timer); };
-  }
-
-  // Private windows and blocked cookies throw.
-  function store(env, key, value) {
-    try {
-      if (value !== undefined) env.window.localStorage.setItem(key, value);
-      return env.window.localStorage.getItem(key);
-    } catch (error) { return null; }
-  }
-
-  function onlyOnce(run) {
-    var done = false;
-    return function (a, b) { if (!done) { done = true; run(a, b); } };
-  }
-
-  function nothing() {}
-
-  function trim(text) { return text.replace(/^\s+|\s+$/g, ''); }
-
-  // Old libraries add to Object.prototype.
-  function owns(object, key) { return Object.prototype.hasOwnProperty.call(object, key); }
-
-  function list(value) {
-    return value === undefined || value === null ? [] : typeof value === 'string' ? [value] : value.slice(0);
-  }
-
-  function each(values, run) { for (var i = 0; i < values.length; i++) run(values[i]); }
-
-  function map(values, run) {
-    var made = [];
-    for (var i = 0; i < values.length; i++) made.push(run(values[i]));
-    return made;
-  }
-
-  function filter(values, keep, self) {
-    var kept = [];
-    for (var i = 0; i < values.length; i++) if (keep.call(self, values[i])) kept.push(values[i]);
-    return kept;
-  }
-
-  function contains(values, value) {
-    for (var i = 0; i < values.length; i++) if (values[i] === value) return true;
-    return false;
-  }
-
-  function without(values, gone) { return filter(values, function (value) { return !contains(gone, value); }); }
-
-  function both(values, others) { return filter(values, function (value) { return contains(others, value); }); }
-
-  function unique(values) {
-    var kept = [];
-    for (var i = 0; i < values.length; i++) if (!contains(kept, values[i])) kept.push(values[i]);
-    return kept;
-  }
-
-  function find(transports, name) {
-    for (var i = 0; i < transports.length; i++) if (transports[i].name === name) return transports[i];
-    return null;
-  }
-
-  function names(values, key) { return map(values, function (value) { return value[key || 'name']; }); }
-
-  function merge(into, from) {
-    for (var key in from) if (owns(from, key)) into[key] = from[key];
-    return into;
-  }
-
-  // ------------------------------------------------------------------ Environment
-
-  function browser(window) {
-    var performance = window.performance;
-    var ahead = 0;
-    var last = 0;
-    return {
-      window: window,
-      transports: [ws, sse, stream, longpoll, iframe, jsonp, iframePoll, poll, jsonpPoll],
-      /*
-       * Milliseconds that are never set back. The time of day, where there is no such clock, goes on from where
-       * it was when it is set back.
-       */
-      now: performance && performance.now ? function () { return performance.now(); } : function () {
-        var date = new Date().getTime() + ahead;
-        if (date < last) { ahead += last - date; date = last; }
-        last = date;
-        return date;
-      },
-      // The time of day, for what outlives the page.
-      date: function () { return new Date().getTime(); },
-      setTimer: function (then, ms) { return window.setTimeout(then, ms); },
-      clearTimer: function (timer) { window.clearTimeout(timer); },
-      random: function () { return Math.random(); },
-      uuid: uuid
-    };
-
-    // RFC 9562, version 4. Guessable only where nothing better is on offer.
-    function uuid() {
-      var crypto = window.crypto || window.msCrypto;
-      var bytes = [];
-      if (crypto && crypto.getRandomValues && window.Uint8Array) bytes = crypto.getRandomValues(new window.Uint8Array(16));
-      else for (var i = 0; i < 16; i++) bytes.push(Math.floor(Math.random() * 256));
-      var at = 0;
-      return 'xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx'.replace(/[xy]/g, function (letter) {
-        var digit = (bytes[at >> 1] >> (at & 1 ? 4 : 0)) & 15;
-        at += 1;
-        return (letter === 'y' ? (digit & 3) | 8 : digit).toString(16);
-      });
-    }
-  }
-
-  return create(browser(root));
+return create(browser(root));
 }));
