@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use bytes::BufMut;
 
@@ -125,9 +126,18 @@ impl NewEvent {
     /// The same event with a name. `message` is what an event is called anyway; empty means that, too.
     ///
     /// # Errors
-    /// [`EventError::Name`] past 128 bytes, with control characters, or where it begins with `$`,
-    /// which is kept for control events.
-    pub fn named(mut self, name: &str) -> Result<Self, EventError> {
+    /// [`EventError::Name`] past 128 bytes, with control characters, where it begins with `$`, which is kept for control
+    /// events, or is `*`, by which clients mean every name.
+    pub fn named(self, name: &str) -> Result<Self, EventError> {
+        // `*` is how clients ask for the events of every name.
+        if name == "*" {
+            return Err(EventError::Name);
+        }
+        self.name_as_stored(name)
+    }
+
+    /// As [`Self::named`], for a name that lies in a store: `*` was legal once.
+    pub(crate) fn name_as_stored(mut self, name: &str) -> Result<Self, EventError> {
         if name.len() > NAME_MAX_BYTES || name.starts_with('$') || name.contains(char::is_control) {
             return Err(EventError::Name);
         }
@@ -267,6 +277,12 @@ impl Draft {
         self.time_ms
     }
 
+    /// Tells its payload from others.
+    #[must_use]
+    pub(crate) fn payload_digest(&self) -> PayloadDigest {
+        payload_digest(self.name(), self.base64, self.data())
+    }
+
     /// What the event takes in a store, roughly, in bytes: what queues and retention count.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
@@ -322,6 +338,23 @@ const ITEM_START: &[u8] = b"{\"cursor\":\"";
 /// Fixed cost of an event in a store, in bytes: its row, its index entry, its allocation.
 const EVENT_OVERHEAD_BYTES: u64 = 64;
 
+/// The first half of the SHA-256 of an event's name, form and data: enough to tell whether a repeated id has the same payload.
+pub(crate) type PayloadDigest = [u8; 16];
+
+/// As [`Draft::payload_digest`], of an event's parts.
+pub(crate) fn payload_digest(name: Option<&str>, base64: bool, data: &str) -> PayloadDigest {
+    let mut context = Context::new(&SHA256);
+    // A name holds no control characters, so none looks like the beginning of the data.
+    context.update(name.unwrap_or(DEFAULT_NAME).as_bytes());
+    context.update(if base64 { b"\0b" } else { b"\0j" });
+    context.update(data.as_bytes());
+    let mut digest = PayloadDigest::default();
+    for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
+        *to = *from;
+    }
+    digest
+}
+
 fn cost_bytes(topic_bytes: usize, data_bytes: usize) -> u64 {
     topic_bytes as u64 + data_bytes as u64 + EVENT_OVERHEAD_BYTES
 }
@@ -346,7 +379,7 @@ pub enum EventError {
     Topic(#[from] TopicError),
     /// The name is not one.
     #[error(
-        "an event name has at most 128 bytes, no control characters, and does not begin with $, which control events do"
+        "an event name has at most 128 bytes, no control characters, does not begin with $, which control events do, and is not *, which means every name"
     )]
     Name,
     /// The idempotency key is not one.

@@ -9,6 +9,7 @@ mod body;
 mod call;
 mod driver;
 mod embed;
+mod envelope;
 mod error;
 mod options;
 mod origin;

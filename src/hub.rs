@@ -98,11 +98,14 @@ pub struct Published {
     pub cursor: Cursor,
     /// Whether an event with this topic and id was there already; the cursor is that one's.
     pub duplicate: bool,
+    /// Whether that event is known to have another name or other data than this one, which is not stored.
+    pub differs: bool,
 }
 
 impl Published {
     fn new(epoch: Epoch, appended: &Appended) -> Self {
-        Self { cursor: Cursor::new(epoch, appended.position), duplicate: appended.duplicate }
+        let &Appended { position, duplicate, differs } = appended;
+        Self { cursor: Cursor::new(epoch, position), duplicate, differs }
     }
 }
 

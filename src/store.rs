@@ -156,6 +156,20 @@ pub struct Appended {
     pub position: Position,
     /// Whether an event with this topic and id was there already.
     pub duplicate: bool,
+    /// Whether that one is known to have another name or other data: then this payload is not stored.
+    pub differs: bool,
+}
+
+impl Appended {
+    /// A new event.
+    pub(crate) fn new(position: Position) -> Self {
+        Self { position, duplicate: false, differs: false }
+    }
+
+    /// A repeat of an event that is there.
+    pub(crate) fn repeated(repeat: dedupe::Repeat) -> Self {
+        Self { position: repeat.position, duplicate: true, differs: repeat.differs }
+    }
 }
 
 /// A bounded read.

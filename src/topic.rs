@@ -156,6 +156,7 @@ impl FromStr for Pattern {
             match token {
                 ">" if tokens.peek().is_some() => return Err(TopicError::TailNotLast),
                 wildcard if is_wildcard(wildcard) => shape = Shape::Wild,
+                "**" => return Err(TopicError::DoubleStar),
                 partial if partial.contains(['*', '>']) => return Err(TopicError::PartialWildcard),
                 literal => check_token(literal)?,
             }
@@ -164,6 +165,23 @@ impl FromStr for Pattern {
             shape = Shape::Everything;
         }
         Ok(Self { text: text.into(), shape })
+    }
+}
+
+/// Refuses patterns that are legal, and match nothing that anybody publishes: those of MQTT, and paths. For what a subscriber
+/// or an issuer of tokens writes; topics may be called so.
+///
+/// # Errors
+/// [`TopicError::Mqtt`], [`TopicError::TrailingSlash`].
+pub fn check_habits(pattern: &str) -> Result<(), TopicError> {
+    let is_filter =
+        pattern == "#" || pattern.contains('/') && pattern.split('/').any(|level| matches!(level, "#" | "+"));
+    if is_filter {
+        Err(TopicError::Mqtt)
+    } else if pattern.ends_with('/') {
+        Err(TopicError::TrailingSlash)
+    } else {
+        Ok(())
     }
 }
 
@@ -315,6 +333,19 @@ pub enum TopicError {
     /// `a*` or the like.
     #[error("a wildcard stands for whole tokens: write orders.* or orders.>, not orders*")]
     PartialWildcard,
+    /// `**` for any number of tokens.
+    #[error("** is no wildcard: > at the end stands for one token or more, as in orders.>")]
+    DoubleStar,
+    /// A pattern of MQTT.
+    #[error(
+        "this is a topic filter of MQTT: here tokens are separated by dots, * stands for one and > at the end for one or more, as in orders.*.status or orders.>"
+    )]
+    Mqtt,
+    /// A path.
+    #[error(
+        "a pattern does not end with a slash: tokens are separated by dots, and orders.> stands for all that is below orders"
+    )]
+    TrailingSlash,
     /// `>` before the end.
     #[error("the wildcard > can only be the last token")]
     TailNotLast,

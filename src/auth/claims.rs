@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Grant, Keys};
 use crate::excerpt::{excerpt, shorten_quotes};
-use crate::topic::Pattern;
+use crate::topic::{Pattern, check_habits};
 
 /// Longest token, in bytes.
 pub const TOKEN_MAX_BYTES: usize = 16 << 10;
@@ -195,7 +195,7 @@ fn millis(name: &str, seconds: f64) -> Result<u64, TokenError> {
 
 fn patterns(name: &str, texts: &[String]) -> Result<Vec<Pattern>, TokenError> {
     let parsed = texts.iter().map(|text| {
-        text.parse().map_err(|error| {
+        check_habits(text).and_then(|()| text.parse()).map_err(|error| {
             TokenError::Claims(format!("{name} holds {:?}, which is no pattern: {error}", excerpt(text)))
         })
     });

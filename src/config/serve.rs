@@ -70,6 +70,9 @@ pub struct ServeArgs {
     /// Longest event, as received
     #[arg(long, env = "SWITCHBACK_MAX_EVENT_BYTES", value_name = "BYTES", default_value = "256KiB", value_parser = bytes)]
     pub max_event_bytes: u64,
+    /// Refuse events with keys that mean nothing (400), instead of storing them without, and naming them in the answer
+    #[arg(long, env = "SWITCHBACK_STRICT")]
+    pub strict: bool,
     /// Longest batch, as received
     #[arg(long, env = "SWITCHBACK_MAX_BATCH_BYTES", value_name = "BYTES", default_value = "4MiB", value_parser = bytes)]
     pub max_batch_bytes: u64,
@@ -165,6 +168,7 @@ impl ServeArgs {
                 heartbeat: self.heartbeat,
                 stream_age_max: some_time(self.max_stream_age),
                 event_bytes_max: size(self.max_event_bytes),
+                strict: self.strict,
                 batch_bytes_max: size(self.max_batch_bytes),
                 ws_bytes_max: size(self.limits.max_ws_bytes.max(self.max_event_bytes)),
                 echo_bytes_max: size(self.limits.max_echo_bytes),

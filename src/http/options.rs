@@ -22,6 +22,8 @@ pub struct HttpOptions {
     pub iframe_bytes_max: usize,
     /// Longest event, in bytes as received; also the most that a publisher's line or form may have.
     pub event_bytes_max: usize,
+    /// Whether an event with keys that mean nothing is refused, instead of stored without them.
+    pub strict: bool,
     /// Longest batch, in bytes as received.
     pub batch_bytes_max: usize,
     /// Most events in a batch.
@@ -61,6 +63,7 @@ impl Default for HttpOptions {
             stream_age_max: None,
             iframe_bytes_max: 128 << 10,
             event_bytes_max: 256 << 10,
+            strict: false,
             batch_bytes_max: 4 << 20,
             batch_events_max: 1000,
             ws_bytes_max: 1 << 20,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
+use super::envelope::{Envelope, Ignored, build};
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::query::Fields;
@@ -31,37 +32,10 @@ const LINES_MAX: usize = 256;
 const LISTED_ERRORS_MAX: usize = 100;
 const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
+/// What a form may hold.
+const FORM_FIELDS: [&str; 4] = ["topic", "event", "data", "id"];
+
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// An event as a publisher writes it.
-#[derive(Deserialize)]
-pub(super) struct Envelope<'a> {
-    topic: String,
-    #[serde(default)]
-    event: Option<String>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    encoding: Option<String>,
-}
-
-impl Envelope<'_> {
-    pub(super) fn into_event(self) -> Result<NewEvent, ApiError> {
-        let data = match self.encoding.as_deref() {
-            None => Data::raw(self.data)?,
-            Some("base64") => Data::encoded(self.data)?,
-            Some(_) => return Err(ApiError::bad("bad_data", "encoding is base64 or absent")),
-        };
-        build(&self.topic, self.event.as_deref(), self.id.as_deref(), data)
-    }
-}
-
-fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Result<NewEvent, ApiError> {
-    let event = NewEvent::new(topic.parse()?, data).named(name.unwrap_or_default())?;
-    Ok(event.with_id(id.unwrap_or_default())?)
-}
 
 /// `POST /v1/events`.
 pub(super) async fn events(mut call: Call) -> Answer {
@@ -87,7 +61,8 @@ pub(super) async fn events(mut call: Call) -> Answer {
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
-            single(&call, &rights, with_key(envelope.into_event()?, key)?).await
+            let (event, ignored) = envelope.into_event()?;
+            single(&call, &rights, with_key(event, key)?, ignored).await
         }
         Some("application/x-www-form-urlencoded") => {
             let body =
@@ -96,7 +71,9 @@ pub(super) async fn events(mut call: Call) -> Answer {
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
             let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
             let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
-            single(&call, &rights, with_key(event, key)?).await
+            let mut ignored = Ignored::default();
+            fields.names().filter(|name| !FORM_FIELDS.contains(name)).for_each(|name| ignored.add(name));
+            single(&call, &rights, with_key(event, key)?, ignored).await
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.inbound(&rights));
@@ -124,13 +101,14 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
     let data = match &kind {
         Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
+        Some(kind) if kind.as_str() == "text/plain" => structure_or_text(body::text(&body)?)?,
         Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
         None => guess(&body)?,
         Some(kind) if kind.as_str() == "application/x-www-form-urlencoded" => guess(&body)?,
         Some(_) => Data::binary(&body),
     };
     let event = NewEvent::new(topic, data).named(fields.one("event")?.unwrap_or_default())?;
-    single(&call, &rights, with_key(event, key)?).await
+    single(&call, &rights, with_key(event, key)?, Ignored::default()).await
 }
 
 /// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
@@ -139,6 +117,12 @@ fn guess(body: &[u8]) -> Result<Data, ApiError> {
         Ok(text) => json_or_text(text),
         Err(_) => Ok(Data::binary(body)),
     }
+}
+
+/// What a body is that is said to be plain text: that is what `fetch` says of every string, so an object or an array was meant
+/// as JSON. A number or a word may be a text.
+fn structure_or_text(text: &str) -> Result<Data, ApiError> {
+    if text.trim_start().starts_with(['{', '[']) { json_or_text(text) } else { Ok(Data::text(text)) }
 }
 
 /// JSON if it parses, else a string. JSON that breaks a limit is refused, not taken for text.
@@ -192,12 +176,16 @@ fn paced(call: &Call, rights: &Rights, events: usize) -> Result<(), ApiError> {
     call.limits().publish(&call.rate_key_of(rights), events).map_err(|error| ApiError::from(error).of(rights))
 }
 
-async fn single(call: &Call, rights: &Rights, event: NewEvent) -> Answer {
+async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored) -> Answer {
     check_publish(rights, &event.topic)?;
+    ignored.check(call.options().strict)?;
     paced(call, rights, 1)?;
     let published = call.state.hub.publish(event).await?;
     // Written out: a tree of values for two of them costs as much as storing the event.
-    let Published { cursor, duplicate } = published;
+    let Published { cursor, duplicate, differs } = published;
+    if differs || !ignored.names().is_empty() {
+        return Ok(created(outcome(&published, &ignored).to_string()));
+    }
     let mut body = BytesMut::with_capacity(40 + cursor.text_bytes());
     body.put_slice(b"{\"cursor\":\"");
     cursor.write(&mut body);
@@ -213,23 +201,33 @@ async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
         let status = if raw.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::PAYLOAD_TOO_LARGE };
         return Err(ApiError::new(status, if raw.is_empty() { "empty_batch" } else { "too_large" }, message));
     }
-    let mut events = Vec::with_capacity(raw.len());
+    let (mut events, mut ignored) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()));
     for value in raw {
         check_size(value.get().len(), options)?;
-        let event = parse::<Envelope<'_>>(value.get())?.into_event()?;
+        let (event, unknown) = parse::<Envelope<'_>>(value.get())?.into_event()?;
         check_publish(rights, &event.topic)?;
+        unknown.check(options.strict)?;
         events.push(event);
+        ignored.push(unknown);
     }
     paced(call, rights, events.len())?;
     let published = call.state.hub.publish_all(events).await?;
-    let outcomes: Vec<Value> = published.iter().map(outcome).collect();
+    let outcomes: Vec<Value> = published.iter().zip(&ignored).map(|(one, ignored)| outcome(one, ignored)).collect();
     // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
     let cursor = published.iter().map(|one| one.cursor).max_by_key(|cursor| cursor.position);
     Ok(created(json!({ "cursor": cursor, "events": outcomes }).to_string()))
 }
 
-fn outcome(published: &Published) -> Value {
-    json!({ "cursor": published.cursor, "duplicate": published.duplicate })
+/// What is answered of one event.
+pub(super) fn outcome(published: &Published, ignored: &Ignored) -> Value {
+    let mut outcome = json!({ "cursor": published.cursor, "duplicate": published.duplicate });
+    if published.differs {
+        outcome["differs"] = true.into();
+    }
+    if !ignored.names().is_empty() {
+        outcome["ignored"] = json!(ignored.names());
+    }
+    outcome
 }
 
 fn created(body: impl Into<Bytes>) -> Response {
@@ -242,6 +240,8 @@ fn created(body: impl Into<Bytes>) -> Response {
 struct Summary {
     accepted: u64,
     duplicates: u64,
+    differing: u64,
+    ignored: Ignored,
     cursor: Option<crate::cursor::Cursor>,
     errors: Vec<Value>,
     errors_bytes: usize,
@@ -254,6 +254,7 @@ impl Summary {
             true => self.duplicates += 1,
             false => self.accepted += 1,
         }
+        self.differing += u64::from(published.differs);
         self.cursor = self.cursor.max_by_position(published.cursor);
     }
 
@@ -269,6 +270,12 @@ impl Summary {
         let mut body = json!({
             "accepted": self.accepted, "duplicates": self.duplicates, "cursor": self.cursor, "errors": self.errors,
         });
+        if self.differing > 0 {
+            body["differing"] = self.differing.into();
+        }
+        if !self.ignored.names().is_empty() {
+            body["ignored"] = json!(self.ignored.names());
+        }
         if let Some(error) = error {
             body["error"] = error.object();
         }
@@ -302,7 +309,10 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
         while let Some(line) = next {
             number += 1;
             match event_of(&line, rights, options) {
-                Ok(Some(event)) => group.push(event),
+                Ok(Some((event, ignored))) => {
+                    ignored.names().iter().for_each(|name| summary.ignored.add(name));
+                    group.push(event);
+                }
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),
             }
@@ -344,16 +354,17 @@ async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> 
 }
 
 /// The event of a line; `None` where it is blank.
-fn event_of(line: &Line, rights: &Rights, options: &HttpOptions) -> Result<Option<NewEvent>, ApiError> {
+fn event_of(line: &Line, rights: &Rights, options: &HttpOptions) -> Result<Option<(NewEvent, Ignored)>, ApiError> {
     let Line::Whole(line) = line else { return Err(ApiError::too_large("an event", options.event_bytes_max)) };
     let text = body::text(line)?;
     if text.trim().is_empty() {
         return Ok(None);
     }
     check_size(text.len(), options)?;
-    let event = parse::<Envelope<'_>>(text)?.into_event()?;
+    let (event, ignored) = parse::<Envelope<'_>>(text)?.into_event()?;
     check_publish(rights, &event.topic)?;
-    Ok(Some(event))
+    ignored.check(options.strict)?;
+    Ok(Some((event, ignored)))
 }
 
 trait FurtherCursor {

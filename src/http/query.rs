@@ -13,7 +13,7 @@ use crate::cursor::Cursor;
 use crate::excerpt::excerpt;
 use crate::hub::From;
 use crate::net::{Headers, text as header_text};
-use crate::topic::{Pattern, PatternSet, Topic};
+use crate::topic::{Pattern, PatternSet, Topic, check_habits};
 use crate::wire::Callback;
 
 /// Most fields of a query string or a form: 64 patterns, everything else, and room for cache busters.
@@ -58,6 +58,11 @@ impl<'t> Fields<'t> {
     /// The fields that can be read, whatever is wrong with the others: enough to know how a refusal is to be told.
     pub(crate) fn legible(text: &'t str) -> Self {
         Self(pairs(text).take(FIELDS_MAX).filter_map(Result::ok).collect())
+    }
+
+    /// The fields' names, in their order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
     }
 
     /// The one value of a field.
@@ -113,6 +118,7 @@ impl Params {
         for pair in pairs(text) {
             let (name, value) = pair?;
             match &*name {
+                "topic" if value.contains(',') => return Err(list_of_topics(&value)),
                 "topic" => patterns.push(pattern(&value)?),
                 "cursor" => set(&mut cursor, &name, parse_from(&value))?,
                 "client" => set(&mut client, &name, parse_client(&value))?,
@@ -150,9 +156,21 @@ fn set<T>(field: &mut Option<T>, name: &str, value: Result<T, ApiError>) -> Resu
     if field.replace(value?).is_some() { Err(stands_twice(name)) } else { Ok(()) }
 }
 
+/// A comma is legal in a topic, but in a URL it is nearly always a list that this parameter does not take: it would be one
+/// pattern that matches nothing, in silence. Over a socket a topic with a comma can be subscribed to.
+fn list_of_topics(text: &str) -> ApiError {
+    let first = text.split(',').map(str::trim).find(|part| !part.is_empty()).unwrap_or("a");
+    let message = format!(
+        "topic is one pattern: for several, repeat the parameter, topic={}&topic=…, instead of a list with commas",
+        excerpt(first)
+    );
+    ApiError::bad("bad_topic", message)
+}
+
 /// A pattern, with the text in the message that was refused: a subscription has up to 64.
 pub(crate) fn pattern(text: &str) -> Result<Pattern, ApiError> {
-    text.parse().map_err(|error| ApiError::bad("bad_topic", format!("topic {:?}: {error}", excerpt(text))))
+    let parsed = check_habits(text).and_then(|()| text.parse());
+    parsed.map_err(|error| ApiError::bad("bad_topic", format!("topic {:?}: {error}", excerpt(text))))
 }
 
 /// `cursor`, wherever it is given.

@@ -6,17 +6,34 @@ use std::time::Duration;
 
 use super::StoreError;
 use crate::cursor::Position;
-use crate::event::Draft;
+use crate::event::{Draft, PayloadDigest};
 use crate::topic::Topic;
 
 type Key = (Topic, Arc<str>);
+
+/// What is known of the event that first had a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct First {
+    position: Position,
+    /// `None` where it was trimmed before this process began.
+    digest: Option<PayloadDigest>,
+}
+
+/// What an event repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Repeat {
+    /// Where its first lies.
+    pub(crate) position: Position,
+    /// Whether that is known to have another payload.
+    pub(crate) differs: bool,
+}
 
 /// The window: a key is topic and id together.
 #[derive(Debug)]
 pub(crate) struct DedupeWindow {
     window_ms: u64,
     keys_max: usize,
-    positions: HashMap<Key, Position>,
+    firsts: HashMap<Key, First>,
     /// In order of entry. The time of day may step back, so the order of expiry is only nearly that of entry.
     by_age: VecDeque<(u64, Key)>,
 }
@@ -24,14 +41,18 @@ pub(crate) struct DedupeWindow {
 impl DedupeWindow {
     pub(crate) fn new(window: Duration, keys_max: usize) -> Self {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        Self { window_ms, keys_max, positions: HashMap::new(), by_age: VecDeque::new() }
+        Self { window_ms, keys_max, firsts: HashMap::new(), by_age: VecDeque::new() }
     }
 
-    /// Where the event that `draft` repeats stands, if it does.
-    pub(crate) fn find(&self, draft: &Draft) -> Option<Position> {
+    /// What `draft` repeats, if it does.
+    pub(crate) fn find(&self, draft: &Draft) -> Option<Repeat> {
         let id = draft.id()?;
         // An empty map is the common case: most publishers send no id.
-        if self.positions.is_empty() { None } else { self.positions.get(&(draft.topic().clone(), id.clone())).copied() }
+        if self.firsts.is_empty() {
+            return None;
+        }
+        let First { position, digest } = *self.firsts.get(&(draft.topic().clone(), id.clone()))?;
+        Some(Repeat { position, differs: digest.is_some_and(|digest| digest != draft.payload_digest()) })
     }
 
     /// Remembers a key that is stored at `position`. Without an id there is none.
@@ -43,25 +64,34 @@ impl DedupeWindow {
         if self.window_ms == 0 {
             return Ok(());
         }
-        if self.positions.len() >= self.keys_max {
+        if self.firsts.len() >= self.keys_max {
             return Err(StoreError::Busy("more ids within the dedupe window than --dedupe-keys allows"));
         }
         let key = (draft.topic().clone(), id.clone());
-        self.positions.insert(key.clone(), position);
+        self.firsts.insert(key.clone(), First { position, digest: Some(draft.payload_digest()) });
         self.by_age.push_back((draft.time_ms(), key));
         Ok(())
     }
 
     /// Where the event with this key stands, if it is known.
     pub(crate) fn position(&self, topic: &Topic, id: &str) -> Option<Position> {
-        if self.positions.is_empty() { None } else { self.positions.get(&(topic.clone(), id.into())).copied() }
+        if self.firsts.is_empty() {
+            return None;
+        }
+        self.firsts.get(&(topic.clone(), id.into())).map(|first| first.position)
     }
 
     /// Remembers a key again that was stored before; the caller keeps to the limit, and to the order of time.
-    pub(crate) fn restore(&mut self, topic: Topic, id: Arc<str>, time_ms: u64, position: Position) {
+    pub(crate) fn restore(
+        &mut self,
+        (topic, id): (Topic, Arc<str>),
+        time_ms: u64,
+        position: Position,
+        digest: Option<PayloadDigest>,
+    ) {
         if self.window_ms > 0 {
             let key = (topic, id);
-            self.positions.insert(key.clone(), position);
+            self.firsts.insert(key.clone(), First { position, digest });
             self.by_age.push_back((time_ms, key));
         }
     }
@@ -69,9 +99,9 @@ impl DedupeWindow {
     /// Takes back the newest keys, of an append that failed.
     pub(crate) fn undo_from(&mut self, first: Position) {
         while let Some((_, key)) = self.by_age.back()
-            && self.positions.get(key).is_some_and(|position| *position >= first)
+            && self.firsts.get(key).is_some_and(|known| known.position >= first)
         {
-            self.positions.remove(key);
+            self.firsts.remove(key);
             self.by_age.pop_back();
         }
     }
@@ -81,7 +111,7 @@ impl DedupeWindow {
         while let Some((time_ms, key)) = self.by_age.front()
             && now_ms.saturating_sub(*time_ms) > self.window_ms
         {
-            self.positions.remove(key);
+            self.firsts.remove(key);
             self.by_age.pop_front();
         }
     }
@@ -103,12 +133,29 @@ mod tests {
         window.insert(&draft("a", "2", 50), Position(2)).unwrap();
         window.insert(&draft("b", "1", 50), Position(3)).unwrap();
         assert!(matches!(window.insert(&draft("c", "1", 50), Position(4)), Err(StoreError::Busy(_))));
-        assert_eq!(window.find(&draft("a", "1", 9)), Some(Position(1)));
+        assert_eq!(window.find(&draft("a", "1", 9)), Some(Repeat { position: Position(1), differs: false }));
         assert_eq!(window.find(&draft("b", "2", 9)), None);
         window.undo_from(Position(3));
         assert_eq!(window.find(&draft("b", "1", 9)), None);
         window.expire(101);
         assert_eq!(window.find(&draft("a", "1", 101)), None);
-        assert_eq!(window.find(&draft("a", "2", 101)), Some(Position(2)));
+        assert_eq!(window.find(&draft("a", "2", 101)), Some(Repeat { position: Position(2), differs: false }));
+    }
+
+    #[test]
+    fn another_payload_is_told_apart() {
+        let mut window = DedupeWindow::new(Duration::from_secs(1), 10);
+        let event = |name: &str, data: Data| {
+            let new = NewEvent::new("a".parse().unwrap(), data).named(name).unwrap();
+            new.with_id("k").unwrap().draft(0)
+        };
+        window.insert(&event("n", Data::json("1").unwrap()), Position(1)).unwrap();
+        let differs = |draft: &Draft| window.find(draft).unwrap().differs;
+        assert!(!differs(&event("n", Data::json("1").unwrap())));
+        assert!(differs(&event("n", Data::json("2").unwrap())), "other data");
+        assert!(differs(&event("m", Data::json("1").unwrap())), "another name");
+        assert!(differs(&event("n", Data::text("1"))), "another type");
+        window.restore(("b".parse().unwrap(), "k".into()), 0, Position(2), None);
+        assert!(!window.find(&draft("b", "k", 0)).unwrap().differs, "what is not known is not said");
     }
 }

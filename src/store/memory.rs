@@ -85,8 +85,8 @@ impl Log {
         let mut events = Vec::with_capacity(drafts.len());
         let mut next = after;
         for draft in drafts {
-            if let Some(position) = self.dedupe.find(&draft) {
-                outcomes.push(Appended { position, duplicate: true });
+            if let Some(repeat) = self.dedupe.find(&draft) {
+                outcomes.push(Appended::repeated(repeat));
                 continue;
             }
             next = next.next();
@@ -94,7 +94,7 @@ impl Log {
                 self.dedupe.undo_from(after.next());
                 return Err(error);
             }
-            outcomes.push(Appended { position: next, duplicate: false });
+            outcomes.push(Appended::new(next));
             events.push(Arc::new(draft.at(self.epoch, next)));
         }
         self.last = next;

@@ -10,6 +10,7 @@ mod fixture;
 mod gaps;
 mod handing_over;
 mod http;
+mod meant;
 mod origins;
 mod polling;
 mod publishing;

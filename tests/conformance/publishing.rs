@@ -153,7 +153,8 @@ async fn the_body_itself_as_data() {
     let cases: Vec<Case> = vec![
         ("application/json", b" {\"a\": 1}\n", (json!({ "a": 1 }), None)),
         ("application/ld+json", b"[1]", (json!([1]), None)),
-        ("text/plain", b"{\"a\": 1}", text("{\"a\": 1}")),
+        ("text/plain", b"{\"a\": 1}", (json!({ "a": 1 }), None)),
+        ("text/csv", b"{\"a\": 1}", text("{\"a\": 1}")),
         ("text/plain; charset=utf-8", "é\r\n".as_bytes(), text("é\r\n")),
         ("text/html", b"<b>", text("<b>")),
         ("text/plain", b"", text("")),
@@ -190,18 +191,20 @@ async fn a_repeat_is_stored_once() {
     let event = |topic: &str, data: u32| json!({ "topic": topic, "data": data, "id": "key" });
     let first = post_events(&server, &event(&topic, 1)).await;
     assert_eq!(first["duplicate"], false);
-    let again = |duplicate: bool| json!({ "cursor": first["cursor"], "duplicate": duplicate });
-    // Whatever its payload, in whatever body.
-    assert_eq!(post_events(&server, &event(&topic, 2)).await, again(true));
+    let same = json!({ "cursor": first["cursor"], "duplicate": true });
+    assert_eq!(post_events(&server, &event(&topic, 1)).await, same);
+    // Whatever its payload, in whatever body; it is told where that is another.
+    let other_payload = json!({ "cursor": first["cursor"], "duplicate": true, "differs": true });
+    assert_eq!(post_events(&server, &event(&topic, 2)).await, other_payload);
     let form = format!("topic={topic}&data=3&id=key");
-    assert_eq!(post(&server, "application/x-www-form-urlencoded", form).await.created().await, again(true));
+    assert_eq!(post(&server, "application/x-www-form-urlencoded", form).await.created().await, other_payload);
     let text = post(&server, "text/plain", event(&topic, 4).to_string()).await.created().await;
-    assert_eq!(text, again(true));
+    assert_eq!(text, other_payload);
     let header = Request::post(format!("/v1/topics/{topic}"), "text/plain", "5").header("Idempotency-Key", "key");
-    assert_eq!(header.send(server.address()).await.created().await, again(true));
+    assert_eq!(header.send(server.address()).await.created().await, other_payload);
     let header = Request::post("/v1/events", "application/json", json!({ "topic": topic, "data": 6 }).to_string());
     let header = header.header("Idempotency-Key", "key");
-    assert_eq!(header.send(server.address()).await.created().await, again(true));
+    assert_eq!(header.send(server.address()).await.created().await, other_payload);
     let lines = post(&server, "application/x-ndjson", event(&topic, 7).to_string()).await.created().await;
     assert_eq!((&lines["accepted"], &lines["duplicates"]), (&json!(0), &json!(1)));
     let mut socket = Link::to(server.address(), Kind::Ws, &Query::default()).await;
@@ -212,7 +215,7 @@ async fn a_repeat_is_stored_once() {
     assert_eq!(post_events(&server, &event(&other, 9)).await["duplicate"], false);
     // An id in the event stands before the header.
     let both = Request::post("/v1/events", "application/json", event(&topic, 10).to_string());
-    assert_eq!(both.header("Idempotency-Key", "new").send(server.address()).await.created().await, again(true));
+    assert_eq!(both.header("Idempotency-Key", "new").send(server.address()).await.created().await, other_payload);
     let items = all_on(&server, &topic, &start).await;
     assert_eq!(items.len(), 1);
     assert_eq!((items[0].value(), items[0].id.as_deref()), (json!(1), Some("key")));

@@ -13,9 +13,10 @@ use uuid::Uuid;
 use super::super::access::{check_publish, check_still_good, check_subscribe, expiry};
 use super::super::call::Refusals;
 use super::super::driver::Driver;
+use super::super::envelope::{Envelope, Ignored};
 use super::super::error::ApiError;
 use super::super::options::HttpOptions;
-use super::super::publish::{self, Envelope};
+use super::super::publish;
 use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
 use super::incoming::{Refusal, TOO_FAST};
@@ -107,7 +108,7 @@ impl Context {
         }
         let answered = match head.kind.as_str() {
             "publish" => match self.publish(text, driver) {
-                Ok(event) => return self.store(event, reference),
+                Ok((event, ignored)) => return self.store(event, ignored, reference),
                 Err(error) => Err(error),
             },
             "subscribe" => match self.subscription(text, asked) {
@@ -144,16 +145,18 @@ impl Context {
         };
         let allowed = self.check_size(bytes.len()).and_then(|()| self.check_publish(topic, driver));
         match allowed {
-            Ok(()) => self.store(publish::binary(topic.clone(), bytes), None),
+            Ok(()) => self.store(publish::binary(topic.clone(), bytes), Ignored::default(), None),
             Err(error) => self.refuse(None, error),
         }
     }
 
-    fn publish(&self, text: &str, driver: &Driver) -> Result<NewEvent, ApiError> {
+    fn publish(&self, text: &str, driver: &Driver) -> Result<(NewEvent, Ignored), ApiError> {
         self.check_size(text.len())?;
-        let event = parse::<Envelope<'_>>(text)?.into_event()?;
+        let (event, ignored) = parse::<Envelope<'_>>(text)?.into_event()?;
         self.check_publish(&event.topic, driver)?;
-        Ok(event)
+        let ignored = ignored.without(&["type", "ref"]);
+        ignored.check(self.options.strict)?;
+        Ok((event, ignored))
     }
 
     fn check_size(&self, length: usize) -> Result<(), ApiError> {
@@ -225,7 +228,7 @@ impl Context {
         Outcome::Reply(Some(refusal(reference, &error)))
     }
 
-    fn store(&self, event: NewEvent, reference: Option<Value>) -> Outcome {
+    fn store(&self, event: NewEvent, ignored: Ignored, reference: Option<Value>) -> Outcome {
         if let Err(error) = self.paced(self.limits.publish(&self.key, 1)) {
             return self.refuse(reference, error);
         }
@@ -240,8 +243,7 @@ impl Context {
             drop(budget);
             match published {
                 Ok(published) => {
-                    let data = json!({ "cursor": published.cursor, "duplicate": published.duplicate });
-                    reference.map(|reference| success(Some(reference), data))
+                    reference.map(|reference| success(Some(reference), publish::outcome(&published, &ignored)))
                 }
                 Err(error) => Some(refusal(reference, &error.into())),
             }

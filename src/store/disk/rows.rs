@@ -74,7 +74,7 @@ fn event(row: &Row<'_>, topic: &Topic, epoch: Epoch, at: Position) -> rusqlite::
     let data = Data::from_stored(row.get_ref(4)?.as_str()?, row.get(1)?);
     let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
     let id = row.get_ref(3)?.as_str_or_null()?.unwrap_or_default();
-    let new = NewEvent::new(topic.clone(), data).named(name).and_then(|new| new.with_id(id));
+    let new = NewEvent::new(topic.clone(), data).name_as_stored(name).and_then(|new| new.with_id(id));
     let new = new.map_err(|error: EventError| {
         rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
     })?;

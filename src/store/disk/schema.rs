@@ -16,6 +16,7 @@ use super::file;
 use super::lock::sync_directory;
 use super::notes::NotesFile;
 use crate::cursor::{Epoch, Position};
+use crate::event::payload_digest;
 use crate::segment::TopicMap;
 use crate::store::dedupe::DedupeWindow;
 use crate::store::marks::TrimMarks;
@@ -296,9 +297,9 @@ fn load_keys(
     let keys_max = i64::try_from(options.dedupe_keys_max).unwrap_or(i64::MAX);
     // The newest ones, should the limit have been lowered; they come oldest first.
     let read = "SELECT * FROM (
-                    SELECT time, seq, id, topic_id, NULL FROM e WHERE id IS NOT NULL AND time >= ?1
+                    SELECT time, seq, id, topic_id, NULL, name, base64, data FROM e WHERE id IS NOT NULL AND time >= ?1
                     UNION ALL
-                    SELECT time, seq, id, NULL, topic FROM kept_keys WHERE time >= ?1
+                    SELECT time, seq, id, NULL, topic, NULL, NULL, NULL FROM kept_keys WHERE time >= ?1
                     ORDER BY 1 DESC, 2 DESC LIMIT ?2)
                 ORDER BY 1, 2";
     let mut statement = db.prepare(read)?;
@@ -310,7 +311,12 @@ fn load_keys(
         };
         if let Some(topic) = topic {
             let id: Arc<str> = row.get(2)?;
-            dedupe.restore(topic, id, position(row.get(0)?).0, position(row.get(1)?));
+            let data = row.get_ref(7)?.as_str_or_null()?;
+            let digest = match data {
+                Some(data) => Some(payload_digest(row.get_ref(5)?.as_str_or_null()?, row.get(6)?, data)),
+                None => None,
+            };
+            dedupe.restore((topic, id), position(row.get(0)?).0, position(row.get(1)?), digest);
         }
     }
     Ok(())

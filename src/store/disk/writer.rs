@@ -139,8 +139,8 @@ impl Writer {
         let first = next;
         let mut outcomes = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            if let Some(position) = self.dedupe.find(&draft) {
-                outcomes.push(Appended { position, duplicate: true });
+            if let Some(repeat) = self.dedupe.find(&draft) {
+                outcomes.push(Appended::repeated(repeat));
                 continue;
             }
             if let Err(error) = self.dedupe.insert(&draft, next) {
@@ -148,7 +148,7 @@ impl Writer {
                 fresh.truncate(placed);
                 return Err(error);
             }
-            outcomes.push(Appended { position: next, duplicate: false });
+            outcomes.push(Appended::new(next));
             fresh.push(Arc::new(draft.at(self.log.epoch, next)));
             next = next.next();
         }

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::direct;
+use super::message;
 use super::node::{DEADLINE, Node};
 use super::publish::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
 use crate::cursor::Position;
@@ -45,6 +46,8 @@ pub(super) struct Plan {
     messages: Vec<Outgoing>,
     /// For each draft, which message it is, and whether it repeats one before it.
     drafts: Vec<(usize, bool)>,
+    /// Those of the drafts that repeat one before them with another payload.
+    differing: Vec<usize>,
     /// Whether the message's id is its publisher's: a repeat is somebody's, not our own second try.
     keyed: Vec<bool>,
     atomic: bool,
@@ -58,7 +61,13 @@ pub(super) struct Sent {
 impl Plan {
     pub(super) fn new(node: &Node, drafts: &[Draft]) -> Self {
         let mut first: HashMap<(&str, &str), usize> = HashMap::new();
-        let mut plan = Self { messages: Vec::new(), drafts: Vec::new(), keyed: Vec::new(), atomic: node.plan.atomic };
+        let mut plan = Self {
+            messages: Vec::new(),
+            drafts: Vec::new(),
+            keyed: Vec::new(),
+            differing: Vec::new(),
+            atomic: node.plan.atomic,
+        };
         for draft in drafts {
             let id = draft.id().filter(|_| node.plan.knows_ids);
             let next = plan.messages.len();
@@ -68,6 +77,11 @@ impl Plan {
                 plan.keyed.push(id.is_some());
             }
             plan.drafts.push((at, at != next));
+            if at != next
+                && message::payload_of(&plan.messages[at].payload) != message::payload_of(&message::payload(draft))
+            {
+                plan.differing.push(plan.drafts.len() - 1);
+            }
         }
         plan
     }
@@ -141,7 +155,7 @@ impl Plan {
                     let first = (ack.sequence + 1).saturating_sub(missing.len() as u64);
                     for (position, index) in (first..).zip(missing) {
                         let duplicate = ack.duplicate && self.keyed[index];
-                        found[index] = Some(Appended { position: Position(position), duplicate });
+                        found[index] = Some(Appended { duplicate, ..Appended::new(Position(position)) });
                     }
                 }
                 Err(Failure::Known) if rounds < ROUNDS_MAX => {
@@ -160,9 +174,12 @@ impl Plan {
         if unanswered {
             self.claim_first_tries(node, &mut found, attempt.end).await;
         }
-        let answered = self.drafts.iter().filter_map(|(index, repeats)| {
+        self.compare_repeats(node, &mut found, attempt.end).await;
+        let answered = self.drafts.iter().enumerate().filter_map(|(draft, (index, repeats))| {
             let at = found[*index]?;
-            Some(Appended { duplicate: at.duplicate || *repeats, ..at })
+            // A draft that repeats another of its own array is compared with that one, which is stored or is a repeat itself.
+            let differs = at.differs || self.differing.contains(&draft);
+            Some(Appended { duplicate: at.duplicate || *repeats, differs, ..at })
         });
         Ok(answered.collect())
     }
@@ -178,6 +195,17 @@ impl Plan {
         }
     }
 
+    /// NATS says that an id is known, and nothing of what lies there: that is read and compared. Where it cannot be read now, or
+    /// is trimmed, nothing is said of it.
+    async fn compare_repeats(&self, node: &Node, found: &mut [Option<Appended>], end: Instant) {
+        let end = end.max(Instant::now() + DEADLINE / 2);
+        for (message, at) in self.messages.iter().zip(found) {
+            let Some(at) = at.as_mut().filter(|at| at.duplicate) else { continue };
+            let stored = direct::slice(node, at.position, None, 1, 1, end).await;
+            at.differs = stored.is_ok_and(|slice| slice.differs(at.position, &message.payload));
+        }
+    }
+
     /// Asks for each message whether its id is known, and where.
     async fn look_up(
         &self,
@@ -190,7 +218,7 @@ impl Plan {
         let asked = which.iter().map(|index| self.position_of(node, *index, end));
         for (index, position) in which.iter().zip(join_all(asked).await) {
             let known = position?;
-            found[*index] = known.map(|position| Appended { position, duplicate: self.keyed[*index] });
+            found[*index] = known.map(|position| Appended { duplicate: self.keyed[*index], ..Appended::new(position) });
         }
         Ok(())
     }

@@ -29,6 +29,12 @@ impl Slice {
     pub(super) fn holds(&self, position: Position, payload: &[u8]) -> bool {
         self.messages.first().is_some_and(|found| found.position == position && found.payload == payload)
     }
+
+    /// Whether the first message of it lies there and has another name or other data.
+    pub(super) fn differs(&self, position: Position, payload: &[u8]) -> bool {
+        let first = self.messages.first().filter(|found| found.position == position);
+        first.is_some_and(|found| message::payload_of(&found.payload) != message::payload_of(payload))
+    }
 }
 
 /// A message of the stream.

@@ -47,6 +47,15 @@ pub(super) fn payload(draft: &Draft) -> Bytes {
     out.freeze()
 }
 
+/// What of a payload is the publisher's: its form, its name and its data, but not when it was taken in. `None` where others
+/// have written it.
+pub(super) fn payload_of(payload: &[u8]) -> Option<[&[u8]; 3]> {
+    let end = memchr::memchr(b'\n', payload)?;
+    let mut words = payload[..end].split(|byte| *byte == b' ');
+    let (_version, _time) = (words.next()?, words.next()?);
+    Some([words.next()?, words.next()?, &payload[end + 1..]])
+}
+
 /// The draft that lies in a message; `None` where its subject is no topic, which only others can have published.
 /// `received_ms` is when NATS took it: the time of an event that has none of its own.
 pub(super) fn draft(topic: &str, payload: &[u8], received_ms: u64) -> Option<Draft> {
@@ -73,7 +82,7 @@ fn ours(topic: &Topic, payload: &[u8]) -> Option<Draft> {
     }
     let mut event = NewEvent::new(topic.clone(), Data::from_stored(data, base64));
     if name != NONE {
-        event = event.named(&percent_decode_str(name).decode_utf8().ok()?).ok()?;
+        event = event.name_as_stored(&percent_decode_str(name).decode_utf8().ok()?).ok()?;
     }
     if id != NONE {
         event = event.with_id(&percent_decode_str(id).decode_utf8().ok()?).ok()?;

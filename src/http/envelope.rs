@@ -1,0 +1,197 @@
+//! An event as a publisher writes it, and the keys of it that mean nothing here.
+
+use std::fmt;
+
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use crate::event::{Data, NewEvent};
+use crate::excerpt::excerpt;
+
+/// Most unknown keys that are named; more are ignored without a word.
+const NAMED_MAX: usize = 16;
+
+/// Names of keys that were ignored, each once, at most [`NAMED_MAX`].
+///
+/// A key that is misspelt (`"topics"`, `"name"`) would else be lost in silence, and its publisher would look for it among the
+/// subscribers.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ignored(Vec<String>);
+
+impl Ignored {
+    pub(super) fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Adds a name, unless it is known here.
+    pub(super) fn add(&mut self, name: &str) {
+        let name = excerpt(name);
+        if self.0.len() < NAMED_MAX && !self.0.contains(&name) {
+            self.0.push(name);
+        }
+    }
+
+    /// Without the keys that have a meaning besides.
+    pub(super) fn without(mut self, known: &[&str]) -> Self {
+        self.0.retain(|name| !known.contains(&name.as_str()));
+        self
+    }
+
+    /// Refuses them, where `strict` says so.
+    ///
+    /// # Errors
+    /// 400, with the names.
+    pub(super) fn check(&self, strict: bool) -> Result<(), ApiError> {
+        if !strict || self.0.is_empty() {
+            return Ok(());
+        }
+        let names = self.0.join(", ");
+        let message = format!("unknown keys: {names}; an event has topic, event, data, encoding and id (--strict)");
+        Err(ApiError::bad("bad_event", message))
+    }
+}
+
+/// An event as a publisher writes it.
+pub(super) struct Envelope<'a> {
+    topic: String,
+    event: Option<String>,
+    data: &'a RawValue,
+    id: Option<String>,
+    encoding: Option<String>,
+    pub(super) ignored: Ignored,
+}
+
+impl Envelope<'_> {
+    /// The event, with what was ignored.
+    ///
+    /// # Errors
+    /// 400 where a value cannot be published.
+    pub(super) fn into_event(self) -> Result<(NewEvent, Ignored), ApiError> {
+        let data = match self.encoding.as_deref() {
+            None => Data::raw(self.data)?,
+            Some("base64") => Data::encoded(self.data)?,
+            Some(_) => return Err(ApiError::bad("bad_data", "encoding is base64 or absent")),
+        };
+        let event = build(&self.topic, self.event.as_deref(), self.id.as_deref(), data)?;
+        Ok((event, self.ignored))
+    }
+}
+
+/// An event of its parts.
+///
+/// # Errors
+/// 400 where one of them cannot be published.
+pub(super) fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Result<NewEvent, ApiError> {
+    let event = NewEvent::new(topic.parse()?, data).named(name.unwrap_or_default())?;
+    Ok(event.with_id(id.unwrap_or_default())?)
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Topic,
+    Event,
+    Data,
+    Id,
+    Encoding,
+    Unknown(String),
+}
+
+/// By hand: what serde derives either forgets unknown keys or, with `flatten`, cannot borrow raw values.
+impl<'de> Deserialize<'de> for Envelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Envelope<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with topic and data")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope<'de>, A::Error> {
+        let (mut topic, mut event, mut data, mut id, mut encoding) = (None, None, None, None, None);
+        let mut ignored = Ignored::default();
+        while let Some(key) = map.next_key()? {
+            let twice = match &key {
+                Key::Topic => topic.is_some().then_some("topic"),
+                Key::Event => event.is_some().then_some("event"),
+                Key::Data => data.is_some().then_some("data"),
+                Key::Id => id.is_some().then_some("id"),
+                Key::Encoding => encoding.is_some().then_some("encoding"),
+                Key::Unknown(_) => None,
+            };
+            if let Some(name) = twice {
+                return Err(A::Error::duplicate_field(name));
+            }
+            match key {
+                Key::Topic => topic = Some(map.next_value()?),
+                Key::Event => event = Some(map.next_value()?),
+                Key::Data => data = Some(map.next_value()?),
+                Key::Id => id = Some(map.next_value()?),
+                Key::Encoding => encoding = Some(map.next_value()?),
+                Key::Unknown(name) => {
+                    let _: IgnoredAny = map.next_value()?;
+                    ignored.add(&name);
+                }
+            }
+        }
+        Ok(Envelope {
+            topic: topic.ok_or_else(|| A::Error::missing_field("topic"))?,
+            event: event.flatten(),
+            data: data.ok_or_else(|| A::Error::missing_field("data"))?,
+            id: id.flatten(),
+            encoding: encoding.flatten(),
+            ignored,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(text: &str) -> Result<Envelope<'_>, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn names_what_it_ignores() {
+        let text =
+            r#"{"topic":"a","topics":[1,{"x":2}],"data":1.50,"Event":"n","event":null,"topics":3,"\u0069d":"k"}"#;
+        let envelope = envelope(text).unwrap();
+        assert_eq!(envelope.data.get(), "1.50");
+        assert_eq!(envelope.ignored.names(), ["topics", "Event"]);
+        let (event, ignored) = envelope.into_event().unwrap();
+        assert_eq!((event.name(), event.id().map(|id| &**id)), (None, Some("k")));
+        assert!(ignored.check(false).is_ok() && ignored.check(true).is_err());
+        assert!(ignored.without(&["topics", "Event"]).check(true).is_ok());
+    }
+
+    #[test]
+    fn names_are_few_and_short() {
+        let many: String = (0..100).map(|n| format!(",\"{}{n}\":0", "k".repeat(200))).collect();
+        let text = format!("{{\"topic\":\"a\",\"data\":1{many},\"x\":1}}");
+        let envelope = envelope(&text).unwrap();
+        assert!(envelope.ignored.names().len() <= NAMED_MAX);
+        assert!(envelope.ignored.names().iter().all(|name| name.chars().count() <= 81));
+    }
+
+    #[test]
+    fn refuses_what_is_no_event() {
+        for text in ["1", "[]", "\"a\"", "{}", r#"{"topic":"a"}"#, r#"{"data":1}"#, r#"{"topic":1,"data":1}"#] {
+            assert!(envelope(text).is_err(), "{text}");
+        }
+        for twice in ["topic", "event", "data", "id", "encoding"] {
+            let text = format!("{{\"topic\":\"a\",\"data\":\"b\",\"{twice}\":\"c\",\"{twice}\":\"d\"}}");
+            let error = envelope(&text).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("duplicate field"), "{twice}: {error}");
+        }
+    }
+}
