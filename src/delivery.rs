@@ -4,6 +4,8 @@
 //! tail and what is new, and does what the answer says: write the bytes, fetch older events, wait, or finish. It holds a
 //! position, never a queue: whatever the peer cannot take yet stays in the log.
 
+mod unsent;
+
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -20,13 +22,15 @@ use crate::transport::Transport;
 use crate::waiters::News;
 use crate::wire::{Bye, ByeReason, Control, Framing, Gap, GapReason, ping_frame};
 
+use unsent::EventSpan;
+pub use unsent::UnsentBatch;
+
 /// A write ends after the event that passes this many bytes: with actix's write buffer of 32 KiB it bounds what one
 /// stalled reader holds.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// A batch ends after the event that passes this many bytes. It is encoded whole, for its length and its entity tag, so
-/// this is what a peer may make the server hold that asks and does not read, until it is cut: enough for a thousand
-/// events of 200 bytes, little enough for a thousand such peers.
+/// A batch ends after the event that passes this many bytes: enough for a thousand events of 200 bytes. It is encoded whole,
+/// for its length and its entity tag, but not kept so for a peer that does not take it ([`UnsentBatch`]).
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Most events of one fetch for a stream; a batch has its own limit.
@@ -136,6 +140,8 @@ pub struct Delivery {
     fetch_after: Option<Instant>,
     /// The items of a batch, with commas between.
     items: BytesMut,
+    /// Which of them are events. Boxed: streams have none.
+    span: Option<Box<EventSpan>>,
     /// How they stand as a literal in a script.
     literal: Literal,
     delivered: usize,
@@ -170,6 +176,7 @@ impl Delivery {
             fetches: 0,
             fetch_after: None,
             items: BytesMut::new(),
+            span: None,
             literal: Literal::Same,
             delivered: 0,
             written_bytes: 0,
@@ -268,6 +275,12 @@ impl Delivery {
     /// A batch without items that hardly moves need not be written: its peer has one like it. It finishes without a word.
     pub fn omit_unmoved(&mut self) {
         self.omits_unmoved = true;
+    }
+
+    /// What is kept of a finished batch, whose bytes are `written`, while it is sent; `None` where no event is in it.
+    #[must_use]
+    pub fn into_unsent(self: Box<Self>, written: &[u8]) -> Option<UnsentBatch> {
+        UnsentBatch::new(self, written)
     }
 
     /// Ends it now, for a reason.
@@ -433,9 +446,13 @@ impl Delivery {
         if self.omits_unmoved && self.delivered == 0 && moved <= UNMOVED_EVENTS {
             return Step::Finish;
         }
-        self.plan.framing.preamble(out);
-        self.plan.framing.batch(Some(self.cursor), &self.items, self.literal, out);
+        self.write_batch(&self.items, out);
         Step::Write
+    }
+
+    fn write_batch(&self, items: &[u8], out: &mut BytesMut) {
+        self.plan.framing.preamble(out);
+        self.plan.framing.batch(Some(self.cursor), items, self.literal, out);
     }
 
     /// Appends the gap, the fetched page or what the tail holds, as far as the limits go; says whether the position
@@ -495,10 +512,21 @@ impl Delivery {
     }
 
     fn event(&mut self, event: &Event, out: &mut BytesMut) {
+        let start_bytes = out.len();
         self.separate_in(out);
         self.plan.framing_for_items().event(event, out);
+        if !matches!(self.plan.completion, Completion::Stream { .. }) {
+            self.note_event(event.position(), start_bytes, out.len());
+        }
         self.literal = event.literal().max(self.literal);
         self.delivered += 1;
+    }
+
+    /// An event of a batch lies between two bytes of its items.
+    fn note_event(&mut self, position: Position, start_bytes: usize, end_bytes: usize) {
+        let first = || Box::new(EventSpan { start_bytes, end_bytes, after: position.before(), through: position });
+        let span = self.span.get_or_insert_with(first);
+        (span.end_bytes, span.through) = (end_bytes, position);
     }
 
     fn control(&mut self, control: Control, out: &mut BytesMut) {

@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod assets;
+mod batch_body;
 mod body;
 mod call;
 mod driver;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `request`, `headers`, `response`, `service` | what is handed up and down, whatever it came over |
 //! | `accept`, `tls`, `io`, `peer` | from a socket to a connection: limits, TLS, deadlines, the other end's address |
+//! | `backlog` | what waits for a peer that reads slowly |
 //! | `http1` | HTTP/1.1, for the frequent requests; direct writes to idle streams |
 //! | `http2` | HTTP/2, straight to requests |
 //! | `fallback` | what `http1` does not read, by way of an actix-web `App` |
@@ -12,6 +13,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod access_log;
+mod backlog;
 pub(crate) mod fallback;
 mod headers;
 pub(crate) mod http1;
@@ -28,7 +30,7 @@ pub(crate) mod tls;
 pub(crate) use headers::{Headers, text};
 pub(crate) use http1::DirectSink;
 pub use peer::ProxyHeader;
-pub(crate) use peer::{Caller, Peer, Scheme};
+pub(crate) use peer::{Caller, Peer, Proxies, Scheme};
 pub(crate) use request::{Request, RequestBody, RequestHead};
 pub(crate) use response::{Response, ResponseFields};
 pub(crate) use service::{FastPath, Service};

@@ -14,6 +14,7 @@ use crate::config::{Config, StoreChoice};
 use crate::http::{Site, pages};
 use crate::hub::Hub;
 use crate::limits::Limits;
+use crate::net::Proxies;
 use crate::net::accept::{AcceptOptions, REJECT_SLOTS};
 use crate::net::access_log::AccessLog;
 use crate::net::http2::Http2Options;
@@ -125,6 +126,7 @@ impl Server {
             .max_concurrent_connections(connections_max.div_ceil(config.workers))
             .disable_signals()
             .shutdown_timeout(SHUTDOWN_SECONDS);
+        let proxies = Proxies { trusted: http_options.trusted_proxies.clone(), header: http_options.proxy_header };
         let settings = Settings {
             accept: AcceptOptions {
                 limits: http_options.limits.clone(),
@@ -132,6 +134,7 @@ impl Server {
                 tls: certificates.as_ref().map(Certificates::config).transpose()?,
                 timeouts: Timeouts { idle: config.keep_alive, head: config.header_timeout },
                 stall_timeout: config.stall_timeout,
+                read_bytes_per_second_min: config.read_bytes_per_second_min,
                 rejecting: Arc::default(),
             },
             http2: Http2Options {
@@ -140,11 +143,11 @@ impl Server {
                 header_timeout: config.header_timeout,
                 keep_alive: config.keep_alive,
                 stall_timeout: config.stall_timeout,
+                read_bytes_per_second_min: config.read_bytes_per_second_min,
+                limits: http_options.limits.clone(),
+                proxies: proxies.clone(),
             },
-            access_log: config.access_log.then(|| AccessLog {
-                trusted_proxies: http_options.trusted_proxies.clone(),
-                proxy_header: http_options.proxy_header,
-            }),
+            access_log: config.access_log.then(|| AccessLog { proxies: proxies.clone() }),
             http: http_options,
             stopping: builder.graceful_shutdown_signal(),
         };

@@ -106,6 +106,10 @@ pub struct LimitArgs {
     /// Cut a connection that takes nothing of what is sent to it for so long (Linux), or a stream of one over HTTP/2
     #[arg(long, env = "SWITCHBACK_STALL_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub stall_timeout: Duration,
+    /// Cut a connection, or a stream of one over HTTP/2, that takes fewer bytes a second than this of what waits for it, over a
+    /// minute (0: any)
+    #[arg(long, env = "SWITCHBACK_MIN_READ_RATE", value_name = "BYTES", default_value_t = 1024)]
+    pub min_read_rate: u32,
     /// Most requests at a time on one HTTP/2 connection; past it the client has to wait
     #[arg(long, env = "SWITCHBACK_MAX_HTTP2_STREAMS", value_name = "NUMBER", default_value_t = 100)]
     pub max_http2_streams: u32,

@@ -202,6 +202,10 @@ impl Call {
 
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
 fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
+    if head.has_dropped_fields() {
+        let message = "a request has at most 96 header fields here, each cookie counted";
+        return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
+    }
     // Nearly every one is short, whatever of it counts.
     if head.bytes() <= bytes_max {
         return Ok(());

@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
-use crate::hub::{Push, Seat};
+use crate::hub::{Push, Seat, Worker};
 use crate::limits::Permit;
 use crate::net::DirectSink;
 use crate::store::{Page, StoreError};
@@ -106,6 +106,12 @@ impl Driver {
     pub(super) async fn batch(&mut self) -> Result<Bytes, StoreError> {
         let batch = std::future::poll_fn(|cx| self.poll(cx)).await;
         batch.unwrap_or(Ok(Bytes::new()))
+    }
+
+    /// What is left of it once it has finished: all else is given back.
+    pub(super) fn into_delivery(self: Box<Self>) -> (Rc<Worker>, Box<Delivery>) {
+        let Self { delivery, seat, .. } = *self;
+        (seat.worker().clone(), Box::new(delivery))
     }
 
     /// Waits until it is to end, whatever there is to read until then.

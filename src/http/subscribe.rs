@@ -11,6 +11,7 @@ use http::header::{
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
+use super::batch_body::with_batch;
 use super::driver::{Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
@@ -43,7 +44,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     let body = driver.batch().await?;
     match named {
         Some(tag) if body.is_empty() => Ok(Response::new(StatusCode::NOT_MODIFIED).with(ETAG, tag)),
-        _ => Ok(json(etagged(Response::new(StatusCode::OK), driver.delivery.cursor())).with_body(body)),
+        _ => Ok(with_batch(json(etagged(Response::new(StatusCode::OK), driver.delivery.cursor())), driver, body)),
     }
 }
 
@@ -56,7 +57,7 @@ pub(super) async fn longpoll(call: Call) -> Answer {
     drop(call);
     // Before there is an answer: it would be kept as long as the request is held.
     let body = driver.batch().await?;
-    Ok(json(Response::new(StatusCode::OK)).with_body(body))
+    Ok(with_batch(json(Response::new(StatusCode::OK)), driver, body))
 }
 
 /// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
@@ -72,15 +73,17 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     let opened = open_script(&call, &framing).await.map_err(|error| call.refusals().charge(error));
     drop(call);
     let batch = match opened {
-        Ok(mut driver) => driver.batch().await.map_err(ApiError::from),
+        Ok(mut driver) => driver.batch().await.map(|batch| (driver, batch)).map_err(ApiError::from),
         Err(error) => Err(error),
     };
-    let body = batch.unwrap_or_else(|error| error_batch(&framing, &error, presented).freeze());
     let response = Response::new(StatusCode::OK)
         .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
         // Opened as a page, it is offered as a file instead, and nothing runs.
         .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
-    Ok(response.with_body(body))
+    Ok(match batch {
+        Ok((driver, batch)) => with_batch(response, driver, batch),
+        Err(error) => response.with_body(error_batch(&framing, &error, presented).freeze()),
+    })
 }
 
 async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiError> {
@@ -110,7 +113,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
         let batch = if once { Some(driver.batch().await?) } else { None };
         let response = document_headers(Response::new(StatusCode::OK), &nonce, &call);
         Ok(match batch {
-            Some(batch) => response.with_body(batch),
+            Some(batch) => with_batch(response, driver, batch),
             None => streaming(&call, response, driver),
         })
     };

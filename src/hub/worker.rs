@@ -1,6 +1,7 @@
 //! A worker's own view of the log: its tail and its waiters, reached without a lock.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,8 +12,9 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Hub, lock};
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Position};
 use crate::delivery::{Delivery, Step};
+use crate::event::Event;
 use crate::lane::Lane;
 use crate::store::FeedBatch;
 use crate::topic::PatternSet;
@@ -147,6 +149,23 @@ impl Worker {
     /// memory once.
     pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
         self.lane.borrow().waiters.shared(patterns)
+    }
+
+    /// The matching events after a position up to another, at which there is one; `None` where the tail does not have them.
+    pub(crate) fn tail_events(
+        &self,
+        patterns: &PatternSet,
+        after: Position,
+        through: Position,
+    ) -> Option<Vec<Arc<Event>>> {
+        let (mut events, mut complete) = (Vec::new(), false);
+        let lane = self.lane.borrow();
+        lane.tail.read(patterns, after, &mut |event| {
+            complete = event.position() >= through;
+            events.push(event.clone());
+            if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        complete.then_some(events)
     }
 
     /// Waits until this worker's tail has come to a cursor that is in the store; says whether it did in time.

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::backlog::Backlog;
 use super::io::{Io, Timeouts, Wire};
 use super::peer::{Peer, is_trusted};
 use crate::limits::{Limits, Permit, RateKey};
@@ -27,6 +28,8 @@ pub(crate) struct AcceptOptions {
     pub(crate) timeouts: Timeouts,
     /// How long a peer may take nothing of what is sent to it.
     pub(crate) stall_timeout: Duration,
+    /// How much of what waits for it a peer has to take, over a minute; 0 is any.
+    pub(crate) read_bytes_per_second_min: u32,
     /// Connections past the limit that are being answered.
     pub(crate) rejecting: Arc<AtomicUsize>,
 }
@@ -81,11 +84,12 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
         Ok(counted) => (Some(counted), None, None),
         Err(error) => (None, Some(error), Some(RejectSlot::take(&options.rejecting)?)),
     };
+    let backlog = Backlog::new(options.read_bytes_per_second_min);
     let wire = match &options.tls {
-        None => Wire::plain(stream),
+        None => Wire::plain(stream, backlog),
         Some(config) => {
             let handshake = TlsAcceptor::from(config.clone()).accept(stream);
-            Wire::Tls(Box::new(timeout(options.timeouts.head, handshake).await.ok()?.ok()?))
+            Wire::tls(timeout(options.timeouts.head, handshake).await.ok()?.ok()?, backlog)
         }
     };
     let peer = Peer { address: ip, secure: options.tls.is_some(), refused };

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use http::Version;
-use ipnet::IpNet;
 
 use super::http1::DirectSink;
-use super::peer::{Caller, Peer, ProxyHeader};
+use super::peer::{Peer, Proxies};
 use super::request::RequestHead;
 use crate::cursor::Cursor;
 use crate::transport::Transport;
@@ -20,8 +19,7 @@ const SHOWN_CHARS: usize = 512;
 /// Writes the lines of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
-    pub(crate) trusted_proxies: Vec<IpNet>,
-    pub(crate) proxy_header: ProxyHeader,
+    pub(crate) proxies: Proxies,
 }
 
 /// A line that is not written yet; it is when this is dropped.
@@ -44,7 +42,7 @@ impl AccessLog {
         let transport = Transport::ALL.into_iter().find(|transport| transport.name() == name);
         AccessRecord {
             began: Instant::now(),
-            address: Caller::of(peer, head.headers(), &self.trusted_proxies, self.proxy_header).address,
+            address: self.proxies.caller(peer, head.headers()).address,
             method: head.method().as_str().chars().take(16).collect(),
             target: target(head.path(), head.query()),
             transport: transport.map_or("-", Transport::name),

@@ -76,6 +76,9 @@ pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Respons
     match response.body {
         ResponseBody::Empty => answer.map_into_boxed_body(),
         ResponseBody::Full(bytes) => answer.set_body(bytes).map_into_boxed_body(),
+        ResponseBody::SizedStream(bytes, stream) => {
+            answer.set_body(SizedBody { left_bytes: bytes, stream }).map_into_boxed_body()
+        }
         ResponseBody::Stream(stream) => {
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 answer.head_mut().set_connection_type(ConnectionType::Upgrade);
@@ -100,6 +103,32 @@ impl MessageBody for StreamedBody {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         self.get_mut().0.as_mut().poll_next(cx).map(|part| part.map(Ok))
+    }
+}
+
+/// A body that streams, and whose length is known.
+struct SizedBody {
+    left_bytes: usize,
+    stream: Pin<Box<dyn Stream<Item = Bytes>>>,
+}
+
+impl MessageBody for SizedBody {
+    type Error = io::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.left_bytes as u64)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        match ready!(this.stream.as_mut().poll_next(cx)) {
+            Some(part) => {
+                this.left_bytes = this.left_bytes.saturating_sub(part.len());
+                Poll::Ready(Some(Ok(part)))
+            }
+            None if this.left_bytes > 0 => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            None => Poll::Ready(None),
+        }
     }
 }
 

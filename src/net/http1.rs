@@ -42,7 +42,7 @@ pub(crate) use direct_write::{DirectSink, WeakSink};
 const READ_BYTES: usize = 16 << 10;
 
 /// Bytes of answers that wait to be written; past it no more are made.
-const OUT_MAX_BYTES: usize = 32 << 10;
+const OUT_MAX_BYTES: usize = 16 << 10;
 
 /// Bytes that a peer may still send, and how long it may take, once it has had its last answer: to close with something
 /// unread would take back what is under way to it (RFC 9112 §9.6).
@@ -286,14 +286,18 @@ impl Connection {
     async fn send(&mut self, body: ResponseBody, framing: BodyFraming, in_flight: InFlight) -> bool {
         // Let go of when it has given its last, whenever that is taken.
         let mut body = Some((body, in_flight));
+        let mut left_bytes = if let BodyFraming::Length(bytes) = framing { bytes } else { 0 };
         poll_fn(|cx| {
             loop {
                 while let Some((parts, in_flight)) = body.as_mut().filter(|_| self.out.len() < OUT_MAX_BYTES) {
                     match parts.poll_part(cx) {
                         Poll::Ready(Some(part)) => {
                             in_flight.sent(part.len());
+                            left_bytes = left_bytes.saturating_sub(part.len());
                             write_part(framing, &part, &mut self.out);
                         }
+                        // It broke off.
+                        Poll::Ready(None) if left_bytes > 0 => return Poll::Ready(false),
                         Poll::Ready(None) => {
                             write_end(framing, &mut self.out);
                             body = None;
@@ -301,7 +305,7 @@ impl Connection {
                         Poll::Pending => break,
                     }
                 }
-                if body.is_none() && framing == BodyFraming::Length {
+                if body.is_none() && matches!(framing, BodyFraming::Length(_)) {
                     // Written with the next, or when there is none.
                     return Poll::Ready(true);
                 }

@@ -4,32 +4,36 @@
 //! for ever for one that takes nothing: each would cost what a connection may not. So the frames are `h2`'s, as there,
 //! but what drives them is here: a task a stream, ended by its answer, by a reset, or by a stall.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use futures_util::StreamExt as _;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderValue};
 use http::{Method, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::accept::Accepted;
 use super::access_log::AccessLog;
+use super::backlog::ReadRate;
 use super::http1::Stopping;
 use super::in_flight::InFlight;
-use super::peer::Peer;
+use super::peer::{Peer, Proxies};
 use super::request::{Request, RequestBody, RequestHead};
-use super::response::{Response, ResponseBody};
+use super::response::Response;
 use super::service::Service;
+use crate::limits::{Limits, RateKey};
 
 /// Bytes of one stream that wait to be written to the socket.
 const SEND_BUFFER_BYTES: usize = 32 << 10;
@@ -45,14 +49,33 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// either the connection is closed: it is the rapid reset of CVE-2023-44487.
 const RESETS_MAX: usize = 20;
 
+/// Bytes that a client may still send once it is answered, and how long it may take: they are not kept.
+const UPLOAD_MAX_BYTES: usize = 4 << 20;
+const UPLOAD_TIME: Duration = Duration::from_secs(5);
+
+/// Most header fields of a request, each `Cookie` counted (RFC 9113 §8.2.3): as many as actix takes over HTTP/1.
+const FIELDS_MAX: usize = 96;
+
+/// Bytes that are set aside for an answer before its request is executed: enough for every answer that is not a batch or a file,
+/// so that none of what was done goes unanswered for want of memory.
+const ANSWER_BYTES: usize = 4 << 10;
+
+/// What a kept header field costs besides its bytes.
+const FIELD_COST_BYTES: usize = 16;
+
 /// What an HTTP/2 connection may do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Http2Options {
     pub(crate) streams_max: u32,
     pub(crate) header_bytes_max: u32,
     pub(crate) header_timeout: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) stall_timeout: Duration,
+    /// As [`super::accept::AcceptOptions`] has it, for each stream.
+    pub(crate) read_bytes_per_second_min: u32,
+    /// What heads and answers that wait are charged to.
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) proxies: Proxies,
 }
 
 /// What the HTTP/2 connections of one worker share.
@@ -76,7 +99,7 @@ impl<S: Service + 'static> Http2<S> {
 }
 
 async fn serve<S: Service + 'static>(http2: &Rc<Http2<S>>, io: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
-    let options = http2.options;
+    let options = &http2.options;
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.streams_max)
@@ -166,11 +189,25 @@ async fn answer<S: Service>(
 ) {
     let is_head = request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
-    let head = Box::new(request_head(&parts));
+    let mut head = Box::new(request_head(&parts));
     drop(parts);
+    let options = &http2.options;
+    let key = RateKey::at(options.proxies.caller(&peer, head.headers()).address);
+    let (mut inbound, mut outbound) = (options.limits.inbound(key.clone()), options.limits.outbound(key));
+    let head_bytes = head.bytes() + head.fields().count() * FIELD_COST_BYTES;
+    let mut peer = peer;
+    if let Err(error) = inbound.grow(head_bytes).and_then(|()| outbound.set(ANSWER_BYTES)) {
+        // The handler refuses it, and knows how.
+        peer.refused = Some(error);
+        head.drop_fields();
+    }
     let mut in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
-    let body =
-        if body.is_end_stream() { RequestBody::Full(Bytes::new()) } else { RequestBody::Stream(Box::pin(Body(body))) };
+    let upload = Upload(Rc::new(RefCell::new(body)));
+    let body = if upload.has_ended() {
+        RequestBody::Full(Bytes::new())
+    } else {
+        RequestBody::Stream(Box::pin(upload.clone()))
+    };
     let mut answering = http2.service.call(Request { head, body, peer, sink: None });
     let answered = poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(None),
@@ -178,28 +215,44 @@ async fn answer<S: Service>(
     });
     // A held request whose client is gone ends here, and everything that it held with it.
     let Some(response) = answered.await else { return };
-    drop(answering);
+    drop((answering, inbound));
     in_flight.answered(response.status.as_u16(), None);
-    send(response, respond, is_head, http2.options.stall_timeout, in_flight).await;
+    // Of a stream no more waits than a part.
+    let waiting = response.body.length().unwrap_or(0).clamp(ANSWER_BYTES, SEND_BUFFER_BYTES);
+    if outbound.set(waiting).is_err() {
+        respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+        return;
+    }
+    if send(response, respond, is_head, options, &mut in_flight).await {
+        drop((in_flight, outbound));
+        upload.read_out().await;
+    }
 }
 
+/// Sends an answer; says whether to its end.
 async fn send(
     response: Response,
     mut respond: SendResponse<Bytes>,
     is_head: bool,
-    stall_timeout: Duration,
-    mut in_flight: InFlight,
-) {
+    options: &Http2Options,
+    in_flight: &mut InFlight,
+) -> bool {
     let head = response_head(&response);
     let mut body = response.body;
-    let empty = is_head
-        || matches!(body, ResponseBody::Empty)
-        || matches!(&body, ResponseBody::Full(bytes) if bytes.is_empty());
-    let Ok(mut stream) = respond.send_response(head, empty) else { return };
+    let length = body.length();
+    let empty = is_head || length == Some(0);
+    let Ok(mut stream) = respond.send_response(head, empty) else { return false };
     if empty {
-        return;
+        return true;
     }
+    let mut rate = ReadRate::new(options.read_bytes_per_second_min);
+    let mut sent_bytes = 0;
     loop {
+        // A part is made when there is room for some of it: one byte of the window is set aside, not more, since the streams
+        // of a connection share one.
+        if room(&mut stream, 1, options, &mut rate).await.is_none() {
+            return false;
+        }
         let next = poll_fn(|cx| match stream.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(None),
             Poll::Pending => body.poll_part(cx).map(Some),
@@ -207,42 +260,68 @@ async fn send(
         match next.await {
             Some(Some(part)) => {
                 in_flight.sent(part.len());
-                if !write(&mut stream, part, stall_timeout).await {
-                    return;
+                sent_bytes += part.len();
+                if !write(&mut stream, part, options, &mut rate).await {
+                    return false;
                 }
             }
-            Some(None) => {
-                // Gone already, perhaps; then nothing is left to end.
-                let _ = stream.send_data(Bytes::new(), true);
-                return;
+            Some(None) if length.is_some_and(|length| sent_bytes < length) => {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return false;
             }
-            None => return,
+            // Gone already, perhaps; then nothing is left to end.
+            Some(None) => return stream.send_data(Bytes::new(), true).is_ok(),
+            None => return false,
         }
     }
 }
 
-/// Writes as the other side takes it; says whether there is more to do. What takes nothing for too long is reset, the
-/// stream alone: the others of its connection may be well.
-async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes, stall_timeout: Duration) -> bool {
+/// Writes as the other side takes it; says whether there is more to do.
+async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes, options: &Http2Options, rate: &mut ReadRate) -> bool {
     while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len().min(CHUNK_BYTES));
-        let room = poll_fn(|cx| match stream.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => stream.poll_capacity(cx),
-        });
-        let room = tokio::select! {
-            room = room => room,
-            () = sleep(stall_timeout) => {
-                stream.send_reset(Reason::CANCEL);
-                return false;
-            }
-        };
-        let Some(Ok(room)) = room else { return false };
+        let Some(room) = room(stream, bytes.len().min(CHUNK_BYTES), options, rate).await else { return false };
         if stream.send_data(bytes.split_to(room.min(bytes.len())), false).is_err() {
             return false;
         }
+        rate.took(Instant::now(), room);
     }
     true
+}
+
+/// Waits for room in the windows, up to so many bytes; `None` where the stream is over. One that takes nothing, or too little,
+/// for too long is reset, the stream alone: the others of its connection may be well.
+async fn room(
+    stream: &mut SendStream<Bytes>,
+    bytes: usize,
+    options: &Http2Options,
+    rate: &mut ReadRate,
+) -> Option<usize> {
+    stream.reserve_capacity(bytes);
+    let stalled_at = Instant::now() + options.stall_timeout;
+    loop {
+        let room = poll_fn(|cx| match stream.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            // What was assigned before is not announced again.
+            Poll::Pending if stream.capacity() > 0 => Poll::Ready(Some(stream.capacity())),
+            Poll::Pending => stream.poll_capacity(cx).map(|room| room?.ok()),
+        });
+        let now = Instant::now();
+        let Ok(slow_at) = rate.blocked(now) else { break };
+        let room = tokio::select! {
+            biased;
+            room = room => room,
+            () = sleep_until(stalled_at.min(slow_at).into()) => {
+                if Instant::now() >= stalled_at {
+                    break;
+                }
+                continue;
+            }
+        };
+        rate.took(Instant::now(), 0);
+        return room;
+    }
+    stream.send_reset(Reason::CANCEL);
+    None
 }
 
 /// A head, as HTTP/1 would have it: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
@@ -251,6 +330,11 @@ fn request_head(parts: &http::request::Parts) -> RequestHead {
     let mut head = RequestHead::builder(parts.method.clone(), Version::HTTP_2, uri.path(), uri.query());
     if let Some(authority) = uri.authority() {
         head.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
+    }
+    if parts.headers.len() > FIELDS_MAX {
+        // One byte of HPACK can be a field of kilobytes: what is refused for their number is not held with them.
+        head.drop_fields();
+        return head.finish();
     }
     for (name, value) in &parts.headers {
         let replaced = name == COOKIE || name == HOST && uri.authority().is_some();
@@ -278,13 +362,8 @@ fn response_head(response: &Response) -> http::Response<()> {
     for (name, value) in response.missing_defaults() {
         fields.insert(name, HeaderValue::from_static(value));
     }
-    let length = match &response.body {
-        ResponseBody::Empty => Some(0),
-        ResponseBody::Full(bytes) => Some(bytes.len()),
-        ResponseBody::Stream(_) => None,
-    };
     let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if let Some(length) = length.filter(|_| !bodiless) {
+    if let Some(length) = response.body.length().filter(|_| !bodiless) {
         fields.insert(CONTENT_LENGTH, length.into());
     }
     if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
@@ -294,15 +373,37 @@ fn response_head(response: &Response) -> http::Response<()> {
 }
 
 /// A request's body; its window opens as it is read.
-struct Body(RecvStream);
+#[derive(Clone)]
+struct Upload(Rc<RefCell<RecvStream>>);
 
-impl Stream for Body {
+impl Upload {
+    fn has_ended(&self) -> bool {
+        self.0.borrow().is_end_stream()
+    }
+
+    /// Reads what an answered client still sends, for a while, and throws it away. A stream that is reset instead takes its
+    /// answer with it in some clients (RFC 9113 §8.1 allows the reset; curl 7.88 reports an error then).
+    async fn read_out(mut self) {
+        let reading = async {
+            let mut left = UPLOAD_MAX_BYTES;
+            while left > 0
+                && let Some(Ok(bytes)) = self.next().await
+            {
+                left = left.saturating_sub(bytes.len().max(1));
+            }
+        };
+        let _ = timeout(UPLOAD_TIME, reading).await;
+    }
+}
+
+impl Stream for Upload {
     type Item = io::Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match std::task::ready!(self.0.poll_data(cx)) {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut body = self.0.borrow_mut();
+        match ready!(body.poll_data(cx)) {
             Some(Ok(bytes)) => {
-                let released = self.0.flow_control().release_capacity(bytes.len());
+                let released = body.flow_control().release_capacity(bytes.len());
                 Poll::Ready(Some(released.map(|()| bytes).map_err(io::Error::other)))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(io::Error::other(error)))),

@@ -18,30 +18,39 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
+use super::backlog::Backlog;
 use super::http1::DirectSink;
 use super::peer::Peer;
 use super::tls::HTTP2;
 use crate::limits::Permit;
+
+/// Bytes of answers that wait within TLS, before and after they are encrypted: a record of each (RFC 8446 §5.1).
+const TLS_BUFFER_BYTES: usize = 16 << 10;
 
 /// What comes and goes.
 pub(crate) enum Wire {
     /// Its writing side is shared with the streams that run over it.
     Plain(OwnedReadHalf, DirectSink),
     /// Boxed, since its state is a kilobyte that plain connections need not have.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>, Backlog),
 }
 
 impl Wire {
-    pub(super) fn plain(stream: TcpStream) -> Self {
+    pub(super) fn plain(stream: TcpStream, backlog: Backlog) -> Self {
         let (reading, writing) = stream.into_split();
-        Self::Plain(reading, DirectSink::new(writing))
+        Self::Plain(reading, DirectSink::new(writing, backlog))
+    }
+
+    pub(super) fn tls(mut stream: TlsStream<TcpStream>, backlog: Backlog) -> Self {
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        Self::Tls(Box::new(stream), backlog)
     }
 
     /// Where streams may be written to directly.
     fn sink(&self) -> Option<&DirectSink> {
         match self {
             Self::Plain(_, sink) => Some(sink),
-            Self::Tls(_) => None,
+            Self::Tls(..) => None,
         }
     }
 
@@ -49,7 +58,7 @@ impl Wire {
     pub(crate) fn is_http2(&self) -> bool {
         match self {
             Self::Plain(..) => false,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
+            Self::Tls(stream, _) => stream.get_ref().1.alpn_protocol() == Some(HTTP2),
         }
     }
 }
@@ -199,7 +208,7 @@ impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(reading, _) => Pin::new(reading).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -208,21 +217,33 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream, backlog) => match Pin::new(stream).poll_write(cx, buf) {
+                Poll::Ready(written) => {
+                    backlog.took(*written.as_ref().unwrap_or(&0), false);
+                    Poll::Ready(written)
+                }
+                Poll::Pending => backlog.poll_too_slow(cx).map(Err),
+            },
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, backlog) => match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(flushed) => {
+                    backlog.took(0, true);
+                    Poll::Ready(flushed)
+                }
+                Poll::Pending => backlog.poll_too_slow(cx).map(Err),
+            },
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -65,6 +65,20 @@ impl Caller {
     }
 }
 
+/// The proxies in front of a server, and how they say who their client is.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxies {
+    pub(crate) trusted: Vec<IpNet>,
+    pub(crate) header: ProxyHeader,
+}
+
+impl Proxies {
+    /// Who sends a request.
+    pub(crate) fn caller(&self, peer: &Peer, headers: Headers<'_>) -> Caller {
+        Caller::of(peer, headers, &self.trusted, self.header)
+    }
+}
+
 pub(crate) fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
     let address = address.to_canonical();
     proxies.iter().any(|network| network.contains(&address))

@@ -88,6 +88,8 @@ pub(crate) struct RequestHead {
     fields: Vec<(Span, Span)>,
     /// Bytes of the path before the place where the routes are mounted.
     mount_bytes: usize,
+    /// There were more fields than a request may have, and they were dropped.
+    fields_dropped: bool,
 }
 
 /// Where something lies in a head.
@@ -118,7 +120,7 @@ impl RequestHead {
         (path, query): (Span, Option<Span>),
         fields: Vec<(Span, Span)>,
     ) -> Self {
-        Self { text, method, version: Version::HTTP_11, path, query, fields, mount_bytes: 0 }
+        Self { text, method, version: Version::HTTP_11, path, query, fields, mount_bytes: 0, fields_dropped: false }
     }
 
     /// Begins a head whose parts do not lie in one piece.
@@ -126,7 +128,7 @@ impl RequestHead {
         let mut text = BytesMut::with_capacity(512);
         let path = put(&mut text, path.as_bytes());
         let query = query.map(|query| put(&mut text, query.as_bytes()));
-        HeadBuilder { text, method, version, path, query, fields: Vec::new(), mount_bytes: 0 }
+        HeadBuilder { text, method, version, path, query, fields: Vec::new(), mount_bytes: 0, fields_dropped: false }
     }
 
     pub(crate) fn headers(&self) -> Headers<'_> {
@@ -144,6 +146,16 @@ impl RequestHead {
     /// Length of the head, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.text.len()
+    }
+
+    /// Lets go of the fields of a request that is going to be refused.
+    pub(crate) fn drop_fields(&mut self) {
+        self.fields = Vec::new();
+    }
+
+    /// Whether there were more fields than a request may have, so that some are missing here.
+    pub(crate) fn has_dropped_fields(&self) -> bool {
+        self.fields_dropped
     }
 
     /// The path, as it was sent.
@@ -191,6 +203,7 @@ pub(crate) struct HeadBuilder {
     query: Option<Span>,
     fields: Vec<(Span, Span)>,
     mount_bytes: usize,
+    fields_dropped: bool,
 }
 
 impl HeadBuilder {
@@ -206,9 +219,14 @@ impl HeadBuilder {
         self.fields.push((name, value));
     }
 
+    /// There are more fields than a request may have: the rest is not kept, and the request is to be refused.
+    pub(crate) fn drop_fields(&mut self) {
+        self.fields_dropped = true;
+    }
+
     pub(crate) fn finish(self) -> RequestHead {
-        let Self { text, method, version, path, query, fields, mount_bytes } = self;
-        RequestHead { text: text.freeze(), method, version, path, query, fields, mount_bytes }
+        let Self { text, method, version, path, query, fields, mount_bytes, fields_dropped } = self;
+        RequestHead { text: text.freeze(), method, version, path, query, fields, mount_bytes, fields_dropped }
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum ResponseBody {
     /// Of a length that is not known, and pulled: what the socket does not take is not asked for. After an upgrade it is all
     /// that the peer is sent.
     Stream(Pin<Box<dyn Stream<Item = Bytes>>>),
+    /// As a stream, of a length that is announced. One that ends before is an answer that broke off.
+    SizedStream(usize, Pin<Box<dyn Stream<Item = Bytes>>>),
 }
 
 impl Response {
@@ -67,6 +69,11 @@ impl Response {
         Self { body: ResponseBody::Stream(Box::pin(body)), ..self }
     }
 
+    /// As [`Self::with_stream`], of a length in bytes.
+    pub(crate) fn with_sized_stream(self, bytes: usize, body: impl Stream<Item = Bytes> + 'static) -> Self {
+        Self { body: ResponseBody::SizedStream(bytes, Box::pin(body)), ..self }
+    }
+
     /// The default header fields that the handler has not set.
     pub(crate) fn missing_defaults(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         DEFAULT_HEADERS.into_iter().filter(|(name, _)| !self.fields.contains(name))
@@ -74,6 +81,16 @@ impl Response {
 }
 
 impl ResponseBody {
+    /// Its length in bytes; `None` where that is not known.
+    pub(crate) fn length(&self) -> Option<usize> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Full(bytes) => Some(bytes.len()),
+            Self::Stream(_) => None,
+            Self::SizedStream(bytes, _) => Some(*bytes),
+        }
+    }
+
     /// The next part, `None` at the end.
     pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match self {
@@ -82,7 +99,7 @@ impl ResponseBody {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then_some(bytes))
             }
-            Self::Stream(stream) => stream.as_mut().poll_next(cx),
+            Self::Stream(stream) | Self::SizedStream(_, stream) => stream.as_mut().poll_next(cx),
         }
     }
 }

@@ -70,7 +70,7 @@ where
             let stopping = async move { stopping.notified().await }.boxed_local().shared();
             let site = Rc::new(site);
             let plain = Rc::new(Http1::new(site.clone(), log.clone(), stopping.clone()));
-            let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2));
+            let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2.clone()));
             let fallback = HttpServiceBuilder::default()
                 // The pauses between requests are timed in `net::io`.
                 .keep_alive(actix_http::KeepAlive::Os)

@@ -262,6 +262,73 @@ async fn a_stalled_stream_ends_alone() {
     assert_eq!(crate::within("its end", ended).await, Some(Reason::CANCEL));
 }
 
+/// No `App` is behind HTTP/2, and what one would find is found.
+#[tokio::test]
+async fn every_path_is_found_as_over_http1() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    for (path, status, media_type) in [
+        ("/", 200, "text/html; charset=utf-8"),
+        ("/client.js", 200, "text/javascript; charset=utf-8"),
+        ("/legacy.html", 200, "text/html; charset=utf-8"),
+        ("/healthz", 200, "application/json"),
+        ("/readyz", 200, "application/json"),
+        ("/v1/info", 200, "application/json"),
+        ("/v1/%69nfo", 200, "application/json"),
+        ("/v1/nothing", 404, "application/json"),
+        ("/nothing.html", 404, "application/json"),
+    ] {
+        let answer = connection.get(path).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.headers["content-type"]),
+            (status, &media_type.parse().unwrap()),
+            "{path}"
+        );
+        assert!(answer.headers.contains_key("x-content-type-options"), "{path}");
+    }
+}
+
+/// As over HTTP/1: a field more is a byte on the wire, and may be kilobytes here.
+#[tokio::test]
+async fn more_fields_than_a_request_may_have_are_refused() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    for name in ["x", "cookie"] {
+        for (number, status) in [(90, 200), (97, 431), (1500, 431)] {
+            let mut request = connection.request("GET", "/v1/info");
+            for _ in 0..number {
+                request = request.header(name, "");
+            }
+            let request = request.body(()).expect("a request");
+            let answer = connection.send(request, None).await.expect("an answer");
+            assert_eq!(answer.status, status, "{number} times {name}");
+        }
+    }
+}
+
+/// Some clients lose the answer to an upload whose stream is reset behind it.
+#[tokio::test]
+async fn a_refused_upload_is_read_on() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let connection = Connection::open(&certificate, &server).await;
+    for (path, status) in [("/v1/topics/x", 413), ("/v1/nothing", 404), ("/v1/poll", 405)] {
+        let request = connection.request("POST", path).header("content-type", "text/plain").body(());
+        let mut requests = connection.requests.clone().ready().await.expect("ready");
+        let (answer, mut upload) = requests.send_request(request.expect("a request"), false).expect("sent");
+        let uploading = async {
+            let mut left = Bytes::from(vec![b'x'; 1_000_000]);
+            while !left.is_empty() {
+                upload.reserve_capacity(left.len());
+                let room = std::future::poll_fn(|cx| upload.poll_capacity(cx)).await.expect("open").expect("not reset");
+                let part = left.split_to(room.min(left.len()));
+                upload.send_data(part, left.is_empty()).expect("sent");
+            }
+        };
+        let (answer, ()) = crate::within("both", async { tokio::join!(answer, uploading) }).await;
+        assert_eq!(answer.expect("an answer").status(), status, "{path}");
+    }
+}
+
 /// A slow body is answered, and the connection goes on.
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {

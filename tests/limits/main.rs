@@ -15,6 +15,7 @@ mod log;
 mod memory;
 mod proxies;
 mod rates;
+mod readers;
 mod requests;
 mod sizes;
 #[path = "../support/mod.rs"]

@@ -16,6 +16,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::net::backlog::Backlog;
+
 /// The writing side of a plain connection, shared by what its task writes and what is written directly.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectSink(Rc<WriteSide>);
@@ -33,6 +35,7 @@ struct WriteSide {
     chunked: Cell<bool>,
     /// What the socket did not take yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
+    backlog: RefCell<Backlog>,
     /// Bytes of bodies that were written directly, without what stands around chunks.
     sent_bytes: Cell<u64>,
 }
@@ -47,9 +50,10 @@ impl WeakSink {
 }
 
 impl DirectSink {
-    pub(crate) fn new(half: OwnedWriteHalf) -> Self {
+    pub(in crate::net) fn new(half: OwnedWriteHalf, backlog: Backlog) -> Self {
         let (clear, chunked, sent_bytes) = (Cell::new(false), Cell::new(false), Cell::new(0));
-        Self(Rc::new(WriteSide { half, clear, chunked, rest: RefCell::default(), sent_bytes }))
+        let (rest, backlog) = (RefCell::default(), RefCell::new(backlog));
+        Self(Rc::new(WriteSide { half, clear, chunked, rest, backlog, sent_bytes }))
     }
 
     pub(crate) fn downgrade(&self) -> WeakSink {
@@ -136,11 +140,18 @@ impl DirectSink {
 
     fn poll_socket(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.half.as_ref().poll_write_ready(cx))?;
+            match self.0.half.as_ref().poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return self.0.backlog.borrow_mut().poll_too_slow(cx).map(Err),
+            }
             match self.0.half.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
                 Ok(0) if !bytes.is_empty() => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => return Poll::Ready(written),
+                Ok(written) => {
+                    self.0.backlog.borrow_mut().took(written, written == bytes.len());
+                    return Poll::Ready(Ok(written));
+                }
             }
         }
     }
@@ -164,7 +175,7 @@ mod tests {
         let (peer, accepted) = tokio::join!(socket.connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, _) = accepted.unwrap();
         socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-        (DirectSink::new(stream.into_split().1), peer.unwrap())
+        (DirectSink::new(stream.into_split().1, Backlog::new(1024)), peer.unwrap())
     }
 
     /// A write that tells by its bytes where it belongs.

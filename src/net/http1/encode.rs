@@ -8,15 +8,15 @@ use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 
-use crate::net::response::{DEFAULT_HEADERS, Response, ResponseBody};
+use crate::net::response::{DEFAULT_HEADERS, Response};
 
 /// How the end of a body is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyFraming {
     /// There is no body.
     Empty,
-    /// By its length.
-    Length,
+    /// By its length, in bytes.
+    Length(usize),
     /// It comes in chunks.
     Chunked,
     /// By the end of the connection, which then serves no other request.
@@ -31,19 +31,18 @@ pub(super) fn write_head(response: &Response, close: bool, template: &HeadTempla
     out.put_u8(b' ');
     out.put_slice(response.status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-    let framing = match (response.status, &response.body) {
+    let framing = match (response.status, response.body.length()) {
         (StatusCode::SWITCHING_PROTOCOLS, _) => BodyFraming::CloseDelimited,
         (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => BodyFraming::Empty,
-        (_, ResponseBody::Stream(_)) => {
+        (_, None) => {
             out.put_slice(b"transfer-encoding: chunked\r\n");
             BodyFraming::Chunked
         }
-        (_, body) => {
-            let length = if let ResponseBody::Full(bytes) = body { bytes.len() } else { 0 };
+        (_, Some(bytes)) => {
             out.put_slice(b"content-length: ");
-            out.put_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
             out.put_slice(b"\r\n");
-            if length == 0 { BodyFraming::Empty } else { BodyFraming::Length }
+            if bytes == 0 { BodyFraming::Empty } else { BodyFraming::Length(bytes) }
         }
     };
     if response.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -1,0 +1,186 @@
+//! A batch that is written and not sent: positions, from which its bytes can be made again.
+//!
+//! A peer may ask for a batch and take it slowly, or not at all. To keep the bytes for it would hold a quarter of a megabyte a
+//! request; what is kept instead is where in the log they came from. What was read from there once reads the same again,
+//! unless it has been trimmed or superseded since: then there is nothing to send on with, and the peer asks again by its
+//! cursor.
+
+use std::hash::{DefaultHasher, Hasher as _};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{BATCH_BYTES, Delivery, FETCH_ROWS};
+use crate::cursor::Position;
+use crate::event::Event;
+use crate::store::ReadRequest;
+use crate::topic::PatternSet;
+
+/// Which of a batch's items are events, and which.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventSpan {
+    /// Bytes of the items before the first event.
+    pub(super) start_bytes: usize,
+    /// Bytes of the items up to the last event's end.
+    pub(super) end_bytes: usize,
+    /// The position before the first event.
+    pub(super) after: Position,
+    /// The position of the last.
+    pub(super) through: Position,
+}
+
+/// A finished batch without its events.
+#[derive(Debug)]
+pub struct UnsentBatch {
+    /// With the items besides the events: those before them, then those after.
+    delivery: Box<Delivery>,
+    span: EventSpan,
+    length: usize,
+    digest: u64,
+}
+
+impl UnsentBatch {
+    /// Of a delivery that has finished with a batch, whose bytes are `written`; `None` where there is no event in it.
+    pub(super) fn new(mut delivery: Box<Delivery>, written: &[u8]) -> Option<Self> {
+        let span = *delivery.span.take().filter(|span| span.end_bytes <= delivery.items.len())?;
+        let after = delivery.items.split_off(span.end_bytes);
+        let mut others = BytesMut::with_capacity(span.start_bytes + after.len());
+        others.extend_from_slice(&delivery.items[..span.start_bytes]);
+        others.extend_from_slice(&after);
+        delivery.items = others;
+        Some(Self { delivery, span, length: written.len(), digest: digest(written) })
+    }
+
+    /// Length of the batch, in bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn patterns(&self) -> &PatternSet {
+        &self.delivery.patterns
+    }
+
+    /// The events are those that match, after the first position and up to the second.
+    #[must_use]
+    pub fn positions(&self) -> (Position, Position) {
+        (self.span.after, self.span.through)
+    }
+
+    /// A read of the next of them from the store.
+    #[must_use]
+    pub fn request(&self, after: Position) -> ReadRequest {
+        ReadRequest {
+            patterns: self.delivery.patterns.clone(),
+            after,
+            events_max: self.delivery.plan.events_max,
+            bytes_max: BATCH_BYTES,
+            rows_max: FETCH_ROWS,
+        }
+    }
+
+    /// The bytes of the batch, of all of its events; `None` where they are not those that were written.
+    #[must_use]
+    pub fn write_again(&self, events: &[Arc<Event>]) -> Option<Bytes> {
+        let others = &self.delivery.items;
+        let mut items = BytesMut::with_capacity(self.length);
+        items.extend_from_slice(&others[..self.span.start_bytes]);
+        for event in events {
+            // The comma between two items.
+            if !items.is_empty() {
+                items.extend_from_slice(b",");
+            }
+            event.write_json(&mut items);
+        }
+        items.extend_from_slice(&others[self.span.start_bytes..]);
+        let mut out = BytesMut::with_capacity(self.length);
+        self.delivery.write_batch(&items, &mut out);
+        (out.len() == self.length && digest(&out) == self.digest).then(|| out.freeze())
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::cursor::Cursor;
+    use crate::delivery::{Completion, Gap, GapReason, Plan, Start, Step};
+    use crate::event::{Data, NewEvent};
+    use crate::store::{Bounds, FeedBatch};
+    use crate::tail::{Tail, TailLimits};
+    use crate::transport::Transport;
+    use crate::waiters::News;
+    use crate::wire::Framing;
+
+    /// A batch of events with these texts, behind a gap or not; what was written, and the events.
+    fn batch(framing: Framing, texts: &[String], gap: bool) -> (Option<UnsentBatch>, Bytes, Vec<Arc<Event>>) {
+        let zero = Position::ZERO;
+        let bounds = Bounds { epoch: "e".parse().unwrap(), began: zero, floor: zero, last: zero };
+        let mut tail = Tail::new(bounds, zero, TailLimits::default());
+        let events: Vec<Arc<Event>> = texts
+            .iter()
+            .zip(1..)
+            .map(|(text, position)| {
+                let draft = NewEvent::new("t".parse().unwrap(), Data::text(text)).draft(0);
+                Arc::new(draft.at(bounds.epoch, Position(position)))
+            })
+            .collect();
+        tail.push(&FeedBatch { epoch: bounds.epoch, after: zero, events: events.clone(), floor: zero });
+        let plan = Plan {
+            framing,
+            completion: Completion::AtOnce,
+            client: Uuid::nil(),
+            transport: Transport::Poll,
+            heartbeat: Duration::from_secs(15),
+            events_max: 256,
+            jitter: 0,
+        };
+        let start = Cursor::new(bounds.epoch, zero);
+        let told = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
+        let patterns = PatternSet::new(["t".parse().unwrap()]).unwrap();
+        let start = Start { cursor: start, gap: gap.then_some(told) };
+        let mut delivery = Box::new(Delivery::new(Instant::now(), plan, patterns, start));
+        let mut out = BytesMut::new();
+        assert_eq!(delivery.step(Instant::now(), &tail, News::Unknown, &mut out), Step::Write);
+        (delivery.into_unsent(&out), out.freeze(), events)
+    }
+
+    proptest! {
+        /// In every framing, and whatever stands before the events, the same bytes come of the same events, and none of others.
+        #[test]
+        fn what_is_written_again_is_the_same(
+            texts in proptest::collection::vec("(__proto__|</script>|[a-z\u{2028}]{0,9})", 1..6),
+            framing in 0..3,
+            gap: bool,
+        ) {
+            let framing = match framing {
+                0 => Framing::Json,
+                1 => Framing::Jsonp("f".parse().unwrap()),
+                _ => Framing::Iframe { nonce: "n".into(), target: None },
+            };
+            let (unsent, written, events) = batch(framing, &texts, gap);
+            let unsent = unsent.unwrap();
+            prop_assert_eq!(unsent.positions(), (Position::ZERO, Position(texts.len() as u64)));
+            prop_assert_eq!(unsent.length(), written.len());
+            prop_assert_eq!(unsent.write_again(&events), Some(written));
+            prop_assert_eq!(unsent.write_again(&events[1..]), None, "one is gone");
+        }
+    }
+
+    #[test]
+    fn without_an_event_there_is_nothing_to_read_again() {
+        assert!(batch(Framing::Json, &[], true).0.is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! Readers that take what they asked for slowly: what they receive, and what they make the server hold meanwhile.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::certificates;
+use crate::http2::Connection;
+use crate::support::Server;
+
+/// Bytes of one event's data.
+const EVENT_BYTES: usize = 100_000;
+
+/// A poll's longest batch: past 256 KiB after its third event.
+async fn publish(server: &Server) {
+    for number in 0..3 {
+        let text = format!("{number}{}", "x".repeat(EVENT_BYTES));
+        server.publish(&json!({ "topic": "long", "data": text })).await;
+    }
+}
+
+/// A connection whose kernel takes little at a time.
+async fn narrow(address: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(address.parse().expect("an address")).await.expect("connected")
+}
+
+/// All that is answered to a request, read in small pieces, with turns for others between them.
+async fn read_slowly(address: &str, request: &str) -> Vec<u8> {
+    let mut stream = narrow(address).await;
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let (mut all, mut piece) = (Vec::new(), [0; 3000]);
+    loop {
+        match stream.read(&mut piece).await.expect("read") {
+            0 => return all,
+            bytes => all.extend_from_slice(&piece[..bytes]),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn body_of(answer: &[u8]) -> &[u8] {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    &answer[end + 4..]
+}
+
+/// What is dropped while a peer takes nothing is the same once it is made again: by the plain way (the connection's second
+/// request, which closes it, goes through the `App`), from the tail and, where that is too short, from the store.
+#[tokio::test]
+async fn a_long_batch_that_is_taken_slowly_is_the_same() {
+    for flags in [&[][..], &["--tail-events", "1"]] {
+        let server = Server::start(flags);
+        publish(&server).await;
+        let path = "/v1/poll?topic=long&cursor=earliest";
+        let (_, events) = crate::wire::poll(server.address(), path).await.expect("a batch");
+        assert_eq!(events.len(), 3);
+        for (path, close) in [(path, true), ("/v1/jsonp?callback=f&topic=long&cursor=earliest", true), (path, false)] {
+            let host = server.address();
+            // The answer of the last request, which is refused, is the end.
+            let end = if close { "Connection: close\r\n" } else { "" };
+            let one = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{end}\r\n");
+            let request =
+                if close { one } else { format!("{one}GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n") };
+            let answer = crate::within("a slow answer", read_slowly(host, &request)).await;
+            let body = body_of(&answer);
+            let length = String::from_utf8_lossy(&answer[..answer.len() - body.len()]).to_ascii_lowercase();
+            let length = length.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+            let length: usize = length.and_then(|text| text.parse().ok()).expect("a length");
+            let body = std::str::from_utf8(&body[..length]).expect("text");
+            let json = body.strip_prefix("/**/f(").map_or(body, |body| body.trim_end_matches(");"));
+            let batch: Value = serde_json::from_str(json).expect("JSON");
+            let slow = batch["events"].as_array().expect("events");
+            assert!(slow.iter().zip(&events).all(|(slow, fast)| slow["data"] == fast["data"]), "{path}");
+            assert_eq!(slow.len(), 3);
+        }
+    }
+}
+
+/// Many requests for long batches, none of which is taken: what is held for each is not the batch.
+#[tokio::test]
+async fn batches_that_are_not_taken_are_not_held() {
+    const PEERS: usize = 200;
+    const EACH_KIB: u64 = 64;
+    let server = Server::start(&["--stall-timeout", "1h"]);
+    publish(&server).await;
+    let mut peers = Vec::new();
+    let ask = |host: &str| format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let connect = async |peers: &mut Vec<TcpStream>, number: usize| {
+        for _ in 0..number {
+            let mut peer = narrow(server.address()).await;
+            peer.write_all(ask(server.address()).as_bytes()).await.expect("sent");
+            // It is being answered.
+            let mut first = [0; 16];
+            crate::within("an answer", peer.read_exact(&mut first)).await.expect("read");
+            peers.push(peer);
+        }
+    };
+    // What is there for all is there then.
+    connect(&mut peers, 20).await;
+    let before = memory_kib(server.pid());
+    connect(&mut peers, PEERS).await;
+    let each = memory_kib(server.pid()).saturating_sub(before) / PEERS as u64;
+    assert!(each <= EACH_KIB, "{each} KiB for each");
+}
+
+/// The same over HTTP/2, where a window that stays shut keeps the batch from being sent at all.
+#[tokio::test]
+async fn batches_behind_a_closed_window_are_not_held() {
+    const STREAMS: usize = 90;
+    let (server, certificate, _files) = certificates::server(&["--stall-timeout", "1h"]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    for number in 0..3 {
+        let text = format!("{number}{}", "x".repeat(EVENT_BYTES));
+        connection.publish(&json!({ "topic": "long", "data": text })).await;
+    }
+    let before = memory_kib(server.pid());
+    let mut builder = h2::client::Builder::new();
+    let mut shut = Connection::with(&certificate, &server, builder.initial_window_size(0)).await;
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        answers.push(shut.get("/v1/poll?topic=long&cursor=earliest").await);
+    }
+    let each = memory_kib(server.pid()).saturating_sub(before) / STREAMS as u64;
+    assert!(each <= 64, "{each} KiB for each");
+}
+
+fn memory_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
