@@ -1,10 +1,11 @@
 /**
- * Types of `share.js` where it is CommonJS. As a script it adds itself to the global `Switchback`; for `import` there is
- * `share.mjs`, which is the library with it.
+ * Types of `share.js`. Loading it adds the transport `shared` to the library: to the global `Switchback` in a page, to
+ * `client.js` beside it where it is CommonJS. For `import` there is `share.mjs`, the library with it.
  */
 
-/** What `share.js` needs of the client library. */
+/** What it needs of the client library. */
 interface Library {
+  readonly transports: readonly string[];
   connect(url: string, options?: object): object;
   /** Takes one more transport, the best of all from then on. */
   use(transport: any): void;
@@ -12,7 +13,7 @@ interface Library {
 
 /**
  * Adds the transport `shared` to the library: connections with the option `share` then have one
- * connection to the server among all tabs of the browser. Call it once, before `connect`.
+ * connection to the server among all tabs of the browser. Only for a library made otherwise; once is enough.
  */
 declare function install(library: Library): void;
 

@@ -391,6 +391,7 @@
   // ---------------------------------------------------------------- the transport
 
   function install(library) {
+    if (library.transports.includes('shared')) return;
     const groups = new Map();
     function groupOf(session) {
       const { env, connection, token } = session;
@@ -411,6 +412,9 @@
     });
   }
 
-  if (typeof module === 'object' && module.exports) module.exports = install;
-  else install(root.Switchback);
+  // To import it for its effect is enough, wherever it is bundled with the client.
+  if (typeof module === 'object' && module.exports) {
+    module.exports = install;
+    install(require('./client.js'));
+  } else install(root.Switchback);
 }(typeof window !== 'undefined' ? window : globalThis));

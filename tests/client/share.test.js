@@ -268,8 +268,9 @@ test('a leading connection that the server ends for good leaves each tab to itse
   assert.ok(world.opened.length < 30, `${world.opened.length} sessions were opened`);
 });
 
-test('the module is the library with the transport in it', async () => {
+test('loading it adds the transport once, by require as by import', async () => {
   const { default: library } = await import('../../static/share.mjs');
+  assert.equal(require('../../static/client.js'), library);
   assert.equal(library.transports[0], 'shared');
   assert.equal(library.transports.filter((name) => name === 'shared').length, 1);
 });
