@@ -1813,14 +1813,21 @@ function frame(session, params, onItem, onGone) {
   var url = session.url(session.connection.foreign ? params.concat([['origin', pageOrigin(env)]]) : params);
   if (url.length > URL_MAX) return later(env, function () { onGone(tooLong(session)); });
   var element = null;
+  var heard = false;
   var unlisten = listen(window, 'message', function (event) {
     // Not `!==`: in IE 8 one window is two objects.
     if (!element || event.source != element.contentWindow || event.origin !== from) return;
     session.count(0, event.data.length + 20);
     var item = parse(event.data);
+    heard = heard || !!item;
     if (item) onItem(item);
   });
-  function gone() { onGone(endings.lost()); }
+  // A document that can be read and never spoke is not the server's; the browser's own error page can't be.
+  function gone() {
+    var isOther = !heard;
+    try { isOther = isOther && !!element.contentWindow.document.body; } catch (error) { isOther = false; }
+    onGone(isOther ? endings.foreign(session.connection.base) : endings.lost());
+  }
   /*
    * Firefox ends a frame without an event when a link turns out a download. Our own origin's document can be
    * looked at: it is loading while the answer comes.
