@@ -277,10 +277,10 @@ impl Delivery {
         self.omits_unmoved = true;
     }
 
-    /// What is kept of a finished batch, whose bytes are `written`, while it is sent; `None` where no event is in it.
+    /// What is kept of a finished batch of so many bytes while it is sent; `None` where no event is in it.
     #[must_use]
-    pub fn into_unsent(self: Box<Self>, written: &[u8]) -> Option<UnsentBatch> {
-        UnsentBatch::new(self, written)
+    pub fn into_unsent(self: Box<Self>, length: usize) -> Option<UnsentBatch> {
+        UnsentBatch::new(self, length)
     }
 
     /// Ends it now, for a reason.
@@ -524,9 +524,11 @@ impl Delivery {
 
     /// An event of a batch lies between two bytes of its items.
     fn note_event(&mut self, position: Position, start_bytes: usize, end_bytes: usize) {
-        let first = || Box::new(EventSpan { start_bytes, end_bytes, after: position.before(), through: position });
+        let after = position.before();
+        let first = || Box::new(EventSpan { start_bytes, end_bytes, after, through: position, count: 0 });
         let span = self.span.get_or_insert_with(first);
         (span.end_bytes, span.through) = (end_bytes, position);
+        span.count += 1;
     }
 
     fn control(&mut self, control: Control, out: &mut BytesMut) {

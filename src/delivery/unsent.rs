@@ -1,11 +1,10 @@
 //! A batch that is written and not sent: positions, from which its bytes can be made again.
 //!
 //! A peer may ask for a batch and take it slowly, or not at all. To keep the bytes for it would hold a quarter of a megabyte a
-//! request; what is kept instead is where in the log they came from. What was read from there once reads the same again,
-//! unless it has been trimmed or superseded since: then there is nothing to send on with, and the peer asks again by its
-//! cursor.
+//! request; what is kept instead is where in the log they came from. An event never changes, and none comes to be between two
+//! positions that were read: so what was read from there reads the same again, unless some of it has been trimmed or
+//! superseded since. Then there is nothing to send on with, and the peer asks again by its cursor.
 
-use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +26,8 @@ pub(super) struct EventSpan {
     pub(super) after: Position,
     /// The position of the last.
     pub(super) through: Position,
+    /// How many they are.
+    pub(super) count: usize,
 }
 
 /// A finished batch without its events.
@@ -36,19 +37,18 @@ pub struct UnsentBatch {
     delivery: Box<Delivery>,
     span: EventSpan,
     length: usize,
-    digest: u64,
 }
 
 impl UnsentBatch {
-    /// Of a delivery that has finished with a batch, whose bytes are `written`; `None` where there is no event in it.
-    pub(super) fn new(mut delivery: Box<Delivery>, written: &[u8]) -> Option<Self> {
+    /// Of a delivery that has finished with a batch of so many bytes; `None` where there is no event in it.
+    pub(super) fn new(mut delivery: Box<Delivery>, length: usize) -> Option<Self> {
         let span = *delivery.span.take().filter(|span| span.end_bytes <= delivery.items.len())?;
         let after = delivery.items.split_off(span.end_bytes);
         let mut others = BytesMut::with_capacity(span.start_bytes + after.len());
         others.extend_from_slice(&delivery.items[..span.start_bytes]);
         others.extend_from_slice(&after);
         delivery.items = others;
-        Some(Self { delivery, span, length: written.len(), digest: digest(written) })
+        Some(Self { delivery, span, length })
     }
 
     /// Length of the batch, in bytes.
@@ -81,9 +81,13 @@ impl UnsentBatch {
         }
     }
 
-    /// The bytes of the batch, of all of its events; `None` where they are not those that were written.
+    /// The bytes of the batch, of all of its events; `None` where these are not all of them, or those of another log.
     #[must_use]
     pub fn write_again(&self, events: &[Arc<Event>]) -> Option<Bytes> {
+        let epoch = self.delivery.cursor.epoch;
+        if events.len() != self.span.count || events.iter().any(|event| event.cursor().epoch != epoch) {
+            return None;
+        }
         let others = &self.delivery.items;
         let mut items = BytesMut::with_capacity(self.length);
         items.extend_from_slice(&others[..self.span.start_bytes]);
@@ -97,14 +101,8 @@ impl UnsentBatch {
         items.extend_from_slice(&others[self.span.start_bytes..]);
         let mut out = BytesMut::with_capacity(self.length);
         self.delivery.write_batch(&items, &mut out);
-        (out.len() == self.length && digest(&out) == self.digest).then(|| out.freeze())
+        (out.len() == self.length).then(|| out.freeze())
     }
-}
-
-fn digest(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 #[cfg(test)]
@@ -154,7 +152,7 @@ mod tests {
         let mut delivery = Box::new(Delivery::new(Instant::now(), plan, patterns, start));
         let mut out = BytesMut::new();
         assert_eq!(delivery.step(Instant::now(), &tail, News::Unknown, &mut out), Step::Write);
-        (delivery.into_unsent(&out), out.freeze(), events)
+        (delivery.into_unsent(out.len()), out.freeze(), events)
     }
 
     proptest! {

@@ -29,7 +29,7 @@ const PART_BYTES: usize = 16 << 10;
 
 /// Bytes of batches that one thread keeps whole at a time, all those whose tasks have not come to rest: requests may come a
 /// hundred at once.
-const KEPT_BYTES_MAX: usize = 8 << 20;
+const KEPT_BYTES_MAX: usize = 16 << 20;
 
 thread_local! {
     static KEPT_BYTES: Cell<usize> = const { Cell::new(0) };
@@ -41,7 +41,7 @@ pub(super) fn with_batch(response: Response, driver: Box<Driver>, batch: Bytes) 
         return response.with_body(batch);
     }
     let (worker, delivery) = driver.into_delivery();
-    match delivery.into_unsent(&batch) {
+    match delivery.into_unsent(batch.len()) {
         Some(unsent) => response.with_sized_stream(unsent.length(), BatchBody::new(worker, unsent, batch)),
         // Without an event in it, it cannot be that long.
         None => response.with_body(batch),

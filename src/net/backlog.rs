@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// How long something may wait before the rate counts.
@@ -81,14 +82,21 @@ impl Backlog {
     }
 
     /// Something waits, and the socket takes nothing of it at the moment: the task is woken when that has lasted too long.
-    pub(super) fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    ///
+    /// Then the connection is not closed but reset: what the kernel has taken already would wait on for the same peer.
+    pub(super) fn poll_too_slow(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Error> {
         if self.bytes_per_second_min == 0 {
             return Poll::Pending;
         }
         let new = || Box::new(Waiting { rate: ReadRate::new(self.bytes_per_second_min), timer: None });
         let Waiting { rate, timer } = &mut **self.waiting.get_or_insert_with(new);
         loop {
-            let Ok(until) = rate.blocked(Instant::now()) else { return Poll::Ready(io::ErrorKind::TimedOut.into()) };
+            let Ok(until) = rate.blocked(Instant::now()) else {
+                if let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+                    tracing::debug!(%error, "a slow peer's connection is closed, not reset");
+                }
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            };
             let until = tokio::time::Instant::from_std(until);
             let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             // Kept armed for a time at or before the end: to move it with every write costs more than to be woken in vain.

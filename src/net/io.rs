@@ -217,12 +217,12 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_write(cx, buf),
-            Self::Tls(stream, backlog) => match Pin::new(stream).poll_write(cx, buf) {
+            Self::Tls(stream, backlog) => match Pin::new(&mut **stream).poll_write(cx, buf) {
                 Poll::Ready(written) => {
                     backlog.took(*written.as_ref().unwrap_or(&0), false);
                     Poll::Ready(written)
                 }
-                Poll::Pending => backlog.poll_too_slow(cx).map(Err),
+                Poll::Pending => backlog.poll_too_slow(cx, stream.get_ref().0).map(Err),
             },
         }
     }
@@ -230,12 +230,12 @@ impl AsyncWrite for Wire {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_flush(cx),
-            Self::Tls(stream, backlog) => match Pin::new(stream).poll_flush(cx) {
+            Self::Tls(stream, backlog) => match Pin::new(&mut **stream).poll_flush(cx) {
                 Poll::Ready(flushed) => {
                     backlog.took(0, true);
                     Poll::Ready(flushed)
                 }
-                Poll::Pending => backlog.poll_too_slow(cx).map(Err),
+                Poll::Pending => backlog.poll_too_slow(cx, stream.get_ref().0).map(Err),
             },
         }
     }

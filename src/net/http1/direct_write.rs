@@ -142,7 +142,10 @@ impl DirectSink {
         loop {
             match self.0.half.as_ref().poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
-                Poll::Pending => return self.0.backlog.borrow_mut().poll_too_slow(cx).map(Err),
+                Poll::Pending => {
+                    let stream = self.0.half.as_ref();
+                    return self.0.backlog.borrow_mut().poll_too_slow(cx, stream).map(Err);
+                }
             }
             match self.0.half.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
