@@ -3,7 +3,11 @@
 //! A client is a UUID. Its record (patterns, acknowledged cursor) lives in the store; here are the records of those
 //! that are connected or have just been, and the acknowledgements of the last second, which are saved together.
 
-use std::collections::HashMap;
+mod minted;
+mod recent;
+
+use std::collections::{HashMap, hash_map};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,13 +22,12 @@ use crate::sync::lock;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::ByeReason;
+use minted::Minted;
+use recent::Recent;
 
 /// How long the record of a client whose id the server minted is kept after it left, if it never acknowledged or came
 /// back: long enough for a reconnect, and never in the store, which anonymous visitors would fill.
 const MINTED_IDLE_MAX: Duration = Duration::from_secs(600);
-
-/// Most such records.
-const MINTED_MAX: usize = 20_000;
 
 /// The registry of one process.
 pub(crate) struct Clients {
@@ -38,7 +41,11 @@ struct Table {
     records: HashMap<Uuid, Entry>,
     connections: HashMap<u64, Arc<Connection>>,
     by_client: HashMap<Uuid, Vec<u64>>,
+    minted: Minted,
+    recent: Recent,
     next: u64,
+    /// The time of day that was given last, in milliseconds since the Unix epoch: a second ago, at most.
+    now_ms: u64,
 }
 
 struct Entry {
@@ -62,10 +69,16 @@ enum Kept {
 
 impl Entry {
     /// Its id is in use: it is for the store from now on.
-    fn keep(&mut self) {
+    fn keep(&mut self, minted: &mut Minted) {
         if self.kept == Kept::Minted {
             self.kept = Kept::Unsaved;
+            minted.remove(self.record.client);
         }
+    }
+
+    /// How far it has acknowledged in a log.
+    fn acknowledged(&self, log: Epoch) -> Position {
+        if self.record.cursor.epoch == log { self.record.cursor.position } else { Position::ZERO }
     }
 
     /// Takes the new patterns even where they are equal: one set in memory then serves all who ask for the same.
@@ -100,6 +113,7 @@ pub(crate) struct Connection {
     pub(crate) transport: Transport,
     /// When it began.
     pub(crate) since_ms: u64,
+    address: IpAddr,
     patterns: Mutex<PatternSet>,
     /// What it came with, or was renewed with since.
     grant: Mutex<Option<Arc<Grant>>>,
@@ -130,6 +144,23 @@ pub(crate) struct Arrival<'a> {
     /// Whether it has acknowledged the cursor by presenting it.
     pub(crate) presented: bool,
     pub(crate) rights: &'a Rights,
+    /// The address against which it is counted where it has no owner.
+    pub(crate) address: IpAddr,
+    /// The number of its connection attempt, where it counts them.
+    pub(crate) attempt: Option<u64>,
+    pub(crate) now_ms: u64,
+}
+
+/// A connection that is to be added.
+pub(crate) struct Connecting<'a> {
+    pub(crate) client: Uuid,
+    pub(crate) transport: Transport,
+    pub(crate) patterns: &'a PatternSet,
+    pub(crate) cursor: Cursor,
+    pub(crate) rights: &'a Rights,
+    /// As in [`Arrival`], and the number below.
+    pub(crate) address: IpAddr,
+    pub(crate) attempt: Option<u64>,
     pub(crate) now_ms: u64,
 }
 
@@ -138,7 +169,7 @@ pub(crate) struct Arrival<'a> {
 pub(crate) struct Ack<'a> {
     pub(crate) client: Uuid,
     pub(crate) cursor: Cursor,
-    /// The log as it is now: an acknowledgement in it counts even where an earlier one was in another.
+    /// The log as it is now, up to its end: an acknowledgement in it counts even where an earlier one was in another.
     pub(crate) log: Epoch,
     pub(crate) rights: &'a Rights,
     pub(crate) now_ms: u64,
@@ -147,8 +178,12 @@ pub(crate) struct Ack<'a> {
 /// What is remembered of a client cannot be changed.
 #[derive(Debug)]
 pub(crate) enum ClientError {
-    /// The id belongs to somebody else.
+    /// The id belongs to another subject.
     Owned,
+    /// Nothing is remembered of the id, and it is not connected.
+    Unknown,
+    /// The cursor is beyond what the client was sent.
+    Ahead,
     Store(StoreError),
 }
 
@@ -235,21 +270,33 @@ impl Clients {
     /// The client is in the store when this returns, with what it asks for: were its first answer lost, it could come back
     /// with its id alone and start at the same place. That holds for each of several that arrive together, not just for
     /// the first: any of them may be the one that is answered. Everything else is saved within a second.
-    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Arrived<'_>, ClientError> {
-        let Arrival { client, known, patterns, cursor, presented, rights, now_ms } = arrival;
+    ///
+    /// `None` where the client has made a newer connection attempt: what it asked for before must not take the place of what
+    /// it asks for now.
+    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Option<Arrived<'_>>, ClientError> {
+        let Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms } = arrival;
         let (record, arrived) = {
             let mut table = self.table();
-            let entry = table.records.entry(client).or_insert_with(|| {
+            let Table { records, minted, recent, .. } = &mut *table;
+            let entry = records.entry(client).or_insert_with(|| {
                 let kept = if known.is_some() { Kept::Saved } else { Kept::Unsaved };
-                let new = || ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner: None };
-                Entry { record: known.unwrap_or_else(new), kept, dirty: true, arriving: 0 }
+                Entry {
+                    record: known.unwrap_or_else(|| anew(client, patterns, cursor)),
+                    kept,
+                    dirty: true,
+                    arriving: 0,
+                }
             });
             own(&mut entry.record, rights)?;
+            entry.record.address = entry.record.owner.is_none().then_some(address);
+            if !recent.begin(client, attempt, now_ms) {
+                return Ok(None);
+            }
             entry.arriving += 1;
             if presented {
                 advance(&mut entry.record.cursor, cursor, cursor.epoch);
             }
-            entry.keep();
+            entry.keep(minted);
             if !patterns.is_empty() {
                 entry.ask_for(patterns);
             }
@@ -261,23 +308,20 @@ impl Clients {
         if let Some(record) = record {
             self.save(vec![record]).await?;
         }
-        Ok(arrived)
+        Ok(Some(arrived))
     }
 
     /// Keeps, for a while and in memory, where a client starts that has no id of its own.
-    pub(crate) fn arrive_minted(
-        &self,
-        client: Uuid,
-        patterns: &PatternSet,
-        cursor: Cursor,
-        rights: &Rights,
-        now_ms: u64,
-    ) {
+    pub(crate) fn arrive_minted(&self, arrival: &Connecting<'_>) {
+        let Connecting { client, patterns, cursor, rights, address, now_ms, .. } = *arrival;
+        let owner = rights.subject().map(str::to_owned);
+        let address_of_record = owner.is_none().then_some(address);
+        let record =
+            ClientRecord { seen_ms: now_ms, owner, address: address_of_record, ..anew(client, patterns, cursor) };
         let mut table = self.table();
-        if table.records.len() < MINTED_MAX {
-            let owner = rights.subject().map(str::to_owned);
-            let record = ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: now_ms, owner };
-            table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, arriving: 0 });
+        table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, arriving: 0 });
+        for forgotten in table.minted.add(client, address, patterns) {
+            table.records.remove(&forgotten);
         }
     }
 
@@ -289,26 +333,37 @@ impl Clients {
         }
     }
 
-    /// Remembers an acknowledgement, saved within a second; returns what is remembered now.
+    /// Remembers an acknowledgement of a client that is connected or was recalled, saved within a second; returns what is
+    /// remembered now.
     pub(crate) fn acknowledge(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let Ack { client, cursor, log, rights, now_ms } = ack;
         let mut table = self.table();
-        let patterns = table.patterns_of(client);
-        let entry = table.records.entry(client).or_insert_with(|| Entry {
-            record: ClientRecord { client, patterns, cursor, seen_ms: now_ms, owner: None },
-            kept: Kept::Unsaved,
-            dirty: true,
-            arriving: 0,
-        });
+        // Where other nodes serve the same log, one of them may have sent more.
+        let sent = if self.store.is_shared() { None } else { table.sent(client) };
+        let connected = table.connections_of(client).pop();
+        let Table { records, minted, .. } = &mut *table;
+        let entry = match (records.entry(client), connected) {
+            (hash_map::Entry::Occupied(entry), _) => entry.into_mut(),
+            (hash_map::Entry::Vacant(place), Some(connected)) => {
+                let record = anew(client, &lock(&connected.patterns), cursor);
+                let record = ClientRecord { address: Some(connected.address), ..record };
+                place.insert(Entry { record, kept: Kept::Unsaved, dirty: true, arriving: 0 })
+            }
+            (hash_map::Entry::Vacant(_), None) => return Err(ClientError::Unknown),
+        };
         own(&mut entry.record, rights)?;
+        if cursor.epoch == log && sent.is_some_and(|sent| cursor.position > sent.max(entry.acknowledged(log))) {
+            return Err(ClientError::Ahead);
+        }
         advance(&mut entry.record.cursor, cursor, log);
         entry.record.seen_ms = now_ms;
         entry.dirty = true;
-        entry.keep();
+        entry.keep(minted);
         Ok(entry.record.cursor)
     }
 
-    /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns.
+    /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns. Nothing is kept of one that is
+    /// not known: else strangers could fill the table with ids of their own making.
     pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let client = ack.client;
         if let Some(known) = self.recall(client).await? {
@@ -331,7 +386,9 @@ impl Clients {
 
     /// Forgets, in this process, what is remembered of a client.
     pub(crate) fn forget_here(&self, client: Uuid) {
-        self.table().records.remove(&client);
+        let mut table = self.table();
+        table.records.remove(&client);
+        table.minted.remove(client);
     }
 
     /// Forgets a client everywhere.
@@ -340,20 +397,15 @@ impl Clients {
         self.store.save_clients(vec![ClientRecord::forgotten(client, log)]).await
     }
 
-    /// Adds a connection. An older one of the same client on the same transport is told to end.
-    pub(crate) fn connect(
-        self: &Arc<Self>,
-        client: Uuid,
-        transport: Transport,
-        patterns: &PatternSet,
-        cursor: Cursor,
-        rights: &Rights,
-        now_ms: u64,
-    ) -> Registration {
+    /// Adds a connection. An older one of the same client on the same transport ends, with [`ByeReason::Replaced`]; where the
+    /// client has made a newer attempt, on whatever transport, this one ends instead.
+    pub(crate) fn connect(self: &Arc<Self>, connecting: Connecting<'_>) -> Registration {
+        let Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms } = connecting;
         let connection = Arc::new(Connection {
             client,
             transport,
             since_ms: now_ms,
+            address,
             patterns: Mutex::new(patterns.clone()),
             grant: Mutex::new(rights.grant().cloned()),
             sent: AtomicU64::new(cursor.position.0),
@@ -363,24 +415,47 @@ impl Clients {
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
+        let registration = Registration { clients: self.clone(), id, connection: connection.clone() };
+        if !table.recent.begin(client, attempt, now_ms) {
+            // Not in the table: the patterns of a client are those of its newest connection there.
+            connection.end(ByeReason::Replaced);
+            return registration;
+        }
         let others = table.connections_of(client);
-        table.connections.insert(id, connection.clone());
+        table.connections.insert(id, connection);
         table.by_client.entry(client).or_default().push(id);
         drop(table);
         for other in others.iter().filter(|other| other.transport == transport) {
             other.end(ByeReason::Replaced);
         }
-        Registration { clients: self.clone(), id, connection }
+        registration
     }
 
-    /// Everyone who is connected, in the order of their ids, after one; at most so many.
-    pub(crate) fn list(&self, after: Option<Uuid>, count: usize) -> Vec<ClientState> {
+    /// Clients that are connected, in the order of their ids, after one: at most so many, and until their patterns pass so many
+    /// bytes. Says whether there are more.
+    pub(crate) fn list(&self, after: Option<Uuid>, count: usize, pattern_bytes_max: usize) -> (Vec<ClientState>, bool) {
         let table = self.table();
         let mut clients: Vec<Uuid> =
             table.by_client.keys().copied().filter(|client| after.is_none_or(|after| *client > after)).collect();
+        let all = clients.len();
+        if all > count {
+            // The first ones only are sorted: everything that connects or leaves waits for the table.
+            clients.select_nth_unstable(count);
+            clients.truncate(count);
+        }
         clients.sort_unstable();
-        clients.truncate(count);
-        clients.into_iter().map(|client| table.state(client)).collect()
+        let mut listed = Vec::new();
+        let mut bytes = 0;
+        for client in clients {
+            if bytes > pattern_bytes_max {
+                break;
+            }
+            let state = table.state(client);
+            bytes += state.patterns.iter().map(|pattern| pattern.as_str().len()).sum::<usize>();
+            listed.push(state);
+        }
+        let more = listed.len() < all;
+        (listed, more)
     }
 
     /// What is known of one client.
@@ -435,9 +510,29 @@ impl Clients {
 }
 
 impl Table {
+    /// How far a client was sent everything, where it is connected here or has just been; where not, nothing is known of it.
+    fn sent(&self, client: Uuid) -> Option<Position> {
+        let connections = self.by_client.get(&client).into_iter().flatten();
+        let sent = connections.filter_map(|id| Some(self.connections.get(id)?.sent.load(Ordering::Relaxed)));
+        sent.map(Position).chain(self.recent.sent(client)).max()
+    }
+
     fn connections_of(&self, client: Uuid) -> Vec<Arc<Connection>> {
         let ids = self.by_client.get(&client).into_iter().flatten();
         ids.filter_map(|id| self.connections.get(id).cloned()).collect()
+    }
+
+    /// A connection has ended. Its client was there until now: the record says so, or one that was connected for days would be
+    /// taken for long away, and be forgotten first where the table is full.
+    fn leave(&mut self, connection: &Connection) {
+        let Self { records, recent, now_ms, .. } = self;
+        let Some(entry) = records.get_mut(&connection.client) else { return };
+        if entry.record.seen_ms < *now_ms {
+            entry.record.seen_ms = *now_ms;
+            entry.dirty |= entry.kept != Kept::Minted;
+        }
+        let sent = Position(connection.sent.load(Ordering::Relaxed));
+        recent.note_sent(connection.client, sent, connection.since_ms.max(*now_ms));
     }
 
     fn patterns_of(&self, client: Uuid) -> PatternSet {
@@ -462,6 +557,7 @@ impl Table {
     }
 
     fn take_changed(&mut self, now_ms: u64, idle_max: Duration) -> Vec<ClientRecord> {
+        self.now_ms = now_ms;
         // Those who stay connected without a word are seen all the same, well before they would be forgotten.
         let refresh_ms = u64::try_from(idle_max.as_millis() / 4).unwrap_or(u64::MAX);
         let Self { records, by_client, .. } = self;
@@ -479,11 +575,16 @@ impl Table {
     }
 
     fn forget_idle(&mut self, now_ms: u64) {
-        let Self { records, by_client, .. } = self;
+        let Self { records, by_client, minted, recent, .. } = self;
+        recent.forget_old(now_ms, |client| by_client.contains_key(client));
         let minted_ms = MINTED_IDLE_MAX.as_millis() as u64;
         records.retain(|client, entry| {
             let fresh = entry.kept == Kept::Minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
-            entry.dirty || fresh || entry.arriving > 0 || by_client.contains_key(client)
+            let stays = entry.dirty || fresh || entry.arriving > 0 || by_client.contains_key(client);
+            if !stays {
+                minted.remove(*client);
+            }
+            stays
         });
     }
 }
@@ -498,7 +599,13 @@ impl Drop for Registration {
                 table.by_client.remove(&self.connection.client);
             }
         }
+        table.leave(&self.connection);
     }
+}
+
+/// A record of a client that comes for the first time.
+fn anew(client: Uuid, patterns: &PatternSet, cursor: Cursor) -> ClientRecord {
+    ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: 0, owner: None, address: None }
 }
 
 /// A client belongs to the subject that first used it.

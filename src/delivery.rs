@@ -20,7 +20,7 @@ use crate::tail::{Tail, TailRead};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::waiters::News;
-use crate::wire::{Bye, ByeReason, Control, Framing, Gap, GapReason, ping_frame};
+use crate::wire::{Batch, Bye, ByeReason, Control, Framing, Gap, GapReason, ping_frame};
 
 use unsent::EventSpan;
 pub use unsent::UnsentBatch;
@@ -36,11 +36,16 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Most events of one fetch for a stream; a batch has its own limit.
 const FETCH_EVENTS: usize = 256;
 
-/// Most rows that one fetch may scan.
-const FETCH_ROWS: u64 = 20_000;
+/// Most comparisons of a topic with a pattern in one fetch that has to scan: below a millisecond, so that those who read at the
+/// same time have their turn soon.
+const FETCH_COMPARISONS: u64 = 8192;
 
-/// Fetches without a find after which a request that completes at once is answered with how far it came.
-const FETCHES_MAX: u32 = 8;
+/// Fewest rows that one fetch may scan, whatever the number of patterns: 64 patterns at most come to about as many comparisons.
+const FETCH_ROWS_MIN: u64 = 256;
+
+/// Looks without a find, at the tail or by a fetch, after which a request that completes at once is answered with how far it
+/// came.
+const LOOKS_MAX: u32 = 8;
 
 /// How far an empty batch may move and still be omitted where its peer would do without: behind that, the client would
 /// make the server look at the same events again and again.
@@ -82,6 +87,9 @@ pub struct Plan {
     pub completion: Completion,
     /// Who it is; only a stream is told.
     pub client: Uuid,
+    /// Whether the client that the request named is remembered, so that it goes on where it was; true also where the
+    /// request named none. One that is not is told so.
+    pub known: bool,
     /// What it runs over.
     pub transport: Transport,
     /// How long a stream may be quiet.
@@ -118,6 +126,8 @@ pub enum Step {
     Fetch(ReadRequest),
     /// Nothing to do until something comes, or the time is there.
     Wait(Option<Instant>),
+    /// Step again, once others have had their turn: a bounded look at the tail found nothing, and there is more of it.
+    Yield,
     /// It is over.
     Finish,
 }
@@ -136,8 +146,14 @@ pub struct Delivery {
     /// Nothing was asked for yet, but a place to start from was given: it is kept until something is.
     parked: bool,
     page: Option<Box<Page>>,
-    fetches: u32,
+    /// Looks that found nothing yet.
+    looks: u32,
+    /// When a store that could not answer is asked again.
     fetch_after: Option<Instant>,
+    /// When it may look for events again: until then it pays for what it looked at in vain.
+    look_after: Option<Instant>,
+    /// Rows that were looked at in vain and not paid for yet.
+    vain_rows: u64,
     /// The items of a batch, with commas between.
     items: BytesMut,
     /// Which of them are events. Boxed: streams have none.
@@ -148,6 +164,8 @@ pub struct Delivery {
     written_bytes: usize,
     begun: bool,
     finished: bool,
+    /// The batch was cut by a limit.
+    cut: bool,
     omits_unmoved: bool,
     next_beat: Instant,
     next_ping: Instant,
@@ -173,8 +191,10 @@ impl Delivery {
             gap: start.gap.map(Box::new),
             parked: false,
             page: None,
-            fetches: 0,
+            looks: 0,
             fetch_after: None,
+            look_after: None,
+            vain_rows: 0,
             items: BytesMut::new(),
             span: None,
             literal: Literal::Same,
@@ -182,6 +202,7 @@ impl Delivery {
             written_bytes: 0,
             begun: false,
             finished: false,
+            cut: false,
             omits_unmoved: false,
             next_beat: next,
             next_ping: next,
@@ -253,12 +274,24 @@ impl Delivery {
         let progress = page.through > self.cursor.position || page.trimmed.is_some() || !page.events.is_empty();
         // A store that has not come as far as its own feed is asked again later, not at once for ever.
         self.fetch_after = (!progress).then(|| now + FETCH_RETRY);
+        self.vain_rows += page.vain_rows;
         self.page = Some(Box::new(page));
     }
 
     /// A [`Step::Fetch`] failed: a stream asks again a little later.
     pub fn fetch_failed(&mut self, now: Instant) {
         self.fetch_after = Some(now + FETCH_RETRY);
+    }
+
+    /// Rows that were looked at since this was called last and did not match: what its peer made the server do for nothing. The
+    /// driver charges them to the peer.
+    pub fn take_vain_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.vain_rows)
+    }
+
+    /// Does not look for events before a time. Beats, pings and its end come as ever.
+    pub fn look_after(&mut self, at: Instant) {
+        self.look_after = Some(at);
     }
 
     /// The peer gave a sign of life.
@@ -370,6 +403,7 @@ impl Delivery {
                 client: self.plan.client,
                 heartbeat: self.plan.heartbeat,
                 transport: self.plan.transport,
+                known: self.plan.known,
             };
             self.plan.framing.control(&hello, Some(self.told), out);
         }
@@ -386,7 +420,7 @@ impl Delivery {
             return self.finish(&bye, out);
         }
         let left = bytes_max.map_or(usize::MAX, |max| max.saturating_sub(self.written_bytes));
-        let behind = self.read_events(tail, left.min(WRITE_BYTES), usize::MAX, out);
+        let behind = self.read_events(now, tail, left.min(WRITE_BYTES), usize::MAX, out);
         if bytes_max.is_some_and(|max| self.written_bytes + out.len() >= max) {
             let bye = self.bye(ByeReason::Recycle);
             return self.finish(&bye, out);
@@ -411,17 +445,16 @@ impl Delivery {
             return Step::Write;
         }
         if !behind && !self.is_caught_up(tail) {
-            // A bounded look at the tail found nothing; there is more of it.
-            return self.stream(now, tail, bytes_max, until, pings, out);
+            return Step::Yield;
         }
-        let retry = self.fetch_after.filter(|_| behind);
+        let retry = self.next_look().filter(|_| behind);
         let times = [Some(self.next_beat), self.ends_at(), self.silent_at(), retry, pings.then_some(self.next_ping)];
         Step::Wait(times.into_iter().flatten().min())
     }
 
     fn batch(&mut self, now: Instant, tail: &Tail, until: Option<Instant>, out: &mut BytesMut) -> Step {
         let mut items = std::mem::take(&mut self.items);
-        let behind = self.read_events(tail, BATCH_BYTES, self.plan.events_max, &mut items);
+        let behind = self.read_events(now, tail, BATCH_BYTES, self.plan.events_max, &mut items);
         if let Some((at, bye)) = self.bye
             && now >= at
         {
@@ -429,35 +462,55 @@ impl Delivery {
         }
         self.items = items;
         let time_is_up = until.is_none_or(|until| now >= until);
-        let patient = (until.is_some() && !time_is_up) || self.fetches < FETCHES_MAX;
-        if self.delivered == 0 && behind && patient && self.may_fetch(now) {
-            self.fetches += 1;
-            return Step::Fetch(self.request(self.plan.events_max, BATCH_BYTES));
-        }
-        if self.delivered == 0 && !behind && !self.is_caught_up(tail) {
-            return self.batch(now, tail, until, out);
+        let patient = (until.is_some() && !time_is_up) || self.looks < LOOKS_MAX;
+        if self.delivered == 0 && patient {
+            if behind && self.may_fetch(now) {
+                self.looks += 1;
+                return Step::Fetch(self.request(self.plan.events_max, BATCH_BYTES));
+            }
+            if !behind && !self.is_caught_up(tail) {
+                self.looks += 1;
+                return Step::Yield;
+            }
         }
         if self.delivered == 0 && !time_is_up {
-            let retry = self.fetch_after.filter(|_| behind);
+            let retry = self.next_look().filter(|_| behind);
             return Step::Wait([until, self.bye.map(|(at, _)| at), self.expires, retry].into_iter().flatten().min());
         }
         self.finished = true;
         let moved = self.cursor.position.0.saturating_sub(self.told.position.0);
-        if self.omits_unmoved && self.delivered == 0 && moved <= UNMOVED_EVENTS {
+        if self.omits_unmoved && self.delivered == 0 && moved <= UNMOVED_EVENTS && self.plan.known {
             return Step::Finish;
         }
+        self.cut = self.is_cut(now, tail);
         self.write_batch(&self.items, out);
         Step::Write
     }
 
     fn write_batch(&self, items: &[u8], out: &mut BytesMut) {
         self.plan.framing.preamble(out);
-        self.plan.framing.batch(Some(self.cursor), items, self.literal, out);
+        let (cursor, literal) = (Some(self.cursor), self.literal);
+        let batch = Batch { cursor, items, literal, more: self.cut, known: self.plan.known };
+        self.plan.framing.batch(&batch, out);
+    }
+
+    /// Whether a limit (of events, bytes, or rows looked at) has ended the batch before the log's end. Not where it came no
+    /// further than its peer was: there a store has to catch up first, and to ask again at once would be a busy loop.
+    fn is_cut(&self, now: Instant, tail: &Tail) -> bool {
+        let is_ending = self.bye.is_some_and(|(at, _)| now >= at);
+        !is_ending && self.cursor != self.told && !self.is_caught_up(tail)
     }
 
     /// Appends the gap, the fetched page or what the tail holds, as far as the limits go; says whether the position
-    /// is older than the tail.
-    fn read_events(&mut self, tail: &Tail, bytes_target: usize, events_max: usize, out: &mut BytesMut) -> bool {
+    /// is older than the tail, or the tail may not be looked at yet.
+    fn read_events(
+        &mut self,
+        now: Instant,
+        tail: &Tail,
+        bytes_target: usize,
+        events_max: usize,
+        out: &mut BytesMut,
+    ) -> bool {
         if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
             let to = Cursor::new(tail.epoch(), tail.began());
             let gap = Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None };
@@ -481,6 +534,9 @@ impl Delivery {
         if out.len() >= bytes_target || self.delivered >= events_max {
             return false;
         }
+        if self.look_after.is_some_and(|at| now < at) && !self.is_caught_up(tail) {
+            return true;
+        }
         let patterns = self.patterns.clone();
         let read = tail.read(&patterns, self.cursor.position, &mut |event| {
             self.event(event, out);
@@ -489,8 +545,9 @@ impl Delivery {
         });
         match read {
             TailRead::Behind => true,
-            TailRead::Through(position) => {
+            TailRead::Through { position, vain_rows } => {
                 self.cursor.position = position;
+                self.vain_rows += vain_rows;
                 false
             }
         }
@@ -558,12 +615,17 @@ impl Delivery {
             after: self.cursor.position,
             events_max,
             bytes_max,
-            rows_max: FETCH_ROWS,
+            rows_max: rows_max(&self.patterns),
         }
     }
 
     fn may_fetch(&self, now: Instant) -> bool {
-        self.fetch_after.is_none_or(|at| now >= at)
+        self.next_look().is_none_or(|at| now >= at)
+    }
+
+    /// When it may fetch again, where it has to wait for that.
+    fn next_look(&self) -> Option<Instant> {
+        self.fetch_after.max(self.look_after)
     }
 
     /// When its peer has been silent for too long: for two heartbeats, the last of them with a ping that was not answered.
@@ -596,6 +658,11 @@ impl Plan {
             Completion::AtOnce | Completion::Held { .. } => &Framing::Json,
         }
     }
+}
+
+/// Most rows that one fetch may look at.
+fn rows_max(patterns: &PatternSet) -> u64 {
+    (FETCH_COMPARISONS / patterns.len().max(1) as u64).max(FETCH_ROWS_MIN)
 }
 
 /// Where to read on after a position that a store's bounds say is elsewhere; `None` where it is in the log.
@@ -639,6 +706,7 @@ mod tests {
             framing: Framing::Json,
             completion: Completion::AtOnce,
             client: Uuid::nil(),
+            known: true,
             transport: Transport::Poll,
             heartbeat: Duration::from_secs(15),
             events_max: 256,

@@ -91,6 +91,10 @@ impl Data {
     }
 }
 
+/// Whose ids are counted together: a number for each subject or address, meaningful within one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Publisher(pub std::num::NonZeroU64);
+
 /// What a publisher hands in, checked: whoever holds one may store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
@@ -99,13 +103,20 @@ pub struct NewEvent {
     name: Option<Box<str>>,
     id: Option<Arc<str>>,
     data: Data,
+    publisher: Option<Publisher>,
 }
 
 impl NewEvent {
     /// An event on `topic` with `data`, named `message`, without an idempotency key.
     #[must_use]
     pub fn new(topic: Topic, data: Data) -> Self {
-        Self { topic, name: None, id: None, data }
+        Self { topic, name: None, id: None, data, publisher: None }
+    }
+
+    /// The same, whose id takes from the publisher's share of the table of ids.
+    #[must_use]
+    pub fn by(self, publisher: Option<Publisher>) -> Self {
+        Self { publisher, ..self }
     }
 
     /// An event on `topic` whose data is `value` as JSON.
@@ -204,6 +215,7 @@ impl NewEvent {
             topic: self.topic,
             name: self.name,
             id: self.id,
+            publisher: self.publisher,
             time_ms,
             base64: self.data.base64,
             literal: json::as_literal(&self.data.json),
@@ -219,6 +231,7 @@ pub struct Draft {
     topic: Topic,
     name: Option<Box<str>>,
     id: Option<Arc<str>>,
+    publisher: Option<Publisher>,
     time_ms: u64,
     base64: bool,
     literal: Literal,
@@ -231,6 +244,12 @@ impl Draft {
     #[must_use]
     pub fn at(self, epoch: Epoch, position: Position) -> Event {
         Event { cursor: Cursor::new(epoch, position), draft: self }
+    }
+
+    /// Whose share of the table of ids its id takes; `None` where nobody's is counted.
+    #[must_use]
+    pub fn publisher(&self) -> Option<Publisher> {
+        self.publisher
     }
 
     /// Where it is published.

@@ -9,20 +9,27 @@ mod counts;
 mod memory;
 mod rates;
 mod refusal_log;
+mod scans;
+mod tickets;
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::event::Publisher;
 use counts::Counts;
 use memory::Memory;
 use rates::{ClaimedRates, Rate, Rates};
+use scans::Scans;
+use tickets::Tickets;
 
 pub use counts::Permit;
 pub use memory::{InboundBudget, MemoryOptions, OutboundBudget};
 pub(crate) use refusal_log::{Refusal, RefusalLog};
+pub use scans::Scanner;
 
 /// How many, how often. `None` is any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +60,16 @@ pub struct LimitOptions {
     pub event_burst: NonZeroU32,
     /// How much memory peers may make the server hold.
     pub memory: MemoryOptions,
+    /// Whether the ids that an address publishes without a subject take from a share of the table of ids.
+    pub publishers_by_address: bool,
+    /// Most unused tickets of one address, made with tokens that name no subject.
+    pub tickets_per_address_max: Option<usize>,
+    /// Most unused tickets of one subject.
+    pub tickets_per_subject_max: Option<usize>,
+    /// Rows of the log that one address may have looked at in vain a second: those that do not match what it asks for.
+    pub scan_rows_per_address: Option<NonZeroU32>,
+    /// Rows that one subject may have looked at in vain a second.
+    pub scan_rows_per_subject: Option<NonZeroU32>,
 }
 
 impl Default for LimitOptions {
@@ -72,6 +89,11 @@ impl Default for LimitOptions {
             events_per_subject: None,
             event_burst: burst,
             memory: MemoryOptions::default(),
+            publishers_by_address: false,
+            tickets_per_address_max: None,
+            tickets_per_subject_max: None,
+            scan_rows_per_address: None,
+            scan_rows_per_subject: None,
         }
     }
 }
@@ -95,6 +117,16 @@ impl RateKey {
             v4 => v4,
         };
         Self { address: Key::Address(network), subject: None, event_rate: None }
+    }
+
+    /// The address, or the network of one of IPv6.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        match self.address {
+            Key::Address(address) => address,
+            // What is made by `at` has an address.
+            Key::Subject(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        }
     }
 
     /// With the subject of a token.
@@ -174,6 +206,9 @@ pub struct Limits {
     claimed: ClaimedRates,
     memory: Memory,
     refusals: RefusalLog,
+    scans: Scans,
+    tickets: Tickets,
+    publishers: RandomState,
 }
 
 impl Limits {
@@ -206,6 +241,9 @@ impl Limits {
             claimed: ClaimedRates::new("publish", event),
             refusals: RefusalLog::default(),
             memory: Memory::new(options.memory),
+            scans: Scans::new(options.scan_rows_per_address, options.scan_rows_per_subject),
+            tickets: Tickets::default(),
+            publishers: RandomState::new(),
             options,
         }
     }
@@ -243,6 +281,49 @@ impl Limits {
     /// [`LimitError::Rate`].
     pub fn request(&self, key: &RateKey) -> Result<(), LimitError> {
         self.requests.take(key, NonZeroU32::MIN)
+    }
+
+    /// Whose share of the table of ids a publish takes: the subject's, or the address's where there is none and it is counted.
+    #[must_use]
+    pub fn publisher(&self, key: &RateKey) -> Option<Publisher> {
+        let address = self.options.publishers_by_address.then_some(&key.address);
+        let whose = key.subject.as_ref().or(address)?;
+        // Two that fall together, which is one in 2^64, share a share.
+        std::num::NonZeroU64::new(self.publishers.hash_one(whose)).map(Publisher)
+    }
+
+    /// A ticket is to be made. The permit is to be given to [`Self::ticket_made`].
+    ///
+    /// # Errors
+    /// [`LimitError::Count`].
+    pub fn ticket(&self, key: &RateKey) -> Result<Permit, LimitError> {
+        let (address, subject) = (self.options.tickets_per_address_max, self.options.tickets_per_subject_max);
+        self.tickets.count(key, address, subject, Instant::now())
+    }
+
+    /// A ticket was made, and counts until it is used or `ttl` is over.
+    pub fn ticket_made(&self, name: &str, permit: Permit, ttl: Duration) {
+        self.tickets.made(name, permit, ttl, Instant::now());
+    }
+
+    /// A ticket is used up.
+    pub fn ticket_used(&self, name: &str) {
+        self.tickets.used(name);
+    }
+
+    /// A search of the log begins.
+    ///
+    /// # Errors
+    /// [`LimitError::Rate`] where the peer owes too much for what was looked at in vain.
+    pub fn scan(self: &Arc<Self>, key: &RateKey) -> Result<Scanner, LimitError> {
+        self.scans.check(key, Instant::now())?;
+        Ok(self.scanner(key))
+    }
+
+    /// Who pays for what is looked at in vain, whatever it owes already.
+    #[must_use]
+    pub fn scanner(self: &Arc<Self>, key: &RateKey) -> Scanner {
+        Scanner::new(self.clone(), key.clone())
     }
 
     /// Events are about to be published.
@@ -289,6 +370,7 @@ impl Limits {
         self.events.sweep();
         self.claimed.sweep();
         self.refusals.sweep(Instant::now());
+        self.tickets.expire(Instant::now());
     }
 }
 

@@ -135,8 +135,30 @@ impl Segment {
         self.scan(patterns, from, (after, end), rows_max, visit)
     }
 
-    /// The position before the `count`-th newest matching event, and how many of them there are.
-    pub(crate) fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<(Position, usize)> {
+    /// The newest events at or below a position, newest first, at most so many.
+    pub(crate) fn newest_below(&self, below: Position, most: usize) -> Vec<Arc<Event>> {
+        let end = self.index_after(below);
+        self.events.range(end.saturating_sub(most)..end).rev().cloned().collect()
+    }
+
+    /// The events after a position, at most so many.
+    pub(crate) fn range_after(&self, after: Position, most: usize) -> Vec<Arc<Event>> {
+        self.events.range(self.index_after(after)..).take(most).cloned().collect()
+    }
+
+    /// Whether a read of these patterns is found by topic, at the cost of what it returns.
+    pub(crate) fn is_indexed(&self, patterns: &PatternSet) -> bool {
+        matching_topics(&self.topics, patterns).is_some()
+    }
+
+    /// The position before the `count`-th newest matching event, and how many of them there are, of the newest `rows_max`
+    /// where the patterns match too many topics to follow.
+    pub(crate) fn before_last(
+        &self,
+        patterns: &PatternSet,
+        count: usize,
+        rows_max: usize,
+    ) -> Option<(Position, usize)> {
         let mut found = 0;
         let mut first = None;
         let mut take = |position: Position| {
@@ -159,7 +181,7 @@ impl Segment {
                 }
             }
             None => {
-                for event in self.events.iter().rev() {
+                for event in self.events.iter().rev().take(rows_max) {
                     if patterns.matches(event.topic().as_str()) && take(event.position()) {
                         break;
                     }
@@ -282,7 +304,7 @@ mod tests {
             prop_assert_eq!(scanned.through, through);
 
             let newest = all.iter().rev().take(last).next_back().map(|e| (e.position().before(), all.len().min(last)));
-            prop_assert_eq!(segment.before_last(&wanted, last), newest);
+            prop_assert_eq!(segment.before_last(&wanted, last, usize::MAX), newest);
             prop_assert_eq!(segment.cost_bytes(), segment.events().map(|e| e.cost_bytes()).sum::<u64>());
         }
     }

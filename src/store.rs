@@ -11,15 +11,19 @@
 //! 4. **Fed before answered.** Whoever got an answer finds the event in the feed of this process already.
 //! 5. **Gaps are exact.** A read tells of a gap if and only if an event that matches its patterns was trimmed after
 //!    its position (past a million topics that were trimmed, the oldest marks fold into one floor, and it may tell one too many).
-//! 6. **Reads are bounded** in events, bytes and rows looked at; an empty page that went further is progress.
+//! 6. **Reads are bounded** in events, bytes and rows looked at; an empty page that went further is progress. No lock that an
+//!    append waits for is held for more than a bounded part of one.
 
+mod client_table;
 mod dedupe;
 mod disk;
 mod jetstream;
+mod last;
 mod marks;
 mod memory;
 mod notes;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +37,7 @@ use crate::topic::{Pattern, PatternSet};
 
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
 pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
+pub use last::{LastProgress, LastSearch, LastStep};
 pub use memory::MemoryStore;
 pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
 
@@ -50,16 +55,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
     fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>>;
 
-    /// The position before the `count`-th newest matching event, or before the oldest where there are fewer;
-    /// `None` where none matches.
+    /// Goes on with the search for the newest events that match, for about `rows_max` rows. The caller asks again, with what it
+    /// is given, until something is found or everything was looked at.
     ///
     /// # Errors
     /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
-    fn before_last(
-        &self,
-        patterns: PatternSet,
-        count: usize,
-    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>>;
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>>;
 
     /// Hands every event after `after` to `feed`, in order, from now on. Called once, at start.
     fn follow(&self, after: Position, feed: Arc<dyn Feed>);
@@ -76,8 +77,17 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(self.bounds())))
     }
 
-    /// Remembers clients' cursors. Durable against the end of the process, not against power loss: a cursor
-    /// that is lost makes a client hear some events again, never miss one.
+    /// Whether other nodes serve the same log: then a client may be connected to one of them, and this process does not know how
+    /// far it is.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Remembers clients: durable like an append once it is answered. A record that power loss took would leave a client that
+    /// resumes by its id alone without a place, and it would miss events.
+    ///
+    /// Past its limits the table forgets: past the share of an owner or an address, that share's longest away; past that of
+    /// all, first those without an owner, longest away first.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -196,8 +206,10 @@ pub struct Page {
     pub through: Position,
     /// What was asked for and is gone; it comes before `events`.
     pub trimmed: Option<Trimmed>,
-    /// Rows looked at: the cost of the read.
+    /// Rows looked at.
     pub rows: u64,
+    /// Rows, and marks of what was trimmed, that were looked at and did not match: the cost of the read, besides what it found.
+    pub vain_rows: u64,
 }
 
 /// Something that was asked for has been trimmed.
@@ -235,7 +247,34 @@ pub struct ClientRecord {
     pub seen_ms: u64,
     /// Whose it is: the subject of the token that first used the id, where that named one.
     pub owner: Option<String>,
+    /// The address (IPv6: the network, a /64) that it last came from, against whose share it counts. `None` where it has an
+    /// owner, and where no address is counted.
+    pub address: Option<IpAddr>,
 }
+
+/// Whose share of the remembered clients a record takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientShare {
+    /// A token's subject.
+    Owner(String),
+    /// The address of a client without one.
+    Address(IpAddr),
+}
+
+impl ClientShare {
+    /// Most that it may take, as [`ClientRecord::weight`] counts.
+    #[must_use]
+    pub fn weight_max(&self, options: &StoreOptions) -> u64 {
+        let max = match self {
+            Self::Owner(_) => options.clients_per_subject_max,
+            Self::Address(_) => options.clients_per_address_max,
+        };
+        max.map_or(u64::MAX, |max| max as u64)
+    }
+}
+
+/// Bytes of patterns that weigh as much as a record: one with the longest patterns (16 KiB) counts as 17 with short ones.
+const PATTERN_BYTES_PER_WEIGHT: usize = 1024;
 
 impl ClientRecord {
     /// What is saved of a client that is to be forgotten: it was last there so long ago that the next maintenance
@@ -243,7 +282,23 @@ impl ClientRecord {
     #[must_use]
     pub fn forgotten(client: Uuid, epoch: Epoch) -> Self {
         let cursor = Cursor::new(epoch, Position::ZERO);
-        Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None }
+        Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None, address: None }
+    }
+
+    /// How much it counts against the limits: 1, and 1 more for each whole KiB of patterns.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        let bytes: usize = self.patterns.iter().map(|pattern| pattern.as_str().len()).sum();
+        1 + (bytes / PATTERN_BYTES_PER_WEIGHT) as u64
+    }
+
+    /// Whose share it takes, if anybody's is counted.
+    #[must_use]
+    pub fn share(&self) -> Option<ClientShare> {
+        match (&self.owner, self.address) {
+            (Some(owner), _) => Some(ClientShare::Owner(owner.clone())),
+            (None, address) => address.map(ClientShare::Address),
+        }
     }
 
     /// Whether it stands for nothing.
@@ -273,10 +328,17 @@ pub struct StoreOptions {
     pub dedupe_window: Duration,
     /// Most keys within the window; past it, keyed publishes are refused as [`StoreError::Busy`]. About 150 bytes each.
     pub dedupe_keys_max: usize,
+    /// Most of those keys of one publisher, see [`NewEvent::by`](crate::NewEvent::by); past it, its keyed publishes are refused
+    /// as [`StoreError::Share`]. What was stored before a restart counts for nobody.
+    pub dedupe_keys_per_publisher_max: usize,
     /// How long a client that is away is remembered.
     pub client_idle_max: Duration,
-    /// Most clients that are remembered; past it, the one longest away is forgotten. About 300 bytes each.
+    /// Most clients that are remembered, about 300 bytes each; one counts more by its patterns, see [`ClientRecord::weight`].
     pub clients_max: usize,
+    /// Most of them of one token's subject; `None`: any number.
+    pub clients_per_subject_max: Option<usize>,
+    /// Most of those without a subject that came from one address; `None`: any number.
+    pub clients_per_address_max: Option<usize>,
     /// Most tickets, most bans and most revocations that are kept; past it, another is refused as
     /// [`StoreError::Busy`]. About 300 bytes each, a ticket more by the patterns that it grants.
     pub notes_max: usize,
@@ -288,8 +350,11 @@ impl Default for StoreOptions {
             retention: Retention::default(),
             dedupe_window: Duration::from_secs(120),
             dedupe_keys_max: 1_000_000,
+            dedupe_keys_per_publisher_max: 200_000,
             client_idle_max: Duration::from_secs(7 * 24 * 3600),
             clients_max: 100_000,
+            clients_per_subject_max: Some(5000),
+            clients_per_address_max: Some(5000),
             notes_max: 100_000,
         }
     }
@@ -299,11 +364,14 @@ impl Default for StoreOptions {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No room; publishing works again by itself once there is.
-    #[error("the disk is full: the event was not stored; free some room or lower the retention limits")]
+    #[error("the disk is full: nothing was stored; free some room or lower the retention limits")]
     Full,
     /// Too much at once.
     #[error("too busy: {0}")]
     Busy(&'static str),
+    /// As much as one publisher may have.
+    #[error("there are as many {0} of this publisher as one may have; try again later")]
+    Share(&'static str),
     /// The engine cannot store several events, or so many, as a whole.
     #[error("this store cannot take so many events as a whole: publish them one by one, or as application/x-ndjson")]
     NotAtomic,

@@ -27,8 +27,12 @@ impl Default for TailLimits {
     }
 }
 
-/// Most events that one read of a tail looks at where the patterns match too many topics to follow.
-const ROWS_MAX: u64 = 4096;
+/// Most comparisons of a topic with a pattern in one read of a tail, where the patterns match too many topics to follow: a
+/// fraction of a millisecond, during which all that the worker serves wait.
+const COMPARISONS_MAX: usize = 16_384;
+
+/// Most events that one read looks at.
+const ROWS_MAX: usize = 4096;
 
 /// The newest events of a log.
 #[derive(Debug)]
@@ -45,8 +49,13 @@ pub struct Tail {
 /// What reading a tail gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TailRead {
-    /// Every matching event up to here was shown.
-    Through(Position),
+    /// Every matching event up to a position was shown.
+    Through {
+        /// The position.
+        position: Position,
+        /// Events that were looked at, and did not match.
+        vain_rows: u64,
+    },
     /// The position is older than the tail: the store knows.
     Behind,
 }
@@ -148,15 +157,20 @@ impl Tail {
             return TailRead::Behind;
         }
         if after >= self.end {
-            return TailRead::Through(after);
+            return TailRead::Through { position: after, vain_rows: 0 };
         }
-        TailRead::Through(self.segment.read(patterns, after, self.end, ROWS_MAX, visit).through)
+        let mut shown = 0;
+        let read = self.segment.read(patterns, after, self.end, rows_max(patterns) as u64, &mut |event| {
+            shown += 1;
+            visit(event)
+        });
+        TailRead::Through { position: read.through, vain_rows: read.rows.saturating_sub(shown) }
     }
 
-    /// The position before the `count`-th newest matching event, if the tail holds that many.
+    /// The position before the `count`-th newest matching event, if the tail holds that many, and a bounded look finds them.
     #[must_use]
     pub fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<Position> {
-        let (position, found) = self.segment.before_last(patterns, count)?;
+        let (position, found) = self.segment.before_last(patterns, count, rows_max(patterns))?;
         (found == count).then_some(position)
     }
 
@@ -174,6 +188,10 @@ impl Tail {
             self.start = event.position();
         }
     }
+}
+
+fn rows_max(patterns: &PatternSet) -> usize {
+    (COMPARISONS_MAX / patterns.len().max(1)).min(ROWS_MAX)
 }
 
 #[cfg(test)]
@@ -210,8 +228,8 @@ mod tests {
         let mut tail = Tail::new(bounds(), Position(0), TailLimits { events_max: 3, bytes_max: 1 << 20 });
         assert!(!tail.push(&batch(0, 5, 0)));
         assert_eq!(read(&tail, 1), (TailRead::Behind, vec![]));
-        assert_eq!(read(&tail, 2), (TailRead::Through(Position(5)), vec![3, 4, 5]));
-        assert_eq!(read(&tail, 5), (TailRead::Through(Position(5)), vec![]));
+        assert_eq!(read(&tail, 2), (TailRead::Through { position: Position(5), vain_rows: 0 }, vec![3, 4, 5]));
+        assert_eq!(read(&tail, 5), (TailRead::Through { position: Position(5), vain_rows: 0 }, vec![]));
         assert_eq!(tail.time_ms_after(Position(3)), Some(4));
         assert_eq!(tail.time_ms_after(Position(1)), None);
     }
@@ -236,7 +254,7 @@ mod tests {
         assert_eq!(read(&tail, 2).1, [3, 4]);
         tail.push(&batch(4, 0, 4));
         assert_eq!(read(&tail, 3).0, TailRead::Behind);
-        assert_eq!(read(&tail, 4).0, TailRead::Through(Position(4)));
+        assert_eq!(read(&tail, 4).0, TailRead::Through { position: Position(4), vain_rows: 0 });
     }
 
     #[test]

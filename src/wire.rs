@@ -17,6 +17,21 @@ pub use control::{Bye, ByeReason, Control, Gap, GapReason};
 pub use script::{Callback, CallbackError};
 pub use websocket::{binary_frame, close_frame, ping_frame, pong_frame, text_frame};
 
+/// The answer of a request that completes.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The cursor to present next; `None`, on the wire `null`, in an error that answers a request without one.
+    pub cursor: Option<Cursor>,
+    /// The items' JSON, with commas between.
+    pub items: &'a [u8],
+    /// How all of it stands in a script.
+    pub literal: Literal,
+    /// Whether a limit cut it, so that the client does best to ask again at once.
+    pub more: bool,
+    /// Whether the client that the request named is remembered; true also where it named none.
+    pub known: bool,
+}
+
 /// How items become bytes on one connection.
 #[derive(Clone, Debug)]
 pub enum Framing {
@@ -87,11 +102,11 @@ impl Framing {
         }
     }
 
-    /// A whole answer: `items` is the items' JSON, with commas between; `literal` says how all of it stands in a
-    /// script. Without a cursor (an error, answered to one who presented none) it is null.
-    pub fn batch(&self, cursor: Option<Cursor>, items: &[u8], literal: Literal, out: &mut BytesMut) {
-        let batch = |out: &mut BytesMut| {
-            match cursor {
+    /// A whole answer. What is so nearly always (no more, known) is left out, since most answers are short polls' empty ones.
+    pub fn batch(&self, batch: &Batch<'_>, out: &mut BytesMut) {
+        let literal = batch.literal;
+        let write = |out: &mut BytesMut| {
+            match batch.cursor {
                 Some(cursor) => {
                     out.put_slice(b"{\"cursor\":\"");
                     cursor.write(out);
@@ -99,13 +114,20 @@ impl Framing {
                 }
                 None => out.put_slice(b"{\"cursor\":null,\"events\":["),
             }
-            out.put_slice(items);
-            out.put_slice(b"]}");
+            out.put_slice(batch.items);
+            out.put_u8(b']');
+            if batch.more {
+                out.put_slice(b",\"more\":true");
+            }
+            if !batch.known {
+                out.put_slice(b",\"known\":false");
+            }
+            out.put_u8(b'}');
         };
         match self {
-            Self::Jsonp(callback) => script::call(callback, literal, out, batch),
-            Self::Iframe { nonce, .. } => script::chunk(nonce, literal, out, batch),
-            _ => batch(out),
+            Self::Jsonp(callback) => script::call(callback, literal, out, write),
+            Self::Iframe { nonce, .. } => script::chunk(nonce, literal, out, write),
+            _ => write(out),
         }
     }
 

@@ -186,6 +186,7 @@ impl World {
             framing,
             completion,
             client: uuid::Uuid::nil(),
+            known: true,
             transport,
             heartbeat: HEARTBEAT,
             events_max: self.rng.random_range(1..50),
@@ -236,6 +237,7 @@ impl World {
                         let page = self.store.read(request).now_or_never().unwrap().unwrap();
                         connection.delivery.fetched(self.now, page);
                     }
+                    Step::Yield => {}
                     Step::Write => break,
                     Step::Wait(until) => {
                         connection.wait_until = until;

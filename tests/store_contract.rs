@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use store_common::*;
 use switchback::cursor::{Cursor, Position};
 use switchback::store::{
-    ClientRecord, DiskStore, JetStreamStore, MemoryStore, Note, NoteKind, Page, ReadRequest, Retention, Store,
-    StoreError, StoreOptions,
+    ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Note, NoteKind, Page, ReadRequest,
+    Retention, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
@@ -301,7 +301,7 @@ async fn a_cursor_ahead_of_the_log_reads_nothing<E: Engine>() {
 async fn the_newest_matching_events_are_found<E: Engine>() {
     let (store, _home) = E::open(retention(20_000));
     let before_last = async |store: &E::Store, texts: &[&str], count| {
-        store.before_last(patterns(texts), count).await.unwrap().map(|position| position.0)
+        store_common::before_last(store, patterns(texts), count, 3000).await.map(|position| position.0)
     };
     assert_eq!(before_last(&store, &[">"], 1).await, None);
     // Many topics, so that wildcards have to scan; a rare one far from the end, and one that is trimmed.
@@ -332,6 +332,30 @@ async fn the_newest_matching_events_are_found<E: Engine>() {
     ] {
         assert_eq!(before_last(&store, texts, count).await, expected, "{texts:?} {count}");
     }
+}
+
+/// What matches nothing is not looked for in one go, under a lock that publishers need.
+async fn a_search_for_the_newest_goes_in_bounded_steps<E: Engine>() {
+    const TOPICS: u64 = 30_000;
+    let (store, _home) = open::<E>();
+    let topics: Vec<String> = (0..TOPICS).map(|n| format!("many.{n}.y")).collect();
+    for topics in topics.chunks(1000) {
+        publish(&store, &topics.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let absent: Vec<String> = (0..64).map(|n| format!("*.*.x{n}")).collect();
+    let absent = patterns(&absent.iter().map(String::as_str).collect::<Vec<_>>());
+    let (mut search, mut steps, mut vain_rows) = (LastSearch::new(absent, 1), 0, 0);
+    let found = loop {
+        let step = store.search_last(search, 300).await.unwrap();
+        assert!(!E::TOLD_THE_TIME || step.vain_rows <= 300, "{} rows in one step", step.vain_rows);
+        (steps, vain_rows) = (steps + 1, vain_rows + step.vain_rows);
+        match step.progress {
+            LastProgress::Found(found) => break found,
+            LastProgress::Further(further) => search = further,
+        }
+    };
+    assert_eq!(found, None);
+    assert!(vain_rows > 0 && (!E::TOLD_THE_TIME || steps >= TOPICS / 300), "{steps} steps, {vain_rows} rows");
 }
 
 async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
@@ -477,7 +501,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
                 let request = ReadRequest { events_max, rows_max, ..request(&texts, after) };
                 naive.check(E::EXACT_GAPS, &store.read(request.clone()).await.unwrap(), &request);
                 let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).next_back();
-                let found = store.before_last(request.patterns, events_max).await.unwrap();
+                let found = before_last(&store, request.patterns, events_max, rows_max).await;
                 assert_eq!(found, newest.map(|position| Position(position - 1)), "{texts:?}");
             }
         }
@@ -544,6 +568,7 @@ fn client(n: u64, store: &impl Store) -> ClientRecord {
         cursor: Cursor::new(store.bounds().epoch, Position(n)),
         seen_ms: NOW_MS + n,
         owner: n.is_multiple_of(2).then(|| format!("owner {n} \u{1f600}")),
+        address: None,
     }
 }
 
@@ -586,16 +611,61 @@ async fn a_forgotten_client_is_gone_or_says_so<E: Engine>() {
 
 async fn the_clients_table_is_bounded<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
+    let anonymous = |n| ClientRecord { owner: None, ..client(n, &store) };
     // Not in the order in which they were seen.
     for n in [3, 1, 14, 2, 5, 4, 6, 13, 7, 8, 9, 11, 10, 12] {
-        store.save_clients(vec![client(n, &store)]).await.unwrap();
+        store.save_clients(vec![anonymous(n)]).await.unwrap();
     }
-    store.save_clients(vec![client(14, &store), client(5, &store)]).await.unwrap();
+    store.save_clients(vec![anonymous(14), anonymous(5)]).await.unwrap();
+    assert_eq!(known_of(&store, 1..=14).await, (5..=14).collect::<Vec<_>>());
+}
+
+async fn known_of(store: &impl Store, clients: std::ops::RangeInclusive<u128>) -> Vec<u128> {
     let mut known = Vec::new();
-    for n in 1..=14 {
+    for n in clients {
         known.extend(store.load_client(Uuid::from_u128(n)).await.unwrap().map(|_| n));
     }
-    assert_eq!(known, (5..=14).collect::<Vec<_>>());
+    known
+}
+
+async fn clients_without_an_owner_are_forgotten_first<E: Engine>() {
+    let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
+    // Those with an even number have one, and have been away the longest.
+    let owned: Vec<_> = (1..=4).map(|n| client(2 * n, &store)).collect();
+    store.save_clients(owned).await.unwrap();
+    for n in 5..=24 {
+        store.save_clients(vec![client(2 * n + 1, &store)]).await.unwrap();
+    }
+    assert_eq!(known_of(&store, 1..=50).await, [2, 4, 6, 8, 39, 41, 43, 45, 47, 49]);
+    // Where all have one, the longest away goes.
+    store.save_clients((6..=15).map(|n| client(2 * n, &store)).collect()).await.unwrap();
+    assert_eq!(known_of(&store, 1..=50).await, (6..=15).map(|n| 2 * n).collect::<Vec<_>>());
+}
+
+/// Whoever has one share of the table can fill that, and forgets then what is its own.
+async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
+    let (subject, address) = (Some(3), Some(5));
+    let options =
+        StoreOptions { clients_per_subject_max: subject, clients_per_address_max: address, ..StoreOptions::default() };
+    let (store, _home) = E::open(options);
+    let of = |n, owner: Option<&str>, from: [u8; 4]| ClientRecord {
+        owner: owner.map(str::to_owned),
+        address: owner.is_none().then_some(from.into()),
+        ..client(n, &store)
+    };
+    store.save_clients(vec![of(1, Some("li"), [0; 4]), of(2, None, [10, 0, 0, 1])]).await.unwrap();
+    for n in 10..30 {
+        store.save_clients(vec![of(n, Some("mallory"), [0; 4]), of(n + 20, None, [10, 0, 0, 2])]).await.unwrap();
+    }
+    assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 45, 46, 47, 48, 49]);
+    // One whose patterns take two KiB counts as three.
+    let long = PatternSet::new((0..9).map(|n| format!("{n}.{}", "x".repeat(240)).parse().unwrap())).unwrap();
+    store.save_clients(vec![ClientRecord { patterns: long, ..of(50, None, [10, 0, 0, 2]) }]).await.unwrap();
+    assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50]);
+    // Another subject's id now: it counts for that one.
+    store.save_clients(vec![of(49, Some("wu"), [0; 4])]).await.unwrap();
+    store.save_clients(vec![of(51, None, [10, 0, 0, 2])]).await.unwrap();
+    assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50, 51]);
 }
 
 fn note(kind: NoteKind, key: &str, value: &[u8]) -> Note {
@@ -738,6 +808,8 @@ macro_rules! contract {
         positions_are_never_used_again,
         every_topic_has_its_own_gap,
         clients_that_are_long_away_are_forgotten,
+        clients_without_an_owner_are_forgotten_first,
+        nobody_takes_more_than_a_share_of_the_clients_table,
     } };
     // One that has a clock, a count and a window of its own: `store_jetstream.rs` has what stands there instead.
     (shared $module:ident: $engine:ident) => { contract! { @shared $module $engine: } };
@@ -752,6 +824,7 @@ macro_rules! contract {
         retention_by_count_holds_when_answered,
         a_cursor_ahead_of_the_log_reads_nothing,
         the_newest_matching_events_are_found,
+        a_search_for_the_newest_goes_in_bounded_steps,
         reads_keep_to_their_bounds_and_go_on,
         a_sparse_read_costs_what_it_returns,
         a_trim_during_a_read_is_a_gap_and_never_silence,

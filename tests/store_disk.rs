@@ -103,6 +103,7 @@ async fn a_restart_keeps_everything() {
         cursor: Cursor::new("e".parse().unwrap(), Position(9)),
         seen_ms: 1,
         owner: Some("li".into()),
+        address: None,
     };
     let (epoch, events) = {
         let store = open_with(&directory, options);
@@ -290,18 +291,37 @@ async fn clients_of_a_file_without_owners_are_read() {
         store.close().await;
         cursor
     };
-    let db = rusqlite::Connection::open(home.path().join("clients.db")).unwrap();
-    db.execute_batch("ALTER TABLE clients DROP COLUMN owner; PRAGMA user_version = 1").unwrap();
-    drop(db);
+    for older in [2, 1] {
+        let db = rusqlite::Connection::open(home.path().join("clients.db")).unwrap();
+        db.execute_batch(
+            "DROP INDEX clients_order; DROP INDEX clients_owner; DROP INDEX clients_address;
+             ALTER TABLE clients DROP COLUMN address; ALTER TABLE clients DROP COLUMN weight;
+             CREATE INDEX clients_seen ON clients(seen)",
+        )
+        .unwrap();
+        if older == 1 {
+            db.execute_batch("ALTER TABLE clients DROP COLUMN owner").unwrap();
+        }
+        db.pragma_update(None, "user_version", older).unwrap();
+        drop(db);
+        let store = open(home.path());
+        assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), Some(client(1, cursor)));
+    }
     let store = open(home.path());
-    assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), Some(client(1, cursor)));
     let owned = ClientRecord { owner: Some("li".into()), ..client(2, cursor) };
     store.save_clients(vec![owned.clone()]).await.unwrap();
     assert_eq!(store.load_client(Uuid::from_u128(2)).await.unwrap(), Some(owned));
 }
 
 fn client(n: u128, cursor: Cursor) -> ClientRecord {
-    ClientRecord { client: Uuid::from_u128(n), patterns: patterns(&["a"]), cursor, seen_ms: NOW_MS, owner: None }
+    ClientRecord {
+        client: Uuid::from_u128(n),
+        patterns: patterns(&["a"]),
+        cursor,
+        seen_ms: NOW_MS,
+        owner: None,
+        address: None,
+    }
 }
 
 #[tokio::test]

@@ -247,6 +247,7 @@ async fn nodes_share_clients_and_notes() {
         cursor: Cursor::new(epoch, Position(position)),
         seen_ms,
         owner: None,
+        address: None,
     };
     let (epoch, other) = (nodes[0].bounds().epoch, "other".parse().unwrap());
     let load = async || {
@@ -322,6 +323,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
         cursor: page.events[0].cursor(),
         seen_ms: 1,
         owner: None,
+        address: None,
     };
     nodes[0].save_clients(vec![record.clone()]).await.unwrap();
     assert_eq!(nodes[1].load_client(record.client).await.unwrap(), Some(record));

@@ -4,7 +4,10 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::event::Draft;
-use crate::store::{Appended, Bounds, Feed, MemoryStore, Note, NoteKind, NoteSink, Page, ReadRequest, StoreOptions};
+use crate::store::{
+    Appended, Bounds, Feed, LastSearch, LastStep, MemoryStore, Note, NoteKind, NoteSink, Page, ReadRequest,
+    StoreOptions,
+};
 
 fn set(text: &str) -> PatternSet {
     PatternSet::new([text.parse().unwrap()]).unwrap()
@@ -12,7 +15,8 @@ fn set(text: &str) -> PatternSet {
 
 fn arrival(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> Arrival<'_> {
     let cursor = Cursor::new(Epoch::mint(), Position(1));
-    Arrival { client, known, patterns, cursor, presented: false, rights: &Rights::Open, now_ms: 1000 }
+    let (address, rights) = (IpAddr::from([10, 0, 0, 1]), &Rights::Open);
+    Arrival { client, known, patterns, cursor, presented: false, rights, address, attempt: None, now_ms: 1000 }
 }
 
 #[tokio::test]
@@ -57,10 +61,9 @@ async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
     let store = Arc::new(Waiting::default());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
-    let cursor = Cursor::new(Epoch::mint(), Position(1));
-    let ack = Ack { client, cursor, log: cursor.epoch, rights: &Rights::Open, now_ms: 1000 };
+    let unasked = PatternSet::default();
     store.saves.add_permits(1);
-    assert!(clients.acknowledge_now(ack).await.is_ok(), "it has never said what it asks for");
+    assert!(clients.arrive(arrival(client, None, &unasked)).await.is_ok(), "it has not said yet what it asks for");
     for patterns in [&patterns, &others] {
         let known = clients.recall(client).await.unwrap();
         let mut arriving = Box::pin(clients.arrive(arrival(client, known, patterns)));
@@ -78,6 +81,55 @@ async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
     assert!(arriving.await.is_ok());
     let known = clients.recall(client).await.unwrap();
     assert!(clients.arrive(arrival(client, known, &others)).now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent() {
+    let clients =
+        Arc::new(Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600)));
+    let (client, patterns) = (Uuid::new_v4(), set("a"));
+    let arrival = arrival(client, None, &patterns);
+    let (cursor, rights, address) = (arrival.cursor, arrival.rights, arrival.address);
+    let at = |position| Cursor::new(cursor.epoch, Position(position));
+    let ack = |position| Ack { client, cursor: at(position), log: cursor.epoch, rights, now_ms: 2000 };
+    assert!(matches!(clients.acknowledge_now(ack(1)).await, Err(ClientError::Unknown)));
+    assert!(clients.recall(client).await.unwrap().is_none(), "nothing is kept of it");
+    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+    let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
+    let connecting = Connecting { client, transport, patterns, cursor, rights, address, attempt: None, now_ms };
+    let registration = clients.connect(connecting);
+    drop(arrived);
+    registration.connection.sent(Position(5));
+    assert!(matches!(clients.acknowledge_now(ack(6)).await, Err(ClientError::Ahead)));
+    assert_eq!(clients.acknowledge_now(ack(4)).await.unwrap(), at(4));
+    // Its last one may come when it has gone.
+    drop(registration);
+    clients.flush(2000).await;
+    clients.flush(2001).await;
+    assert!(matches!(clients.acknowledge_now(ack(6)).await, Err(ClientError::Ahead)));
+    assert_eq!(clients.acknowledge_now(ack(5)).await.unwrap(), at(5));
+    // Where it is not known how far that was, only the log's end is.
+    clients.flush(100_000).await;
+    assert_eq!(clients.acknowledge_now(ack(6)).await.unwrap(), at(6));
+}
+
+#[tokio::test]
+async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
+    let store = Arc::new(MemoryStore::new(StoreOptions::default()));
+    let clients = Arc::new(Clients::new(store.clone(), Duration::from_secs(7 * 24 * 3600)));
+    let (client, patterns) = (Uuid::new_v4(), set("a"));
+    let arrival = arrival(client, None, &patterns);
+    let (transport, cursor, rights, address) = (Transport::Sse, arrival.cursor, arrival.rights, arrival.address);
+    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+    let (patterns, attempt, now_ms) = (&patterns, None, 1000);
+    let registration =
+        clients.connect(Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms });
+    drop(arrived);
+    let hour_ms = 3_600_000;
+    clients.flush(hour_ms).await;
+    drop(registration);
+    clients.flush(hour_ms + 1000).await;
+    assert_eq!(store.load_client(client).await.unwrap().unwrap().seen_ms, hour_ms);
 }
 
 /// A store in memory, whose saves take until they are let through.
@@ -113,12 +165,8 @@ impl Store for Waiting {
         self.inner.read(request)
     }
 
-    fn before_last(
-        &self,
-        patterns: PatternSet,
-        count: usize,
-    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
-        self.inner.before_last(patterns, count)
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        self.inner.search_last(search, rows_max)
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {

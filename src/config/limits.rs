@@ -64,6 +64,19 @@ pub struct LimitArgs {
     /// How many events may be published at once, before those rates count; a batch of more is answered 413
     #[arg(long, env = "SWITCHBACK_PUBLISH_BURST", value_name = "NUMBER", default_value_t = 1000)]
     pub publish_burst: u32,
+    /// Most unused tickets of one token's subject; past it another is answered 429 (0: any number)
+    #[arg(long, env = "SWITCHBACK_MAX_TICKETS_PER_SUBJECT", value_name = "NUMBER", default_value_t = 5000)]
+    pub max_tickets_per_subject: usize,
+    /// Most unused tickets of one client address, made with tokens without a subject (0: any number)
+    #[arg(long, env = "SWITCHBACK_MAX_TICKETS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 5000)]
+    pub max_tickets_per_address: usize,
+    /// Rows of the log that one client address may have looked at in vain a second, since they do not match its patterns; past it
+    /// its reads wait, and new ones are answered 429 (0: any number)
+    #[arg(long, env = "SWITCHBACK_SCAN_RATE_PER_ADDRESS", value_name = "ROWS", default_value_t = 100_000)]
+    pub scan_rate_per_address: u32,
+    /// Rows that one token's subject may have looked at in vain a second (0: any number)
+    #[arg(long, env = "SWITCHBACK_SCAN_RATE_PER_SUBJECT", value_name = "ROWS", default_value_t = 100_000)]
+    pub scan_rate_per_subject: u32,
     /// Most patterns of a subscription (1 to 64); past it it is answered 400
     #[arg(long, env = "SWITCHBACK_MAX_PATTERNS", value_name = "NUMBER", default_value_t = 64)]
     pub max_patterns: usize,
@@ -176,6 +189,11 @@ impl LimitArgs {
                 outbound_bytes_max: size(self.max_unsent_bytes),
                 bytes_per_peer_max: some(size(self.max_memory_per_peer)),
             },
+            publishers_by_address: !loopback,
+            tickets_per_address_max: some(self.max_tickets_per_address),
+            tickets_per_subject_max: some(self.max_tickets_per_subject),
+            scan_rows_per_address: self.scan_rate_per_address.try_into().ok(),
+            scan_rows_per_subject: self.scan_rate_per_subject.try_into().ok(),
         }
     }
 

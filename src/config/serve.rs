@@ -52,6 +52,10 @@ pub struct ServeArgs {
     /// Most ids within that window, about 150 bytes each; past it, publishes with an id are answered 503
     #[arg(long, env = "SWITCHBACK_DEDUPE_KEYS", value_name = "NUMBER", default_value_t = 1_000_000)]
     pub dedupe_keys: usize,
+    /// Most of them of one publisher: a token's subject, or an address, beyond loopback; past it a publish with an id is answered
+    /// 429 [default: a fifth of dedupe-keys]
+    #[arg(long, env = "SWITCHBACK_DEDUPE_KEYS_PER_PUBLISHER", value_name = "NUMBER")]
+    pub dedupe_keys_per_publisher: Option<usize>,
     /// Say something on a stream that was quiet for so long (100ms to 1h)
     #[arg(long, env = "SWITCHBACK_HEARTBEAT", value_name = "DURATION", default_value = "20s", value_parser = heartbeat)]
     pub heartbeat: Duration,
@@ -64,9 +68,16 @@ pub struct ServeArgs {
     /// Remember clients that are away for so long
     #[arg(long, env = "SWITCHBACK_CLIENT_IDLE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
     pub client_idle: Duration,
-    /// Remember so many clients, about 300 bytes each; past it, the one longest away is forgotten
+    /// Remember so many clients, about 300 bytes each (one counts once more for each whole KiB of its patterns); past it,
+    /// those without a subject are forgotten first, longest away first
     #[arg(long, env = "SWITCHBACK_MAX_CLIENTS", value_name = "NUMBER", default_value_t = 100_000)]
     pub max_clients: usize,
+    /// Remember so many of one token's subject; past it, its own longest away is forgotten (0: any number)
+    #[arg(long, env = "SWITCHBACK_MAX_CLIENTS_PER_SUBJECT", value_name = "NUMBER", default_value_t = 5000)]
+    pub max_clients_per_subject: usize,
+    /// Remember so many without a subject of one client address (0: any number) [default: 5000; on loopback 0]
+    #[arg(long, env = "SWITCHBACK_MAX_CLIENTS_PER_ADDRESS", value_name = "NUMBER")]
+    pub max_clients_per_address: Option<usize>,
     /// Longest event, as received
     #[arg(long, env = "SWITCHBACK_MAX_EVENT_BYTES", value_name = "BYTES", default_value = "256KiB", value_parser = bytes)]
     pub max_event_bytes: u64,
@@ -110,6 +121,9 @@ pub struct ServeArgs {
     pub nats: NatsArgs,
 }
 
+/// Clients without a subject that are remembered of one address, of a server that others than this machine reach.
+const ADDRESS_CLIENTS: usize = 5000;
+
 impl ServeArgs {
     /// Checks what the flags say together.
     ///
@@ -143,6 +157,7 @@ impl ServeArgs {
             StoreChoice::Nats(url) => Some(self.nats.into_options(url)?),
             StoreChoice::Disk | StoreChoice::Memory => None,
         };
+        let address_clients = if listen.ip().is_loopback() { 0 } else { ADDRESS_CLIENTS };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let http = HttpOptions::default();
         Ok(Config {
@@ -155,8 +170,11 @@ impl ServeArgs {
                 },
                 dedupe_window: self.dedupe_window,
                 dedupe_keys_max: self.dedupe_keys,
+                dedupe_keys_per_publisher_max: self.dedupe_keys_per_publisher.unwrap_or(self.dedupe_keys.div_ceil(5)),
                 client_idle_max: self.client_idle,
                 clients_max: self.max_clients,
+                clients_per_subject_max: some_number(self.max_clients_per_subject),
+                clients_per_address_max: some_number(self.max_clients_per_address.unwrap_or(address_clients)),
                 ..StoreOptions::default()
             },
             hub_options: HubOptions {
@@ -201,6 +219,10 @@ impl ServeArgs {
             workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }
+}
+
+fn some_number(number: usize) -> Option<usize> {
+    (number > 0).then_some(number)
 }
 
 fn some_time(duration: Duration) -> Option<Duration> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{BATCH_BYTES, Delivery, FETCH_ROWS};
+use super::{BATCH_BYTES, Delivery, rows_max};
 use crate::cursor::Position;
 use crate::event::Event;
 use crate::store::ReadRequest;
@@ -77,7 +77,7 @@ impl UnsentBatch {
             after,
             events_max: self.delivery.plan.events_max,
             bytes_max: BATCH_BYTES,
-            rows_max: FETCH_ROWS,
+            rows_max: rows_max(&self.delivery.patterns),
         }
     }
 
@@ -140,6 +140,7 @@ mod tests {
             framing,
             completion: Completion::AtOnce,
             client: Uuid::nil(),
+            known: true,
             transport: Transport::Poll,
             heartbeat: Duration::from_secs(15),
             events_max: 256,

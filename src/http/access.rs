@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Call;
 use super::error::ApiError;
 use super::origin::Source;
+use super::resources::unknown_client;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
 use crate::excerpt::excerpt;
@@ -59,6 +60,7 @@ impl Call {
             Credential::Ticket(name) => {
                 let Some(transport) = transport else { return Err(not_a_ticket()) };
                 let ticket = self.state.hub.use_ticket(&name).await?;
+                self.limits().ticket_used(&name);
                 ticket
                     .filter(|ticket| ticket.transport == transport)
                     .map(|ticket| ticket.grant)
@@ -210,6 +212,8 @@ impl From<ClientError> for ApiError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Owned => Self::forbidden("this client id belongs to somebody else: choose another"),
+            ClientError::Unknown => unknown_client(),
+            ClientError::Ahead => Self::bad("bad_cursor", "the cursor is beyond what this client was sent"),
             ClientError::Store(error) => error.into(),
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat, Worker};
-use crate::limits::Permit;
+use crate::limits::{Permit, Scanner};
 use crate::net::DirectSink;
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
@@ -29,6 +29,8 @@ pub(super) struct Driver {
     seat: Seat,
     /// Its place among those that may be open, given back with it.
     _held: Option<Permit>,
+    /// Who pays for what is looked at in vain. Boxed: most streams never look at anything in vain.
+    scanner: Box<Scanner>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
@@ -46,8 +48,19 @@ impl Driver {
         seat: Seat,
         registration: Option<Registration>,
         held: Option<Permit>,
+        scanner: Scanner,
     ) -> Self {
-        Self { delivery, registration, seat, _held: held, fetch: None, timer: None, armed_for: None, watching: None }
+        Self {
+            delivery,
+            registration,
+            seat,
+            _held: held,
+            scanner: Box::new(scanner),
+            fetch: None,
+            timer: None,
+            armed_for: None,
+            watching: None,
+        }
     }
 
     /// The next bytes, `None` at the end.
@@ -62,7 +75,14 @@ impl Driver {
                 let page = ready!(fetch.poll_unpin(cx));
                 self.fetch = None;
                 match page {
-                    Ok(page) => self.delivery.fetched(now, page),
+                    Ok(page) => {
+                        self.delivery.fetched(now, page);
+                        if self.pay(now) {
+                            // What it looked at was in vain: the others first.
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                    }
                     Err(error) => {
                         self.delivery.fetch_failed(now);
                         return Poll::Ready(Some(Err(error)));
@@ -72,7 +92,9 @@ impl Driver {
             if let Some(reason) = self.ending(cx.waker()) {
                 self.delivery.end(now, reason);
             }
-            match self.seat.step(cx.waker(), &mut self.delivery, now, &mut out) {
+            let step = self.seat.step(cx.waker(), &mut self.delivery, now, &mut out);
+            self.pay(now);
+            match step {
                 Step::Write => {
                     self.note_sent();
                     return Poll::Ready(Some(Ok(out.freeze())));
@@ -85,9 +107,27 @@ impl Driver {
                     Some(until) => ready!(self.sleep(now, until, cx)),
                     None => return Poll::Pending,
                 },
+                Step::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Step::Finish => return Poll::Ready(None),
             }
         }
+    }
+
+    /// Charges its peer for what was looked at in vain, if anything was; where that is too much at the moment, nothing more is
+    /// looked at for a while.
+    fn pay(&mut self, now: Instant) -> bool {
+        let rows = self.delivery.take_vain_rows();
+        if rows == 0 {
+            return false;
+        }
+        let debt = self.scanner.looked_at(rows, now);
+        if !debt.is_zero() {
+            self.delivery.look_after(now + debt);
+        }
+        true
     }
 
     /// Changes what is asked for; the delivery first moves over what the old patterns are known not to match, so
@@ -157,12 +197,12 @@ impl Driver {
                 true
             }
             Step::Wait(_) => true,
-            Step::Fetch(_) | Step::Finish => false,
+            Step::Fetch(_) | Step::Yield | Step::Finish => false,
         }
     }
 
     /// Whoever looks at the client sees how far it was sent everything.
-    fn note_sent(&self) {
+    pub(super) fn note_sent(&self) {
         if let Some(registration) = &self.registration {
             registration.connection.sent(self.delivery.cursor().position);
         }

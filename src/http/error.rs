@@ -169,6 +169,7 @@ impl From<StoreError> for ApiError {
             StoreError::NotAtomic => Self::new(StatusCode::NOT_IMPLEMENTED, "not_atomic", error.to_string()),
             StoreError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
+            StoreError::Share(_) => Self::too_many("too_many", error.to_string(), Duration::from_secs(1)),
             StoreError::Unavailable(reason) => {
                 // The reason may name paths; it is for the log, not for whoever asked.
                 tracing::error!(%reason, "the store is unavailable");

@@ -18,7 +18,7 @@ use super::options::HttpOptions;
 use super::query::Fields;
 use super::{Answer, Call};
 use crate::auth::Rights;
-use crate::event::{Data, NewEvent};
+use crate::event::{Data, NewEvent, Publisher};
 use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
 use crate::net::{Headers, Request, Response};
@@ -176,11 +176,16 @@ fn paced(call: &Call, rights: &Rights, events: usize) -> Result<(), ApiError> {
     call.limits().publish(&call.rate_key_of(rights), events).map_err(|error| ApiError::from(error).of(rights))
 }
 
+/// Whose share of the table of ids its events take.
+fn publisher(call: &Call, rights: &Rights) -> Option<Publisher> {
+    call.limits().publisher(&call.rate_key_of(rights))
+}
+
 async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored) -> Answer {
     check_publish(rights, &event.topic)?;
     ignored.check(call.options().strict)?;
     paced(call, rights, 1)?;
-    let published = call.state.hub.publish(event).await?;
+    let published = call.state.hub.publish(event.by(publisher(call, rights))).await?;
     // Written out: a tree of values for two of them costs as much as storing the event.
     let Published { cursor, duplicate, differs } = published;
     if differs || !ignored.names().is_empty() {
@@ -201,13 +206,14 @@ async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
         let status = if raw.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::PAYLOAD_TOO_LARGE };
         return Err(ApiError::new(status, if raw.is_empty() { "empty_batch" } else { "too_large" }, message));
     }
+    let publisher = publisher(call, rights);
     let (mut events, mut ignored) = (Vec::with_capacity(raw.len()), Vec::with_capacity(raw.len()));
     for value in raw {
         check_size(value.get().len(), options)?;
         let (event, unknown) = parse::<Envelope<'_>>(value.get())?.into_event()?;
         check_publish(rights, &event.topic)?;
         unknown.check(options.strict)?;
-        events.push(event);
+        events.push(event.by(publisher));
         ignored.push(unknown);
     }
     paced(call, rights, events.len())?;
@@ -300,6 +306,7 @@ async fn stream(call: &Call, rights: &Rights, mut lines: Lines) -> Answer {
 
 async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
     let (options, key) = (call.options(), call.rate_key_of(rights));
+    let publisher = call.limits().publisher(&key);
     let burst = call.limits().event_burst(&key).map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
     let mut number = 0;
     while let Some(first) = lines.next().await? {
@@ -311,7 +318,7 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
             match event_of(&line, rights, options) {
                 Ok(Some((event, ignored))) => {
                     ignored.names().iter().for_each(|name| summary.ignored.add(name));
-                    group.push(event);
+                    group.push(event.by(publisher));
                 }
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),

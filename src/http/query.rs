@@ -19,6 +19,12 @@ use crate::wire::Callback;
 /// Most fields of a query string or a form: 64 patterns, everything else, and room for cache busters.
 const FIELDS_MAX: usize = 256;
 
+/// Highest number of a connection attempt: what every JavaScript engine counts exactly (2^53 - 1).
+const ATTEMPT_MAX: u64 = (1 << 53) - 1;
+
+/// Longest `switched`, in bytes.
+const SWITCHED_MAX_BYTES: usize = 64;
+
 /// A decoded name and its decoded value.
 type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
 
@@ -105,6 +111,8 @@ pub(crate) struct Params {
     pub(crate) origin: Option<String>,
     /// Where a WebSocket's binary frames are published.
     pub(crate) publish: Option<Topic>,
+    /// The number of the client's connection attempt.
+    pub(crate) attempt: Option<u64>,
 }
 
 impl Params {
@@ -115,6 +123,7 @@ impl Params {
         let (mut padding, mut named, mut origin, mut publish) = (None, None, None, None);
         // What only some transports use is looked at before anything else there; here it is only checked.
         let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
+        let (mut attempt, mut switched) = (None, None);
         for pair in pairs(text) {
             let (name, value) = pair?;
             match &*name {
@@ -131,6 +140,8 @@ impl Params {
                 "publish" => set(&mut publish, &name, value.parse::<Topic>().map_err(ApiError::from))?,
                 "once" => set(&mut once, &name, switch(&name, &value))?,
                 "callback" => set(&mut callback, &name, parse_callback(&value))?,
+                "attempt" => set(&mut attempt, &name, whole(&name, &value, 1..=ATTEMPT_MAX))?,
+                "switched" => set(&mut switched, &name, check_switched(&value))?,
                 "token" => set(&mut token, &name, Ok(()))?,
                 "ticket" => set(&mut ticket, &name, Ok(()))?,
                 _ => {}
@@ -147,6 +158,7 @@ impl Params {
             named: named.unwrap_or(true),
             origin,
             publish,
+            attempt,
         })
     }
 }
@@ -191,6 +203,18 @@ pub(crate) fn parse_client(text: &str) -> Result<Uuid, ApiError> {
     let parsed = if text.len() == 36 { Uuid::try_parse(text).ok() } else { None };
     let message = "a client is named by a UUID, such as 0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d";
     parsed.ok_or_else(|| ApiError::bad("bad_client", message))
+}
+
+/// `switched`, `FROM.TO.REASON`: why a client library has changed its transport. It becomes part of names in metrics and of log
+/// lines, so it is letters, digits, `-` and `_` only.
+fn check_switched(text: &str) -> Result<(), ApiError> {
+    let is_word =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if text.len() <= SWITCHED_MAX_BYTES && text.split('.').count() == 3 && text.split('.').all(is_word) {
+        return Ok(());
+    }
+    let message = "switched is FROM.TO.REASON, such as ws.sse.silent: letters, digits, - and _, at most 64 bytes";
+    Err(ApiError::bad("bad_parameter", message))
 }
 
 pub(crate) fn parse_callback(text: &str) -> Result<Callback, ApiError> {
@@ -243,9 +267,9 @@ mod tests {
     }
 
     /// Fields that are read, one value each.
-    const SINGLE: [&str; 13] = [
+    const SINGLE: [&str; 15] = [
         "cursor", "client", "last", "limit", "wait", "padding", "named", "origin", "publish", "once", "callback",
-        "token", "ticket",
+        "token", "ticket", "attempt", "switched",
     ];
 
     /// What came of a field.
@@ -261,6 +285,7 @@ mod tests {
             "named" => format!("{:?}", params.named),
             "origin" => format!("{:?}", params.origin),
             "publish" => format!("{:?}", params.publish),
+            "attempt" => format!("{:?}", params.attempt),
             _ => String::new(),
         }
     }
@@ -273,6 +298,8 @@ mod tests {
         assert_eq!(params.patterns.unwrap().iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a.*", "b"]);
         assert_eq!(params.cursor, Some(From::Cursor("e-5".parse().unwrap())));
         assert_eq!((params.limit, params.wait), (7, Duration::ZERO));
+        let params = self::params("topic=a&attempt=9007199254740991&switched=longpoll.ws.probe").unwrap();
+        assert_eq!(params.attempt, Some(ATTEMPT_MAX));
     }
 
     #[test]
@@ -305,6 +332,15 @@ mod tests {
             "cursor=e-1&cursor=e-2",
             "topic=%ff",
             "limit=99999999999999999999999",
+            "attempt=0",
+            "attempt=9007199254740992",
+            "attempt=1&attempt=2",
+            "switched=",
+            "switched=ws.sse",
+            "switched=ws.sse.a b",
+            "switched=ws.sse.silent.more",
+            "switched=ws..silent",
+            &format!("switched=ws.sse.{}", "x".repeat(58)),
         ] {
             assert!(params(text).is_err(), "{text}");
         }
@@ -324,7 +360,7 @@ mod tests {
         #[test]
         fn each_field_is_read_as_if_it_stood_alone(fields in proptest::collection::vec(
             prop_oneof![
-                6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 6 => "(last|limit|wait)=[0-9]{1,2}",
+                6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 6 => "(last|limit|wait|attempt)=[0-9]{1,2}",
                 6 => "(padding|named|once)=[01]", 3 => "(origin|callback|token|ticket)=[a-z]{1,2}", 2 => "[a-z]{0,2}=?[0-9]",
                 1 => "client=0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1[0-9]", 1 => "(cursor|padding|client|x)=(x|%ff|%31)",
             ],

@@ -11,11 +11,13 @@ use super::access::{check_admin, check_client, check_may_come};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
+use super::subscribe::wait_after;
 use super::{Answer, Call};
 use crate::clients::{Ack, ClientState};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::{Hub, now_ms};
+use crate::limits::Scanner;
 use crate::net::Response;
 use crate::store::ReadRequest;
 use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
@@ -26,6 +28,15 @@ const ACK_BYTES_MAX: usize = 1024;
 
 /// Clients that one answer lists.
 const CLIENTS_LISTED: usize = 1000;
+
+/// Bytes of patterns after which an answer lists no more clients.
+const LISTED_PATTERN_BYTES: usize = 1 << 20;
+
+/// Rows that are read for the lags of one answer. A client past it is listed without.
+const LAG_ROWS_MAX: u64 = 20_000;
+
+/// Rows that are read for the lag of one client.
+const LAG_ROWS_OF_ONE: u64 = 10_000;
 
 #[derive(Deserialize)]
 struct Acknowledgement {
@@ -38,6 +49,8 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
     check_may_come(&rights)?;
+    // A look into the store, and a write to the disk that is waited for: as much as a subscription.
+    call.limits().connect(&call.rate_key_of(&rights))?;
     let body = call.take_body();
     let headers = call.request.headers();
     let kind = MediaType::of(headers)?;
@@ -93,31 +106,42 @@ pub(super) async fn info(call: Call) -> Answer {
     Ok(json_body(&info))
 }
 
-/// `GET /v1/clients`: those who are connected; `after=UUID` lists on.
+/// `GET /v1/clients`: those that are connected; `after=UUID` lists on. Its work is bounded, and paced as a subscription's.
 pub(super) async fn clients(call: Call) -> Answer {
     let rights = call.rights().await?;
     if call.options().access.keys.is_some() {
         check_admin(&rights)?;
     }
+    let key = call.rate_key_of(&rights);
+    call.limits().connect(&key)?;
+    let mut lags = Lags { scanner: call.limits().scan(&key)?, rows_left: LAG_ROWS_MAX };
     let fields = Fields::parse(call.request.query_string())?;
     let after = fields.one("after")?.map(parse_client).transpose()?;
     let hub = &call.state.hub;
+    let (states, more) = hub.clients().list(after, CLIENTS_LISTED, LISTED_PATTERN_BYTES);
     let mut listed = Vec::new();
-    for state in hub.clients().list(after, CLIENTS_LISTED) {
-        listed.push(describe(hub, &state).await?);
+    for state in states {
+        listed.push(describe(hub, &state, &mut lags).await?);
     }
-    Ok(json_body(&json!({ "clients": listed })))
+    let mut answer = json!({ "clients": listed });
+    if more {
+        answer["more"] = true.into();
+    }
+    Ok(json_body(&answer))
 }
 
 /// `GET /v1/clients/{id}`. Somebody else's is as one that is not there.
 pub(super) async fn client(call: Call) -> Answer {
     let rights = call.rights().await?;
     check_may_come(&rights)?;
+    let key = call.rate_key_of(&rights);
+    call.limits().connect(&key)?;
+    let mut lags = Lags { scanner: call.limits().scan(&key)?, rows_left: LAG_ROWS_MAX };
     let client: Uuid = parse_client(call.request.named().unwrap_or_default())?;
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
-            Ok(json_body(&describe(hub, &state).await?))
+            Ok(json_body(&describe(hub, &state, &mut lags).await?))
         }
         _ => Err(unknown_client()),
     }
@@ -127,31 +151,54 @@ pub(super) fn unknown_client() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")
 }
 
-async fn describe(hub: &Hub, state: &ClientState) -> Result<Value, ApiError> {
+/// What the lags of one answer may still cost, and who pays.
+struct Lags {
+    scanner: Scanner,
+    rows_left: u64,
+}
+
+async fn describe(hub: &Hub, state: &ClientState, lags: &mut Lags) -> Result<Value, ApiError> {
     let bounds = hub.bounds();
     let acknowledged = state.acknowledged.filter(|cursor| cursor.epoch == bounds.epoch).map(|cursor| cursor.position);
     let reached = state.sent.or(acknowledged).unwrap_or(bounds.last);
-    let (lag_events, lag_ms) = lag(hub, &state.patterns, reached).await?;
+    let lag = lags.of(hub, &state.patterns, reached).await?;
     Ok(json!({
         "client": state.client,
         "transports": state.transports.iter().map(|transport| transport.name()).collect::<Vec<_>>(),
         "patterns": state.patterns.iter().collect::<Vec<_>>(),
         "sent": state.sent.map(|position| Cursor::new(bounds.epoch, position)),
         "acknowledged": state.acknowledged,
-        "lag": { "events": lag_events, "ms": lag_ms },
+        "lag": lag.map(|(events, ms)| json!({ "events": events, "ms": ms })),
     }))
 }
 
-/// How many matching events wait for a client, counted up to 1000, and for how long the first of them has.
-async fn lag(hub: &Hub, patterns: &PatternSet, after: Position) -> Result<(usize, u64), ApiError> {
-    if patterns.is_empty() {
-        return Ok((0, 0));
+impl Lags {
+    /// How many matching events wait for a client, counted up to 1000, and for how long, in milliseconds, the first of them
+    /// has. `None` where the answer has cost enough already.
+    async fn of(
+        &mut self,
+        hub: &Hub,
+        patterns: &PatternSet,
+        after: Position,
+    ) -> Result<Option<(usize, u64)>, ApiError> {
+        if patterns.is_empty() || after >= hub.bounds().last {
+            return Ok(Some((0, 0)));
+        }
+        if self.rows_left == 0 {
+            return Ok(None);
+        }
+        let patterns = patterns.clone();
+        let rows_max = self.rows_left.min(LAG_ROWS_OF_ONE);
+        let events_max = usize::try_from(rows_max).unwrap_or(usize::MAX).min(1000);
+        let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
+        let page = hub.read(request).await?;
+        let cost = page.vain_rows.max(page.rows).max(1);
+        self.rows_left = self.rows_left.saturating_sub(cost);
+        // Also of what matches: it is read to be counted, not to be sent.
+        wait_after(&self.scanner, cost).await;
+        let since = page.events.first().map_or(0, |event| now_ms().saturating_sub(event.time_ms()));
+        Ok(Some((page.events.len(), since)))
     }
-    let patterns = patterns.clone();
-    let request = ReadRequest { patterns, after, events_max: 1000, bytes_max: 1 << 20, rows_max: 10_000 };
-    let page = hub.read(request).await?;
-    let since = page.events.first().map_or(0, |event| now_ms().saturating_sub(event.time_ms()));
-    Ok((page.events.len(), since))
 }
 
 /// `GET /healthz`: the process answers.

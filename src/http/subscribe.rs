@@ -1,5 +1,6 @@
 //! `GET /v1/<transport>`: from a request to a delivery, and its answer.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -17,16 +18,20 @@ use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
-use crate::clients::{Arrival, ClientError};
+use crate::clients::{Arrival, ClientError, Connecting};
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::{From, now_ms};
 use crate::json::Literal;
-use crate::limits::LimitError;
+use crate::limits::{LimitError, Scanner};
 use crate::net::{Response, text as header_text};
+use crate::store::StoreError;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
-use crate::wire::{Control, Framing};
+use crate::wire::{Batch, Control, Framing};
+
+/// Rows that one request's search for the newest events may look at in vain.
+const SEARCH_ROWS_MAX: u64 = 1_000_000;
 
 /// `/v1/poll`.
 pub(super) async fn poll(call: Call) -> Answer {
@@ -202,6 +207,7 @@ async fn opened(
     let key = call.rate_key_of(&rights);
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
     call.limits().connect(&key).map_err(limited)?;
+    let scanner = call.limits().scan(&key).map_err(limited)?;
     let held = if staying { Some(call.limits().hold(&key).map_err(limited)?) } else { None };
     let known = match params.client {
         Some(client) => {
@@ -210,6 +216,7 @@ async fn opened(
         }
         None => None,
     };
+    let is_known = params.client.is_none() || known.is_some();
     if known.as_ref().is_some_and(|known| !rights.may_use(known.owner.as_deref())) {
         return Err(ClientError::Owned.into());
     }
@@ -234,15 +241,26 @@ async fn opened(
     let asked = resumed.or(params.cursor);
     let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
     let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
-    let start = hub.start(from, &patterns).await?;
+    let looked_at = Cell::new(0);
+    let pause = async |vain_rows| {
+        looked_at.set(looked_at.get() + vain_rows);
+        if looked_at.get() > SEARCH_ROWS_MAX {
+            let message = "a million rows were looked at and too few matched: subscribe to less, or from a cursor";
+            return Err(StoreError::Busy(message));
+        }
+        wait_after(&scanner, vain_rows).await;
+        Ok(())
+    };
+    let start = hub.start(from, &patterns, pause).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
     let _arrived = match params.client {
         Some(client) => {
             // What this log cannot have given out acknowledges nothing.
             let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
-            let arrival = Arrival { client, known, patterns: &patterns, cursor, presented, rights, now_ms };
-            Some(hub.clients().arrive(arrival).await?)
+            let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
+            let arrival = Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
+            hub.clients().arrive(arrival).await?
         }
         None => None,
     };
@@ -253,11 +271,15 @@ async fn opened(
     // A stream is told its name, and what is held under a grant has to be found when that is revoked.
     let needs_name = streaming || staying && rights.grant().is_some();
     let client = params.client.or_else(|| needs_name.then(Uuid::new_v4));
-    let connect = |client| hub.clients().connect(client, transport, &patterns, cursor, &rights, now_ms());
-    let registration = client.map(connect);
+    let connecting = |client, cursor| {
+        let (patterns, rights, address) = (&patterns, &rights, key.address());
+        let (attempt, now_ms) = (params.attempt, now_ms());
+        Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms }
+    };
+    let registration = client.map(|client| hub.clients().connect(connecting(client, cursor)));
     if let Some(client) = client {
         if streaming && params.client.is_none() {
-            hub.clients().arrive_minted(client, &patterns, start.cursor, &rights, now_ms());
+            hub.clients().arrive_minted(&connecting(client, start.cursor));
         }
         // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
         check_client(hub, client)?;
@@ -268,6 +290,7 @@ async fn opened(
         framing,
         completion,
         client: client.unwrap_or_default(),
+        known: is_known,
         transport,
         heartbeat: call.options().heartbeat,
         events_max: params.limit,
@@ -280,7 +303,13 @@ async fn opened(
     }
     delivery.set_expiry(expiry(&rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
-    Ok((Box::new(Driver::new(delivery, seat, registration, held)), rights))
+    Ok((Box::new(Driver::new(delivery, seat, registration, held, scanner)), rights))
+}
+
+/// Pays for rows that a search looked at in vain; others have their turn in any case.
+pub(super) async fn wait_after(scanner: &Scanner, vain_rows: u64) {
+    let debt = scanner.looked_at(vain_rows, Instant::now());
+    if debt.is_zero() { tokio::task::yield_now().await } else { tokio::time::sleep(debt).await }
 }
 
 /// When a stream is done: at an age of its own, where one is set.
@@ -333,7 +362,8 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     let mut item = BytesMut::new();
     Framing::Json.control(&Control::Error(error.item_data()), None, &mut item);
     let mut body = BytesMut::new();
-    framing.batch(cursor, &item, Literal::Same, &mut body);
+    let batch = Batch { cursor, items: &item, literal: Literal::Same, more: false, known: true };
+    framing.batch(&batch, &mut body);
     body
 }
 

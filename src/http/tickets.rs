@@ -48,11 +48,14 @@ pub(super) async fn make(mut call: Call) -> Answer {
         ));
     };
     // One is kept for each until it is used, or too old.
-    call.limits().connect(&call.rate_key_of(&rights))?;
+    let key = call.rate_key_of(&rights);
+    call.limits().connect(&key)?;
+    let permit = call.limits().ticket(&key)?;
     let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
         let message = "the token grants so much that no ticket can hold it: 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     };
+    call.limits().ticket_made(&name, permit, access.ticket_ttl);
     let answer = json!({ "ticket": name, "expires_in": access.ticket_ttl.as_secs() });
     Ok(Response::new(StatusCode::CREATED).with(CONTENT_TYPE, "application/json").with_body(answer.to_string()))
 }

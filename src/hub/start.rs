@@ -1,10 +1,13 @@
 //! Where a subscription starts.
 
 use super::{Hub, lock};
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Position};
 use crate::delivery::{Start, gap_at};
-use crate::store::{Bounds, StoreError};
+use crate::store::{Bounds, LastProgress, LastSearch, StoreError};
 use crate::topic::PatternSet;
+
+/// Comparisons of a topic with a pattern in one step of a search.
+const SEARCH_COMPARISONS: usize = 8192;
 
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,14 @@ impl Hub {
         if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh(cursor).await }
     }
 
-    /// Turns where to start into a cursor, with the gap to be told first.
-    pub(crate) async fn start(&self, from: From, patterns: &PatternSet) -> Result<Start, StoreError> {
+    /// Turns where to start into a cursor, with the gap to be told first. A search goes in bounded steps; after each, `pause` is
+    /// told how many rows were looked at in vain, waits as long as the next step has to, and ends the search where it fails.
+    pub(crate) async fn start(
+        &self,
+        from: From,
+        patterns: &PatternSet,
+        pause: impl AsyncFn(u64) -> Result<(), StoreError>,
+    ) -> Result<Start, StoreError> {
         let bounds = match from {
             From::Cursor(cursor) => self.bounds_for(cursor).await?,
             _ => self.bounds(),
@@ -43,10 +52,26 @@ impl Hub {
                 let in_tail = lock(&self.0.fan_out.lane).tail.before_last(patterns, count);
                 let found = match in_tail {
                     Some(position) => Some(position),
-                    None => self.0.store.before_last(patterns.clone(), count).await?,
+                    None => self.search_last(LastSearch::new(patterns.clone(), count), pause).await?,
                 };
                 at(found.unwrap_or(bounds.last))
             }
         })
+    }
+    async fn search_last(
+        &self,
+        mut search: LastSearch,
+        pause: impl AsyncFn(u64) -> Result<(), StoreError>,
+    ) -> Result<Option<Position>, StoreError> {
+        let rows_max = (SEARCH_COMPARISONS / search.patterns().len().max(1)).max(1) as u64;
+        loop {
+            let step = self.0.store.search_last(search, rows_max).await?;
+            // Also after the last: it is paid for, too.
+            pause(step.vain_rows).await?;
+            match step.progress {
+                LastProgress::Found(found) => return Ok(found),
+                LastProgress::Further(further) => search = further,
+            }
+        }
     }
 }

@@ -72,7 +72,11 @@ impl Hub {
     ) -> Result<Subscription, SubscribeError> {
         let patterns: Result<Vec<Pattern>, TopicError> = patterns.into_iter().map(str::parse).collect();
         let patterns = PatternSet::new(patterns?)?;
-        let start = self.start(from, &patterns).await?;
+        let pause = async |_| {
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        let start = self.start(from, &patterns, pause).await?;
         let key = self.0.fan_out.lane().waiters.register(&patterns);
         let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
         Ok(Subscription {
@@ -118,7 +122,7 @@ impl Subscription {
                 ahead.push_back(event.clone());
                 if ahead.len() < READ_AHEAD_EVENTS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
-            let TailRead::Through(position) = read else { return true };
+            let TailRead::Through { position, .. } = read else { return true };
             self.cursor.position = position;
             if position >= lane.tail.end() {
                 lane.waiters.caught_up(self.key);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use crate::cursor::Position;
-use crate::event::{Draft, PayloadDigest};
+use crate::event::{Draft, PayloadDigest, Publisher};
 use crate::topic::Topic;
 
 type Key = (Topic, Arc<str>);
@@ -17,6 +17,8 @@ struct First {
     position: Position,
     /// `None` where it was trimmed before this process began.
     digest: Option<PayloadDigest>,
+    /// Whose share it takes, where that is counted.
+    publisher: Option<Publisher>,
 }
 
 /// What an event repeats.
@@ -33,15 +35,20 @@ pub(crate) struct Repeat {
 pub(crate) struct DedupeWindow {
     window_ms: u64,
     keys_max: usize,
+    publisher_keys_max: usize,
     firsts: HashMap<Key, First>,
+    /// How many keys of each publisher are known that is counted.
+    by_publisher: HashMap<Publisher, usize>,
     /// In order of entry. The time of day may step back, so the order of expiry is only nearly that of entry.
     by_age: VecDeque<(u64, Key)>,
 }
 
 impl DedupeWindow {
-    pub(crate) fn new(window: Duration, keys_max: usize) -> Self {
+    /// An empty window, of at most so many keys in all and of one publisher.
+    pub(crate) fn new(window: Duration, keys_max: usize, publisher_keys_max: usize) -> Self {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        Self { window_ms, keys_max, firsts: HashMap::new(), by_age: VecDeque::new() }
+        let (firsts, by_publisher, by_age) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self { window_ms, keys_max, publisher_keys_max, firsts, by_publisher, by_age }
     }
 
     /// What `draft` repeats, if it does.
@@ -51,14 +58,15 @@ impl DedupeWindow {
         if self.firsts.is_empty() {
             return None;
         }
-        let First { position, digest } = *self.firsts.get(&(draft.topic().clone(), id.clone()))?;
+        let First { position, digest, .. } = *self.firsts.get(&(draft.topic().clone(), id.clone()))?;
         Some(Repeat { position, differs: digest.is_some_and(|digest| digest != draft.payload_digest()) })
     }
 
     /// Remembers a key that is stored at `position`. Without an id there is none.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] where the window holds as many keys as it may: to forget one early would store its repeat.
+    /// [`StoreError::Busy`] where the window holds as many keys as it may, [`StoreError::Share`] where it holds as many of this
+    /// publisher: to forget one early would store its repeat.
     pub(crate) fn insert(&mut self, draft: &Draft, position: Position) -> Result<(), StoreError> {
         let Some(id) = draft.id() else { return Ok(()) };
         if self.window_ms == 0 {
@@ -67,8 +75,16 @@ impl DedupeWindow {
         if self.firsts.len() >= self.keys_max {
             return Err(StoreError::Busy("more ids within the dedupe window than --dedupe-keys allows"));
         }
+        let publisher = draft.publisher();
+        if let Some(publisher) = publisher {
+            let keys = self.by_publisher.entry(publisher).or_default();
+            if *keys >= self.publisher_keys_max {
+                return Err(StoreError::Share("ids within the dedupe window (--dedupe-keys-per-publisher)"));
+            }
+            *keys += 1;
+        }
         let key = (draft.topic().clone(), id.clone());
-        self.firsts.insert(key.clone(), First { position, digest: Some(draft.payload_digest()) });
+        self.firsts.insert(key.clone(), First { position, digest: Some(draft.payload_digest()), publisher });
         self.by_age.push_back((draft.time_ms(), key));
         Ok(())
     }
@@ -91,7 +107,7 @@ impl DedupeWindow {
     ) {
         if self.window_ms > 0 {
             let key = (topic, id);
-            self.firsts.insert(key.clone(), First { position, digest });
+            self.firsts.insert(key.clone(), First { position, digest, publisher: None });
             self.by_age.push_back((time_ms, key));
         }
     }
@@ -101,8 +117,20 @@ impl DedupeWindow {
         while let Some((_, key)) = self.by_age.back()
             && self.firsts.get(key).is_some_and(|known| known.position >= first)
         {
-            self.firsts.remove(key);
+            let forgotten = self.firsts.remove(key);
             self.by_age.pop_back();
+            self.give_back(forgotten);
+        }
+    }
+
+    /// A key is forgotten: its publisher has room for another.
+    fn give_back(&mut self, forgotten: Option<First>) {
+        let Some(publisher) = forgotten.and_then(|first| first.publisher) else { return };
+        if let Some(keys) = self.by_publisher.get_mut(&publisher) {
+            *keys = keys.saturating_sub(1);
+            if *keys == 0 {
+                self.by_publisher.remove(&publisher);
+            }
         }
     }
 
@@ -111,8 +139,9 @@ impl DedupeWindow {
         while let Some((time_ms, key)) = self.by_age.front()
             && now_ms.saturating_sub(*time_ms) > self.window_ms
         {
-            self.firsts.remove(key);
+            let forgotten = self.firsts.remove(key);
             self.by_age.pop_front();
+            self.give_back(forgotten);
         }
     }
 }
@@ -128,7 +157,7 @@ mod tests {
 
     #[test]
     fn knows_a_key_for_the_window_and_takes_back_a_failed_append() {
-        let mut window = DedupeWindow::new(Duration::from_millis(100), 3);
+        let mut window = DedupeWindow::new(Duration::from_millis(100), 3, 3);
         window.insert(&draft("a", "1", 0), Position(1)).unwrap();
         window.insert(&draft("a", "2", 50), Position(2)).unwrap();
         window.insert(&draft("b", "1", 50), Position(3)).unwrap();
@@ -144,7 +173,7 @@ mod tests {
 
     #[test]
     fn another_payload_is_told_apart() {
-        let mut window = DedupeWindow::new(Duration::from_secs(1), 10);
+        let mut window = DedupeWindow::new(Duration::from_secs(1), 10, 10);
         let event = |name: &str, data: Data| {
             let new = NewEvent::new("a".parse().unwrap(), data).named(name).unwrap();
             new.with_id("k").unwrap().draft(0)
@@ -157,5 +186,25 @@ mod tests {
         assert!(differs(&event("n", Data::text("1"))), "another type");
         window.restore(("b".parse().unwrap(), "k".into()), 0, Position(2), None);
         assert!(!window.find(&draft("b", "k", 0)).unwrap().differs, "what is not known is not said");
+    }
+    #[test]
+    fn a_publisher_fills_its_share_and_no_more() {
+        let publisher = |number| Some(Publisher(std::num::NonZeroU64::new(number).unwrap()));
+        let draft = |id: &str, by, time_ms| {
+            let new = NewEvent::new("a".parse().unwrap(), Data::text("")).with_id(id).unwrap();
+            new.by(publisher(by)).draft(time_ms)
+        };
+        let mut window = DedupeWindow::new(Duration::from_millis(100), 10, 2);
+        window.insert(&draft("1", 1, 0), Position(1)).unwrap();
+        window.insert(&draft("2", 1, 50), Position(2)).unwrap();
+        assert!(matches!(window.insert(&draft("3", 1, 50), Position(3)), Err(StoreError::Share(_))));
+        window.insert(&draft("3", 2, 50), Position(3)).unwrap();
+        window.undo_from(Position(2));
+        window.insert(&draft("2", 1, 60), Position(2)).unwrap();
+        assert!(window.insert(&draft("4", 1, 60), Position(3)).is_err());
+        window.expire(101);
+        window.insert(&draft("4", 1, 101), Position(3)).unwrap();
+        window.expire(1000);
+        assert!(window.by_publisher.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! revocations), and `lock`, which one server at a time holds.
 //!
 //! - **What survives.** An append that was answered survives the end of the process and power loss (`synchronous=FULL`:
-//!   each commit is synced); so do tickets, bans and revocations. Clients' cursors survive the end of the process; power loss may take the last seconds.
+//!   each commit is synced); so do tickets, bans, revocations, and what is remembered of clients, once it is answered.
 //! - **Group commit.** Whatever has queued up while the last group was synced is the next group.
 //! - **A start reads topics, not events**: the log's numbers stand beside the events and change with them.
 //! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
@@ -21,6 +21,7 @@ mod chores;
 mod clients;
 mod fault;
 mod file;
+mod last;
 mod lock;
 mod notes;
 mod queue;
@@ -50,8 +51,8 @@ use self::schema::Topics;
 use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
 use super::{
-    Appended, Bounds, ClientRecord, Feed, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest, Store, StoreError,
-    StoreOptions,
+    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
+    Store, StoreError, StoreOptions,
 };
 use crate::cursor::Position;
 use crate::event::Draft;
@@ -265,12 +266,8 @@ impl Store for DiskStore {
         ask(&self.reads, ONE, |reply| ReadJob::Page(request, reply))
     }
 
-    fn before_last(
-        &self,
-        patterns: PatternSet,
-        count: usize,
-    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
-        ask(&self.reads, ONE, |reply| ReadJob::BeforeLast(patterns, count, reply))
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        ask(&self.reads, ONE, |reply| ReadJob::Last(search, rows_max, reply))
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {

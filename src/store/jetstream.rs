@@ -45,13 +45,12 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::{
-    Appended, Bounds, ClientRecord, Feed, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest, Store, StoreError,
-    StoreOptions,
+    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
+    Store, StoreError, StoreOptions,
 };
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::sync::lock;
-use crate::topic::PatternSet;
 use bucket::Bucket;
 use node::Node;
 use notes::Notes;
@@ -152,12 +151,12 @@ impl Store for JetStreamStore {
         self.on_thread(|parts| async move { parts.reader.read(&parts.node, request).await })
     }
 
-    fn before_last(
-        &self,
-        patterns: PatternSet,
-        count: usize,
-    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
-        self.on_thread(move |parts| async move { last::before_last(&parts.node, &patterns, count).await })
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn search_last(&self, search: LastSearch, _rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        self.on_thread(move |parts| async move { parts.reader.search_last(&parts.node, search).await })
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {

@@ -73,6 +73,7 @@ impl TrimMarks {
     }
 
     /// The patterns of which something after `after` was trimmed; empty where there is no gap.
+    #[cfg(test)]
     pub(crate) fn lost(&self, patterns: &PatternSet, after: Position) -> Vec<Pattern> {
         let mut search = LostSearch::new(patterns, after);
         loop {
@@ -102,6 +103,7 @@ impl TrimMarks {
             left = left.saturating_sub(search.undecided.len());
             search.undecided.retain(|pattern| !pattern.matches(topic.as_str()));
             search.walked = *position;
+            search.rows += 1;
             if left == 0 {
                 return None;
             }
@@ -123,12 +125,14 @@ pub(crate) struct LostSearch<'p> {
     walked: Position,
     /// Patterns with wildcards of which nothing was found so far.
     undecided: Vec<&'p Pattern>,
+    /// Marks that have been compared: the cost of the search.
+    pub(crate) rows: u64,
 }
 
 impl<'p> LostSearch<'p> {
     pub(crate) fn new(patterns: &'p PatternSet, after: Position) -> Self {
         let undecided = patterns.iter().filter(|pattern| pattern.literal().is_none()).collect();
-        Self { patterns, after, walked: after, undecided }
+        Self { patterns, after, walked: after, undecided, rows: 0 }
     }
 }
 

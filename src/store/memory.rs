@@ -1,33 +1,34 @@
 //! The memory store: the same semantics as the disk store, gone with the process.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
+mod reads;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use uuid::Uuid;
 
+use super::client_table::ClientTable;
 use super::dedupe::DedupeWindow;
 use super::marks::TrimMarks;
 use super::notes::NoteTable;
 use super::{
-    Appended, Bounds, ClientRecord, Feed, FeedBatch, Note, NoteKind, NoteSink, Page, ReadRequest, Retention, Store,
-    StoreError, StoreOptions, Trimmed,
+    Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Note, NoteKind, NoteSink, Page, ReadRequest,
+    Retention, Store, StoreError, StoreOptions,
 };
 use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
 use crate::segment::Segment;
 use crate::sync::lock;
-use crate::topic::PatternSet;
 
 /// A log in memory, with a new epoch at each start.
 ///
-/// Everything happens under one lock, for microseconds: appends are answered at once, by the thread that asked.
+/// Everything is guarded by one lock, held for microseconds: appends are answered at once, by the thread that asked. A read copies
+/// pointers to a few events at a time, and compares them with its patterns without the lock.
 #[derive(Debug)]
 pub struct MemoryStore {
-    log: Mutex<Log>,
-    clients: Mutex<HashMap<Uuid, ClientRecord>>,
+    log: Arc<Mutex<Log>>,
+    clients: Mutex<ClientTable>,
     notes: Mutex<NoteTable>,
     options: StoreOptions,
 }
@@ -59,19 +60,19 @@ impl MemoryStore {
             last: Position::ZERO,
             floor: Position::ZERO,
             marks: TrimMarks::default(),
-            dedupe: DedupeWindow::new(options.dedupe_window, options.dedupe_keys_max),
+            dedupe: DedupeWindow::new(
+                options.dedupe_window,
+                options.dedupe_keys_max,
+                options.dedupe_keys_per_publisher_max,
+            ),
             feed: None,
             closed: false,
         };
-        Self { log: Mutex::new(log), clients: Mutex::default(), notes: Mutex::default(), options }
+        Self { log: Arc::new(Mutex::new(log)), clients: Mutex::default(), notes: Mutex::default(), options }
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
         lock(&self.log)
-    }
-
-    fn clients(&self) -> MutexGuard<'_, HashMap<Uuid, ClientRecord>> {
-        lock(&self.clients)
     }
 }
 
@@ -140,23 +141,6 @@ impl Log {
             feed.push(FeedBatch { epoch: self.epoch, after, events, floor: self.floor });
         }
     }
-
-    fn read(&self, request: &ReadRequest) -> Page {
-        let lost = self.marks.lost(&request.patterns, request.after);
-        let trimmed = (!lost.is_empty()).then_some(Trimmed { to: self.floor, patterns: lost });
-        let after = request.after.max(self.floor);
-        let mut page = Page { trimmed, ..Page::default() };
-        let mut bytes = 0;
-        let scanned = self.segment.read(&request.patterns, after, self.last, request.rows_max, &mut |event| {
-            bytes += event.json_bytes();
-            page.events.push(event.clone());
-            let full = page.events.len() >= request.events_max || bytes >= request.bytes_max;
-            if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        page.through = scanned.through;
-        page.rows = scanned.rows;
-        page
-    }
 }
 
 impl Store for MemoryStore {
@@ -166,17 +150,12 @@ impl Store for MemoryStore {
     }
 
     fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
-        let page = self.log().read(&request);
-        ready(Ok(page)).boxed()
+        let log = self.log.clone();
+        async move { Ok(reads::page(&log, &request).await) }.boxed()
     }
 
-    fn before_last(
-        &self,
-        patterns: PatternSet,
-        count: usize,
-    ) -> BoxFuture<'static, Result<Option<Position>, StoreError>> {
-        let found = self.log().segment.before_last(&patterns, count).map(|(position, _)| position);
-        ready(Ok(found)).boxed()
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        ready(Ok(reads::search_last(&self.log, search, rows_max))).boxed()
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
@@ -194,23 +173,12 @@ impl Store for MemoryStore {
     }
 
     fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
-        let mut clients = self.clients();
-        clients.extend(records.into_iter().map(|record| (record.client, record)));
-        let excess = clients.len().saturating_sub(self.options.clients_max);
-        if excess > 0 {
-            let mut by_age: Vec<(u64, Uuid)> = clients.values().map(|record| (record.seen_ms, record.client)).collect();
-            by_age.sort_unstable();
-            // A hundredth more than needed, so that a full table is not sorted again for each newcomer.
-            let forget = excess + self.options.clients_max / 100;
-            for (_, client) in by_age.into_iter().take(forget) {
-                clients.remove(&client);
-            }
-        }
+        lock(&self.clients).save(records, &self.options);
         ready(Ok(())).boxed()
     }
 
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
-        let record = self.clients().get(&client).cloned();
+        let record = lock(&self.clients).load(client);
         ready(Ok(record)).boxed()
     }
 
@@ -239,7 +207,7 @@ impl Store for MemoryStore {
         log.trim_by_age(&self.options.retention, now_ms);
         drop(log);
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
-        self.clients().retain(|_, record| now_ms.saturating_sub(record.seen_ms) <= idle_max_ms);
+        lock(&self.clients).expire(now_ms.saturating_sub(idle_max_ms));
         lock(&self.notes).expire(now_ms);
     }
 

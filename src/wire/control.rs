@@ -20,6 +20,8 @@ pub enum Control {
         heartbeat: Duration,
         /// What the stream runs over.
         transport: Transport,
+        /// Whether the client that the request named is remembered; true also where it named none.
+        known: bool,
     },
     /// Something that was asked for is gone.
     Gap(Gap),
@@ -160,12 +162,18 @@ impl Control {
 
     fn data(&self) -> Option<Value> {
         match self {
-            Self::Hello { client, heartbeat, transport } => Some(json!({
-                "client": client,
-                "heartbeat": millis(*heartbeat),
-                "server": env!("CARGO_PKG_VERSION"),
-                "transport": transport.name(),
-            })),
+            Self::Hello { client, heartbeat, transport, known } => {
+                let mut data = json!({
+                    "client": client,
+                    "heartbeat": millis(*heartbeat),
+                    "server": env!("CARGO_PKG_VERSION"),
+                    "transport": transport.name(),
+                });
+                if !known {
+                    data["known"] = false.into();
+                }
+                Some(data)
+            }
             Self::Gap(gap) => {
                 let mut data = json!({ "reason": gap.reason.name(), "from": gap.from, "to": gap.to });
                 if !gap.patterns.is_empty() {

@@ -136,9 +136,10 @@ fn without_names_sse_is_messages_only() {
 #[test]
 fn batches_are_framed_whole() {
     let cursor = Some(Cursor::new("e".parse().unwrap(), Position(3)));
+    let batch = Batch { cursor, items: b"1,2", literal: Literal::Same, more: false, known: true };
     let framed = |framing: &Framing, cursor| {
         let mut out = BytesMut::new();
-        framing.batch(cursor, b"1,2", Literal::Same, &mut out);
+        framing.batch(&Batch { cursor, ..batch }, &mut out);
         String::from_utf8_lossy(&out).into_owned()
     };
     assert_eq!(framed(&Framing::Json, cursor), r#"{"cursor":"e-3","events":[1,2]}"#);
@@ -146,6 +147,10 @@ fn batches_are_framed_whole() {
     assert_eq!(framed(&jsonp, None), r#"/**/a.b({"cursor":null,"events":[1,2]});"#);
     let iframe = Framing::Iframe { nonce: "n".into(), target: None };
     assert_eq!(framed(&iframe, cursor), "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n");
+    let mut out = BytesMut::new();
+    Framing::Json.batch(&Batch { more: true, known: false, ..batch }, &mut out);
+    let marked = r#"{"cursor":"e-3","events":[1,2],"more":true,"known":false}"#;
+    assert_eq!(String::from_utf8_lossy(&out), marked);
 }
 
 #[test]
@@ -164,7 +169,8 @@ fn what_is_no_literal_is_parsed_from_a_string() {
     assert_eq!(serde_json::from_str::<String>(argument).unwrap(), json);
 
     let mut out = BytesMut::new();
-    Framing::Jsonp("cb".parse().unwrap()).batch(None, json.as_bytes(), Literal::LosesKeys, &mut out);
+    let batch = Batch { cursor: None, items: json.as_bytes(), literal: Literal::LosesKeys, more: false, known: true };
+    Framing::Jsonp("cb".parse().unwrap()).batch(&batch, &mut out);
     let text = String::from_utf8(out.to_vec()).unwrap();
     let argument = text.strip_prefix("/**/cb(JSON.parse(").unwrap().strip_suffix("));").unwrap();
     assert_eq!(serde_json::from_str::<String>(argument).unwrap(), format!("{{\"cursor\":null,\"events\":[{json}]}}"));

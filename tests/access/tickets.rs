@@ -120,3 +120,22 @@ async fn a_ticket_is_used_once_however_many_try() {
         assert_eq!(statuses, [200, 401, 401, 401, 401, 401, 401, 401]);
     }
 }
+
+/// Whoever makes one ticket after the other has a share, and leaves room for others.
+#[tokio::test]
+async fn one_subject_has_a_share_of_them() {
+    let keyed = Keyed::start(&["--max-tickets-per-subject", "2"]);
+    let body = json!({ "transport": "sse" }).to_string();
+    let ask = async |sub: &str| {
+        let request = Request::post("/v1/tickets", "application/json", body.as_str());
+        let token = keyed.token(json!({ "sub": sub, "subscribe": ["a"] }));
+        request.header("Authorization", bearer(&token)).send(keyed.address()).await
+    };
+    let first = ask("mallory").await.created().await["ticket"].as_str().expect("a ticket").to_owned();
+    assert_eq!(ask("mallory").await.status, 201);
+    assert_eq!(ask("mallory").await.error().await, (429, "too_many".to_owned()));
+    assert_eq!(ask("li").await.status, 201);
+    // One that is used makes room.
+    keyed.serves(Kind::Sse, &Query::topic("a").with("ticket", first), "it is one of the two").await;
+    assert_eq!(ask("mallory").await.status, 201);
+}

@@ -17,6 +17,8 @@ over!(every:
     nothing_is_remembered_of_a_stranger,
     remembered_after_a_restart,
     resumes_at_what_it_last_heard_of_another_log,
+    is_told_where_it_is_not_known,
+    an_older_attempt_ends_nothing,
 );
 over!(in the_newer_connection_wins: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
       stream Stream, ws Ws);
@@ -137,13 +139,28 @@ async fn acknowledged_over_http(kind: Kind) {
     assert_eq!((answer.status, &answer.json().await["cursor"]), (200, &json!(cursors[1])));
     let mut again = Subscriber::new(server.address(), kind, by_name(&client));
     assert_eq!(again.values(2).await, numbers(2..4));
-    // Beyond the log nothing can have been heard.
+    // Beyond what it was sent nothing can have been heard, nor beyond the log.
+    again.cut();
+    gone(&server, &client).await;
+    let unheard = publish(&server, "unheard.of", 0).await;
+    assert_eq!(ack(&server, &client, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
     let beyond = moved(&start, position(&end_of_log(&server).await) + 1_000_000);
     assert_eq!(ack(&server, &client, &beyond).await.error().await, (400, "bad_cursor".to_owned()));
     // Of another log: no error, and it moves nothing.
     assert_eq!(ack(&server, &client, "another-5").await.status, 200);
     let acknowledged = state(&server, &client).await["acknowledged"].as_str().map(position);
     assert!(acknowledged.is_some_and(|at| at >= position(&cursors[1])), "{acknowledged:?}");
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_acknowledge() {
+    let server = shared();
+    let client = uuid();
+    let end = end_of_log(&server).await;
+    for _ in 0..2 {
+        assert_eq!(ack(&server, &client, &end).await.error().await, (404, "unknown_client".to_owned()));
+    }
+    assert_eq!(state(&server, &client).await["error"]["code"], "unknown_client", "nothing is kept of it");
 }
 
 async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
@@ -187,7 +204,8 @@ async fn remembered_after_a_restart(kind: Kind) {
 async fn resumes_at_what_it_last_heard_of_another_log(kind: Kind) {
     let server = shared();
     let (topic, client) = (topic("oldlog"), uuid());
-    assert_eq!(ack(&server, &client, "another-7").await.status, 200);
+    let query = Query::topic(&topic).with("client", &client).with("cursor", "another-7").with("wait", 0);
+    drop(Link::to(server.address(), kind, &query).await);
     publish(&server, &topic, 1).await;
     let mut subscriber = Subscriber::new(server.address(), kind, Query::topic(&topic).with("client", &client));
     let gap = subscriber.item().await;
@@ -240,4 +258,68 @@ async fn the_newer_connection_wins(kind: Kind) {
     assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "replaced" })), "and not to come back");
     assert_eq!(event.value(), "for the newer");
     assert_eq!(beside.telling().await.value(), "for the newer", "it was left alone");
+}
+
+/// What a connection is told of whether its client is known.
+async fn is_known(server: &Server, kind: Kind, query: &Query) -> bool {
+    let mut link = Link::to(server.address(), kind, query).await;
+    if kind.streams() { link.item().await.value().get("known").is_none() } else { link.batch().await.known }
+}
+
+async fn is_told_where_it_is_not_known(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("known"), uuid());
+    let unnamed = Query::topic(&topic).with("wait", 0);
+    let query = unnamed.clone().with("client", &client);
+    assert!(!is_known(&server, kind, &query).await, "it comes for the first time");
+    assert!(is_known(&server, kind, &query).await);
+    assert!(is_known(&server, kind, &unnamed).await, "it has no name");
+    // A client that was forgotten must learn that it starts now, and not where it was.
+    assert_eq!(Request::new("DELETE", format!("/v1/clients/{client}")).send(server.address()).await.status, 200);
+    let end = end_of_log(&server).await;
+    if kind == Kind::Poll {
+        let tagged = query.clone().with("cursor", &end).header("If-None-Match", format!("\"{end}\""));
+        assert!(!is_known(&server, kind, &tagged).await, "304 could not say so");
+    } else {
+        assert!(!is_known(&server, kind, &query.with("cursor", &end)).await);
+    }
+}
+
+/// A request that its client has given up reaches the server after the newer one.
+async fn an_older_attempt_ends_nothing(kind: Kind) {
+    let server = shared();
+    let (topic, client) = (topic("attempt"), uuid());
+    let start = end_of_log(&server).await;
+    let query = Query::topic(&topic).with("client", &client).with("cursor", &start);
+    let late = query.clone().set("topic", "given.up").with("attempt", 6).with("wait", 0);
+    let mut newer = Subscriber::new(server.address(), kind, query.with("attempt", 7).with("wait", 60));
+    if kind.holds() || kind.streams() {
+        let held = async {
+            until("the newer is held", || async { state(&server, &client).await["transports"] != json!([]) }).await;
+            for other in Kind::ALL {
+                let bye = told_to_go(&server, other, &late).await;
+                assert_eq!(bye, json!({ "reason": "replaced" }), "{other}, and it is not to come back");
+            }
+            publish(&server, &topic, "for the newer").await;
+        };
+        assert_eq!(tokio::join!(held, newer.event()).1.value(), "for the newer");
+    } else {
+        publish(&server, &topic, "for the newer").await;
+        assert_eq!(newer.event().await.value(), "for the newer");
+        assert_eq!(told_to_go(&server, kind, &late).await, json!({ "reason": "replaced" }));
+    }
+    assert_eq!(state(&server, &client).await["patterns"], json!([topic]), "what was given up is not asked for");
+}
+
+/// What a connection is told that ends as soon as it has begun.
+async fn told_to_go(server: &Server, kind: Kind, query: &Query) -> Value {
+    let mut link = Link::to(server.address(), kind, query).await;
+    let bye = if kind.streams() {
+        assert_eq!(link.item().await.event, "$hello");
+        link.telling().await
+    } else {
+        link.batch().await.events.pop().expect("an item")
+    };
+    assert_eq!(bye.event, "$bye");
+    bye.value()
 }

@@ -122,7 +122,7 @@ async fn pages_publish_with_leave() {
     }
     assert_eq!(end_of_log(&server).await, start, "nothing was published");
     for (origin, named) in [(LISTED, Some(LISTED)), (own.as_str(), None)] {
-        for (request, status) in requests().into_iter().zip([201, 201, 201, 201, 201, 200, 101]) {
+        for (request, status) in requests().into_iter().zip([201, 201, 201, 201, 201, 404, 101]) {
             let response = request.header("Origin", origin).send(server.address()).await;
             assert_eq!(response.status, status, "{origin}");
             if named.is_some() {

@@ -1,9 +1,9 @@
 //! What is neither publishing nor subscribing.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, publish_all, shared, topic, until, uuid};
+use crate::fixture::{end_of_log, numbers, post_events, publish_all, shared, topic, until, uuid};
 use crate::http::Request;
 use crate::support::Server;
 use crate::wire::{moved, position};
@@ -177,4 +177,33 @@ async fn an_acknowledgement_needs_a_client_and_a_cursor() {
     let mut answer = Request::post("/v1/ack", "application/json", " ".repeat(100_000)).send(server.address()).await;
     assert_eq!(answer.error().await.0, 413);
     assert_eq!(Request::get(format!("/v1/clients/{client}")).send(server.address()).await.status, 404);
+}
+
+/// What one look at the clients costs is bounded: past it they are listed without their lag.
+#[tokio::test]
+async fn a_list_of_clients_that_lag_is_bounded_in_work() {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    let start = end_of_log(&server).await;
+    let mut held = Vec::new();
+    let mut clients = Vec::new();
+    for number in 0..30 {
+        clients.push(uuid());
+        let query = Query::topic(&format!("never.{number}")).with("client", &clients[number]).with("wait", 60);
+        let query = query.with("cursor", &start).with("topic", "*.many.>");
+        let (address, kind) = (server.address().to_owned(), Kind::Longpoll);
+        held.push(tokio::spawn(async move { Link::to(&address, kind, &query).await }));
+    }
+    let list = async || Request::get("/v1/clients").send(server.address()).await.json().await;
+    until("all are held", || async { list().await["clients"].as_array().map(Vec::len) == Some(30) }).await;
+    for round in 0..3 {
+        let events = (0..1000).map(|number| json!({ "topic": format!("t.{number}.{round}"), "data": 0 }));
+        post_events(&server, &json!(events.collect::<Vec<_>>())).await;
+    }
+    let listed = list().await;
+    let lags: Vec<&Value> = listed["clients"].as_array().expect("a list").iter().map(|one| &one["lag"]).collect();
+    assert!(lags[0].is_object() && lags[29].is_null(), "{lags:?}");
+    // By itself each is told.
+    let last = listed["clients"][29]["client"].as_str().expect("a client");
+    let alone = Request::get(format!("/v1/clients/{last}")).send(server.address()).await.json().await;
+    assert_eq!(alone["lag"]["events"], 0);
 }

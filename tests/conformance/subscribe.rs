@@ -38,7 +38,13 @@ async fn hello(kind: Kind) {
     assert_eq!(hello.event, "$hello");
     assert_eq!(
         hello.value(),
-        json!({ "client": client, "heartbeat": 1000, "server": env!("CARGO_PKG_VERSION"), "transport": kind.transport() })
+        json!({
+            "client": client,
+            "heartbeat": 1000,
+            "server": env!("CARGO_PKG_VERSION"),
+            "transport": kind.transport(),
+            "known": false,
+        })
     );
     assert!(hello.at() >= end, "it starts now");
 
@@ -47,6 +53,7 @@ async fn hello(kind: Kind) {
     let hello = link.item().await;
     let given = hello.value()["client"].as_str().and_then(|text| text.parse::<uuid::Uuid>().ok());
     assert!(given.is_some(), "{hello:?}");
+    assert!(hello.value().get("known").is_none(), "it has no name that could be known: {hello:?}");
 }
 
 async fn from_now_on(kind: Kind) {
@@ -451,6 +458,7 @@ async fn limits_and_cursors(kind: Kind) {
         let batch = Link::to(server.address(), kind, &query).await.batch().await;
         let values: Vec<Value> = batch.events.iter().map(|item| item.value()).collect();
         assert_eq!(values, expected);
+        assert_eq!(batch.more, values.len() == limit, "asking again at once helps where the limit cut it");
         let end = batch.cursor.expect("a cursor");
         if values.len() == limit {
             assert_eq!(Some(&end), batch.events.last().and_then(|item| item.cursor.as_ref()), "cut by the limit");
@@ -460,7 +468,7 @@ async fn limits_and_cursors(kind: Kind) {
     // 256 where nothing is said.
     publish_all(&server, &topic, numbers(0..300)).await;
     let batch = Link::to(server.address(), kind, &Query::topic(&topic).with("cursor", cursor)).await.batch().await;
-    assert_eq!(batch.events.len(), 256);
+    assert_eq!((batch.events.len(), batch.more), (256, true));
 }
 
 /// A batch moves its client past what did not match, never past what did.

@@ -105,6 +105,10 @@ pub(crate) fn moved(cursor: &str, to: u64) -> String {
 pub(crate) struct Batch {
     pub(crate) cursor: Option<String>,
     pub(crate) events: Vec<Item>,
+    /// Whether a limit cut it.
+    pub(crate) more: bool,
+    /// Whether the client that was named is remembered.
+    pub(crate) known: bool,
 }
 
 impl Batch {
@@ -114,6 +118,8 @@ impl Batch {
         struct Fields {
             cursor: Option<String>,
             events: Vec<Box<RawValue>>,
+            more: Option<bool>,
+            known: Option<bool>,
         }
         let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
         let events: Vec<Item> = fields.events.iter().map(|event| Item::parse(event.get())).collect();
@@ -126,7 +132,8 @@ impl Batch {
             assert!(last.is_none_or(|last| last <= end), "the batch ends before its last event: {json}");
         }
         assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat")), "{json}");
-        Self { cursor, events }
+        assert!(fields.more != Some(false) && fields.known != Some(true), "what is usual is left out: {json}");
+        Self { cursor, events, more: fields.more.is_some(), known: fields.known.is_none() }
     }
 
     /// The argument of `/**/callback(...);`.

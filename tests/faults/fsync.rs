@@ -202,3 +202,60 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     let first = answers.iter().map(|answer| answer.entered).min().expect("answers");
     assert!(calls.iter().any(|call| call.is_sync_of(&data) && call.left < first), "the directory was not synced");
 }
+
+/// Where a client starts, and what it acknowledged, is on the disk before it is answered: else it would be forgotten by a power
+/// loss, and miss what came since when it comes back by its id alone.
+#[tokio::test]
+async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
+    if !can_trace() {
+        return;
+    }
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let trace = directory.path().join("trace");
+    let trace_path = trace.to_str().expect("a plain path").to_owned();
+    let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &trace_path];
+    let mut server = Server::start_under(&wrapper, directory, &[]);
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    // Its pattern is its marker in the file, and its id is in both answers.
+    let clients: Vec<String> = (0..6).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    for (number, client) in clients.iter().enumerate() {
+        connection.get(&format!("/v1/longpoll?wait=0&topic=marker-{number}.x&client={client}")).await.expect("sent");
+        let batch = crate::within("a batch", connection.answer()).await.expect("a batch").json();
+        assert_eq!(batch["known"], false, "{batch}");
+        let ack = json!({ "client": client, "cursor": batch["cursor"] }).to_string();
+        connection.post("/v1/ack", "application/json", ack.as_bytes()).await.expect("sent");
+        assert_eq!(crate::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
+    }
+    server.signal(Signal::SIGTERM);
+    let process = format!("{} ", server.pid());
+    assert!(crate::end_of(&mut server).await.success());
+    let mut text = String::new();
+    crate::until("the trace is whole", async || {
+        text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
+        text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
+    })
+    .await;
+    let calls = calls(&text);
+    let log = "/clients.db-wal";
+    let is_answer = |call: &&Call| {
+        let of_one = [r#"\"events\":[]"#, r#"\"client\":"#].iter().any(|part| call.arguments.contains(part));
+        of_one && call.arguments.contains("HTTP/1.1 200")
+    };
+    let answers: Vec<&Call> = calls.iter().filter(is_answer).collect();
+    assert_eq!(answers.len(), 2 * clients.len(), "each answer is seen in the trace");
+    for (number, answers) in answers.chunks(2).enumerate() {
+        let marker = format!("marker-{number}.x");
+        // The first write of the record is for its start, one of the later ones for its acknowledgement.
+        let mut after = 0;
+        for answer in answers {
+            let written = calls
+                .iter()
+                .find(|call| call.entered >= after && call.is_write_to(log) && call.arguments.contains(&marker));
+            let written = written.unwrap_or_else(|| panic!("{marker} was not written"));
+            let covers =
+                |sync: &&Call| sync.is_sync_of(log) && sync.entered > written.left && sync.left < answer.entered;
+            assert!(calls.iter().any(|call| covers(&call)), "{marker} was answered without a sync");
+            after = answer.left;
+        }
+    }
+}

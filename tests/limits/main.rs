@@ -17,6 +17,7 @@ mod proxies;
 mod rates;
 mod readers;
 mod requests;
+mod scans;
 mod sizes;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.

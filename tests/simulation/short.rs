@@ -221,6 +221,7 @@ impl World {
                     connection.wait_until = until;
                     return;
                 }
+                Step::Yield => {}
                 Step::Finish => connection.finished = true,
             }
         }

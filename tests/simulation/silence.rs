@@ -38,6 +38,7 @@ impl Peer {
             framing: Framing::WebSocket,
             completion: Completion::Stream { bytes_max: None, until: None, pings: true },
             client: uuid::Uuid::nil(),
+            known: true,
             transport: Transport::Ws,
             heartbeat: HEARTBEAT,
             events_max: 10,
@@ -75,7 +76,7 @@ impl Peer {
                 Step::Write if self.delivery.is_finished() => return None,
                 Step::Write => {}
                 Step::Wait(_) => return Some(all),
-                Step::Fetch(_) | Step::Finish => panic!("{step:?}"),
+                Step::Fetch(_) | Step::Yield | Step::Finish => panic!("{step:?}"),
             }
         }
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
 use switchback::store::{
-    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteSink, OpenError, Page, ReadRequest,
-    Retention, Store, StoreError, StoreOptions, parse_servers,
+    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, LastProgress, LastSearch, Note, NoteSink, OpenError,
+    Page, ReadRequest, Retention, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
@@ -43,6 +43,22 @@ pub(crate) fn request(texts: &[&str], after: u64) -> ReadRequest {
         events_max: usize::MAX,
         bytes_max: usize::MAX,
         rows_max: u64::MAX,
+    }
+}
+
+/// The position before the `count`-th newest event that matches, found in steps of so many rows.
+pub(crate) async fn before_last(
+    store: &impl Store,
+    patterns: PatternSet,
+    count: usize,
+    rows_max: u64,
+) -> Option<Position> {
+    let mut search = LastSearch::new(patterns, count);
+    loop {
+        match store.search_last(search, rows_max).await.unwrap().progress {
+            LastProgress::Found(found) => return found,
+            LastProgress::Further(further) => search = further,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! the greatest age, kicks and a stopping server end it as they end every other, and it is listed among the clients. The
 //! delivery's items are not written ([`Framing::SocketControl`]): a tester would take them for answers.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -19,9 +20,10 @@ use super::super::{Answer, Call};
 use super::incoming::{Message, Messages, NO_ROOM, Refusal};
 use super::shake_hands;
 use crate::auth::Rights;
+use crate::clients::Connecting;
 use crate::delivery::{Delivery, Plan, Start};
 use crate::hub::now_ms;
-use crate::limits::{OutboundBudget, Permit};
+use crate::limits::{OutboundBudget, Permit, Scanner};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Framing, binary_frame, close_frame, pong_frame, text_frame};
@@ -38,24 +40,35 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
     let permit = call.limits().hold(&key)?;
+    let (address, scanner) = (key.address(), call.limits().scanner(&key));
     let budget = call.limits().outbound(key);
     let bytes_max = call.options().echo_bytes_max;
     let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
-    let driver = driver(&call, &rights, permit);
+    let driver = driver(&call, &rights, address, permit, scanner);
     // From here on a revocation ends it; what came between the first look and the registration is not let slip.
     check_still_good(&call.state.hub, &rights)?;
     let out = BytesMut::new();
     Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false }))
 }
 
-fn driver(call: &Call, rights: &Rights, permit: Permit) -> Box<Driver> {
+fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner: Scanner) -> Box<Driver> {
     let (hub, patterns, client) = (&call.state.hub, PatternSet::default(), Uuid::new_v4());
     let start = Start::at(hub.cursor());
-    let registration = hub.clients().connect(client, Transport::Echo, &patterns, start.cursor, rights, now_ms());
+    let registration = hub.clients().connect(Connecting {
+        client,
+        transport: Transport::Echo,
+        patterns: &patterns,
+        cursor: start.cursor,
+        rights,
+        address,
+        attempt: None,
+        now_ms: now_ms(),
+    });
     let plan = Plan {
         framing: Framing::SocketControl,
         completion: stream_of(call, None, true),
         client,
+        known: true,
         transport: Transport::Echo,
         heartbeat: call.options().heartbeat,
         events_max: 1,
@@ -64,7 +77,7 @@ fn driver(call: &Call, rights: &Rights, permit: Permit) -> Box<Driver> {
     let seat = call.state.worker().seat(&patterns);
     let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
     delivery.set_expiry(expiry(rights));
-    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit)))
+    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner))
 }
 
 /// One echoing socket. While an echo waits to be taken, nothing more is read.

@@ -237,6 +237,7 @@ impl Context {
             return self.refuse(reference, error.into());
         }
         let hub = self.hub.clone();
+        let event = event.by(self.limits.publisher(&self.key));
         let published = async move {
             let published = hub.publish(event).await;
             // Until then it is in memory, as many as may be under way on one socket.
@@ -324,6 +325,8 @@ impl Context {
             return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
         }
         self.check_here(driver)?;
+        // Also what it was moved over without a word.
+        driver.note_sent();
         let ack = clients::Ack { client: self.client, cursor, log: sent.epoch, rights: &self.rights, now_ms: now_ms() };
         let remembered = self.hub.clients().acknowledge(ack)?;
         Ok(json!({ "cursor": remembered }))

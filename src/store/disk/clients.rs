@@ -1,9 +1,11 @@
 //! What is remembered of clients: a file of its own, so that it never stands in the way of a commit to the log.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Rows, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -12,15 +14,26 @@ use super::file;
 use super::queue::{Load, Queue};
 use super::schema::{integer, parsed, position};
 use crate::cursor::Cursor;
-use crate::store::{ClientRecord, OpenError, StoreError, StoreOptions};
+use crate::store::{ClientRecord, ClientShare, OpenError, StoreError, StoreOptions};
 use crate::topic::{Pattern, PatternSet};
 
 /// Raised with every change of the table that an older server could not read.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
-/// The same in a backup, under another name. Those of version 1 had no owner.
+/// The same in a backup, under another name. Those of version 1 had no owner, those of version 2 neither address nor weight.
 const COLUMNS: &str = "(client BLOB PRIMARY KEY NOT NULL, patterns TEXT NOT NULL, epoch TEXT NOT NULL,
-    position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT)";
+    position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT, address TEXT, weight INTEGER NOT NULL DEFAULT 1)";
+
+/// How records are found that are to be forgotten: of all, of one owner, of one address.
+const INDEXES: &str = "DROP INDEX IF EXISTS clients_seen;
+    CREATE INDEX IF NOT EXISTS clients_order ON clients(owner IS NOT NULL, seen);
+    CREATE INDEX IF NOT EXISTS clients_owner ON clients(owner) WHERE owner IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS clients_address ON clients(address) WHERE address IS NOT NULL";
+
+/// What came with version 3.
+const SHARES: &str = "ALTER TABLE clients ADD COLUMN address TEXT;
+    ALTER TABLE clients ADD COLUMN weight INTEGER NOT NULL DEFAULT 1;
+    UPDATE clients SET weight = 1 + length(CAST(patterns AS BLOB)) / 1024";
 
 /// Most records that wait to be written; past it, saving is refused. About 300 bytes each.
 const QUEUED_MAX: u64 = 16_384;
@@ -47,13 +60,57 @@ pub(super) fn clients_path(directory: &Path) -> PathBuf {
     directory.join("clients.db")
 }
 
-/// `clients.db`. Written at once but not synced: it survives the end of the process, and a power loss takes
-/// the last seconds, by which a client hears some events again.
+/// `clients.db`, with a sync for each group of saves. They are few: a client's first start, an answered acknowledgement, and
+/// once a second all that has changed. The log's commits do not wait for them, since they are another thread's and file's.
 pub(super) struct ClientsFile {
     db: Connection,
     directory: PathBuf,
     options: StoreOptions,
-    count: usize,
+    weights: Weights,
+}
+
+/// How much is remembered, in all and of each share.
+#[derive(Default)]
+struct Weights {
+    all: u64,
+    shares: HashMap<ClientShare, u64>,
+}
+
+impl Weights {
+    /// Reads them from the table.
+    fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let mut weights = Self::default();
+        let mut statement = db.prepare("SELECT owner, address, sum(weight) FROM clients GROUP BY owner, address")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            weights.add(share(row, 0)?, position(row.get(2)?).0);
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, share: Option<ClientShare>, weight: u64) {
+        self.all += weight;
+        if let Some(share) = share {
+            *self.shares.entry(share).or_default() += weight;
+        }
+    }
+
+    fn subtract(&mut self, share: Option<ClientShare>, weight: u64) {
+        self.all = self.all.saturating_sub(weight);
+        if let Some(share) = share
+            && let Some(left) = self.shares.get_mut(&share)
+        {
+            *left = left.saturating_sub(weight);
+            if *left == 0 {
+                self.shares.remove(&share);
+            }
+        }
+    }
+
+    /// How much there is too much, with a hundredth, so that a full table is not trimmed again for each newcomer.
+    fn excess(weight: u64, max: u64) -> Option<u64> {
+        weight.checked_sub(max).filter(|excess| *excess > 0).map(|excess| excess + max / 100)
+    }
 }
 
 impl ClientsFile {
@@ -61,17 +118,14 @@ impl ClientsFile {
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = clients_path(directory);
         let step = |version| match version {
-            0 => Some(format!(
-                "CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID;
-                 CREATE INDEX IF NOT EXISTS clients_seen ON clients(seen)"
-            )),
-            1 => Some("ALTER TABLE clients ADD COLUMN owner TEXT".to_owned()),
+            0 => Some(format!("CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID; {INDEXES}")),
+            1 => Some(format!("ALTER TABLE clients ADD COLUMN owner TEXT; {SHARES}; {INDEXES}")),
+            2 => Some(format!("{SHARES}; {INDEXES}")),
             _ => None,
         };
-        let db = file::open(&path, file::UNSYNCED, VERSION, step)?;
-        let count = db.query_row("SELECT count(*) FROM clients", [], |row| row.get::<_, i64>(0));
-        let count = usize::try_from(count.map_err(|error| open_error(&path, error))?).unwrap_or(0);
-        Ok(Self { db, directory: directory.to_owned(), options: *options, count })
+        let db = file::open(&path, file::SYNCED, VERSION, step)?;
+        let weights = Weights::read(&db).map_err(|error| open_error(&path, error))?;
+        Ok(Self { db, directory: directory.to_owned(), options: *options, weights })
     }
 
     /// Works the queue until it is closed.
@@ -112,39 +166,45 @@ impl ClientsFile {
         }
     }
 
+    /// One transaction, and one sync.
     fn write<'a>(&mut self, records: impl Iterator<Item = &'a ClientRecord>) -> rusqlite::Result<()> {
-        let transaction = self.db.unchecked_transaction()?;
-        let mut count = self.count;
-        for record in records {
-            let client = record.client.as_bytes().as_slice();
-            let (patterns, epoch) = (joined(&record.patterns), record.cursor.epoch);
-            let (at, seen) = (integer(record.cursor.position.0), integer(record.seen_ms));
-            let values = params![client, patterns, epoch.as_str(), at, seen, record.owner];
-            let update =
-                "UPDATE clients SET patterns = ?2, epoch = ?3, position = ?4, seen = ?5, owner = ?6 WHERE client = ?1";
-            if transaction.prepare_cached(update)?.execute(values)? == 0 {
-                transaction.prepare_cached("INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(values)?;
-                count += 1;
+        let options = self.options;
+        self.transact(|db, weights| {
+            for record in records {
+                put(db, record, weights)?;
+                let Some(share) = record.share() else { continue };
+                let weight = weights.shares.get(&share).copied().unwrap_or_default();
+                if let Some(excess) = Weights::excess(weight, share.weight_max(&options)) {
+                    forget_share(db, &share, excess, weights)?;
+                }
             }
+            match Weights::excess(weights.all, options.clients_max as u64) {
+                Some(excess) => forget_oldest(db, excess, weights),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Runs `work` in a transaction. The weights change with it: where it fails they are read again.
+    fn transact(
+        &mut self,
+        work: impl FnOnce(&Connection, &mut Weights) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        let transaction = self.db.unchecked_transaction()?;
+        let outcome = work(&transaction, &mut self.weights).and_then(|()| transaction.commit());
+        if outcome.is_err()
+            && let Ok(weights) = Weights::read(&self.db)
+        {
+            self.weights = weights;
         }
-        let excess = count.saturating_sub(self.options.clients_max);
-        if excess > 0 {
-            // A hundredth more than needed, so that a full table is not trimmed again for each newcomer.
-            let forget = excess + self.options.clients_max / 100;
-            count -= transaction
-                .prepare_cached(
-                    "DELETE FROM clients WHERE client IN (SELECT client FROM clients ORDER BY seen, client LIMIT ?1)",
-                )?
-                .execute([integer(forget as u64)])?;
-        }
-        transaction.commit()?;
-        self.count = count;
-        Ok(())
+        outcome
     }
 
     fn load(&self, client: Uuid) -> rusqlite::Result<Option<ClientRecord>> {
         self.db
-            .prepare_cached("SELECT client, patterns, epoch, position, seen, owner FROM clients WHERE client = ?1")?
+            .prepare_cached(
+                "SELECT client, patterns, epoch, position, seen, owner, address FROM clients WHERE client = ?1",
+            )?
             .query_row([client.as_bytes().as_slice()], record)
             .optional()
     }
@@ -152,8 +212,15 @@ impl ClientsFile {
     fn expire(&mut self, now_ms: u64) -> rusqlite::Result<()> {
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = integer(now_ms.saturating_sub(idle_max_ms));
-        self.count -= self.db.prepare_cached("DELETE FROM clients WHERE seen < ?1")?.execute([oldest_ms])?;
-        Ok(())
+        self.transact(|db, weights| {
+            // By the index, which has those without an owner before those with one.
+            for owned in [false, true] {
+                let delete = "DELETE FROM clients WHERE (owner IS NOT NULL) = ?1 AND seen < ?2
+                    RETURNING owner, address, weight";
+                subtract_deleted(db.prepare_cached(delete)?.query(params![owned, oldest_ms])?, weights)?;
+            }
+            Ok(())
+        })
     }
 
     /// Takes the clients out of a restored copy; where one is known here already, what is known here is newer.
@@ -161,30 +228,32 @@ impl ClientsFile {
         let import = || {
             let transaction = self.db.unchecked_transaction()?;
             let owner = owner_column(copy, "restored_clients")?;
-            let read = format!("SELECT client, patterns, epoch, position, seen, {owner} FROM restored_clients");
+            // Addresses are not taken along: where a client last came from says nothing of where it will come from here.
+            let read = format!("SELECT client, patterns, epoch, position, seen, {owner}, NULL FROM restored_clients");
             let mut statement = copy.prepare(&read)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let record = record(row)?;
                 transaction.execute(
-                    "INSERT OR IGNORE INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    "INSERT OR IGNORE INTO clients(client, patterns, epoch, position, seen, owner, weight)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     params![
                         record.client.as_bytes().as_slice(),
                         joined(&record.patterns),
                         record.cursor.epoch.as_str(),
                         integer(record.cursor.position.0),
                         integer(record.seen_ms),
-                        record.owner
+                        record.owner,
+                        integer(record.weight()),
                     ],
                 )?;
             }
             transaction.commit()?;
             // The copy forgets them next, durably; so they must be durable here.
             self.db.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
-            self.db.query_row("SELECT count(*) FROM clients", [], |row| row.get::<_, i64>(0))
+            Weights::read(&self.db)
         };
-        let count = import().map_err(|error: rusqlite::Error| format!("its clients: {error}"))?;
-        self.count = usize::try_from(count).unwrap_or(0);
+        self.weights = import().map_err(|error: rusqlite::Error| format!("its clients: {error}"))?;
         Ok(())
     }
 }
@@ -222,6 +291,99 @@ fn owner_column(db: &Connection, table: &str) -> rusqlite::Result<&'static str> 
     Ok(if db.column_exists(None, table, "owner")? { "owner" } else { "NULL" })
 }
 
+/// Writes a record over an older one of its client, or anew.
+fn put(db: &Connection, record: &ClientRecord, weights: &mut Weights) -> rusqlite::Result<()> {
+    let client = record.client.as_bytes().as_slice();
+    let older = "SELECT owner, address, weight FROM clients WHERE client = ?1";
+    let older = db.prepare_cached(older)?.query_row([client], |row| Ok((share(row, 0)?, position(row.get(2)?).0)));
+    if let Some((share, weight)) = older.optional()? {
+        weights.subtract(share, weight);
+    }
+    weights.add(record.share(), record.weight());
+    let put = "INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (client) DO UPDATE SET
+        patterns = ?2, epoch = ?3, position = ?4, seen = ?5, owner = ?6, address = ?7, weight = ?8";
+    db.prepare_cached(put)?.execute(params![
+        client,
+        joined(&record.patterns),
+        record.cursor.epoch.as_str(),
+        integer(record.cursor.position.0),
+        integer(record.seen_ms),
+        record.owner,
+        record.address.map(|address| address.to_string()),
+        integer(record.weight()),
+    ])?;
+    Ok(())
+}
+
+/// Forgets at least so much of one share, longest away first.
+fn forget_share(db: &Connection, share: &ClientShare, excess: u64, weights: &mut Weights) -> rusqlite::Result<()> {
+    let (find, value) = match share {
+        ClientShare::Owner(owner) => {
+            ("SELECT client, weight FROM clients WHERE owner = ?1 ORDER BY seen, client", owner.clone())
+        }
+        ClientShare::Address(address) => (
+            "SELECT client, weight FROM clients WHERE address = ?1 AND owner IS NULL ORDER BY seen, client",
+            address.to_string(),
+        ),
+    };
+    let picked = pick(db.prepare_cached(find)?.query([value])?, excess)?;
+    forget(db, &picked, weights)
+}
+
+/// Forgets at least so much of all: those without an owner first, longest away first.
+fn forget_oldest(db: &Connection, excess: u64, weights: &mut Weights) -> rusqlite::Result<()> {
+    let mut picked = Vec::new();
+    let mut left = excess;
+    for owned in [false, true] {
+        let find = "SELECT client, weight FROM clients WHERE (owner IS NOT NULL) = ?1 ORDER BY seen, client";
+        let some = pick(db.prepare_cached(find)?.query([owned])?, left)?;
+        left = left.saturating_sub(some.iter().map(|(_, weight)| weight).sum());
+        picked.extend(some);
+    }
+    forget(db, &picked, weights)
+}
+
+/// The first clients of at least such a weight together.
+fn pick(mut rows: Rows<'_>, weight: u64) -> rusqlite::Result<Vec<([u8; 16], u64)>> {
+    let (mut picked, mut left) = (Vec::new(), weight);
+    while left > 0
+        && let Some(row) = rows.next()?
+    {
+        let weight = position(row.get(1)?).0;
+        left = left.saturating_sub(weight);
+        picked.push((row.get(0)?, weight));
+    }
+    Ok(picked)
+}
+
+fn forget(db: &Connection, clients: &[([u8; 16], u64)], weights: &mut Weights) -> rusqlite::Result<()> {
+    let mut delete = db.prepare_cached("DELETE FROM clients WHERE client = ?1 RETURNING owner, address, weight")?;
+    for (client, _) in clients {
+        subtract_deleted(delete.query([client.as_slice()])?, weights)?;
+    }
+    Ok(())
+}
+
+/// Goes through what a deletion returns: owner, address and weight.
+fn subtract_deleted(mut deleted: Rows<'_>, weights: &mut Weights) -> rusqlite::Result<()> {
+    while let Some(row) = deleted.next()? {
+        weights.subtract(share(row, 0)?, position(row.get(2)?).0);
+    }
+    Ok(())
+}
+
+/// Whose share a row takes that has the owner in this column, and the address in the next.
+fn share(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<ClientShare>> {
+    if let Some(owner) = row.get(column)? {
+        return Ok(Some(ClientShare::Owner(owner)));
+    }
+    Ok(address(row, column + 1)?.map(ClientShare::Address))
+}
+
+fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<IpAddr>> {
+    row.get_ref(column)?.as_str_or_null()?.map(|text| parsed(text, column)).transpose()
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
     let client: [u8; 16] = row.get(0)?;
     let patterns: Result<Vec<Pattern>, _> =
@@ -230,7 +392,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))?;
     let cursor = Cursor::new(parsed(row.get_ref(2)?.as_str()?, 2)?, position(row.get(3)?));
     let seen_ms = position(row.get(4)?).0;
-    Ok(ClientRecord { client: Uuid::from_bytes(client), patterns, cursor, seen_ms, owner: row.get(5)? })
+    let (client, owner) = (Uuid::from_bytes(client), row.get(5)?);
+    Ok(ClientRecord { client, patterns, cursor, seen_ms, owner, address: address(row, 6)? })
 }
 
 /// One a line: patterns hold no line ends.

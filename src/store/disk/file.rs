@@ -15,9 +15,6 @@ pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 pub(super) const SYNCED: &[(&str, &str)] =
     &[("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")];
 
-/// A commit survives the end of the process, and power loss takes the last ones.
-pub(super) const UNSYNCED: &[(&str, &str)] = &[("synchronous", "NORMAL")];
-
 /// Opens a file beside the log for writing, makes it where there is none, and brings its tables to `version`, which is
 /// raised with every change that an older server could not read. `step` is the SQL by which one of an older version
 /// (0: a new one) gets there.

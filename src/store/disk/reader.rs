@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::fault::store_error;
+use super::last;
 use super::queue::{Load, Queue};
 use super::rows::{self, Span};
 use super::schema::position;
@@ -17,8 +18,7 @@ use crate::cursor::Position;
 use crate::event::Event;
 use crate::segment::Scanned;
 use crate::store::marks::LostSearch;
-use crate::store::{Bounds, Page, ReadRequest, StoreError, Trimmed};
-use crate::topic::PatternSet;
+use crate::store::{Bounds, LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
 
 /// Reads that wait, at most. Equal ones are shared before they come here.
 const QUEUED_MAX: u64 = 1024;
@@ -36,7 +36,7 @@ const SCAN_ROWS: u64 = 64;
 /// What the threads are asked to do.
 pub(super) enum ReadJob {
     Page(ReadRequest, oneshot::Sender<Result<Page, StoreError>>),
-    BeforeLast(PatternSet, usize, oneshot::Sender<Result<Option<Position>, StoreError>>),
+    Last(LastSearch, u64, oneshot::Sender<Result<LastStep, StoreError>>),
 }
 
 pub(super) fn queue() -> Queue<ReadJob> {
@@ -64,8 +64,8 @@ impl Reader {
                     ReadJob::Page(request, reply) if !reply.is_closed() => {
                         let _ = reply.send(self.page(&request));
                     }
-                    ReadJob::BeforeLast(patterns, count, reply) if !reply.is_closed() => {
-                        let _ = reply.send(self.before_last(&patterns, count));
+                    ReadJob::Last(search, rows_max, reply) if !reply.is_closed() => {
+                        let _ = reply.send(self.search_last(search, rows_max));
                     }
                     _ => {}
                 }
@@ -81,6 +81,7 @@ impl Reader {
             return Ok(Page { through: request.after, ..Page::default() });
         }
         let (mut page, floor) = self.rows(request, bounds).map_err(|error| store_error(&error, &self.directory))?;
+        let found = page.events.len() as u64;
         let mut search = LostSearch::new(&request.patterns, request.after);
         let (floor, patterns) = loop {
             let trims = self.trims(floor)?;
@@ -92,6 +93,7 @@ impl Reader {
         page.events.drain(..gone);
         page.through = page.through.max(floor).max(request.after);
         page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
+        page.vain_rows = page.rows.saturating_sub(found) + search.rows;
         Ok(page)
     }
 
@@ -129,19 +131,16 @@ impl Reader {
         Ok((page, floor))
     }
 
-    fn before_last(&self, patterns: &PatternSet, count: usize) -> Result<Option<Position>, StoreError> {
-        if count == 0 {
-            return Ok(None);
-        }
-        let read = || {
+    fn search_last(&self, mut search: LastSearch, rows_max: u64) -> Result<LastStep, StoreError> {
+        let mut look = || {
             let end = self.shared.bounds().last;
             let snapshot = self.db.unchecked_transaction()?;
             let floor = floor(&snapshot)?;
-            Ok((rows::newest(&snapshot, &self.shared, patterns, end, count)?, floor))
+            Ok((last::step(&snapshot, &self.shared, &mut search, end, rows_max)?, floor))
         };
-        let (newest, floor) = read().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
-        let floor = self.trims(floor)?.floor;
-        Ok(newest.into_iter().take_while(|at| *at > floor).last().map(Position::before))
+        let (looked, floor) = look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
+        let progress = if looked.done { search.done(self.trims(floor)?.floor) } else { search.further() };
+        Ok(LastStep { vain_rows: looked.vain_rows, progress })
     }
 
     /// What was trimmed, at least up to `floor`.

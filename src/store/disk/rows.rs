@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
@@ -18,12 +18,6 @@ use crate::topic::{PatternSet, Topic};
 /// Index entries that are read from a topic at once; doubled while the topic goes on.
 const CHUNK_MIN: usize = 2;
 const CHUNK_MAX: usize = 256;
-
-/// Rows from the end that are looked at before a search backwards goes topic by topic.
-const BACK_ROWS: u64 = 10_000;
-
-/// Topics that are compared with patterns while the map of topics is held.
-const TOPICS_AT_ONCE: usize = 4096;
 
 /// Who is given what is found, and says when it is enough.
 pub(super) type Visit<'a> = dyn FnMut(Arc<Event>) -> ControlFlow<()> + 'a;
@@ -224,102 +218,20 @@ pub(super) fn range(
     Ok(events)
 }
 
-/// The newest positions that match, at most `count`, newest first. Exact, and bounded by the number of topics, not of events.
-pub(super) fn newest(
-    db: &Connection,
-    shared: &Shared,
-    patterns: &PatternSet,
-    end: Position,
-    count: usize,
-) -> rusqlite::Result<Vec<Position>> {
-    if let Some(topics) = shared.few_topics(patterns) {
-        return newest_of(db, topics.iter().map(|(_, id)| *id), end, count);
-    }
-    let mut found = Vec::new();
-    let mut looked_at = 0;
-    let mut wanted = Wanted::new(shared, patterns);
-    let mut statement = db.prepare_cached("SELECT seq, topic_id FROM e WHERE seq <= ?1 ORDER BY seq DESC LIMIT ?2")?;
-    let mut rows = statement.query([integer(end.0), integer(BACK_ROWS)])?;
-    while let Some(row) = rows.next()? {
-        looked_at += 1;
-        if wanted.topic(row.get(1)?).is_some() {
-            found.push(position(row.get(0)?));
-            if found.len() == count {
-                return Ok(found);
-            }
-        }
-    }
-    if looked_at < BACK_ROWS {
-        return Ok(found);
-    }
-    newest_of(db, all_topics(shared, patterns).into_iter(), end, count)
-}
-
-fn newest_of(
-    db: &Connection,
-    topics: impl Iterator<Item = i64>,
-    end: Position,
-    count: usize,
-) -> rusqlite::Result<Vec<Position>> {
-    let mut statement = db.prepare_cached(
-        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC",
-    )?;
-    // The oldest of those that are kept so far is on top, and nothing older can get in once it is full.
-    let mut kept: BinaryHeap<Reverse<Position>> = BinaryHeap::new();
-    for topic in topics {
-        let full = kept.len() >= count;
-        let above = kept.peek().filter(|_| full).map_or(Position::ZERO, |Reverse(oldest)| *oldest);
-        let mut rows = statement.query([topic, integer(above.0), integer(end.0)])?;
-        while let Some(row) = rows.next()? {
-            let at = position(row.get(0)?);
-            if kept.len() >= count {
-                if kept.peek().is_some_and(|Reverse(oldest)| *oldest > at) {
-                    break;
-                }
-                kept.pop();
-            }
-            kept.push(Reverse(at));
-        }
-    }
-    Ok(kept.into_sorted_vec().into_iter().map(|Reverse(at)| at).collect())
-}
-
-/// The ids of all topics that match, however many. The map is let go of now and then, for the writer.
-fn all_topics(shared: &Shared, patterns: &PatternSet) -> Vec<i64> {
-    let mut found = Vec::new();
-    let mut from: Option<Topic> = None;
-    loop {
-        let topics = shared.topics();
-        let start = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        for (topic, id) in topics.by_name.range::<Topic, _>((start, Bound::Unbounded)).take(TOPICS_AT_ONCE) {
-            if patterns.matches(topic.as_str()) {
-                found.push(*id);
-            }
-            last = Some(topic.clone());
-        }
-        drop(topics);
-        if last.is_none() {
-            return found;
-        }
-        from = last;
-    }
-}
-
 /// Which topics match, by their ids; each is compared once in a read.
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     shared: &'a Shared,
     patterns: &'a PatternSet,
     known: HashMap<i64, Option<Topic>>,
 }
 
 impl<'a> Wanted<'a> {
-    fn new(shared: &'a Shared, patterns: &'a PatternSet) -> Self {
+    pub(super) fn new(shared: &'a Shared, patterns: &'a PatternSet) -> Self {
         Self { shared, patterns, known: HashMap::new() }
     }
 
     /// The topic, where it is asked for. A topic that is unknown was forgotten: its events have been trimmed since.
-    fn topic(&mut self, id: i64) -> Option<&Topic> {
+    pub(super) fn topic(&mut self, id: i64) -> Option<&Topic> {
         let (shared, patterns) = (self.shared, self.patterns);
         let topic = self.known.entry(id).or_insert_with(|| {
             shared.topics().by_id.get(&id).filter(|topic| patterns.matches(topic.as_str())).cloned()

@@ -242,7 +242,8 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize) -> Result<Open
     marks.fold_up_to(folded);
     let topics = load_topics(&db, &mut marks).map_err(text)?;
     let forget = marks.fold();
-    let mut dedupe = DedupeWindow::new(options.dedupe_window, options.dedupe_keys_max);
+    let StoreOptions { dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max, .. } = *options;
+    let mut dedupe = DedupeWindow::new(dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max);
     load_keys(&db, &topics, options, &mut dedupe).map_err(text)?;
     let has_kept_keys = db.query_row("SELECT EXISTS (SELECT 1 FROM kept_keys)", [], |row| row.get(0)).map_err(text)?;
     Ok(Opened { db, log, topics, marks, dedupe, forget, has_kept_keys })

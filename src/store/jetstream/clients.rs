@@ -50,6 +50,7 @@ impl Stored {
             cursor: stored.cursor.parse().ok()?,
             seen_ms: stored.seen_ms,
             owner: stored.owner,
+            address: None,
         })
     }
 }
@@ -106,6 +107,7 @@ fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> Client
         cursor,
         seen_ms: newer.seen_ms,
         owner: there.owner.clone().or_else(|| new.owner.clone()),
+        address: None,
     }
 }
 

@@ -6,10 +6,9 @@ use tokio::time::Instant;
 
 use super::direct::{self, Slice};
 use super::node::{DEADLINE, Node};
-use super::read::filters;
+use super::read::{DIRECT_READ_ROWS, filters};
 use crate::cursor::Position;
-use crate::store::StoreError;
-use crate::topic::PatternSet;
+use crate::store::{LastSearch, LastStep, StoreError};
 
 /// Most events of one direct read.
 const SLICE_EVENTS: usize = 1000;
@@ -17,16 +16,14 @@ const SLICE_EVENTS: usize = 1000;
 /// Bytes of one direct read.
 const SLICE_BYTES: usize = 4 << 20;
 
-/// The position before the `count`-th newest event that matches, or before the oldest where there are fewer.
-pub(super) async fn before_last(
-    node: &Node,
-    patterns: &PatternSet,
-    count: usize,
-) -> Result<Option<Position>, StoreError> {
+/// Looks for the newest events that match. The cost is that of a bisection for each filter.
+pub(super) async fn search(node: &Node, mut search: LastSearch) -> Result<LastStep, StoreError> {
     let end = Instant::now() + DEADLINE;
     let seen = node.look().await?;
-    let wanted = u64::try_from(count.max(1)).unwrap_or(u64::MAX);
-    let filters = filters(node, patterns);
+    let wanted = search.count() as u64;
+    let filters = filters(node, search.patterns());
+    let halvings = u64::from(u64::BITS - seen.last.0.saturating_sub(seen.floor.0).leading_zeros());
+    let vain_rows = filters.len() as u64 * halvings * DIRECT_READ_ROWS;
     // What two patterns match counts twice here: the place that is found has at most so many behind it, and a few more are
     // read below until there are enough.
     let mut reach = wanted;
@@ -36,8 +33,10 @@ pub(super) async fn before_last(
         positions.retain(|position| *position > seen.floor);
         let complete = from <= seen.floor.next();
         if positions.len() as u64 >= wanted || complete {
-            let index = positions.len().saturating_sub(count.max(1));
-            return Ok(positions.get(index).map(|position| position.before()));
+            for position in positions.into_iter().rev().take(search.count()) {
+                search.take(position);
+            }
+            return Ok(LastStep { vain_rows, progress: search.done(seen.floor) });
         }
         reach = reach.saturating_mul(2).max(reach + 16);
     }

@@ -12,14 +12,15 @@ use async_nats::jetstream::ErrorCode;
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::direct::{self, Slice};
+use super::last;
 use super::node::{DEADLINE, Node, Seen};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
-use crate::store::{Page, ReadRequest, StoreError, Trimmed};
+use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
 use crate::topic::PatternSet;
 
 /// Reads of the log under way on a node.
@@ -34,6 +35,9 @@ const SLICE_BYTES_MIN: usize = 64 << 10;
 /// Most bytes of one direct read: what the connection is made to carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
 
+/// What a direct read costs besides what it returns, in rows: the server looks for the next match in an index that it has on disk.
+pub(super) const DIRECT_READ_ROWS: u64 = 10;
+
 /// The reads of a node.
 pub(super) struct Reader {
     places: Semaphore,
@@ -44,11 +48,23 @@ impl Reader {
         Self { places: Semaphore::new(READS_MAX) }
     }
 
+    /// A search for the newest that match, in one step: it is bounded by the number of filters, not of events.
+    pub(super) async fn search_last(&self, node: &Node, search: LastSearch) -> Result<LastStep, StoreError> {
+        let _place = self.place(Instant::now() + DEADLINE).await?;
+        last::search(node, search).await
+    }
+
+    async fn place(&self, end: Instant) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
+        let place = tokio::time::timeout_at(end, self.places.acquire()).await;
+        let place = place.map_err(|_| StoreError::Busy("too many reads of the log are waiting"))?;
+        // Never closed.
+        Ok(place.ok())
+    }
+
     /// A bounded read.
     pub(super) async fn read(&self, node: &Node, request: ReadRequest) -> Result<Page, StoreError> {
         let end = Instant::now() + DEADLINE;
-        let place = tokio::time::timeout_at(end, self.places.acquire()).await;
-        let _place = place.map_err(|_| StoreError::Busy("too many reads of the log are waiting"))?;
+        let _place = self.place(end).await?;
         let bounds = node.bounds();
         if request.after >= bounds.last {
             return Ok(Page { through: request.after, ..Page::default() });
@@ -84,11 +100,13 @@ struct Collected {
     events: Vec<Arc<Event>>,
     bytes: usize,
     through: Position,
+    /// What looking for them has cost, in rows.
+    looked_at: u64,
 }
 
 impl Collected {
     fn new(request: &ReadRequest, epoch: Epoch, known: Position) -> Self {
-        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after }
+        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after, looked_at: 0 }
     }
 
     fn events_left(&self, request: &ReadRequest) -> usize {
@@ -113,6 +131,7 @@ impl Collected {
         let from = self.through.next();
         let asked = filters.iter().map(|filter| direct::slice(node, from, filter.as_deref(), count, bytes, end));
         let slices = try_join_all(asked).await?;
+        self.looked_at += filters.len() as u64 * DIRECT_READ_ROWS;
         // Up to where each filter has shown all there is, and so all of them have.
         let ends = filters.iter().zip(&slices).map(|(filter, slice)| self.end_of(node, filter.as_deref(), slice, end));
         let through = try_join_all(ends).await?.into_iter().min().unwrap_or(self.known);
@@ -170,7 +189,8 @@ impl Collected {
             self.events.retain(|event| event.position() > seen.floor);
             self.through = self.through.max(seen.floor);
         }
-        Page { rows: self.events.len() as u64, events: self.events, through: self.through, trimmed }
+        let (rows, vain_rows) = (self.events.len() as u64, self.looked_at);
+        Page { rows, vain_rows, events: self.events, through: self.through, trimmed }
     }
 }
 

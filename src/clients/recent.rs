@@ -1,0 +1,107 @@
+//! What is known of clients that are connected or were until a minute ago: the newest connection attempt, and how far one was
+//! sent everything.
+//!
+//! A request that a client has given up can reach the server after the one that took its place; by its number it is told
+//! apart, and ends nothing. An acknowledgement can come after its poll has been answered; it is held against what was sent.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::cursor::Position;
+
+/// How long this counts once a client is gone: as long as a proxy may have kept an older request back. A page that is loaded
+/// anew, and counts its attempts from 1 again, is served after that.
+const KEPT_MS: u64 = 60_000;
+
+/// Most clients of which this is known, about 60 bytes each. Past it nothing is noted of another: its attempts are taken as if
+/// they had no number, and its acknowledgements are held against the log's end only.
+const CLIENTS_MAX: usize = 100_000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Recent(HashMap<Uuid, Known>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    attempt: u64,
+    sent: Option<Position>,
+    noted_ms: u64,
+}
+
+impl Recent {
+    /// Notes an attempt; says whether its client has made no newer one. One without a number is always the newest.
+    pub(super) fn begin(&mut self, client: Uuid, attempt: Option<u64>, now_ms: u64) -> bool {
+        let Some(attempt) = attempt else { return true };
+        let Some(known) = self.known(client, now_ms) else { return true };
+        if attempt < known.attempt {
+            return false;
+        }
+        known.attempt = attempt;
+        true
+    }
+
+    /// Notes how far a client was sent everything on a connection that has ended.
+    pub(super) fn note_sent(&mut self, client: Uuid, sent: Position, now_ms: u64) {
+        if let Some(known) = self.known(client, now_ms) {
+            known.sent = known.sent.max(Some(sent));
+        }
+    }
+
+    /// How far a client was sent everything on connections that have ended.
+    pub(super) fn sent(&self, client: Uuid) -> Option<Position> {
+        self.0.get(&client)?.sent
+    }
+
+    /// Forgets clients that are not connected and have not been for a while.
+    pub(super) fn forget_old(&mut self, now_ms: u64, is_connected: impl Fn(&Uuid) -> bool) {
+        self.0.retain(|client, known| {
+            if is_connected(client) {
+                known.noted_ms = now_ms;
+            }
+            now_ms.saturating_sub(known.noted_ms) <= KEPT_MS
+        });
+    }
+
+    fn known(&mut self, client: Uuid, now_ms: u64) -> Option<&mut Known> {
+        if self.0.len() >= CLIENTS_MAX && !self.0.contains_key(&client) {
+            return None;
+        }
+        let known = self.0.entry(client).or_default();
+        known.noted_ms = now_ms;
+        Some(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_number_is_not_the_newest_until_it_is_forgotten() {
+        let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let mut recent = Recent::default();
+        assert!(recent.begin(one, Some(2), 0));
+        assert!(!recent.begin(one, Some(1), 0));
+        assert!(recent.begin(one, Some(2), 0), "the same request, twice");
+        assert!(recent.begin(one, None, 0), "of a client that does not count");
+        assert!(recent.begin(other, Some(1), 0));
+        recent.forget_old(2 * KEPT_MS, |client| *client == one);
+        recent.forget_old(3 * KEPT_MS, |_| false);
+        assert!(!recent.begin(one, Some(1), 3 * KEPT_MS), "it was connected until a minute ago");
+        recent.forget_old(4 * KEPT_MS + 1, |_| false);
+        assert!(recent.begin(one, Some(1), 4 * KEPT_MS + 1));
+    }
+
+    #[test]
+    fn what_was_sent_is_known_a_while_longer_than_the_connection() {
+        let client = Uuid::new_v4();
+        let mut recent = Recent::default();
+        assert_eq!(recent.sent(client), None);
+        recent.note_sent(client, Position(7), 0);
+        recent.note_sent(client, Position(5), 0);
+        assert_eq!(recent.sent(client), Some(Position(7)));
+        recent.forget_old(KEPT_MS + 1, |_| false);
+        assert_eq!(recent.sent(client), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! How many tickets of one peer are unused: each is kept in the store until it is used or too old, and there is room for so many
+//! only.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::counts::{Counts, Permit};
+use super::{Key, LimitError, RateKey};
+use crate::sync::lock;
+
+/// Most unused tickets that are counted, about 200 bytes each; the store keeps fewer.
+const ALL_MAX: usize = 1_000_000;
+
+/// See the module. A ticket that is used on another node counts here until it is too old.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    counts: Arc<Counts>,
+    unused: Mutex<Unused>,
+}
+
+#[derive(Debug, Default)]
+struct Unused {
+    by_name: HashMap<Box<str>, Permit>,
+    /// In the order in which they were made, which is that of their ends: a server's tickets all live as long.
+    ends: VecDeque<(Instant, Box<str>)>,
+}
+
+impl Tickets {
+    /// Counts one more, of the subject, or of the address where there is none.
+    ///
+    /// # Errors
+    /// [`LimitError::Count`].
+    pub(super) fn count(
+        &self,
+        key: &RateKey,
+        address_max: Option<usize>,
+        subject_max: Option<usize>,
+        now: Instant,
+    ) -> Result<Permit, LimitError> {
+        self.expire(now);
+        let limit = |key: &Key, max: Option<usize>| max.map(|max| (key.clone(), max));
+        let (address, subject) = match &key.subject {
+            Some(subject) => (None, limit(subject, subject_max)),
+            None => (limit(&key.address, address_max), None),
+        };
+        self.counts.count("unused tickets", ALL_MAX, address, subject)
+    }
+
+    /// Keeps the count of a ticket that was made.
+    pub(super) fn made(&self, name: &str, permit: Permit, ttl: Duration, now: Instant) {
+        let mut unused = lock(&self.unused);
+        unused.ends.push_back((now + ttl, name.into()));
+        unused.by_name.insert(name.into(), permit);
+    }
+
+    /// A ticket is used up.
+    pub(super) fn used(&self, name: &str) {
+        lock(&self.unused).by_name.remove(name);
+    }
+
+    /// Gives back the counts of tickets that are too old.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut unused = lock(&self.unused);
+        while unused.ends.front().is_some_and(|(end, _)| *end <= now)
+            && let Some((_, name)) = unused.ends.pop_front()
+        {
+            unused.by_name.remove(&name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_counts_until_it_is_used_or_too_old() {
+        let (tickets, now, ttl) = (Tickets::default(), Instant::now(), Duration::from_secs(30));
+        let li = RateKey::at([10, 0, 0, 1].into()).named(Some("li".into()));
+        let count = |key: &RateKey, now| tickets.count(key, Some(1), Some(2), now);
+        for name in ["a", "b"] {
+            tickets.made(name, count(&li, now).unwrap(), ttl, now);
+        }
+        assert!(matches!(count(&li, now), Err(LimitError::Count { whose: "this subject", .. })));
+        let wu = RateKey::at([10, 0, 0, 1].into()).named(Some("wu".into()));
+        assert!(count(&wu, now).is_ok(), "another subject, from the same address");
+        tickets.used("a");
+        tickets.made("c", count(&li, now).unwrap(), ttl, now);
+        assert!(count(&li, now + ttl / 2).is_err());
+        assert!(count(&li, now + ttl).is_ok());
+        let nobody = RateKey::at([10, 0, 0, 2].into());
+        let one = count(&nobody, now).unwrap();
+        assert!(matches!(count(&nobody, now), Err(LimitError::Count { whose: "this address", .. })));
+        drop(one);
+        assert!(count(&nobody, now).is_ok(), "one that could not be made does not count");
+    }
+}

@@ -1,0 +1,146 @@
+//! Reads of the log in memory: a few events at a time under the lock that appends need, and compared without it.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use super::Log;
+use crate::cursor::Position;
+use crate::event::Event;
+use crate::store::last::Resume;
+use crate::store::marks::LostSearch;
+use crate::store::{LastSearch, LastStep, Page, ReadRequest, Trimmed};
+use crate::sync::lock;
+
+/// Events whose pointers are copied while the lock is held.
+const EVENTS_AT_ONCE: usize = 512;
+
+/// Marks that are compared with patterns while the lock is held.
+const COMPARISONS_AT_ONCE: usize = 10_000;
+
+/// A bounded read: events first and what was trimmed then, so that a trim in between shows as a gap, never as silence. The page is
+/// the log as of the floor that it ends with.
+pub(super) async fn page(log: &Mutex<Log>, request: &ReadRequest) -> Page {
+    let mut page = events(log, request);
+    let found = page.events.len() as u64;
+    let mut search = LostSearch::new(&request.patterns, request.after);
+    let (floor, patterns) = loop {
+        if let Some(found) = lost(log, &mut search) {
+            break found;
+        }
+        tokio::task::yield_now().await;
+    };
+    let gone = page.events.partition_point(|event| event.position() <= floor);
+    page.events.drain(..gone);
+    page.through = page.through.max(floor).max(request.after);
+    page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
+    page.vain_rows = page.rows.saturating_sub(found) + search.rows;
+    page
+}
+
+/// The floor, and the patterns that lost something up to there, once that is known.
+fn lost(log: &Mutex<Log>, search: &mut LostSearch<'_>) -> Option<(Position, Vec<crate::topic::Pattern>)> {
+    let log = lock(log);
+    Some((log.floor, log.marks.search(search, COMPARISONS_AT_ONCE)?))
+}
+
+fn events(log: &Mutex<Log>, request: &ReadRequest) -> Page {
+    let mut page = Page { through: request.after, ..Page::default() };
+    let mut bytes = 0;
+    // Says whether there is room for more.
+    let mut take = |page: &mut Page, event: &Arc<Event>| {
+        bytes += event.json_bytes();
+        page.events.push(event.clone());
+        page.events.len() < request.events_max && bytes < request.bytes_max
+    };
+    if let Some(indexed) = by_topic(log, request, &mut take) {
+        return indexed;
+    }
+    while page.rows < request.rows_max {
+        let most = usize::try_from(request.rows_max - page.rows).unwrap_or(usize::MAX).min(EVENTS_AT_ONCE);
+        let (slice, last) = {
+            let log = lock(log);
+            (log.segment.range_after(page.through.max(log.floor), most), log.last)
+        };
+        for event in &slice {
+            page.rows += 1;
+            page.through = event.position();
+            if request.patterns.matches(event.topic().as_str()) && !take(&mut page, event) {
+                return page;
+            }
+        }
+        if slice.len() < most {
+            page.through = page.through.max(last);
+            break;
+        }
+    }
+    page
+}
+
+/// Where the patterns match few topics, all under one lock: the cost is what is returned.
+fn by_topic(
+    log: &Mutex<Log>,
+    request: &ReadRequest,
+    take: &mut impl FnMut(&mut Page, &Arc<Event>) -> bool,
+) -> Option<Page> {
+    let log = lock(log);
+    if !log.segment.is_indexed(&request.patterns) {
+        return None;
+    }
+    let mut page = Page::default();
+    let after = request.after.max(log.floor);
+    let scanned = log.segment.read(&request.patterns, after, log.last, request.rows_max, &mut |event| {
+        if take(&mut page, event) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    page.through = scanned.through;
+    page.rows = scanned.rows;
+    Some(page)
+}
+
+/// One step of a search for the newest that match.
+pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u64) -> LastStep {
+    let mut below = match search.resume {
+        Resume::Below(position, _) => position,
+        Resume::Begin | Resume::Topics(..) => match newest_by_topic(log, &mut search) {
+            Ok(floor) => return LastStep { vain_rows: 0, progress: search.done(floor) },
+            Err(last) => last,
+        },
+    };
+    let (mut rows, mut matched) = (0, 0);
+    loop {
+        let most = usize::try_from(rows_max.saturating_sub(rows)).unwrap_or(usize::MAX).min(EVENTS_AT_ONCE);
+        let (slice, floor, last) = {
+            let log = lock(log);
+            (log.segment.newest_below(below, most), log.floor, log.last)
+        };
+        for event in &slice {
+            rows += 1;
+            below = event.position().before();
+            if search.patterns().matches(event.topic().as_str()) {
+                matched += 1;
+                if !search.take(event.position()) {
+                    return LastStep { vain_rows: rows - matched, progress: search.done(floor) };
+                }
+            }
+        }
+        if slice.len() < most {
+            return LastStep { vain_rows: rows - matched, progress: search.done(floor) };
+        }
+        if rows >= rows_max {
+            search.resume = Resume::Below(below, last);
+            return LastStep { vain_rows: rows - matched, progress: search.further() };
+        }
+    }
+}
+
+/// Finds the newest where the patterns match few topics, and says up to where the log was trimmed; else where it ends.
+fn newest_by_topic(log: &Mutex<Log>, search: &mut LastSearch) -> Result<Position, Position> {
+    let log = lock(log);
+    if !log.segment.is_indexed(search.patterns()) {
+        return Err(log.last);
+    }
+    let newest = log.segment.before_last(search.patterns(), search.count(), usize::MAX);
+    if let Some((before, _)) = newest {
+        search.take(before.next());
+    }
+    Ok(log.floor)
+}

@@ -1,0 +1,96 @@
+//! How much of the log one peer may have looked at in vain, and that what is found meanwhile is whole.
+
+use serde_json::{Value, json};
+
+use crate::counts::assert_told;
+use crate::support::Server;
+use crate::wire::{self, Answer, STREAMS};
+
+/// Topics: so many that a pattern with wildcards has to be looked for row by row.
+const TOPICS: usize = 6000;
+
+/// A server with an event on each of many topics, and one at the end that is looked for.
+async fn server(store: &str, flags: &[&str]) -> Server {
+    let server = Server::start(&[&["--store", store, "--tail-events", "1000"], flags].concat());
+    let all: Vec<Value> =
+        (0..TOPICS).map(|number| json!({ "topic": format!("many.{number}.a"), "data": number })).collect();
+    for events in all.chunks(1000) {
+        assert_eq!(wire::post(server.address(), &json!(events)).await.expect("an answer").status(), 201);
+    }
+    assert_eq!(
+        wire::post(server.address(), &json!({ "topic": "few.1.b", "data": 1 })).await.expect("an answer").status(),
+        201
+    );
+    server
+}
+
+/// A path with as many patterns as there may be, all of which have to be compared.
+fn path(transport: &str, more: &str) -> String {
+    let absent: Vec<String> = (0..63).map(|number| format!("topic=*.*.x{number}")).collect();
+    format!("/v1/{transport}?{}&topic=*.*.b{more}", absent.join("&"))
+}
+
+async fn get(server: &Server, path: &str) -> Answer {
+    crate::within(path, wire::get(server.address(), path)).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_poll_is_cut_where_it_has_looked_enough_and_goes_on_from_there() {
+    for store in ["memory", "disk"] {
+        let server = server(store, &["--scan-rate-per-address", "0"]).await;
+        let (mut cursor, mut polls) = ("earliest".to_owned(), 0);
+        let batch = loop {
+            let batch = get(&server, &path("poll", &format!("&cursor={cursor}"))).await.json();
+            polls += 1;
+            if batch["events"] != json!([]) {
+                break batch;
+            }
+            assert_eq!(batch["more"], true, "there is more to look at: {batch}");
+            assert_ne!(batch["cursor"], cursor, "it has come further");
+            cursor = batch["cursor"].as_str().expect("a cursor").to_owned();
+        };
+        assert!(polls > 1, "{store}: one request looked at everything");
+        assert_eq!(batch["events"][0]["topic"], "few.1.b");
+    }
+}
+
+#[tokio::test]
+async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
+    for store in ["memory", "disk"] {
+        let server = server(store, &["--scan-rate-per-address", "50"]).await;
+        // It looks at some hundred rows, and owes for them.
+        let answer = get(&server, &path("poll", "&cursor=earliest")).await;
+        assert_eq!((answer.status(), &answer.json()["more"]), (200, &json!(true)), "{answer:?}");
+        for path in [path("poll", "&last=1"), path("longpoll", "&cursor=earliest"), path("sse", "")] {
+            let answer = get(&server, &path).await;
+            assert_told(&answer, 429, "too_fast");
+            assert!(answer.text().contains("--scan-rate-per-address"), "it names the flag: {answer:?}");
+        }
+        // Publishing is not concerned, nor is anybody else's reading.
+        assert_eq!(
+            wire::post(server.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(),
+            201
+        );
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.78:0".parse().expect("an address")).expect("bound");
+        let stream = socket.connect(server.address().parse().expect("an address")).await.expect("connected");
+        let mut other = wire::Connection::on(stream);
+        other.get("/v1/poll?topic=a&last=1").await.expect("sent");
+        assert_eq!(other.answer().await.expect("an answer").json()["events"][0]["data"], 1);
+    }
+}
+
+/// A stream in debt lives on, on beats, and finds what it looks for in the end.
+#[tokio::test]
+async fn a_stream_in_debt_waits_and_misses_nothing() {
+    for transport in STREAMS {
+        let flags = ["--scan-rate-per-address", "3000", "--heartbeat", "100ms"];
+        let server = server("memory", &flags).await;
+        let query = path("", "&cursor=earliest");
+        let query = query.split_once('?').expect("a query").1;
+        let mut items = wire::Items::open(server.address(), transport, query).await.expect("open");
+        items.named("$beat").await;
+        let found = items.news().await;
+        assert_eq!((&found["topic"], &found["data"]), (&json!("few.1.b"), &json!(1)), "{transport}");
+    }
+}
