@@ -253,6 +253,22 @@ for (const name of names) {
       }
     });
 
+    await t.test('review desk: shows a bounded part of a long history, and says so', async (t) => {
+      const long = await Server.start();
+      t.after(() => long.stop());
+      const submitted = Array.from({ length: 120 }, (_, i) => ({ topic: 'desk.eve', event: 'submitted', data: { item: `i${i}`, title: `No. ${i}` } }));
+      const said = Array.from({ length: 300 }, (_, i) => ({ topic: 'desk.eve', event: 'chat', data: { from: 'Eve', text: `Line ${i}` } }));
+      for (const events of [submitted, said]) {
+        const response = await fetch(`${long.url}/v1/events`, { method: 'POST', headers: long.headers(), body: JSON.stringify(events) });
+        assert.equal(response.status, 201);
+      }
+      const page = await visit(t, '/review.html?as=reviewer&name=Li', { of: long });
+      await until('all of it is read', async () => (await text(page, '#n-waiting')) === '120' && (await text(page, '#chat')).includes('Line 299'));
+      assert.equal((await page.$$('#queue .item')).length, 50);
+      assert.equal(await text(page, '#queue-rest'), 'and 70 more');
+      assert.equal((await page.$$('#chat li')).length, 200);
+    });
+
     await t.test('review desk: on whatever transport each has', async (t) => {
       const ann = await visit(t, '/review.html?as=submitter&name=Eve');
       const li = await visit(t, '/review.html?as=reviewer&name=Li');
