@@ -5,19 +5,11 @@
  * ES3 against the APIs of Internet Explorer 8; whatever is newer is looked for before it is
  * used. No build step: this file is what browsers get and what you debug. The map, top-down:
  *
- *   Connection        what the application holds
- *   Life              opening, changing and losing sessions, by the table below
- *   Endings           how a session can end: named constructors
- *   Delivery          what arrives, and whether it is news
- *   Subscriptions     handles and their patterns: counted, confirmed or refused
- *   Tokens            the application's token function
+ *   Connection, Life (by the table below), Endings, Delivery, Subscriptions, Tokens
  *   Chooser           which transport to try next, without I/O
  *   TransportSession  one transport, opened once
- *   Transports        nine of one shape
- *   Requests          one question: by HTTP, a script tag, a hidden frame
- *   Publisher         a publish, until its fate is known
- *   Small tools       cursors, patterns, emitter, addresses
- *   Environment       the browser's clock, chance and globals
+ *   Transports, Requests (by HTTP, script tag, hidden frame), Publisher
+ *   Small tools, Environment (all that touches clock, chance and globals)
  *
  * The states (`phase`; applications see the coarser `state`):
  *
@@ -47,16 +39,15 @@
   var api = define(root);
   if (typeof module !== 'object' || !module || !module.exports) { root.Switchback = api; return; }
   module.exports = api;
-  // By these Node finds the names that ES modules import.
   module.exports.connect = api.connect;
   module.exports.emitter = api.emitter;
   module.exports.transports = api.transports;
   module.exports.supported = api.supported;
 }(typeof window !== 'undefined' ? window : typeof globalThis !== 'undefined' ? globalThis : this,
 function (root) {
-var HELLO_MS = 5000;           // then a transport without a hello does not work here
+var HELLO_MS = 5000;
 var PATIENCE_MAX_MS = 40000;
-var HEARTBEAT_MS = 20000;      // until `$hello` says the server's own
+var HEARTBEAT_MS = 20000;
 var BACKOFF_FIRST_MS = 500;
 var BACKOFF_MAX_MS = 20000;
 var PROBE_FIRST_MS = 60000;
@@ -65,20 +56,20 @@ var REMEMBER_MS = 86400000;
 var ACK_MS = 30000;
 var HOLD_S = 25;               // proxies cut at 55 to 100
 var POLL_MS = 3000;
-var PUBLISH_MS = 30000;        // then the fate of a publish is unknown
+var PUBLISH_MS = 30000;
 var PUBLISHES_MAX = 1000;
 var MESSAGE_MAX = 300000;      // characters: at three bytes each below the server's 1 MiB
 var TOKEN_MS = 30000;
 var TOKEN_PAUSE_MS = 1000;
 var TOKEN_PAUSE_MAX_MS = 60000;
-var COMPLETE_MS = 3000;        // that frames and held scripts wait for the page's `load`
+var COMPLETE_MS = 3000;
 var GRACE_MS = 1000;
 var ALIVE_MS = 5000;
 var FOREIGN_RETRY_MS = 10000;
 var WAKE_MS = 1000;
 var STRAY_MS = 30000;          // in which an abandoned request may still arrive
-var ASKS_MAX = 3;              // then a stream is renewed without an answer
-var HELD_MAX = 1000;           // items, see `renew`
+var ASKS_MAX = 3;
+var HELD_MAX = 1000;
 var URL_MAX = 2000;            // IE refuses 2083
 var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
 
@@ -128,16 +119,16 @@ function Connection(env, url, options) {
   this.current = null;
   this.candidate = null;
   this.question = null;
-  this.joining = false;      // a message about patterns is under way
-  this.queue = [];           // transports still to be tried, now
+  this.joining = false;
+  this.queue = [];
   this.handles = [];
   this.patterns = [];        // { text, granted: by the server, confirmed: by a session, start }
-  this.asked = [];           // handles that the latest candidate asks for
+  this.asked = [];
   this.asksLost = 0;
   this.held = null;
   this.began = false;
   this.failed = 0;           // rounds and short-lived sessions in a row
-  this.slowness = 0;         // rounds in a row without any answer
+  this.slowness = 0;
   this.verified = undefined; // is it Switchback that answers? undefined: not known
   this.attempt = options.client ? firstAttempt(env) : 0;
   this.newest = {};
@@ -226,10 +217,7 @@ function unknownName(env, name) {
     names(env.transports).join(', ');
 }
 
-/*
- * The server knows a stray request by its smaller number. An id that outlives the page needs numbers that
- * do, also where the clock was set back.
- */
+// A stray request has a smaller number. An id that outlives the page needs numbers that do.
 function firstAttempt(env) {
   var key = 'switchback:attempt';
   var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
@@ -255,7 +243,6 @@ merge(Connection.prototype, {
     this.begin();
   },
 
-  // First what is sure or worked last time: the first event is one round trip away.
   begin: function () {
     this.stop('retry');
     if (this.phase() !== 'idle') return;
@@ -293,12 +280,9 @@ merge(Connection.prototype, {
 
   roundFailed: function () {
     var failure = this.failure;
-    // The patterns may be the reason: they alone are refused.
     if (failure.denied && this.refuse(this.asked, failure)) return this.begin();
     if (failure.refused && (!this.tokens.renewable || !this.patterns.length)) return this.finish(failure);
-    // The round trip is at least as long as the patience was.
     if (this.unanswered) this.slowness += 1;
-    // It is the server or the network, no transport's fault.
     this.chooser.forgive();
     this.probeDelay = 0;
     this.pause(failure, true);
@@ -318,7 +302,6 @@ merge(Connection.prototype, {
     var opening = this.state !== 'open';
     if (session !== this.candidate) return;
     this.candidate = null;
-    // A pattern was granted meanwhile: again, with it.
     if (this.lacks(session)) { session.shut(); return this.open(session.name); }
     this.current = session;
     this.held = null;
@@ -351,7 +334,6 @@ merge(Connection.prototype, {
 
   ended: function (session, ending) {
     if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
-    // What answers from now on may be something else.
     if (ending.kind === 'foreign') this.verified = false;
     else if (ending.kind === 'refused') this.verified = true;
     else if (/^(lost|late)$/.test(ending.kind) && (!this.current || session === this.current)) {
@@ -375,7 +357,6 @@ merge(Connection.prototype, {
       if (!this.refuse(asks, ending)) return this.finish(ending);
       if (!this.current) return this.begin();
     } else if (!own && this.isFatal(ending)) return this.finish(ending);
-    // It will be needed again.
     if (this.current && session.name === this.current.name) this.askLater(ending);
     if (ending.kind === 'token' || (ending.status === 404 && ending.code)) this.queue = [];
     if (!this.queue.length && this.current) this.settleSwitch(ending);
@@ -395,7 +376,7 @@ merge(Connection.prototype, {
       if (this.phase() === 'idle') this.after('retry', ending.retry || 0, this.begin);
       return;
     }
-    // Announced, so no trouble. But a short life lengthens the next pause, whatever was announced.
+    // Announced, so no trouble; yet a short life lengthens the pause.
     if (own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived)) {
       return this.pause(ending, false);
     }
@@ -404,19 +385,18 @@ merge(Connection.prototype, {
       if (this.phase() === 'idle') this.after('retry', 0, this.begin);
       return;
     }
-    // A lost question says nothing against asking.
     if (session.stream) this.chooser.broke(session, lived, ending.kind === 'silent');
     this.stats.failures += 1;
     this.pause(ending, true);
   },
 
-  // A goodbye without `retry` means it: two tabs with one id would replace each other for ever.
+  // Two tabs with one id would replace each other for ever.
   isFatal: function (ending) {
     if (ending.code === 'expired') return !this.tokens.renewable;
     return ending.fatal || ending.status === 400 || (ending.kind === 'goodbye' && ending.retry === undefined);
   },
 
-  // Our own newer request ends the older, and a stray one the newer: neither is another page with our id.
+  // A newer request of ours ends the older, a stray one the newer: not another page.
   ownReplacement: function (session, ending) {
     if (ending.reason !== 'replaced') return false;
     return session.attempt < this.newest[session.wire] ||
@@ -504,7 +484,6 @@ merge(Connection.prototype, {
     if (!text) {
       text = ending.transport ? ' over ' + ending.transport : '';
       text = 'No answer from ' + this.base + text + '. Is it running?';
-      // Browsers hide why another origin's answer was withheld.
       if (this.foreign) {
         text += ' It is another origin than this page, so it must allow it: --allow-origin ' +
           pageOrigin(this.env);
@@ -563,7 +542,6 @@ merge(Connection.prototype, {
         body: write({ transport: wire }), timeout: self.patience(), credentials: self.options.credentials
       };
       http(self.env, request, function (ending, text) {
-        // A policy may forbid XHR, and scripts may pass.
         if (ending && !/^(404|501)$/.test(ending.status) && ending.kind !== 'lost') return done(ending);
         var answer = ending ? null : parse(text);
         done(null, [answer && answer.ticket ? ['ticket', answer.ticket] : ['token', token]]);
@@ -583,7 +561,7 @@ merge(Connection.prototype, {
   },
 
 
-  // Never `unload`: it keeps pages out of the back/forward cache, and so does an open connection.
+  // Never `unload`: it keeps pages out of the back/forward cache.
   watchPage: function () {
     var self = this;
     var window = this.env.window;
@@ -616,7 +594,7 @@ merge(Connection.prototype, {
     this.begin();
   },
 
-  // Don't wait out old timers; on another network (`moved`) streams die without a word. Once a second.
+  // On another network (`moved`) streams die without a word. Once a second.
   wake: function (moved) {
     var now = this.env.now();
     if (this.away || this.state === 'closed') return;
@@ -678,7 +656,6 @@ var endings = {
       message: 'The server ended the connection: ' + reason + '.'
     };
   },
-  // `error`: the server's error object, as it comes in bodies, in `$error` and in `$reply`.
   refused: function (error, status, retry) {
     var stays = retry === undefined;
     status = status || STATUSES[error.code];
@@ -715,7 +692,7 @@ function rank(ending) {
   return /^(token|foreign)$/.test(ending.kind) ? 3 : ending.code ? 2 : ending.kind === 'unusable' ? 0 : 1;
 }
 
-// A proxy's 403 is an obstacle on one path; only the server's own error object is a verdict.
+// A proxy's 403 is an obstacle; only the server's own error object is a verdict.
 function answered(status, text, retryAfter) {
   var error = (parse(text) || {}).error;
   var retry = retryAfter > 0 ? retryAfter * 1000 : undefined;
@@ -742,8 +719,8 @@ function problem(ending, id) {
 
 merge(Connection.prototype, {
   /*
-   * A new session repeats what the old one delivered since it was opened. A gap may move the cursor back (the
-   * log was lost), if its session has seen all that we have.
+   * A new session repeats what the old one delivered. A gap may move the cursor back, if its session has seen
+   * all that we have.
    */
   advance: function (session, cursor, isGap) {
     var upToDate = session.at === this.cursor;
@@ -801,9 +778,9 @@ function Handle(connection, topics, done, initial) {
   this.connection = connection;
   this.done = done;
   this.initial = initial;
-  this.settled = false;   // nothing to wait for any more
-  this.alone = false;     // refused together with others: ask for it alone
-  this.blind = false;     // no question got through: the session that carries it will say
+  this.settled = false;
+  this.alone = false;
+  this.blind = false;
   this.events = null;
 }
 
@@ -860,7 +837,8 @@ merge(Connection.prototype, {
     var texts = [];
     this.handles = filter(this.handles, function (handle) {
       texts = texts.concat(handle.topics);
-      if (!handle.topics.length) self.settle(handle, endings.misused('unsubscribed', 'Unsubscribed first.'));
+      // The application's own choice, and no failure.
+      if (!handle.topics.length) self.settle(handle, null);
       return handle.topics.length;
     });
     this.topics = unique(texts);
@@ -868,7 +846,6 @@ merge(Connection.prototype, {
       return self.pattern(text) || { text: text, granted: false, confirmed: false, start: undefined };
     });
     this.strict = true;
-    // Later: a page takes some back and adds others in one turn.
     if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
   },
 
@@ -877,9 +854,8 @@ merge(Connection.prototype, {
   },
 
   /*
-   * One step towards what is wanted; each that ends calls again, so no change keeps another from being made.
-   * A socket takes patterns by a message. Elsewhere a poll from `now` asks for them alone, at no risk to the
-   * session that delivers; then a session with all of them takes over.
+   * One step; each that ends calls again, so no change keeps another from being made. A socket takes patterns
+   * by a message. Elsewhere a poll from `now` asks for them alone; then a session with all takes over.
    */
   advancePatterns: function () {
     var self = this;
@@ -914,7 +890,6 @@ merge(Connection.prototype, {
     });
   },
 
-  // Together, or one at a time once they were refused together.
   nextToAsk: function () {
     var waiting = filter(this.handles, function (handle) { return !handle.settled; });
     if (waiting.length && waiting[0].alone) return [waiting[0]];
@@ -928,7 +903,6 @@ merge(Connection.prototype, {
       return { texts: texts, asks: this.asked, now: false };
     }
     this.asked = this.nextToAsk();
-    // History is for the patterns that it was asked for with.
     if (this.asked.length && this.asked[0].initial && (this.options.cursor || this.options.last)) {
       this.asked = [this.asked[0]];
     }
@@ -947,7 +921,6 @@ merge(Connection.prototype, {
     session.ask({ type: 'subscribe', topics: texts }, function (ending, reply) {
       self.joining = false;
       if (ending && ending.kind === 'lost') return;
-      // Its token has ended.
       if (ending && ending.status === 401) return session.end(ending);
       if (ending) return self.notGranted(asks, ending);
       session.texts = unique(session.texts.concat(texts));
@@ -1028,10 +1001,7 @@ merge(Connection.prototype, {
     if (question) question.shut();
   },
 
-  /*
-   * On a host that answers all with index.html a frame would be this page within itself. So frames wait for
-   * an answer that only Switchback gives; where nothing else is allowed, a question goes first.
-   */
+  // On a host that answers all with index.html a frame would be this page within itself.
   prove: function (session) {
     var env = this.env;
     var others = filter(this.chooser.usable(), function (name) {
@@ -1127,8 +1097,8 @@ function topicsOf(handles) {
 // ------------------------------------------------------------------ Tokens
 
 /*
- * A string, or a function that answers by a callback, a promise or at once. One call serves all that wait;
- * after one that did not help the next waits, a second, doubling. `null`: signed out, and closed.
+ * One call of the function serves all that wait; after one that did not help the next waits, a second,
+ * doubling. `null`: signed out, and closed.
  */
 function Tokens(env, option) {
   this.env = env;
@@ -1177,7 +1147,7 @@ merge(Tokens.prototype, {
 
   accepted: function () { this.proved = true; this.failed = this.notBefore = 0; },
 
-  // One that was good is renewed at once; one that never was is no better when asked for again.
+  // One that was good is renewed at once.
   rejected: function () {
     if (!this.renewable || !this.token) return;
     this.token = this.fault = undefined;
@@ -1192,7 +1162,6 @@ merge(Tokens.prototype, {
   }
 });
 
-// RFC 6750. What an ended sign-in answers is often a page.
 function tokenFault(token) {
   if (typeof token === 'string' && /^\s*[\w.~+\/\-]+=*\s*$/.test(token)) return '';
   return 'What was given is no token' + (/^\s*</.test(token) ? ', but HTML.' : '; it goes without "Bearer".');
@@ -1259,7 +1228,6 @@ merge(Chooser.prototype, {
     return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
   },
 
-  // A mute one cost two heartbeats: once is enough.
   broke: function (session, lived, silent) {
     var record = this.records[session.name];
     if (lived && !silent) { record.strikes = 0; record.penalty = PROBE_FIRST_MS; return; }
@@ -1287,10 +1255,7 @@ merge(Chooser.prototype, {
 
 // ------------------------------------------------------------------ TransportSession
 
-/*
- * One transport, opened once. `wanted`: `texts`, the patterns; `asks`, handles that wait for a word on them;
- * `now`: from the log's end, whatever the cursor says.
- */
+// `wanted`: `texts`, the patterns; `asks`, handles that wait for a word on them; `now`: from the log's end.
 function TransportSession(connection, transport, wanted) {
   this.connection = connection;
   this.env = connection.env;
@@ -1304,7 +1269,7 @@ function TransportSession(connection, transport, wanted) {
   this.at = connection.cursor;
   this.heartbeat = HEARTBEAT_MS;
   this.isOpen = this.over = false;
-  this.question = null;         // { answered(cursor), ended(ending) }; see `ask`
+  this.question = null;
   this.handle = null;
   this.replies = {};
   this.refs = 0;
@@ -1386,7 +1351,6 @@ merge(TransportSession.prototype, {
     var name = item.event;
     if (name === '$gap') this.connection.gap(this, item);
     else if (name === '$beat') this.connection.advance(this, item.cursor);
-    // Other control items are a newer server's.
     else if (name.charAt(0) !== '$') this.connection.deliver(this, item);
   },
 
@@ -1405,7 +1369,7 @@ merge(TransportSession.prototype, {
 
   nothingNew: function () { this.batch({ events: [] }); },
 
-  // A transport from elsewhere may give { message } or { planned: true }.
+  // share.js gives { message } or { planned: true }.
   end: function (ending) {
     if (this.over) return;
     if (!ending.kind) ending = merge(ending.planned ? endings.recycled() : endings.lost(), ending);
@@ -1456,7 +1420,6 @@ merge(TransportSession.prototype, {
     var first = item.event === '$hello' || (item.events && !item.events.length);
     if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
     connection.stats.rtt = this.env.now() - this.openedAt;
-    // A cursor before the first event.
     if (this.now || !connection.cursor) connection.cursor = this.at = first ? item.cursor : undefined;
     if (this.stream) this.watch(2 * this.heartbeat);
     connection.opened(this);
@@ -1489,9 +1452,8 @@ merge(TransportSession.prototype, {
 // ------------------------------------------------------------------ Transports
 
 /*
- * Best first. `wire`: the server's name; `stream`: runs on, with heartbeats; `sure`: passes wherever the page
- * did; `ticket`: can't set a header; `script`, `frame`: runs what is answered; `local`: not to the server;
- * `optional`: where that option is set. `open` gives back { close(), send?(message) }.
+ * `sure`: passes wherever the page did; `ticket`: can't set a header; `script`, `frame`: runs what is
+ * answered; `local`: not to the server. `open` gives back { close(), send?(message) }.
  */
 var ws = {
   name: 'ws', wire: 'ws', stream: true,
@@ -1501,7 +1463,6 @@ var ws = {
     return !!WebSocket && WebSocket.CLOSING === 2;
   },
   open: function (session) {
-    // The one header that a page may fill.
     var protocols = ['switchback.v1'];
     if (session.token) protocols.push('switchback.token.' + session.token);
     var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
@@ -1520,7 +1481,6 @@ function closing(event) {
   return event.code === 1001 ? endings.leaving() : endings.lost();
 }
 
-// EventSource has no '*': names are left to the JSON, but for control items.
 var sse = {
   name: 'sse', wire: 'sse', stream: true, ticket: true,
   supported: function (env) { return !!env.window.EventSource; },
@@ -1631,7 +1591,6 @@ function xhrStream(session, read) {
   return { close: function () { xhr.onreadystatechange = nothing; xhr.abort(); } };
 }
 
-// `load`: the stream ended. A `$bye` before it may be handled after it: the grace.
 var iframe = {
   name: 'iframe', wire: 'iframe', stream: true, ticket: true, frame: true,
   supported: canFrame,
@@ -1652,7 +1611,7 @@ var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, askScript, false);
 
 /*
  * The first is never held: its cursor makes sure of the very first event. A held one that is cut off is
- * asked again unheld: if that is answered, something dislikes long answers, and half as long will do.
+ * asked again unheld: if that is answered, something dislikes long answers.
  */
 function polling(name, wire, supported, ask, held) {
   return {
@@ -1689,7 +1648,6 @@ function polling(name, wire, supported, ask, held) {
 
 // ------------------------------------------------------------------ Requests
 
-// ask(session, wait, done(ending, batch)) gives back how to cancel it.
 
 function askHttp(session, wait, done) {
   var connection = session.connection;
@@ -1751,7 +1709,7 @@ function loadScript(session, wait, credentials, done) {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox says so to a page that is left, too: asking at once would keep the next page's `load` waiting.
+  // Firefox says so to a page that is left: asking at once would keep the next page's `load` waiting.
   function failed() { cancel = later(env, function () { settle(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
     cancel();
@@ -1763,7 +1721,6 @@ function loadScript(session, wait, credentials, done) {
   function load() {
     loading = true;
     script.async = true;
-    // By it the server knows pages that may read.
     script.referrerPolicy = 'origin';
     script.src = url;
     session.count(1, 0);
@@ -1803,7 +1760,7 @@ function loadFrame(session, wait, credentials, done) {
 
 function canScript(env) { return !!(env.window.document && env.window.document.createElement); }
 
-// A sandboxed page can't be named as the one to post to.
+// A sandboxed page can't be posted to.
 function canFrame(env) { return canScript(env) && !!env.window.postMessage && pageOrigin(env) !== 'null'; }
 
 function frame(session, params, onItem, onGone) {
@@ -1822,16 +1779,13 @@ function frame(session, params, onItem, onGone) {
     heard = heard || !!item;
     if (item) onItem(item);
   });
-  // A document that can be read and never spoke is not the server's; the browser's own error page can't be.
+  // A readable document that never spoke; the browser's error page can't be read.
   function gone() {
     var isOther = !heard;
     try { isOther = isOther && !!element.contentWindow.document.body; } catch (error) { isOther = false; }
     onGone(isOther ? endings.foreign(session.connection.base) : endings.lost());
   }
-  /*
-   * Firefox ends a frame without an event when a link turns out a download. Our own origin's document can be
-   * looked at: it is loading while the answer comes.
-   */
+  // Firefox ends a frame without an event when a link turns out a download.
   function alive() {
     if (session.connection.foreign) return true;
     try {
@@ -1877,10 +1831,7 @@ function tooLong(session) {
 
 function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
 
-/*
- * done(ending, text): once, later, not after the cancel it gives back. IE 8 and 9 cross origins only by
- * XDomainRequest: no headers, no status.
- */
+// done(ending, text): once, later, not after the cancel. IE 8 and 9 cross origins only by XDomainRequest.
 function http(env, request, done) {
   var finish = onlyOnce(function (ending, text) { cancelTimer(); done(ending, text); });
   var Xhr = env.window.XMLHttpRequest;
@@ -1901,7 +1852,7 @@ function byXhr(env, request, finish) {
   prepare(xhr, request);
   xhr.onreadystatechange = function () {
     if (xhr.readyState !== 4) return;
-    // IE 8 says 1223 for 204, and may throw where it was cut.
+    // IE 8 says 1223 for 204, and may throw.
     var status = 0;
     try { status = xhr.status === 1223 ? 204 : xhr.status; } catch (error) { status = 0; }
     if (status >= 200 && status < 300) finish(null, xhr.responseText);
@@ -1926,7 +1877,7 @@ function byXdr(env, request, finish) {
   var token = request.token ? joint + query([['token', request.token]]) : '';
   xdr.onload = function () { finish(null, xdr.responseText); };
   xdr.onerror = xdr.ontimeout = function () { finish(endings.lost()); };
-  xdr.onprogress = nothing;   // else IE 9 drops requests
+  xdr.onprogress = nothing;
   xdr.open(request.method, request.url + token);
   xdr.send(request.body || '');
   return function () { xdr.abort(); };
@@ -1952,8 +1903,8 @@ function byFetch(env, request, finish) {
 // ------------------------------------------------------------------ Publisher
 
 /*
- * Each carries an idempotency id: one whose answer was lost is sent again and stored once. `entries` is the
- * order of calls and log: on a socket they follow each other, else each waits for the one before.
+ * One whose answer was lost is sent again by its id, and stored once. `entries` is the order of calls and
+ * log: on a socket they follow each other, else each waits for the one before.
  */
 function Publisher(connection) {
   this.connection = connection;
@@ -2048,7 +1999,6 @@ merge(Publisher.prototype, {
       if (ending) return self.again(entry, ending);
       var request = {
         method: 'POST', url: connection.endpoint('events', []), token: token, body: entry.body,
-        // Text needs no preflight.
         type: connection.foreign && !token ? 'text/plain' : 'application/json',
         timeout: connection.patience(), credentials: connection.options.credentials
       };
@@ -2145,10 +2095,8 @@ function unknown() {
 
 // ------------------------------------------------------------------ Small tools
 
-// 64 bits, more than a number holds: the longer is the larger.
 function isCursor(text) { return typeof text === 'string' && /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(text); }
 
-// Undefined: of different logs.
 function compare(a, b) {
   var left = a.split('-');
   var right = b.split('-');
@@ -2177,7 +2125,7 @@ function matches(pattern, topic) {
   return wanted.length === tokens.length;
 }
 
-// Names come from publishers: the prefix keeps `__proto__` ordinary.
+// The prefix keeps `__proto__` ordinary.
 function emitter(env) {
   var all = {};
   function run(listeners, a, b) {
@@ -2201,21 +2149,20 @@ function emitter(env) {
   };
 }
 
-// The one place that calls the application: its exceptions reach `onerror`, and end nothing here.
+// The one place that calls the application: its exceptions reach `onerror`.
 function guarded(env, run) {
   return function (a, b) {
     try { run(a, b); } catch (error) { env.setTimer(function () { throw error; }, 0); }
   };
 }
 
-// Full jitter: after a restart ten thousand pages come back spread out.
 function backoff(env, attempt) {
   return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(attempt, 10)));
 }
 
 function parse(text) { try { return JSON.parse(text); } catch (error) { return null; } }
 
-// Prototype.js before 1.7 gives values a `toJSON` whose JSON would be quoted.
+// Prototype.js gives values a `toJSON` whose JSON would be quoted.
 function write(value) {
   var natives = [Array.prototype, String.prototype, Number.prototype, Object.prototype];
   var aside = map(natives, function (prototype) {
@@ -2232,7 +2179,6 @@ function query(params) {
   return map(params, function (param) { return param[0] + '=' + encodeURIComponent(param[1]); }).join('&');
 }
 
-// about:srcdoc and blob: have their maker's origin.
 function pageHost(env) {
   var location = env.window.location;
   return location && location.host ? location.protocol + '//' + location.host : env.window.origin;
@@ -2240,7 +2186,7 @@ function pageHost(env) {
 
 function pageOrigin(env) { return env.window.origin === 'null' ? 'null' : origin(pageHost(env)); }
 
-// Empty: the page's own origin, or its <base>; else as `fetch` takes it.
+// Empty: the page's own origin, or its <base>.
 function resolve(env, given) {
   var host = pageHost(env);
   var text = trim(given ? String(given.href || given) : '').replace(/^ws(s?:)/i, 'http$1');
@@ -2319,7 +2265,6 @@ function nothing() {}
 
 function trim(text) { return text.replace(/^\s+|\s+$/g, ''); }
 
-// Old libraries add to Object.prototype.
 function owns(object, key) { return Object.prototype.hasOwnProperty.call(object, key); }
 
 function list(value) {
@@ -2382,7 +2327,6 @@ function browser(window) {
   return {
     window: window,
     transports: [ws, sse, stream, longpoll, iframe, jsonp, iframePoll, poll, jsonpPoll],
-    // Never set back, as the time of day may be.
     now: performance && performance.now ? function () { return performance.now(); } : function () {
       var date = new Date().getTime() + ahead;
       if (date < last) { ahead += last - date; date = last; }
@@ -2396,7 +2340,6 @@ function browser(window) {
     uuid: uuid
   };
 
-  // RFC 9562, version 4.
   function uuid() {
     var crypto = window.crypto || window.msCrypto;
     var bytes = [];

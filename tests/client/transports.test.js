@@ -33,7 +33,7 @@ function setUp(options, answer, extra = {}) {
   const line = library.connect(options.url || '', { topics: ['a', 'b+c'], ...options });
   const heard = [];
   line.on('*', (name, item) => heard.push(name.startsWith('$') ? [name, item.message || item.transport] : item.data));
-  return { clock, requests, line, heard, library };
+  return { clock, requests, line, heard, library, window };
 }
 
 const batch = (cursor, ...data) => ({ status: 200, text: JSON.stringify({ cursor: `e-${cursor}`, events: data.map((each, i) => ({ cursor: `e-${cursor - data.length + 1 + i}`, topic: 'a', event: 'message', data: each })) }) });
@@ -158,4 +158,121 @@ test('a server under a prefix, on another scheme, with a trailing slash', () => 
     clock.pass(50);
     assert.equal(requests[0].url.origin + requests[0].url.pathname, expected);
   }
+});
+
+// A document of paper: scripts and frames are kept in `made`, and what becomes of them is the test's to say.
+function paper() {
+  const made = [];
+  const removed = [];
+  const element = (tag) => {
+    const node = { tag: tag.replace(/[<> ].*/g, ''), style: {}, setAttribute() {}, appendChild() {}, listeners: {}, addEventListener(name, run) { node.listeners[name] = run; }, removeEventListener() {}, submit() {} };
+    if (/^</.test(tag)) throw new Error('InvalidCharacterError');
+    return node;
+  };
+  const parent = { appendChild(node) { node.parentNode = parent; made.push(node); }, removeChild(node) { node.parentNode = null; removed.push(node); } };
+  return { made, removed, document: { createElement: element, head: parent, body: parent, readyState: 'complete', addEventListener() {}, removeEventListener() {} } };
+}
+
+const params = (node) => new URL(node.src).searchParams;
+// As the server's answer would: the script calls what its URL names, then says that it is loaded.
+function answerScript(window, node, batch) {
+  const run = window.Switchback.jsonp[params(node).get('callback').split('.').pop()];
+  run(batch);
+  if (node.onload) node.onload();
+}
+
+test('a token is in no URL of a script or frame: each question takes a ticket', () => {
+  for (const transport of ['jsonp', 'jsonp-poll', 'iframe-poll']) {
+    const { made, document } = paper();
+    const extra = { document, postMessage() {}, addEventListener() {}, removeEventListener() {} };
+    let tickets = 0;
+    const { clock, requests, window } = setUp({ transports: [transport], token: 'a.b.c', interval: 100 }, (request) => (request.url.pathname === '/v1/tickets' ? { status: 201, text: JSON.stringify({ ticket: `once${tickets += 1}` }) } : batch(1)), extra);
+    for (let i = 0; i < 3; i++) { clock.pass(200); if (made[i] && made[i].tag === 'script') answerScript(window, made[i], { cursor: 'e-1', events: [] }); }
+    assert.ok(made.length >= 1, transport);
+    for (const node of made) { assert.match(node.src, /ticket=once\d/); assert.ok(!node.src.includes('a.b.c')); }
+    assert.equal(new Set(made.map((node) => params(node).get('ticket'))).size, made.length);
+    assert.ok(requests.filter((r) => r.url.pathname === '/v1/tickets').every((r) => r.headers.Authorization === 'Bearer a.b.c'));
+  }
+});
+
+test('JSONP leaves no callback behind, and one that is given up still finds something to call', () => {
+  const { made, document } = paper();
+  const { clock, window } = setUp({ transports: ['jsonp'] }, () => null, { document, addEventListener() {}, removeEventListener() {} });
+  clock.pass(10);
+  const registry = () => Object.keys(window.Switchback.jsonp);
+  answerScript(window, made[0], { cursor: 'e-1', events: [] });
+  clock.pass(10);
+  assert.equal(registry().length, 1, 'the held question');
+  const held = made[1];
+  const name = params(held).get('callback').split('.').pop();
+  clock.pass(31000);
+  assert.equal(typeof window.Switchback.jsonp[name], 'function', 'removing the tag does not stop the load');
+  window.Switchback.jsonp[name]({ cursor: 'e-9', events: [{ cursor: 'e-9', topic: 'a', event: 'message', data: 'too late' }] });
+  held.onload();
+  assert.ok(!registry().includes(name));
+});
+
+test('no frame is opened, and no script loaded, from what did not prove to be Switchback', () => {
+  const { made, document } = paper();
+  const { clock, heard } = setUp({}, () => ({ status: 200, text: '<!doctype html><title>app</title>' }), { document, postMessage() {}, addEventListener() {}, removeEventListener() {} });
+  clock.pass(120 * SECOND);
+  assert.deepEqual(made, []);
+  assert.match(heard.find(([name]) => name === '$error')[1], /not a Switchback server/);
+});
+
+test('... and where only frames may be used, a question goes before them', () => {
+  const { made, document } = paper();
+  let spa = true;
+  const { clock, requests } = setUp({ transports: ['iframe'] }, () => (spa ? { status: 200, text: '<!doctype html>' } : batch(1)), { document, postMessage() {}, addEventListener() {}, removeEventListener() {} });
+  clock.pass(5 * SECOND);
+  assert.deepEqual(made.filter((node) => node.tag === 'iframe'), []);
+  assert.ok(requests.length > 0);
+  spa = false;
+  clock.pass(60 * SECOND);
+  assert.ok(made.some((node) => node.tag === 'iframe'));
+});
+
+test('a stream that a browser ends without an event is noticed in seconds', async (t) => {
+  await t.test('EventSource', () => {
+    const sources = [];
+    class EventSource { constructor() { sources.push(this); this.readyState = 1; this.on = {}; } addEventListener(name, run) { this.on[name] = run; } close() {} }
+    const { clock, line } = setUp({ transports: ['sse'] }, () => null, { EventSource });
+    clock.pass(100);
+    sources[0].on.$hello({ data: '{"event":"$hello","cursor":"e-0","data":{}}' });
+    clock.pass(20 * SECOND);
+    assert.equal(sources.length, 1);
+    sources[0].readyState = 2;
+    clock.pass(7 * SECOND);
+    assert.equal(sources.length, 2);
+    assert.equal(line.state, 'connecting');
+  });
+
+  await t.test('a frame', () => {
+    const { made, document } = paper();
+    const listeners = [];
+    const window = { document, postMessage() {}, addEventListener(name, run) { if (name === 'message') listeners.push(run); }, removeEventListener() {} };
+    const { clock, line } = setUp({ transports: ['iframe'] }, () => batch(1), window);
+    clock.pass(100);
+    const frames = () => made.filter((node) => node.tag === 'iframe');
+    frames()[0].contentWindow = { document: { URL: 'http://page.test/v1/iframe', readyState: 'loading', body: {} } };
+    listeners.forEach((run) => run({ source: frames()[0].contentWindow, origin: 'http://page.test', data: '{"event":"$hello","cursor":"e-0","data":{}}' }));
+    assert.equal(line.state, 'open');
+    clock.pass(20 * SECOND);
+    assert.equal(frames().length, 1);
+    frames()[0].contentWindow.document.readyState = 'complete';
+    clock.pass(7 * SECOND);
+    assert.ok(frames().length > 1);
+  });
+});
+
+test('publishing where a policy forbids XHR goes by a form, once the server has proved what it is', () => {
+  const { made, document } = paper();
+  const { clock, line, window } = setUp({ transports: ['jsonp'], interval: 100 }, () => null, { document, postMessage() {}, addEventListener() {}, removeEventListener() {} });
+  clock.pass(10);
+  answerScript(window, made[0], { cursor: 'e-1', events: [] });
+  line.publish('a', 1, null, () => {});
+  clock.pass(5 * SECOND);
+  const form = made.find((node) => node.tag === 'form');
+  assert.ok(form, 'a form is sent');
+  assert.equal(form.action, 'http://page.test/v1/events');
 });
