@@ -195,6 +195,26 @@ mod tests {
         assert_eq!(bytes("3GiB"), Ok(3 << 30));
     }
 
+    /// On loopback all that comes is this machine's own, unless a proxy says whose it is; a subject is known anywhere.
+    #[test]
+    fn limits_count_where_it_is_known_whose_they_are() {
+        let options = |arguments: &[&str]| serve(arguments).unwrap().limits.options(true);
+        let rates = |options: &crate::limits::LimitOptions| {
+            let address = [options.connects_per_address, options.requests_per_address, options.events_per_address];
+            let subject = [options.connects_per_subject, options.events_per_subject];
+            (address.map(|rate| rate.is_some()), subject.map(|rate| rate.is_some()))
+        };
+        let plain = options(&[]);
+        assert_eq!(rates(&plain), ([false; 3], [true; 2]));
+        assert_eq!((plain.held_per_address_max, plain.held_per_subject_max), (None, Some(1000)));
+        assert_eq!(plain.memory.bytes_per_peer_max, Some(64 << 20));
+        let behind = options(&["--trusted-proxy", "127.0.0.1"]);
+        assert_eq!(rates(&behind), ([true; 3], [true; 2]));
+        assert_eq!(behind.held_per_address_max, Some(1000));
+        let none = options(&["--max-memory-per-peer", "0", "--publish-rate-per-subject", "0"]);
+        assert_eq!((none.memory.bytes_per_peer_max, none.events_per_subject), (None, None));
+    }
+
     #[test]
     fn only_loopback_is_open_unasked() {
         let open = serve(&["--listen", "0.0.0.0:0"]).unwrap().into_config().unwrap_err().to_string();

@@ -52,7 +52,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`cursor`], [`topic`], [`event`], [`json`] | the vocabulary: where, on what, what; data made safe for every framing, once |
+//! | [`cursor`], [`topic`], [`event`], [`json`], `excerpt` | the vocabulary: where, on what, what; data made safe for every framing, once |
 //! | [`store`] | the log: the contract of every engine; in memory, on disk (SQLite), shared by many nodes (NATS JetStream) |
 //! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and who waits for which |
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
@@ -60,7 +60,7 @@
 //! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
 //! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
 //! | [`keyring`] | the keys in force, read again where their file changes |
-//! | [`limits`] | how many, how often: counts and rates by address and subject |
+//! | [`limits`] | how many, how often, how much memory, by address and subject; the log of refusals |
 //! | `net` | bytes to requests, answers to bytes: TLS, HTTP/1.1, HTTP/2, deadlines, the access log |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
 //! | [`server`] | a store, a hub, its routes and `net` put together behind a listener |

@@ -152,6 +152,24 @@ async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
     assert_eq!(store.bounds().last, Position(6));
 }
 
+async fn a_repeat_with_another_payload_is_told_apart<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let event =
+        |name: &str, data: &str, time_ms| new("a", data).named(name).unwrap().with_id("1").unwrap().draft(time_ms);
+    let outcome = |appended: &[switchback::store::Appended]| {
+        appended.iter().map(|appended| (appended.duplicate, appended.differs)).collect::<Vec<_>>()
+    };
+    assert_eq!(outcome(&store.append(vec![event("n", "x", NOW_MS)]).await.unwrap()), [(false, false)]);
+    for (name, data, differs) in [("n", "x", false), ("n", "y", true), ("m", "x", true)] {
+        let appended = store.append(vec![event(name, data, NOW_MS + 5)]).await.unwrap();
+        assert_eq!(outcome(&appended), [(true, differs)], "{name} {data}");
+    }
+    // Within one append, too.
+    let pair = ["x", "x", "y"].map(|data| new("b", data).with_id("1").unwrap().draft(NOW_MS));
+    assert_eq!(outcome(&store.append(pair.to_vec()).await.unwrap()), [(false, false), (true, false), (true, true)]);
+    assert_eq!(store.bounds().last, Position(2), "what differs is not stored");
+}
+
 async fn a_key_counts_for_the_window<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { dedupe_window: Duration::from_secs(10), ..StoreOptions::default() });
     store.append(vec![keyed("a", "1")]).await.unwrap();
@@ -818,6 +836,7 @@ macro_rules! contract {
         positions_are_consecutive_and_batches_stay_together,
         an_event_is_read_as_it_was_fed,
         a_repeat_is_answered_with_the_first_ones_position,
+        a_repeat_with_another_payload_is_told_apart,
         without_a_window_nothing_is_a_repeat,
         whoever_is_answered_finds_the_event_fed_and_readable,
         the_feed_begins_where_it_is_asked_to,

@@ -16,6 +16,9 @@ const LINES_PER_SECOND: u32 = 10;
 /// is too fast is so a thousand times a second.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often what is over is looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Addresses and reasons that are known apart, about 100 bytes each; what comes past them is counted together.
 const WINDOWS_MAX: usize = 1000;
 
@@ -47,6 +50,7 @@ struct Table {
     /// Refusals for which there was no window.
     others: u64,
     others_since: Option<Instant>,
+    swept: Option<Instant>,
 }
 
 struct Window {
@@ -67,6 +71,10 @@ struct Summary {
 impl RefusalLog {
     /// Writes a line, or counts it for the next summary.
     pub(crate) fn record(&self, now: Instant, refusal: &Refusal<'_>) {
+        // Where the routes are mounted into another server, nothing else sweeps.
+        if lock(&self.0).is_to_be_swept(now) {
+            self.sweep(now);
+        }
         let admitted = lock(&self.0).admits(now, (refusal.address, refusal.reason), refusal.is_pace);
         if admitted {
             let Refusal { address, reason, .. } = refusal;
@@ -117,7 +125,12 @@ impl Table {
         admitted
     }
 
+    fn is_to_be_swept(&self, now: Instant) -> bool {
+        self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL)
+    }
+
     fn take_due(&mut self, now: Instant) -> Vec<Summary> {
+        self.swept = Some(now);
         let mut due = Vec::new();
         self.windows.retain(|kind, window| {
             let over = now.saturating_duration_since(window.began) >= SUMMARY_INTERVAL;
@@ -205,6 +218,22 @@ mod tests {
         let due = table.take_due(start + SUMMARY_INTERVAL);
         assert_eq!(due, [Summary { of: None, count: 49_000 }]);
         assert!(table.windows.is_empty() && table.others == 0);
+    }
+
+    #[test]
+    fn sweeps_itself() {
+        let (log, start) = (RefusalLog::default(), Instant::now());
+        let refusal = |number| Refusal {
+            address: address(number),
+            subject: None,
+            reason: "forbidden",
+            message: "",
+            is_pace: false,
+        };
+        (0..10_000).for_each(|number| log.record(start, &refusal(number)));
+        assert_eq!(lock(&log.0).windows.len(), WINDOWS_MAX);
+        log.record(start + SUMMARY_INTERVAL, &refusal(0));
+        assert_eq!(lock(&log.0).windows.len(), 1);
     }
 
     #[test]
