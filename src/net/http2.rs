@@ -1,25 +1,23 @@
-//! HTTP/2 (RFC 9113) in front of the routes.
+//! HTTP/2 (RFC 9113), straight from `h2` to requests.
 //!
 //! actix has its own, which takes any number of streams, does not see that one was reset until its next bytes, and waits
 //! for ever for one that takes nothing: each would cost what a connection may not. So the frames are `h2`'s, as there,
 //! but what drives them is here: a task a stream, ended by its answer, by a reset, or by a stall.
 
-use std::cell::{Cell, RefCell};
+mod convert;
+mod upload;
+
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant, SystemTime};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_core::Stream;
-use futures_util::StreamExt as _;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderValue};
-use http::{Method, StatusCode, Version};
+use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
@@ -30,10 +28,12 @@ use super::backlog::ReadRate;
 use super::http1::Stopping;
 use super::in_flight::InFlight;
 use super::peer::{Peer, Proxies};
-use super::request::{Request, RequestBody, RequestHead};
+use super::request::{Request, RequestBody};
 use super::response::Response;
 use super::service::Service;
 use crate::limits::{Limits, RateKey};
+use convert::{request_head, response_head};
+use upload::Upload;
 
 /// Bytes of one stream that wait to be written to the socket.
 const SEND_BUFFER_BYTES: usize = 32 << 10;
@@ -48,13 +48,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// Streams that a client has reset and that are not yet forgotten; and those that it reset before they were looked at. Past
 /// either the connection is closed: it is the rapid reset of CVE-2023-44487.
 const RESETS_MAX: usize = 20;
-
-/// Bytes that a client may still send once it is answered, and how long it may take: they are not kept.
-const UPLOAD_MAX_BYTES: usize = 4 << 20;
-const UPLOAD_TIME: Duration = Duration::from_secs(5);
-
-/// Most header fields of a request, each `Cookie` counted (RFC 9113 §8.2.3): as many as actix takes over HTTP/1.
-const FIELDS_MAX: usize = 96;
 
 /// Bytes that are set aside for an answer before its request is executed: enough for every answer that is not a batch or a file,
 /// so that none of what was done goes unanswered for want of memory.
@@ -202,7 +195,7 @@ async fn answer<S: Service>(
         head.drop_fields();
     }
     let mut in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
-    let upload = Upload(Rc::new(RefCell::new(body)));
+    let upload = Upload::new(body);
     let body = if upload.has_ended() {
         RequestBody::Full(Bytes::new())
     } else {
@@ -247,7 +240,8 @@ async fn send(
     }
     let mut rate = ReadRate::new(options.read_bytes_per_second_min);
     let mut sent_bytes = 0;
-    loop {
+    // The end needs no room in the window: a client may give none for what it knows to be complete.
+    while length.is_none_or(|length| sent_bytes < length) {
         // A part is made when there is room for some of it: one byte of the window is set aside, not more, since the streams
         // of a connection share one.
         if room(&mut stream, 1, options, &mut rate).await.is_none() {
@@ -265,15 +259,17 @@ async fn send(
                     return false;
                 }
             }
-            Some(None) if length.is_some_and(|length| sent_bytes < length) => {
+            // It broke off.
+            Some(None) if length.is_some() => {
                 stream.send_reset(Reason::INTERNAL_ERROR);
                 return false;
             }
-            // Gone already, perhaps; then nothing is left to end.
-            Some(None) => return stream.send_data(Bytes::new(), true).is_ok(),
+            Some(None) => break,
             None => return false,
         }
     }
+    // Gone already, perhaps; then nothing is left to end.
+    stream.send_data(Bytes::new(), true).is_ok()
 }
 
 /// Writes as the other side takes it; says whether there is more to do.
@@ -322,92 +318,4 @@ async fn room(
     }
     stream.send_reset(Reason::CANCEL);
     None
-}
-
-/// A head, as HTTP/1 would have it: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
-fn request_head(parts: &http::request::Parts) -> RequestHead {
-    let uri = &parts.uri;
-    let mut head = RequestHead::builder(parts.method.clone(), Version::HTTP_2, uri.path(), uri.query());
-    if let Some(authority) = uri.authority() {
-        head.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
-    }
-    if parts.headers.len() > FIELDS_MAX {
-        // One byte of HPACK can be a field of kilobytes: what is refused for their number is not held with them.
-        head.drop_fields();
-        return head.finish();
-    }
-    for (name, value) in &parts.headers {
-        let replaced = name == COOKIE || name == HOST && uri.authority().is_some();
-        if !replaced {
-            head.field(name.as_str().as_bytes(), value.as_bytes());
-        }
-    }
-    let cookies: Vec<&[u8]> = parts.headers.get_all(COOKIE).iter().map(|value| value.as_bytes()).collect();
-    if !cookies.is_empty() {
-        head.field(COOKIE.as_str().as_bytes(), &cookies.join(&b"; "[..]));
-    }
-    head.finish()
-}
-
-/// What is about one HTTP/1 connection, and has no place here (RFC 9113 §8.2.2).
-const CONNECTION_HEADERS: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
-
-fn response_head(response: &Response) -> http::Response<()> {
-    let mut head = http::Response::new(());
-    *head.status_mut() = response.status;
-    let fields = head.headers_mut();
-    for (name, value) in response.fields.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(&name.as_str())) {
-        fields.append(name, value.clone());
-    }
-    for (name, value) in response.missing_defaults() {
-        fields.insert(name, HeaderValue::from_static(value));
-    }
-    let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if let Some(length) = response.body.length().filter(|_| !bodiless) {
-        fields.insert(CONTENT_LENGTH, length.into());
-    }
-    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
-        fields.insert(DATE, date);
-    }
-    head
-}
-
-/// A request's body; its window opens as it is read.
-#[derive(Clone)]
-struct Upload(Rc<RefCell<RecvStream>>);
-
-impl Upload {
-    fn has_ended(&self) -> bool {
-        self.0.borrow().is_end_stream()
-    }
-
-    /// Reads what an answered client still sends, for a while, and throws it away. A stream that is reset instead takes its
-    /// answer with it in some clients (RFC 9113 §8.1 allows the reset; curl 7.88 reports an error then).
-    async fn read_out(mut self) {
-        let reading = async {
-            let mut left = UPLOAD_MAX_BYTES;
-            while left > 0
-                && let Some(Ok(bytes)) = self.next().await
-            {
-                left = left.saturating_sub(bytes.len().max(1));
-            }
-        };
-        let _ = timeout(UPLOAD_TIME, reading).await;
-    }
-}
-
-impl Stream for Upload {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut body = self.0.borrow_mut();
-        match ready!(body.poll_data(cx)) {
-            Some(Ok(bytes)) => {
-                let released = body.flow_control().release_capacity(bytes.len());
-                Poll::Ready(Some(released.map(|()| bytes).map_err(io::Error::other)))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(io::Error::other(error)))),
-            None => Poll::Ready(None),
-        }
-    }
 }

@@ -288,6 +288,26 @@ async fn every_path_is_found_as_over_http1() {
     }
 }
 
+/// The end of an answer needs no room that its client has no reason to give.
+#[tokio::test]
+async fn an_answer_that_fills_its_window_ends() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    let length = connection.get("/healthz").await.all().await.len();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(u32::try_from(length).expect("a short answer"));
+    let mut connection = Connection::with(&certificate, &server, &builder).await;
+    let mut answer = connection.get("/healthz").await;
+    let reading = async {
+        let mut read = 0;
+        while let Some(data) = answer.body.data().await {
+            read += data.expect("data").len();
+        }
+        read
+    };
+    assert_eq!(crate::within("the end", reading).await, length);
+}
+
 /// As over HTTP/1: a field more is a byte on the wire, and may be kilobytes here.
 #[tokio::test]
 async fn more_fields_than_a_request_may_have_are_refused() {
