@@ -29,7 +29,7 @@ const PART_BYTES: usize = 16 << 10;
 
 /// Bytes of batches that one thread keeps whole at a time, all those whose tasks have not come to rest: requests may come a
 /// hundred at once.
-const KEPT_BYTES_MAX: usize = 16 << 20;
+const KEPT_BYTES_MAX: usize = 4 << 20;
 
 thread_local! {
     static KEPT_BYTES: Cell<usize> = const { Cell::new(0) };
