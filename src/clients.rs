@@ -125,7 +125,7 @@ pub(crate) struct Connection {
 }
 
 /// Why a connection can be ended from outside.
-const ENDINGS: [ByeReason; 2] = [ByeReason::Replaced, ByeReason::Kicked];
+const ENDINGS: [ByeReason; 3] = [ByeReason::Replaced, ByeReason::Kicked, ByeReason::Expired];
 
 /// A connection in the registry; leaves it when dropped.
 pub(crate) struct Registration {
@@ -382,6 +382,13 @@ impl Clients {
         for connection in picked {
             connection.end(reason);
         }
+    }
+
+    /// Ends the connections whose token is over at `wall_ms`.
+    pub(crate) fn end_expired(&self, wall_ms: u64) {
+        self.end_where(ByeReason::Expired, |connection| {
+            connection.grant().is_some_and(|grant| grant.expires_ms <= wall_ms)
+        });
     }
 
     /// Forgets, in this process, what is remembered of a client.

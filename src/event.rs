@@ -22,6 +22,9 @@ pub const NAME_MAX_BYTES: usize = 128;
 /// Longest idempotency key, in bytes.
 pub const ID_MAX_BYTES: usize = 128;
 
+/// How far an event's time may be past the moment at which the server took it, in milliseconds.
+pub const TIME_AHEAD_MAX_MS: u64 = 60_000;
+
 /// The name that an event has where its publisher gave none.
 pub const DEFAULT_NAME: &str = "message";
 
@@ -205,6 +208,7 @@ impl NewEvent {
             body.extend_from_slice(b",\"encoding\":\"base64\"");
         }
         body.extend_from_slice(b",\"time\":");
+        let time_start = body.len() as u32;
         body.extend_from_slice(itoa::Buffer::new().format(time_ms).as_bytes());
         if let Some(id) = &self.id {
             body.extend_from_slice(b",\"id\":");
@@ -221,6 +225,7 @@ impl NewEvent {
             literal: json::as_literal(&self.data.json),
             body: body.into_boxed_slice(),
             data,
+            time_start,
         }
     }
 }
@@ -237,9 +242,28 @@ pub struct Draft {
     literal: Literal,
     body: Box<[u8]>,
     data: Range<u32>,
+    /// Where the time's digits begin in the body.
+    time_start: u32,
 }
 
 impl Draft {
+    /// The same with a time that is not before `earlier_ms`, the event's before it, so that times do not go back within a log where the clock
+    /// does; but at most [`TIME_AHEAD_MAX_MS`] past its own, so that a clock that was far ahead for a moment does not set the time of all
+    /// that follows.
+    #[must_use]
+    pub fn not_before(mut self, earlier_ms: u64) -> Self {
+        let time_ms = earlier_ms.min(self.time_ms.saturating_add(TIME_AHEAD_MAX_MS)).max(self.time_ms);
+        if time_ms != self.time_ms {
+            let (start, mut digits) = (self.time_start as usize, itoa::Buffer::new());
+            let end = start + digits.format(self.time_ms).len();
+            let mut body = Vec::from(std::mem::take(&mut self.body));
+            body.splice(start..end, digits.format(time_ms).bytes());
+            self.body = body.into_boxed_slice();
+            self.time_ms = time_ms;
+        }
+        self
+    }
+
     /// The event at its place. From here on it is immutable.
     #[must_use]
     pub fn at(self, epoch: Epoch, position: Position) -> Event {
@@ -433,6 +457,27 @@ mod tests {
             r#"{"cursor":"k3f9x2-1042","topic":"orders.42.status","event":"approved","data":{"by":"li"},"time":1763750000123}"#
         );
         assert_eq!(event.data(), r#"{"by":"li"}"#);
+    }
+
+    #[test]
+    fn a_time_that_is_moved_is_moved_in_every_form() {
+        let at = |time_ms: u64| {
+            let new = NewEvent::new("a".parse().unwrap(), Data::json(r#"{"time":7}"#).unwrap());
+            new.with_id("k").unwrap().draft(time_ms)
+        };
+        for (time_ms, earlier_ms, expected_ms) in [
+            (999, 1000, 1000),
+            (1000, 1000, 1000),
+            (1001, 1000, 1001),
+            (5, 60_005, 60_005),
+            (5, 60_006, 60_005),
+            (5, u64::MAX, 60_005),
+        ] {
+            let event = at(time_ms).not_before(earlier_ms).at("e".parse().unwrap(), Position(1));
+            assert_eq!(event.time_ms(), expected_ms);
+            assert_eq!(item(&event), item(&at(expected_ms).at("e".parse().unwrap(), Position(1))));
+            assert_eq!(event.data(), r#"{"time":7}"#);
+        }
     }
 
     #[test]

@@ -9,10 +9,11 @@ mod worker;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::barred::Barred;
 use crate::clients::Clients;
+use crate::clock::Clock;
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::{Draft, NewEvent};
 use crate::lane::Lane;
@@ -77,6 +78,7 @@ pub struct Hub(Arc<Shared>);
 struct Shared {
     store: Arc<dyn Store>,
     options: HubOptions,
+    clock: Clock,
     fan_out: Arc<FanOut>,
     fetches: fetches::Fetches,
     clients: Arc<Clients>,
@@ -115,7 +117,16 @@ impl Hub {
     /// # Errors
     /// [`StoreError`] where the newest events could not be read.
     pub async fn open(store: Arc<dyn Store>, options: HubOptions) -> Result<Self, StoreError> {
+        Self::open_with_clock(store, options, Clock::system()).await
+    }
+
+    /// As [`Self::open`], with clocks that are not the machine's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with_clock(store: Arc<dyn Store>, options: HubOptions, clock: Clock) -> Result<Self, StoreError> {
         let tail = warm_tail(&*store, options.tail).await?;
+        clock.resume(store.last_run(), tail.time_ms_after(tail.end().before()));
         let end = tail.end();
         let fan_out = Arc::new(FanOut { lane: Mutex::new(Lane::new(tail)), inboxes: Mutex::default() });
         store.follow(end, fan_out.clone());
@@ -127,6 +138,7 @@ impl Hub {
             barred,
             store,
             options,
+            clock,
             fan_out,
             fetches: fetches::Fetches::default(),
             listeners: listeners::Listeners::default(),
@@ -144,7 +156,7 @@ impl Hub {
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
     pub async fn publish(&self, event: NewEvent) -> Result<Published, StoreError> {
-        let appended = self.0.store.append(vec![event.draft(now_ms())]).await?;
+        let appended = self.0.store.append(vec![event.draft(self.clock().wall_ms())]).await?;
         let one = appended.first().ok_or_else(|| StoreError::unavailable("it answered nothing"))?;
         Ok(Published::new(self.bounds().epoch, one))
     }
@@ -154,11 +166,17 @@ impl Hub {
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
     pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Published>, StoreError> {
-        let now_ms = now_ms();
+        let now_ms = self.clock().wall_ms();
         let drafts: Vec<Draft> = events.into_iter().map(|event| event.draft(now_ms)).collect();
         let appended = self.0.store.append(drafts).await?;
         let epoch = self.bounds().epoch;
         Ok(appended.iter().map(|one| Published::new(epoch, one)).collect())
+    }
+
+    /// The clocks that this hub goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Where the log begins and ends.
@@ -170,6 +188,14 @@ impl Hub {
     /// Where the log begins and ends, as the store itself says now.
     pub(crate) async fn refreshed(&self) -> Result<Bounds, StoreError> {
         self.0.store.refresh(self.cursor()).await
+    }
+
+    /// Whether publishing would succeed now.
+    ///
+    /// # Errors
+    /// What it would fail with.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.0.store.ready().await
     }
 
     /// The log's end: what a client has that has heard everything.
@@ -214,7 +240,7 @@ impl Hub {
             task.abort();
         }
         self.off_all();
-        self.0.clients.flush(now_ms()).await;
+        self.0.clients.flush(self.clock().believed_ms()).await;
         self.0.store.close().await;
     }
 }
@@ -283,15 +309,13 @@ async fn maintain(shared: std::sync::Weak<Shared>) {
     loop {
         interval.tick().await;
         let Some(shared) = shared.upgrade() else { return };
-        let now_ms = now_ms();
-        shared.store.maintain(now_ms);
-        shared.clients.flush(now_ms).await;
-        shared.barred.expire(now_ms);
+        let now = shared.clock.tick();
+        shared.store.maintain(now);
+        if now.stepped {
+            // Their timers were set when the clock said something else.
+            shared.clients.end_expired(now.wall_ms);
+        }
+        shared.clients.flush(now.believed_ms).await;
+        shared.barred.expire(now.earliest_ms());
     }
-}
-
-/// The time of day, in milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

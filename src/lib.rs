@@ -59,6 +59,7 @@
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
 //! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
 //! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
+//! | [`clock`] | the time of day, and how far it can be believed after a jump |
 //! | [`keyring`] | the keys in force, read again where their file changes |
 //! | [`limits`] | how many, how often, how much memory, by address and subject; the log of refusals |
 //! | `net` | bytes to requests, answers to bytes: TLS, HTTP/1.1, HTTP/2, deadlines, the access log |
@@ -67,7 +68,7 @@
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
 //! Imports point one way: `main → {command, server} → http → {hub, net} → {barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,
-//! transport, segment} → {event, topic, cursor, json}`.
+//! transport, segment} → {event, topic, cursor, json}`; [`clock`] is beneath them all.
 //!
 //! # Invariants
 //!
@@ -91,6 +92,7 @@
 pub mod auth;
 mod barred;
 mod clients;
+pub mod clock;
 pub mod command;
 pub mod config;
 pub mod cursor;

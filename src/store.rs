@@ -14,6 +14,7 @@
 //! 6. **Reads are bounded** in events, bytes and rows looked at; an empty page that went further is progress. No lock that an
 //!    append waits for is held for more than a bounded part of one.
 
+mod arrivals;
 mod client_table;
 mod dedupe;
 mod disk;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use crate::clock::{LastRun, Moment};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::{Draft, Event};
 use crate::topic::{Pattern, PatternSet};
@@ -67,6 +69,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the log begins and ends now, as far as this process knows.
     fn bounds(&self) -> Bounds;
+
+    /// The same place in the present log, where `cursor` is of one that this was restored from and lies in what was restored; else the
+    /// cursor as it is.
+    fn translate(&self, cursor: Cursor) -> Cursor {
+        cursor
+    }
 
     /// Where the log begins and ends now, as far as anybody knows: what a cursor is judged by that this process does not
     /// know. Where the log has become another one, the feed of this process has heard of it when this is answered.
@@ -122,11 +130,25 @@ pub trait Store: Send + Sync + 'static {
     /// here or on another node. Called once, at start. Those that lie on this machine are told before it returns.
     fn watch_notes(&self, sink: Arc<dyn NoteSink>);
 
-    /// Trims by age and forgets what has expired. Called about once a second with the time of day.
+    /// When the log was in use before it was opened; `None` where it does not say. With it a start tells whether the wall clock has jumped.
+    fn last_run(&self) -> Option<LastRun> {
+        None
+    }
+
+    /// Whether an append would succeed now: where that cannot be known otherwise, something is written. Answers within seconds.
+    ///
+    /// # Errors
+    /// What an append would fail with. An engine that always takes what fits has none.
+    fn ready(&self) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Trims by age and forgets what has expired. Called about once a second with the time. An event's age counts from its time, or from
+    /// its arrival where its time is ahead of the clock.
     ///
     /// Does not wait: appends that are asked for later find expired keys forgotten; trimming may take a while longer,
     /// and the feed hears of the new floor.
-    fn maintain(&self, now_ms: u64);
+    fn maintain(&self, now: Moment);
 
     /// Writes what is pending and releases what is held; appends fail afterwards.
     fn close(&self) -> BoxFuture<'static, ()>;
@@ -378,9 +400,33 @@ pub enum StoreError {
     /// An event has more bytes, encoded, than the engine takes; the number is its limit.
     #[error("an event has at most {0} bytes in this store")]
     TooLarge(usize),
+    /// The disk does not do what it is asked.
+    #[error("the disk store fails: {0}")]
+    Disk(#[from] DiskFault),
     /// The engine is away or broken; the text says how.
     #[error("the store is unavailable: {0}")]
     Unavailable(Arc<str>),
+}
+
+/// What is wrong with a disk store's disk. The message says what to do, and names no path: publishers read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiskFault {
+    /// The file system takes no writes.
+    #[error("its file system is read-only; the operator has to find out why, and to mount it for writing")]
+    ReadOnly,
+    /// A read, a write or a sync failed.
+    #[error("the disk reports an error; the operator finds the details in the server's log")]
+    Io,
+    /// The data files are no longer those that the server has open.
+    #[error(
+        "its data files were deleted or replaced while the server ran; the operator has to restore them and to start the server again"
+    )]
+    Gone,
+    /// A write or a sync has not come back in time.
+    #[error(
+        "the disk has not answered in time; what was sent may be stored all the same, so repeat it with the same id"
+    )]
+    Stalled,
 }
 
 impl StoreError {

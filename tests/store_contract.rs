@@ -15,6 +15,7 @@ use std::time::Duration;
 use nats::Nats;
 use proptest::prelude::*;
 use store_common::*;
+use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
 use switchback::store::{
     ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Note, NoteKind, Page, ReadRequest,
@@ -173,12 +174,12 @@ async fn a_repeat_with_another_payload_is_told_apart<E: Engine>() {
 async fn a_key_counts_for_the_window<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { dedupe_window: Duration::from_secs(10), ..StoreOptions::default() });
     store.append(vec![keyed("a", "1")]).await.unwrap();
-    store.maintain(NOW_MS + 10_000);
+    store.maintain(Moment::at(NOW_MS + 10_000));
     assert!(store.append(vec![keyed("a", "1")]).await.unwrap()[0].duplicate);
-    store.maintain(NOW_MS + 10_001);
+    store.maintain(Moment::at(NOW_MS + 10_001));
     let again = new("a", "x").with_id("1").unwrap().draft(NOW_MS + 10_001);
     assert_eq!(positions(&store.append(vec![again.clone()]).await.unwrap()), [2]);
-    store.maintain(NOW_MS + 15_000);
+    store.maintain(Moment::at(NOW_MS + 15_000));
     let appended = store.append(vec![again]).await.unwrap();
     assert_eq!((appended[0].position, appended[0].duplicate), (Position(2), true));
 }
@@ -281,25 +282,94 @@ async fn retention_by_bytes_holds_when_answered<E: Engine>() {
 }
 
 async fn retention_by_age_goes_from_the_oldest<E: Engine>() {
-    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let retention = Retention { age_max: Some(Duration::from_secs(3)), ..Retention::default() };
     let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
     let recorder = Recorder::following(&store, 0);
     let at = |time_ms| new("a", "x").draft(time_ms);
-    // The clock stepped back: what is older lies behind what is younger, and waits for it.
-    store.append([1000, 1500, 3000, 1600, 4000].map(at).to_vec()).await.unwrap();
-    for (now_ms, floor) in [(2000, 0), (2001, 1), (2600, 2), (3500, 2), (4001, 4), (5000, 4), (5001, 5)] {
-        store.maintain(now_ms);
+    store.append([4000, 4500, 6000, 6000, 7000].map(at).to_vec()).await.unwrap();
+    for (now_ms, floor) in [(7000, 0), (7001, 1), (7501, 2), (9000, 2), (9001, 4), (10_000, 4), (10_001, 5)] {
+        store.maintain(Moment::at(now_ms));
         until(&format!("floor {floor} at {now_ms}"), || store.bounds().floor == Position(floor)).await;
     }
     until("told to the feed", || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5))).await;
     assert_eq!(recorder.events().len(), 5);
 }
 
+async fn times_do_not_go_back_and_are_at_most_a_minute_ahead<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let taken_ms = [1000, 900, 500_000, 10_000, 9_000, 70_000];
+    for time_ms in taken_ms {
+        store.append(vec![new("a", "x").draft(time_ms)]).await.unwrap();
+    }
+    store.append(vec![new("a", "x").draft(80_000), new("a", "x").draft(79_000)]).await.unwrap();
+    let events = read(&store, &["a"], 0).await.events;
+    let times_ms: Vec<u64> = events.iter().map(|event| event.time_ms()).collect();
+    assert_eq!(times_ms, [1000, 1000, 500_000, 70_000, 69_000, 70_000, 80_000, 80_000]);
+}
+
+async fn an_event_of_the_future_ages_from_its_arrival<E: Engine>() {
+    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    store.append(vec![new("a", "an hour ahead").draft(3_610_000)]).await.unwrap();
+    maintained(&store, Moment::at(10_000)).await;
+    // The clock has been set right: this one's time is a minute ahead.
+    store.append(vec![new("a", "x").draft(10_500)]).await.unwrap();
+    for (now_ms, floor) in [(10_600, 0), (11_000, 0), (11_001, 1), (11_600, 1), (11_601, 2)] {
+        maintained(&store, Moment::at(now_ms)).await;
+        until(&format!("floor {floor} at {now_ms}"), || store.bounds().floor == Position(floor)).await;
+    }
+}
+
+/// Maintains a store, and waits until it has been told.
+async fn maintained(store: &impl Store, now: Moment) {
+    store.maintain(now);
+    store.append(Vec::new()).await.unwrap();
+}
+
+async fn a_clock_that_is_wrongly_set_back_makes_no_event_older<E: Engine>() {
+    let retention = Retention { age_max: Some(Duration::from_secs(600)), ..Retention::default() };
+    let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
+    publish(&store, &["a"]).await;
+    let back = Moment { wall_ms: NOW_MS - 3_600_000, removes: false, ..Moment::at(NOW_MS) };
+    maintained(&store, back).await;
+    publish(&store, &["a"]).await;
+    maintained(&store, back).await;
+    maintained(&store, Moment::at(NOW_MS + 1000)).await;
+    assert_eq!(store.bounds().floor, Position(0));
+}
+
+async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
+    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let client_idle_max = Duration::from_secs(1);
+    let (store, _home) = E::open(StoreOptions { retention, client_idle_max, ..StoreOptions::default() });
+    store.append(vec![keyed("a", "1")]).await.unwrap();
+    store.save_clients(vec![client(1, &store)]).await.unwrap();
+    store.save_note(note(NoteKind::Ban, "b", b"")).await.unwrap();
+    maintained(&store, Moment::at(NOW_MS)).await;
+    let days_ms = 8 * 24 * 3_600_000;
+    let jumped =
+        Moment { believed_ms: NOW_MS + 500, boot_ms: NOW_MS + 500, removes: false, ..Moment::at(NOW_MS + days_ms) };
+    maintained(&store, jumped).await;
+    assert!(store.append(vec![keyed("a", "1")]).await.unwrap()[0].duplicate);
+    assert!(store.load_client(Uuid::from_u128(1)).await.unwrap().is_some());
+    assert!(store.take_note(NoteKind::Ban, "b".into(), NOW_MS + 500).await.unwrap().is_some());
+    assert_eq!(store.bounds().floor, Position(0));
+    let since = new("a", "x").draft(NOW_MS + days_ms);
+    store.append(vec![since]).await.unwrap();
+    maintained(&store, jumped).await;
+    // The new time is believed: what was published by it is young.
+    maintained(&store, Moment::at(NOW_MS + days_ms + 1)).await;
+    until("what is old goes", || store.bounds().floor == Position(1)).await;
+    maintained(&store, Moment::at(NOW_MS + days_ms + 1000)).await;
+    assert_eq!(store.bounds().floor, Position(1));
+    assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), None);
+}
+
 async fn positions_are_never_used_again<E: Engine>() {
     let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
     let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
     publish(&store, &["a", "a", "b"]).await;
-    store.maintain(NOW_MS + 60_000);
+    store.maintain(Moment::at(NOW_MS + 60_000));
     until("an empty log", || store.bounds().floor == Position(3)).await;
     let page = read(&store, &[">"], 0).await;
     assert_eq!((page.events.len(), page.through), (0, Position(3)));
@@ -507,7 +577,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
             Step::Age(_) if !E::TOLD_THE_TIME => {}
             Step::Age(ms) => {
                 time_ms += ms;
-                store.maintain(time_ms);
+                store.maintain(Moment::at(time_ms));
                 while naive.events.get(naive.floor).is_some_and(|(_, time)| *time < time_ms - 20) {
                     naive.floor += 1;
                 }
@@ -576,7 +646,7 @@ async fn a_trim_during_a_read_is_a_gap_and_never_silence<E: Engine>() {
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 fn client(n: u64, store: &impl Store) -> ClientRecord {
@@ -607,7 +677,7 @@ async fn clients_are_remembered<E: Engine>() {
 async fn clients_that_are_long_away_are_forgotten<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { client_idle_max: Duration::from_secs(1), ..StoreOptions::default() });
     store.save_clients((1..=10).map(|n| client(n, &store)).collect()).await.unwrap();
-    store.maintain(NOW_MS + 1005);
+    store.maintain(Moment::at(NOW_MS + 1005));
     let mut known = Vec::new();
     for n in 1..=10 {
         known.extend(store.load_client(Uuid::from_u128(n)).await.unwrap().map(|_| n));
@@ -620,7 +690,7 @@ async fn a_forgotten_client_is_gone_or_says_so<E: Engine>() {
     let record = client(2, &store);
     store.save_clients(vec![record.clone()]).await.unwrap();
     store.save_clients(vec![ClientRecord::forgotten(record.client, store.bounds().epoch)]).await.unwrap();
-    store.maintain(NOW_MS);
+    store.maintain(Moment::at(NOW_MS));
     let left = store.load_client(record.client).await.unwrap();
     assert!(left.is_none_or(|record| record.is_forgotten() && record.owner.is_none()));
     store.save_clients(vec![record.clone()]).await.unwrap();
@@ -744,7 +814,7 @@ async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
         return;
     }
     // What has ended makes room.
-    store.maintain(NOW_MS + 1000);
+    store.maintain(Moment::at(NOW_MS + 1000));
     store.save_note(note(NoteKind::Ticket, "4", b"")).await.unwrap();
     assert_eq!(store.take_note(NoteKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
 }
@@ -781,7 +851,7 @@ async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
     }
     assert_eq!(recorder.events().len(), 100);
     assert!(matches!(store.append(vec![draft("a")]).await, Err(StoreError::Unavailable(_))));
-    store.maintain(NOW_MS);
+    store.maintain(Moment::at(NOW_MS));
     store.close().await;
     assert_eq!(store.bounds().last, Position(100));
 }
@@ -823,6 +893,10 @@ macro_rules! contract {
         an_append_that_fails_stores_nothing_and_fails_alone,
         retention_by_bytes_holds_when_answered,
         retention_by_age_goes_from_the_oldest,
+        times_do_not_go_back_and_are_at_most_a_minute_ahead,
+        an_event_of_the_future_ages_from_its_arrival,
+        a_clock_that_is_wrongly_set_back_makes_no_event_older,
+        after_a_jump_nothing_is_removed_for_its_age,
         positions_are_never_used_again,
         every_topic_has_its_own_gap,
         clients_that_are_long_away_are_forgotten,

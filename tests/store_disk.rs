@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use small::Small;
 use store_common::*;
+use switchback::clock::{LastRun, Moment};
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
 use switchback::store::{
@@ -182,14 +183,51 @@ async fn keys_of_trimmed_events_are_kept_no_longer_than_they_count() {
     assert_eq!(kept_keys(), 2999);
     let store = open_with(home.path(), options);
     assert_eq!(positions(&store.append(vec![keyed("a", "0"), keyed("a", "2998")]).await.unwrap()), [1, 2999]);
-    store.maintain(NOW_MS + 10_001);
+    store.maintain(Moment::at(NOW_MS + 10_001));
     let again = new("a", "x").with_id("0").unwrap().draft(NOW_MS + 10_001);
     assert_eq!(positions(&store.append(vec![again]).await.unwrap()), [3001]);
     drop(store);
     // The slices that were left when it closed are done the next time.
     let store = open_with(home.path(), options);
-    store.maintain(NOW_MS + 10_002);
+    store.maintain(Moment::at(NOW_MS + 10_002));
     until("the keys are gone", || kept_keys() == 0).await;
+}
+
+#[tokio::test]
+async fn keys_are_known_after_a_restart_though_one_is_of_the_future() {
+    let home = tempfile::tempdir().unwrap();
+    let options = StoreOptions { dedupe_window: Duration::from_secs(10), ..StoreOptions::default() };
+    let at = |id: &str, time_ms| new("a", "x").with_id(id).unwrap().draft(time_ms);
+    let store = DiskStore::open_at(home.path(), options, NOW_MS).unwrap();
+    store.append(vec![at("ahead", NOW_MS + 3_600_000), at("right", NOW_MS)]).await.unwrap();
+    drop(store);
+    let store = DiskStore::open_at(home.path(), options, NOW_MS + 3000).unwrap();
+    let again = store.append(vec![at("right", NOW_MS + 3000), at("ahead", NOW_MS + 3000)]).await.unwrap();
+    assert_eq!(positions(&again), [2, 1]);
+}
+
+#[tokio::test]
+async fn a_restart_knows_when_the_log_was_last_in_use_and_what_had_arrived() {
+    let home = tempfile::tempdir().unwrap();
+    let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
+    let options = StoreOptions { retention, ..StoreOptions::default() };
+    let store = open_with(home.path(), options);
+    assert_eq!(store.last_run(), None);
+    store.append(vec![new("a", "an hour ahead").draft(NOW_MS + 3_600_000)]).await.unwrap();
+    let first = Moment { boot_ms: 7000, boot_id: Some(Uuid::from_u128(5)), ..Moment::at(NOW_MS) };
+    store.maintain(first);
+    // Answered once the writer has been through what came before it.
+    store.append(Vec::new()).await.unwrap();
+    store.maintain(Moment { boot_ms: 7100, wall_ms: NOW_MS + 100, believed_ms: NOW_MS + 100, ..first });
+    drop(store);
+    let store = open_with(home.path(), options);
+    let expected = LastRun { believed_ms: NOW_MS + 100, boot_ms: 7100, boot_id: first.boot_id };
+    assert_eq!(store.last_run(), Some(expected));
+    store.maintain(Moment::at(NOW_MS + 1000));
+    store.append(vec![draft("a")]).await.unwrap();
+    assert_eq!(store.bounds().floor, Position(0));
+    store.maintain(Moment::at(NOW_MS + 1001));
+    until("the event of the future goes", || store.bounds().floor == Position(1)).await;
 }
 
 #[tokio::test]
@@ -512,7 +550,7 @@ async fn the_write_ahead_log_stays_short_and_space_comes_back() {
     }
     assert!(size("events.db") > 40 << 20);
     until("space is given back", || {
-        store.maintain(NOW_MS + 2000);
+        store.maintain(Moment::at(NOW_MS + 2000));
         size("events.db") < 25 << 20
     })
     .await;

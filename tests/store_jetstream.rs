@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use nats::{Access, Nats};
 use store_common::*;
+use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Epoch, Position};
 use switchback::store::{
     Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteKind, OpenError, Retention,
@@ -186,7 +187,7 @@ async fn age_and_bytes_are_jetstreams_own() {
     let recorder = Recorder::following(&store, 0);
     publish(&store, &["a", "b"]).await;
     until("all of it is too old", || {
-        store.maintain(NOW_MS);
+        store.maintain(Moment::at(NOW_MS));
         store.bounds().floor == Position(2)
     })
     .await;
@@ -301,7 +302,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     }
     for (node, recorder) in nodes.iter().zip(&recorders) {
         until("told of another log", || {
-            node.maintain(NOW_MS);
+            node.maintain(Moment::at(NOW_MS));
             !changes(&recorder.batches(), first).is_empty()
         })
         .await;

@@ -194,8 +194,8 @@ impl Store for Waiting {
         self.inner.watch_notes(sink);
     }
 
-    fn maintain(&self, now_ms: u64) {
-        self.inner.maintain(now_ms);
+    fn maintain(&self, now: crate::clock::Moment) {
+        self.inner.maintain(now);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

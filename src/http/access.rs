@@ -15,7 +15,7 @@ use super::resources::unknown_client;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
 use crate::excerpt::excerpt;
-use crate::hub::{Hub, now_ms};
+use crate::hub::Hub;
 use crate::topic::{PatternSet, Topic};
 use crate::transport::Transport;
 use credential::Credential;
@@ -56,7 +56,7 @@ impl Call {
             return Ok(Rights::Public(public));
         };
         let grant = match credential {
-            Credential::Token(token) => keys.verify(&token, now_ms())?,
+            Credential::Token(token) => keys.verify(&token, self.state.hub.clock().wall_ms())?,
             Credential::Ticket(name) => {
                 let Some(transport) = transport else { return Err(not_a_ticket()) };
                 let ticket = self.state.hub.use_ticket(&name).await?;
@@ -92,7 +92,7 @@ impl Call {
 pub(super) fn check_still_good(hub: &Hub, rights: &Rights) -> Result<(), ApiError> {
     // Only what was granted ends: the others are not worth a look at the clock.
     let Some(grant) = rights.grant() else { return Ok(()) };
-    if rights.have_expired(now_ms()) {
+    if rights.have_expired(hub.clock().wall_ms()) {
         return Err(TokenError::Expired.into());
     }
     if hub.is_revoked(grant) {
@@ -159,16 +159,16 @@ pub(super) fn check_admin(rights: &Rights) -> Result<(), ApiError> {
 
 /// Refuses a client id that is banned.
 pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
-    if hub.barred().is_banned(client, now_ms()) {
+    if hub.barred().is_banned(client, hub.clock().believed_ms()) {
         return Err(ApiError::forbidden("this client was shut out by an administrator"));
     }
     Ok(())
 }
 
 /// When a delivery with these rights ends, if they do.
-pub(super) fn expiry(rights: &Rights) -> Option<Instant> {
+pub(super) fn expiry(hub: &Hub, rights: &Rights) -> Option<Instant> {
     let expires_ms = rights.grant()?.expires_ms;
-    let left = Duration::from_millis(expires_ms.saturating_sub(now_ms()));
+    let left = Duration::from_millis(expires_ms.saturating_sub(hub.clock().wall_ms()));
     Some(Instant::now() + left.min(EXPIRY_MAX))
 }
 

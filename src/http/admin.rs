@@ -17,7 +17,6 @@ use super::{Answer, Call};
 use crate::auth::{NUMERIC_DATE_MAX_S, SUBJECT_MAX_BYTES};
 use crate::barred::Bar;
 use crate::excerpt::{excerpt, shorten_quotes};
-use crate::hub::now_ms;
 use crate::net::Response;
 
 /// Longest body, in bytes.
@@ -83,7 +82,7 @@ pub(super) async fn revoke(mut call: Call) -> Answer {
     let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.inbound(&rights)).await?;
     let wanted: Revocation =
         serde_json::from_str(body::text(&body)?).map_err(|error| bad(shorten_quotes(&error.to_string())))?;
-    let now_ms = now_ms();
+    let now_ms = call.state.hub.clock().wall_ms();
     let last_ms = now_ms + FOR_GOOD_MS;
     let until_ms = match wanted.until {
         Some(until) if until > 0.0 && until <= NUMERIC_DATE_MAX_S => ((until * 1000.0) as u64).min(last_ms),

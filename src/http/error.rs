@@ -170,6 +170,8 @@ impl From<StoreError> for ApiError {
             StoreError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
             StoreError::Share(_) => Self::too_many("too_many", error.to_string(), Duration::from_secs(1)),
+            // The store has logged it, once.
+            StoreError::Disk(_) => Self::unavailable("store_unavailable", error.to_string()),
             StoreError::Unavailable(reason) => {
                 // The reason may name paths; it is for the log, not for whoever asked.
                 tracing::error!(%reason, "the store is unavailable");

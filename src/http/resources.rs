@@ -16,10 +16,10 @@ use super::{Answer, Call};
 use crate::clients::{Ack, ClientState};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
-use crate::hub::{Hub, now_ms};
+use crate::hub::Hub;
 use crate::limits::Scanner;
 use crate::net::Response;
-use crate::store::ReadRequest;
+use crate::store::{ReadRequest, StoreError};
 use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
 
@@ -63,8 +63,8 @@ pub(super) async fn ack(mut call: Call) -> Answer {
     })?;
     let client = parse_client(&ack.client)?;
     check_client(&call.state.hub, client)?;
-    let cursor: Cursor = ack.cursor.parse()?;
     let hub = &call.state.hub;
+    let cursor = hub.translate(ack.cursor.parse()?);
     let bounds = hub.bounds_for(cursor).await?;
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
         return Err(ApiError::bad(
@@ -72,7 +72,7 @@ pub(super) async fn ack(mut call: Call) -> Answer {
             "the cursor is ahead of the log: what was not sent cannot have arrived",
         ));
     }
-    let ack = Ack { client, cursor, log: bounds.epoch, rights: &rights, now_ms: now_ms() };
+    let ack = Ack { client, cursor, log: bounds.epoch, rights: &rights, now_ms: hub.clock().believed_ms() };
     let remembered = hub.clients().acknowledge_now(ack).await?;
     Ok(json_body(&json!({ "client": client, "cursor": remembered })))
 }
@@ -159,7 +159,11 @@ struct Lags {
 
 async fn describe(hub: &Hub, state: &ClientState, lags: &mut Lags) -> Result<Value, ApiError> {
     let bounds = hub.bounds();
-    let acknowledged = state.acknowledged.filter(|cursor| cursor.epoch == bounds.epoch).map(|cursor| cursor.position);
+    let acknowledged = state
+        .acknowledged
+        .map(|cursor| hub.translate(cursor))
+        .filter(|cursor| cursor.epoch == bounds.epoch)
+        .map(|cursor| cursor.position);
     let reached = state.sent.or(acknowledged).unwrap_or(bounds.last);
     let lag = lags.of(hub, &state.patterns, reached).await?;
     Ok(json!({
@@ -196,7 +200,7 @@ impl Lags {
         self.rows_left = self.rows_left.saturating_sub(cost);
         // Also of what matches: it is read to be counted, not to be sent.
         wait_after(&self.scanner, cost).await;
-        let since = page.events.first().map_or(0, |event| now_ms().saturating_sub(event.time_ms()));
+        let since = page.events.first().map_or(0, |event| hub.clock().wall_ms().saturating_sub(event.time_ms()));
         Ok(Some((page.events.len(), since)))
     }
 }
@@ -206,7 +210,7 @@ pub(super) async fn healthz(_: Call) -> Answer {
     Ok(json_body(&json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: the store answers, and the server is not about to stop.
+/// `GET /readyz`: the store answers and takes events, and the server is not about to stop.
 pub(super) async fn readyz(call: Call) -> Answer {
     let hub = &call.state.hub;
     if hub.draining().is_some() {
@@ -218,6 +222,11 @@ pub(super) async fn readyz(call: Call) -> Answer {
 }
 
 async fn probe(hub: &Hub) -> Result<(), ApiError> {
+    hub.ready().await.map_err(|error| match error {
+        // Whoever asks for readiness does not publish: the status says no more than that it is not ready.
+        StoreError::Full => ApiError::unavailable("disk_full", error.to_string()),
+        error => error.into(),
+    })?;
     let bounds = hub.refreshed().await?;
     let request = ReadRequest {
         patterns: PatternSet::everything(),

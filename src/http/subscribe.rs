@@ -21,7 +21,7 @@ use crate::auth::Rights;
 use crate::clients::{Arrival, ClientError, Connecting};
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
-use crate::hub::{From, now_ms};
+use crate::hub::From;
 use crate::json::Literal;
 use crate::limits::{LimitError, Scanner};
 use crate::net::{Response, text as header_text};
@@ -257,7 +257,7 @@ async fn opened(
         Some(client) => {
             // What this log cannot have given out acknowledges nothing.
             let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
-            let (cursor, rights, now_ms) = (start.cursor, &rights, now_ms());
+            let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
             let arrival = Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
             hub.clients().arrive(arrival).await?
@@ -273,7 +273,7 @@ async fn opened(
     let client = params.client.or_else(|| needs_name.then(Uuid::new_v4));
     let connecting = |client, cursor| {
         let (patterns, rights, address) = (&patterns, &rights, key.address());
-        let (attempt, now_ms) = (params.attempt, now_ms());
+        let (attempt, now_ms) = (params.attempt, hub.clock().believed_ms());
         Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms }
     };
     let registration = client.map(|client| hub.clients().connect(connecting(client, cursor)));
@@ -301,7 +301,7 @@ async fn opened(
     if parked {
         delivery.park();
     }
-    delivery.set_expiry(expiry(&rights));
+    delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
     Ok((Box::new(Driver::new(delivery, seat, registration, held, scanner)), rights))
 }

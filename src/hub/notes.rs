@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
-use super::{Hub, now_ms};
+use super::Hub;
 use crate::auth::{Grant, Ticket};
 use crate::barred::{Bar, Barred};
 use crate::store::{NOTE_VALUE_MAX_BYTES, Note, NoteKind, StoreError};
@@ -27,7 +27,7 @@ impl Hub {
             return Ok(None);
         }
         let name = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TICKET_BYTES]>());
-        let until_ms = now_ms() + u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2);
+        let until_ms = self.clock().believed_ms() + u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2);
         self.0.store.save_note(Note { kind: NoteKind::Ticket, key: name.clone(), value, until_ms }).await?;
         Ok(Some(name))
     }
@@ -38,7 +38,7 @@ impl Hub {
         if URL_SAFE_NO_PAD.decode(name).map_or(0, |bytes| bytes.len()) != TICKET_BYTES {
             return Ok(None);
         }
-        let note = self.0.store.take_note(NoteKind::Ticket, name.to_owned(), now_ms()).await?;
+        let note = self.0.store.take_note(NoteKind::Ticket, name.to_owned(), self.clock().believed_ms()).await?;
         Ok(note.and_then(|note| Ticket::decode(&note.value)))
     }
 
@@ -46,7 +46,7 @@ impl Hub {
     /// not come back before.
     pub(crate) async fn kick(&self, client: Uuid, ban: Option<Duration>) -> Result<bool, StoreError> {
         let known = self.clients().get(client).await?.is_some();
-        let at_ms = now_ms();
+        let at_ms = self.clock().believed_ms();
         // Told even where it is unknown here: it may be connected to another node, under an id that was never saved.
         let note = match ban {
             Some(ban) => {
@@ -69,6 +69,6 @@ impl Hub {
 
     /// Whether what a token grants is worth nothing any more.
     pub(crate) fn is_revoked(&self, grant: &Grant) -> bool {
-        self.0.barred.is_revoked(grant, now_ms())
+        self.0.barred.is_revoked(grant, self.clock().earliest_ms())
     }
 }

@@ -27,8 +27,13 @@ impl Hub {
     /// The bounds to judge a cursor by. One that this process does not know may be another node's, of events that have
     /// not come here yet: then the store itself is asked.
     pub(crate) async fn bounds_for(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
-        let bounds = self.bounds();
+        let (bounds, cursor) = (self.bounds(), self.translate(cursor));
         if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh(cursor).await }
+    }
+
+    /// The same place in the present log, for a cursor of one that this was restored from.
+    pub(crate) fn translate(&self, cursor: Cursor) -> Cursor {
+        self.0.store.translate(cursor)
     }
 
     /// Turns where to start into a cursor, with the gap to be told first. A search goes in bounded steps; after each, `pause` is
@@ -39,6 +44,10 @@ impl Hub {
         patterns: &PatternSet,
         pause: impl AsyncFn(u64) -> Result<(), StoreError>,
     ) -> Result<Start, StoreError> {
+        let from = match from {
+            From::Cursor(cursor) => From::Cursor(self.translate(cursor)),
+            other => other,
+        };
         let bounds = match from {
             From::Cursor(cursor) => self.bounds_for(cursor).await?,
             _ => self.bounds(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
+use crate::clock::Moment;
 use crate::cursor::Position;
 use crate::event::{Draft, PayloadDigest, Publisher};
 use crate::topic::Topic;
@@ -30,7 +31,13 @@ pub(crate) struct Repeat {
     pub(crate) differs: bool,
 }
 
+/// A step of the wall clock that the window follows, in milliseconds. Less than a key's age may be off by; more than two threads' readings differ by.
+const STEP_MS: u64 = 1000;
+
 /// The window: a key is topic and id together.
+///
+/// It counts from now, whatever the clock did since a key was stored: a clock that is set back makes no key older than its arrival, and one
+/// that jumps ahead ages none.
 #[derive(Debug)]
 pub(crate) struct DedupeWindow {
     window_ms: u64,
@@ -39,8 +46,10 @@ pub(crate) struct DedupeWindow {
     firsts: HashMap<Key, First>,
     /// How many keys of each publisher are known that is counted.
     by_publisher: HashMap<Publisher, usize>,
-    /// In order of entry. The time of day may step back, so the order of expiry is only nearly that of entry.
+    /// In order of entry; and of time, up to [`STEP_MS`].
     by_age: VecDeque<(u64, Key)>,
+    /// When keys were last forgotten.
+    seen: Option<Moment>,
 }
 
 impl DedupeWindow {
@@ -48,7 +57,7 @@ impl DedupeWindow {
     pub(crate) fn new(window: Duration, keys_max: usize, publisher_keys_max: usize) -> Self {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         let (firsts, by_publisher, by_age) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Self { window_ms, keys_max, publisher_keys_max, firsts, by_publisher, by_age }
+        Self { window_ms, keys_max, publisher_keys_max, firsts, by_publisher, by_age, seen: None }
     }
 
     /// What `draft` repeats, if it does.
@@ -84,6 +93,7 @@ impl DedupeWindow {
             *keys += 1;
         }
         let key = (draft.topic().clone(), id.clone());
+        self.arrived_by(draft.time_ms());
         self.firsts.insert(key.clone(), First { position, digest: Some(draft.payload_digest()), publisher });
         self.by_age.push_back((draft.time_ms(), key));
         Ok(())
@@ -135,13 +145,31 @@ impl DedupeWindow {
     }
 
     /// Forgets keys that are older than the window.
-    pub(crate) fn expire(&mut self, now_ms: u64) {
+    pub(crate) fn expire(&mut self, now: &Moment) {
+        if let Some(seen) = self.seen.replace(*now) {
+            let by_boot_clock = seen.wall_ms.saturating_add(now.boot_ms.saturating_sub(seen.boot_ms));
+            let ahead_ms = now.wall_ms.saturating_sub(by_boot_clock);
+            if ahead_ms > STEP_MS {
+                self.by_age
+                    .iter_mut()
+                    .for_each(|(time_ms, _)| *time_ms = time_ms.saturating_add(ahead_ms).min(now.wall_ms));
+            }
+        }
+        self.arrived_by(now.wall_ms);
         while let Some((time_ms, key)) = self.by_age.front()
-            && now_ms.saturating_sub(*time_ms) > self.window_ms
+            && now.wall_ms.saturating_sub(*time_ms) > self.window_ms
         {
             let forgotten = self.firsts.remove(key);
             self.by_age.pop_front();
             self.give_back(forgotten);
+        }
+    }
+
+    /// Every key has arrived by `now_ms`. One that was stored while the clock was ahead would else stay, and hold all behind it, until its
+    /// time has come.
+    fn arrived_by(&mut self, now_ms: u64) {
+        if self.by_age.back().is_some_and(|(time_ms, _)| *time_ms > now_ms.saturating_add(STEP_MS)) {
+            self.by_age.iter_mut().for_each(|(time_ms, _)| *time_ms = (*time_ms).min(now_ms));
         }
     }
 }
@@ -166,7 +194,7 @@ mod tests {
         assert_eq!(window.find(&draft("b", "2", 9)), None);
         window.undo_from(Position(3));
         assert_eq!(window.find(&draft("b", "1", 9)), None);
-        window.expire(101);
+        window.expire(&Moment::at(101));
         assert_eq!(window.find(&draft("a", "1", 101)), None);
         assert_eq!(window.find(&draft("a", "2", 101)), Some(Repeat { position: Position(2), differs: false }));
     }
@@ -187,6 +215,7 @@ mod tests {
         window.restore(("b".parse().unwrap(), "k".into()), 0, Position(2), None);
         assert!(!window.find(&draft("b", "k", 0)).unwrap().differs, "what is not known is not said");
     }
+
     #[test]
     fn a_publisher_fills_its_share_and_no_more() {
         let publisher = |number| Some(Publisher(std::num::NonZeroU64::new(number).unwrap()));
@@ -202,9 +231,44 @@ mod tests {
         window.undo_from(Position(2));
         window.insert(&draft("2", 1, 60), Position(2)).unwrap();
         assert!(window.insert(&draft("4", 1, 60), Position(3)).is_err());
-        window.expire(101);
+        window.expire(&Moment::at(101));
         window.insert(&draft("4", 1, 101), Position(3)).unwrap();
-        window.expire(1000);
+        window.expire(&Moment::at(1000));
         assert!(window.by_publisher.is_empty());
+    }
+
+    #[test]
+    fn a_key_of_the_future_leaves_the_window_as_any_other() {
+        let mut window = DedupeWindow::new(Duration::from_secs(2), 100, 100);
+        window.insert(&draft("a", "ahead", 3_600_000), Position(1)).unwrap();
+        // The clock is set right before anything else is seen.
+        window.insert(&draft("a", "right", 10_000), Position(2)).unwrap();
+        window.expire(&Moment::at(12_000));
+        assert_eq!(window.find(&draft("a", "ahead", 0)).map(|repeat| repeat.position), Some(Position(1)));
+        window.expire(&Moment::at(12_001));
+        assert!(window.firsts.is_empty() && window.by_age.is_empty());
+        // Nothing comes after it: time goes by all the same.
+        window.insert(&draft("a", "ahead", 3_600_000), Position(3)).unwrap();
+        window.expire(&Moment::at(13_000));
+        window.expire(&Moment::at(15_001));
+        assert!(window.firsts.is_empty());
+    }
+
+    #[test]
+    fn a_jump_ahead_ages_no_key() {
+        let mut window = DedupeWindow::new(Duration::from_secs(2), 100, 100);
+        let at = |wall_ms, boot_ms| Moment { boot_ms, ..Moment::at(wall_ms) };
+        window.expire(&at(10_000, 500));
+        window.insert(&draft("a", "1", 10_000), Position(1)).unwrap();
+        window.expire(&at(11_000, 1500));
+        // An hour ahead, a second later; one more came since.
+        window.insert(&draft("a", "2", 3_611_700), Position(2)).unwrap();
+        window.expire(&at(3_612_000, 2500));
+        assert_eq!(window.find(&draft("a", "1", 0)).map(|repeat| repeat.position), Some(Position(1)));
+        window.expire(&at(3_613_000, 3500));
+        assert_eq!(window.find(&draft("a", "1", 0)), None);
+        assert_eq!(window.find(&draft("a", "2", 0)).map(|repeat| repeat.position), Some(Position(2)));
+        window.expire(&at(3_614_001, 4501));
+        assert!(window.firsts.is_empty());
     }
 }

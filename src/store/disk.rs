@@ -16,33 +16,41 @@
 //!
 //! The order of things after a commit: what readers need (topics, marks, bounds), then the feed, then the answers.
 
+mod ancestors;
 mod backup;
 mod chores;
 mod clients;
 mod fault;
 mod file;
+mod handle;
+mod health;
 mod last;
 mod lock;
 mod notes;
+mod presence;
 mod queue;
 mod reader;
 mod rows;
 mod schema;
+mod times;
 mod trim;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::{BoxFuture, WeakShared, ready, try_join3};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use self::ancestors::Ancestors;
 use self::clients::{ClientJob, ClientsFile};
+use self::handle::{ONE, WriterHandle, ask};
+use self::health::ANSWER_MAX;
 use self::lock::DirectoryLock;
 use self::notes::{NoteJob, NotesFile};
 use self::queue::{Load, Queue};
@@ -54,7 +62,8 @@ use super::{
     Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
     Store, StoreError, StoreOptions,
 };
-use crate::cursor::Position;
+use crate::clock::{self, LastRun, Moment};
+use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::segment::matching_topics;
 // `lock` is the directory's here.
@@ -72,12 +81,17 @@ const READERS: usize = 3;
 #[derive(Debug)]
 pub struct DiskStore {
     shared: Arc<Shared>,
-    appends: Arc<Queue<Job>>,
+    appends: WriterHandle<Job>,
     reads: Arc<Queue<ReadJob>>,
-    clients: Arc<Queue<ClientJob>>,
-    notes: Arc<Queue<NoteJob>>,
+    clients: WriterHandle<ClientJob>,
+    notes: WriterHandle<NoteJob>,
+    /// The probe that is under way, while anyone waits for it.
+    probe: Mutex<Option<Probe>>,
     running: Mutex<Option<Running>>,
 }
+
+/// Whether all files could be written, for all that ask at the same time.
+type Probe = WeakShared<BoxFuture<'static, Result<(), StoreError>>>;
 
 /// What there is to wait for at the end.
 #[derive(Debug, Default)]
@@ -95,8 +109,11 @@ struct Shared {
     topics: RwLock<Topics>,
     trims: Mutex<Trims>,
     trims_moved: Condvar,
-    /// The time of day that `maintain` was last called with and that the writer has not seen; 0 for none.
-    maintain_ms: AtomicU64,
+    /// The time that `maintain` was last called with and that the writer has not seen.
+    now: Mutex<Option<Moment>>,
+    ancestors: Ancestors,
+    /// As it was opened.
+    last_run: Option<LastRun>,
     everything: PatternSet,
 }
 
@@ -132,20 +149,28 @@ impl DiskStore {
     /// Opens the log in `directory`, creating both where there is none.
     ///
     /// Reads every topic and the keys of the idempotency window, not the events. A copy that [`backup`] made is
-    /// given a new epoch, which begins at its last position.
+    /// given a new epoch, which begins at its last position; cursors of the log that it copies are good up to there.
     ///
     /// # Errors
     /// [`OpenError::Locked`] where another server holds the directory, [`OpenError::Path`] where a file cannot be used.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self, OpenError> {
-        Self::open_with(directory, options, MARKS_MAX)
+        Self::open_at(directory, options, clock::wall_ms())
     }
 
-    fn open_with(directory: &Path, options: StoreOptions, marks_max: usize) -> Result<Self, OpenError> {
+    /// As [`Self::open`], at a time of day, in milliseconds since the Unix epoch: what keys are still within the window depends on it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(directory: &Path, options: StoreOptions, now_ms: u64) -> Result<Self, OpenError> {
+        Self::open_with(directory, options, MARKS_MAX, now_ms)
+    }
+
+    fn open_with(directory: &Path, options: StoreOptions, marks_max: usize, now_ms: u64) -> Result<Self, OpenError> {
         lock::create_directory(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
         let mut clients_file = ClientsFile::open(directory, &options)?;
         let mut notes_file = NotesFile::open(directory, &options)?;
-        let mut opened = schema::open(directory, &options, marks_max, &mut clients_file, &mut notes_file)?;
+        let mut opened = schema::open(directory, &options, marks_max, now_ms, &mut clients_file, &mut notes_file)?;
         let log = opened.log;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
@@ -154,17 +179,21 @@ impl DiskStore {
             topics: RwLock::new(std::mem::take(&mut opened.topics)),
             trims: Mutex::new(Trims { floor: log.floor, marks: std::mem::take(&mut opened.marks) }),
             trims_moved: Condvar::new(),
-            maintain_ms: AtomicU64::new(0),
+            now: Mutex::new(None),
+            ancestors: std::mem::take(&mut opened.ancestors),
+            last_run: opened.times.last_run(),
             everything: PatternSet::everything(),
         });
-        let (appends, reads) = (Arc::new(writer::queue()), Arc::new(reader::queue()));
-        let (clients, notes) = (Arc::new(clients::queue()), Arc::new(notes::queue()));
+        let appends = WriterHandle::new(writer::queue(), "events.db", directory);
+        let clients = WriterHandle::new(clients::queue(), "clients.db", directory);
+        let notes = WriterHandle::new(notes::queue(), "notes.db", directory);
+        let reads = Arc::new(reader::queue());
         let mut connections = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             connections.push(schema::open_reader(directory)?);
         }
-        let writer = Writer::new(opened, shared.clone());
-        let store = Self { shared, appends, reads, clients, notes, running: Mutex::new(None) };
+        let writer = Writer::new(opened, shared.clone(), appends.health.clone());
+        let store = Self { shared, appends, reads, clients, notes, probe: Mutex::new(None), running: Mutex::new(None) };
         store.start(writer, connections, clients_file, notes_file, lock)?;
         Ok(store)
     }
@@ -182,19 +211,19 @@ impl DiskStore {
         let running = running.insert(Running::default());
         // Whoever writes holds the lock, so it is let go of when the last of them is done, whoever waits for that.
         let lock = Arc::new(lock);
-        let (queue, held) = (self.appends.clone(), lock.clone());
+        let (queue, held) = (self.appends.queue.clone(), lock.clone());
         running.writers.push(self.spawn("log-writer", move || {
             writer.run(&queue);
             drop(held);
         })?);
-        let (queue, held) = (self.clients.clone(), lock.clone());
+        let (queue, health, held) = (self.clients.queue.clone(), self.clients.health.clone(), lock.clone());
         running.writers.push(self.spawn("log-clients", move || {
-            clients_file.run(&queue);
+            clients_file.run(&queue, &health);
             drop(held);
         })?);
-        let queue = self.notes.clone();
+        let (queue, health) = (self.notes.queue.clone(), self.notes.health.clone());
         running.writers.push(self.spawn("log-notes", move || {
-            notes_file.run(&queue);
+            notes_file.run(&queue, &health);
             drop(lock);
         })?);
         for connection in connections {
@@ -212,9 +241,9 @@ impl DiskStore {
     /// Takes no more work; what was accepted is still done. What to wait for, the first time.
     fn stop(&self) -> Option<Running> {
         self.reads.close();
-        self.appends.close();
-        self.clients.close();
-        self.notes.close();
+        self.appends.queue.close();
+        self.clients.queue.close();
+        self.notes.queue.close();
         held(&self.running).take()
     }
 }
@@ -239,27 +268,11 @@ impl Drop for DiskStore {
     }
 }
 
-/// Queues a job with a way to answer it.
-fn ask<J, T: Send + 'static>(
-    queue: &Queue<J>,
-    load: Load,
-    job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
-) -> BoxFuture<'static, Result<T, StoreError>> {
-    let (reply, answer) = oneshot::channel();
-    match queue.push(job(reply), load) {
-        Ok(()) => {
-            answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable("it has stopped")))).boxed()
-        }
-        Err(error) => ready(Err(error)).boxed(),
-    }
-}
-
-const ONE: Load = Load { items: 1, bytes: 0 };
-
 impl Store for DiskStore {
     fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
         let load = Load { items: drafts.len() as u64, bytes: drafts.iter().map(Draft::cost_bytes).sum() };
-        ask(&self.appends, load, |reply| Job::Append(drafts, reply))
+        let asked = Instant::now();
+        self.appends.ask(load, |reply| Job::Append(drafts, asked, reply))
     }
 
     fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
@@ -271,7 +284,7 @@ impl Store for DiskStore {
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
-        if self.appends.push_always(Job::Follow(after, feed)).is_err() {
+        if self.appends.queue.push_always(Job::Follow(after, feed)).is_err() {
             tracing::debug!("the log is shut down: nothing to follow");
         }
     }
@@ -282,15 +295,15 @@ impl Store for DiskStore {
 
     fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
         let load = Load { items: records.len() as u64, bytes: 0 };
-        ask(&self.clients, load, |reply| ClientJob::Save(records, reply))
+        self.clients.ask(load, |reply| ClientJob::Save(records, reply))
     }
 
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
-        ask(&self.clients, ONE, |reply| ClientJob::Load(client, reply))
+        self.clients.ask(ONE, |reply| ClientJob::Load(client, reply))
     }
 
     fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
-        ask(&self.notes, notes::load(&note), |reply| NoteJob::Save(note, reply))
+        self.notes.ask(notes::load(&note), |reply| NoteJob::Save(note, reply))
     }
 
     fn take_note(
@@ -299,24 +312,50 @@ impl Store for DiskStore {
         key: String,
         now_ms: u64,
     ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
-        ask(&self.notes, ONE, |reply| NoteJob::Take(kind, key, now_ms, reply))
+        self.notes.ask(ONE, |reply| NoteJob::Take(kind, key, now_ms, reply))
     }
 
     fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
         let (done, told) = mpsc::sync_channel(1);
-        if self.notes.push_always(NoteJob::Watch(sink, done)).is_ok() {
+        if self.notes.queue.push_always(NoteJob::Watch(sink, done)).is_ok() {
             // Once, at start. Where the thread has died of a bug, it has said so itself.
             let _ = told.recv();
         }
     }
 
-    fn maintain(&self, now_ms: u64) {
-        // One message at a time, however late the writer is. None is taken once it is shut down, and none is needed.
-        if self.shared.maintain_ms.swap(now_ms, Ordering::AcqRel) == 0 {
-            let _ = self.appends.push_always(Job::Maintain);
+    fn translate(&self, cursor: Cursor) -> Cursor {
+        self.shared.ancestors.translate(cursor, self.shared.bounds().epoch)
+    }
+
+    fn ready(&self) -> BoxFuture<'static, Result<(), StoreError>> {
+        // However many ask, one probe is under way: a file is written once for all of them.
+        let mut probe = held(&self.probe);
+        if let Some(under_way) = probe.as_ref().and_then(WeakShared::upgrade) {
+            return under_way.boxed();
         }
-        let _ = self.clients.push_always(ClientJob::Expire(now_ms));
-        let _ = self.notes.push_always(NoteJob::Expire(now_ms));
+        let files = try_join3(
+            self.appends.probe(Job::Probe),
+            self.clients.probe(ClientJob::Probe),
+            self.notes.probe(NoteJob::Probe),
+        );
+        let new = files.map(|ready| ready.map(drop)).boxed().shared();
+        *probe = new.downgrade();
+        new.boxed()
+    }
+
+    fn last_run(&self) -> Option<LastRun> {
+        self.shared.last_run
+    }
+
+    fn maintain(&self, now: Moment) {
+        // One message at a time, however late the writer is. None is taken once it is shut down, and none is needed.
+        if held(&self.shared.now).replace(now).is_none() {
+            let _ = self.appends.queue.push_always(Job::Maintain);
+        }
+        if now.removes {
+            let _ = self.clients.queue.push_always(ClientJob::Expire(now.earliest_ms()));
+        }
+        let _ = self.notes.queue.push_always(NoteJob::Expire(now.earliest_ms()));
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -330,7 +369,12 @@ impl Store for DiskStore {
         if let Err(error) = waiting {
             tracing::warn!(%error, "nobody can wait for the log to close; it closes by itself");
         }
-        closed.map(drop).boxed()
+        async move {
+            if tokio::time::timeout(ANSWER_MAX, closed).await.is_err() {
+                tracing::warn!("the disk does not answer: the log is left as it is; what was acknowledged is in it");
+            }
+        }
+        .boxed()
     }
 }
 
@@ -343,7 +387,7 @@ mod tests {
     use crate::store::Retention;
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
     }
 
     fn publish(store: &DiskStore, topic: &str) {
@@ -378,7 +422,7 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let retention = Retention { events_max: Some(5), ..Retention::default() };
             let options = StoreOptions { retention, ..StoreOptions::default() };
-            let store = DiskStore::open_with(home.path(), options, marks_at_first).unwrap();
+            let store = DiskStore::open_with(home.path(), options, marks_at_first, 0).unwrap();
             // Its mark is among the oldest, but it has an event again.
             publish(&store, "back");
             for n in 1..=29 {
@@ -389,7 +433,7 @@ mod tests {
             drop(store);
             let mut folded = None;
             for _ in 0..2 {
-                let store = DiskStore::open_with(home.path(), options, MARKS).unwrap();
+                let store = DiskStore::open_with(home.path(), options, MARKS, 0).unwrap();
                 topics_come_down_to(&store, MARKS + 5);
                 let floor = held(&store.shared.trims).marks.folded();
                 assert!(floor > Position(30) && *folded.get_or_insert(floor) == floor);
@@ -404,7 +448,7 @@ mod tests {
                 assert_eq!(read(&store, ">", 0).events.len(), 5);
             }
             // What was forgotten can come back.
-            let store = DiskStore::open_with(home.path(), options, MARKS).unwrap();
+            let store = DiskStore::open_with(home.path(), options, MARKS, 0).unwrap();
             publish(&store, "t.1");
             assert_eq!(read(&store, "t.1", 88).events.len(), 1);
         }

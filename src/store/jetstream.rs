@@ -48,6 +48,7 @@ use super::{
     Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
     Store, StoreError, StoreOptions,
 };
+use crate::clock::Moment;
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::sync::lock;
@@ -201,10 +202,10 @@ impl Store for JetStreamStore {
     }
 
     /// JetStream trims by itself, by its own clock; what it has trimmed is asked here.
-    fn maintain(&self, _: u64) {
+    fn maintain(&self, now: Moment) {
         let parts = self.parts.clone();
         self.runtime.spawn(async move {
-            parts.notes.expire();
+            parts.notes.expire(&now);
             if parts.node.is_up()
                 && let Err(error) = parts.node.look().await
             {

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use uuid::Uuid;
 
+use super::arrivals::Arrivals;
 use super::client_table::ClientTable;
 use super::dedupe::DedupeWindow;
 use super::marks::TrimMarks;
@@ -16,6 +17,7 @@ use super::{
     Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Note, NoteKind, NoteSink, Page, ReadRequest,
     Retention, Store, StoreError, StoreOptions,
 };
+use crate::clock::Moment;
 use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
 use crate::segment::Segment;
@@ -38,6 +40,9 @@ struct Log {
     segment: Segment,
     last: Position,
     floor: Position,
+    /// The newest event's, whatever has been trimmed since.
+    last_ms: u64,
+    arrivals: Arrivals,
     marks: TrimMarks,
     dedupe: DedupeWindow,
     feed: Option<Arc<dyn Feed>>,
@@ -59,6 +64,8 @@ impl MemoryStore {
             segment: Segment::default(),
             last: Position::ZERO,
             floor: Position::ZERO,
+            last_ms: 0,
+            arrivals: Arrivals::default(),
             marks: TrimMarks::default(),
             dedupe: DedupeWindow::new(
                 options.dedupe_window,
@@ -84,7 +91,7 @@ impl Log {
         let after = self.last;
         let mut outcomes = Vec::with_capacity(drafts.len());
         let mut events = Vec::with_capacity(drafts.len());
-        let mut next = after;
+        let (mut next, mut last_ms) = (after, self.last_ms);
         for draft in drafts {
             if let Some(repeat) = self.dedupe.find(&draft) {
                 outcomes.push(Appended::repeated(repeat));
@@ -96,9 +103,12 @@ impl Log {
                 return Err(error);
             }
             outcomes.push(Appended::new(next));
+            let draft = draft.not_before(last_ms);
+            last_ms = draft.time_ms();
+            self.arrivals.push(last_ms);
             events.push(Arc::new(draft.at(self.epoch, next)));
         }
-        self.last = next;
+        (self.last, self.last_ms) = (next, last_ms);
         for event in &events {
             self.segment.push(event.clone());
         }
@@ -118,11 +128,17 @@ impl Log {
         self.marks.fold();
     }
 
-    fn trim_by_age(&mut self, retention: &Retention, now_ms: u64) {
-        let Some(age_max) = retention.age_max else { return };
-        let oldest_ms = now_ms.saturating_sub(u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX));
+    fn trim_by_age(&mut self, retention: &Retention, now: &Moment) {
+        self.arrivals.note(self.last, now);
+        let Some(age_max) = retention.age_max.filter(|_| now.removes) else { return };
+        let oldest_ms = now.wall_ms.saturating_sub(u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX));
         let floor = self.floor;
-        while self.segment.front().is_some_and(|event| event.time_ms() < oldest_ms) && self.trim_oldest() {}
+        let arrived_ms = |log: &Self| {
+            let oldest = log.segment.front()?;
+            Some(log.arrivals.time_ms(oldest.position(), oldest.time_ms()))
+        };
+        while arrived_ms(self).is_some_and(|arrived_ms| arrived_ms < oldest_ms) && self.trim_oldest() {}
+        self.arrivals.trim(self.floor);
         if self.floor != floor {
             self.marks.fold();
             self.tell(self.last, Vec::new());
@@ -201,14 +217,18 @@ impl Store for MemoryStore {
         lock(&self.notes).watch(sink);
     }
 
-    fn maintain(&self, now_ms: u64) {
+    fn maintain(&self, now: Moment) {
         let mut log = self.log();
-        log.dedupe.expire(now_ms);
-        log.trim_by_age(&self.options.retention, now_ms);
+        log.dedupe.expire(&now);
+        log.trim_by_age(&self.options.retention, &now);
         drop(log);
+        let now_ms = now.earliest_ms();
+        lock(&self.notes).expire(now_ms);
+        if !now.removes {
+            return;
+        }
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         lock(&self.clients).expire(now_ms.saturating_sub(idle_max_ms));
-        lock(&self.notes).expire(now_ms);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

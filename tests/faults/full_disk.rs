@@ -97,13 +97,18 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let mut newcomer = Items::open(&address, "sse", "topic=fill.*&last=1").await.expect("open");
     let (last, _) = filler.stored[filler.stored.len() - 1];
     assert_eq!(wire::position(&newcomer.news().await["cursor"]), last);
-    for path in ["/readyz", "/v1/info", "/v1/clients"] {
+    // Not ready, as long as no publish can succeed.
+    let readiness = wire::get(&address, "/readyz").await.expect("an answer");
+    assert_eq!((readiness.status(), readiness.code().as_str()), (503, "disk_full"));
+    for path in ["/healthz", "/v1/info", "/v1/clients"] {
         assert_eq!(wire::get(&address, path).await.expect("an answer").status(), 200, "{path}");
     }
 
     // Room again: nothing has to be restarted, and nothing has been lost.
     fs::remove_file(&ballast).expect("the ballast goes");
     crate::until("publishing goes on", async || filler.publish(150_000).await).await;
+    crate::until("it is ready", async || wire::get(&address, "/readyz").await.expect("an answer").status() == 200)
+        .await;
     let (position, number) = filler.stored[filler.stored.len() - 1];
     for (transport, items) in &mut readers {
         if *transport != "iframe" {

@@ -3,6 +3,7 @@
 //! Each test keeps a ledger of its own of what it was promised, and holds the server to it. Randomness comes from a seed
 //! that is printed; `FAULTS_SEED=n` runs the same again, as far as other processes' timing allows.
 
+mod clocks;
 mod commands;
 mod directory;
 mod drain;
@@ -15,6 +16,10 @@ mod full_disk;
 mod jwt;
 mod kill;
 mod ledger;
+#[path = "../support/preload.rs"]
+#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
+mod preload;
+mod sick_disk;
 mod slow;
 #[path = "../support/small.rs"]
 mod small;

@@ -163,6 +163,11 @@ impl Server {
         self.directory.path()
     }
 
+    /// The same, kept for as long as this is.
+    pub fn home(&self) -> Arc<tempfile::TempDir> {
+        self.directory.clone()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).expect("the server is there to be signalled");

@@ -22,7 +22,6 @@ use super::shake_hands;
 use crate::auth::Rights;
 use crate::clients::Connecting;
 use crate::delivery::{Delivery, Plan, Start};
-use crate::hub::now_ms;
 use crate::limits::{OutboundBudget, Permit, Scanner};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
@@ -62,7 +61,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner
         rights,
         address,
         attempt: None,
-        now_ms: now_ms(),
+        now_ms: hub.clock().believed_ms(),
     });
     let plan = Plan {
         framing: Framing::SocketControl,
@@ -76,7 +75,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner
     };
     let seat = call.state.worker().seat(&patterns);
     let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
-    delivery.set_expiry(expiry(rights));
+    delivery.set_expiry(expiry(hub, rights));
     Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner))
 }
 

@@ -25,7 +25,7 @@ use crate::clients;
 use crate::cursor::Cursor;
 use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
-use crate::hub::{From, Hub, now_ms};
+use crate::hub::{From, Hub};
 use crate::limits::{LimitError, Limits, RateKey};
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
@@ -187,7 +187,7 @@ impl Context {
         let message: Renewal = parse(text)?;
         // To verify a signature is the dear part of another connection, and its pace is the same.
         self.paced(self.limits.connect(&self.key))?;
-        let now_ms = now_ms();
+        let now_ms = self.hub.clock().wall_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
         check_still_good(&self.hub, &rights)?;
@@ -195,7 +195,7 @@ impl Context {
             return Err(ApiError::forbidden("the new token is of another subject (sub): open another socket for it"));
         }
         check_subscribe(&rights, driver.delivery.patterns())?;
-        driver.delivery.set_expiry(expiry(&rights));
+        driver.delivery.set_expiry(expiry(&self.hub, &rights));
         if let Some(registration) = &driver.registration {
             registration.connection.set_grant(grant.clone());
         }
@@ -264,6 +264,7 @@ impl Context {
     /// A cursor that is not known here may be another node's, of events that have not come here yet.
     fn ask_for(&self, message: &Subscribe, driver: &Driver) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
         let Ok(From::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
+        let cursor = self.hub.translate(cursor);
         if !driver.delivery.patterns().is_empty() || gap_at(cursor, &self.hub.bounds()).is_none() {
             return None;
         }
@@ -299,7 +300,10 @@ impl Context {
         let bounds = self.hub.bounds();
         let at = |position| Start::at(Cursor::new(bounds.epoch, position));
         match from {
-            Some(From::Cursor(cursor)) => Some(Start { cursor, gap: gap_at(cursor, &bounds) }),
+            Some(From::Cursor(cursor)) => {
+                let cursor = self.hub.translate(cursor);
+                Some(Start { cursor, gap: gap_at(cursor, &bounds) })
+            }
             Some(From::Earliest) => Some(at(bounds.floor)),
             Some(From::Now | From::Last(_)) => Some(at(bounds.last)),
             None if driver.delivery.is_parked() => None,
@@ -319,7 +323,7 @@ impl Context {
 
     fn ack(&self, text: &str, driver: &Driver) -> Result<Value, ApiError> {
         let message: Ack = parse(text)?;
-        let cursor: Cursor = message.cursor.parse()?;
+        let cursor = self.hub.translate(message.cursor.parse()?);
         let sent = driver.delivery.cursor();
         if cursor.epoch == sent.epoch && cursor.position > sent.position {
             return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
@@ -327,7 +331,13 @@ impl Context {
         self.check_here(driver)?;
         // Also what it was moved over without a word.
         driver.note_sent();
-        let ack = clients::Ack { client: self.client, cursor, log: sent.epoch, rights: &self.rights, now_ms: now_ms() };
+        let ack = clients::Ack {
+            client: self.client,
+            cursor,
+            log: sent.epoch,
+            rights: &self.rights,
+            now_ms: self.hub.clock().believed_ms(),
+        };
         let remembered = self.hub.clients().acknowledge(ack)?;
         Ok(json!({ "cursor": remembered }))
     }

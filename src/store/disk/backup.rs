@@ -59,8 +59,8 @@ pub enum BackupError {
 ///
 /// The copy is the log as of one moment; meanwhile appends go on, and the write-ahead log grows by what they write.
 /// It is one file. Put into an empty data directory as `events.db`, it is a log with a new epoch that begins at its
-/// last position, so that clients which were further are told of a gap; a plain copy of the directory of a stopped
-/// server would keep the epoch, and they would not.
+/// last position, so that clients which were further are told of a gap, and others go on where they were; a plain copy of the directory
+/// of a stopped server would keep the epoch, and those further would not be told.
 ///
 /// # Errors
 /// [`BackupError`]; `file` does not exist then, unless it did before.

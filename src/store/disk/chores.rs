@@ -87,7 +87,7 @@ impl Chores {
 impl Writer {
     /// Whether there is more to do, so that the queue is not waited for.
     pub(super) fn has_chores(&self) -> bool {
-        !self.chores.stalled && (self.trim_is_due() || self.chores.any())
+        !self.chores.stalled && (self.trim_is_due() || self.chores.any() || self.times.is_due(false))
     }
 
     /// A slice of each.
@@ -103,6 +103,9 @@ impl Writer {
     }
 
     fn try_chores(&mut self) -> rusqlite::Result<()> {
+        if self.times.is_due(false) {
+            self.times.store(&self.db)?;
+        }
         self.forget_slice()?;
         self.keys_slice()?;
         self.vacuum_slice()
@@ -203,6 +206,15 @@ impl Writer {
     /// Makes room in the write-ahead log; whether it worked.
     pub(super) fn checkpoint_fully(&self) -> bool {
         truncate(&self.db, WAL_WAIT).unwrap_or(false)
+    }
+
+    /// Notes when this run ends: a start soon after then sees the smallest jump.
+    pub(super) fn store_times_at_end(&mut self) {
+        if self.times.is_due(true)
+            && let Err(error) = self.times.store(&self.db)
+        {
+            tracing::warn!(%error, "when the log was last in use could not be stored; a jump of the clock until the next start may go unnoticed");
+        }
     }
 
     /// Leaves everything in one file.

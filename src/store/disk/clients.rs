@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use super::fault::{open_error, store_error};
 use super::file;
+use super::health::Health;
+use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::schema::{integer, parsed, position};
 use crate::cursor::Cursor;
@@ -46,6 +48,8 @@ pub(super) enum ClientJob {
     Save(Vec<ClientRecord>, Saved),
     Load(Uuid, oneshot::Sender<Result<Option<ClientRecord>, StoreError>>),
     Expire(u64),
+    /// Writes something, to see whether that succeeds.
+    Probe(oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// Who waits until records are saved.
@@ -67,6 +71,7 @@ pub(super) struct ClientsFile {
     directory: PathBuf,
     options: StoreOptions,
     weights: Weights,
+    presence: Presence,
 }
 
 /// How much is remembered, in all and of each share.
@@ -125,11 +130,12 @@ impl ClientsFile {
         };
         let db = file::open(&path, file::SYNCED, VERSION, step)?;
         let weights = Weights::read(&db).map_err(|error| open_error(&path, error))?;
-        Ok(Self { db, directory: directory.to_owned(), options: *options, weights })
+        let presence = Presence::of(&path);
+        Ok(Self { db, directory: directory.to_owned(), options: *options, weights, presence })
     }
 
     /// Works the queue until it is closed.
-    pub(super) fn run(mut self, queue: &Queue<ClientJob>) {
+    pub(super) fn run(mut self, queue: &Queue<ClientJob>, health: &Health) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, true) {
             let mut saves = Vec::new();
@@ -137,30 +143,42 @@ impl ClientsFile {
                 match job {
                     ClientJob::Save(records, reply) => saves.push((records, reply)),
                     ClientJob::Load(client, reply) => {
-                        self.save(std::mem::take(&mut saves));
+                        self.save(std::mem::take(&mut saves), health);
                         let found = self.load(client).map_err(|error| store_error(&error, &self.directory));
                         // Whoever asked may have gone; so below.
                         let _ = reply.send(found);
                     }
+                    ClientJob::Probe(reply) => {
+                        let _ = reply.send(self.probe(health));
+                    }
                     ClientJob::Expire(now_ms) => {
-                        self.save(std::mem::take(&mut saves));
+                        self.save(std::mem::take(&mut saves), health);
                         if let Err(error) = self.expire(now_ms) {
                             tracing::warn!(%error, "clients that were long away could not be forgotten; it is tried again");
                         }
                     }
                 }
             }
-            self.save(saves);
+            self.save(saves, health);
         }
     }
 
-    fn save(&mut self, saves: Vec<(Vec<ClientRecord>, Saved)>) {
+    fn probe(&mut self, health: &Health) -> Result<(), StoreError> {
+        health.probe(|| {
+            let written = file::probe(&self.db).map_err(|error| store_error(&error, &self.directory));
+            self.presence.check().and(written)
+        })
+    }
+
+    fn save(&mut self, saves: Vec<(Vec<ClientRecord>, Saved)>, health: &Health) {
         if saves.is_empty() {
             return;
         }
-        let outcome = self
-            .write(saves.iter().flat_map(|(records, _)| records))
-            .map_err(|error| store_error(&error, &self.directory));
+        let outcome = health.watch(|| {
+            let records = saves.iter().flat_map(|(records, _)| records);
+            let written = self.write(records).map_err(|error| store_error(&error, &self.directory));
+            self.presence.check().and(written)
+        });
         for (_, reply) in saves {
             let _ = reply.send(outcome.clone());
         }

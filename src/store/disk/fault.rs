@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Error, ErrorCode};
 
-use crate::store::{OpenError, StoreError};
+use crate::store::{DiskFault, OpenError, StoreError};
 
 /// The error of an operation on a file in `directory`.
 pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
@@ -14,6 +14,13 @@ pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
         // Some calls (fsync, growing the shared memory, creating a file) say only that they failed.
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if is_full(directory) => StoreError::Full,
         Some(ErrorCode::DatabaseBusy) => StoreError::Busy("another process holds the data directory's files"),
+        Some(ErrorCode::ReadOnly) => DiskFault::ReadOnly.into(),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+            // Their words are for the log: they name files. SQLite does not say that a file system has become read-only.
+            let fault = if is_read_only(directory) { DiskFault::ReadOnly } else { DiskFault::Io };
+            tracing::debug!(%error, directory = %directory.display(), "SQLite failed");
+            fault.into()
+        }
         _ => StoreError::unavailable(error),
     }
 }
@@ -29,7 +36,16 @@ pub(super) fn open_error(path: &Path, reason: impl std::fmt::Display) -> OpenErr
 }
 
 /// Whether a small file finds no room in `directory`. SQLite's own error number is out of reach without unsafe code.
-fn is_full(directory: &Path) -> bool {
+pub(super) fn is_full(directory: &Path) -> bool {
+    probe(directory).is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+fn is_read_only(directory: &Path) -> bool {
+    probe(directory).is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Writes a small file and removes it again.
+fn probe(directory: &Path) -> std::io::Result<()> {
     const PROBE_BYTES: usize = 64 * 1024;
     let path = directory.join(".room");
     let written = std::fs::File::create(&path).and_then(|mut file| {
@@ -38,5 +54,5 @@ fn is_full(directory: &Path) -> bool {
     });
     // Nothing depends on the probe's file; it is overwritten by the next one.
     let _ = std::fs::remove_file(&path);
-    written.is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    written
 }

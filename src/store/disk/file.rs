@@ -40,6 +40,17 @@ pub(super) fn open(
     if found > version { Err(open_error(path, newer(found))) } else { Ok(db) }
 }
 
+/// Writes a page of a file without changing what is in it, to see whether a write succeeds.
+pub(super) fn probe(db: &Connection) -> rusqlite::Result<()> {
+    if !db.is_autocommit() {
+        db.execute_batch("ROLLBACK")?;
+    }
+    let transaction = db.unchecked_transaction()?;
+    let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
+}
+
 /// A connection that writes; the file is made where there is none.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)

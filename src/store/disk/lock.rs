@@ -8,36 +8,61 @@ use super::fault::open_error;
 use crate::store::OpenError;
 
 /// Held for as long as the directory's files are open. The operating system lets go of it with the process, however that ends.
+///
+/// The lock is on the directory itself, which cannot be deleted without its files, and on a file in it, which says who holds it and keeps
+/// servers away that know no other. A lock on the file alone would be gone with its name.
 #[derive(Debug)]
-pub(super) struct DirectoryLock(File);
+pub(super) struct DirectoryLock {
+    file: File,
+    _directory: Option<File>,
+}
 
 impl DirectoryLock {
     /// Takes the lock of `directory` and leaves the process id in it.
     pub(super) fn acquire(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join("lock");
+        let locked = |file: Option<File>| {
+            let mut holder = String::new();
+            // The name of the holder is a courtesy: without it the message is still right.
+            let _ = file.map(|file| file.take(32).read_to_string(&mut holder));
+            OpenError::Locked { directory: directory.to_owned(), holder: holder.trim().parse().ok() }
+        };
+        let held = lock_directory(directory).map_err(|()| locked(File::open(&path).ok()))?;
         let failed = |error: io::Error| open_error(&path, error);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // The name of the holder is a courtesy: without it the message is still right.
-                let _ = file.take(32).read_to_string(&mut holder);
-                return Err(OpenError::Locked { directory: directory.to_owned(), holder: holder.trim().parse().ok() });
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked(Some(file))),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         // The name is a courtesy to whoever is refused; the lock holds without it.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self(file))
+        Ok(Self { file, _directory: held })
     }
+}
+
+/// Locks the directory itself, unless another process has. `None` where the file system cannot (NFS locks only what is open for writing).
+#[cfg(unix)]
+fn lock_directory(directory: &Path) -> Result<Option<File>, ()> {
+    let Ok(opened) = File::open(directory) else { return Ok(None) };
+    match opened.try_lock() {
+        Ok(()) => Ok(Some(opened)),
+        Err(TryLockError::WouldBlock) => Err(()),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Elsewhere a file that is open cannot be deleted, so that the lock on it is enough.
+#[cfg(not(unix))]
+fn lock_directory(_: &Path) -> Result<Option<File>, ()> {
+    Ok(None)
 }
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         // Closing the file unlocks it, too.
-        let _ = self.0.unlock();
+        let _ = self.file.unlock();
     }
 }
 

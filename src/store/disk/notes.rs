@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use super::fault::{open_error, store_error};
 use super::file;
+use super::health::Health;
+use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::schema::{integer, position};
 use crate::store::notes::too_many;
@@ -38,6 +40,8 @@ pub(super) enum NoteJob {
     /// Who watches, and who waits until it was told of what is kept.
     Watch(Arc<dyn NoteSink>, mpsc::SyncSender<()>),
     Expire(u64),
+    /// Writes something, to see whether that succeeds.
+    Probe(oneshot::Sender<Result<(), StoreError>>),
 }
 
 pub(super) fn queue() -> Queue<NoteJob> {
@@ -61,6 +65,7 @@ pub(super) struct NotesFile {
     notes_max: usize,
     counts: HashMap<NoteKind, usize>,
     sink: Option<Arc<dyn NoteSink>>,
+    presence: Presence,
 }
 
 /// What a transaction has done for a job, to be told once it is durable.
@@ -83,11 +88,12 @@ impl NotesFile {
         };
         let db = file::open(&path, file::SYNCED, VERSION, step)?;
         let counts = count(&db).map_err(|error| open_error(&path, error))?;
-        Ok(Self { db, directory: directory.to_owned(), notes_max: options.notes_max, counts, sink: None })
+        let presence = Presence::of(&path);
+        Ok(Self { db, directory: directory.to_owned(), notes_max: options.notes_max, counts, sink: None, presence })
     }
 
     /// Works the queue until it is closed.
-    pub(super) fn run(mut self, queue: &Queue<NoteJob>) {
+    pub(super) fn run(mut self, queue: &Queue<NoteJob>, health: &Health) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, true) {
             let mut group = Vec::new();
@@ -95,30 +101,45 @@ impl NotesFile {
                 match job {
                     NoteJob::Save(..) | NoteJob::Take(..) => group.push(job),
                     NoteJob::Watch(sink, done) => {
-                        self.write(std::mem::take(&mut group));
+                        self.write(std::mem::take(&mut group), health);
                         self.watch(sink);
                         // Whoever asked does not wait for ever.
                         let _ = done.send(());
                     }
+                    NoteJob::Probe(reply) => {
+                        // Whoever asked may not wait any more.
+                        let _ = reply.send(self.probe(health));
+                    }
                     NoteJob::Expire(now_ms) => {
-                        self.write(std::mem::take(&mut group));
+                        self.write(std::mem::take(&mut group), health);
                         if let Err(error) = self.expire(now_ms) {
                             tracing::warn!(%error, "tickets, bans and revocations that have ended could not be removed; it is tried again");
                         }
                     }
                 }
             }
-            self.write(group);
+            self.write(group, health);
         }
     }
 
+    fn probe(&mut self, health: &Health) -> Result<(), StoreError> {
+        health.probe(|| {
+            let written = file::probe(&self.db).map_err(|error| store_error(&error, &self.directory));
+            self.presence.check().and(written)
+        })
+    }
+
     /// One transaction and one sync; who watches is told before anybody is answered.
-    fn write(&mut self, group: Vec<NoteJob>) {
+    fn write(&mut self, group: Vec<NoteJob>, health: &Health) {
         if group.is_empty() {
             return;
         }
         let counts = self.counts.clone();
-        match self.transact(&group) {
+        let written = health.watch(|| {
+            let outcomes = self.transact(&group).map_err(|error| store_error(&error, &self.directory));
+            self.presence.check().and(outcomes)
+        });
+        match written {
             Ok(outcomes) => {
                 for (job, done) in group.into_iter().zip(outcomes) {
                     self.answer(job, Ok(done));
@@ -126,7 +147,6 @@ impl NotesFile {
             }
             Err(error) => {
                 self.counts = counts;
-                let error = store_error(&error, &self.directory);
                 for job in group {
                     self.answer(job, Err(error.clone()));
                 }
@@ -153,7 +173,7 @@ impl NotesFile {
                     }
                     Done::Taken(taken.filter(|note| *now_ms < note.until_ms))
                 }
-                NoteJob::Watch(..) | NoteJob::Expire(..) => Done::Taken(None),
+                NoteJob::Watch(..) | NoteJob::Expire(..) | NoteJob::Probe(..) => Done::Taken(None),
             });
         }
         transaction.commit()?;
@@ -179,7 +199,7 @@ impl NotesFile {
             NoteJob::Take(.., reply) => {
                 let _ = reply.send(done.map(|done| if let Done::Taken(note) = done { note } else { None }));
             }
-            NoteJob::Watch(..) | NoteJob::Expire(..) => {}
+            NoteJob::Watch(..) | NoteJob::Expire(..) | NoteJob::Probe(..) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::store::StoreError;
 
@@ -55,12 +55,21 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits until there are `jobs` to take, or until `patience` is over. For a queue with one worker.
-    pub(super) fn gather(&self, jobs: usize, patience: Duration) {
-        let mut state = self.state();
+    /// Waits until there are `jobs` to take, until none has come for `quiet`, or until `patience` is over. For a queue with one worker,
+    /// which is not woken before.
+    pub(super) fn gather(&self, jobs: usize, quiet: Duration, patience: Duration) {
+        let (mut state, began) = (self.state(), Instant::now());
         state.wanted = jobs;
-        let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
-        let mut state = self.arrived.wait_timeout_while(state, patience, few).unwrap_or_else(PoisonError::into_inner).0;
+        loop {
+            let queued = state.jobs.len();
+            let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
+            let wait = quiet.min(patience.saturating_sub(began.elapsed()));
+            state = self.arrived.wait_timeout_while(state, wait, few).unwrap_or_else(PoisonError::into_inner).0;
+            let is_quiet = state.jobs.len() == queued;
+            if is_quiet || state.jobs.len() >= jobs || state.closed || began.elapsed() >= patience {
+                break;
+            }
+        }
         state.wanted = 0;
     }
 
@@ -157,6 +166,24 @@ mod tests {
         assert!(matches!(queue.push('e', ONE), Err(StoreError::Busy(_))), "by bytes");
         assert_eq!(queue.take(ALL, true), Some(vec!['c', 'd']));
         assert_eq!(queue.take(ALL, false), Some(vec![]));
+    }
+
+    #[test]
+    fn gathering_ends_with_the_last_of_those_that_are_waited_for() {
+        let queue = std::sync::Arc::new(Queue::new(ALL));
+        let feeder = {
+            let queue = queue.clone();
+            std::thread::spawn(move || (0..5).for_each(|job| queue.push(job, ONE).unwrap()))
+        };
+        let never = Duration::from_secs(3600);
+        queue.gather(5, never, never);
+        assert_eq!(queue.take(ALL, false), Some(vec![0, 1, 2, 3, 4]));
+        feeder.join().unwrap();
+        // Nobody comes, or too few do.
+        queue.gather(5, Duration::from_millis(1), never);
+        queue.push(5, ONE).unwrap();
+        queue.gather(5, never, Duration::from_millis(1));
+        assert_eq!(queue.take(ALL, false), Some(vec![5]));
     }
 
     #[test]

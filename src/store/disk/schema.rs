@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::ancestors::{self, Ancestors};
 use super::clients::ClientsFile;
 use super::fault::open_error;
 use super::file;
 use super::lock::sync_directory;
 use super::notes::NotesFile;
+use super::times::{self, Times};
 use crate::cursor::{Epoch, Position};
 use crate::event::payload_digest;
 use crate::segment::TopicMap;
@@ -111,6 +113,8 @@ pub(super) struct Opened {
     pub(super) topics: Topics,
     pub(super) marks: TrimMarks,
     pub(super) dedupe: DedupeWindow,
+    pub(super) times: Times,
+    pub(super) ancestors: Ancestors,
     /// Topics whose marks were folded while loading.
     pub(super) forget: Vec<Topic>,
     /// Whether keys of trimmed events are kept.
@@ -123,6 +127,7 @@ pub(super) fn open(
     directory: &Path,
     options: &StoreOptions,
     marks_max: usize,
+    now_ms: u64,
     clients: &mut ClientsFile,
     notes: &mut NotesFile,
 ) -> Result<Opened, OpenError> {
@@ -131,7 +136,7 @@ pub(super) fn open(
     let db = file::connect(&path).map_err(|error| open_error(&path, error))?;
     prepare(&db, clients, notes).map_err(|reason| open_error(&path, reason))?;
     sync_directory(directory).map_err(|error| open_error(directory, error))?;
-    load(db, options, marks_max).map_err(|reason| open_error(&path, reason))
+    load(db, options, marks_max, now_ms).map_err(|reason| open_error(&path, reason))
 }
 
 /// Opens the log in `directory` for reading only. Its writer must be open already.
@@ -192,6 +197,8 @@ fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) ->
         (LOG_ID | BACKUP_ID, version) if version > VERSION => return Err(file::newer(version)),
         _ => return Err("it is not a switchback log".into()),
     }
+    db.execute_batch(times::TABLES).map_err(text)?;
+    db.execute_batch(ancestors::TABLE).map_err(text)?;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(text)?;
     if mode != "wal" {
         return Err(format!("its journal mode stays {mode}: the file system does not support a write-ahead log"));
@@ -222,6 +229,7 @@ fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> R
     notes.import(db)?;
     let renew = || {
         let transaction = db.unchecked_transaction()?;
+        ancestors::add(&transaction)?;
         transaction.execute("UPDATE meta SET epoch = ?1, began = last", [Epoch::mint().as_str()])?;
         transaction.execute_batch("DROP TABLE IF EXISTS restored_clients; DROP TABLE IF EXISTS restored_notes")?;
         transaction.pragma_update(None, "application_id", LOG_ID)?;
@@ -230,7 +238,7 @@ fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> R
     renew().map_err(|error: rusqlite::Error| error.to_string())
 }
 
-fn load(db: Connection, options: &StoreOptions, marks_max: usize) -> Result<Opened, String> {
+fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -> Result<Opened, String> {
     let text = |error: rusqlite::Error| error.to_string();
     let (log, folded) = read_state(&db).map_err(text)?.ok_or("it has lost its head: restore it from a backup")?;
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
@@ -244,9 +252,11 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize) -> Result<Open
     let forget = marks.fold();
     let StoreOptions { dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max, .. } = *options;
     let mut dedupe = DedupeWindow::new(dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max);
-    load_keys(&db, &topics, options, &mut dedupe).map_err(text)?;
+    load_keys(&db, &topics, options, now_ms, &mut dedupe).map_err(text)?;
     let has_kept_keys = db.query_row("SELECT EXISTS (SELECT 1 FROM kept_keys)", [], |row| row.get(0)).map_err(text)?;
-    Ok(Opened { db, log, topics, marks, dedupe, forget, has_kept_keys })
+    let times = Times::load(&db).map_err(text)?;
+    let ancestors = Ancestors::load(&db).map_err(text)?;
+    Ok(Opened { db, log, topics, marks, dedupe, times, ancestors, forget, has_kept_keys })
 }
 
 /// The log's numbers and the floor that marks were folded into; `None` where the row is missing or makes no sense.
@@ -283,17 +293,19 @@ fn load_topics(db: &Connection, marks: &mut TrimMarks) -> rusqlite::Result<Topic
     Ok(topics)
 }
 
-/// The keys within the window before the newest one. Those that the time since has taken out of it
-/// are forgotten by the first `maintain`, which knows the time of day.
+/// The keys within the window before now, or before the newest one where that is longer ago; the first `maintain` forgets what is out of
+/// the window since. Counted from the newest one alone, a single key from the future would leave out all others.
 fn load_keys(
     db: &Connection,
     topics: &Topics,
     options: &StoreOptions,
+    now_ms: u64,
     dedupe: &mut DedupeWindow,
 ) -> rusqlite::Result<()> {
     let newest = "SELECT max(coalesce((SELECT max(time) FROM e WHERE id IS NOT NULL), 0),
                              coalesce((SELECT max(time) FROM kept_keys), 0))";
     let newest: i64 = db.query_row(newest, [], |row| row.get(0))?;
+    let newest = newest.min(integer(now_ms));
     let window_ms = i64::try_from(options.dedupe_window.as_millis()).unwrap_or(i64::MAX);
     let keys_max = i64::try_from(options.dedupe_keys_max).unwrap_or(i64::MAX);
     // The newest ones, should the limit have been lowered; they come oldest first.

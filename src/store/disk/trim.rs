@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 use super::schema::{LogState, integer, position};
 use crate::cursor::Position;
 use crate::store::Retention;
+use crate::store::arrivals::Arrivals;
 use crate::store::dedupe::DedupeWindow;
 use crate::topic::Topic;
 
@@ -44,6 +45,7 @@ pub(super) fn trim(
     log: &mut LogState,
     limits: &Limits,
     dedupe: &DedupeWindow,
+    arrivals: &Arrivals,
     topic_of: &dyn Fn(i64) -> Option<Topic>,
 ) -> rusqlite::Result<Trimmed> {
     let mut trimmed = Trimmed::default();
@@ -65,12 +67,14 @@ pub(super) fn trim(
             break;
         };
         let time_ms: i64 = row.get(2)?;
-        let too_old = limits.oldest_ms.is_some_and(|oldest_ms| time_ms < integer(oldest_ms));
+        let seq = position(row.get(0)?);
+        let arrived_ms = arrivals.time_ms(seq, position(time_ms).0);
+        let too_old = limits.oldest_ms.is_some_and(|oldest_ms| arrived_ms < oldest_ms);
         if !too_old && !limits.exceeded_by(log) {
             trimmed.complete = true;
             break;
         }
-        let (seq, topic_id) = (position(row.get(0)?), row.get(1)?);
+        let topic_id = row.get(1)?;
         log.floor = seq;
         log.bytes = log.bytes.saturating_sub(position(row.get(3)?).0);
         marks.insert(topic_id, seq);

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::chores::Chores;
 use super::fault::store_error;
+use super::file;
+use super::health::{ANSWER_MAX, Health};
+use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::schema::{self, LogState, Opened, integer};
+use super::times::Times;
 use super::trim::{self, Limits, Trimmed};
 use super::{Shared, held};
 use crate::cursor::Position;
@@ -29,7 +32,17 @@ const GROUP: Load = Load { items: 4096, bytes: 8 << 20 };
 /// Publishers that are answered together come back nearly together. Without a moment's wait the first of them would
 /// have a commit of its own, and the rest the next. `cargo bench --bench disk` shows a tenth to a fifth more appends a
 /// second by it with sixteen publishers and more, and no difference with fewer.
-const GATHER_MAX: Duration = Duration::from_micros(100);
+const GATHER: Duration = Duration::from_micros(100);
+
+/// On a slow disk they are waited for a little longer, for as long as they keep coming: whoever comes just too late waits for two syncs
+/// instead of one. Without any for this share of a commit, the others are taken not to come.
+const GATHER_QUIET_SHARE: u32 = 32;
+
+/// How long they are waited for altogether, as a share of a commit: what is gained is a whole one.
+const GATHER_SHARE: u32 = 4;
+
+/// The longest wait, whatever the disk takes.
+const GATHER_MAX: Duration = Duration::from_millis(100);
 
 /// Most events that a transaction trims, beside twice what it appends: so the log converges when a limit was lowered.
 const TRIMMED_MIN: u64 = 1024;
@@ -39,9 +52,12 @@ const CATCH_UP_EVENTS: usize = 1024;
 
 /// What the thread is asked to do.
 pub(super) enum Job {
-    Append(Vec<Draft>, Reply),
+    /// The moment is when it was asked for.
+    Append(Vec<Draft>, Instant, Reply),
+    /// Writes something, to see whether that succeeds.
+    Probe(oneshot::Sender<Result<(), StoreError>>),
     Follow(Position, Arc<dyn Feed>),
-    /// [`Shared::maintain_ms`] has been set.
+    /// [`Shared::now`] has been set.
     Maintain,
 }
 
@@ -55,11 +71,16 @@ pub(super) struct Writer {
     pub(super) db: Connection,
     pub(super) shared: Arc<Shared>,
     pub(super) chores: Chores,
+    pub(super) times: Times,
     /// As of the last commit.
     log: LogState,
     dedupe: DedupeWindow,
     feed: Option<Arc<dyn Feed>>,
     topic_id_next: i64,
+    health: Arc<Health>,
+    presence: Presence,
+    /// How long the last commit took.
+    commit: Duration,
 }
 
 /// What a transaction has done, to be told once it is durable.
@@ -70,11 +91,24 @@ struct Written {
 }
 
 impl Writer {
-    pub(super) fn new(opened: Opened, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(opened: Opened, shared: Arc<Shared>, health: Arc<Health>) -> Self {
+        let presence = Presence::of(&schema::events_path(&shared.directory));
         let topic_id_next = shared.topics().by_id.keys().max().map_or(1, |id| id + 1);
         let chores = Chores::new(opened.has_kept_keys, opened.forget);
-        let Opened { db, log, dedupe, .. } = opened;
-        Self { db, shared, chores, log, dedupe, feed: None, topic_id_next }
+        let Opened { db, log, dedupe, times, .. } = opened;
+        Self {
+            db,
+            shared,
+            chores,
+            times,
+            log,
+            dedupe,
+            feed: None,
+            topic_id_next,
+            health,
+            presence,
+            commit: Duration::ZERO,
+        }
     }
 
     /// Works the queue until it is closed, and the chores between.
@@ -84,11 +118,17 @@ impl Writer {
             let mut group = Vec::new();
             for job in jobs {
                 match job {
-                    Job::Append(drafts, reply) => group.push((drafts, reply)),
+                    // Its publisher was told that it may not be stored. While it is not, better so.
+                    Job::Append(_, asked, _) if asked.elapsed() >= ANSWER_MAX => {}
+                    Job::Append(drafts, _, reply) => group.push((drafts, reply)),
                     other => {
                         self.append(std::mem::take(&mut group));
                         match other {
                             Job::Follow(after, feed) => self.follow(after, feed),
+                            Job::Probe(reply) => {
+                                // Whoever asked may not wait any more.
+                                let _ = reply.send(self.probe());
+                            }
                             _ => self.maintain(),
                         }
                     }
@@ -100,10 +140,12 @@ impl Writer {
             // A slice, and then the queue has its turn again: neither waits for all of the other.
             self.do_chores();
             if publishers > 1 {
-                queue.gather(publishers, GATHER_MAX);
+                let patience = |share: u32| (self.commit / share).clamp(GATHER, GATHER_MAX);
+                queue.gather(publishers, patience(GATHER_QUIET_SHARE), patience(GATHER_SHARE));
             }
         }
         self.feed = None;
+        self.store_times_at_end();
         self.checkpoint_at_end();
     }
 
@@ -137,6 +179,7 @@ impl Writer {
         let placed = fresh.len();
         let mut next = fresh.last().map_or(self.log.last, |event| event.position()).next();
         let first = next;
+        let mut last_ms = fresh.last().map_or(self.times.newest_ms, |event| event.time_ms());
         let mut outcomes = Vec::with_capacity(drafts.len());
         for draft in drafts {
             if let Some(repeat) = self.dedupe.find(&draft) {
@@ -149,6 +192,8 @@ impl Writer {
                 return Err(error);
             }
             outcomes.push(Appended::new(next));
+            let draft = draft.not_before(last_ms);
+            last_ms = draft.time_ms();
             fresh.push(Arc::new(draft.at(self.log.epoch, next)));
             next = next.next();
         }
@@ -157,13 +202,27 @@ impl Writer {
 
     /// Writes `fresh`, trims what is too much by it, makes both durable and then known.
     fn write(&mut self, fresh: Vec<Arc<Event>>) -> Result<(), StoreError> {
-        let written = match self.transact(&fresh) {
-            // What lies in the write-ahead log may be made room of.
-            Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh)?,
-            outcome => outcome?,
-        };
+        let (health, began) = (self.health.clone(), Instant::now());
+        let written = health.watch(|| {
+            let written = match self.transact(&fresh) {
+                // What lies in the write-ahead log may be made room of.
+                Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh),
+                outcome => outcome,
+            };
+            // Looked at afterwards, since files may be deleted while they are synced; and first, since SQLite does not know that they were.
+            self.presence.check().and(written)
+        })?;
+        self.commit = began.elapsed();
         self.tell(fresh, written);
         Ok(())
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let health = self.health.clone();
+        health.probe(|| {
+            let written = file::probe(&self.db).map_err(|error| store_error(&error, &self.shared.directory));
+            self.presence.check().and(written)
+        })
     }
 
     fn transact(&self, fresh: &[Arc<Event>]) -> Result<Written, StoreError> {
@@ -186,7 +245,7 @@ impl Writer {
             Some(topic) => Some((*topic).clone()),
             None => self.shared.topics().by_id.get(&id).cloned(),
         };
-        let trimmed = trim::trim(&self.db, &mut log, &limits, &self.dedupe, &topic_of)?;
+        let trimmed = trim::trim(&self.db, &mut log, &limits, &self.dedupe, &self.times.arrivals, &topic_of)?;
         schema::write_state(&self.db, &log)?;
         transaction.commit()?;
         Ok(Written { log, topics, trimmed })
@@ -234,6 +293,7 @@ impl Writer {
         let after = self.log.last;
         let moved = log.floor != self.log.floor;
         self.log = log;
+        fresh.iter().for_each(|event| self.times.push(event.time_ms()));
         self.topic_id_next += topics.len() as i64;
         self.chores.after_trim(&trimmed);
         if !topics.is_empty() {
@@ -282,11 +342,13 @@ impl Writer {
     }
 
     fn maintain(&mut self) {
-        let now_ms = self.shared.maintain_ms.swap(0, Ordering::AcqRel);
-        self.dedupe.expire(now_ms);
+        let Some(now) = held(&self.shared.now).take() else { return };
+        self.dedupe.expire(&now);
+        self.times.note(now, self.log.last, self.log.floor);
         let age_max_ms = |max: Duration| u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
-        let oldest_ms = self.shared.options.retention.age_max.map(|max| now_ms.saturating_sub(age_max_ms(max)));
-        let keys_ms = now_ms.saturating_sub(age_max_ms(self.shared.options.dedupe_window));
+        let age_max = self.shared.options.retention.age_max.filter(|_| now.removes);
+        let oldest_ms = age_max.map(|max| now.wall_ms.saturating_sub(age_max_ms(max)));
+        let keys_ms = now.earliest_ms().saturating_sub(age_max_ms(self.shared.options.dedupe_window));
         self.chores.due(oldest_ms, keys_ms);
     }
 

@@ -1,6 +1,7 @@
 //! Notes, in a bucket of each kind.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, Put};
 use super::message::base64;
 use super::node::{DEADLINE, Node};
+use crate::clock::{self, Moment};
 use crate::store::{Note, NoteKind, NoteSink, StoreError};
 use crate::sync::lock;
 
@@ -38,6 +40,8 @@ pub(super) struct Notes {
     bans: Bucket,
     revocations: Bucket,
     watch: Mutex<Watch>,
+    /// What the believed time was ahead of the wall clock at the last maintenance, in milliseconds.
+    believed_ahead_ms: AtomicI64,
 }
 
 #[derive(Default)]
@@ -55,6 +59,7 @@ impl Notes {
             bans: bucket(NoteKind::Ban),
             revocations: bucket(NoteKind::Revocation),
             watch: Mutex::default(),
+            believed_ahead_ms: AtomicI64::new(0),
         }
     }
 
@@ -73,7 +78,7 @@ impl Notes {
             until_ms: note.until_ms,
         };
         let value = serde_json::to_vec(&stored).map_err(StoreError::unavailable)?;
-        let left = Duration::from_millis(note.until_ms.saturating_sub(now_ms()));
+        let left = Duration::from_millis(note.until_ms.saturating_sub(self.believed_ms()));
         let put = Put { over: None, ttl: Some(left + PAST_END) };
         let end = Instant::now() + DEADLINE;
         let saved = self.bucket(note.kind).put(node, &key(&note.key), Bytes::from(value), put, end).await?;
@@ -103,7 +108,7 @@ impl Notes {
     fn tell(&self, note: Note, revision: u64) {
         let mut watch = lock(&self.watch);
         let Some(sink) = watch.sink.clone() else { return };
-        let now_ms = now_ms();
+        let now_ms = self.believed_ms();
         let told = watch.told.entry((note.kind, note.key.clone())).or_default();
         if told.0 >= revision {
             return;
@@ -114,9 +119,16 @@ impl Notes {
     }
 
     /// Forgets of what the sink was told that has ended.
-    pub(super) fn expire(&self) {
-        let now_ms = now_ms();
+    pub(super) fn expire(&self, now: &Moment) {
+        let ahead_ms = now.believed_ms.cast_signed().saturating_sub(now.wall_ms.cast_signed());
+        self.believed_ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        let now_ms = now.earliest_ms();
         lock(&self.watch).told.retain(|_, (_, until_ms)| *until_ms > now_ms);
+    }
+
+    /// The time by which notes end: a jump of this node's clock does not end what others have made, nor its own too early for them.
+    fn believed_ms(&self) -> u64 {
+        clock::wall_ms().saturating_add_signed(self.believed_ahead_ms.load(Ordering::Relaxed))
     }
 
     /// Watches the buckets from the beginning, again whenever a watch breaks.
@@ -167,9 +179,4 @@ fn read(kind: NoteKind, value: &[u8]) -> Option<Note> {
 /// Any text as a key of a bucket: one token.
 fn key(text: &str) -> String {
     format!("k{}", base64(text.as_bytes()))
-}
-
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,85 @@
+//! The way to a thread that writes: its queue, how its file is, and an answer in time.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::oneshot;
+
+use super::health::{ANSWER_MAX, Health, PROBE_MAX};
+use super::queue::{Load, Queue};
+use crate::store::{DiskFault, StoreError};
+
+pub(super) const ONE: Load = Load { items: 1, bytes: 0 };
+
+/// The store's side of a thread that writes.
+pub(super) struct WriterHandle<J> {
+    pub(super) queue: Arc<Queue<J>>,
+    pub(super) health: Arc<Health>,
+}
+
+impl<J> fmt::Debug for WriterHandle<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WriterHandle({:?}, {:?})", self.queue, self.health)
+    }
+}
+
+impl<J: Send + 'static> WriterHandle<J> {
+    pub(super) fn new(queue: Queue<J>, name: &'static str, directory: &Path) -> Self {
+        Self { queue: Arc::new(queue), health: Arc::new(Health::new(name, directory.to_owned())) }
+    }
+
+    /// Queues a job with a way to answer it. A disk that does not answer is an error, not silence.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        load: Load,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.ask_within(ANSWER_MAX, load, job)
+    }
+
+    fn ask_within<T: Send + 'static>(
+        &self,
+        within: Duration,
+        load: Load,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        if let Err(error) = self.health.check_answers(within) {
+            return ready(Err(error)).boxed();
+        }
+        let answer = ask(&self.queue, load, job);
+        async move {
+            match tokio::time::timeout(within, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(DiskFault::Stalled.into()),
+            }
+        }
+        .boxed()
+    }
+
+    /// Writes something, unless something was written a moment ago.
+    pub(super) fn probe(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> J,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        if self.health.is_fresh() { ready(Ok(())).boxed() } else { self.ask_within(PROBE_MAX, ONE, job) }
+    }
+}
+
+/// Queues a job with a way to answer it, however long that takes.
+pub(super) fn ask<J, T: Send + 'static>(
+    queue: &Queue<J>,
+    load: Load,
+    job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> J,
+) -> BoxFuture<'static, Result<T, StoreError>> {
+    let (reply, answer) = oneshot::channel();
+    match queue.push(job(reply), load) {
+        Ok(()) => {
+            answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable("it has stopped")))).boxed()
+        }
+        Err(error) => ready(Err(error)).boxed(),
+    }
+}

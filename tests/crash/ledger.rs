@@ -1,0 +1,165 @@
+//! What the server promised, and when: each answer with the trace's length at which it was there.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use switchback::Cursor;
+use uuid::Uuid;
+
+use crate::support::Server;
+
+/// One promise, kept from a length of the trace on: a power loss after it must not break it.
+#[derive(Debug)]
+pub(crate) struct Promise {
+    pub(crate) from: u64,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// An event with this marker stands there; repeated under its marker as its id, where it had one, it is known.
+    Event { marker: String, keyed: bool, cursor: Cursor },
+    /// The client is shut out.
+    Ban(Uuid),
+    /// The client has acknowledged this, and nothing later.
+    Client(Uuid, Cursor),
+}
+
+/// The promises of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) promises: Vec<Promise>,
+    /// Everything that was asked to be published, answered or not.
+    pub(crate) asked: HashSet<String>,
+}
+
+/// The topic of an event with this marker.
+pub(crate) fn topic(marker: &str) -> String {
+    format!("crash.{}", marker.split('-').next().unwrap_or_default())
+}
+
+const PUBLISHERS: u64 = 4;
+
+/// How many requests each publisher makes.
+const REQUESTS: u64 = 60;
+
+/// Every so many requests a publisher also comes as a client, and shuts one out.
+const OTHERS_EVERY: u64 = 6;
+
+/// A load of all that is promised to be durable, until it is done.
+pub(crate) async fn run(server: &Server, trace: PathBuf, rng: &mut StdRng) -> Ledger {
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let publishers = (0..PUBLISHERS).map(|number| {
+        let publisher = Publisher {
+            base: server.base.clone(),
+            http: reqwest::Client::new(),
+            trace: trace.clone(),
+            ledger: ledger.clone(),
+            rng: rand::SeedableRng::seed_from_u64(rng.random()),
+        };
+        tokio::spawn(publisher.run(number))
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        crate::support::within("a publisher", publisher).await.expect("it does not panic");
+    }
+    std::mem::take(&mut *ledger.lock().expect("no publisher panicked"))
+}
+
+struct Publisher {
+    base: String,
+    http: reqwest::Client,
+    trace: PathBuf,
+    ledger: Arc<Mutex<Ledger>>,
+    rng: StdRng,
+}
+
+impl Publisher {
+    async fn run(mut self, number: u64) {
+        for request in 0..REQUESTS {
+            self.publish(number, request).await;
+            if request % OTHERS_EVERY == OTHERS_EVERY - 1 {
+                self.come_and_acknowledge().await;
+                self.ban().await;
+            }
+        }
+    }
+
+    async fn publish(&mut self, number: u64, request: u64) {
+        let keyed = self.rng.random();
+        let count = if self.rng.random_ratio(1, 4) { self.rng.random_range(2..6) } else { 1 };
+        let markers: Vec<String> = (0..count).map(|part| format!("{number}-{request}-{part}")).collect();
+        self.ledger().asked.extend(markers.iter().cloned());
+        // From a part of a page to several pages.
+        let ballast = "x".repeat([0, 300, 3000, 20_000][self.rng.random_range(0..4)]);
+        let events: Vec<Value> = markers
+            .iter()
+            .map(|marker| {
+                let mut event = json!({ "topic": topic(marker), "data": { "marker": marker, "ballast": ballast } });
+                if keyed {
+                    event["id"] = marker.as_str().into();
+                }
+                event
+            })
+            .collect();
+        let answer = self.ask(self.http.post(format!("{}/v1/events", self.base)).json(&events), 201).await;
+        let outcomes = answer["events"].as_array().expect("an outcome for each").clone();
+        let promises = markers.into_iter().zip(outcomes).map(|(marker, outcome)| {
+            let cursor = outcome["cursor"].as_str().expect("a cursor").parse().expect("a cursor");
+            What::Event { marker, keyed, cursor }
+        });
+        self.promise(promises.collect());
+    }
+
+    /// A client that comes for the first time, and acknowledges what it was sent.
+    async fn come_and_acknowledge(&mut self) {
+        let client = Uuid::from_u128(self.rng.random());
+        let from = format!("{}/v1/poll?topic=crash.*&client={client}&cursor=earliest", self.base);
+        let batch = self.ask(self.http.get(from), 200).await;
+        let body = json!({ "client": client, "cursor": batch["cursor"] });
+        self.ask(self.http.post(format!("{}/v1/ack", self.base)).json(&body), 200).await;
+        let cursor = batch["cursor"].as_str().expect("a cursor").parse().expect("a cursor");
+        self.promise(vec![What::Client(client, cursor)]);
+    }
+
+    async fn ban(&mut self) {
+        let client = Uuid::from_u128(self.rng.random());
+        self.ask(self.http.delete(format!("{}/v1/clients/{client}?ban=3600", self.base)), 200).await;
+        self.promise(vec![What::Ban(client)]);
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder, status: u16) -> Value {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{}", answer.url());
+        answer.json().await.expect("JSON")
+    }
+
+    fn promise(&self, promises: Vec<What>) {
+        // By now all that was done before the answer is in the trace.
+        let from = std::fs::metadata(&self.trace).expect("the trace").len();
+        self.ledger().promises.extend(promises.into_iter().map(|what| Promise { from, what }));
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no publisher panicked")
+    }
+}
+
+impl Ledger {
+    /// What had been promised when the trace was so long.
+    pub(crate) fn at(&self, at: u64) -> impl Iterator<Item = &What> {
+        self.promises.iter().filter(move |promise| promise.from <= at).map(|promise| &promise.what)
+    }
+
+    /// The markers of the events that had been promised then, by their positions.
+    pub(crate) fn positions(&self, at: u64) -> HashMap<u64, &str> {
+        let events = self.at(at).filter_map(|what| match what {
+            What::Event { marker, cursor, .. } => Some((cursor.position.0, marker.as_str())),
+            _ => None,
+        });
+        events.collect()
+    }
+}

@@ -1,0 +1,150 @@
+//! A disk that refuses, hangs, or loses its files under the server: it is not ready then, publishers get an error that says what is wrong,
+//! and nothing is acknowledged that is not there.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::preload::{Fault, Faults};
+use crate::support::Server;
+use crate::wire::{self, Answer};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
+
+async fn publish(server: &Server, number: u64) -> Answer {
+    let event = json!({ "topic": "a", "data": number });
+    crate::within("an answer", wire::post(server.address(), &event)).await.expect("an answer")
+}
+
+async fn readiness(server: &Server) -> Answer {
+    crate::within("an answer", wire::get(server.address(), "/readyz")).await.expect("an answer")
+}
+
+/// Not ready, and publishing is refused with these words.
+async fn is_refused(server: &Server, words: &str) {
+    // What is known of the store may be a moment old.
+    crate::until("it is not ready", async || readiness(server).await.status() == 503).await;
+    for answer in [readiness(server).await, publish(server, 99).await] {
+        assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
+        assert!(answer.head.header("retry-after").is_some(), "{answer:?}");
+        let text = answer.text();
+        assert!(text.contains(words) && !text.contains(server.data().to_str().expect("a plain path")), "{text}");
+    }
+}
+
+async fn is_well(server: &Server) -> bool {
+    readiness(server).await.status() == 200 && publish(server, 7).await.status() == 201
+}
+
+#[tokio::test]
+async fn while_writing_fails_it_is_not_ready_and_then_it_heals() {
+    let (faults, server) = Faults::start(&[]);
+    assert!(is_well(&server).await);
+    for (fault, errno, words) in [
+        (Fault::WriteErrno, Errno::EROFS, "read-only"),
+        (Fault::WriteErrno, Errno::EIO, "the disk reports an error"),
+        (Fault::SyncErrno, Errno::EIO, "the disk reports an error"),
+    ] {
+        faults.set(fault, errno as i32);
+        // Nobody has published since: that a write fails is found out by trying.
+        is_refused(&server, words).await;
+        faults.set(fault, 0);
+        crate::until("it is well again", async || is_well(&server).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_is_an_error_and_not_silence() {
+    let (faults, mut server) = Faults::start(&["--drain", "1s"]);
+    assert!(is_well(&server).await);
+    faults.set(Fault::SyncHangs, 1);
+    // The first waits for the sync, the second for the first; both are answered while the disk still hangs.
+    let address = server.address().to_owned();
+    let waiting = [1, 2].map(|number| {
+        let address = address.clone();
+        tokio::spawn(async move {
+            let event = json!({ "topic": "a", "data": number, "id": number.to_string() });
+            wire::post(&address, &event).await.expect("an answer")
+        })
+    });
+    crate::until("it is not ready", async || readiness(&server).await.status() == 503).await;
+    assert!(readiness(&server).await.text().contains("has not answered in time"));
+    for answer in waiting {
+        let answer = crate::within("an answer", answer).await.expect("no panic");
+        assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
+        assert!(answer.text().contains("repeat it with the same id"), "{answer:?}");
+    }
+    // Readers are none of it.
+    assert_eq!(wire::get(&address, "/v1/poll?topic=a&cursor=earliest").await.expect("an answer").status(), 200);
+    faults.set(Fault::SyncHangs, 0);
+    crate::until("it is well again", async || is_well(&server).await).await;
+    // The same again is stored once, whether it was stored meanwhile or not.
+    for number in [1, 2] {
+        let event = json!({ "topic": "a", "data": number, "id": number.to_string() });
+        assert_eq!(wire::post(&address, &event).await.expect("an answer").status(), 201);
+    }
+    let history = wire::history(&address, "a").await;
+    for number in [1, 2] {
+        assert_eq!(history.iter().filter(|item| item["data"] == number).count(), 1, "{history:?}");
+    }
+    server.signal(Signal::SIGTERM);
+    assert!(crate::end_of(&mut server).await.success());
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_in_files_that_are_deleted() {
+    for name in ["events.db", "events.db-wal", "events.db-shm"] {
+        let server = Server::start(&[]);
+        assert!(is_well(&server).await, "{name}");
+        fs::remove_file(server.data().join(name)).expect("it is there");
+        // The very next one.
+        assert_eq!(publish(&server, 1).await.status(), 503, "{name}");
+        is_refused(&server, "deleted or replaced").await;
+        // Another in its place is not the one that is open.
+        fs::write(server.data().join(name), "").expect("written");
+        is_refused(&server, "deleted or replaced").await;
+    }
+    for name in ["clients.db", "notes.db"] {
+        let server = Server::start(&[]);
+        assert!(is_well(&server).await, "{name}");
+        fs::remove_file(server.data().join(name)).expect("it is there");
+        crate::until("it is not ready", async || readiness(&server).await.status() == 503).await;
+        assert!(readiness(&server).await.text().contains("deleted or replaced"), "{name}");
+        // The log is whole.
+        assert_eq!(publish(&server, 1).await.status(), 201, "{name}");
+    }
+    let server = Server::start(&[]);
+    assert!(is_well(&server).await);
+    fs::remove_dir_all(server.data()).expect("it is there");
+    is_refused(&server, "deleted or replaced").await;
+}
+
+#[tokio::test]
+async fn the_lock_holds_although_its_file_is_deleted() {
+    let server = Server::start(&[]);
+    for again in [false, true] {
+        let lock = server.data().join("lock");
+        fs::remove_file(&lock).expect("it is there");
+        if again {
+            fs::write(&lock, "").expect("written");
+        }
+        let second = Command::new("timeout")
+            .args(["--kill-after=1", "40", BINARY, "--listen", "127.0.0.1:0", "--log", "error", "--data"])
+            .arg(server.data())
+            .output()
+            .expect("it runs");
+        assert_eq!(second.status.code(), Some(1), "{second:?}");
+        let told = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert!(told.contains("in use by another switchback"), "{told}");
+        // The second one has left none, or leaves the one that it found.
+        fs::write(&lock, "").expect("written");
+    }
+    assert!(is_well(&server).await);
+    let directory: Arc<tempfile::TempDir> = server.home();
+    drop(server);
+    assert!(is_well(&Server::start_in(directory, &[])).await);
+}

@@ -1,0 +1,71 @@
+//! Libraries in C that are loaded before the server's own, to do to it what no test can do from outside.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use crate::support::Server;
+
+/// Builds a library. For each process of its own, since several test binaries run at the same time.
+pub fn build(name: &str, source: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.so", std::process::id()));
+    let code = path.with_extension("c");
+    std::fs::write(&code, source).expect("the source is written");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&path).arg(&code).output();
+    let built = built.expect("cc is installed; tests/run installs it where it is missing");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    path
+}
+
+/// What a server is lied to about: its disk and its wall clock.
+pub struct Faults {
+    control: std::fs::File,
+    directory: Arc<tempfile::TempDir>,
+}
+
+/// Where in the control file what stands; see `preload/faults.c`.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    WriteErrno = 8,
+    SyncErrno = 12,
+    SyncMs = 16,
+    SyncHangs = 20,
+}
+
+impl Faults {
+    /// A server that can be lied to, on a directory of its own.
+    pub fn start(flags: &[&str]) -> (Self, Server) {
+        static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+        let library = LIBRARY.get_or_init(|| build("faults", include_str!("preload/faults.c")));
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let path = directory.path().join("control");
+        let control = std::fs::OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
+        let control = control.expect("a control file");
+        control.set_len(64).expect("room for what it says");
+        let faults = Self { control, directory: directory.clone() };
+        let variables = [
+            format!("LD_PRELOAD={}", library.display()),
+            format!("FAULTS_CONTROL={}", path.display()),
+            format!("FAULTS_ROOT={}", directory.path().join("data").display()),
+        ];
+        let wrapper: Vec<&str> = ["env"].into_iter().chain(variables.iter().map(String::as_str)).collect();
+        let server = Server::start_under(&wrapper, directory, flags);
+        (faults, server)
+    }
+
+    /// Lies from now on; 0 ends it.
+    pub fn set(&self, fault: Fault, value: i32) {
+        self.control.write_all_at(&value.to_ne_bytes(), fault as u64).expect("the control file is written");
+    }
+
+    /// Sets the wall clock ahead of the true one, in milliseconds.
+    pub fn set_clock(&self, ahead_ms: i64) {
+        self.control.write_all_at(&ahead_ms.to_ne_bytes(), 0).expect("the control file is written");
+    }
+
+    /// The directory in which the server's is.
+    pub fn directory(&self) -> Arc<tempfile::TempDir> {
+        self.directory.clone()
+    }
+}
