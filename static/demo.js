@@ -113,8 +113,8 @@ class Lane {
 
   // By names, not '*': EventSource can tell only the names that were asked for.
   listen(line) {
-    line.on('tick', (item) => { this.meter.hear(item); draw.soon(); });
-    line.on('note', (item) => { this.meter.hear(item); this.note(item); draw.soon(); });
+    line.on('tick', (item) => { this.meter.receive(item); draw.soon(); });
+    line.on('note', (item) => { this.meter.receive(item); this.note(item); draw.soon(); });
     line.on('$open', ({ cursor }) => { this.meter.opened(cursor); this.remark(''); clearNotice(); this.showState('open'); });
     line.on('$gap', (gap) => { this.meter.gap(gap); say(this.name + ':', 'gap,', gap.reason, 'from', gap.from, 'to', gap.to); });
     line.on('$error', (error) => {
@@ -378,7 +378,7 @@ function clearNotice() {
   show($('notice'), '');
 }
 
-// Without a token all are told the same, but a socket and an EventSource are not told why: they would go on trying.
+// Without a token every lane is refused, but a socket and an EventSource are given no reason, and would go on trying.
 function holdLanes() {
   clearNotice();
   for (const lane of every) if (lane.line && lane.line.state !== 'open') lane.close();

@@ -2,7 +2,7 @@
  * The page for old browsers: one subscription, over hidden frames and script tags. ES3 and the DOM of Internet
  * Explorer 8. What came over the wire is shown as text nodes only.
  *
- * It publishes when it is told to: once by the form, or once a second until that is stopped. A row keeps its counters
+ * It publishes on request only: once by the form, or once a second by the button. A row keeps its counters
  * as long as the page lives: what is disconnected goes on at its cursor.
  */
 (function () {
@@ -98,8 +98,8 @@
       if (this.line || !this.supported) return;
       this.wanted = true;
       this.line = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], cursor: this.cursor, interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
-      this.line.on('tick', function (item) { lane.hear(item); });
-      this.line.on('note', function (item) { lane.hear(item); say(lane.name + ' received "' + String(item.data) + '" at ' + item.cursor); });
+      this.line.on('tick', function (item) { lane.receive(item); });
+      this.line.on('note', function (item) { lane.receive(item); say(lane.name + ' received "' + String(item.data) + '" at ' + item.cursor); });
       this.line.on('$open', function () { show(byId('notice'), ''); drawSoon(); });
       this.line.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.startAt(positionOf(gap.to)); });
       this.line.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); drawSoon(); });
@@ -120,7 +120,7 @@
       this.connect();
     },
 
-    hear: function (item) {
+    receive: function (item) {
       var position = positionOf(item.cursor);
       if (this.start < 0) this.start = position - 1;
       this.received += 1;
@@ -164,7 +164,7 @@
     }
   };
 
-  // One that is open, if there is any: what can't open here publishes nothing.
+  // One that is open, if there is any: a transport that can't open in this browser publishes nothing.
   function anyLine() {
     var found = null;
     for (var i = 0; i < lanes.length; i++) {

@@ -40,7 +40,7 @@ class Meter {
     this.start = Math.min(position, this.start);
   }
 
-  hear(item) {
+  receive(item) {
     const { n, sent } = item.data || {};
     const position = positionOf(item.cursor);
     if (this.start === undefined) this.start = position - 1;

@@ -105,31 +105,31 @@
         token: options.token === undefined ? undefined : (done) => group.token(done),
       });
       this.connection.on('*', (event, item) => {
-        if (event.charAt(0) !== '$') this.tell({ type: 'item', item });
+        if (event.charAt(0) !== '$') this.broadcast({ type: 'item', item });
       });
-      this.connection.on('$gap', (gap) => this.tell({ type: 'gap', gap }));
+      this.connection.on('$gap', (gap) => this.broadcast({ type: 'gap', gap }));
       this.connection.on('$close', ({ reason }) => { if (reason !== 'closed') group.lost(); });
-      this.tell({ type: 'lead', leader: this.id });
+      this.broadcast({ type: 'lead', leader: this.id });
       this.beat();
     }
 
-    tell(message) { this.channel.postMessage(message); }
+    broadcast(message) { this.channel.postMessage(message); }
 
     beat() {
       const { cursor, state } = this.connection;
-      if (cursor && state === 'open') this.tell({ type: 'beat', cursor });
+      if (cursor && state === 'open') this.broadcast({ type: 'beat', cursor });
       this.timer = this.env.setTimer(() => this.beat(), BEAT_MS);
     }
 
     /*
-     * The welcome waits for the server's word on every pattern: told earlier, the member would
-     * take the cursor of what others hear for its own, and miss what came meanwhile.
+     * The welcome waits until the server has confirmed every pattern. Sent earlier, it would carry
+     * a cursor that covers other members' patterns only, and events up to there would be missed.
      */
     join({ id, topics }) {
       if (this.members.has(id)) return;
       if (this.members.size >= MEMBERS_MAX) {
         const message = `The leading tab serves ${MEMBERS_MAX} connections already.`;
-        this.tell({ type: 'refused', id, message });
+        this.broadcast({ type: 'refused', id, message });
         return;
       }
       const { AbortController, navigator } = this.env.window;
@@ -137,9 +137,9 @@
       this.members.set(id, member);
       member.subscription = this.connection.subscribe(topics, (error, cursor) => {
         if (this.members.get(id) !== member) return;
-        if (!error) { this.tell({ type: 'welcome', id, cursor, leader: this.id }); return; }
+        if (!error) { this.broadcast({ type: 'welcome', id, cursor, leader: this.id }); return; }
         this.forget(id);
-        this.tell({ type: 'refused', id, message: error.message });
+        this.broadcast({ type: 'refused', id, message: error.message });
       });
       // A tab that is closed, or crashes, gives its locks back; no clock would notice it as soon.
       const { signal } = member.abort;
@@ -154,9 +154,9 @@
       member.subscription.unsubscribe();
     }
 
-    // `lost`: the members have better luck by themselves. Else another tab will lead.
+    // `lost`: each member opens a connection of its own. Else another tab will lead.
     end(lost) {
-      if (lost) this.tell({ type: 'lost' });
+      if (lost) this.broadcast({ type: 'lost' });
       this.env.clearTimer(this.timer);
       for (const { abort } of this.members.values()) abort.abort();
       this.members.clear();
@@ -171,7 +171,7 @@
 
   /*
    * It stands for election while the tab has a session in the group, and leads when its turn
-   * comes. Not while the page is in the back/forward cache: it could neither hear nor tell.
+   * comes. Not while the page is in the back/forward cache, where nothing arrives.
    */
   class Group {
     constructor(library, env, name, rights, base, retired) {
@@ -227,9 +227,9 @@
     lost() { this.resign(true); }
 
     /*
-     * The token for the leading connection, from the application of a connection in this tab.
-     * One that a function gives must still say the same: a page that signs in somebody else would
-     * else hand that user's events to the tabs of the one before. `null` ends the connection.
+     * The token for the leading connection, from the options of a connection in this tab. One
+     * from a function must still grant the same: a page that signs in another user would otherwise
+     * hand that user's events to the previous user's tabs. `null` ends the connection.
      */
     token(done) {
       const options = [...this.sessions].map((session) => session.connection.options.token);
@@ -289,9 +289,9 @@
           else if (this.release) this.join();
           break;
         case 'lost': this.session.end({ message: 'The leading tab lost its connection.' }); break;
-        case 'item': if (this.wants(message.item.topic)) this.hear(message.item); break;
+        case 'item': if (this.wants(message.item.topic)) this.take(message.item); break;
         case 'gap': this.gap(message.gap); break;
-        case 'beat': this.hear({ event: '$beat', cursor: message.cursor }); break;
+        case 'beat': this.take({ event: '$beat', cursor: message.cursor }); break;
         default:
       }
     }
@@ -300,18 +300,18 @@
 
     gap(gap) {
       const ours = !gap.patterns || gap.patterns.some((pattern) => this.topics.includes(pattern));
-      this.hear(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
+      this.take(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
     }
 
-    // Before the welcome the leader repeats what it hears for others.
-    hear(item) {
+    // Before the welcome, what the leader repeats is for others.
+    take(item) {
       if (!this.leader) return;
       if (!this.buffer) this.session.hear(item);
       else if (this.buffer.length < BUFFER_MAX) this.buffer.push(item);
       else this.session.end({ message: 'Catching up with the leading tab takes too long.' });
     }
 
-    // Without a cursor and without a wish, it starts where the leader's word begins.
+    // Without a cursor of its own, and without an option that names one, it starts at the leader's.
     welcome({ leader, cursor }) {
       const { session } = this;
       const history = this.history();
@@ -332,8 +332,8 @@
     }
 
     /*
-     * What lies between our cursor and the leader's is read by ourselves. What the leader tells
-     * meanwhile waits, and what came both ways falls to the connection's cursor test.
+     * Reads what lies between its own cursor and the leader's. What the leader repeats meanwhile
+     * is buffered; what arrives both ways is dropped by the connection's cursor test.
      */
     catchUp(history, goal) {
       const { session, topics } = this;

@@ -13,7 +13,7 @@ function meter() {
   const clock = { time: 0 };
   const made = vm.runInNewContext(`${SOURCE}; new Meter()`, { performance: { now: () => clock.time } });
   made.opened('e-0');
-  return Object.assign(made, { clock, come: (n, position = n) => made.hear({ cursor: `e-${position}`, data: { n, sent: clock.time } }) });
+  return Object.assign(made, { clock, come: (n, position = n) => made.receive({ cursor: `e-${position}`, data: { n, sent: clock.time } }) });
 }
 
 const faults = ({ received, lost, repeated, replayed, gaps }) => ({ received, lost, repeated, replayed, gaps });
@@ -76,10 +76,10 @@ test('a gap forgives what lies in it', () => {
 
 test('latency is of what was published while the connection was open', () => {
   const one = meter();
-  one.hear({ cursor: 'e-1', data: { n: 1, sent: -5 } });
+  one.receive({ cursor: 'e-1', data: { n: 1, sent: -5 } });
   assert.equal(one.quantile(0.5), undefined);
   one.clock.time = 30;
-  one.hear({ cursor: 'e-2', data: { n: 2, sent: 10 } });
+  one.receive({ cursor: 'e-2', data: { n: 2, sent: 10 } });
   assert.equal(one.quantile(0.5), 20);
 });
 
