@@ -837,7 +837,6 @@ merge(Connection.prototype, {
     var texts = [];
     this.handles = filter(this.handles, function (handle) {
       texts = texts.concat(handle.topics);
-      // The application's own choice, and no failure.
       if (!handle.topics.length) self.settle(handle, null);
       return handle.topics.length;
     });
@@ -963,7 +962,7 @@ merge(Connection.prototype, {
   },
 
   // `answered(cursor)`: granted, and the log's end. `failed(ending)`: a verdict, or nothing got through.
-  ask: function (texts, answered, failed) {
+  ask: function (texts, answered, failed, atCursor) {
     var self = this;
     var env = this.env;
     var last = endings.unusable('This browser has no way to ask.');
@@ -973,14 +972,14 @@ merge(Connection.prototype, {
     function next() {
       var transport = left.shift();
       if (!transport) { self.question = null; return failed(last); }
-      var wanted = { texts: texts, asks: [], now: true };
+      var wanted = { texts: texts, asks: [], now: !atCursor };
       var session = self.question = new TransportSession(self, transport, wanted);
       session.question = {
-        answered: function (cursor) {
+        answered: function (item) {
           self.question = null;
           self.verified = true;
           session.shut();
-          answered(cursor);
+          answered(item.cursor, item);
         },
         ended: function (ending) {
           last = ending;
@@ -1416,7 +1415,7 @@ merge(TransportSession.prototype, {
     if (this.isOpen) return;
     this.isOpen = true;
     this.env.clearTimer(this.timer);
-    if (this.question) return this.question.answered(item.cursor);
+    if (this.question) return this.question.answered(item);
     var first = item.event === '$hello' || (item.events && !item.events.length);
     if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
     connection.stats.rtt = this.env.now() - this.openedAt;
@@ -1491,7 +1490,7 @@ var sse = {
     function fail() { session.end(endings.lost()); }
     session.count(1, 0);
     source.onmessage = item;
-    // By itself it reconnects never after a 502, and with a used ticket.
+    // By itself it reconnects with a used ticket, and never after a 502.
     source.onerror = fail;
     each(['$hello', '$gap', '$beat', '$bye', '$error'], function (name) {
       source.addEventListener(name, item, false);
@@ -1595,11 +1594,25 @@ var iframe = {
   name: 'iframe', wire: 'iframe', stream: true, ticket: true, frame: true,
   supported: canFrame,
   open: function (session) {
-    return {
-      close: frame(session, [], function (item) { session.hear(item); }, function (ending) {
-        session.end(ending);
-      })
-    };
+    var connection = session.connection;
+    var close = frame(session, [], function (item) { session.hear(item); }, function (ending) {
+      session.end(ending);
+    });
+    // Browsers keep a frame loading whose server was killed: has the log what it did not bring?
+    function look() {
+      var at = connection.cursor;
+      cancel = later(session.env, look, ALIVE_MS);
+      if (session.env.now() - session.heardAt < GRACE_MS || !at || connection.question) return;
+      function goOn() { connection.advancePatterns(); }
+      connection.ask(session.texts, function (cursor, item) {
+        if (!item.events) later(session.env, function () {
+          if (connection.cursor === at) session.end(endings.lost());
+        }, GRACE_MS);
+        goOn();
+      }, goOn, true);
+    }
+    var cancel = later(session.env, look, ALIVE_MS);
+    return { close: function () { cancel(); close(); } };
   }
 };
 
@@ -1709,7 +1722,7 @@ function loadScript(session, wait, credentials, done) {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox says so to a page that is left: asking at once would keep the next page's `load` waiting.
+  // Firefox says so to a page that is left: asking at once would hold up the next page's `load`.
   function failed() { cancel = later(env, function () { settle(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
     cancel();
@@ -2016,7 +2029,7 @@ merge(Publisher.prototype, {
     });
   },
 
-  // Another origin's answer can't be read: the event that comes back is one.
+  // Another origin's answer can't be read: the event coming back is one.
   byForm: function (entry) {
     var self = this;
     var connection = this.connection;
@@ -2232,7 +2245,7 @@ function listen(target, name, listener) {
   return nothing;
 }
 
-// A page's `load` waits for frames and scripts: it would seem to load for ever.
+// Frames and scripts hold up a page's `load`.
 function whenComplete(env, then, since) {
   var document = env.window.document;
   since = since || env.now();
@@ -2271,7 +2284,7 @@ function list(value) {
   return value === undefined || value === null ? [] : typeof value === 'string' ? [value] : value.slice(0);
 }
 
-// Over a copy: what is run may add and remove.
+// A copy: what is run may change it.
 function each(values, run) {
   values = values.slice(0);
   for (var i = 0; i < values.length; i++) run(values[i]);

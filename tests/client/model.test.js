@@ -43,6 +43,7 @@ class Play {
     this.connection.on('$close', (how) => { this.closed = how.reason; });
     this.gone = new Set();
     this.connection.on('$error', (error) => (error.topics || []).forEach((topic) => this.gone.add(topic)));
+    this.world.time.between = () => this.checkPhase();
     const { refuse } = this.connection;
     this.connection.refuse = (...verdict) => { this.noteBlind(); return refuse.apply(this.connection, verdict); };
   }
@@ -132,6 +133,17 @@ class Play {
   add(entry) {
     this.handles.push(entry);
     for (const topic of entry.topics) if (!this.wanted.has(topic)) this.wanted.set(topic, entry.from);
+  }
+
+  // Never at rest with something wanted; and what applications see agrees with what is there.
+  checkPhase() {
+    const { connection } = this;
+    const phase = connection.phase();
+    assert.equal(phase === 'closed', connection.state === 'closed');
+    if (phase === 'idle') assert.ok(!connection.patterns.length || 'patterns' in connection.timers, 'idle, and patterns are wanted');
+    if (connection.state === 'open' && connection.current) assert.equal(connection.transport, connection.current.name);
+    if (connection.held) assert.equal(phase, 'changing', 'items are held back for a candidate');
+    assert.deepEqual(connection.topics, connection.patterns.map((pattern) => pattern.text));
   }
 
   noteBlind() { this.blind = this.blind || this.connection.handles.some((handle) => handle.blind); }

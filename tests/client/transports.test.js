@@ -276,3 +276,25 @@ test('publishing where a policy forbids XHR goes by a form, once the server has 
   assert.ok(form, 'a form is sent');
   assert.equal(form.action, 'http://page.test/v1/events');
 });
+
+test('a frame that goes on loading though its server was killed is found out by what the log has and it did not bring', () => {
+  const { made, document } = paper();
+  const listeners = [];
+  const window = { document, postMessage() {}, addEventListener(name, run) { if (name === 'message') listeners.push(run); }, removeEventListener() {} };
+  let log = 1;
+  const { clock } = setUp({ transports: ['iframe'] }, (request) => (['now', `e-${log}`].includes(request.url.searchParams.get('cursor')) ? batch(log) : batch(log, 'new')), window);
+  clock.pass(100);
+  const frames = () => made.filter((node) => node.tag === 'iframe');
+  const say = (frame, item) => listeners.forEach((run) => run({ source: frame.contentWindow, origin: 'http://page.test', data: JSON.stringify(item) }));
+  frames()[0].contentWindow = { document: { URL: 'http://page.test/v1/iframe', readyState: 'loading', body: {} } };
+  say(frames()[0], { event: '$hello', cursor: 'e-1', data: {} });
+  clock.pass(30 * SECOND);
+  assert.equal(frames().length, 1, 'a quiet one is left alone');
+  log = 2;
+  say(frames()[0], { event: 'message', cursor: 'e-2', topic: 'a', data: 'new' });
+  clock.pass(7 * SECOND);
+  assert.equal(frames().length, 1, 'so is one that has brought it');
+  log = 3;
+  clock.pass(8 * SECOND);
+  assert.ok(frames().length > 1);
+});
