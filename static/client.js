@@ -93,7 +93,7 @@ function create(env) {
   return api;
 }
 
-// Never throws: wrong arguments are reported by `$error` and `$close`.
+// Never throws: wrong arguments are reported by `$error`.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -358,7 +358,11 @@ merge(Connection.prototype, {
       if (!this.current) return this.begin();
     } else if (!own && this.isFatal(ending)) return this.finish(ending);
     if (this.current && session.name === this.current.name) this.askLater(ending);
-    if (ending.kind === 'token' || (ending.status === 404 && ending.code)) this.queue = [];
+    if (ending.kind === 'refused' && ending.status === 404) {
+      ending.message = 'Wrong address ' + this.base + '? ' + ending.message;
+      this.queue = [];
+    }
+    if (ending.kind === 'token') this.queue = [];
     if (!this.queue.length && this.current) this.settleSwitch(ending);
     if (!this.candidate && this.state !== 'closed') this.tryNext();
   },
@@ -376,7 +380,7 @@ merge(Connection.prototype, {
       if (this.phase() === 'idle') this.after('retry', ending.retry || 0, this.begin);
       return;
     }
-    // Announced, so no trouble; yet a short life lengthens the pause.
+    // Announced, so no trouble; a short life lengthens the pause.
     if (own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived)) {
       return this.pause(ending, false);
     }
