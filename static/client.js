@@ -131,7 +131,6 @@ function Connection(env, url, options) {
   this.slowness = 0;
   this.verified = undefined; // is it Switchback that answers? undefined: not known
   this.attempt = options.client ? firstAttempt(env) : 0;
-  this.newest = {};
   this.abandoned = {};
   this.probeDelay = 0;
   this.notBefore = 0;
@@ -266,7 +265,7 @@ merge(Connection.prototype, {
 
   open: function (name) {
     var session = new TransportSession(this, find(this.env.transports, name), this.patternsToOpen());
-    this.number(session);
+    this.number();
     if (this.transport && this.transport !== name) {
       session.switched = this.transport + '.' + name + '.' +
         (this.current ? 'wanted' : this.lastEnding || 'lost');
@@ -275,8 +274,8 @@ merge(Connection.prototype, {
     session.open();
   },
 
-  // A question that was given up may arrive after the next, too.
-  number: function (session) { session.attempt = this.newest[session.wire] = this.attempt += 1; },
+  // Requests carry the newest number: a smaller one on any transport is a stray to the server.
+  number: function () { this.attempt += 1; },
 
   roundFailed: function () {
     var failure = this.failure;
@@ -306,7 +305,8 @@ merge(Connection.prototype, {
     this.current = session;
     this.held = null;
     // Break only now that it is made. What both delivered falls to the cursor test.
-    if (before) before.shut();
+    if (before) { before.shut(); this.number(); }
+    session.attempt = this.attempt;
     this.slowness = this.notBefore = this.asksLost = 0;
     this.transport = session.name;
     this.chooser.worked(session.name);
@@ -403,7 +403,7 @@ merge(Connection.prototype, {
   // A newer request of ours ends the older, a stray one the newer: not another page.
   ownReplacement: function (session, ending) {
     if (ending.reason !== 'replaced') return false;
-    return session.attempt < this.newest[session.wire] ||
+    return session.attempt < this.attempt ||
       this.env.now() - this.abandoned[session.wire] < STRAY_MS;
   },
 
@@ -1318,6 +1318,7 @@ merge(TransportSession.prototype, {
     this.at = connection.cursor;
     if (start) all.push(['cursor', start]);
     else if (options.last) all.push(['last', options.last]);
+    this.attempt = connection.attempt;
     if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);
     if (this.switched) all.push(['switched', this.switched]);
     this.switched = undefined;
@@ -1653,7 +1654,7 @@ function polling(name, wire, supported, ask, held) {
       function failed(ending, wait, lasted) {
         if (!wait || !/^(lost|late)$/.test(ending.kind) || ending.status) return session.end(ending);
         connection.abandoned[session.wire] = session.env.now();
-        connection.number(session);
+        connection.number();
         if (lasted >= 1000) connection.holdLess(Math.max(1, Math.min(wait - 1, Math.floor(lasted / 2000))));
         next(0);
       }

@@ -46,7 +46,7 @@ class Target {
  */
 class Server {
   constructor(time, { keyed = false, knowsAttempts = true } = {}) {
-    Object.assign(this, { time, keyed, knowsAttempts, log: [], ids: new Map(), open: new Set(), newest: new Map(), up: true, busy: false });
+    Object.assign(this, { time, keyed, knowsAttempts, log: [], ids: new Map(), open: new Set(), newest: new Map(), attempts: new Map(), up: true, busy: false });
   }
 
   cursor(position = this.log.length) { return `e1-${position}`; }
@@ -68,15 +68,18 @@ class Server {
     return null;
   }
 
-  // Registers a connection of a client on a transport; the older one ends, or this one if it is a stray.
+  // Registers a connection of a client: the older one on its transport ends; or this one, if the client has made a newer
+  // attempt on any transport.
   admit(connection, url, wire) {
-    const key = `${url.searchParams.get('client')} ${wire}`;
+    const client = url.searchParams.get('client');
+    const key = `${client} ${wire}`;
     const attempt = this.knowsAttempts ? Number(url.searchParams.get('attempt')) : 0;
     const before = this.newest.get(key);
-    if (!url.searchParams.get('client')) return true;
-    if (before && attempt < before.attempt) return false;
-    this.newest.set(key, { attempt, connection });
-    if (before && before.connection !== connection && this.open.has(before.connection)) before.connection.bye('replaced');
+    if (!client) return true;
+    if (attempt < (this.attempts.get(client) || 0)) return false;
+    this.attempts.set(client, attempt);
+    this.newest.set(key, connection);
+    if (before && before !== connection && this.open.has(before)) before.bye('replaced');
     return true;
   }
 
@@ -91,6 +94,7 @@ class Server {
     this.up = false;
     for (const connection of [...this.open]) connection.cut();
     this.newest.clear();
+    this.attempts.clear();
   }
 }
 
