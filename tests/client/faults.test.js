@@ -433,6 +433,17 @@ test('two requests of our own that the server takes for two pages', async (t) =>
     assert.deepEqual(line.heard, ['after']);
   });
 
+  await t.test('a question that another transport overtook is no other page', () => {
+    const world = new World({ transports: ['ws', 'longpoll'] });
+    const line = world.connect();
+    world.pass(2 * world.latency + 1);
+    assert.deepEqual([...world.links].map((held) => held.name), ['longpoll', 'ws']);
+    [...world.links][0].link.hear({ event: '$bye', data: { reason: 'replaced' } });
+    world.publish();
+    world.pass(5 * SECOND);
+    assert.deepEqual([line.state, line.transport, line.heard, told(line, '$error')], ['open', 'ws', [1], []]);
+  });
+
   await t.test('another page with the id does', () => {
     const world = new World({ transports: ['sse'] });
     const line = world.connect();
