@@ -98,8 +98,9 @@ impl Route {
         match self {
             Self::Events | Self::Topic => Pace::Own,
             Self::Poll | Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Pace::Own,
-            Self::Ws | Self::Echo => Pace::Own,
-            Self::Ack | Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
+            // An acknowledgement is counted as a subscription: clients that poll send as many.
+            Self::Ws | Self::Echo | Self::Ack => Pace::Own,
+            Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
             Self::Asset(_) | Self::Nothing => Pace::Request,
             Self::Healthz | Self::Readyz => Pace::Exempt,
         }
