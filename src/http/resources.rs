@@ -32,7 +32,7 @@ const CLIENTS_LISTED: usize = 1000;
 /// Bytes of patterns after which an answer lists no more clients.
 const LISTED_PATTERN_BYTES: usize = 1 << 20;
 
-/// Rows that are read for the lags of one answer. A client past it is listed without.
+/// Rows that are read for the lags of one answer, for each of its clients as many.
 const LAG_ROWS_MAX: u64 = 20_000;
 
 /// Rows that are read for the lag of one client.
@@ -114,14 +114,16 @@ pub(super) async fn clients(call: Call) -> Answer {
     }
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
-    let mut lags = Lags { scanner: call.limits().scan(&key)?, rows_left: LAG_ROWS_MAX };
+    let scanner = call.limits().scan(&key)?;
     let fields = Fields::parse(call.request.query_string())?;
     let after = fields.one("after")?.map(parse_client).transpose()?;
     let hub = &call.state.hub;
     let (states, more) = hub.clients().list(after, CLIENTS_LISTED, LISTED_PATTERN_BYTES);
+    let rows_of_one = (LAG_ROWS_MAX / states.len().max(1) as u64).clamp(1, LAG_ROWS_OF_ONE);
+    let lags = Lags { scanner, rows_of_one };
     let mut listed = Vec::new();
     for state in states {
-        listed.push(describe(hub, &state, &mut lags).await?);
+        listed.push(describe(hub, &state, &lags).await?);
     }
     let mut answer = json!({ "clients": listed });
     if more {
@@ -136,12 +138,12 @@ pub(super) async fn client(call: Call) -> Answer {
     check_may_come(&rights)?;
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
-    let mut lags = Lags { scanner: call.limits().scan(&key)?, rows_left: LAG_ROWS_MAX };
+    let lags = Lags { scanner: call.limits().scan(&key)?, rows_of_one: LAG_ROWS_OF_ONE };
     let client: Uuid = parse_client(call.request.named().unwrap_or_default())?;
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
-            Ok(json_body(&describe(hub, &state, &mut lags).await?))
+            Ok(json_body(&describe(hub, &state, &lags).await?))
         }
         _ => Err(unknown_client()),
     }
@@ -154,10 +156,11 @@ pub(super) fn unknown_client() -> ApiError {
 /// What the lags of one answer may still cost, and who pays.
 struct Lags {
     scanner: Scanner,
-    rows_left: u64,
+    /// Rows that may be read for one client.
+    rows_of_one: u64,
 }
 
-async fn describe(hub: &Hub, state: &ClientState, lags: &mut Lags) -> Result<Value, ApiError> {
+async fn describe(hub: &Hub, state: &ClientState, lags: &Lags) -> Result<Value, ApiError> {
     let bounds = hub.bounds();
     let acknowledged = state
         .acknowledged
@@ -172,36 +175,30 @@ async fn describe(hub: &Hub, state: &ClientState, lags: &mut Lags) -> Result<Val
         "patterns": state.patterns.iter().collect::<Vec<_>>(),
         "sent": state.sent.map(|position| Cursor::new(bounds.epoch, position)),
         "acknowledged": state.acknowledged,
-        "lag": lag.map(|(events, ms)| json!({ "events": events, "ms": ms })),
+        "lag": lag,
     }))
 }
 
 impl Lags {
     /// How many matching events wait for a client, counted up to 1000, and for how long, in milliseconds, the first of them
-    /// has. `None` where the answer has cost enough already.
-    async fn of(
-        &mut self,
-        hub: &Hub,
-        patterns: &PatternSet,
-        after: Position,
-    ) -> Result<Option<(usize, u64)>, ApiError> {
-        if patterns.is_empty() || after >= hub.bounds().last {
-            return Ok(Some((0, 0)));
+    /// has; with `more` where the count ended before the log did.
+    async fn of(&self, hub: &Hub, patterns: &PatternSet, after: Position) -> Result<Value, ApiError> {
+        let end = hub.bounds().last;
+        if patterns.is_empty() || after >= end {
+            return Ok(json!({ "events": 0, "ms": 0 }));
         }
-        if self.rows_left == 0 {
-            return Ok(None);
-        }
-        let patterns = patterns.clone();
-        let rows_max = self.rows_left.min(LAG_ROWS_OF_ONE);
+        let (patterns, rows_max) = (patterns.clone(), self.rows_of_one);
         let events_max = usize::try_from(rows_max).unwrap_or(usize::MAX).min(1000);
         let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
         let page = hub.read(request).await?;
-        let cost = page.vain_rows.max(page.rows).max(1);
-        self.rows_left = self.rows_left.saturating_sub(cost);
         // Also of what matches: it is read to be counted, not to be sent.
-        wait_after(&self.scanner, cost).await;
+        wait_after(&self.scanner, page.vain_rows.max(page.rows)).await;
         let since = page.events.first().map_or(0, |event| hub.clock().wall_ms().saturating_sub(event.time_ms()));
-        Ok(Some((page.events.len(), since)))
+        let mut lag = json!({ "events": page.events.len(), "ms": since });
+        if page.through < end {
+            lag["more"] = true.into();
+        }
+        Ok(lag)
     }
 }
 
