@@ -1,48 +1,55 @@
 //! What the program does besides serving: publishing, subscribing, backing up, making tokens; and what its commands share.
 
+mod log;
+mod process;
 mod publish;
 mod remote;
 mod subscribe;
 mod token;
 
+use std::io::Write as _;
+
 use crate::config::BackupArgs;
 use crate::store::BackupError;
 
+pub use log::{LogWriter, log_to_stderr};
+pub use process::{TooFewFiles, outlive_file_size_limit, raise_open_files};
 pub use publish::publish;
 pub use remote::RemoteError;
 pub use subscribe::subscribe;
 pub use token::token;
 
-/// Copies the disk store into one file, and says what was copied.
+/// Copies the disk store into one file; returns what is to be said of the copy.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is left then.
-pub fn backup(arguments: &BackupArgs) -> Result<(), BackupError> {
+pub fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
     let report = crate::store::backup(&arguments.data, &arguments.file)?;
-    println!(
-        "{}: log {} from {} to {}, {} remembered clients, {} bytes",
+    Ok(format!(
+        "{}: log {} from {} to {}, {} remembered clients, {} bytes\n\
+         to restore it, put it into an empty data directory as events.db; it becomes a log of its own then",
         arguments.file.display(),
         report.epoch,
         report.floor.next(),
         report.last,
         report.clients,
         report.bytes
-    );
-    println!("to restore it, put it into an empty data directory as events.db; it becomes a log of its own then");
-    Ok(())
+    ))
 }
 
-/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); with each request, if wanted,
-/// whatever the filter says.
+/// Prints a line on standard output: what a command has to say.
 ///
 /// # Errors
-/// Where the filter is not one.
-pub fn log_to_stderr(filter: &str, access_log: bool) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
-    let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });
-    let filter = filter.add_directive(wanted.parse().map_err(|error| format!("--log {wanted}: {error}"))?);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    Ok(())
+/// Where it cannot be written: `println!` would panic.
+pub fn print_line(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Prints a line on standard error, where that can be written.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "switchback: {line}");
 }
 
 /// Listens, from this call on, for the process being asked to stop: by ctrl-c, or SIGTERM. The future ends then; asked

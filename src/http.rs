@@ -14,6 +14,7 @@ mod envelope;
 mod error;
 mod options;
 mod origin;
+mod proxied;
 mod publish;
 mod query;
 mod readiness;

@@ -5,6 +5,7 @@
 //!
 //! - `<` becomes `\u003c`: neither `</script>` nor `<!--` can end or change a script (WHATWG HTML §13.2.5.4).
 //! - U+2028 and U+2029 become escapes: they end a line in JavaScript before ES2019.
+//! - U+0085 does, too: it ends a line for readers that split text as Unicode has it (Python's `str.splitlines`).
 //! - raw CR and LF, which JSON allows between tokens only, are dropped: they end a line of SSE.
 //!
 //! Nothing else changes: numbers keep every digit, keys their order, duplicate keys both values. That
@@ -187,7 +188,10 @@ fn escape(json: &str) -> Cow<'_, str> {
     // have no E2 at all, and one byte is found faster than two.
     let separator =
         memchr::memchr(0xE2, bytes).and_then(|from| Some(from + memchr::memmem::find(&bytes[from..], b"\xE2\x80")?));
-    let marks = [memchr::memchr3(b'<', b'\r', b'\n', bytes), separator];
+    // U+0085 is C2 85.
+    let next_line =
+        memchr::memchr(0xC2, bytes).and_then(|from| Some(from + memchr::memmem::find(&bytes[from..], b"\xC2\x85")?));
+    let marks = [memchr::memchr3(b'<', b'\r', b'\n', bytes), separator, next_line];
     let Some(first) = marks.into_iter().flatten().min() else {
         return Cow::Borrowed(json);
     };
@@ -196,6 +200,7 @@ fn escape(json: &str) -> Cow<'_, str> {
     for c in json[first..].chars() {
         match c {
             '<' => out.push_str("\\u003c"),
+            '\u{85}' => out.push_str("\\u0085"),
             '\u{2028}' => out.push_str("\\u2028"),
             '\u{2029}' => out.push_str("\\u2029"),
             // Inside strings JSON has them escaped already, so these stand between tokens.
@@ -233,6 +238,7 @@ mod tests {
         for (text, expected) in [
             (r#""</script><!--""#, r#""\u003c/script>\u003c!--""#),
             ("\"\u{2028}\u{2029}\"", r#""\u2028\u2029""#),
+            ("\"°\u{85}\"", r#""°\u0085""#),
             ("{\r\n\"a\":\n1}", r#"{"a":1}"#),
         ] {
             assert_eq!(safe(text).unwrap(), expected);
@@ -289,7 +295,7 @@ mod tests {
             any::<bool>().prop_map(Into::into),
             any::<i64>().prop_map(Into::into),
             any::<String>().prop_map(Into::into),
-            Just("</script><!--\u{2028}\u{2029}\r\n\0\u{1f600}".into()),
+            Just("</script><!--\u{85}\u{2028}\u{2029}\r\n\0\u{1f600}".into()),
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![
@@ -305,14 +311,14 @@ mod tests {
         fn the_safe_form_means_the_same_and_is_safe(value in any_json(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             let out = safe(&text).unwrap();
-            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{2028}', '\u{2029}']), None);
+            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{85}', '\u{2028}', '\u{2029}']), None);
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap(), value);
         }
 
         #[test]
         fn strings_too(text: String) {
             let out = string(&text);
-            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{2028}', '\u{2029}']), None);
+            prop_assert_eq!(out.find(['<', '\r', '\n', '\u{85}', '\u{2028}', '\u{2029}']), None);
             prop_assert_eq!(&serde_json::from_str::<String>(&out).unwrap(), &text);
             let mut written = Vec::new();
             write_string(&text, &mut written);

@@ -89,6 +89,9 @@
 //! 11. A worker writes only to a stream at rest: nothing waits to be written before it, and neither its end nor a read for it
 //!     is due. What the socket does not take goes out before all that follows.
 
+// They panic where the stream cannot be written.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod auth;
 mod barred;
 mod clients;

@@ -1,5 +1,8 @@
 //! The `switchback` program: flags, environment and file become a [`Config`]; the rest is the library's.
 
+// They panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use switchback::command;
@@ -19,7 +22,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("switchback: {error}");
+            command::complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -30,19 +33,26 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     let system = actix_web::rt::System::new();
     match command {
         Command::Serve(serve) => {
-            command::log_to_stderr(&serve.log, serve.access_log)?;
+            let _log = command::log_to_stderr(&serve.log, serve.access_log)?;
             let config = serve.into_config()?;
+            command::raise_open_files(config.connections_max, config.workers)?;
             system.block_on(async {
+                command::outlive_file_size_limit()?;
                 let server = Server::bind(config.clone()).await?;
                 // Whoever reads the greeting may stop it properly.
                 let asked_to_stop = command::asked_to_stop()?;
-                println!("{}", greeting(&config, server.address()));
+                // Nobody may be listening.
+                let _ = command::print_line(&greeting(&config, server.address()));
                 Ok(server.run(asked_to_stop).await?)
             })
         }
-        Command::Publish(publish) => Ok(system.block_on(command::publish(publish))?),
+        Command::Publish(publish) => say(&system.block_on(command::publish(publish))?),
         Command::Subscribe(subscribe) => Ok(system.block_on(command::subscribe(subscribe))?),
-        Command::Backup(backup) => Ok(command::backup(&backup)?),
-        Command::Token(token) => Ok(command::token(token)?),
+        Command::Backup(backup) => say(&command::backup(&backup)?),
+        Command::Token(token) => say(&command::token(token)?),
     }
+}
+
+fn say(text: &str) -> Result<(), Box<dyn std::error::Error>> {
+    command::print_line(text).map_err(|error| format!("cannot write to standard output: {error}").into())
 }

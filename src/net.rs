@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | `request`, `headers`, `response`, `service` | what is handed up and down, whatever it came over |
+//! | `hold` | whether a request waits for events, and ends with its client |
 //! | `accept`, `tls`, `io`, `peer` | from a socket to a connection: limits, TLS, deadlines, the other end's address |
 //! | `backlog` | what waits for a peer that reads slowly |
 //! | `http1` | HTTP/1.1, for the frequent requests; direct writes to idle streams |
@@ -16,6 +17,7 @@ pub(crate) mod access_log;
 mod backlog;
 pub(crate) mod fallback;
 mod headers;
+mod hold;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod in_flight;
@@ -28,6 +30,7 @@ mod service;
 pub(crate) mod tls;
 
 pub(crate) use headers::{Headers, text};
+pub(crate) use hold::Hold;
 pub(crate) use http1::DirectSink;
 pub use peer::ProxyHeader;
 pub(crate) use peer::{Caller, Peer, Proxies, Scheme};

@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use super::remote::{ANSWER_BYTES_MAX, Remote, RemoteError, refused};
 use crate::config::PublishArgs;
 
-/// Publishes one event and prints the server's answer.
+/// Publishes one event; returns the server's answer.
 ///
 /// # Errors
 /// [`RemoteError`].
-pub async fn publish(arguments: PublishArgs) -> Result<(), RemoteError> {
+pub async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
     let data = match arguments.data.as_deref() {
         None | Some("-") => {
             let mut input = Vec::new();
@@ -34,8 +34,7 @@ pub async fn publish(arguments: PublishArgs) -> Result<(), RemoteError> {
     if !status.is_success() {
         return Err(refused(status.as_u16(), &body));
     }
-    println!("{}", String::from_utf8_lossy(&body));
-    Ok(())
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// The event as JSON: its data is written into it as it is, where it is JSON.

@@ -69,7 +69,7 @@ pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
             Err(RemoteError::Ended(reason)) if reason == "expired" && remote.may_renew() => {}
             Err(error) if !error.is_passing() || reader.cursor.is_none() => return Err(error),
             Err(error) => {
-                eprintln!("switchback: {error}; trying again");
+                super::complain(&format!("{error}; trying again"));
                 failures += 1;
             }
         }

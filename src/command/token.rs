@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::auth::{Grant, sign};
 use crate::config::{ConfigError, TokenArgs};
 
-/// Signs a token with the secret and prints it.
+/// Signs a token with the secret.
 ///
 /// # Errors
 /// [`ConfigError::Key`] where there is no secret.
-pub fn token(arguments: TokenArgs) -> Result<(), ConfigError> {
+pub fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
     let missing = || {
         let message = "there is no secret to sign with: name its file with --jwt-secret-file, or put it into \
              SWITCHBACK_JWT_SECRET; tokens for a server with --jwks are signed by whoever has the private key";
@@ -30,6 +30,5 @@ pub fn token(arguments: TokenArgs) -> Result<(), ConfigError> {
         event_rate: arguments.rate,
     };
     let token = sign(&keys, &grant, arguments.audience.as_deref(), arguments.issuer.as_deref());
-    println!("{}", token.ok_or_else(missing)?);
-    Ok(())
+    token.ok_or_else(missing)
 }

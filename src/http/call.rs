@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::StatusCode;
-use http::header::STRICT_TRANSPORT_SECURITY;
+use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, StatusCode, Version};
 
 use super::Answer;
 use super::error::ApiError;
@@ -16,7 +16,7 @@ use super::origin::{self, Source};
 use super::site::State;
 use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
-use crate::net::{Caller, DirectSink, Request, RequestBody, RequestHead, Response, Scheme};
+use crate::net::{Caller, DirectSink, Hold, Request, RequestBody, RequestHead, Response, Scheme};
 
 /// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
 pub(super) struct Call(Box<Parts>);
@@ -146,6 +146,16 @@ impl Call {
         self.request.sink.clone()
     }
 
+    /// How its connection learns that the request waits for events.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        self.request.hold.clone()
+    }
+
+    /// Whether only the head of GET's answer is asked for (RFC 9110 §9.3.2).
+    pub(super) fn is_head(&self) -> bool {
+        *self.request.method() == Method::HEAD
+    }
+
     pub(super) fn source(&self) -> &Source {
         &self.source
     }
@@ -198,6 +208,27 @@ impl Call {
         }
         Ok(())
     }
+}
+
+/// 411 where a body's length cannot be known (RFC 9110 §15.5.12), and 400 where it would reach to the end of the connection:
+/// actix takes all that follows an `Upgrade: websocket` for one body, the next request with its credentials too.
+pub(super) fn check_body(head: &RequestHead) -> Result<(), ApiError> {
+    // A body of HTTP/2 has an end of its own.
+    if *head.method() != Method::POST || head.version() >= Version::HTTP_2 {
+        return Ok(());
+    }
+    let headers = head.headers();
+    if headers.get(&TRANSFER_ENCODING).is_some() {
+        return Ok(());
+    }
+    if headers.get(&CONTENT_LENGTH).is_none() {
+        let message = "a body comes with its length (Content-Length) or in chunks (Transfer-Encoding: chunked)";
+        return Err(ApiError::new(StatusCode::LENGTH_REQUIRED, "length_required", message));
+    }
+    if headers.texts(&UPGRADE).any(|value| value.trim().eq_ignore_ascii_case("websocket")) {
+        return Err(ApiError::bad("bad_upgrade", "a request with a body cannot upgrade its connection to a WebSocket"));
+    }
+    Ok(())
 }
 
 /// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.

@@ -17,7 +17,7 @@ use crate::clients::Registration;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat, Worker};
 use crate::limits::{Permit, Scanner};
-use crate::net::DirectSink;
+use crate::net::{DirectSink, Hold};
 use crate::store::{Page, StoreError};
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
@@ -31,6 +31,7 @@ pub(super) struct Driver {
     _held: Option<Permit>,
     /// Who pays for what is looked at in vain. Boxed: most streams never look at anything in vain.
     scanner: Box<Scanner>,
+    hold: Option<Hold>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
     /// than to be woken once for nothing.
@@ -49,6 +50,7 @@ impl Driver {
         registration: Option<Registration>,
         held: Option<Permit>,
         scanner: Scanner,
+        hold: Option<Hold>,
     ) -> Self {
         Self {
             delivery,
@@ -56,6 +58,7 @@ impl Driver {
             seat,
             _held: held,
             scanner: Box::new(scanner),
+            hold,
             fetch: None,
             timer: None,
             armed_for: None,
@@ -103,10 +106,15 @@ impl Driver {
                     let hub = self.seat.worker().hub().clone();
                     self.fetch = Some(async move { hub.read(request).await }.boxed_local());
                 }
-                Step::Wait(until) => match until {
-                    Some(until) => ready!(self.sleep(now, until, cx)),
-                    None => return Poll::Pending,
-                },
+                Step::Wait(until) => {
+                    if let Some(hold) = &self.hold {
+                        hold.set(true);
+                    }
+                    match until {
+                        Some(until) => ready!(self.sleep(now, until, cx)),
+                        None => return Poll::Pending,
+                    }
+                }
                 Step::Yield => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

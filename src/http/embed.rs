@@ -15,7 +15,7 @@ use super::route::Route;
 use super::site::{Site, State};
 use crate::hub::Hub;
 use crate::net::http1::WeakSink;
-use crate::net::{Peer, Request, RequestBody, Response, fallback};
+use crate::net::{Hold, Peer, Request, RequestBody, Response, fallback};
 
 mod retained;
 
@@ -147,6 +147,7 @@ impl FromRequest for Embedded {
             body,
             peer: request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.peer_addr())),
             sink: request.conn_data::<WeakSink>().and_then(WeakSink::upgrade),
+            hold: request.conn_data::<Hold>().cloned(),
         };
         std::future::ready(Ok(Self { request, state: state.clone(), retained, chunked }))
     }

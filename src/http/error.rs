@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use crate::auth::Rights;
@@ -157,6 +157,8 @@ impl ApiError {
         }
         if self.code == "upgrade_required" {
             response = response.with(UPGRADE, HeaderValue::from_static("websocket"));
+            // RFC 6455 §4.2.2: a client of another version learns which one would do.
+            response = response.with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response.with_body(body.to_string())
     }

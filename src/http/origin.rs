@@ -11,13 +11,11 @@ use http::header::{
 
 use super::error::ApiError;
 use super::options::HttpOptions;
+use super::proxied;
 use crate::net::{Headers, ResponseFields, Scheme, text};
 
 /// What a browser says of who asks (Fetch Metadata).
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// What the names of most headers begin with that proxies add.
-const X_FORWARDED: &[u8] = b"x-forwarded-";
 
 /// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
 /// or `null`, which sandboxed and file pages have.
@@ -203,17 +201,7 @@ pub(crate) fn check_open(headers: Headers<'_>, options: &HttpOptions) -> Result<
     if access.keys.is_some() || access.allow_anonymous {
         return Ok(());
     }
-    // By the first letter: of every request every header is looked at.
-    let forwarded = |name: &[u8]| match name {
-        [b'f' | b'F', ..] => name.eq_ignore_ascii_case(b"forwarded"),
-        [b'x' | b'X', ..] => {
-            let start = name.get(..X_FORWARDED.len());
-            name.eq_ignore_ascii_case(b"x-real-ip")
-                || start.is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED))
-        }
-        _ => false,
-    };
-    if headers.any_name(forwarded) {
+    if headers.any_name(proxied::is_sign) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "proxied",

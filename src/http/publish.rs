@@ -48,7 +48,8 @@ pub(super) async fn events(mut call: Call) -> Answer {
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
     match kind.as_ref().map(MediaType::as_str) {
-        Some("application/json" | "text/plain") => {
+        // The XDomainRequest of Internet Explorer 8 and 9 cannot say a type.
+        None | Some("application/json" | "text/plain") => {
             let body =
                 body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let text = body::text(&body)?;

@@ -100,6 +100,8 @@ pub(crate) struct Params {
     pub(crate) patterns: Option<PatternSet>,
     /// `cursor`: a cursor, `now` or `earliest`.
     pub(crate) cursor: Option<From>,
+    /// `lastEventId`, which some polyfills of EventSource send for the header `Last-Event-ID`; empty is absent.
+    pub(crate) last_event_id: Option<Cursor>,
     pub(crate) client: Option<Uuid>,
     pub(crate) last: Option<usize>,
     pub(crate) limit: usize,
@@ -122,6 +124,7 @@ impl Params {
         let (mut cursor, mut client, mut last, mut limit, mut wait) = (None, None, None, None, None);
         let (mut padding, mut named, mut origin, mut publish) = (None, None, None, None);
         // What only some transports use is looked at before anything else there; here it is only checked.
+        let mut resumed = None;
         let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
         let (mut attempt, mut switched) = (None, None);
         for pair in pairs(text) {
@@ -130,6 +133,7 @@ impl Params {
                 "topic" if value.contains(',') => return Err(list_of_topics(&value)),
                 "topic" => patterns.push(pattern(&value)?),
                 "cursor" => set(&mut cursor, &name, parse_from(&value))?,
+                "lastEventId" => set(&mut resumed, &name, parse_last_event_id(&value))?,
                 "client" => set(&mut client, &name, parse_client(&value))?,
                 "last" => set(&mut last, &name, whole(&name, &value, 1..=1000))?,
                 "limit" => set(&mut limit, &name, whole(&name, &value, 1..=1000))?,
@@ -150,6 +154,7 @@ impl Params {
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
             cursor,
+            last_event_id: resumed.flatten(),
             client,
             last: last.map(|last| last as usize),
             limit: limit.unwrap_or(256) as usize,
@@ -225,10 +230,16 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The header that an `EventSource` sends when it comes back; empty is absent.
 pub(crate) fn last_event_id(headers: Headers<'_>) -> Result<Option<Cursor>, ApiError> {
-    let Some(value) = headers.get(&LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let cursor = header_text(value).and_then(|text| text.parse().ok());
+    let Some(value) = headers.get(&LAST_EVENT_ID) else { return Ok(None) };
+    parse_last_event_id(header_text(value).unwrap_or("?"))
+}
+
+fn parse_last_event_id(text: &str) -> Result<Option<Cursor>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
     let message = "Last-Event-ID is a cursor as received in id: from this server, such as k3f9x2-1042";
-    cursor.map(Some).ok_or_else(|| ApiError::bad("bad_cursor", message))
+    text.parse().map(Some).map_err(|_| ApiError::bad("bad_cursor", message))
 }
 
 /// A field that is a number, where it is there.
@@ -267,9 +278,23 @@ mod tests {
     }
 
     /// Fields that are read, one value each.
-    const SINGLE: [&str; 15] = [
-        "cursor", "client", "last", "limit", "wait", "padding", "named", "origin", "publish", "once", "callback",
-        "token", "ticket", "attempt", "switched",
+    const SINGLE: [&str; 16] = [
+        "cursor",
+        "lastEventId",
+        "client",
+        "last",
+        "limit",
+        "wait",
+        "padding",
+        "named",
+        "origin",
+        "publish",
+        "once",
+        "callback",
+        "token",
+        "ticket",
+        "attempt",
+        "switched",
     ];
 
     /// What came of a field.
@@ -277,6 +302,7 @@ mod tests {
         match name {
             "topic" => format!("{:?}", params.patterns),
             "cursor" => format!("{:?}", params.cursor),
+            "lastEventId" => format!("{:?}", params.last_event_id),
             "client" => format!("{:?}", params.client),
             "last" => format!("{:?}", params.last),
             "limit" => format!("{:?}", params.limit),
@@ -320,6 +346,8 @@ mod tests {
             "cursor=",
             "cursor=e",
             "cursor=e-x",
+            "lastEventId=now",
+            "lastEventId=e-1&lastEventId=e-1",
             "client=",
             "client=1",
             "client={0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d}",
@@ -360,7 +388,8 @@ mod tests {
         #[test]
         fn each_field_is_read_as_if_it_stood_alone(fields in proptest::collection::vec(
             prop_oneof![
-                6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 6 => "(last|limit|wait|attempt)=[0-9]{1,2}",
+                6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 2 => "lastEventId=(e-[0-9])?",
+                6 => "(last|limit|wait|attempt)=[0-9]{1,2}",
                 6 => "(padding|named|once)=[01]", 3 => "(origin|callback|token|ticket)=[a-z]{1,2}", 2 => "[a-z]{0,2}=?[0-9]",
                 1 => "client=0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1[0-9]", 1 => "(cursor|padding|client|x)=(x|%ff|%31)",
             ],

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture};
 use http::Method;
 
-use super::call::{Call, Pace};
+use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
 use super::{Answer, admin, assets, not_found, preflight, publish, resources, subscribe, tickets, websocket};
 use crate::net::Response;
@@ -121,8 +121,8 @@ impl Route {
             Self::Iframe => unasked(call, Methods::Stream, subscribe::iframe),
             Self::Sse => asked(call, Methods::Stream, subscribe::sse),
             Self::Stream => asked(call, Methods::Stream, subscribe::lines),
-            Self::Ws => asked(call, Methods::Stream, websocket::subscribe),
-            Self::Echo => asked(call, Methods::Stream, websocket::echo),
+            Self::Ws => asked(call, Methods::Socket, websocket::subscribe),
+            Self::Echo => asked(call, Methods::Socket, websocket::echo),
             Self::Ack => asked(call, Methods::Post, resources::ack),
             Self::Info => asked(call, Methods::Read, resources::info),
             Self::Clients => asked(call, Methods::Read, resources::clients),
@@ -149,8 +149,10 @@ impl Route {
 pub(super) enum Methods {
     /// Read in one go.
     Read,
-    /// Held, or without an end.
+    /// Held, or without an end. HEAD holds nothing.
     Stream,
+    /// A WebSocket: HEAD knows no upgrade.
+    Socket,
     /// Looked at, or ended.
     ReadDelete,
     Post,
@@ -160,7 +162,7 @@ impl Methods {
     fn allow(self, method: &Method) -> bool {
         match *method {
             Method::GET => !matches!(self, Self::Post),
-            Method::HEAD => matches!(self, Self::Read | Self::ReadDelete),
+            Method::HEAD => matches!(self, Self::Read | Self::ReadDelete | Self::Stream),
             Method::DELETE => matches!(self, Self::ReadDelete),
             Method::POST => matches!(self, Self::Post),
             _ => false,
@@ -170,8 +172,8 @@ impl Methods {
     /// As the headers `Allow` and `Access-Control-Allow-Methods` have them.
     pub(super) fn names(self) -> &'static str {
         match self {
-            Self::Read => "GET, HEAD, OPTIONS",
-            Self::Stream => "GET, OPTIONS",
+            Self::Read | Self::Stream => "GET, HEAD, OPTIONS",
+            Self::Socket => "GET, OPTIONS",
             Self::ReadDelete => "GET, HEAD, DELETE, OPTIONS",
             Self::Post => "POST, OPTIONS",
         }
@@ -204,7 +206,10 @@ where
     R: Future<Output = Answer>,
 {
     match call.request.method() {
-        method if methods.allow(method) => Either::Left(handler(call)),
+        method if methods.allow(method) => match check_body(&call.request.head) {
+            Ok(()) => Either::Left(handler(call)),
+            Err(error) => Either::Right(ready(Err(error))),
+        },
         &Method::OPTIONS => Either::Right(ready(preflight(&call, methods))),
         _ => Either::Right(ready(Err(ApiError::method(methods.names())))),
     }

@@ -23,9 +23,9 @@ use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::From;
 use crate::json::Literal;
-use crate::limits::{LimitError, Scanner};
+use crate::limits::{LimitError, RateKey, Scanner};
 use crate::net::{Response, text as header_text};
-use crate::store::StoreError;
+use crate::store::{ClientRecord, StoreError};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Batch, Control, Framing};
@@ -57,6 +57,9 @@ pub(super) async fn poll(call: Call) -> Answer {
 pub(super) async fn longpoll(call: Call) -> Answer {
     let (mut driver, _) = {
         let params = params(&call)?;
+        if call.is_head() {
+            return head(&call, Transport::Longpoll, &params, json(Response::new(StatusCode::OK))).await;
+        }
         open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?
     };
     drop(call);
@@ -74,6 +77,17 @@ pub(super) async fn jsonp(call: Call) -> Answer {
         };
         (Framing::Jsonp(parse_callback(callback)?), presented(&fields))
     };
+    let response = Response::new(StatusCode::OK)
+        .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
+        // Opened as a page, it is offered as a file instead, and nothing runs.
+        .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
+    if call.is_head() {
+        // A refusal has the same status; its work is counted.
+        if let Err(error) = permit_script(&call).await {
+            call.refusals().charge(error);
+        }
+        return Ok(response.without_body());
+    }
     // It is told in an answer of its own, so it is not counted by those who see its error.
     let opened = open_script(&call, &framing).await.map_err(|error| call.refusals().charge(error));
     drop(call);
@@ -81,14 +95,16 @@ pub(super) async fn jsonp(call: Call) -> Answer {
         Ok(mut driver) => driver.batch().await.map(|batch| (driver, batch)).map_err(ApiError::from),
         Err(error) => Err(error),
     };
-    let response = Response::new(StatusCode::OK)
-        .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
-        // Opened as a page, it is offered as a file instead, and nothing runs.
-        .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
     Ok(match batch {
         Ok((driver, batch)) => with_batch(response, driver, batch),
         Err(error) => response.with_body(error_batch(&framing, &error, presented).freeze()),
     })
+}
+
+async fn permit_script(call: &Call) -> Result<(), ApiError> {
+    call.admit()?;
+    origin::check_script(call.request.headers(), call.scheme(), call.options())?;
+    permit(call, Transport::Jsonp, &params(call)?).await.map(drop)
 }
 
 async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiError> {
@@ -112,11 +128,14 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let answer = async {
         call.admit()?;
         let params = params(&call)?;
+        let response = document_headers(Response::new(StatusCode::OK), &nonce, &call);
+        if call.is_head() {
+            return head(&call, Transport::Iframe, &params, response).await;
+        }
         let completion =
             if once { held(params.wait) } else { stream_of(&call, Some(call.options().iframe_bytes_max), false) };
         let (mut driver, _) = open(&call, Transport::Iframe, &params, framing.clone(), completion).await?;
         let batch = if once { Some(driver.batch().await?) } else { None };
-        let response = document_headers(Response::new(StatusCode::OK), &nonce, &call);
         Ok(match batch {
             Some(batch) => with_batch(response, driver, batch),
             None => streaming(&call, response, driver),
@@ -139,20 +158,33 @@ pub(super) async fn iframe(call: Call) -> Answer {
 /// `/v1/sse`.
 pub(super) async fn sse(call: Call) -> Answer {
     let params = params(&call)?;
-    let framing = Framing::Sse { padding: params.padding, named: params.named };
-    let (driver, _) = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
     let response =
         Response::new(StatusCode::OK).with(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    if call.is_head() {
+        return head(&call, Transport::Sse, &params, response).await;
+    }
+    let framing = Framing::Sse { padding: params.padding, named: params.named };
+    let (driver, _) = open(&call, Transport::Sse, &params, framing, stream_of(&call, None, false)).await?;
     Ok(streaming(&call, response, driver))
 }
 
 /// `/v1/stream`.
 pub(super) async fn lines(call: Call) -> Answer {
     let params = params(&call)?;
-    let (driver, _) = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
     let response = Response::new(StatusCode::OK)
         .with(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson; charset=utf-8"));
+    if call.is_head() {
+        return head(&call, Transport::Stream, &params, response).await;
+    }
+    let (driver, _) = open(&call, Transport::Stream, &params, Framing::Lines, stream_of(&call, None, false)).await?;
     Ok(streaming(&call, response, driver))
+}
+
+/// The answer to HEAD where GET's is held or has no end: the same status and headers, at once. Nothing is opened for it,
+/// and no client is remembered or moved.
+async fn head(call: &Call, transport: Transport, params: &Params, response: Response) -> Answer {
+    permit(call, transport, params).await?;
+    Ok(response.without_body())
 }
 
 /// The checked parameters of a request.
@@ -203,42 +235,16 @@ async fn opened(
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
     let staying = completion != Completion::AtOnce;
-    let rights = call.rights_over(Some(transport)).await?;
-    let key = call.rate_key_of(&rights);
+    // HEAD acknowledges nothing, and takes no connection's place.
+    let named = params.client.filter(|_| !call.is_head());
+    let Permitted { rights, key, known, patterns, asked } = permit(call, transport, params).await?;
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
-    call.limits().connect(&key).map_err(limited)?;
     let scanner = call.limits().scan(&key).map_err(limited)?;
     let held = if staying { Some(call.limits().hold(&key).map_err(limited)?) } else { None };
-    let known = match params.client {
-        Some(client) => {
-            check_client(hub, client)?;
-            hub.clients().recall(client).await?
-        }
-        None => None,
-    };
     let is_known = params.client.is_none() || known.is_some();
-    if known.as_ref().is_some_and(|known| !rights.may_use(known.owner.as_deref())) {
-        return Err(ClientError::Owned.into());
-    }
-    let patterns = match (&params.patterns, &known) {
-        (Some(patterns), _) => patterns.clone(),
-        (None, Some(known)) if !known.patterns.is_empty() => known.patterns.clone(),
-        (None, _) if transport == Transport::Ws => PatternSet::default(),
-        (None, _) => {
-            let message = "topic is missing: give at least one pattern, such as topic=orders.*, or a client whose patterns are remembered";
-            return Err(ApiError::bad("no_topic", message));
-        }
-    };
     let worker = call.state.worker();
     // The same in memory for all who stay and ask for the same.
     let patterns = if staying { worker.shared(patterns) } else { patterns };
-    // Whoever could once subscribe to what is remembered may not be allowed to any more.
-    check_subscribe(&rights, &patterns)?;
-    let resumed = match transport {
-        Transport::Sse | Transport::Stream => last_event_id(call.request.headers())?.map(From::Cursor),
-        _ => None,
-    };
-    let asked = resumed.or(params.cursor);
     let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
     let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
     let looked_at = Cell::new(0);
@@ -253,7 +259,7 @@ async fn opened(
     };
     let start = hub.start(from, &patterns, pause).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
-    let _arrived = match params.client {
+    let _arrived = match named {
         Some(client) => {
             // What this log cannot have given out acknowledges nothing.
             let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
@@ -270,7 +276,7 @@ async fn opened(
     }
     // A stream is told its name, and what is held under a grant has to be found when that is revoked.
     let needs_name = streaming || staying && rights.grant().is_some();
-    let client = params.client.or_else(|| needs_name.then(Uuid::new_v4));
+    let client = named.or_else(|| needs_name.then(Uuid::new_v4));
     let connecting = |client, cursor| {
         let (patterns, rights, address) = (&patterns, &rights, key.address());
         let (attempt, now_ms) = (params.attempt, hub.clock().believed_ms());
@@ -303,13 +309,61 @@ async fn opened(
     }
     delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
-    Ok((Box::new(Driver::new(delivery, seat, registration, held, scanner)), rights))
+    Ok((Box::new(Driver::new(delivery, seat, registration, held, scanner, call.hold())), rights))
 }
 
 /// Pays for rows that a search looked at in vain; others have their turn in any case.
 pub(super) async fn wait_after(scanner: &Scanner, vain_rows: u64) {
     let debt = scanner.looked_at(vain_rows, Instant::now());
     if debt.is_zero() { tokio::task::yield_now().await } else { tokio::time::sleep(debt).await }
+}
+
+/// What a subscription was allowed, before anything is opened for it.
+struct Permitted {
+    rights: Rights,
+    key: RateKey,
+    /// The client that was named, as far as it is remembered.
+    known: Option<ClientRecord>,
+    patterns: PatternSet,
+    /// Where the request asks to start.
+    asked: Option<From>,
+}
+
+/// Checks what decides a subscription's status: rights, pace, the client and its patterns.
+async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Permitted, ApiError> {
+    let hub = &call.state.hub;
+    let rights = call.rights_over(Some(transport)).await?;
+    let key = call.rate_key_of(&rights);
+    call.limits().connect(&key).map_err(|error| ApiError::from(error).of(&rights))?;
+    let known = match params.client {
+        Some(client) => {
+            check_client(hub, client)?;
+            hub.clients().recall(client).await?
+        }
+        None => None,
+    };
+    if known.as_ref().is_some_and(|known| !rights.may_use(known.owner.as_deref())) {
+        return Err(ClientError::Owned.into());
+    }
+    let patterns = match (&params.patterns, &known) {
+        (Some(patterns), _) => patterns.clone(),
+        (None, Some(known)) if !known.patterns.is_empty() => known.patterns.clone(),
+        (None, _) if transport == Transport::Ws => PatternSet::default(),
+        (None, _) => {
+            let message = "topic is missing: give at least one pattern, such as topic=orders.*, or a client whose patterns are remembered";
+            return Err(ApiError::bad("no_topic", message));
+        }
+    };
+    // Whoever could once subscribe to what is remembered may not be allowed to any more.
+    check_subscribe(&rights, &patterns)?;
+    let resumed = match transport {
+        Transport::Sse | Transport::Stream => {
+            last_event_id(call.request.headers())?.or(params.last_event_id).map(From::Cursor)
+        }
+        _ => None,
+    };
+    let asked = resumed.or(params.cursor);
+    Ok(Permitted { rights, key, known, patterns, asked })
 }
 
 /// When a stream is done: at an age of its own, where one is set.
@@ -341,12 +395,15 @@ fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
             ancestors.push_str(&origin);
         }
     }
+    // Browsers that know no nonces (CSP 1.0: Safari 6 to 9 and their time) need 'unsafe-inline'; those that do ignore it.
     let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; script-src 'nonce-{nonce}' 'unsafe-inline'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
     );
     response
         .with(CONTENT_TYPE, "text/html; charset=utf-8")
         .with(CONTENT_SECURITY_POLICY, policy)
+        // A page that requires it of its frames could not frame the document otherwise.
+        .with(HeaderName::from_static("cross-origin-embedder-policy"), "require-corp")
         .with(HeaderName::from_static("x-robots-tag"), "noindex")
 }
 

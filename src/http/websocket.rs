@@ -4,6 +4,7 @@
 //! between its writes. So a socket costs no task and no queue of its own, as it would with actix-ws, whose session is a
 //! channel, and an encoding for each subscriber.
 
+mod closing;
 mod echo;
 mod handshake;
 mod incoming;
@@ -28,10 +29,11 @@ use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::auth::Rights;
-use crate::net::{Headers, Response};
+use crate::net::{Headers, RequestBody, Response};
 use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame};
+use closing::Closing;
 use handshake::HandshakeError;
 use incoming::{Message, Messages, Refusal};
 use messages::{Context as Conversation, Pending};
@@ -78,17 +80,22 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
         held: None,
         out: BytesMut::new(),
         end: End::Open,
+        closing: None,
     }))
 }
 
 /// Upgrades, or says why not (RFC 6455 §4.2).
 fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(Response, Messages), ApiError> {
     let mut response = handshake::accept(&call.request).map_err(no_handshake)?;
+    let body = call.take_body();
+    if !matches!(body, RequestBody::Stream(_)) {
+        return Err(ApiError::bad("upgrade_required", "this is a WebSocket: the connection cannot be upgraded"));
+    }
     if offers_subprotocol(call.request.headers()) {
         response.fields.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     let (time_max, budget) = (call.options().body_timeout, call.inbound(rights));
-    Ok((response, Messages::new(call.take_body(), bytes_max, time_max, budget)))
+    Ok((response, Messages::new(body, bytes_max, time_max, budget)))
 }
 
 fn no_handshake(error: HandshakeError) -> ApiError {
@@ -119,6 +126,8 @@ struct Socket {
     /// Replies and control frames that wait to be written.
     out: BytesMut,
     end: End,
+    /// Waits for the peer's close frame, where the server sent its own first.
+    closing: Option<Closing>,
 }
 
 impl Stream for Socket {
@@ -139,12 +148,18 @@ impl Stream for Socket {
                 return Poll::Ready(Some(std::mem::take(&mut this.out).freeze()));
             }
             if this.end == End::Closing {
+                if let Some(closing) = &mut this.closing {
+                    ready!(closing.poll(cx));
+                }
                 return Poll::Ready(None);
             }
             match ready!(this.live.poll(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
                 Some(Err(error)) => tracing::warn!(%error, "a socket cannot read the store"),
-                None => this.end = End::Closing,
+                None => {
+                    this.closing = this.messages.take().map(Closing::new);
+                    this.end = End::Closing;
+                }
             }
         }
     }
@@ -198,7 +213,11 @@ impl Socket {
             Message::Binary(bytes) => self.conversation.binary(&bytes, &self.live.driver()),
             Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             Message::Pong => return,
-            Message::Close(reason) => return self.close(Refusal::echoing(reason.as_ref())),
+            Message::Close(reason) => {
+                self.close(Refusal::echoing(reason.as_ref()));
+                self.closing = None;
+                return;
+            }
         };
         self.take(outcome, "");
     }
@@ -220,7 +239,7 @@ impl Socket {
 
     fn close(&mut self, refusal: Refusal) {
         self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
-        self.messages = None;
+        self.closing = self.messages.take().map(Closing::new);
         self.end();
     }
 

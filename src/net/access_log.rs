@@ -102,6 +102,7 @@ fn is_shown(name: &str, value: &str) -> bool {
     match name {
         "topic" => true,
         "cursor" => matches!(value, "now" | "earliest") || value.parse::<Cursor>().is_ok(),
+        "lastEventId" => value.parse::<Cursor>().is_ok(),
         "last" | "limit" | "wait" | "once" => value.bytes().all(|byte| byte.is_ascii_digit()),
         _ => false,
     }

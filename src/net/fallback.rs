@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
-use actix_http::header::{HeaderName, HeaderValue, UPGRADE};
+use actix_http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use actix_http::{ConnectionType, Payload, StatusCode};
 use actix_service::Service;
 use actix_web::dev::ServiceResponse;
@@ -36,8 +36,15 @@ pub(crate) fn request_head(head: &actix_http::RequestHead) -> Option<HeadBuilder
         _ => Version::HTTP_11,
     };
     let mut builder = RequestHead::builder(method, version, head.uri.path(), head.uri.query());
+    // The host of a target in absolute form counts, whatever `Host` says (RFC 9112 §3.2.2).
+    let authority = head.uri.authority();
+    if let Some(authority) = authority {
+        builder.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
+    }
     for (name, value) in head.headers() {
-        builder.field(name.as_str().as_bytes(), value.as_bytes());
+        if name != HOST || authority.is_none() {
+            builder.field(name.as_str().as_bytes(), value.as_bytes());
+        }
     }
     Some(builder)
 }
@@ -75,6 +82,7 @@ pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Respons
     }
     match response.body {
         ResponseBody::Empty => answer.map_into_boxed_body(),
+        ResponseBody::Omitted => answer.set_body(actix_http::body::None::new()).map_into_boxed_body(),
         ResponseBody::Full(bytes) => answer.set_body(bytes).map_into_boxed_body(),
         ResponseBody::SizedStream(bytes, stream) => {
             answer.set_body(SizedBody { left_bytes: bytes, stream }).map_into_boxed_body()
@@ -160,18 +168,38 @@ where
 
     fn call(&self, request: actix_http::Request) -> Self::Future {
         let peer = request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.head().peer_addr));
+        let activity = request.conn_data::<Rc<Activity>>();
+        let last = peer.refused.is_some() || is_last(&request);
+        if activity.is_some_and(|activity| !activity.may_execute(last)) {
+            return TrackedCall { answer: None, in_flight: None, last };
+        }
         // Put together for the log alone.
         let head = self.log.as_ref().and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
         let log = self.log.as_deref().zip(head.as_ref());
-        let in_flight = InFlight::begin(log, &peer, request.conn_data::<Rc<Activity>>());
-        TrackedCall { answer: self.service.call(request), in_flight: Some(in_flight) }
+        let in_flight = InFlight::begin(log, &peer, activity);
+        TrackedCall { answer: Some(self.service.call(request)), in_flight: Some(in_flight), last }
     }
+}
+
+/// Whether a request is the connection's last: it says so, or its version does; or it has a body whose length nobody knows, and
+/// which would be taken for requests (it is refused for that, too).
+fn is_last(request: &actix_http::Request) -> bool {
+    let unbounded = || {
+        let headers = request.head().headers();
+        *request.method() == actix_http::Method::POST
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING)
+    };
+    request.head().connection_type() == ConnectionType::Close || unbounded()
 }
 
 /// A request that is not answered yet.
 pub(crate) struct TrackedCall<F> {
-    answer: F,
+    /// `None` for a request behind the connection's last: it is neither executed nor answered, and its connection ends.
+    answer: Option<F>,
     in_flight: Option<InFlight>,
+    /// Whether the request is the connection's last.
+    last: bool,
 }
 
 impl<F, B, E> Future for TrackedCall<F>
@@ -183,15 +211,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let mut response = ready!(Pin::new(&mut this.answer).poll(cx))?;
-        if response.request().conn_data::<Peer>().is_some_and(|peer| peer.refused.is_some()) {
-            // It has been refused, and why: it holds its place no longer.
+        let Some(answer) = &mut this.answer else { return Poll::Pending };
+        let mut response = ready!(Pin::new(answer).poll(cx))?;
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if this.last && !upgraded {
+            // Not left to actix: a request that it has read behind this one makes it forget what this one said.
             response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         let sink = response.request().conn_data::<WeakSink>().and_then(WeakSink::upgrade);
         let mut in_flight = this.in_flight.take().unwrap_or_default();
         in_flight.answered(response.status().as_u16(), sink);
-        Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight })))
+        let activity = response.request().conn_data::<Rc<Activity>>().filter(|_| upgraded).cloned();
+        Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight, activity })))
     }
 }
 
@@ -199,6 +230,8 @@ where
 pub(crate) struct TrackedBody<B> {
     body: B,
     in_flight: InFlight,
+    /// Of a connection that became a WebSocket.
+    activity: Option<Rc<Activity>>,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for TrackedBody<B> {
@@ -213,6 +246,11 @@ impl<B: MessageBody + Unpin> MessageBody for TrackedBody<B> {
         let part = Pin::new(&mut this.body).poll_next(cx);
         if let Poll::Ready(Some(Ok(bytes))) = &part {
             this.in_flight.sent(bytes.len());
+        }
+        if let (Some(activity), Poll::Ready(None)) = (&this.activity, &part) {
+            // Both close frames have passed, or the peer keeps its own for too long: the server closes TCP first, and at once
+            // (RFC 6455 §7.1.1). actix would wait for the peer to do so.
+            activity.finish_sending();
         }
         part
     }

@@ -93,7 +93,7 @@ impl<S: Service> Http1<S> {
                     break;
                 }
                 Next::Silent | Next::Gone => return None,
-                Next::Stopping => break,
+                Next::Finished | Next::Stopping => break,
             }
         }
         connection.close().await;
@@ -108,6 +108,8 @@ enum Next {
     /// Nothing, for too long.
     Silent,
     Gone,
+    /// The peer has closed its sending side.
+    Finished,
     Stopping,
 }
 
@@ -116,6 +118,15 @@ enum After {
     Next,
     Close,
     Gone,
+}
+
+/// How a peer ends what it sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadEnd {
+    /// It has closed its sending side (a FIN), and may be waiting for its answer.
+    Finished,
+    /// The connection is broken.
+    Broken,
 }
 
 /// A connection's socket, and what has been read of it.
@@ -144,7 +155,7 @@ impl Link {
                 }
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Next::Gone),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Next::Finished),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => return Poll::Ready(Next::Silent),
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
@@ -155,15 +166,27 @@ impl Link {
         }
     }
 
-    /// Waits until the peer has gone, while it is being answered. What else it asks for is kept, as far as there is room.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits for the end of what the peer sends, while it is being answered. What else it asks for is kept, as far as there
+    /// is room.
+    fn poll_read_end(&mut self, cx: &mut Context<'_>) -> Poll<ReadEnd> {
         while self.input.len() < INPUT_MAX_BYTES {
             match ready!(self.poll_read(cx)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(0) => return Poll::Ready(ReadEnd::Finished),
                 Ok(_) => {}
+                Err(_) => return Poll::Ready(ReadEnd::Broken),
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the peer has gone: its connection is broken, or it has closed its sending side while all that there is for it
+    /// was written and it waits for events.
+    fn is_gone(&mut self, cx: &mut Context<'_>, out: &BytesMut) -> bool {
+        match self.poll_read_end(cx) {
+            Poll::Ready(ReadEnd::Broken) => true,
+            Poll::Ready(ReadEnd::Finished) => out.is_empty() && self.io.activity.hold.is_set(),
+            Poll::Pending => false,
+        }
     }
 
     /// Writes all of `out`. Flushed then, and only then: it is how direct writes learn that nothing is before them.
@@ -240,7 +263,8 @@ impl Connection {
             } else {
                 RequestBody::Full(body)
             };
-            let request = Request { head, body, peer, sink: sink.clone() };
+            let hold = Some(link.io.activity.hold.clone());
+            let request = Request { head, body, peer, sink: sink.clone(), hold };
             (http1.service.call(request), in_flight, sink)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };
@@ -252,9 +276,6 @@ impl Connection {
         }
         in_flight.answered(response.status.as_u16(), sink);
         let sent = framing == BodyFraming::Empty || self.send(response.body, framing, in_flight).await;
-        if sent && framing == BodyFraming::CloseDelimited {
-            self.hear_out().await;
-        }
         match (sent, close || framing == BodyFraming::CloseDelimited) {
             (false, _) => After::Gone,
             (true, true) => After::Close,
@@ -274,7 +295,7 @@ impl Connection {
                 return Poll::Ready(None);
             }
             // The messages of a socket are not for us to read.
-            if !upgrade && link.poll_gone(cx).is_ready() {
+            if !upgrade && link.is_gone(cx, &self.out) {
                 return Poll::Ready(None);
             }
             Poll::Pending
@@ -310,7 +331,7 @@ impl Connection {
                     return Poll::Ready(true);
                 }
                 let mut link = self.link.borrow_mut();
-                if framing != BodyFraming::CloseDelimited && link.poll_gone(cx).is_ready() {
+                if framing != BodyFraming::CloseDelimited && link.is_gone(cx, &self.out) {
                     return Poll::Ready(false);
                 }
                 if self.out.is_empty() {
@@ -320,18 +341,13 @@ impl Connection {
                 match ready!(link.poll_write(cx, &mut self.out)) {
                     Err(_) => return Poll::Ready(false),
                     Ok(()) if body.is_none() => return Poll::Ready(true),
-                    Ok(()) if full => {}
+                    // Whether the peer has gone is looked at again: it said so before all was written.
+                    Ok(()) if full || link.io.read_ended => {}
                     Ok(()) => return Poll::Pending,
                 }
             }
         })
         .await
-    }
-
-    /// A socket's peer answers a close frame with its own (RFC 6455 §7.1.1), or goes; it is cut only where it does neither.
-    async fn hear_out(&self) {
-        let word = poll_fn(|cx| self.link.borrow_mut().poll_read(cx).map(drop));
-        let _ = tokio::time::timeout(LINGER_TIME, word).await;
     }
 
     async fn fall_back(mut self) -> Option<BoxedIo> {

@@ -201,7 +201,7 @@ async fn answer<S: Service>(
     } else {
         RequestBody::Stream(Box::pin(upload.clone()))
     };
-    let mut answering = http2.service.call(Request { head, body, peer, sink: None });
+    let mut answering = http2.service.call(Request { head, body, peer, sink: None, hold: None });
     let answered = poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answering.as_mut().poll(cx).map(Some),

@@ -12,18 +12,22 @@ use super::request::RequestHead;
 #[derive(Default)]
 pub(super) struct InFlight {
     record: Option<Box<AccessRecord>>,
-    _guard: Option<InFlightGuard>,
+    guard: Option<InFlightGuard>,
 }
 
 impl InFlight {
     /// From here on its connection is not idle; over HTTP/2, which counts its streams itself, there is no `activity`.
     pub(super) fn begin(log: Option<(&AccessLog, &RequestHead)>, peer: &Peer, activity: Option<&Rc<Activity>>) -> Self {
         let record = log.map(|(log, head)| Box::new(log.begin(head, peer)));
-        Self { record, _guard: activity.map(Activity::begin) }
+        Self { record, guard: activity.map(Activity::begin) }
     }
 
     /// Its answer has a status; the body is still to be sent.
     pub(super) fn answered(&mut self, status: u16, sink: Option<DirectSink>) {
+        if let Some(guard) = &self.guard {
+            // What it waited for has come; a stream says so when it waits again.
+            guard.activity().hold.set(false);
+        }
         if let Some(record) = &mut self.record {
             record.answered(status, sink);
         }

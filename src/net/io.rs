@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::backlog::Backlog;
+use super::hold::Hold;
 use super::http1::DirectSink;
 use super::peer::Peer;
 use super::tls::HTTP2;
@@ -63,13 +64,29 @@ impl Wire {
     }
 }
 
-/// Whether a connection has requests under way, and since when it has not.
+/// Whether a connection has requests under way, since when it has not, and how it is to end.
 #[derive(Debug)]
 pub(crate) struct Activity {
     requests: Cell<usize>,
     idle_since: Cell<Instant>,
     /// When the first byte of a request came whose head is not there yet.
     head_since: Cell<Option<Instant>>,
+    /// Whether the request under way waits for events.
+    pub(crate) hold: Hold,
+    end: Cell<ConnectionEnd>,
+}
+
+/// How far an HTTP/1 connection is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectionEnd {
+    /// More requests may come.
+    Open,
+    /// The request under way is the connection's last (RFC 9112 §9.6).
+    LastRequest,
+    /// A request came behind the last one: the connection is closed as soon as the last answer is written.
+    Overrun,
+    /// The last byte was given: the sending side is shut down once it is written.
+    LastByte,
 }
 
 /// How long a connection may do nothing.
@@ -89,13 +106,41 @@ impl Activity {
     /// Of a connection that begins now, and owes a head.
     fn begin_connection() -> Rc<Self> {
         let now = Instant::now();
-        Rc::new(Self { requests: Cell::new(0), idle_since: Cell::new(now), head_since: Cell::new(Some(now)) })
+        Rc::new(Self {
+            requests: Cell::new(0),
+            idle_since: Cell::new(now),
+            head_since: Cell::new(Some(now)),
+            hold: Hold::default(),
+            end: Cell::new(ConnectionEnd::Open),
+        })
     }
 
     pub(super) fn begin(self: &Rc<Self>) -> InFlightGuard {
         self.requests.set(self.requests.get() + 1);
         self.head_since.set(None);
+        self.hold.set(false);
         InFlightGuard(self.clone())
+    }
+
+    /// Whether the next request may be executed; `last` where no other may follow it. A request behind the last one ends
+    /// the connection.
+    pub(super) fn may_execute(&self, last: bool) -> bool {
+        match (self.end.get(), last) {
+            (ConnectionEnd::Open, false) => true,
+            (ConnectionEnd::Open, true) => {
+                self.end.set(ConnectionEnd::LastRequest);
+                true
+            }
+            _ => {
+                self.end.set(ConnectionEnd::Overrun);
+                false
+            }
+        }
+    }
+
+    /// Nothing is sent any more behind what was given until now.
+    pub(super) fn finish_sending(&self) {
+        self.end.set(ConnectionEnd::LastByte);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -118,6 +163,12 @@ impl Activity {
     }
 }
 
+impl InFlightGuard {
+    pub(super) fn activity(&self) -> &Activity {
+        &self.0
+    }
+}
+
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
@@ -136,6 +187,8 @@ pub(crate) struct Io {
     idle: Option<Pin<Box<Sleep>>>,
     /// What was read of it and is to be read again.
     unread: BytesMut,
+    /// The peer has closed its sending side.
+    pub(super) read_ended: bool,
     _counted: Option<Permit>,
 }
 
@@ -145,7 +198,8 @@ pub(crate) type BoxedIo = Box<Io>;
 impl Io {
     pub(super) fn new(wire: Wire, peer: Peer, timeouts: Timeouts, counted: Option<Permit>) -> Self {
         let activity = Activity::begin_connection();
-        Self { wire, peer, activity, timeouts, idle: None, unread: BytesMut::new(), _counted: counted }
+        let (idle, unread, read_ended) = (None, BytesMut::new(), false);
+        Self { wire, peer, activity, timeouts, idle, unread, read_ended, _counted: counted }
     }
 
     /// For the `App`, which is to read these bytes first. actix times the first head that it reads by itself, and answers 408.
@@ -161,7 +215,11 @@ impl Io {
 
     /// Reads, for somebody who says by himself when a part of a request has come: most come whole.
     pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
+        if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before {
+            self.read_ended = true;
+        }
         // Looked at last: for a connection whose request is there already no timer is set at all.
         if read.is_pending() && self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -176,7 +234,7 @@ impl Io {
         let until = self.activity.ends_at(self.timeouts);
         let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         loop {
-            std::task::ready!(idle.as_mut().poll(cx));
+            ready!(idle.as_mut().poll(cx));
             if idle.deadline() >= until {
                 return Poll::Ready(());
             }
@@ -253,8 +311,20 @@ impl AsyncWrite for Io {
         Pin::new(&mut self.wire).poll_write(cx, buf)
     }
 
+    /// The place where actix can be stopped: it flushes whenever it has run, and when all that it had to say is written.
+    ///
+    /// A client that has closed its sending side still gets its answer (actix is set to allow that), but a request that is
+    /// held ends with its client; and actix itself would execute what follows the last request of a connection.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        ready!(Pin::new(&mut self.wire).poll_flush(cx))?;
+        match self.activity.end.get() {
+            ConnectionEnd::Overrun => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            _ if self.read_ended && self.activity.hold.is_set() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            ConnectionEnd::LastByte => Pin::new(&mut self.wire).poll_shutdown(cx),
+            ConnectionEnd::Open | ConnectionEnd::LastRequest => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,6 +14,7 @@ use http::header::HeaderName;
 use http::{Method, Version};
 
 use super::headers::Headers;
+use super::hold::Hold;
 use super::http1::DirectSink;
 use super::peer::Peer;
 
@@ -26,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) peer: Peer,
     /// Where a streamed answer may be written directly, if it may.
     pub(crate) sink: Option<DirectSink>,
+    /// How its connection learns that the request waits for events; `None` where the connection does not ask.
+    pub(crate) hold: Option<Hold>,
 }
 
 impl Request {
@@ -271,7 +274,7 @@ mod tests {
         ] {
             let head = RequestHead::builder(Method::GET, Version::HTTP_11, path, None).mounted_below(mount.len());
             let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
-            let request = Request { head, body, peer: Peer::unnoted(None), sink: None };
+            let request = Request { head, body, peer: Peer::unnoted(None), sink: None, hold: None };
             assert_eq!(request.named(), name, "{path}");
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Response {
 /// An answer's body.
 pub(crate) enum ResponseBody {
     Empty,
+    /// Not made, since only the head is asked for (RFC 9110 §9.3.2): its length is not known.
+    Omitted,
     Full(Bytes),
     /// Of a length that is not known, and pulled: what the socket does not take is not asked for. After an upgrade it is all
     /// that the peer is sent.
@@ -65,6 +67,11 @@ impl Response {
         Self { body: ResponseBody::Full(body.into()), ..self }
     }
 
+    /// The answer to HEAD, where GET's body would be held or have no end.
+    pub(crate) fn without_body(self) -> Self {
+        Self { body: ResponseBody::Omitted, ..self }
+    }
+
     pub(crate) fn with_stream(self, body: impl Stream<Item = Bytes> + 'static) -> Self {
         Self { body: ResponseBody::Stream(Box::pin(body)), ..self }
     }
@@ -86,7 +93,7 @@ impl ResponseBody {
         match self {
             Self::Empty => Some(0),
             Self::Full(bytes) => Some(bytes.len()),
-            Self::Stream(_) => None,
+            Self::Stream(_) | Self::Omitted => None,
             Self::SizedStream(bytes, _) => Some(*bytes),
         }
     }
@@ -94,7 +101,7 @@ impl ResponseBody {
     /// The next part, `None` at the end.
     pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Omitted => Poll::Ready(None),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then_some(bytes))

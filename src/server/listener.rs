@@ -76,12 +76,13 @@ where
                 .keep_alive(actix_http::KeepAlive::Os)
                 .client_request_timeout(settings.accept.timeouts.head)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                // A held request ends when its client goes: half-closed connections are not kept for their answer.
-                .h1_allow_half_closed(false)
+                // An answer is sent although the client has closed its sending side; what is held is ended by `net::io`.
+                .h1_allow_half_closed(true)
                 .graceful_shutdown_signal(move || stopping.clone())
                 .on_connect_ext(|io: &BoxedIo, data| {
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
+                    data.insert(io.activity.hold.clone());
                     if let Some(sink) = io.sink() {
                         data.insert(sink.downgrade());
                     }

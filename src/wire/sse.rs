@@ -26,8 +26,6 @@ pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
         out.put_bytes(b' ', PADDING_BYTES);
         out.put_u8(b'\n');
     }
-    retry(RETRY, out);
-    out.put_u8(b'\n');
 }
 
 pub(super) fn event(event: &Event, named: bool, out: &mut BytesMut) {
@@ -52,8 +50,11 @@ pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], na
         cursor.write(out);
         out.put_u8(b'\n');
     }
-    if let Control::Bye(bye) = control {
-        retry(bye.retry.unwrap_or(RETRY_NEVER), out);
+    // In blocks that have data: some readers (`httpx-sse`, `sseclient`) hand one that has none to the application.
+    match control {
+        Control::Hello { .. } => retry(RETRY, out),
+        Control::Bye(bye) => retry(bye.retry.unwrap_or(RETRY_NEVER), out),
+        _ => {}
     }
     if named {
         out.put_slice(b"event: ");

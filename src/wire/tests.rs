@@ -1,10 +1,13 @@
 //! The bytes of every framing, with payloads that try to break out of it.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::cursor::Position;
 use crate::event::{Data, NewEvent};
+use crate::transport::Transport;
 
 fn event(data: &str, name: &str) -> Event {
     let new = NewEvent::new("a.b".parse().unwrap(), Data::text(data)).named(name).unwrap();
@@ -114,12 +117,17 @@ fn sse_control_events_always_name_themselves() {
     let cursor = Cursor::new("e".parse().unwrap(), Position(3));
     let framing = Framing::Sse { padding: false, named: true };
     framing.preamble(&mut out);
+    let client = uuid::Uuid::nil();
+    let hello = Control::Hello { client, heartbeat: Duration::from_secs(20), transport: Transport::Sse, known: true };
+    framing.control(&hello, Some(cursor), &mut out);
+    let hello = String::from_utf8(out.split().to_vec()).unwrap();
+    assert!(hello.starts_with("id: e-3\nretry: 2000\nevent: $hello\ndata: {"), "{hello}");
     framing.control(&Control::Beat, Some(cursor), &mut out);
     let bye = Bye { reason: ByeReason::Replaced, retry: None };
     framing.control(&Control::Bye(bye), Some(cursor), &mut out);
     assert_eq!(
         String::from_utf8_lossy(&out),
-        "retry: 2000\n\nid: e-3\nevent: $beat\ndata: {\"cursor\":\"e-3\",\"event\":\"$beat\"}\n\n\
+        "id: e-3\nevent: $beat\ndata: {\"cursor\":\"e-3\",\"event\":\"$beat\"}\n\n\
          id: e-3\nretry: 86400000\nevent: $bye\ndata: {\"cursor\":\"e-3\",\"event\":\"$bye\",\"data\":{\"reason\":\"replaced\"}}\n\n"
     );
 }

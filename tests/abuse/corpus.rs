@@ -305,6 +305,11 @@ fn versions() -> Vec<Nonsense> {
     let version = |name: &'static str, version: &str, fate| {
         entry(name, format!("GET /v1/info {version}\r\n{HOST}Connection: close\r\n\r\n"), fate)
     };
+    // Nothing is executed behind the last request of a connection (RFC 9112 §9.6).
+    let last = |name: &'static str, line: &str, version: &str| {
+        let first = format!("GET /v1/longpoll?topic=a&wait=1 {version}\r\n{HOST}{line}\r\n\r\n");
+        entry(name, format!("{first}{}", hidden(name)), Served(1))
+    };
     vec![
         version("version 2.0", "HTTP/2.0", Refused),
         version("version 1.2", "HTTP/1.2", Either),
@@ -314,6 +319,11 @@ fn versions() -> Vec<Nonsense> {
         version("another protocol", "HTTQ/1.1", Refused),
         version("a version of two digits", "HTTP/1.10", Refused),
         version("a version with more", "HTTP/1.1 x", Refused),
+        last("behind a close", "Connection: close", "HTTP/1.1"),
+        last("behind a close in capitals", "Connection: CLOSE", "HTTP/1.1"),
+        last("behind a close in a list", "Connection: x, close", "HTTP/1.1"),
+        last("behind a close that takes back", "Connection: keep-alive\r\nConnection: close", "HTTP/1.1"),
+        last("behind http 1.0", "X-Nothing: else", "HTTP/1.0"),
         entry("http 0.9", "GET /v1/info\r\n\r\n", Refused),
         entry("the preface of http 2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", Refused),
         entry("the greeting of tls", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), Refused),

@@ -241,7 +241,6 @@ async fn wrong_publishes() {
             400,
             "bad_utf8",
         ),
-        ("no type", other(""), 415, "unsupported_media_type"),
         ("HTML", other("text/html"), 415, "unsupported_media_type"),
         ("XML", other("application/xml"), 415, "unsupported_media_type"),
         ("multipart", other("multipart/form-data; boundary=x"), 415, "unsupported_media_type"),

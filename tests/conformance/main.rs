@@ -3,12 +3,15 @@
 //! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing to the
 //! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
 
+mod autobahn;
 mod bad_input;
 mod client;
 mod clients;
+mod ending;
 mod fixture;
 mod gaps;
 mod handing_over;
+mod heads;
 mod http;
 mod meant;
 mod origins;

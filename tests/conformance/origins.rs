@@ -170,7 +170,7 @@ async fn preflights() {
 }
 
 /// Whatever a proxy says that it passed something on.
-const FORWARDED: [(&str, &str); 7] = [
+const FORWARDED: [(&str, &str); 12] = [
     ("X-Forwarded-For", "192.0.2.1"),
     ("x-forwarded-for", ""),
     ("Forwarded", "for=192.0.2.1;proto=https"),
@@ -178,6 +178,11 @@ const FORWARDED: [(&str, &str); 7] = [
     ("X-Forwarded-Proto", "https"),
     ("X-Forwarded-Port", "443"),
     ("X-Forwarded-Server", "front"),
+    ("Via", "1.1 front"),
+    ("X-Real-IP", "192.0.2.1"),
+    ("CF-Connecting-IP", "192.0.2.1"),
+    ("True-Client-IP", "192.0.2.1"),
+    ("X-Amz-Cf-Id", "x"),
 ];
 
 /// Other names than loopback's: a page may point a name of its own at 127.0.0.1.
@@ -236,4 +241,23 @@ async fn publishing_did_not_come_from_elsewhere() {
     }
     assert_eq!(end_of_log(&server).await, start, "nothing was published");
     post_events(&server, &json!({ "topic": "a", "data": 1 })).await;
+}
+
+/// The host of a target in absolute form counts, whatever `Host` says (RFC 9112 §3.2.2).
+#[tokio::test]
+async fn the_target_says_which_host_is_meant() {
+    let server = Server::start(&["--workers", "1", "--store", "memory"]);
+    let ask = async |target: &str, host: &str| {
+        Request::get(format!("http://{target}/v1/info")).host(host).send(server.address()).await
+    };
+    assert_eq!(ask("example.com", "localhost").await.error().await, (403, "bad_host".to_owned()));
+    assert_eq!(ask("somebody@localhost", "localhost").await.error().await, (400, "bad_host".to_owned()));
+    assert_eq!(ask("localhost", "example.com").await.status, 200);
+    let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
+    let publish = async |origin: &str| {
+        let request = Request::post("http://a.test/v1/topics/a", "text/plain", "1").host("b.test");
+        request.header("Origin", origin).send(server.address()).await.status
+    };
+    assert_eq!(publish("http://a.test").await, 201, "its own page");
+    assert_eq!(publish("http://b.test").await, 403, "the page of another");
 }

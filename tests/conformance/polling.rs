@@ -105,7 +105,7 @@ async fn over_http_1_0(kind: Kind) {
     assert!(head.contains(" 200 "), "{head}");
     assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
     let first = match kind {
-        Kind::Sse => "retry: ",
+        Kind::Sse => "id: ",
         Kind::Iframe | Kind::IframeOnce => "<!DOCTYPE html>",
         Kind::Jsonp | Kind::JsonpPoll => "/**/cb(",
         _ => "{",

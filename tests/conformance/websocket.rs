@@ -2,7 +2,7 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -11,7 +11,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::client::{Kind, Link, Query, Subscriber};
 use crate::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, until, uuid};
-use crate::http::Request;
+use crate::http::{Request, Response};
 use crate::support::{Server, within};
 use crate::wire::{Item, moved, position};
 
@@ -588,10 +588,13 @@ async fn handshakes() {
             ("no upgrade", Request::get(path)),
             ("no version", upgrade("", "dGhlIHNhbXBsZSBub25jZQ==")),
             ("an old version", upgrade("8", "dGhlIHNhbXBsZSBub25jZQ==")),
+            ("an older version", upgrade("7", "dGhlIHNhbXBsZSBub25jZQ==")),
+            ("no connection option", Request::get(path).header("Upgrade", "websocket")),
             ("no key", upgrade("13", "")),
         ] {
-            let (status, code) = request.send(server.address()).await.error().await;
-            assert!((400..500).contains(&status), "{path}, {name}: {status} {code}");
+            let mut response = request.send(server.address()).await;
+            assert_eq!(response.header("sec-websocket-version"), Some("13"), "{path}, {name}");
+            assert_eq!(response.error().await, (400, "upgrade_required".to_owned()), "{path}, {name}");
         }
         let answer = upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").send(server.address()).await;
         assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None), "{path}: none was offered");
@@ -636,4 +639,40 @@ async fn patterns_change_under_load() {
     let expected: Vec<Item> = all.into_iter().filter(steady).collect();
     let kept: Vec<Item> = heard.into_iter().filter(steady).collect();
     assert_eq!(kept, expected, "what is asked for all the while comes all the while");
+}
+
+/// Odd, and right (RFC 9110 §7.6.1, §7.8): lists, and lists over several lines. `/v1/%65cho` is served by the App.
+#[tokio::test]
+async fn upgrades_may_be_lists() {
+    let server = shared();
+    for path in ["/v1/echo", "/v1/%65cho"] {
+        for lines in [
+            "Connection: Upgrade, close\r\nUpgrade: websocket\r\n",
+            "Connection: keep-alive\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n",
+            "Connection: Upgrade\r\nUpgrade: foo\r\nUpgrade: websocket\r\n",
+        ] {
+            let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
+            let ping = [0x89, 0x80, 0, 0, 0, 0];
+            let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}{key}\r\n");
+            stream.write_all(&[head.as_bytes(), &ping].concat()).await.expect("it is sent");
+            let response = within("an answer", Response::read(stream, false)).await.expect("an answer");
+            assert_eq!(response.status, 101, "{path}: {lines}");
+            let (mut stream, mut read) = response.body.into_socket();
+            within("a pong", async {
+                while read.len() < 2 {
+                    assert!(stream.read_buf(&mut read).await.expect("it is open") > 0, "{path}: {lines}");
+                }
+            })
+            .await;
+            assert_eq!(read, [0x8A, 0], "{path}: {lines}");
+        }
+    }
+    // HTTP/1.0 knows no upgrade.
+    let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
+    let head = "GET /v1/echo HTTP/1.0\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("it is sent");
+    let mut response = within("an answer", Response::read(stream, false)).await.expect("an answer");
+    assert_eq!(response.error().await, (400, "upgrade_required".to_owned()));
 }

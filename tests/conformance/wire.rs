@@ -42,7 +42,10 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 impl Item {
     /// Reads an item's JSON; it has exactly the fields that such an item has.
     pub(crate) fn parse(json: &str) -> Self {
-        assert!(!json.contains(['<', '\r', '\n', '\u{2028}', '\u{2029}']), "not safe in every framing: {json}");
+        assert!(
+            !json.contains(['<', '\r', '\n', '\u{85}', '\u{2028}', '\u{2029}']),
+            "not safe in every framing: {json}"
+        );
         let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
         let Fields { cursor, topic, event, data, time, id, encoding } = fields;
         if event.starts_with('$') {
@@ -171,8 +174,9 @@ pub(crate) fn nonce_of(policy: &str) -> String {
     let directives: Vec<&str> = policy.split(';').map(str::trim).collect();
     assert!(directives.contains(&"default-src 'none'"), "{policy}");
     let scripts = directives.iter().find_map(|directive| directive.strip_prefix("script-src "));
-    let nonce = scripts.and_then(|text| text.strip_prefix("'nonce-")).and_then(|text| text.strip_suffix('\''));
-    let nonce = nonce.unwrap_or_else(|| panic!("no nonce alone in {policy}"));
+    let nonce = scripts.and_then(|text| text.strip_prefix("'nonce-")?.strip_suffix("' 'unsafe-inline'"));
+    // Browsers that know nonces ignore 'unsafe-inline' beside one; those of CSP 1.0 know nothing else.
+    let nonce = nonce.unwrap_or_else(|| panic!("no nonce, or more than one for old browsers, in {policy}"));
     assert!(nonce.len() >= 22 && nonce.bytes().all(|b| b.is_ascii_alphanumeric()), "{policy}");
     nonce.to_owned()
 }
@@ -257,13 +261,8 @@ impl Sse {
     fn dispatch(&mut self) -> Option<Item> {
         let block = std::mem::take(&mut self.block);
         let field = |name: &str| block.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        if !std::mem::replace(&mut self.begun, true) {
-            assert!(field("retry").is_some(), "retry: stands at the start: {block:?}");
-        }
-        let Some(data) = field("data") else {
-            assert!(block.iter().all(|(name, _)| name == "retry"), "a block that dispatches nothing: {block:?}");
-            return None;
-        };
+        // Some readers hand a block without data to the application.
+        let data = field("data").unwrap_or_else(|| panic!("a block without data: {block:?}"));
         let item = Item::parse(data);
         assert_eq!(field("id"), item.cursor.as_deref(), "id: is the item's cursor");
         let name = match item.event.as_str() {
@@ -271,7 +270,10 @@ impl Sse {
             name => Some(name),
         };
         assert_eq!(field("event"), name, "event: is the item's name, where an EventSource has none of that name");
-        assert_eq!(field("retry").is_some(), item.event == "$bye", "retry: stands in the $bye block");
+        let first = !std::mem::replace(&mut self.begun, true);
+        assert_eq!(first, item.event == "$hello", "a stream begins with $hello: {block:?}");
+        let closing = item.event == "$bye";
+        assert_eq!(field("retry").is_some(), first || closing, "retry: is in the blocks of $hello and $bye: {block:?}");
         if item.event == "$bye"
             && let Some(retry) = item.value()["retry"].as_u64()
         {
@@ -316,7 +318,7 @@ impl Chunks {
             // No `<` stands in the argument, so the first end tag is the chunk's.
             let Some(end) = find(&self.buffer, CLOSE) else { break };
             let argument = std::str::from_utf8(&self.buffer[open.len()..end]).expect("a chunk in UTF-8").to_owned();
-            assert!(!argument.contains(['<', '\u{2028}', '\u{2029}']), "{argument}");
+            assert!(!argument.contains(['<', '\u{85}', '\u{2028}', '\u{2029}']), "{argument}");
             self.buffer.drain(..end + CLOSE.len());
             let quoted = argument.starts_with('"').then_some(argument.as_str());
             all.push(literal(&argument, quoted, r#""__proto__":1,"__proto__":"#));

@@ -19,6 +19,7 @@ mod ledger;
 #[path = "../support/preload.rs"]
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 mod preload;
+mod process_limits;
 mod sick_disk;
 mod slow;
 #[path = "../support/small.rs"]
@@ -28,6 +29,7 @@ mod stalled;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
 mod support;
+mod unread_log;
 mod waiters;
 mod wire;
 

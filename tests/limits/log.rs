@@ -31,6 +31,7 @@ async fn each_request_is_written_down_when_it_is_over() {
         assert!(log.contains(told), "{told}: {log}");
     }
     assert!(!log.contains("payload"));
+    assert!(!log.contains('\x1b'), "colours are for terminals: {log:?}");
     assert_eq!(log.lines().filter(|line| line.contains("switchback::access")).count(), 4, "{log}");
 }
 

@@ -17,6 +17,7 @@ use super::super::access::{check_may_come, check_still_good, expiry};
 use super::super::driver::Driver;
 use super::super::subscribe::stream_of;
 use super::super::{Answer, Call};
+use super::closing::Closing;
 use super::incoming::{Message, Messages, NO_ROOM, Refusal};
 use super::shake_hands;
 use crate::auth::Rights;
@@ -47,7 +48,7 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     // From here on a revocation ends it; what came between the first look and the registration is not let slip.
     check_still_good(&call.state.hub, &rights)?;
     let out = BytesMut::new();
-    Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false }))
+    Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false, awaited: None }))
 }
 
 fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner: Scanner) -> Box<Driver> {
@@ -76,7 +77,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner
     let seat = call.state.worker().seat(&patterns);
     let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
     delivery.set_expiry(expiry(hub, rights));
-    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner))
+    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner, call.hold()))
 }
 
 /// One echoing socket. While an echo waits to be taken, nothing more is read.
@@ -89,6 +90,8 @@ struct Echo {
     budget: OutboundBudget,
     /// What waits is written, then it is over.
     closing: bool,
+    /// Waits for the peer's close frame, where the server sent its own first.
+    awaited: Option<Closing>,
 }
 
 impl Stream for Echo {
@@ -101,6 +104,9 @@ impl Stream for Echo {
                 return Poll::Ready(Some(piece));
             }
             if this.closing {
+                if let Some(awaited) = &mut this.awaited {
+                    ready!(awaited.poll(cx));
+                }
                 return Poll::Ready(None);
             }
             if let Some(messages) = &mut this.messages {
@@ -115,7 +121,10 @@ impl Stream for Echo {
                     Poll::Pending => match ready!(this.driver.poll(cx)) {
                         Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
                         Some(Err(error)) => tracing::warn!(%error, "an echo socket cannot read the store"),
-                        None => this.closing = true,
+                        None => {
+                            this.awaited = this.messages.take().map(Closing::new);
+                            this.closing = true;
+                        }
                     },
                 }
             }
@@ -140,7 +149,11 @@ impl Echo {
             Message::Binary(bytes) => binary_frame(bytes),
             Message::Ping(payload) => pong_frame(payload),
             Message::Pong => return,
-            Message::Close(reason) => return self.close(Refusal::echoing(reason.as_ref())),
+            Message::Close(reason) => {
+                self.close(Refusal::echoing(reason.as_ref()));
+                self.awaited = None;
+                return;
+            }
         };
         match self.budget.set(frame.len()) {
             Ok(()) => self.out = BytesMut::from(Bytes::from(frame)),
@@ -150,7 +163,7 @@ impl Echo {
 
     fn close(&mut self, refusal: Refusal) {
         self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
-        self.messages = None;
+        self.awaited = self.messages.take().map(Closing::new);
         self.closing = true;
     }
 }

@@ -3,16 +3,20 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{Method, StatusCode};
+use http::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Method, StatusCode, Version};
 
-use crate::net::{Request, Response};
+use crate::net::{Headers, Request, Response};
 
 /// Why a request does not begin a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HandshakeError {
     #[error("it begins with GET")]
     Method,
+    #[error("it begins with a request of HTTP/1.1")]
+    Protocol,
     #[error("WebSocket upgrade is expected")]
     Upgrade,
     #[error("connection upgrade is expected")]
@@ -39,11 +43,14 @@ pub(super) fn check(request: &Request) -> Result<&[u8], HandshakeError> {
     if request.method() != Method::GET {
         return Err(HandshakeError::Method);
     }
-    let names = |value: &str, token: &str| value.to_ascii_lowercase().contains(token);
-    if !headers.text(&UPGRADE).is_some_and(|value| names(value, "websocket")) {
+    if request.head.version() != Version::HTTP_11 {
+        // RFC 9110 §7.8: an `Upgrade` in an HTTP/1.0 request is ignored. HTTP/2 has none.
+        return Err(HandshakeError::Protocol);
+    }
+    if !lists(headers, &UPGRADE, "websocket") {
         return Err(HandshakeError::Upgrade);
     }
-    if !headers.texts(&CONNECTION).any(|value| names(value, "upgrade")) {
+    if !lists(headers, &CONNECTION, "upgrade") {
         return Err(HandshakeError::Connection);
     }
     match headers.get(&SEC_WEBSOCKET_VERSION) {
@@ -52,6 +59,11 @@ pub(super) fn check(request: &Request) -> Result<&[u8], HandshakeError> {
         None => return Err(HandshakeError::NoVersion),
     }
     headers.get(&SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(HandshakeError::Key)
+}
+
+/// Whether one of the elements of a list field, over all its lines, is `token`.
+fn lists(headers: Headers<'_>, field: &HeaderName, token: &str) -> bool {
+    headers.texts(field).flat_map(|line| line.split(',')).any(|element| element.trim().eq_ignore_ascii_case(token))
 }
 
 /// Whether it is 16 bytes in base64.

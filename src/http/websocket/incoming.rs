@@ -89,6 +89,8 @@ pub(super) struct Messages {
     task: Option<Waker>,
     heard: bool,
     ended: bool,
+    /// Refused: where the next frame begins is not known any more.
+    refused: bool,
 }
 
 struct Pieces {
@@ -133,6 +135,7 @@ impl Messages {
             task: None,
             heard: false,
             ended: false,
+            refused: false,
         }
     }
 
@@ -163,7 +166,32 @@ impl Messages {
         next
     }
 
+    /// Waits for the peer's close frame, or the end of its bytes; what else comes is dropped. Of a peer that was refused
+    /// anything that comes is the end.
+    pub(super) fn poll_close(&mut self, cx: &Context<'_>) -> Poll<()> {
+        loop {
+            match ready!(self.poll_next(cx)) {
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return Poll::Ready(()),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
     fn read(&mut self) -> Poll<Option<Result<Message, Refusal>>> {
+        if self.refused {
+            let ring = self.ring.clone();
+            return self.payload.poll_next_unpin(&mut Context::from_waker(&ring)).map(|_| None);
+        }
+        let read = self.read_message();
+        if matches!(read, Poll::Ready(Some(Err(_)))) {
+            self.refused = true;
+            (self.buffer, self.begun) = (BytesMut::new(), None);
+            let _less_is_never_refused = self.budget.set(0);
+        }
+        read
+    }
+
+    fn read_message(&mut self) -> Poll<Option<Result<Message, Refusal>>> {
         loop {
             match self.decode() {
                 Ok(None) if self.ended => return Poll::Ready(None),

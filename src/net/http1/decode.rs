@@ -111,8 +111,12 @@ fn supported(
         connection.note(header.name, header.value)?;
         fields.push((Span::of(header.name.as_bytes(), head)?, Span::of(header.value, head)?));
     }
-    let ConnectionHeaders { host, body_bytes, upgrade, websocket } = connection;
-    let is_plain = host && upgrade == websocket && (!upgrade || is_websocket);
+    let ConnectionHeaders { host, body_bytes, upgrade: wants_upgrade, close, upgrade_field, websocket } = connection;
+    let upgrade = wants_upgrade && websocket;
+    // Another protocol to upgrade to, or an upgrade that only one of the two fields has, is not read here; nor is what closes
+    // the connection behind its answer. A WebSocket closes it anyway.
+    let is_agreed = wants_upgrade == websocket && upgrade_field == websocket && (!close || upgrade);
+    let is_plain = host && is_agreed && (!upgrade || is_websocket);
     let is_whole = if method == Method::GET { body_bytes.unwrap_or(0) == 0 } else { body_bytes.is_some() && !upgrade };
     let query = match query {
         Some(query) => Some(Span::of(query.as_bytes(), head)?),
@@ -145,7 +149,10 @@ struct ConnectionHeaders {
     body_bytes: Option<usize>,
     /// `Connection: upgrade`.
     upgrade: bool,
-    /// `Upgrade: websocket`.
+    /// `Connection: close`.
+    close: bool,
+    /// `Upgrade`, whatever to, and whether `websocket` is among it.
+    upgrade_field: bool,
     websocket: bool,
 }
 
@@ -160,15 +167,16 @@ impl ConnectionHeaders {
             6 if is("expect") => None,
             7 if is("trailer") => None,
             7 if is("upgrade") => {
-                let known = value.eq_ignore_ascii_case(b"websocket") && !self.websocket;
-                self.websocket = true;
-                known.then_some(())
+                self.upgrade_field = true;
+                self.websocket |= value.split(|byte| *byte == b',').any(is_websocket);
+                Some(())
             }
             10 if is("connection") => value.split(|byte| *byte == b',').try_for_each(|option| {
                 let option = option.trim_ascii();
-                let upgrade = option.eq_ignore_ascii_case(b"upgrade");
+                let (upgrade, close) = (option.eq_ignore_ascii_case(b"upgrade"), option.eq_ignore_ascii_case(b"close"));
                 self.upgrade |= upgrade;
-                (upgrade || option.eq_ignore_ascii_case(b"keep-alive")).then_some(())
+                self.close |= close;
+                (upgrade || close || option.eq_ignore_ascii_case(b"keep-alive")).then_some(())
             }),
             14 if is("content-length") => {
                 let digits = (1..=5).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
@@ -180,6 +188,10 @@ impl ConnectionHeaders {
             _ => Some(()),
         }
     }
+}
+
+fn is_websocket(protocol: &[u8]) -> bool {
+    protocol.trim_ascii().eq_ignore_ascii_case(b"websocket")
 }
 
 #[cfg(test)]
@@ -211,6 +223,8 @@ mod tests {
             "GET /v1/poll?topic=a HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /v1/sse?topic=a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
             "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: foo, websocket\r\nConnection: Upgrade, close\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: foo\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         ] {
             assert!(matches!(parsed(text), (Parsed::Complete(_), rest) if rest.is_empty()), "{text}");
         }
@@ -248,7 +262,8 @@ mod tests {
             "GET /v1/poll HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
             "GET /v1/poll HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
             "GET /v1/poll HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\n\r\n",
-            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
+            "GET /v1/ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: close\r\n\r\n",
+            "GET /v1/poll HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\n\r\n",
             "GET /v1/poll HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
             "GET /v1/poll HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "GET /v1/sse HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",

@@ -8,7 +8,7 @@ use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 
-use crate::net::response::{DEFAULT_HEADERS, Response};
+use crate::net::response::{DEFAULT_HEADERS, Response, ResponseBody};
 
 /// How the end of a body is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub(super) fn write_head(response: &Response, close: bool, template: &HeadTempla
     let framing = match (response.status, response.body.length()) {
         (StatusCode::SWITCHING_PROTOCOLS, _) => BodyFraming::CloseDelimited,
         (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => BodyFraming::Empty,
+        _ if matches!(response.body, ResponseBody::Omitted) => BodyFraming::Empty,
         (_, None) => {
             out.put_slice(b"transfer-encoding: chunked\r\n");
             BodyFraming::Chunked

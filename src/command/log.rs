@@ -1,0 +1,51 @@
+//! The log on standard error, and how little depends on it.
+//!
+//! Standard error can be a pipe that nobody reads any more, a full disk, or a pipe whose reader is stopped. Written to by
+//! the threads that serve, the first two would panic them (both `eprintln!` and tracing-subscriber's report of a failed
+//! write do), and the last would stop them in the middle of a write. So lines go through a bounded queue to a thread of
+//! their own: what cannot be written, and what the queue has no room for, is lost, and nothing else.
+
+use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+/// Lines that may wait to be written; past it they are dropped.
+const QUEUED_LINES_MAX: usize = 8192;
+
+/// The thread that writes the log. Dropped, it writes what waits, for a second at most.
+#[must_use = "the log ends with it"]
+pub struct LogWriter {
+    _worker: WorkerGuard,
+}
+
+/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); with each request, if wanted,
+/// whatever the filter says. Panics become lines of the log, too. Colours are for terminals, where `NO_COLOR` does not say
+/// otherwise.
+///
+/// # Errors
+/// Where the filter is not one.
+pub fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
+    let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });
+    let filter = filter.add_directive(wanted.parse().map_err(|error| format!("--log {wanted}: {error}"))?);
+    let stderr = std::io::stderr();
+    let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).thread_name("log");
+    let (writer, worker) = queue.finish(stderr);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(writer)
+        .log_internal_errors(false)
+        .init();
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(LogWriter { _worker: worker })
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    tracing::error!(%place, thread = thread.name().unwrap_or("unnamed"), "panicked: {message}");
+}

@@ -1,0 +1,145 @@
+//! A log that cannot be written: its reader is gone, its disk is full, or its reader is stopped. Nothing else changes.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+
+use crate::support::Server;
+use crate::wire::{self, Connection, Items};
+
+/// A server whose standard error is `file`, and that has much to say there.
+fn logging_to(file: &Path, flags: &[&str]) -> Server {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let wrapper = ["sh", "-c", "exec \"$@\" 2>\"$0\"", file.to_str().expect("a path in UTF-8")];
+    Server::start_under(&wrapper, directory, &[&["--access-log"], flags].concat())
+}
+
+/// A pipe with a name, and its reading end, which nobody reads.
+fn pipe(directory: &Path) -> (std::path::PathBuf, File) {
+    let path = directory.join("log");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+    assert!(made.success());
+    // Not waiting for the other end to be opened.
+    let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path);
+    (path, reader.expect("the pipe is there"))
+}
+
+/// It serves, and stops in order: its streams are told, and it exits with 0.
+async fn check_service(mut server: Server) {
+    // More lines than a pipe holds (64 KiB).
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    for number in 0..1500 {
+        connection.get(&format!("/v1/info?number={number}")).await.expect("sent");
+        assert_eq!(crate::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
+    }
+    let mut items = Items::open(server.address(), "sse", "topic=a").await.expect("open");
+    items.named("$hello").await;
+    server.signal(Signal::SIGTERM);
+    items.named("$bye").await;
+    drop(items);
+    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn on_a_full_disk() {
+    check_service(logging_to(Path::new("/dev/full"), &["--store", "memory"])).await;
+}
+
+#[tokio::test]
+async fn without_a_reader() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (path, reader) = pipe(directory.path());
+    let server = logging_to(&path, &["--store", "memory"]);
+    drop(reader);
+    check_service(server).await;
+}
+
+#[tokio::test]
+async fn with_a_reader_that_is_stopped() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (path, _reader) = pipe(directory.path());
+    check_service(logging_to(&path, &["--store", "memory"])).await;
+}
+
+/// Out of files for a moment, with nobody to tell: what comes later is accepted.
+#[tokio::test]
+async fn while_files_run_out() {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let wrapper = ["sh", "-c", "ulimit -n 96; exec \"$@\" 2>/dev/full", "sh"];
+    let server = Server::start_under(&wrapper, directory, &["--store", "memory", "--workers", "1"]);
+    let mut crowd = Vec::new();
+    for _ in 0..150 {
+        let mut connection = Connection::open(server.address()).await.expect("connected");
+        connection.get("/v1/longpoll?topic=b&wait=60").await.expect("sent");
+        crowd.push(connection);
+    }
+    crate::until("there are no files left", async || crate::open_files(server.pid()) >= 96).await;
+    drop(crowd);
+    for _ in 0..3 {
+        let answer = crate::within("an answer", wire::get(server.address(), "/healthz")).await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+    }
+}
+
+/// Where a process listens on loopback, from what Linux says of its files.
+fn listening_port(pid: u32) -> Option<u16> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let sockets: Vec<String> =
+        links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens =
+            fields.get(3) == Some(&"0A") && sockets.iter().any(|inode| fields.get(9) == Some(&inode.as_str()));
+        listens.then(|| u16::from_str_radix(fields[1].split_once(':')?.1, 16).ok())?
+    })
+}
+
+/// The greeting is for whoever reads it.
+#[tokio::test]
+async fn a_greeting_that_cannot_be_written() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_switchback"))
+        .args(["--listen", "127.0.0.1:0", "--store", "memory"])
+        .current_dir(directory.path())
+        .stdout(full())
+        .stderr(full())
+        .spawn()
+        .expect("it starts");
+    let mut port = None;
+    crate::until("it listens", async || {
+        assert_eq!(server.try_wait().expect("it can be asked"), None, "it has ended");
+        port = listening_port(server.id());
+        port.is_some()
+    })
+    .await;
+    let address = format!("127.0.0.1:{}", port.expect("a port"));
+    crate::until("it serves", async || wire::get(&address, "/readyz").await.is_ok_and(|answer| answer.status() == 200))
+        .await;
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+}
+
+/// A command whose answer cannot be written has failed, and says so where it can.
+#[test]
+fn an_answer_that_cannot_be_written() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("written");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("a mode");
+    let output = Command::new(env!("CARGO_BIN_EXE_switchback"))
+        .args(["token", "--jwt-secret-file"])
+        .arg(&secret)
+        .stdout(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"))
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("standard output") && !told.contains("panicked"), "{told}");
+}
