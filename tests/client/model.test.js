@@ -24,7 +24,7 @@ class Play {
   constructor(seed) {
     this.seed = seed;
     const roll = seed % 8;
-    this.world = new World(seed, { keyed: roll < 3, knowsAttempts: roll !== 7 });
+    this.world = new World(seed, { keyed: roll < 3 });
     this.calls = [];           // { what, answers: [] }, each to be answered once
     this.handles = [];         // { handle, topics, from, call }
     this.got = [];
