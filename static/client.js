@@ -93,7 +93,7 @@ function create(env) {
   return api;
 }
 
-// Never throws: wrong arguments are reported by `$error`.
+// Never throws: what is wrong is reported by `$error`.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -327,6 +327,7 @@ merge(Connection.prototype, {
     this.publisher.pump();
     if (session !== this.current) return;
     if (!this.chooser.pinned || this.chooser.pinned === session.name) this.settleSwitch(null);
+    if (this.switched) this.probeDelay = 0;
     if (session !== this.current || this.candidate) return;
     this.probeLater();
     this.advancePatterns();
@@ -403,7 +404,8 @@ merge(Connection.prototype, {
   // A newer request of ours ends the older, a stray one the newer: not another page.
   ownReplacement: function (session, ending) {
     if (ending.reason !== 'replaced') return false;
-    return session.attempt < this.attempt ||
+    var both = this.current && this.candidate;
+    return session.attempt < this.attempt || (both && this.current.wire === this.candidate.wire) ||
       this.env.now() - this.abandoned[session.wire] < STRAY_MS;
   },
 
@@ -1036,7 +1038,7 @@ merge(Connection.prototype, {
   settleHandles: function () {
     var self = this;
     var confirmed = this.textsOf('confirmed');
-    // A poll is open a moment before its first cursor is read.
+    // A poll is open before its first cursor is read.
     if (!this.cursor) return;
     each(this.handles, function (handle) {
       if (handle.settled || without(handle.topics, confirmed).length) return;
@@ -1296,7 +1298,7 @@ merge(TransportSession.prototype, {
     }
     if (this.over) return;
     if (this.transport.frame && connection.verified !== true) return connection.prove(this);
-    // A script from what is not Switchback is anybody's program.
+    // Else it is anybody's program.
     if (this.transport.script && connection.verified === false) {
       return this.fail(endings.foreign(connection.base));
     }
