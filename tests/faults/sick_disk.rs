@@ -24,11 +24,20 @@ async fn readiness(server: &Server) -> Answer {
     crate::within("an answer", wire::get(server.address(), "/readyz")).await.expect("an answer")
 }
 
+/// The answer that it is not ready for this reason, once there is one: each worker may know the store as it was a moment ago.
+async fn unreadiness(server: &Server, words: &str) -> Answer {
+    let mut answer = readiness(server).await;
+    crate::until("it is not ready", async || {
+        answer = readiness(server).await;
+        answer.status() == 503 && answer.text().contains(words)
+    })
+    .await;
+    answer
+}
+
 /// Not ready, and publishing is refused with these words.
 async fn is_refused(server: &Server, words: &str) {
-    // What is known of the store may be a moment old.
-    crate::until("it is not ready", async || readiness(server).await.status() == 503).await;
-    for answer in [readiness(server).await, publish(server, 99).await] {
+    for answer in [unreadiness(server, words).await, publish(server, 99).await] {
         assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
         assert!(answer.head.header("retry-after").is_some(), "{answer:?}");
         let text = answer.text();
@@ -71,8 +80,7 @@ async fn a_disk_that_hangs_is_an_error_and_not_silence() {
             wire::post(&address, &event).await.expect("an answer")
         })
     });
-    crate::until("it is not ready", async || readiness(&server).await.status() == 503).await;
-    assert!(readiness(&server).await.text().contains("has not answered in time"));
+    unreadiness(&server, "has not answered in time").await;
     for answer in waiting {
         let answer = crate::within("an answer", answer).await.expect("no panic");
         assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
@@ -112,8 +120,7 @@ async fn nothing_is_acknowledged_in_files_that_are_deleted() {
         let server = Server::start(&[]);
         assert!(is_well(&server).await, "{name}");
         fs::remove_file(server.data().join(name)).expect("it is there");
-        crate::until("it is not ready", async || readiness(&server).await.status() == 503).await;
-        assert!(readiness(&server).await.text().contains("deleted or replaced"), "{name}");
+        unreadiness(&server, "deleted or replaced").await;
         // The log is whole.
         assert_eq!(publish(&server, 1).await.status(), 201, "{name}");
     }
