@@ -127,7 +127,7 @@ function Connection(env, url, options) {
   this.asksLost = 0;
   this.held = null;
   this.began = false;
-  this.failed = 0;           // rounds and short-lived sessions in a row
+  this.failed = 0;
   this.slowness = 0;
   this.verified = undefined; // is it Switchback that answers? undefined: not known
   this.attempt = options.client ? firstAttempt(env) : 0;
@@ -1423,6 +1423,12 @@ merge(TransportSession.prototype, {
     this.isOpen = true;
     this.env.clearTimer(this.timer);
     if (this.question) return this.question.answered(item);
+    // Something was confirmed meanwhile: the log's end is no start any more.
+    if (this.now && connection.textsOf('confirmed').length) {
+      connection.candidate = null;
+      this.shut();
+      return connection.open(this.name);
+    }
     var first = item.event === '$hello' || (item.events && !item.events.length);
     if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
     connection.stats.rtt = this.env.now() - this.openedAt;
@@ -1464,7 +1470,6 @@ merge(TransportSession.prototype, {
 var ws = {
   name: 'ws', wire: 'ws', stream: true,
   supported: function (env) {
-    // The drafts before RFC 6455 had another framing, and no CLOSING.
     var WebSocket = env.window.WebSocket;
     return !!WebSocket && WebSocket.CLOSING === 2;
   },
@@ -1872,7 +1877,6 @@ function byXhr(env, request, finish) {
   prepare(xhr, request);
   xhr.onreadystatechange = function () {
     if (xhr.readyState !== 4) return;
-    // IE 8 says 1223 for 204, and may throw.
     var status = 0;
     try { status = xhr.status === 1223 ? 204 : xhr.status; } catch (error) { status = 0; }
     if (status >= 200 && status < 300) finish(null, xhr.responseText);
