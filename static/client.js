@@ -1431,7 +1431,7 @@ merge(TransportSession.prototype, {
     }
     var first = item.event === '$hello' || (item.events && !item.events.length);
     if (first && item.data && item.data.heartbeat) this.heartbeat = item.data.heartbeat;
-    connection.stats.rtt = this.env.now() - this.openedAt;
+    connection.stats.rtt = Math.min(PATIENCE_MAX_MS, this.env.now() - this.openedAt);
     if (this.now || !connection.cursor) connection.cursor = this.at = first ? item.cursor : undefined;
     if (this.stream) this.watch(2 * this.heartbeat);
     connection.opened(this);
