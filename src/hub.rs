@@ -115,7 +115,7 @@ impl Hub {
     /// Starts a hub on a store. Needs a tokio runtime, for its one task.
     ///
     /// # Errors
-    /// [`StoreError`] where the newest events could not be read.
+    /// [`StoreError`] where the newest events, or who is shut out, could not be read.
     pub async fn open(store: Arc<dyn Store>, options: HubOptions) -> Result<Self, StoreError> {
         Self::open_with_clock(store, options, Clock::system()).await
     }
@@ -132,7 +132,8 @@ impl Hub {
         store.follow(end, fan_out.clone());
         let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
         let barred = Arc::new(Barred::new(Arc::downgrade(&clients)));
-        store.watch_notes(barred.clone());
+        // Before anybody is let in.
+        store.watch_notes(barred.clone()).await?;
         let hub = Self(Arc::new(Shared {
             clients,
             barred,
@@ -205,6 +206,16 @@ impl Hub {
         Cursor::new(bounds.epoch, bounds.last)
     }
 
+    /// Whether this process knows who is shut out, everywhere.
+    pub(crate) fn knows_denied(&self) -> bool {
+        self.0.store.knows_notes()
+    }
+
+    /// The hub for as long as others hold it.
+    pub(crate) fn downgrade(&self) -> WeakHub {
+        WeakHub(Arc::downgrade(&self.0))
+    }
+
     /// Who subscribes, and what is remembered of them.
     pub(crate) fn clients(&self) -> &Arc<Clients> {
         &self.0.clients
@@ -242,6 +253,15 @@ impl Hub {
         self.off_all();
         self.0.clients.flush(self.clock().believed_ms()).await;
         self.0.store.close().await;
+    }
+}
+
+/// A hub that may have gone.
+pub(crate) struct WeakHub(std::sync::Weak<Shared>);
+
+impl WeakHub {
+    pub(crate) fn upgrade(&self) -> Option<Hub> {
+        self.0.upgrade().map(Hub)
     }
 }
 

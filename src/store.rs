@@ -127,8 +127,17 @@ pub trait Store: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Option<Note>, StoreError>>;
 
     /// Tells `sink` of every ban and revocation that is kept (not of tickets), and of each that is saved from now on,
-    /// here or on another node. Called once, at start. Those that lie on this machine are told before it returns.
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>);
+    /// here or on another node. Called once, at start; answers once it was told of all that are kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where they cannot be read. Whoever serves all the same serves those who are shut out.
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Whether the sink knows all bans and revocations. Where they lie elsewhere it does not while that cannot be reached, and
+    /// for a moment after.
+    fn knows_notes(&self) -> bool {
+        true
+    }
 
     /// When the log was in use before it was opened; `None` where it does not say. With it a start tells whether the wall clock has jumped.
     fn last_run(&self) -> Option<LastRun> {

@@ -827,7 +827,7 @@ async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     }
     store.save_note(note(NoteKind::Ticket, "t", b"secret")).await.unwrap();
     let watcher = Arc::new(Watcher::default());
-    store.watch_notes(watcher.clone());
+    store.watch_notes(watcher.clone()).await.expect("all that are kept");
     for note in before {
         until("told of what is kept", || watcher.notes().contains(&note)).await;
     }

@@ -268,7 +268,7 @@ async fn nodes_share_clients_and_notes() {
     }
     // A ticket is used once, on whichever node; a ban is known on the other.
     let watcher = Arc::new(Watcher::default());
-    nodes[1].watch_notes(watcher.clone());
+    nodes[1].watch_notes(watcher.clone()).await.expect("all that are kept");
     let note = |kind| Note { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
     for _ in 0..10 {
         nodes[0].save_note(note(NoteKind::Ticket)).await.unwrap();

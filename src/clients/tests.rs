@@ -190,8 +190,8 @@ impl Store for Waiting {
         self.inner.take_note(kind, key, now_ms)
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
-        self.inner.watch_notes(sink);
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.watch_notes(sink)
     }
 
     fn maintain(&self, now: crate::clock::Moment) {

@@ -37,7 +37,6 @@ mod trim;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -315,12 +314,15 @@ impl Store for DiskStore {
         self.notes.ask(ONE, |reply| NoteJob::Take(kind, key, now_ms, reply))
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
-        let (done, told) = mpsc::sync_channel(1);
-        if self.notes.queue.push_always(NoteJob::Watch(sink, done)).is_ok() {
-            // Once, at start. Where the thread has died of a bug, it has said so itself.
-            let _ = told.recv();
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let (done, told) = oneshot::channel();
+        let ended = || StoreError::unavailable("the thread that reads bans and revocations has ended");
+        let asked = self.notes.queue.push_always(NoteJob::Watch(sink, done)).map_err(|_| ended());
+        async move {
+            asked?;
+            told.await.unwrap_or_else(|_| Err(ended()))
         }
+        .boxed()
     }
 
     fn translate(&self, cursor: Cursor) -> Cursor {

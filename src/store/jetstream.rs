@@ -196,9 +196,15 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.notes.take(&parts.node, kind, &key, now_ms).await })
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
-        let parts = self.parts.clone();
-        self.runtime.spawn(async move { parts.notes.watch(&parts.node, sink) });
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_thread(|parts| async move {
+            parts.notes.watch(&parts.node, sink);
+            parts.notes.until_known().await
+        })
+    }
+
+    fn knows_notes(&self) -> bool {
+        self.parts.notes.are_known()
     }
 
     /// JetStream trims by itself, by its own clock; what it has trimmed is asked here.

@@ -213,8 +213,9 @@ impl Store for MemoryStore {
         ready(Ok(note)).boxed()
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) {
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
         lock(&self.notes).watch(sink);
+        ready(Ok(())).boxed()
     }
 
     fn maintain(&self, now: Moment) {

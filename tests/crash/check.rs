@@ -72,7 +72,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
     }
 
     let bans = Arc::new(Bans::default());
-    store.watch_notes(bans.clone());
+    store.watch_notes(bans.clone()).await.map_err(|error| format!("bans: {error}"))?;
     let mut repeats = Vec::new();
     for what in ledger.at(at) {
         match what {

@@ -1,5 +1,7 @@
 //! How the directory's files are opened: all in the same way, whatever their tables are.
 
+use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,14 +53,31 @@ pub(super) fn probe(db: &Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// A connection that writes; the file is made where there is none.
+/// A connection that writes; the file is made where there is none, for its owner alone. What SQLite puts beside it gets the
+/// mode of the file itself.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    match private().create_new(true).open(path) {
+        Ok(_) => {}
+        // One that is there keeps the mode that somebody may have given it on purpose.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // SQLite tries as well, and says what is wrong in its own words.
+        Err(error) => tracing::debug!(%error, path = %path.display(), "the file could not be made"),
+    }
     connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
 }
 
 /// A connection that reads only.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     connection(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// How a file is made that is nobody else's business, whatever the process's umask: events, cursors, revocations.
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Why a file of this version is not opened.

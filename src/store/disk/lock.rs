@@ -1,10 +1,11 @@
 //! The data directory: created durably, and held by one server at a time.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use super::fault::open_error;
+use super::file::private;
 use crate::store::OpenError;
 
 /// Held for as long as the directory's files are open. The operating system lets go of it with the process, however that ends.
@@ -29,8 +30,7 @@ impl DirectoryLock {
         };
         let held = lock_directory(directory).map_err(|()| locked(File::open(&path).ok()))?;
         let failed = |error: io::Error| open_error(&path, error);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut file = private().read(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(Some(file))),

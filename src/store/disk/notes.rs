@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -38,7 +37,7 @@ pub(super) enum NoteJob {
     Save(Note, oneshot::Sender<Result<(), StoreError>>),
     Take(NoteKind, String, u64, oneshot::Sender<Result<Option<Note>, StoreError>>),
     /// Who watches, and who waits until it was told of what is kept.
-    Watch(Arc<dyn NoteSink>, mpsc::SyncSender<()>),
+    Watch(Arc<dyn NoteSink>, oneshot::Sender<Result<(), StoreError>>),
     Expire(u64),
     /// Writes something, to see whether that succeeds.
     Probe(oneshot::Sender<Result<(), StoreError>>),
@@ -102,9 +101,8 @@ impl NotesFile {
                     NoteJob::Save(..) | NoteJob::Take(..) => group.push(job),
                     NoteJob::Watch(sink, done) => {
                         self.write(std::mem::take(&mut group), health);
-                        self.watch(sink);
-                        // Whoever asked does not wait for ever.
-                        let _ = done.send(());
+                        // Whoever asked may have gone.
+                        let _ = done.send(self.watch(sink));
                     }
                     NoteJob::Probe(reply) => {
                         // Whoever asked may not wait any more.
@@ -203,14 +201,11 @@ impl NotesFile {
         }
     }
 
-    fn watch(&mut self, sink: Arc<dyn NoteSink>) {
-        let kept = self.watched();
-        match kept {
-            Ok(notes) => notes.into_iter().for_each(|note| sink.push(note)),
-            // Fails closed elsewhere: what is asked of the file next fails, too.
-            Err(error) => tracing::error!(%error, "the bans and revocations that are kept could not be read"),
-        }
+    fn watch(&mut self, sink: Arc<dyn NoteSink>) -> Result<(), StoreError> {
+        let kept = self.watched().map_err(|error| store_error(&error, &self.directory))?;
+        kept.into_iter().for_each(|note| sink.push(note));
         self.sink = Some(sink);
+        Ok(())
     }
 
     fn watched(&self) -> rusqlite::Result<Vec<Note>> {

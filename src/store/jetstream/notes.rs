@@ -10,8 +10,9 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::push::OrderedConfig;
 use base64::Engine as _;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Put};
@@ -26,6 +27,12 @@ const PAST_END: Duration = Duration::from_secs(60);
 
 /// Between two tries to watch a bucket.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a start waits until all bans and revocations have been heard: a hundred thousand take some seconds.
+const KNOWN_WAIT: Duration = Duration::from_secs(30);
+
+/// What is watched.
+const WATCHED: [NoteKind; 2] = [NoteKind::Ban, NoteKind::Revocation];
 
 #[derive(Deserialize, Serialize)]
 struct Stored {
@@ -42,6 +49,8 @@ pub(super) struct Notes {
     watch: Mutex<Watch>,
     /// What the believed time was ahead of the wall clock at the last maintenance, in milliseconds.
     believed_ahead_ms: AtomicI64,
+    /// Of which kinds, in the order of [`WATCHED`], the sink has been told all that there is.
+    known: watch::Sender<[bool; 2]>,
 }
 
 #[derive(Default)]
@@ -60,6 +69,7 @@ impl Notes {
             revocations: bucket(NoteKind::Revocation),
             watch: Mutex::default(),
             believed_ahead_ms: AtomicI64::new(0),
+            known: watch::Sender::new([false; 2]),
         }
     }
 
@@ -134,17 +144,46 @@ impl Notes {
     /// Watches the buckets from the beginning, again whenever a watch breaks.
     pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn NoteSink>) {
         lock(&self.watch).sink = Some(sink);
-        for kind in [NoteKind::Ban, NoteKind::Revocation] {
+        for kind in WATCHED {
             let (notes, node) = (self.clone(), node.clone());
             tokio::spawn(async move {
                 loop {
                     if let Err(error) = notes.watch_once(&node, kind).await {
                         tracing::debug!(%error, kind = kind.name(), "the notes are not watched; trying again");
                     }
+                    notes.set_known(kind, false);
                     tokio::time::sleep(WATCH_AGAIN).await;
                 }
             });
         }
+    }
+
+    /// Whether the sink has been told of all that there is, and hears of what is saved.
+    pub(super) fn are_known(&self) -> bool {
+        self.known.borrow().iter().all(|known| *known)
+    }
+
+    /// Waits until they are known.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where that takes longer than half a minute.
+    pub(super) async fn until_known(&self) -> Result<(), StoreError> {
+        let mut known = self.known.subscribe();
+        let waited = tokio::time::timeout(KNOWN_WAIT, known.wait_for(|known| known.iter().all(|known| *known))).await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StoreError::unavailable("bans and revocations could not be read from NATS in time")),
+        }
+    }
+
+    fn set_known(&self, kind: NoteKind, is_known: bool) {
+        self.known.send_modify(|known| {
+            for (watched, known) in WATCHED.into_iter().zip(known) {
+                if watched == kind {
+                    *known = is_known;
+                }
+            }
+        });
     }
 
     async fn watch_once(&self, node: &Node, kind: NoteKind) -> Result<(), async_nats::Error> {
@@ -158,15 +197,30 @@ impl Notes {
             deliver_policy: DeliverPolicy::All,
             ..OrderedConfig::default()
         };
-        let mut messages = stream.create_consumer(config).await?.messages().await?;
-        while let Some(message) = messages.next().await {
+        let consumer = stream.create_consumer(config).await?;
+        if consumer.cached_info().num_pending == 0 {
+            self.set_known(kind, true);
+        }
+        let mut messages = consumer.messages().await?;
+        let mut link = node.link.clone();
+        loop {
+            // What is saved elsewhere while the connection is gone is not known here: then it is said, and read again. To
+            // leave that to the consumer would be to say nothing until its heartbeats are missed.
+            let message = tokio::select! {
+                message = messages.next() => message,
+                _ = link.wait_for(|link| !link.up).map(drop) => return Ok(()),
+            };
+            let Some(message) = message else { return Ok(()) };
             let message: jetstream::Message = message?;
-            let revision = message.info()?.stream_sequence;
+            let info = message.info()?;
+            let (revision, pending) = (info.stream_sequence, info.pending);
             if let Some(note) = read(kind, &message.payload) {
                 self.tell(note, revision);
             }
+            if pending == 0 {
+                self.set_known(kind, true);
+            }
         }
-        Ok(())
     }
 }
 
