@@ -5,6 +5,7 @@
 
 mod access;
 mod commands;
+mod environment;
 mod error;
 mod file;
 mod limits;
@@ -15,25 +16,27 @@ mod tls;
 mod token;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::http::HttpOptions;
 use crate::hub::HubOptions;
-use crate::store::{JetStreamOptions, StoreOptions};
+use crate::store::StoreOptions;
 
 pub use crate::net::tls::TlsFiles;
+pub(crate) use access::SECRET_VARIABLE;
 pub use access::{AccessArgs, SecretArgs};
 pub use commands::{BackupArgs, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
 pub use error::ConfigError;
 pub use limits::LimitArgs;
 pub use nats::NatsArgs;
+use nats::PASSWORD_VARIABLE;
 pub use serve::ServeArgs;
-pub use store::StoreChoice;
+pub use store::{StoreChoice, StoreConfig};
 pub use tls::TlsArgs;
 pub use token::{Secret, ShowArgs, TokenArgs};
 
@@ -65,17 +68,35 @@ pub enum Command {
     Token(TokenArgs),
 }
 
-/// The command line, with the environment and the file behind it.
+/// The command line, with the environment and the file behind it. An empty variable counts as none.
 ///
 /// # Errors
-/// What clap says of a wrong command line, and where the file is wrong. `--help` and `--version` come as errors, too.
+/// What clap says of a wrong command line, and where a variable or the file is wrong. `--help` and `--version` come as
+/// errors, too; they come whatever the environment and the file say.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = Cli::command();
-    if let Some(file) = file::config_file(&arguments) {
+    if let Err(error) = environment::lenient(command.clone()).try_get_matches_from(&arguments)
+        && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    {
+        return Err(error);
+    }
+    environment::check(&command, std::env::vars_os())
+        .map_err(|reason| command.error(ErrorKind::UnknownArgument, reason))?;
+    command = environment::lenient(command);
+    // The file is the server's: what is wrong with it is no concern of a client's command.
+    if is_server(&arguments)
+        && let Some(file) = file::config_file(&arguments)
+    {
         command = file::with_file(command, &file)?;
     }
     Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+/// Whether the command is `serve`, which need not be said. A command stands before every flag.
+fn is_server(arguments: &[OsString]) -> bool {
+    let first = arguments.get(1).map(OsString::as_os_str);
+    first.is_none_or(|first| first == OsStr::new("serve") || first.as_encoded_bytes().starts_with(b"-"))
 }
 
 /// All that a server needs to know; valid.
@@ -83,12 +104,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Which engine keeps the log.
-    pub store: StoreChoice,
-    /// How NATS is reached, where it keeps the log.
-    pub nats: Option<JetStreamOptions>,
-    /// Directory of the disk store.
-    pub data: PathBuf,
+    /// Where the log is.
+    pub store: StoreConfig,
     /// How the store is opened.
     pub store_options: StoreOptions,
     /// The hub's knobs.
@@ -168,7 +185,10 @@ mod tests {
     fn a_wrong_file_is_told_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (text, told) in [
-            ("max-agee = 1", "max-agee"),
+            ("max-agee = 1", "did you mean max-age?"),
+            ("max-age = [\"1h\", \"2h\"]", "max-age takes one value"),
+            ("max-age = []", "max-age takes one value"),
+            ("allow-anonymous = [\"true\", \"false\"]", "allow-anonymous takes one value"),
             ("max-age = 1.5", "max-age"),
             ("max-age", "TOML"),
             ("max-age = \"x\"", "max-age"),
@@ -189,10 +209,42 @@ mod tests {
             ["--store", "mongo"],
             ["--allow-origin", "a.test"],
             ["--replicas", "0"],
+            // Taken for a module's name, it would switch every line off.
+            ["--log", "warning"],
+            ["--log", "info,switchback"],
+            ["--log", "switchback=warning"],
         ] {
             assert!(serve(&arguments).is_err(), "{arguments:?}");
         }
         assert_eq!(bytes("3GiB"), Ok(3 << 30));
+        for filter in ["warn", "OFF", "info,switchback=debug", "warn,[span]=trace"] {
+            assert!(serve(&["--log", filter]).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn only_the_server_reads_the_file() {
+        let parse = |arguments: &[&str]| {
+            parse(std::iter::once("switchback").chain(arguments.iter().copied()).map(OsString::from))
+        };
+        for arguments in [&["--config", "/nowhere.toml"][..], &["serve", "--config", "/nowhere.toml"]] {
+            let error = parse(arguments).unwrap_err();
+            assert!(error.to_string().contains("/nowhere.toml"), "{arguments:?}: {error}");
+            let error = parse(&[arguments, &["--help"]].concat()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{arguments:?}");
+        }
+        assert!(is_server(&["switchback".into()]) && !is_server(&["switchback".into(), "token".into()]));
+    }
+
+    #[test]
+    fn a_store_is_chosen_with_all_that_it_takes() {
+        let store = |arguments: &[&str]| serve(arguments).unwrap().into_config().unwrap().store;
+        assert!(matches!(store(&["--data", "d"]), StoreConfig::Disk { directory } if directory.ends_with("d")));
+        assert!(matches!(store(&["--store", "memory"]), StoreConfig::Memory));
+        let StoreConfig::Nats(options) = store(&["--store", "nats://n1,n2", "--replicas", "3"]) else {
+            panic!("it is in NATS")
+        };
+        assert_eq!((options.servers.len(), options.replicas), (2, Some(3)));
     }
 
     /// On loopback all that comes is this machine's own, unless a proxy says whose it is; a subject is known anywhere.

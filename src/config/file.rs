@@ -3,6 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::ArgAction;
+
+use super::environment::alike;
+
 /// The file has to be known before the command line can be read whole, since it gives the defaults.
 pub(super) fn config_file(arguments: &[OsString]) -> Option<PathBuf> {
     let mut arguments = arguments.iter();
@@ -28,15 +32,20 @@ pub(super) fn with_file(mut command: clap::Command, path: &Path) -> Result<clap:
     for (key, value) in table {
         let known =
             command.get_arguments().find(|argument| argument.get_long() == Some(key.as_str()) && key != "config");
-        let Some(id) = known.map(|argument| argument.get_id().clone()) else {
-            return Err(wrong(
-                &mut command,
-                format!("{key} is not a flag of the server; the keys are the flags' names, such as max-age"),
-            ));
+        let Some((id, action)) = known.map(|argument| (argument.get_id().clone(), argument.get_action().clone()))
+        else {
+            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+            let meant = alike(&key, flags).map(|meant| format!("did you mean {meant}?"));
+            let meant = meant.unwrap_or_else(|| "the keys are the flags' names, such as max-age".into());
+            return Err(wrong(&mut command, format!("{key} is not a flag of the server; {meant}")));
         };
         let Some(values) = texts(&value) else {
             return Err(wrong(&mut command, format!("{key} is a text, a number, true or false, or a list of texts")));
         };
+        // clap takes the first of several defaults, and says nothing of the others.
+        if !matches!(action, ArgAction::Append) && values.len() != 1 {
+            return Err(wrong(&mut command, format!("{key} takes one value, and the list has {}", values.len())));
+        }
         let set = |argument: clap::Arg| argument.default_values(values.clone());
         command = command.mut_arg(id.as_str(), set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), set));
     }

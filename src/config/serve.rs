@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{address, bytes, duration};
-use super::{AccessArgs, Config, ConfigError, LimitArgs, NatsArgs, StoreChoice, TlsArgs};
+use super::values::{address, bytes, duration, log_filter};
+use super::{AccessArgs, Config, ConfigError, LimitArgs, NatsArgs, StoreChoice, StoreConfig, TlsArgs};
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
 use crate::limits::Limits;
@@ -113,7 +113,8 @@ pub struct ServeArgs {
         long,
         env = "SWITCHBACK_LOG",
         value_name = "FILTER",
-        default_value = "warn,switchback=info,actix_http=off,h2=error"
+        default_value = "warn,switchback=info,actix_http=off,h2=error",
+        value_parser = log_filter
     )]
     pub log: String,
     /// How NATS is reached.
@@ -132,6 +133,7 @@ impl ServeArgs {
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = address("listen", &self.listen)?;
         let http_redirect = self.tls.redirect()?;
+        let readable = self.access.readable();
         let access = self.access.clone().options()?;
         if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
             return Err(ConfigError::Open(listen));
@@ -153,9 +155,10 @@ impl ServeArgs {
             StoreChoice::Nats(_) => 4 << 30,
             StoreChoice::Memory => 256 << 20,
         });
-        let nats = match &self.store {
-            StoreChoice::Nats(url) => Some(self.nats.into_options(url)?),
-            StoreChoice::Disk | StoreChoice::Memory => None,
+        let store = match &self.store {
+            StoreChoice::Nats(url) => StoreConfig::Nats(Box::new(self.nats.into_options(url, readable)?)),
+            StoreChoice::Disk => StoreConfig::Disk { directory: self.data },
+            StoreChoice::Memory => StoreConfig::Memory,
         };
         let address_clients = if listen.ip().is_loopback() { 0 } else { ADDRESS_CLIENTS };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -197,15 +200,13 @@ impl ServeArgs {
                 proxy_header: self.limits.proxy_header,
                 hsts: self.tls.hsts,
                 body_timeout: self.limits.body_timeout,
-                allowed_origins: self.allow_origin,
+                allowed_origins: self.allow_origin.into_iter().collect(),
                 access,
                 loopback_only: listen.ip().is_loopback(),
                 static_dir: self.static_dir,
                 ..http
             },
-            store: self.store,
-            nats,
-            data: self.data,
+            store,
             drain: self.drain,
             header_timeout: self.limits.header_timeout,
             keep_alive: self.limits.keep_alive,
@@ -213,7 +214,7 @@ impl ServeArgs {
             read_bytes_per_second_min: self.limits.min_read_rate,
             connections_max: self.limits.max_connections,
             http2_streams_max: self.limits.max_http2_streams,
-            tls: self.tls.files()?,
+            tls: self.tls.files(readable)?,
             http_redirect,
             access_log: self.access_log,
             workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),

@@ -1,7 +1,24 @@
 //! Which store the flags name.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use crate::store::JetStreamOptions;
+
+/// Where a server's log is, with all that it takes to open it.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// On disk.
+    Disk {
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// In memory, gone with the process.
+    Memory,
+    /// In NATS JetStream.
+    Nats(Box<JetStreamOptions>),
+}
 
 /// Which engine keeps the log.
 #[derive(Clone, PartialEq, Eq)]

@@ -3,6 +3,9 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 use super::ConfigError;
 
 /// The first address that a text names.
@@ -32,4 +35,20 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let number: Option<u64> = digits.parse().ok();
     let product = number.and_then(|number| number.checked_mul(1 << shift));
     product.ok_or_else(|| "bytes are written 1048576, 512KiB, 64MiB or 16GiB".into())
+}
+
+/// A filter of log lines: levels, for all modules or for one: `info`, `warn,switchback=debug`.
+///
+/// A word alone that is no level, such as `warning`, is a module's name to the filter's parser, which then logs that module
+/// and nothing else. So it is refused.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let is_level = |directive: &str| directive.parse::<LevelFilter>().is_ok();
+    for directive in text.split(',').map(str::trim) {
+        if !directive.contains(['=', '[']) && !is_level(directive) {
+            return Err(format!(
+                "{directive} is no level: they are error, warn, info, debug, trace and off; a module's is written MODULE=LEVEL"
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -216,15 +216,51 @@ fn wrong_settings_are_refused_by_name() {
         ("hart-beat = \"3s\"", &["config.toml", "hart-beat"][..]),
         ("heartbeat = \"soon\"", &["heartbeat", "soon"]),
         ("heartbeat = [", &["config.toml"]),
+        ("heartbeat = [\"1s\", \"2s\"]", &["config.toml", "heartbeat takes one value"]),
+        ("heartbeat = \"1s\"\nheartbeat = \"2s\"", &["config.toml", "heartbeat"]),
     ] {
         std::fs::write(&file, text).expect("written");
         check_refusal(&run(&["--config", path], &[], b""), 2, words);
     }
     check_refusal(&run(&["--config", "/nowhere/config.toml"], &[], b""), 2, &["/nowhere/config.toml"]);
     check_refusal(&run(&[], &[("SWITCHBACK_HEARTBEAT", "1ms")], b""), 2, &["heartbeat", "100ms"]);
+    for name in ["SWITCHBACK_HEARTBEATS", "SWITCHBACK_HARTBEAT"] {
+        check_refusal(&run(&[], &[(name, "3s")], b""), 2, &[name, "did you mean SWITCHBACK_HEARTBEAT?"]);
+        check_refusal(&run(&["publish", "a", "1"], &[(name, "3s")], b""), 2, &[name]);
+    }
+    check_refusal(&run(&["--heartbeat", "1s", "--heartbeat", "2s"], &[], b""), 2, &["--heartbeat"]);
+    check_refusal(&run(&["--log", "warning"], &[], b""), 2, &["--log", "warning", "warn"]);
     check_refusal(&run(&["--workers", "0", "--listen", "127.0.0.1:0"], &[], b""), 1, &["--workers"]);
     check_refusal(&run(&["--listen", "nonsense"], &[], b""), 1, &["--listen nonsense", "127.0.0.1:8080"]);
     check_refusal(&run(&["--store", "redis://localhost:6379"], &[], b""), 2, &["--store", "nats://"]);
+}
+
+/// As `docker compose` and systemd give those that are not set; and the ways in which people say yes.
+#[tokio::test]
+async fn an_empty_variable_is_none() {
+    let empty =
+        ["CONFIG", "HEARTBEAT", "MAX_BYTES", "ALLOW_ORIGIN", "TRUSTED_PROXY", "ACCESS_LOG", "JWKS", "WORKERS", "STORE"]
+            .map(|name| format!("SWITCHBACK_{name}="));
+    let wrapper: Vec<&str> = ["env"].into_iter().chain(empty.iter().map(String::as_str)).collect();
+    assert_eq!(heartbeat(&wrapper, &[]).await, 20_000);
+    let kubernetes = ["env", "SWITCHBACK_PORT=tcp://10.0.0.1:80", "SWITCHBACK_SERVICE_HOST=10.0.0.1"];
+    assert_eq!(heartbeat(&kubernetes, &["--heartbeat", "5s"]).await, 5000);
+    for yes in ["1", "true", "yes", "on"] {
+        assert_eq!(heartbeat(&["env", &format!("SWITCHBACK_ACCESS_LOG={yes}")], &[]).await, 20_000);
+    }
+}
+
+#[test]
+fn help_comes_whatever_the_settings_are() {
+    let settings = [("SWITCHBACK_CONFIG", "/nowhere.toml"), ("SWITCHBACK_HEARTBEAT", "soon"), ("SWITCHBACK_TYPO", "1")];
+    for arguments in [&["--help"][..], &["-h"], &["--version"], &["serve", "--help"], &["token", "--help"], &["help"]] {
+        let output = run(arguments, &settings, b"");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", told(&output));
+        assert!(!output.stdout.is_empty());
+    }
+    // The file is the server's: a client's command does not read it.
+    let nobody = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &settings[..1], b"");
+    check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1"]);
 }
 
 #[tokio::test]
