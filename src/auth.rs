@@ -11,9 +11,9 @@ mod keys;
 mod ticket;
 
 pub use claims::{
-    EVENT_RATE_MAX, NBF_LEEWAY, NUMERIC_DATE_MAX_S, Rules, SUBJECT_MAX_BYTES, TOKEN_MAX_BYTES, TokenError, sign,
+    EVENT_RATE_MAX, ISSUER_AHEAD_MS, NUMERIC_DATE_MAX_S, Rules, SUBJECT_MAX_BYTES, TOKEN_MAX_BYTES, TokenError, sign,
 };
 pub use cover::covers;
 pub use grant::{Grant, Rights};
-pub use keys::{KeyError, Keys, SECRET_MIN_BYTES};
+pub use keys::{Fingerprint, KeyError, Keys, SECRET_MIN_BYTES};
 pub use ticket::Ticket;

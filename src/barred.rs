@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use uuid::Uuid;
 
-use crate::auth::Grant;
+use crate::auth::{Grant, ISSUER_AHEAD_MS};
 use crate::clients::Clients;
 use crate::store::{Note, NoteKind, NoteSink};
 use crate::wire::ByeReason;
@@ -86,11 +86,17 @@ impl Bar {
         match self {
             Self::Token(id) => grant.id.as_ref() == Some(id),
             Self::Subject { subject, issued_ms } => {
-                grant.subject.as_ref() == Some(subject) && grant.issued_ms.is_none_or(|issued| issued <= *issued_ms)
+                grant.subject.as_ref() == Some(subject) && was_issued_by(grant, *issued_ms)
             }
             Self::Kick { .. } | Self::Client(_) => false,
         }
     }
+}
+
+/// Whether a token was issued by a time of ours, or does not say when. The issuer's clock may be ahead, as it may be for
+/// `nbf`: else a token from before a revocation would outlive it. The price is that one issued just after is refused, too.
+fn was_issued_by(grant: &Grant, time_ms: u64) -> bool {
+    grant.issued_ms.is_none_or(|issued| issued <= time_ms.saturating_add(ISSUER_AHEAD_MS))
 }
 
 impl Barred {
@@ -109,9 +115,7 @@ impl Barred {
         let token = grant.id.as_ref().and_then(|id| table.tokens.get(id));
         let subject = grant.subject.as_ref().and_then(|subject| table.subjects.get(subject));
         token.is_some_and(|until| now_ms < *until)
-            || subject.is_some_and(|revoked| {
-                now_ms < revoked.until_ms && grant.issued_ms.is_none_or(|issued| issued <= revoked.issued_ms)
-            })
+            || subject.is_some_and(|revoked| now_ms < revoked.until_ms && was_issued_by(grant, revoked.issued_ms))
     }
 
     /// Forgets what has ended.
@@ -178,6 +182,7 @@ mod tests {
             expires_ms: 10_000,
             admin: false,
             event_rate: None,
+            key: None,
         }
     }
 
@@ -203,7 +208,8 @@ mod tests {
         // What was issued since is good; what does not say when it was issued is not.
         assert!(barred.is_revoked(&grant("li:x", "t2", Some(500)), 999));
         assert!(barred.is_revoked(&grant("li:x", "t2", None), 999));
-        assert!(!barred.is_revoked(&grant("li:x", "t2", Some(501)), 999));
+        assert!(barred.is_revoked(&grant("li:x", "t2", Some(500 + ISSUER_AHEAD_MS)), 999), "a clock may be ahead");
+        assert!(!barred.is_revoked(&grant("li:x", "t2", Some(501 + ISSUER_AHEAD_MS)), 999));
         assert!(!barred.is_revoked(&grant("li", "t2", None), 999));
         barred.expire(1000);
         assert!(barred.table().clients.is_empty() && barred.table().tokens.is_empty());

@@ -69,6 +69,40 @@ pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// SIGHUP, from this call on: a closed terminal, `systemctl reload`, logrotate. It never ends the process then. Needs a
+/// tokio runtime.
+///
+/// # Errors
+/// Where the signal cannot be heard.
+pub fn hangups() -> std::io::Result<Hangups> {
+    #[cfg(unix)]
+    return tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Hangups);
+    #[cfg(not(unix))]
+    Ok(Hangups())
+}
+
+/// SIGHUPs that have come and are to come; on other systems than Unix there are none.
+#[derive(Debug)]
+pub struct Hangups(#[cfg(unix)] tokio::signal::unix::Signal);
+
+impl Hangups {
+    /// Calls `reload` at each, on a thread where it may block.
+    #[cfg(unix)]
+    pub fn each(mut self, reload: impl Fn() + Clone + Send + 'static) {
+        tokio::spawn(async move {
+            while self.0.recv().await.is_some() {
+                if let Err(error) = tokio::task::spawn_blocking(reload.clone()).await {
+                    tracing::error!(%error, "nothing could be read again");
+                }
+            }
+        });
+    }
+
+    /// There are none.
+    #[cfg(not(unix))]
+    pub fn each(self, _: impl Fn() + Clone + Send + 'static) {}
+}
+
 #[cfg(unix)]
 struct StopSignals([tokio::signal::unix::Signal; 2]);
 

@@ -60,7 +60,7 @@
 //! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
 //! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
 //! | [`clock`] | the time of day, and how far it can be believed after a jump |
-//! | [`keyring`] | the keys in force, read again where their file changes |
+//! | [`secret_file`], [`keyring`] | files that only their owner may have written; the keys in force, read again where their files change |
 //! | [`limits`] | how many, how often, how much memory, by address and subject; the log of refusals |
 //! | `net` | bytes to requests, answers to bytes: TLS, HTTP/1.1, HTTP/2, deadlines, the access log |
 //! | [`http`] | the URLs; requests parsed, deliveries driven |
@@ -109,6 +109,7 @@ pub mod keyring;
 mod lane;
 pub mod limits;
 mod net;
+pub mod secret_file;
 mod segment;
 pub mod server;
 pub mod store;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use switchback::command;
 use switchback::config::{self, Cli, Command};
-use switchback::server::{Server, greeting};
+use switchback::server::{Reloader, Server, greeting};
 
 /// Held requests of a few hundred bytes come and go between streams that stay, which is what glibc's allocator is worst at.
 #[global_allocator]
@@ -38,7 +38,10 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             command::raise_open_files(config.connections_max, config.workers)?;
             system.block_on(async {
                 command::outlive_file_size_limit()?;
+                let hangups = command::hangups()?;
                 let server = Server::bind(config.clone()).await?;
+                let reloader = server.reloader();
+                hangups.each(move || reload(&reloader));
                 // Whoever reads the greeting may stop it properly.
                 let asked_to_stop = command::asked_to_stop()?;
                 // Nobody may be listening.
@@ -55,4 +58,17 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
 
 fn say(text: &str) -> Result<(), Box<dyn std::error::Error>> {
     command::print_line(text).map_err(|error| format!("cannot write to standard output: {error}").into())
+}
+
+/// What SIGHUP does: the settings come from the same command line and environment, and from the file as it is now.
+fn reload(reloader: &Reloader) {
+    reloader.reload_files();
+    match config::parse(std::env::args_os()) {
+        Ok(Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. }) => {
+            reloader.take_settings(serve);
+        }
+        // Only a server comes here.
+        Ok(_) => {}
+        Err(error) => tracing::error!(error = %error.to_string().trim(), "the settings stay as they were"),
+    }
 }

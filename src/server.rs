@@ -1,6 +1,7 @@
 //! The server: a store, a hub and its routes behind a listener, until it is told to stop.
 
 mod listener;
+mod reload;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::App;
 
-use crate::config::{Config, StoreChoice};
+use crate::config::{Config, StoreConfig};
 use crate::http::{Site, pages};
 use crate::hub::Hub;
 use crate::limits::Limits;
@@ -25,6 +26,7 @@ use listener::Settings;
 
 pub(crate) use crate::net::access_log::TARGET as ACCESS_LOG;
 pub use crate::net::tls::TlsError;
+pub use reload::Reloader;
 
 /// How often the end of a drain is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -83,17 +85,18 @@ impl Server {
     /// [`ServerError`].
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let certificates = config.tls.clone().map(Certificates::open).transpose()?;
-        let store: Arc<dyn Store> = match (&config.store, &config.nats) {
-            (StoreChoice::Nats(_), Some(nats)) => {
-                Arc::new(JetStreamStore::open(nats.clone(), config.store_options).await?)
-            }
-            (StoreChoice::Memory, _) => Arc::new(MemoryStore::new(config.store_options)),
-            (StoreChoice::Disk | StoreChoice::Nats(_), _) => {
-                Arc::new(DiskStore::open(&config.data, config.store_options)?)
-            }
+        let store: Arc<dyn Store> = match &config.store {
+            StoreConfig::Nats(nats) => Arc::new(JetStreamStore::open((**nats).clone(), config.store_options).await?),
+            StoreConfig::Memory => Arc::new(MemoryStore::new(config.store_options)),
+            StoreConfig::Disk { directory } => Arc::new(DiskStore::open(directory, config.store_options)?),
         };
         let hub = Hub::open(store, config.hub_options).await?;
         let (listener, address) = listen("listen", config.listen)?;
+        if config.http_options.access.keys.is_none() && !address.ip().is_loopback() {
+            tracing::warn!(
+                "--allow-anonymous, and no key: everybody who reaches {address} may subscribe to everything and publish anything"
+            );
+        }
         let redirect = config.http_redirect.map(|address| listen("http-redirect", address)).transpose()?;
         let redirect = redirect.map(|(listener, _)| listener);
         Ok(Self { config, listener, redirect, certificates, hub, address })
@@ -109,6 +112,17 @@ impl Server {
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    /// What exchanges keys, certificates and some settings while the server runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        let http = &self.config.http_options;
+        Reloader {
+            keys: http.access.keys.clone(),
+            certificates: self.certificates.clone(),
+            allowed_origins: http.allowed_origins.clone(),
+        }
     }
 
     /// Serves until `shutdown` is there, then drains: new work is refused, streams end one by one within the drain
@@ -236,13 +250,13 @@ async fn drained(hub: &Hub, within: Duration) {
 /// What `serve` says when it is ready.
 #[must_use]
 pub fn greeting(config: &Config, address: SocketAddr) -> String {
-    let store = match (&config.store, &config.nats) {
-        (StoreChoice::Nats(_), Some(nats)) => {
+    let store = match &config.store {
+        StoreConfig::Nats(nats) => {
             let servers: Vec<String> = nats.servers.iter().map(ToString::to_string).collect();
             format!("in NATS at {}", servers.join(","))
         }
-        (StoreChoice::Memory, _) => "in memory".to_owned(),
-        (StoreChoice::Disk | StoreChoice::Nats(_), _) => format!("on disk in {}", absolute(&config.data).display()),
+        StoreConfig::Memory => "in memory".to_owned(),
+        StoreConfig::Disk { directory } => format!("on disk in {}", absolute(directory).display()),
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     format!("switchback {} listens on {scheme}://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))

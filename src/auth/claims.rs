@@ -7,7 +7,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Grant, Keys};
+use super::{Fingerprint, Grant, Keys};
 use crate::excerpt::{excerpt, shorten_quotes};
 use crate::topic::{Pattern, check_habits};
 
@@ -17,10 +17,10 @@ pub const TOKEN_MAX_BYTES: usize = 16 << 10;
 /// Longest `sub` and longest `jti`, in bytes.
 pub const SUBJECT_MAX_BYTES: usize = 250;
 
-/// How far ahead the issuer's clock may be: `nbf` is taken to be so much earlier (RFC 7519 §4.1.5), since a page comes
-/// the moment its token was issued. `exp` is taken as it is: a stream ends when it comes, and what is a moment too old
-/// to go on is too old to begin.
-pub const NBF_LEEWAY: Duration = Duration::from_secs(5);
+/// How far ahead the issuer's clock may be, in milliseconds: `nbf` is taken to be so much earlier (RFC 7519 §4.1.5), since
+/// a page comes the moment its token was issued. `exp` is taken as it is: a stream ends when it comes, and what is a
+/// moment too old to go on is too old to begin. A revocation of a subject covers what such a clock issued, too.
+pub const ISSUER_AHEAD_MS: u64 = 5000;
 
 /// The latest time that a claim may name, in seconds since 1970: the year 5000.
 pub const NUMERIC_DATE_MAX_S: f64 = 95_617_584_000.0;
@@ -35,6 +35,8 @@ pub struct Rules {
     pub audience: Vec<String>,
     /// `iss` has to be one of these (RFC 7519 §4.1.1); it is not looked at where there are none.
     pub issuer: Vec<String>,
+    /// A token ends so long after its `iat` at the latest, whatever its `exp` says; where this is set, `iat` is required.
+    pub token_age_max: Option<Duration>,
 }
 
 /// A token is not accepted. The message is for whoever presented it: it says what is wrong, and nothing of the keys.
@@ -59,8 +61,11 @@ pub enum TokenError {
     #[error("the token has expired")]
     Expired,
     /// Not yet.
-    #[error("the token is not valid yet (nbf)")]
+    #[error("the token is not valid yet (nbf, iat): the issuer's clock may be at most 5 seconds ahead")]
     NotYet,
+    /// It was good when it was shown.
+    #[error("the key that signed the token was withdrawn: get a new token")]
+    Withdrawn,
     /// For others.
     #[error("the token's audience (aud) is not this server's")]
     Audience,
@@ -103,9 +108,9 @@ impl Rules {
             return Err(TokenError::Critical);
         }
         let mut error = TokenError::Key;
-        for (algorithm, key) in keys.candidates(header.alg, header.kid.as_deref()) {
-            match decode::<Claims>(token, &key, &self.validation(algorithm)) {
-                Ok(token) => return grant(token.claims, now_ms),
+        for candidate in keys.candidates(header.alg, header.kid.as_deref()) {
+            match decode::<Claims>(token, &candidate.key, &self.validation(candidate.algorithm)) {
+                Ok(token) => return self.grant(token.claims, candidate.fingerprint, now_ms),
                 Err(other) => error = refused(other.into_kind()),
             }
             // Another key may have signed it; what is wrong besides is wrong with every key.
@@ -114,6 +119,49 @@ impl Rules {
             }
         }
         Err(error)
+    }
+
+    fn grant(&self, claims: Claims, key: Fingerprint, now_ms: u64) -> Result<Grant, TokenError> {
+        let issued_ms = claims.iat.map(|iat| millis("iat", iat)).transpose()?;
+        let expires_ms = self.expiry(millis("exp", claims.exp)?, issued_ms, now_ms)?;
+        if now_ms >= expires_ms {
+            return Err(TokenError::Expired);
+        }
+        if let Some(nbf) = claims.nbf
+            && millis("nbf", nbf)? > now_ms.saturating_add(ISSUER_AHEAD_MS)
+        {
+            return Err(TokenError::NotYet);
+        }
+        for (name, text) in [("sub", &claims.sub), ("jti", &claims.jti)] {
+            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > SUBJECT_MAX_BYTES) {
+                return Err(TokenError::Claims(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
+            }
+        }
+        Ok(Grant {
+            subscribe: patterns("subscribe", &claims.subscribe)?,
+            publish: patterns("publish", &claims.publish)?,
+            subject: claims.sub,
+            id: claims.jti,
+            issued_ms,
+            expires_ms,
+            admin: claims.admin,
+            event_rate: claims.rate.map(event_rate).transpose()?,
+            key: Some(key),
+        })
+    }
+
+    /// When a token ends, in milliseconds: when it says so, or when it is too old.
+    fn expiry(&self, stated_ms: u64, issued_ms: Option<u64>, now_ms: u64) -> Result<u64, TokenError> {
+        let Some(age_max) = self.token_age_max else { return Ok(stated_ms) };
+        let Some(issued_ms) = issued_ms else {
+            return Err(TokenError::Claims("iat is missing, and this server looks at a token's age".into()));
+        };
+        // A token that was issued in the future would live longer than it may.
+        if issued_ms > now_ms.saturating_add(ISSUER_AHEAD_MS) {
+            return Err(TokenError::NotYet);
+        }
+        let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
+        Ok(stated_ms.min(issued_ms.saturating_add(age_max_ms)))
     }
 
     /// The library's part. Its times come from the clock; here the time is an argument, so those are checked apart.
@@ -149,33 +197,6 @@ fn refused(kind: ErrorKind) -> TokenError {
         ErrorKind::Json(error) => TokenError::Claims(shorten_quotes(&error.to_string())),
         _ => TokenError::Malformed,
     }
-}
-
-fn grant(claims: Claims, now_ms: u64) -> Result<Grant, TokenError> {
-    let expires_ms = millis("exp", claims.exp)?;
-    if now_ms >= expires_ms {
-        return Err(TokenError::Expired);
-    }
-    if let Some(nbf) = claims.nbf
-        && millis("nbf", nbf)? > now_ms.saturating_add(NBF_LEEWAY.as_millis() as u64)
-    {
-        return Err(TokenError::NotYet);
-    }
-    for (name, text) in [("sub", &claims.sub), ("jti", &claims.jti)] {
-        if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > SUBJECT_MAX_BYTES) {
-            return Err(TokenError::Claims(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
-        }
-    }
-    Ok(Grant {
-        subscribe: patterns("subscribe", &claims.subscribe)?,
-        publish: patterns("publish", &claims.publish)?,
-        subject: claims.sub,
-        id: claims.jti,
-        issued_ms: claims.iat.map(|iat| millis("iat", iat)).transpose()?,
-        expires_ms,
-        admin: claims.admin,
-        event_rate: claims.rate.map(event_rate).transpose()?,
-    })
 }
 
 fn event_rate(per_second: u32) -> Result<NonZeroU32, TokenError> {

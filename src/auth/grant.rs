@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::covers;
+use super::{Fingerprint, covers};
 use crate::topic::{Pattern, PatternSet, Topic};
 
 /// What a token grants.
@@ -25,6 +25,8 @@ pub struct Grant {
     pub admin: bool,
     /// Events a second that may be published with it, in place of what one address may: the claim `rate`.
     pub event_rate: Option<NonZeroU32>,
+    /// The key that signed the token; `None` where none did.
+    pub key: Option<Fingerprint>,
 }
 
 /// What whoever asks may do.
@@ -51,7 +53,13 @@ impl Rights {
     /// The first of `patterns` that may not be subscribed to.
     #[must_use]
     pub fn refused<'a>(&self, patterns: &'a PatternSet) -> Option<&'a Pattern> {
-        let covered = |pattern: &Pattern| match self {
+        patterns.iter().find(|pattern| !self.may_read(pattern))
+    }
+
+    /// Whether `pattern` may be subscribed to.
+    #[must_use]
+    pub fn may_read(&self, pattern: &Pattern) -> bool {
+        match self {
             Self::Open => true,
             Self::Public(public) => covers(public, pattern),
             Self::Granted(grant, public) if public.is_empty() => covers(&grant.subscribe, pattern),
@@ -60,8 +68,7 @@ impl Rights {
                 let all: Vec<Pattern> = grant.subscribe.iter().chain(public.iter()).cloned().collect();
                 covers(&all, pattern)
             }
-        };
-        patterns.iter().find(|pattern| !covered(pattern))
+        }
     }
 
     /// Whether events may be published to `topic`.

@@ -1,5 +1,6 @@
 //! What tokens are signed with.
 
+use aws_lc_rs::{digest, hmac};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use serde::Deserialize;
@@ -15,13 +16,21 @@ const KEYS_MAX: usize = 64;
 const MODULUS_MIN_BYTES: usize = 256;
 
 /// The keys in force. Each is good for one algorithm, whatever a token says of itself (RFC 8725 §3.1).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keys(Kind);
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Kind {
-    Secret(Box<[u8]>),
+    /// New tokens are signed with the first.
+    Secrets(Vec<Secret>),
     Public(Vec<Key>),
+}
+
+/// A secret of HS256.
+#[derive(Clone, PartialEq, Eq)]
+struct Secret {
+    bytes: Box<[u8]>,
+    fingerprint: Fingerprint,
 }
 
 /// One key of a set.
@@ -30,6 +39,61 @@ struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+    fingerprint: Fingerprint,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Key {}
+
+/// What tells one key from another, whatever a set calls it; the same on every node. It says nothing of a secret that a
+/// token signed with it does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    /// Of a public key: its algorithm, and its numbers.
+    fn of_public(algorithm: Algorithm, numbers: &[&[u8]]) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(format!("{algorithm:?}").as_bytes());
+        for number in numbers {
+            hash.update(b".");
+            hash.update(number);
+        }
+        Self::cut(hash.finish().as_ref())
+    }
+
+    /// Of a secret: a signature of a text that is no token.
+    fn of_secret(secret: &[u8]) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        Self::cut(hmac::sign(&key, b"switchback: the fingerprint of this secret").as_ref())
+    }
+
+    fn cut(hash: &[u8]) -> Self {
+        let mut cut = [0; 16];
+        cut.copy_from_slice(&hash[..16]);
+        Self(cut)
+    }
+
+    /// As it is kept with a ticket.
+    pub(super) fn to_number(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
+
+    /// What was kept.
+    pub(super) fn from_number(number: u128) -> Self {
+        Self(number.to_be_bytes())
+    }
+}
+
+impl std::fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fingerprint({:032x})", self.to_number())
+    }
 }
 
 impl Keys {
@@ -43,20 +107,57 @@ impl Keys {
         if secret.len() < SECRET_MIN_BYTES {
             return Err(KeyError::Short(secret.len()));
         }
-        Ok(Self(Kind::Secret(secret.into())))
+        let secret = Secret { bytes: secret.into(), fingerprint: Fingerprint::of_secret(secret) };
+        Ok(Self(Kind::Secrets(vec![secret])))
+    }
+
+    /// These, and one secret more, which older tokens were signed with: while the secret is exchanged, both are good.
+    ///
+    /// # Errors
+    /// [`KeyError::Short`], and [`KeyError::Mixed`] where these are public keys.
+    pub fn and_secret(self, secret: &[u8]) -> Result<Self, KeyError> {
+        match (self.0, Self::secret(secret)?.0) {
+            (Kind::Secrets(first), Kind::Secrets(second)) => Ok(Self(Kind::Secrets([first, second].concat()))),
+            _ => Err(KeyError::Mixed),
+        }
+    }
+
+    /// No key at all: every token is refused.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Kind::Public(Vec::new()))
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match &self.0 {
+            Kind::Secrets(secrets) => secrets.is_empty(),
+            Kind::Public(keys) => keys.is_empty(),
+        }
+    }
+
+    /// Whether the key with this fingerprint is one of them.
+    #[must_use]
+    pub fn hold(&self, fingerprint: Fingerprint) -> bool {
+        match &self.0 {
+            Kind::Secrets(secrets) => secrets.iter().any(|secret| secret.fingerprint == fingerprint),
+            Kind::Public(keys) => keys.iter().any(|key| key.fingerprint == fingerprint),
+        }
     }
 
     /// The public keys of a JWK set (RFC 7517 §5), for RS256, ES256 and EdDSA. Keys for other uses and algorithms are
-    /// left out, as §5 asks for; what was left out, and why, comes beside the set.
+    /// left out, as §5 asks for; what was left out, and why, comes beside the set. A set may be empty: that is how all keys
+    /// are withdrawn.
     ///
     /// # Errors
-    /// [`KeyError`] where it is no set, holds a secret, or nothing that can be used.
-    pub fn set(text: &str) -> Result<(Self, Vec<String>), KeyError> {
+    /// [`KeyError`] where it is no set, holds a secret, or keys of which none can be used.
+    pub fn set(text: &[u8]) -> Result<(Self, Vec<String>), KeyError> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<Value>,
         }
-        let set: Set = serde_json::from_str(text).map_err(|error| KeyError::NoSet(error.to_string()))?;
+        let set: Set = serde_json::from_slice(text).map_err(|error| KeyError::NoSet(error.to_string()))?;
         if set.keys.len() > KEYS_MAX {
             return Err(KeyError::TooMany);
         }
@@ -71,20 +172,32 @@ impl Keys {
                 Err(reason) => left_out.push(format!("key {index}: {reason}")),
             }
         }
-        if keys.is_empty() {
+        if keys.is_empty() && !left_out.is_empty() {
             return Err(KeyError::NoKey(left_out.join("; ")));
         }
         Ok((Self(Kind::Public(keys)), left_out))
     }
 
     /// The keys that a token with this head may have been signed with, each with its one algorithm.
-    pub(super) fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<(Algorithm, DecodingKey)> {
+    pub(super) fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<Candidate> {
         match &self.0 {
-            Kind::Secret(secret) => vec![(Algorithm::HS256, DecodingKey::from_secret(secret))],
+            Kind::Secrets(secrets) => {
+                let candidate = |secret: &Secret| Candidate {
+                    algorithm: Algorithm::HS256,
+                    key: DecodingKey::from_secret(&secret.bytes),
+                    fingerprint: secret.fingerprint,
+                };
+                secrets.iter().map(candidate).collect()
+            }
             Kind::Public(keys) => {
                 let named = |key: &&Key| id.is_none_or(|id| key.id.as_deref() == Some(id));
                 let fitting = keys.iter().filter(|key| key.algorithm == algorithm).filter(named);
-                fitting.map(|key| (key.algorithm, key.key.clone())).collect()
+                let candidate = |key: &Key| Candidate {
+                    algorithm: key.algorithm,
+                    key: key.key.clone(),
+                    fingerprint: key.fingerprint,
+                };
+                fitting.map(candidate).collect()
             }
         }
     }
@@ -92,10 +205,17 @@ impl Keys {
     /// What to sign with, where that is known here.
     pub(super) fn signing(&self) -> Option<EncodingKey> {
         match &self.0 {
-            Kind::Secret(secret) => Some(EncodingKey::from_secret(secret)),
+            Kind::Secrets(secrets) => secrets.first().map(|secret| EncodingKey::from_secret(&secret.bytes)),
             Kind::Public(_) => None,
         }
     }
+}
+
+/// A key that may have signed a token.
+pub(super) struct Candidate {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+    pub(super) fingerprint: Fingerprint,
 }
 
 fn key(value: Value) -> Result<Key, &'static str> {
@@ -128,13 +248,19 @@ fn key(value: Value) -> Result<Key, &'static str> {
     if !whole {
         return Err("its numbers have not the right length; RSA takes 2048 bits and more");
     }
-    Ok(Key { id: jwk.common.key_id, algorithm, key })
+    let fingerprint = match &jwk.algorithm {
+        AlgorithmParameters::RSA(numbers) => {
+            Fingerprint::of_public(algorithm, &[numbers.n.as_bytes(), numbers.e.as_bytes()])
+        }
+        _ => Fingerprint::of_public(algorithm, &[key.try_get_as_bytes().unwrap_or_default()]),
+    };
+    Ok(Key { id: jwk.common.key_id, algorithm, key, fingerprint })
 }
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            Kind::Secret(_) => f.write_str("Keys(a secret)"),
+            Kind::Secrets(secrets) => write!(f, "Keys({} for HS256)", secrets.len()),
             Kind::Public(keys) => {
                 f.write_str("Keys")?;
                 f.debug_list().entries(keys.iter().map(|key| (key.algorithm, &key.id))).finish()
@@ -161,6 +287,9 @@ pub enum KeyError {
     /// Over 64.
     #[error("it holds more than 64 keys")]
     TooMany,
+    /// A secret beside public keys.
+    #[error("a secret and public keys do not go together: tokens are signed one way")]
+    Mixed,
 }
 
 #[cfg(test)]
@@ -202,17 +331,42 @@ mod tests {
             (r#"{"kty":"OKP","crv":"X25519","x":"xx"}"#.to_owned(), false),
             ("7".to_owned(), false),
         ] {
-            let found = Keys::set(&format!(r#"{{"keys":[{key}]}}"#));
+            let found = Keys::set(format!(r#"{{"keys":[{key}]}}"#).as_bytes());
             assert_eq!(found.is_ok(), good, "{key}: {found:?}");
             // Beside one that can be used it does no harm.
-            let (keys, left_out) = Keys::set(&format!(r#"{{"keys":[{rsa}}},{key}]}}"#)).unwrap();
+            let (keys, left_out) = Keys::set(format!(r#"{{"keys":[{rsa}}},{key}]}}"#).as_bytes()).unwrap();
             assert_eq!(left_out.is_empty(), good);
             assert_eq!(keys.candidates(Algorithm::HS256, None).len(), 0);
         }
         let secret = format!(r#"{{"keys":[{rsa}}},{{"kty":"oct","k":"{x}"}}]}}"#);
-        assert_eq!(Keys::set(&secret).unwrap_err(), KeyError::Secret(1));
-        for text in ["", "{}", "[]", "{\"keys\":[]}", "{\"keys\":7}"] {
-            assert!(Keys::set(text).is_err(), "{text}");
+        assert_eq!(Keys::set(secret.as_bytes()).unwrap_err(), KeyError::Secret(1));
+        for text in ["", "{}", "[]", "{\"keys\":7}", "\u{feff}{\"keys\":[]}"] {
+            assert!(Keys::set(text.as_bytes()).is_err(), "{text}");
         }
+        let (none, left_out) = Keys::set(br#"{"keys":[]}"#).unwrap();
+        assert!(none.is_empty() && none == Keys::none() && left_out.is_empty());
+        assert_eq!(none.candidates(Algorithm::HS256, None).len(), 0);
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_keys_own_whatever_it_is_called() {
+        let key = |kid: &str, x: &str| {
+            let text = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{kid}","x":"{x}"}}]}}"#);
+            Keys::set(text.as_bytes()).unwrap().0
+        };
+        let fingerprint = |keys: &Keys| keys.candidates(Algorithm::EdDSA, None)[0].fingerprint;
+        let (one, other) = (key("1", &"w".repeat(43)), key("1", &"A".repeat(43)));
+        let renamed = key("2", &"w".repeat(43));
+        assert!(renamed.hold(fingerprint(&one)) && renamed != one);
+        assert!(!other.hold(fingerprint(&one)) && !Keys::none().hold(fingerprint(&one)));
+        let both = Keys::secret(&[b'x'; 32]).unwrap().and_secret(&[b'y'; 32]).unwrap();
+        for secret in [[b'x'; 32], [b'y'; 32]] {
+            let alone = Keys::secret(&secret).unwrap();
+            let fingerprint = alone.candidates(Algorithm::HS256, None)[0].fingerprint;
+            assert!(both.hold(fingerprint) && !one.hold(fingerprint));
+            assert_eq!(Fingerprint::from_number(fingerprint.to_number()), fingerprint);
+        }
+        assert_eq!(both.candidates(Algorithm::HS256, Some("any")).len(), 2);
+        assert_eq!(one.and_secret(&[b'y'; 32]).unwrap_err(), KeyError::Mixed);
     }
 }

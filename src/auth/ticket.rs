@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use super::Grant;
+use super::{Fingerprint, Grant};
 use crate::topic::Pattern;
 use crate::transport::Transport;
 
@@ -30,6 +30,9 @@ struct Text<'a> {
     admin: bool,
     #[serde(default)]
     event_rate: Option<NonZeroU32>,
+    /// As text: JSON's readers lose digits of numbers. Missing where an older version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 impl Ticket {
@@ -48,6 +51,7 @@ impl Ticket {
             expires_ms: grant.expires_ms,
             admin: grant.admin,
             event_rate: grant.event_rate,
+            key: grant.key.map(|key| format!("{:x}", key.to_number())),
         };
         // Texts and numbers always have a form in JSON.
         serde_json::to_vec(&text).unwrap_or_default()
@@ -69,6 +73,10 @@ impl Ticket {
             expires_ms: text.expires_ms,
             admin: text.admin,
             event_rate: text.event_rate,
+            key: match text.key {
+                Some(key) => Some(Fingerprint::from_number(u128::from_str_radix(&key, 16).ok()?)),
+                None => None,
+            },
         };
         Some(Self { grant, transport })
     }
@@ -86,11 +94,11 @@ mod tests {
         };
         let text = || proptest::option::of("\\PC{0,20}");
         let transport = proptest::sample::select(&Transport::ALL[..]);
-        let times = (any::<Option<u64>>(), any::<u64>(), any::<bool>(), any::<Option<u32>>());
-        (patterns(), patterns(), text(), text(), times, transport).prop_map(
-            |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin, rate), transport)| {
-                let event_rate = rate.and_then(NonZeroU32::new);
-                let grant = Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin, event_rate };
+        let numbers = (any::<Option<u64>>(), any::<u64>(), any::<bool>(), any::<Option<u32>>(), any::<Option<u128>>());
+        (patterns(), patterns(), text(), text(), numbers, transport).prop_map(
+            |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin, rate, key), transport)| {
+                let (event_rate, key) = (rate.and_then(NonZeroU32::new), key.map(Fingerprint::from_number));
+                let grant = Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin, event_rate, key };
                 Ticket { grant, transport }
             },
         )

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use crate::config::{RemoteArgs, ShowArgs};
+use crate::secret_file::{self, Readable, SecretFileError};
 
 /// How long a server may take to begin its answer, besides what it was asked to wait.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,14 +58,9 @@ pub enum RemoteError {
     /// What came is not what a server of this kind sends.
     #[error("the answer is not understood: {0}")]
     Strange(String),
-    /// The token's file cannot be read.
-    #[error("--token-file {}: {error}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: std::io::Error,
-    },
+    /// The token's file cannot be read, or others may have written it.
+    #[error("--token-file {0}")]
+    Token(#[from] SecretFileError),
     /// Standard input or output failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -76,7 +72,7 @@ impl RemoteError {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 502..=504),
-            Self::Ended(_) | Self::Ca { .. } | Self::Strange(_) | Self::Token { .. } | Self::Io(_) => false,
+            Self::Ended(_) | Self::Ca { .. } | Self::Strange(_) | Self::Token(_) | Self::Io(_) => false,
         }
     }
 }
@@ -121,9 +117,9 @@ impl Remote {
         let token = match (&self.show.token, &self.show.token_file) {
             (Some(token), _) => token.reveal().to_owned(),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(path);
-                let wrong = |error| RemoteError::Token { path: path.clone(), error };
-                text.map_err(wrong)?.trim().to_owned()
+                let bytes = secret_file::read_again(path, Readable::Warned)?;
+                // What is not text is no token, which the server says.
+                String::from_utf8_lossy(&bytes).trim().to_owned()
             }
             (None, None) => return Ok(None),
         };

@@ -28,6 +28,7 @@ pub fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
         expires_ms: millis(now + arguments.ttl),
         admin: arguments.admin,
         event_rate: arguments.rate,
+        key: None,
     };
     let token = sign(&keys, &grant, arguments.audience.as_deref(), arguments.issuer.as_deref());
     token.ok_or_else(missing)

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::ConfigError;
+use crate::secret_file::{self, Readable};
 use crate::store::{JetStreamOptions, parse_servers};
 
 /// The variable that holds the password. There is no such flag: what is on a command line can be read by everyone on the
 /// machine.
-const PASSWORD_VARIABLE: &str = "SWITCHBACK_NATS_PASSWORD";
+pub(super) const PASSWORD_VARIABLE: &str = "SWITCHBACK_NATS_PASSWORD";
 
 /// How NATS is reached, and what Switchback is called there. They matter with `--store nats://…` only.
 #[derive(Args, Clone, Debug, Default)]
@@ -49,15 +50,21 @@ impl NatsArgs {
     ///
     /// # Errors
     /// [`ConfigError::Nats`]; it shows neither the URL, which may hold a password, nor what is in a file.
-    pub(super) fn into_options(self, url: &str) -> Result<JetStreamOptions, ConfigError> {
+    pub(super) fn into_options(self, url: &str, readable: Readable) -> Result<JetStreamOptions, ConfigError> {
         let wrong = |flag, reason: String| ConfigError::Nats { flag, reason };
+        // The library opens these by itself; what is asked here is who may have written them.
+        for (flag, file) in [("nats-credentials", &self.nats_credentials), ("nats-key", &self.nats_key)] {
+            if let Some(file) = file {
+                secret_file::read(file, readable).map_err(|error| wrong(flag, error.to_string()))?;
+            }
+        }
         let (servers, in_url) = parse_servers(url).map_err(|error| wrong("store", error.to_string()))?;
         let login = match (self.nats_user, in_url) {
             (None, in_url) => in_url,
             (Some(_), Some(_)) => {
                 return Err(wrong("nats-user", "is in the URL of --store already: say it once".into()));
             }
-            (Some(user), None) => Some((user, password(self.nats_password_file.as_deref())?)),
+            (Some(user), None) => Some((user, password(self.nats_password_file.as_deref(), readable)?)),
         };
         if login.is_some() && self.nats_credentials.is_some() {
             let reason = "stands for a user and a password: give one or the other".into();
@@ -76,13 +83,16 @@ impl NatsArgs {
     }
 }
 
-fn password(file: Option<&Path>) -> Result<String, ConfigError> {
+fn password(file: Option<&Path>, readable: Readable) -> Result<String, ConfigError> {
     let wrong = |flag, reason: String| ConfigError::Nats { flag, reason };
     match file {
-        Some(file) => match std::fs::read_to_string(file) {
-            Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => Err(wrong("nats-password-file", format!("{}: {error}", file.display()))),
-        },
+        Some(file) => {
+            let flag = "nats-password-file";
+            let bytes = secret_file::read(file, readable).map_err(|error| wrong(flag, error.to_string()))?;
+            let text =
+                String::from_utf8(bytes).map_err(|_| wrong(flag, format!("{}: it is not UTF-8", file.display())))?;
+            Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
         None => std::env::var(PASSWORD_VARIABLE).map_err(|_| {
             wrong("nats-user", format!("needs a password: set {PASSWORD_VARIABLE}, or give --nats-password-file"))
         }),
@@ -103,7 +113,7 @@ mod tests {
             nats_password_file: user.then(|| file.path().to_owned()),
             ..NatsArgs::default()
         };
-        let login = |args: NatsArgs, url: &str| args.into_options(url).map(|options| options.login);
+        let login = |args: NatsArgs, url: &str| args.into_options(url, Readable::Warned).map(|options| options.login);
         let expected = Some(("li".to_owned(), "s3cret".to_owned()));
         assert_eq!(login(args(true), "nats://a").unwrap(), expected);
         assert_eq!(login(args(false), "nats://li:s3cret@a").unwrap(), expected);

@@ -9,6 +9,7 @@ use clap::Args;
 use super::ConfigError;
 use super::values::{address, duration};
 use crate::net::tls::TlsFiles;
+use crate::secret_file::Readable;
 
 /// TLS.
 #[derive(Args, Clone, Debug)]
@@ -30,9 +31,9 @@ pub struct TlsArgs {
 }
 
 impl TlsArgs {
-    pub(super) fn files(self) -> Result<Option<TlsFiles>, ConfigError> {
+    pub(super) fn files(self, readable: Readable) -> Result<Option<TlsFiles>, ConfigError> {
         match (self.tls_cert, self.tls_key) {
-            (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key })),
+            (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, readable })),
             (Some(_), None) => Err(ConfigError::Alone { given: "tls-cert", missing: "tls-key" }),
             (None, Some(_)) => Err(ConfigError::Alone { given: "tls-key", missing: "tls-cert" }),
             (None, None) => Ok(None),

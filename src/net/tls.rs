@@ -1,7 +1,7 @@
 //! The certificate, and its exchange while the server runs.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::secret_file::{self, Readable};
 use crate::sync::lock;
 
 /// The name by which ALPN asks for HTTP/2 (RFC 9113 §3.2).
@@ -24,6 +25,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The key, as PEM: PKCS #8, PKCS #1 or SEC1.
     pub key: PathBuf,
+    /// What is done about a key that others may read.
+    pub readable: Readable,
 }
 
 /// The certificate cannot be served.
@@ -70,7 +73,8 @@ impl Certificates {
     /// Reads the files for the first time.
     pub(crate) fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let served = stamp(&files);
-        let current = RwLock::new(Arc::new(load(&files)?));
+        let key = secret_file::read(&files.key, files.readable).map_err(|error| broken_key(&files, error.reason))?;
+        let current = RwLock::new(Arc::new(load(&files, &key)?));
         Ok(Arc::new(Self { files, current, stamps: Mutex::new(Stamps { served, refused: None }) }))
     }
 
@@ -94,7 +98,9 @@ impl Certificates {
         if now == stamps.served {
             return;
         }
-        match load(&self.files) {
+        let key = secret_file::read_again(&self.files.key, self.files.readable);
+        let key = key.map_err(|error| broken_key(&self.files, error.reason));
+        match key.and_then(|key| load(&self.files, &key)) {
             Ok(pair) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
                 *stamps = Stamps { served: now, refused: None };
@@ -129,19 +135,18 @@ fn stamp(files: &TlsFiles) -> Stamp {
     })
 }
 
-fn load(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+fn load(files: &TlsFiles, key: &[u8]) -> Result<CertifiedKey, TlsError> {
     let broken = |reason: String| TlsError::Certificate { file: files.certificate.clone(), reason };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(&files.certificate).map_err(broken)?).collect();
+    let chain = std::fs::read(&files.certificate).map_err(|error| broken(error.to_string()))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
     let chain = chain.map_err(|error| broken(error.to_string()))?;
     if chain.is_empty() {
         return Err(broken("there is no certificate in it".into()));
     }
-    let broken = |reason: String| TlsError::Key { file: files.key.clone(), reason };
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key).map_err(broken)?);
-    let key = key.map_err(|error| broken(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| broken_key(files, error.to_string()))?;
     CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Pair)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(file).map_err(|error| error.to_string())
+fn broken_key(files: &TlsFiles, reason: String) -> TlsError {
+    TlsError::Key { file: files.key.clone(), reason }
 }

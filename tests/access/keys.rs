@@ -68,7 +68,7 @@ async fn a_set_is_read_again_when_it_changes_and_kept_where_it_breaks() {
     // Broken ones change nothing. The one that is whole again shows that they were looked at.
     let third = Signer::rs256();
     let by_third = third.sign(&granted());
-    for broken in ["", "{", r#"{"keys":[]}"#, &Signer::secret("x".repeat(32)).jwk("0").to_string()] {
+    for broken in ["", "{", r#"{"keys":{}}"#, &Signer::secret("x".repeat(32)).jwk("0").to_string()] {
         fs::write(&publics.file, broken).expect("no keys");
         assert_eq!(publics.status(&by_new).await, 200, "{broken}");
     }

@@ -27,6 +27,8 @@ impl Certificate {
     pub(crate) fn write(&self, files: &Files) {
         std::fs::write(&files.certificate, &self.pem).expect("written");
         std::fs::write(&files.key, &self.key_pem).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&files.key, private).expect("its owner's alone");
     }
 
     /// A connection that believes this one only, and offers a protocol.

@@ -101,6 +101,12 @@ impl Server {
         Self::spawn(&[], directory, texts(flags), listen)
     }
 
+    /// As [`Self::start`], with a umask under which whatever does not ask for a mode may be read and written by everybody.
+    pub fn start_without_umask(flags: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self::start_under(&["sh", "-c", "umask 000; exec \"$0\" \"$@\""], directory, flags)
+    }
+
     /// Starts one on what lies in `data` of that directory.
     pub fn start_in(directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
         Self::start_under(&[], directory, flags)

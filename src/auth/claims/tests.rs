@@ -48,6 +48,7 @@ fn grants_what_it_says() {
         expires_ms: NOW_MS + 60_000,
         admin: true,
         event_rate: NonZeroU32::new(5000),
+        key: Some(keys().candidates(Algorithm::HS256, None)[0].fingerprint),
     };
     assert_eq!(grant, Ok(expected));
     // Nothing that is not said.
@@ -60,10 +61,26 @@ fn grants_what_it_says() {
 fn what_is_signed_here_is_accepted_here() {
     let grant = signed(json!({ "sub": "li", "jti": "t1", "iat": NOW_S, "subscribe": ["a.>"], "admin": true })).unwrap();
     let token = sign(&keys(), &grant, Some("us"), Some("me")).unwrap();
-    let rules = Rules { audience: vec!["us".into()], issuer: vec!["me".into()] };
+    let rules = Rules { audience: vec!["us".into()], issuer: vec!["me".into()], ..Rules::default() };
     assert_eq!(rules.verify(&keys(), &token, NOW_MS), Ok(grant.clone()));
-    let (set, _) = Keys::set(&jwks(&[&Signer::ed_dsa()])).unwrap();
+    let (set, _) = Keys::set(jwks(&[&Signer::ed_dsa()]).as_bytes()).unwrap();
     assert_eq!(sign(&set, &grant, None, None), None);
+}
+
+/// However far its `exp` is, a token ends at an age.
+#[test]
+fn a_token_ends_at_an_age() {
+    let rules = Rules { token_age_max: Some(std::time::Duration::from_secs(3600)), ..Rules::default() };
+    let far = 4_102_444_800_u64;
+    let at = |more: Value| rules.verify(&keys(), &Signer::secret(SECRET).sign(&claims(more)), NOW_MS);
+    let grant = at(json!({ "iat": NOW_S - 60, "exp": far })).unwrap();
+    assert_eq!(grant.expires_ms, NOW_MS + 3540 * 1000);
+    let grant = at(json!({ "iat": NOW_S - 60, "exp": NOW_S + 5 })).unwrap();
+    assert_eq!(grant.expires_ms, NOW_MS + 5000, "no later than it says itself");
+    assert_eq!(at(json!({ "iat": NOW_S - 3600, "exp": far })), Err(TokenError::Expired));
+    assert!(at(json!({ "iat": NOW_S + 5, "exp": far })).is_ok(), "clocks differ a little");
+    assert_eq!(at(json!({ "iat": NOW_S + 6, "exp": far })), Err(TokenError::NotYet), "else it would live longer");
+    assert!(matches!(at(json!({ "exp": far })), Err(TokenError::Claims(_))));
 }
 
 #[test]
@@ -90,7 +107,11 @@ fn times_count() {
 
 #[test]
 fn audience_and_issuer_count_where_they_are_configured() {
-    let rules = Rules { audience: vec!["us".into(), "we".into()], issuer: vec!["https://login.test".into()] };
+    let rules = Rules {
+        audience: vec!["us".into(), "we".into()],
+        issuer: vec!["https://login.test".into()],
+        ..Rules::default()
+    };
     let verify = |more| rules.verify(&keys(), &Signer::secret(SECRET).sign(&claims(more)), NOW_MS);
     let iss = "https://login.test";
     assert!(verify(json!({ "aud": "us", "iss": iss })).is_ok());
@@ -158,7 +179,7 @@ fn forged_tokens_are_refused() {
 #[test]
 fn the_key_says_which_algorithm_it_is_for() {
     let all = [Signer::rs256(), Signer::es256(), Signer::ed_dsa()];
-    let (set, left_out) = Keys::set(&jwks(&[&all[0], &all[1], &all[2]])).unwrap();
+    let (set, left_out) = Keys::set(jwks(&[&all[0], &all[1], &all[2]]).as_bytes()).unwrap();
     assert_eq!(left_out, Vec::<String>::new());
     let verify = |token: &str| Rules::default().verify(&set, token, NOW_MS);
     let claims = claims(json!({ "sub": "li" }));

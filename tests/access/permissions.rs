@@ -1,0 +1,114 @@
+//! Files of secrets: only their owner may have written them, and what the server makes is its owner's alone.
+
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::http::Request;
+use crate::jwt::{Signer, jwks};
+use crate::keyed::SECRET;
+use crate::support::Server;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
+
+/// What it says before it ends, which it does in any case: its last flag is wrong.
+fn said(flags: &[&str]) -> String {
+    let output = Command::new("timeout")
+        .args(["--kill-after=1", "20", BINARY, "--store", "memory", "--listen", "127.0.0.1:0"])
+        .args(flags)
+        .args(["--workers", "0"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_secret_that_others_may_write_is_refused() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("a path");
+    let secret = ["--jwt-secret-file", path];
+    let set = ["--jwks", path];
+    let cases: [(u32, &[&str], &str, Option<&str>); 10] = [
+        (0o600, &secret, SECRET, None),
+        (0o400, &secret, SECRET, None),
+        (0o640, &secret, SECRET, Some("may read this secret")),
+        (0o644, &secret, SECRET, Some("may read this secret")),
+        (0o644, &[secret[0], secret[1], "--strict-permissions"], SECRET, Some("may read it")),
+        (0o620, &secret, SECRET, Some("may write it")),
+        (0o666, &secret, SECRET, Some("may write it")),
+        // Public keys are no secret, but whoever writes them is believed.
+        (0o644, &[set[0], set[1], "--strict-permissions"], "", None),
+        (0o664, &set, "", Some("may write it")),
+        (0o600, &set, "", None),
+    ];
+    let keys = jwks(&[&Signer::ed_dsa()]);
+    for (mode, flags, text, told) in cases {
+        std::fs::write(&file, if text.is_empty() { keys.as_str() } else { text }).expect("written");
+        set_permissions(file.path(), Permissions::from_mode(mode)).expect("it is ours");
+        let said = said(flags);
+        match told {
+            Some(told) => assert!(said.contains(told) && said.contains("chmod 600"), "{mode:o} {flags:?}: {said}"),
+            None => assert!(!said.contains("others than"), "{mode:o} {flags:?}: {said}"),
+        }
+        // A warning is no refusal: then it is the last flag that is.
+        let refused = told.is_some_and(|told| !told.contains("this secret"));
+        assert_eq!(said.contains("--workers"), !refused, "{mode:o} {flags:?}: {said}");
+        assert!(!said.contains(SECRET), "{said}");
+    }
+}
+
+/// The same for every other file with a secret in it.
+#[test]
+fn each_file_of_a_secret_is_looked_at() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let other = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&other, SECRET).expect("written");
+    let (path, other) = (file.path().to_str().expect("a path"), other.path().to_str().expect("a path"));
+    set_permissions(file.path(), Permissions::from_mode(0o602)).expect("it is ours");
+    let nats = ["--store", "nats://127.0.0.1:1"];
+    for flags in [
+        &["--jwt-secret-file", other, "--jwt-previous-secret-file", path][..],
+        &[&nats[..], &["--nats-user", "li", "--nats-password-file", path]].concat(),
+        &[&nats[..], &["--nats-credentials", path]].concat(),
+        &[&nats[..], &["--nats-cert", other, "--nats-key", path]].concat(),
+    ] {
+        let output = Command::new(BINARY)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
+            .stdin(Stdio::null())
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("may write it") && said.contains(path), "{flags:?}: {said}");
+    }
+}
+
+/// Whatever the umask, and wherever the directory came from.
+#[tokio::test]
+async fn what_the_server_writes_is_its_owners_alone() {
+    let server = Server::start_without_umask(&["--store", "disk"]);
+    let event = json!({ "topic": "secret", "data": "x" }).to_string();
+    assert_eq!(Request::post("/v1/events", "application/json", event).send(server.address()).await.status, 201);
+    let backup = server.directory().join("copy.db");
+    let made = Command::new("sh")
+        .args(["-c", "umask 000; exec \"$0\" \"$@\"", BINARY, "backup"])
+        .arg(&backup)
+        .arg("--data")
+        .arg(server.data())
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&server.data()), 0o700);
+    let mut files: Vec<_> =
+        std::fs::read_dir(server.data()).expect("a directory").map(|entry| entry.expect("a file").path()).collect();
+    assert!(files.len() >= 6, "the log, clients, revocations, and what lies beside them: {files:?}");
+    files.push(backup);
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
