@@ -40,7 +40,7 @@ pub use crate::net::ProxyHeader;
 pub use access::AccessOptions;
 pub use embed::{pages, routes};
 pub use options::HttpOptions;
-pub use origin::{AllowedOrigin, OriginError};
+pub use origin::{AllowedOrigin, AllowedOrigins, OriginError};
 pub(crate) use site::Site;
 
 /// What every handler returns.

@@ -3,6 +3,7 @@
 mod credential;
 mod options;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::Call;
 use super::error::ApiError;
-use super::origin::Source;
+use super::origin::RequestOrigin;
 use super::resources::unknown_client;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
@@ -18,6 +19,7 @@ use crate::excerpt::excerpt;
 use crate::hub::Hub;
 use crate::topic::{PatternSet, Topic};
 use crate::transport::Transport;
+use crate::wire::ByeReason;
 use credential::Credential;
 
 pub use options::AccessOptions;
@@ -51,7 +53,7 @@ impl Call {
         let access = &self.options().access;
         let Some(keys) = &access.keys else { return Ok(Rights::Open) };
         let public = access.public_subscribe.clone();
-        let cookies = transport != Some(Transport::Jsonp) && self.may_use_cookie()?;
+        let cookies = transport != Some(Transport::Jsonp) && self.may_use_cookie();
         let Some(credential) = Credential::of(self.request.query_string(), self.request.headers(), cookies)? else {
             return Ok(Rights::Public(public));
         };
@@ -68,32 +70,46 @@ impl Call {
             }
         };
         let rights = Rights::Granted(grant.into(), public);
-        check_still_good(&self.state.hub, &rights)?;
+        check_still_good(&self.state.hub, access, &rights)?;
         Ok(rights)
     }
 
-    /// Whether a cookie may speak for its page. Browsers send it along with whatever any page makes them ask, so where
-    /// something is changed the request has to say that it comes from a page that may.
-    fn may_use_cookie(&self) -> Result<bool, ApiError> {
-        if !credential::has_cookie(self.request.headers()) {
-            return Ok(false);
+    /// Whether a cookie may speak for its page. Browsers send it along with whatever any page makes them ask, so it does
+    /// not count for a foreign page; and where something is changed, the request has to say that its page may.
+    fn may_use_cookie(&self) -> bool {
+        match self.source() {
+            RequestOrigin::CrossOrigin => false,
+            RequestOrigin::SameOrigin | RequestOrigin::Allowed(_) => true,
+            RequestOrigin::Absent => matches!(*self.request.method(), Method::GET | Method::HEAD),
         }
-        Ok(match self.source() {
-            Source::Foreign => false,
-            Source::Own | Source::Listed(_) => true,
-            Source::Unsaid if matches!(*self.request.method(), Method::GET | Method::HEAD) => true,
-            // A browser that sends no Origin with a form says in another way where it is from, or is not trusted.
-            Source::Unsaid => super::origin::is_site_known(self.request.headers(), self.scheme(), self.options()),
-        })
     }
 }
 
-/// Refuses what has expired or was revoked since it was granted.
-pub(super) fn check_still_good(hub: &Hub, rights: &Rights) -> Result<(), ApiError> {
+/// Ends what a key has opened when the key is withdrawn, on every worker: whoever calls it once a worker asks for the same
+/// several times, which costs little, since keys change rarely. What is being opened meanwhile finds out by itself
+/// ([`check_still_good`]).
+pub(super) fn end_with_their_keys(hub: &Hub, access: &AccessOptions) {
+    let Some(ring) = &access.keys else { return };
+    let (hub, weak) = (hub.downgrade(), Arc::downgrade(ring));
+    ring.watch(move || {
+        let (Some(hub), Some(ring)) = (hub.upgrade(), weak.upgrade()) else { return false };
+        // As if they had expired: whoever can get a new token comes back with it.
+        hub.clients().end_where(ByeReason::Expired, |connection| {
+            connection.grant().is_some_and(|grant| !ring.holds_key_of(&grant))
+        });
+        true
+    });
+}
+
+/// Refuses what has expired or was revoked since it was granted, or whose key was withdrawn.
+pub(super) fn check_still_good(hub: &Hub, access: &AccessOptions, rights: &Rights) -> Result<(), ApiError> {
     // Only what was granted ends: the others are not worth a look at the clock.
     let Some(grant) = rights.grant() else { return Ok(()) };
     if rights.have_expired(hub.clock().wall_ms()) {
         return Err(TokenError::Expired.into());
+    }
+    if access.keys.as_ref().is_some_and(|keys| !keys.holds_key_of(grant)) {
+        return Err(TokenError::Withdrawn.into());
     }
     if hub.is_revoked(grant) {
         return Err(ApiError::unauthorized("the token has been revoked").with_challenge(INVALID).of(rights));
@@ -154,6 +170,21 @@ pub(super) fn check_admin(rights: &Rights) -> Result<(), ApiError> {
         Err(ApiError::forbidden("this is for administrators: their tokens have \"admin\":true").of(rights))
     } else {
         Err(anonymous("this is for administrators"))
+    }
+}
+
+/// Refuses whoever does not run this server: with a key, whoever is not an administrator. Without one everybody on loopback
+/// does; where everybody is served (`--allow-anonymous`), nobody: a client's id is all that it takes to be that client, so
+/// the list of them is for nobody then.
+pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<(), ApiError> {
+    if access.keys.is_some() {
+        check_admin(rights)
+    } else if access.allow_anonymous {
+        let message =
+            "this server has no key, so nobody is an administrator: give it one with --jwt-secret-file or --jwks";
+        Err(ApiError::forbidden(message))
+    } else {
+        Ok(())
     }
 }
 

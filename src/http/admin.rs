@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::access::check_admin;
+use super::access::{check_admin, check_operator};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, number, parse_client};
@@ -32,15 +32,7 @@ const FOR_GOOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 pub(super) async fn kick(call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
-    let access = &call.options().access;
-    if access.keys.is_some() {
-        check_admin(&rights)?;
-    } else if access.allow_anonymous {
-        // On loopback everybody is the operator; where everybody is served, nobody is.
-        let message =
-            "this server has no key, so nobody is an administrator: give it one with --jwt-secret-file or --jwks";
-        return Err(ApiError::forbidden(message));
-    }
+    check_operator(&rights, &call.options().access)?;
     let client = parse_client(call.request.named().unwrap_or_default())?;
     let fields = Fields::parse(call.request.query_string())?;
     let ban = number(&fields, "ban", 1..=BAN_MAX_S)?;

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY};
 
 use super::error::ApiError;
+use super::origin::{ANY_ORIGIN, CROSS_ORIGIN_RESOURCE_POLICY};
 use super::subscribe::names_tag;
 use super::{Answer, Call};
 use crate::net::Response;
@@ -55,9 +56,10 @@ const PAGES: &[Asset] = assets! {
     "icon.svg": "image/svg+xml",
 };
 
-/// The pages load and connect to nothing but this server; what is not listed is off.
+/// The pages load and connect to nothing but this server; what is not listed is off. `'self'` holds the server's WebSockets,
+/// too (CSP 3 §6.7.2.8); `ws: wss:` would let what was injected speak to any other.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; frame-src 'self'; \
-     connect-src 'self' ws: wss:; form-action 'self'; frame-ancestors 'self'; base-uri 'none'";
+     connect-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'";
 
 /// What a URL with `?v=` and the present version may be kept: a new version has a new URL.
 const KEEP: &str = "public, max-age=31536000, immutable";
@@ -87,6 +89,9 @@ pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
     let response = Response::new(if fresh { StatusCode::NOT_MODIFIED } else { StatusCode::OK })
         .with(ETAG, etag)
         .with(CACHE_CONTROL, if kept { KEEP } else { "no-cache" });
+    // What an application's page loads, wherever that page is from.
+    let shared = client_files().any(|file| file == name);
+    let response = if shared { response.with(CROSS_ORIGIN_RESOURCE_POLICY, ANY_ORIGIN) } else { response };
     if fresh {
         return Ok(response);
     }

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, Version};
 use super::Answer;
 use super::error::ApiError;
 use super::options::HttpOptions;
-use super::origin::{self, Source};
+use super::origin::{self, RequestOrigin};
 use super::site::State;
 use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
@@ -25,7 +25,7 @@ pub(super) struct Parts {
     pub(super) request: Request,
     pub(super) state: Rc<State>,
     caller: Caller,
-    source: Source,
+    source: RequestOrigin,
     /// What its pace is counted as.
     pub(super) pace: Pace,
 }
@@ -92,7 +92,7 @@ impl Call {
     pub(super) fn new(request: Request, state: Rc<State>) -> Self {
         let options = &state.options;
         let caller = Caller::of(&request.peer, request.headers(), &options.trusted_proxies, options.proxy_header);
-        let source = Source::of(request.headers(), caller.scheme, options);
+        let source = RequestOrigin::of(request.headers(), caller.scheme, options);
         Self(Box::new(Parts { request, state, caller, source, pace: Pace::Request }))
     }
 
@@ -156,7 +156,7 @@ impl Call {
         *self.request.method() == Method::HEAD
     }
 
-    pub(super) fn source(&self) -> &Source {
+    pub(super) fn source(&self) -> &RequestOrigin {
         &self.source
     }
 
@@ -203,6 +203,7 @@ impl Call {
         check_head(&self.request.head, self.options().header_bytes_max)?;
         origin::check_host(self.request.headers())?;
         origin::check_open(self.request.headers(), self.options())?;
+        origin::check_name(self.request.headers(), self.options())?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::access::AccessOptions;
-use super::origin::AllowedOrigin;
+use super::origin::AllowedOrigins;
 
 use crate::limits::Limits;
 use crate::net::ProxyHeader;
@@ -47,7 +47,7 @@ pub struct HttpOptions {
     /// How long a request's body may take; for a stream of lines, how long it may pause.
     pub body_timeout: Duration,
     /// Origins that may read and publish besides the server's own.
-    pub allowed_origins: Vec<AllowedOrigin>,
+    pub allowed_origins: AllowedOrigins,
     /// Who may come.
     pub access: AccessOptions,
     /// Where the pages are served from instead of those built in.
@@ -75,7 +75,7 @@ impl Default for HttpOptions {
             proxy_header: ProxyHeader::default(),
             hsts: Duration::ZERO,
             body_timeout: Duration::from_secs(30),
-            allowed_origins: Vec::new(),
+            allowed_origins: AllowedOrigins::default(),
             access: AccessOptions::default(),
             static_dir: None,
             loopback_only: false,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
 use http::header::{
@@ -62,6 +63,29 @@ impl fmt::Display for AllowedOrigin {
     }
 }
 
+/// The allow-list. Clones share it, so that it can be exchanged for all workers while the server runs.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedOrigins(Arc<RwLock<Arc<[AllowedOrigin]>>>);
+
+impl AllowedOrigins {
+    /// Puts another list in the place of this one. What is open stays open; the next request is judged by the new list.
+    pub fn replace(&self, origins: Vec<AllowedOrigin>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = origins.into();
+    }
+
+    /// The list as it is now.
+    #[must_use]
+    pub fn current(&self) -> Arc<[AllowedOrigin]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl FromIterator<AllowedOrigin> for AllowedOrigins {
+    fn from_iter<I: IntoIterator<Item = AllowedOrigin>>(origins: I) -> Self {
+        Self(Arc::new(RwLock::new(origins.into_iter().collect())))
+    }
+}
+
 /// The text is not an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -69,48 +93,99 @@ impl fmt::Display for AllowedOrigin {
 )]
 pub struct OriginError;
 
-/// What the `Origin` of a request is to this server.
+/// What the page behind a request is to this server.
+///
+/// Judged by `Origin`; else by `Referer`, which older browsers send where they send no `Origin`, and all of them with a
+/// script or a frame; else by `Sec-Fetch-Site`, which a page cannot keep the browser from sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// None was sent: not a page of a current browser, or one of ours reading.
-    Unsaid,
+pub(crate) enum RequestOrigin {
+    /// Nothing is known: no browser, an old one, or an address that was typed.
+    Absent,
     /// A page that this server gave out.
-    Own,
-    /// A page on the allow-list.
-    Listed(HeaderValue),
+    SameOrigin,
+    /// A page on the allow-list; its `Origin`, where it sent one.
+    Allowed(Option<HeaderValue>),
     /// Any other page.
-    Foreign,
+    CrossOrigin,
 }
 
-impl Source {
+impl RequestOrigin {
     pub(crate) fn of(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
-        let Some(value) = headers.get(&ORIGIN) else { return Self::Unsaid };
-        let Some(origin) = text(value) else { return Self::Foreign };
-        if is_own(origin, headers, scheme) {
-            Self::Own
-        } else {
-            // What is text can be said again.
-            let listed = is_listed(origin, options).then(|| HeaderValue::from_str(origin).ok()).flatten();
-            listed.map_or(Self::Foreign, Self::Listed)
+        if let Some(value) = headers.get(&ORIGIN) {
+            return text(value).map_or(Self::CrossOrigin, |origin| {
+                // What is text can be said again.
+                let named = || HeaderValue::from_str(origin).ok();
+                Self::judged(origin, named, headers, scheme, options)
+            });
+        }
+        match headers.get(&REFERER) {
+            None | Some(b"" | b"about:blank") => Self::of_site(headers),
+            Some(value) => text(value).map_or(Self::CrossOrigin, |referer| {
+                Self::judged(origin_of(referer), || None, headers, scheme, options)
+            }),
         }
     }
 
-    /// Refuses a page that may not do what a page may not do unasked.
+    fn judged(
+        origin: &str,
+        named: impl FnOnce() -> Option<HeaderValue>,
+        headers: Headers<'_>,
+        scheme: Option<Scheme>,
+        options: &HttpOptions,
+    ) -> Self {
+        if is_own(origin, headers, scheme) {
+            Self::SameOrigin
+        } else if is_listed(origin, options) {
+            Self::Allowed(named())
+        } else {
+            Self::CrossOrigin
+        }
+    }
+
+    /// What the browser says of where the page is from (Fetch Metadata), where the page says nothing. `same-site` is another
+    /// origin.
+    fn of_site(headers: Headers<'_>) -> Self {
+        match headers.get(&SEC_FETCH_SITE) {
+            // Asked for by the user: typed, or a bookmark.
+            None | Some(b"none") => Self::Absent,
+            Some(b"same-origin") => Self::SameOrigin,
+            Some(_) => Self::CrossOrigin,
+        }
+    }
+
+    /// Refuses a page that may neither publish nor read what is not public.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         match self {
-            Self::Foreign => Err(not_allowed()),
-            Self::Unsaid | Self::Own | Self::Listed(_) => Ok(()),
+            Self::CrossOrigin => Err(not_allowed()),
+            Self::Absent | Self::SameOrigin | Self::Allowed(_) => Ok(()),
         }
     }
 
-    /// The CORS headers of an answer (Fetch §3.2.3). Only a listed origin is ever named.
+    /// The CORS headers of an answer (Fetch §3.2.3), and which pages may take it in (Fetch §3.7), where it does not say that
+    /// itself. Only a listed origin is ever named.
     pub(crate) fn write(&self, headers: &mut ResponseFields) {
-        if let Self::Listed(origin) = self {
+        let Self::Allowed(origin) = self else { return };
+        if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, Retry-After"));
         }
+        headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, ANY_ORIGIN);
     }
+}
+
+/// The name of `Cross-Origin-Resource-Policy`.
+pub(crate) const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Its value where pages of every origin may take the answer in. Else it is `same-origin`: a page of elsewhere could load it
+/// as an image or a script, and learn when it comes and how long it is, or read it in its own process.
+pub(crate) const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
+
+/// The origin of a URL: it ends where the path begins.
+fn origin_of(url: &str) -> &str {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    &url[..end]
 }
 
 /// The origin that an iframe's items may be posted to.
@@ -152,40 +227,6 @@ fn is_plain_host(host: &[u8]) -> bool {
     port && !name.is_empty()
 }
 
-/// Refuses a script that a page of elsewhere loads: it would be handed what CORS keeps from it. Where the browser says
-/// that the page is of another site, or of another origin within the site, the page has to be one that may read, and
-/// say so itself, in `Referer`; a browser that says nothing of the site is held to what `Referer` says, if anything.
-pub(crate) fn check_script(
-    headers: Headers<'_>,
-    scheme: Option<Scheme>,
-    options: &HttpOptions,
-) -> Result<(), ApiError> {
-    let site = headers.text(&SEC_FETCH_SITE);
-    let allowed = match (page(headers, scheme, options), site) {
-        (Some(allowed), _) => allowed,
-        // Asked for by nobody but the user: typed, or a bookmark.
-        (None, Some("same-origin" | "none") | None) => true,
-        (None, Some(_)) => false,
-    };
-    if allowed { Ok(()) } else { Err(not_allowed()) }
-}
-
-/// Whether a request says, in other ways than by `Origin`, that it comes from a page that may use this server.
-pub(crate) fn is_site_known(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> bool {
-    page(headers, scheme, options)
-        .unwrap_or_else(|| headers.get(&SEC_FETCH_SITE).is_some_and(|site| site == b"same-origin"))
-}
-
-/// Whether the page that `Origin` or `Referer` names may use this server; `None` where neither is there.
-fn page(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> Option<bool> {
-    let from = headers.get(&ORIGIN).or_else(|| headers.get(&REFERER))?;
-    let Some(text) = text(from) else { return Some(false) };
-    // The origin of a URL ends where its path begins.
-    let authority = text.find("://").map_or(0, |at| at + 3);
-    let end = text[authority..].find(['/', '?', '#']).map_or(text.len(), |at| authority + at);
-    Some(is_own(&text[..end], headers, scheme) || is_listed(&text[..end], options))
-}
-
 fn not_allowed() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
@@ -194,8 +235,7 @@ fn not_allowed() -> ApiError {
     )
 }
 
-/// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy
-/// passed on, and on loopback not what was addressed to another name (a page can point its own name at 127.0.0.1).
+/// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy passed on.
 pub(crate) fn check_open(headers: Headers<'_>, options: &HttpOptions) -> Result<(), ApiError> {
     let access = &options.access;
     if access.keys.is_some() || access.allow_anonymous {
@@ -209,22 +249,30 @@ pub(crate) fn check_open(headers: Headers<'_>, options: &HttpOptions) -> Result<
              give it a key (--jwt-secret-file or --jwks), or start it with --allow-anonymous if that is meant",
         ));
     }
-    let host = headers.get(&HOST).map(|value| text(value).unwrap_or_default());
-    let known =
-        |host: &str| is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host).to_ascii_lowercase());
-    if options.loopback_only && !host.is_none_or(known) {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "bad_host",
-            "this server listens on loopback only, so Host is localhost or a loopback address; \
-             start it with --allow-host NAME if another name is meant",
-        ));
-    }
     Ok(())
 }
 
+/// Refuses what was addressed to another name than the server's, where its names are known: where they were given, and on
+/// loopback without a key. A page can point its own name at any address, and is of the same origin as the server then.
+pub(crate) fn check_name(headers: Headers<'_>, options: &HttpOptions) -> Result<(), ApiError> {
+    let access = &options.access;
+    let open = options.loopback_only && access.keys.is_none() && !access.allow_anonymous;
+    if access.allowed_hosts.is_empty() && !open {
+        return Ok(());
+    }
+    let Some(host) = headers.get(&HOST).map(|value| text(value).unwrap_or_default()) else { return Ok(()) };
+    if is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host).to_ascii_lowercase()) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::FORBIDDEN,
+        "bad_host",
+        "this server does not answer to the name in Host: localhost and loopback addresses, and what --allow-host NAME names",
+    ))
+}
+
 fn is_listed(origin: &str, options: &HttpOptions) -> bool {
-    options.allowed_origins.iter().any(|allowed| allowed.matches(origin))
+    options.allowed_origins.current().iter().any(|allowed| allowed.matches(origin))
 }
 
 /// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
@@ -329,13 +377,90 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = match Source::of(head(host, origin).headers(), None, &options) {
-                Source::Unsaid => "unsaid",
-                Source::Own => "own",
-                Source::Listed(_) => "listed",
-                Source::Foreign => "foreign",
-            };
-            assert_eq!(found, expected, "{origin} at {host}");
+            let found = RequestOrigin::of(head(host, origin).headers(), None, &options);
+            assert_eq!(word(&found), expected, "{origin} at {host}");
+        }
+    }
+
+    fn word(origin: &RequestOrigin) -> &'static str {
+        match origin {
+            RequestOrigin::Absent => "absent",
+            RequestOrigin::SameOrigin => "own",
+            RequestOrigin::Allowed(_) => "listed",
+            RequestOrigin::CrossOrigin => "foreign",
+        }
+    }
+
+    /// `Origin`, else `Referer`, else `Sec-Fetch-Site`: each counts only where those before it are absent.
+    #[test]
+    fn what_a_request_says_of_its_page_counts_in_order() {
+        let options = HttpOptions {
+            allowed_origins: ["https://app.example.com".parse().unwrap()].into_iter().collect(),
+            ..HttpOptions::default()
+        };
+        let (app, evil, own) = ("https://app.example.com", "https://evil.test", "http://a.test");
+        for (origin, referer, site, expected) in [
+            (None, None, None, "absent"),
+            (None, None, Some("none"), "absent"),
+            (None, None, Some("same-origin"), "own"),
+            (None, None, Some("same-site"), "foreign"),
+            (None, None, Some("cross-site"), "foreign"),
+            (None, None, Some("a site of a future"), "foreign"),
+            (None, Some("http://a.test/page?x#y"), Some("cross-site"), "own"),
+            (None, Some("https://app.example.com/"), Some("cross-site"), "listed"),
+            (None, Some("https://app.example.com?x"), Some("same-site"), "listed"),
+            (None, Some("https://app.example.com@evil.test/"), None, "foreign"),
+            (None, Some("https://app.example.com.evil.test/"), Some("same-origin"), "foreign"),
+            (None, Some("https://evil.test/https://app.example.com/"), None, "foreign"),
+            (None, Some("about:client"), None, "foreign"),
+            (None, Some(""), Some("cross-site"), "foreign"),
+            (None, Some(""), None, "absent"),
+            (None, Some("about:blank"), Some("same-origin"), "own"),
+            (Some(own), Some("https://evil.test/"), Some("cross-site"), "own"),
+            (Some(app), Some("https://evil.test/"), None, "listed"),
+            (Some(evil), Some("http://a.test/"), Some("same-origin"), "foreign"),
+            (Some("null"), Some("http://a.test/"), Some("same-origin"), "foreign"),
+            (Some(""), None, None, "foreign"),
+        ] {
+            let mut fields = vec![("host", "a.test")];
+            fields.extend(
+                [("origin", origin), ("referer", referer), ("sec-fetch-site", site)]
+                    .into_iter()
+                    .filter_map(|(name, value): (_, Option<&str>)| value.map(|value| (name, value))),
+            );
+            let fields: Vec<(&str, &[u8])> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+            let found = RequestOrigin::of(RequestHead::get("/", &fields).headers(), None, &options);
+            assert_eq!(word(&found), expected, "{origin:?} {referer:?} {site:?}");
+            let mut answer = ResponseFields::default();
+            found.write(&mut answer);
+            // An origin that was not sent is not named.
+            assert_eq!(answer.contains(ACCESS_CONTROL_ALLOW_ORIGIN.as_str()), origin == Some(app));
+            assert_eq!(answer.contains(CROSS_ORIGIN_RESOURCE_POLICY.as_str()), expected == "listed");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_wherever_they_were_given() {
+        use crate::auth::{Keys, Rules};
+        let keys = || Some(crate::keyring::KeyRing::new(Keys::none(), Rules::default()));
+        for (keyed, loopback, anonymous, given, refused) in [
+            (false, true, false, false, true),
+            (false, true, true, false, false),
+            (true, true, false, false, false),
+            (true, false, false, false, false),
+            (false, true, false, true, true),
+            (false, false, true, true, true),
+            (true, true, false, true, true),
+            (true, false, false, true, true),
+        ] {
+            let mut options = HttpOptions { loopback_only: loopback, ..HttpOptions::default() };
+            options.access.keys = if keyed { keys() } else { None };
+            options.access.allow_anonymous = anonymous;
+            options.access.allowed_hosts = if given { vec!["app.test".into()] } else { Vec::new() };
+            let check = |host: &str| check_name(head(host, "http://a").headers(), &options).is_ok();
+            assert!(check("localhost") && check("127.0.0.1:80"));
+            assert_eq!(check("evil.test"), !refused, "{keyed} {loopback} {anonymous} {given}");
+            assert_eq!(check("APP.test:8080"), given || !refused);
         }
     }
 
@@ -352,10 +477,9 @@ mod tests {
         ] {
             let head = head("a.test", origin);
             let headers = head.headers();
-            let source = Source::of(headers, scheme, &HttpOptions::default());
-            assert_eq!(source, if own { Source::Own } else { Source::Foreign }, "{origin} over {scheme:?}");
-            assert_eq!(is_site_known(headers, scheme, &HttpOptions::default()), own);
-            assert_eq!(check_script(headers, scheme, &HttpOptions::default()).is_ok(), own);
+            let source = RequestOrigin::of(headers, scheme, &HttpOptions::default());
+            let expected = if own { RequestOrigin::SameOrigin } else { RequestOrigin::CrossOrigin };
+            assert_eq!(source, expected, "{origin} over {scheme:?}");
             assert_eq!(check_target(origin, headers, scheme, &HttpOptions::default()).is_ok(), own);
         }
     }

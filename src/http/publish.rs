@@ -336,7 +336,7 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
             tokio::time::sleep(wait).await;
         }
         // It may have been going on for hours.
-        check_still_good(&call.state.hub, rights)?;
+        check_still_good(&call.state.hub, &options.access, rights)?;
         store_group(&call.state.hub, group, summary).await?;
     }
     Ok(())

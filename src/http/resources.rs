@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::access::{check_admin, check_client, check_may_come};
+use super::access::{check_client, check_may_come, check_operator};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
 use super::subscribe::wait_after;
 use super::{Answer, Call};
+use crate::auth::Rights;
 use crate::clients::{Ack, ClientState};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
@@ -109,9 +110,7 @@ pub(super) async fn info(call: Call) -> Answer {
 /// `GET /v1/clients`: those that are connected; `after=UUID` lists on. Its work is bounded, and paced as a subscription's.
 pub(super) async fn clients(call: Call) -> Answer {
     let rights = call.rights().await?;
-    if call.options().access.keys.is_some() {
-        check_admin(&rights)?;
-    }
+    check_operator(&rights, &call.options().access)?;
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
     let scanner = call.limits().scan(&key)?;
@@ -123,7 +122,7 @@ pub(super) async fn clients(call: Call) -> Answer {
     let lags = Lags { scanner, rows_of_one };
     let mut listed = Vec::new();
     for state in states {
-        listed.push(describe(hub, &state, &lags).await?);
+        listed.push(describe(hub, &state, &rights, &lags).await?);
     }
     let mut answer = json!({ "clients": listed });
     if more {
@@ -143,7 +142,7 @@ pub(super) async fn client(call: Call) -> Answer {
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
-            Ok(json_body(&describe(hub, &state, &lags).await?))
+            Ok(json_body(&describe(hub, &state, &rights, &lags).await?))
         }
         _ => Err(unknown_client()),
     }
@@ -160,7 +159,7 @@ struct Lags {
     rows_of_one: u64,
 }
 
-async fn describe(hub: &Hub, state: &ClientState, lags: &Lags) -> Result<Value, ApiError> {
+async fn describe(hub: &Hub, state: &ClientState, rights: &Rights, lags: &Lags) -> Result<Value, ApiError> {
     let bounds = hub.bounds();
     let acknowledged = state
         .acknowledged
@@ -168,7 +167,9 @@ async fn describe(hub: &Hub, state: &ClientState, lags: &Lags) -> Result<Value, 
         .filter(|cursor| cursor.epoch == bounds.epoch)
         .map(|cursor| cursor.position);
     let reached = state.sent.or(acknowledged).unwrap_or(bounds.last);
-    let lag = lags.of(hub, &state.patterns, reached).await?;
+    // How much is published where the asker may not read (any more) is not his to know.
+    let readable = state.patterns.iter().filter(|pattern| rights.is_admin() || rights.may_read(pattern)).cloned();
+    let lag = lags.of(hub, PatternSet::new(readable)?, reached).await?;
     Ok(json!({
         "client": state.client,
         "transports": state.transports.iter().map(|transport| transport.name()).collect::<Vec<_>>(),
@@ -182,12 +183,12 @@ async fn describe(hub: &Hub, state: &ClientState, lags: &Lags) -> Result<Value, 
 impl Lags {
     /// How many matching events wait for a client, counted up to 1000, and for how long, in milliseconds, the first of them
     /// has; with `more` where the count ended before the log did.
-    async fn of(&self, hub: &Hub, patterns: &PatternSet, after: Position) -> Result<Value, ApiError> {
+    async fn of(&self, hub: &Hub, patterns: PatternSet, after: Position) -> Result<Value, ApiError> {
         let end = hub.bounds().last;
         if patterns.is_empty() || after >= end {
             return Ok(json!({ "events": 0, "ms": 0 }));
         }
-        let (patterns, rows_max) = (patterns.clone(), self.rows_of_one);
+        let rows_max = self.rows_of_one;
         let events_max = usize::try_from(rows_max).unwrap_or(usize::MAX).min(1000);
         let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
         let page = hub.read(request).await?;
@@ -207,7 +208,7 @@ pub(super) async fn healthz(_: Call) -> Answer {
     Ok(json_body(&json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: the store answers and takes events, and the server is not about to stop.
+/// `GET /readyz`: the store answers and takes events, who is shut out is known, and the server is not about to stop.
 pub(super) async fn readyz(call: Call) -> Answer {
     let hub = &call.state.hub;
     if hub.draining().is_some() {
@@ -233,6 +234,12 @@ async fn probe(hub: &Hub) -> Result<(), ApiError> {
         rows_max: 1,
     };
     hub.read(request).await?;
+    if !hub.knows_denied() {
+        return Err(ApiError::unavailable(
+            "behind",
+            "this node does not know yet which tokens and clients are shut out",
+        ));
+    }
     Ok(())
 }
 

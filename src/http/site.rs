@@ -42,6 +42,7 @@ impl State {
 impl Site {
     /// The routes alone.
     pub(crate) fn new(hub: &Hub, options: HttpOptions) -> Self {
+        super::access::end_with_their_keys(hub, &options.access);
         let (worker, readiness) = (OnceCell::new(), Readiness::default());
         let state = State { hub: hub.clone(), options: Arc::new(options), worker, readiness };
         Self { state: Rc::new(state), pages: false }

@@ -81,6 +81,9 @@ pub(super) async fn jsonp(call: Call) -> Answer {
         .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
         // Opened as a page, it is offered as a file instead, and nothing runs.
         .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
+    let foreign = call.source().check().is_err();
+    let response =
+        if foreign { response } else { response.with(origin::CROSS_ORIGIN_RESOURCE_POLICY, origin::ANY_ORIGIN) };
     if call.is_head() {
         // A refusal has the same status; its work is counted.
         if let Err(error) = permit_script(&call).await {
@@ -103,13 +106,14 @@ pub(super) async fn jsonp(call: Call) -> Answer {
 
 async fn permit_script(call: &Call) -> Result<(), ApiError> {
     call.admit()?;
-    origin::check_script(call.request.headers(), call.scheme(), call.options())?;
+    // It is handed to whatever page loads it, which CORS keeps from it else.
+    call.source().check()?;
     permit(call, Transport::Jsonp, &params(call)?).await.map(drop)
 }
 
 async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiError> {
     call.admit()?;
-    origin::check_script(call.request.headers(), call.scheme(), call.options())?;
+    call.source().check()?;
     let params = params(call)?;
     let (driver, _) = open(call, Transport::Jsonp, &params, framing.clone(), held(params.wait)).await?;
     Ok(driver)
@@ -290,7 +294,7 @@ async fn opened(
         // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
         check_client(hub, client)?;
     }
-    check_still_good(hub, &rights)?;
+    check_still_good(hub, &call.options().access, &rights)?;
     let parked = asked.is_some() || remembered.is_some();
     let plan = Plan {
         framing,
@@ -388,7 +392,7 @@ fn json(response: Response) -> Response {
 /// The document runs its own scripts and nothing else, and only pages that may read it may frame it.
 fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
     let mut ancestors = String::from("'self'");
-    for origin in &call.options().allowed_origins {
+    for origin in call.options().allowed_origins.current().iter() {
         let origin = origin.to_string();
         if origin != "null" {
             ancestors.push(' ');

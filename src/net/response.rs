@@ -10,8 +10,10 @@ use http::header::{HeaderName, HeaderValue};
 
 /// The header fields that every answer has, where its handler says nothing else. The encoders add them: in each answer's own
 /// list they would cost more than the rest of its head.
-pub(crate) const DEFAULT_HEADERS: [(&str, &str); 5] = [
+pub(crate) const DEFAULT_HEADERS: [(&str, &str); 6] = [
     ("vary", "Origin"),
+    // Which pages may take the answer in (Fetch §3.7).
+    ("cross-origin-resource-policy", "same-origin"),
     ("cache-control", "no-store, no-transform"),
     ("x-content-type-options", "nosniff"),
     // nginx holds back what is not a line yet, unless it is told not to.
@@ -151,7 +153,10 @@ mod tests {
         let fields: Vec<_> = response.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(fields, [("vary", &b"b"[..]), ("cache-control", b"no-cache")]);
         let missing: Vec<_> = response.missing_defaults().map(|(name, _)| name).collect();
-        assert_eq!(missing, ["x-content-type-options", "x-accel-buffering", "referrer-policy"]);
+        assert_eq!(
+            missing,
+            ["cross-origin-resource-policy", "x-content-type-options", "x-accel-buffering", "referrer-policy"]
+        );
     }
 
     #[test]

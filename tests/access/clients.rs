@@ -179,8 +179,9 @@ async fn a_revoked_token_does_not_come(kind: Kind) {
     keyed.refuses(kind, &by(json!({ "jti": "t1" })), 401, "by its name").await;
     keyed.refuses(kind, &by(json!({ "sub": "li" })), 401, "one that does not say when it was issued").await;
     keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() - 5 })), 401, "one from before").await;
+    keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() + 3 })), 401, "from before, by a clock ahead").await;
     // Whoever logs in again is let in again.
-    keyed.serves(kind, &by(json!({ "sub": "li", "iat": now_s() + 2 })), "one from after").await;
+    keyed.serves(kind, &by(json!({ "sub": "li", "iat": now_s() + 7 })), "one from after").await;
     keyed.serves(kind, &by(json!({ "jti": "t2", "sub": "wu" })), "another").await;
     let publish = Request::post("/v1/topics/a", "", "1");
     let token = bearer(&keyed.token(json!({ "publish": ["a"], "jti": "t1" })));
@@ -241,6 +242,39 @@ async fn revocations_say_whom_they_mean() {
     let server = crate::fixture::shared();
     let request = Request::post("/v1/revocations", "", r#"{"jti":"a"}"#);
     assert_eq!(request.send(server.address()).await.error().await, (501, "not_supported".into()));
+}
+
+/// How much is published where a client may not read any more is not its to know, though its patterns are remembered.
+#[tokio::test]
+async fn lag_is_counted_over_what_is_granted() {
+    let keyed = Keyed::start(&["--public-subscribe", "news"]);
+    let client = uuid();
+    let named = Query::topics(["secret.>", "open"]).with("client", &client);
+    keyed
+        .serves(
+            Kind::Poll,
+            &named.header(
+                "Authorization",
+                bearer(&keyed.token(json!({
+                    "sub": "li", "subscribe": ["secret.>", "open"],
+                }))),
+            ),
+            "granted",
+        )
+        .await;
+    for (topic, count) in [("secret.a", 3), ("open", 2)] {
+        for number in 0..count {
+            keyed.publish(topic, number).await;
+        }
+    }
+    let lag = async |more: Value| {
+        let look = Request::get(format!("/v1/clients/{client}")).header("Authorization", bearer(&keyed.token(more)));
+        look.send(keyed.address()).await.json().await["lag"]["events"].clone()
+    };
+    assert_eq!(lag(json!({ "sub": "li", "subscribe": ["secret.>", "open"] })).await, 5);
+    assert_eq!(lag(json!({ "sub": "li", "subscribe": ["open", "other"] })).await, 2);
+    assert_eq!(lag(json!({ "sub": "li" })).await, 0);
+    assert_eq!(lag(json!({ "admin": true })).await, 5);
 }
 
 /// Without a key: on loopback everybody is the operator; where everybody is served, nobody is.

@@ -2,6 +2,7 @@
 //!
 //! Each rule has a test that fails without it. The clients are those of the conformance tests.
 
+mod anonymous;
 #[allow(dead_code)] // Shared with the conformance tests, which use the other part.
 #[path = "../conformance/client.rs"]
 mod client;
@@ -10,6 +11,7 @@ mod expiry;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../conformance/fixture.rs"]
 mod fixture;
+mod foreign;
 #[allow(dead_code)]
 #[path = "../conformance/http.rs"]
 mod http;
@@ -20,6 +22,7 @@ mod keyed;
 mod keys;
 mod nodes;
 mod origins;
+mod permissions;
 mod places;
 mod policies;
 mod rights;
@@ -34,5 +37,6 @@ mod told;
 #[allow(dead_code)]
 #[path = "../conformance/wire.rs"]
 mod wire;
+mod withdrawn;
 
 use support::nats;

@@ -39,16 +39,17 @@ async fn a_cookie_publishes_only_for_pages_that_may() {
             assert_eq!(response.error().await, (403, "origin_not_allowed".into()), "{foreign}");
         }
         // Old browsers send no Origin with a form. Without a word of where it is from it is not trusted.
-        for (name, value) in [
-            ("X-Nothing", ""),
-            ("Referer", "https://evil.example/page"),
-            ("Referer", "https://app.example.com.evil.example/"),
-            ("Referer", "https://evil.example/https://app.example.com/"),
-            ("Sec-Fetch-Site", "cross-site"),
-            ("Sec-Fetch-Site", "same-site"),
+        for (name, value, refused) in [
+            ("X-Nothing", "", (401, "unauthorized")),
+            ("Sec-Fetch-Site", "none", (401, "unauthorized")),
+            ("Referer", "https://evil.example/page", (403, "origin_not_allowed")),
+            ("Referer", "https://app.example.com.evil.example/", (403, "origin_not_allowed")),
+            ("Referer", "https://evil.example/https://app.example.com/", (403, "origin_not_allowed")),
+            ("Sec-Fetch-Site", "cross-site", (403, "origin_not_allowed")),
+            ("Sec-Fetch-Site", "same-site", (403, "origin_not_allowed")),
         ] {
             let mut response = request.clone().header(name, value).send(keyed.address()).await;
-            assert_eq!(response.error().await, (401, "unauthorized".into()), "{name}: {value}");
+            assert_eq!(response.error().await, (refused.0, refused.1.into()), "{name}: {value}");
         }
         let response = request.clone().header("Authorization", bearer(&token)).send(keyed.address()).await;
         assert_eq!(response.status, 201, "whoever shows a token says so himself");
@@ -123,24 +124,40 @@ async fn behind_a_proxy_with_a_key(kind: Kind) {
     assert_eq!(request.send(keyed.address()).await.status, if kind == Kind::Ws { 101 } else { 200 });
 }
 
+/// With a key or without, wherever it listens: a page may point a name of its own at any address.
 async fn names_that_were_configured(kind: Kind) {
-    let flags = ["--workers", "1", "--store", "memory", "--allow-host", "App.test,other.test"];
-    let server = Server::start(&flags);
-    let query = Query::topic("a").with("wait", 0);
-    for (host, good) in [
-        ("app.test", true),
-        ("APP.test:8080", true),
-        ("other.test.", true),
-        ("localhost", true),
-        ("evil.test", false),
-        ("x.app.test", false),
-        ("app.test.evil.test", false),
+    let names = ["--workers", "1", "--store", "memory", "--allow-host", "App.test,other.test"];
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&secret, crate::keyed::SECRET).expect("written");
+    let secret = ["--jwt-secret-file", secret.path().to_str().expect("a path"), "--public-subscribe", "a"];
+    for (listen, flags) in [
+        ("127.0.0.1:0", &[][..]),
+        ("127.0.0.1:0", &["--allow-anonymous"]),
+        ("0.0.0.0:0", &["--allow-anonymous"]),
+        ("0.0.0.0:0", &secret),
     ] {
-        let response = query.request(kind).host(host).send(server.address()).await;
-        if good {
-            assert_eq!(response.status, if kind == Kind::Ws { 101 } else { 200 }, "{host}");
-        } else {
-            assert_eq!(told(kind, None, response, 403).await.0, "bad_host", "{host}");
+        let server = Server::start_at(listen, &[&names, flags].concat());
+        let address = server.address().replace("0.0.0.0", "127.0.0.1");
+        let query = Query::topic("a").with("wait", 0);
+        for (host, good) in [
+            ("app.test", true),
+            ("APP.test:8080", true),
+            ("other.test.", true),
+            ("localhost", true),
+            ("evil.test", false),
+            ("x.app.test", false),
+            ("app.test.evil.test", false),
+        ] {
+            let response = query.request(kind).host(host).send(&address).await;
+            if good {
+                assert_eq!(response.status, if kind == Kind::Ws { 101 } else { 200 }, "{host}");
+            } else {
+                assert_eq!(told(kind, None, response, 403).await.0, "bad_host", "{host}");
+            }
         }
+        let publish = Request::post("/v1/topics/a", "", "1").host("evil.test").send(&address).await;
+        assert_eq!(publish.status, 403);
+        // Who looks whether the server is alive comes by its address.
+        assert_eq!(Request::get("/healthz").host("10.0.0.1").send(&address).await.status, 200);
     }
 }

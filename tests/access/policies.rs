@@ -71,7 +71,13 @@ async fn pages_have_a_strict_policy() {
         let mut response = Request::get(path).send(server.address()).await;
         let policy = response.header("content-security-policy").expect("a policy").to_owned();
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
-        for directive in ["frame-ancestors 'self'", "base-uri 'none'", "form-action 'self'", "script-src 'self'"] {
+        for directive in [
+            "frame-ancestors 'self'",
+            "base-uri 'none'",
+            "form-action 'self'",
+            "script-src 'self'",
+            "connect-src 'self';",
+        ] {
             assert!(policy.contains(directive), "{path}: {policy}");
         }
         let text = response.text().await;

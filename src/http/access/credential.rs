@@ -53,11 +53,6 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Whether there is a cookie that could count.
-pub(super) fn has_cookie(headers: Headers<'_>) -> bool {
-    cookie(headers).is_some()
-}
-
 /// `Authorization: Bearer TOKEN` (RFC 6750 §2.1). Another scheme is for somebody in front of this server.
 fn bearer(headers: Headers<'_>) -> impl Iterator<Item = String> {
     headers.get_all(&AUTHORIZATION).into_iter().filter_map(|value| {

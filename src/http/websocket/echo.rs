@@ -46,7 +46,7 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
     let driver = driver(&call, &rights, address, permit, scanner);
     // From here on a revocation ends it; what came between the first look and the registration is not let slip.
-    check_still_good(&call.state.hub, &rights)?;
+    check_still_good(&call.state.hub, &call.options().access, &rights)?;
     let out = BytesMut::new();
     Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false, awaited: None }))
 }

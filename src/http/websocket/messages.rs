@@ -174,7 +174,7 @@ impl Context {
         if driver.registration.as_ref().is_some_and(|registration| registration.connection.is_ending()) {
             return Err(ApiError::forbidden("this connection is being ended"));
         }
-        check_still_good(&self.hub, &self.rights)
+        check_still_good(&self.hub, &self.options.access, &self.rights)
     }
 
     /// Another token for the same subject. It has to grant what is subscribed: to drop a part of it in silence would
@@ -190,7 +190,7 @@ impl Context {
         let now_ms = self.hub.clock().wall_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
-        check_still_good(&self.hub, &rights)?;
+        check_still_good(&self.hub, access, &rights)?;
         if rights.subject() != self.rights.subject() {
             return Err(ApiError::forbidden("the new token is of another subject (sub): open another socket for it"));
         }
@@ -201,7 +201,7 @@ impl Context {
         }
         self.rights = rights;
         // What was revoked in between found the old one.
-        check_still_good(&self.hub, &self.rights)?;
+        check_still_good(&self.hub, &self.options.access, &self.rights)?;
         Ok(json!({ "expires_in": (grant.expires_ms - now_ms) / 1000 }))
     }
 

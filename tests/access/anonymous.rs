@@ -1,0 +1,41 @@
+//! A server without a key that serves everybody: nobody is its operator, and no client is anybody else's to end.
+
+use serde_json::json;
+
+use crate::client::{Kind, Link, Query};
+use crate::fixture::{over, uuid};
+use crate::http::Request;
+use crate::support::Server;
+
+over!(in ids_are_secrets: sse Sse, ws Ws);
+
+async fn ids_are_secrets(kind: Kind) {
+    let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
+    let client = uuid();
+    let mut link = Link::to(server.address(), kind, &Query::topic("a").with("client", &client)).await;
+    assert_eq!(link.item().await.event, "$hello");
+    // Whoever has an id is that client. So nobody is told the ids of others.
+    for path in ["/v1/clients".to_owned(), format!("/v1/clients?after={}", uuid())] {
+        let mut response = Request::get(path).send(server.address()).await;
+        assert_eq!(response.error().await, (403, "forbidden".into()));
+    }
+    let end = Request::new("DELETE", format!("/v1/clients/{client}"));
+    assert_eq!(end.send(server.address()).await.error().await, (403, "forbidden".into()));
+    let own = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
+    assert_eq!(own["patterns"], json!(["a"]), "who knows the id sees its own");
+    let event = Request::post("/v1/topics/a", "application/json", "1").send(server.address()).await;
+    assert_eq!(event.status, 201);
+    assert_eq!(link.telling().await.value(), 1, "it was left alone");
+}
+
+#[test]
+fn it_says_so_at_its_start() {
+    let log = |listen: &str, flags: &[&str]| {
+        Server::start_at(listen, &[&["--log", "warn", "--store", "memory"], flags].concat()).log()
+    };
+    let open = log("0.0.0.0:0", &["--allow-anonymous"]);
+    assert!(open.contains("everybody who reaches 0.0.0.0:") && open.contains("--allow-anonymous"), "{open}");
+    for quiet in [log("127.0.0.1:0", &["--allow-anonymous"]), log("127.0.0.1:0", &[])] {
+        assert!(!quiet.contains("everybody"), "{quiet}");
+    }
+}
