@@ -62,7 +62,7 @@ fn say(text: &str) -> Result<(), Box<dyn std::error::Error>> {
 
 /// What SIGHUP does: the settings come from the same command line and environment, and from the file as it is now.
 fn reload(reloader: &Reloader) {
-    reloader.reload_files();
+    reloader.reload();
     match config::parse(std::env::args_os()) {
         Ok(Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. }) => {
             reloader.take_settings(serve);

@@ -122,6 +122,7 @@ impl Server {
             keys: http.access.keys.clone(),
             certificates: self.certificates.clone(),
             allowed_origins: http.allowed_origins.clone(),
+            clock: self.hub.clock().clone(),
         }
     }
 

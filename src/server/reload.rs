@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::config::ServeArgs;
 use crate::http::AllowedOrigins;
 use crate::keyring::KeyRing;
@@ -13,13 +14,16 @@ pub struct Reloader {
     pub(super) keys: Option<Arc<KeyRing>>,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) allowed_origins: AllowedOrigins,
+    pub(super) clock: Clock,
 }
 
 impl Reloader {
     /// Reads keys, secrets and certificates again, and takes those that have changed; what cannot be used is logged, and the
     /// one before stays. They are looked at every second anyway: this is for an operator who has just changed one and wants to
-    /// see in the log what came of it. It blocks for as long as the files take.
-    pub fn reload_files(&self) {
+    /// see in the log what came of it. It blocks for as long as the files take. It also says that the wall clock is right, where
+    /// that was in doubt.
+    pub fn reload(&self) {
+        self.clock.confirm();
         if let Some(keys) = &self.keys {
             keys.refresh();
         }
