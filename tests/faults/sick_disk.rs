@@ -130,6 +130,23 @@ async fn nothing_is_acknowledged_in_files_that_are_deleted() {
     is_refused(&server, "deleted or replaced").await;
 }
 
+/// The server still has the files open, and leaves everything in one file when it ends.
+#[tokio::test]
+async fn what_was_acknowledged_before_is_there_after_a_restart() {
+    for name in ["events.db-wal", "events.db-shm"] {
+        let server = Server::start(&["--log", "warn"]);
+        assert!(is_well(&server).await, "{name}");
+        fs::remove_file(server.data().join(name)).expect("it is there");
+        assert_eq!(publish(&server, 1).await.status(), 503, "{name}");
+        // Retention has its turn, too.
+        crate::until("retention is refused", async || server.log().contains("could not be trimmed")).await;
+        let server = server.stop_and_restart();
+        let history = wire::history(server.address(), "a").await;
+        assert_eq!(history[0]["data"], 7, "{name}");
+        assert!(is_well(&server).await, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn the_lock_holds_although_its_file_is_deleted() {
     let server = Server::start(&[]);

@@ -204,6 +204,9 @@ impl Writer {
     fn write(&mut self, fresh: Vec<Arc<Event>>) -> Result<(), StoreError> {
         let (health, began) = (self.health.clone(), Instant::now());
         let written = health.watch(|| {
+            // A commit that was refused because its files were gone by then may lie in them all the same. Another one, numbered as if it did not,
+            // would leave a log that contradicts itself, should an operator save the files.
+            self.presence.check()?;
             let written = match self.transact(&fresh) {
                 // What lies in the write-ahead log may be made room of.
                 Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh),
