@@ -31,7 +31,11 @@ async fn ids_are_secrets(kind: Kind) {
 #[test]
 fn it_says_so_at_its_start() {
     let log = |listen: &str, flags: &[&str]| {
-        Server::start_at(listen, &[&["--log", "warn", "--store", "memory"], flags].concat()).log()
+        let mut server = Server::start_at(listen, &[&["--log", "warn", "--store", "memory"], flags].concat());
+        // What it logs is written by a thread of its own, which has written all of it when the server has ended.
+        server.signal(nix::sys::signal::Signal::SIGTERM);
+        assert!(server.wait().success());
+        server.log()
     };
     let open = log("0.0.0.0:0", &["--allow-anonymous"]);
     assert!(open.contains("everybody who reaches 0.0.0.0:") && open.contains("--allow-anonymous"), "{open}");

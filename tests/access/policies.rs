@@ -52,7 +52,7 @@ async fn the_frames_document_runs_its_own_scripts_and_is_framed_by_pages_that_ma
         assert_eq!(
             policy,
             format!(
-                "default-src 'none'; script-src 'nonce-{nonce}'; frame-ancestors 'self' {} {}; base-uri 'none'; form-action 'none'",
+                "default-src 'none'; script-src 'nonce-{nonce}' 'unsafe-inline'; frame-ancestors 'self' {} {}; base-uri 'none'; form-action 'none'",
                 LISTED[0], LISTED[1]
             )
         );
