@@ -2,8 +2,7 @@
  * Switchback client: a page subscribes to events and gets each of them once, in order,
  * over whatever transport its browser and its network let through.
  *
- * ES3 against the APIs of Internet Explorer 8; whatever is newer is looked for before it is
- * used. No build step: this file is what browsers get and what you debug. The map, top-down:
+ * ES3, no build step; APIs that Internet Explorer 8 lacks are looked for first. Top-down:
  *
  *   Connection, Life (by the table below), Endings, Delivery, Subscriptions, Tokens
  *   Chooser           which transport to try next, without I/O
@@ -335,6 +334,7 @@ merge(Connection.prototype, {
 
   ended: function (session, ending) {
     if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
+    else if (session.wire === 'ws' && ending.kind === 'lost' && !session.isOpen) this.tokens.doubt();
     if (ending.kind === 'foreign') this.verified = false;
     else if (ending.kind === 'refused') this.verified = true;
     else if (/^(lost|late)$/.test(ending.kind) && (!this.current || session === this.current)) {
@@ -1111,7 +1111,7 @@ function Tokens(env, option) {
   this.renewable = typeof option === 'function';
   this.token = undefined;
   this.waiting = [];
-  this.failed = this.notBefore = 0;
+  this.failed = this.notBefore = this.trusted = 0;
   this.proved = false;
 }
 
@@ -1152,12 +1152,18 @@ merge(Tokens.prototype, {
 
   accepted: function () { this.proved = true; this.failed = this.notBefore = 0; },
 
-  // One that was good is renewed at once.
   rejected: function () {
     if (!this.renewable || !this.token) return;
     this.token = this.fault = undefined;
     if (!this.proved) this.wait();
     this.proved = false;
+  },
+
+  // A socket can't say why it did not open.
+  doubt: function () {
+    if (!this.renewable || this.env.now() < this.trusted) return;
+    this.token = undefined;
+    this.trusted = this.env.now() + TOKEN_PAUSE_MAX_MS;
   },
 
   wait: function () {
@@ -1810,7 +1816,6 @@ function frame(session, params, onItem, onGone) {
     try { isOther = isOther && !!element.contentWindow.document.body; } catch (error) { isOther = false; }
     onGone(isOther ? endings.foreign(session.connection.base) : endings.lost());
   }
-  // Firefox ends a frame without an event when a link turns out a download.
   function alive() {
     if (session.connection.foreign) return true;
     try {

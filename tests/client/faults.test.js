@@ -291,6 +291,18 @@ test('the token function', async (t) => {
     assert.ok(n <= 6, `${n} calls`);
   });
 
+  await t.test('a socket that does not open may have had an ended token: another is tried, once a minute', () => {
+    const world = new World({ transports: ['ws'] });
+    let n = 0;
+    world.how.ws = 'down';
+    const line = world.connect({ transports: ['ws'], token: (done) => { n += 1; done(null, 'ended'); } });
+    world.pass(20 * SECOND);
+    assert.equal(n, 2);
+    world.how.ws = 'works';
+    world.pass(MINUTE);
+    assert.equal(line.state, 'open');
+  });
+
   await t.test('HTML is called that; a line break and nothing worse is forgiven', () => {
     assert.match(told(calls((done) => done(null, ' <!doctype html>')).line, '$error')[0].message, /HTML/);
     assert.match(told(calls((done) => done(null, 'Bearer a.b.c')).line, '$error')[0].message, /Bearer/);

@@ -210,7 +210,7 @@ class World {
     this.opened.push([this.clock.now, name, link.at]);
     if (link.attempt) this.attempts.push(link.attempt);
     this.links.add(held);
-    if (how() === 'down') later(() => end({}));
+    if (how() === 'down') later(() => end(endings.lost()));
     else if (this.refuses(link)) later(() => end(endings.refused({ code: 'forbidden', message: 'no' }, 403)));
     else if (how() === 'unauthorized') later(() => end(endings.refused({ code: 'unauthorized', message: 'no' }, 401)));
     else if (how() === 'busy') later(() => end({ status: 503, code: 'draining', retry: 7000, message: 'later' }));

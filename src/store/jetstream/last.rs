@@ -16,14 +16,18 @@ const SLICE_EVENTS: usize = 1000;
 /// Bytes of one direct read.
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Looks for the newest events that match. The cost is that of a bisection for each filter.
+/// Looks for the newest events that match. The cost is that of a bisection for each filter that matches anything.
 pub(super) async fn search(node: &Node, mut search: LastSearch) -> Result<LastStep, StoreError> {
     let end = Instant::now() + DEADLINE;
     let seen = node.look().await?;
     let wanted = search.count() as u64;
-    let filters = filters(node, search.patterns());
+    let all = filters(node, search.patterns());
+    let filters = matched(node, &all, seen.floor, end).await?;
     let halvings = u64::from(u64::BITS - seen.last.0.saturating_sub(seen.floor.0).leading_zeros());
-    let vain_rows = filters.len() as u64 * halvings * DIRECT_READ_ROWS;
+    let vain_rows = (all.len() as u64 + filters.len() as u64 * halvings) * DIRECT_READ_ROWS;
+    if filters.is_empty() {
+        return Ok(LastStep { vain_rows, progress: search.done(seen.floor) });
+    }
     // What two patterns match counts twice here: the place that is found has at most so many behind it, and a few more are
     // read below until there are enough.
     let mut reach = wanted;
@@ -40,6 +44,20 @@ pub(super) async fn search(node: &Node, mut search: LastSearch) -> Result<LastSt
         }
         reach = reach.saturating_mul(2).max(reach + 16);
     }
+}
+
+/// The filters that match anything. The others are left out of the bisection: the server looks through its whole index for
+/// each, and with many of them the bisection would not end within the deadline.
+async fn matched(
+    node: &Node,
+    filters: &[Option<String>],
+    floor: Position,
+    end: Instant,
+) -> Result<Vec<Option<String>>, StoreError> {
+    let counts = filters.iter().map(|filter| direct::slice(node, floor.next(), filter.as_deref(), 1, 1, end));
+    let counts = try_join_all(counts).await?;
+    let with_counts = filters.iter().zip(&counts);
+    Ok(with_counts.filter(|(_, slice)| matching(slice) > 0).map(|(filter, _)| filter.clone()).collect())
 }
 
 /// The highest position with at least `wanted` matches from there on, counted for each filter on its own; else the first.
