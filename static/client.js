@@ -92,7 +92,7 @@ function create(env) {
   return api;
 }
 
-// Never throws: what is wrong is reported by `$error`.
+// Never throws: faults are told by `$error`.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -390,7 +390,8 @@ merge(Connection.prototype, {
       if (this.phase() === 'idle') this.after('retry', 0, this.begin);
       return;
     }
-    if (session.stream) this.chooser.broke(session, lived, ending.kind === 'silent');
+    // Left out for the first time: the next one at once.
+    if (session.stream && this.chooser.broke(session, lived, ending.kind === 'silent')) this.failed = 0;
     this.stats.failures += 1;
     this.pause(ending, true);
   },
@@ -528,7 +529,7 @@ merge(Connection.prototype, {
     var token = this.tokens.token;
     return {
       method: 'POST', url: this.endpoint('ack', token ? [['token', token]] : []), timeout: HELLO_MS,
-      // As text: JSON would cost a preflight on another origin.
+      // JSON would cost a preflight.
       credentials: this.options.credentials, type: 'text/plain',
       body: write({ client: this.clientId, cursor: cursor })
     };
@@ -1248,6 +1249,7 @@ merge(Chooser.prototype, {
     record.until = this.env.now() + record.penalty;
     record.penalty = Math.min(record.penalty * 2, PROBE_MAX_MS);
     if (this.last === session.name) this.last = null;
+    return record.penalty <= 2 * PROBE_FIRST_MS;
   },
 
   forgive: function (everything) {
@@ -1429,7 +1431,7 @@ merge(TransportSession.prototype, {
     this.isOpen = true;
     this.env.clearTimer(this.timer);
     if (this.question) return this.question.answered(item);
-    // Something was confirmed meanwhile: the log's end is no start any more.
+    // Confirmed meanwhile: the log's end is no start.
     if (this.now && connection.textsOf('confirmed').length) {
       connection.candidate = null;
       this.shut();
@@ -2261,7 +2263,6 @@ function listen(target, name, listener) {
   return nothing;
 }
 
-// Frames and scripts hold up a page's `load`.
 function whenComplete(env, then, since) {
   var document = env.window.document;
   since = since || env.now();
@@ -2300,7 +2301,6 @@ function list(value) {
   return value === undefined || value === null ? [] : typeof value === 'string' ? [value] : value.slice(0);
 }
 
-// A copy: what is run may change it.
 function each(values, run) {
   values = values.slice(0);
   for (var i = 0; i < values.length; i++) run(values[i]);
