@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use switchback::cursor::Position;
 use switchback::event::Draft;
-use switchback::store::{ReadRequest, Store};
+use switchback::log::ReadRequest;
+use switchback::store::Store;
 use switchback::{Data, DiskStore, NewEvent, PatternSet, StoreOptions};
 
 /// How long each number of publishers publishes.

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::auth::{Grant, Rights};
 use crate::cursor::{Cursor, Epoch, Position};
-use crate::store::{ClientRecord, Store, StoreError};
+use crate::log::ClientRecord;
+use crate::store::{Store, StoreError};
 use crate::sync::lock;
 use crate::topic::PatternSet;
 use crate::transport::Transport;

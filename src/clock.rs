@@ -12,7 +12,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
@@ -298,6 +298,12 @@ impl ClockSource for SystemClock {
     fn boot_id(&self) -> Option<Uuid> {
         self.boot_id
     }
+}
+
+/// The monotonic time by which deliveries, timeouts and waits go: the runtime's, so that a test with simulated time holds it still.
+/// Elsewhere it is the operating system's own.
+pub(crate) fn runtime_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// What Linux calls this boot. Elsewhere it is not known, and how long a server was away is the wall clock's word alone.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::delivery::{Delivery, Step};
-use crate::store::{Bounds, FeedBatch};
+use crate::log::{Bounds, FeedBatch};
 use crate::tail::Tail;
 use crate::waiters::{WaiterKey, Waiters};
 

@@ -53,9 +53,11 @@
 //! | module | job |
 //! |---|---|
 //! | [`cursor`], [`topic`], [`event`], [`json`], `excerpt` | the vocabulary: where, on what, what; data made safe for every framing, once |
+//! | [`log`] | what the log says of itself: bounds, pages, requests for them, the feed's batches |
 //! | [`store`] | the log: the contract of every engine; in memory, on disk (SQLite), shared by many nodes (NATS JetStream) |
 //! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and who waits for which |
 //! | [`transport`], [`wire`] | the transports, and how items become their bytes |
+//! | `reader` | a position in the log, and what is read there next: of the tail, or of the store; sans I/O |
 //! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
 //! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
 //! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
@@ -67,8 +69,8 @@
 //! | [`server`] | a store, a hub, its routes and `net` put together behind a listener |
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, net} → {barred, clients, keyring, limits} → {store, lane, auth} → {delivery, tail, waiters} → {wire,
-//! transport, segment} → {event, topic, cursor, json}`; [`clock`] is beneath them all.
+//! Imports point one way: `main → {command, server} → http → {hub, net} → {barred, clients, keyring, limits} → {store, lane, auth} → delivery → reader → tail
+//! → {wire, waiters, segment} → log → {event, topic, cursor, json, transport}`; [`clock`] is beneath them all.
 //!
 //! # Invariants
 //!
@@ -108,7 +110,9 @@ pub mod json;
 pub mod keyring;
 mod lane;
 pub mod limits;
+pub mod log;
 mod net;
+mod reader;
 pub mod secret_file;
 mod segment;
 pub mod server;

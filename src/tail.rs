@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
+use crate::log::{Bounds, FeedBatch};
 use crate::segment::Segment;
-use crate::store::{Bounds, FeedBatch};
 use crate::topic::PatternSet;
 
 /// How much a tail holds. What is older is read from the store.

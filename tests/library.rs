@@ -91,6 +91,9 @@ async fn gaps_are_items() {
     let Item::Gap(gap) = next(&mut late).await else { panic!("events 2 to 6 are gone") };
     assert_eq!((gap.reason, gap.from, gap.to.position), (GapReason::Expired, first, Position(6)));
     assert_eq!(next_data(&mut late).await, "7");
+    let mut all = hub.subscribe([">"], From::Cursor(first)).await.unwrap();
+    let Item::Gap(gap) = next(&mut all).await else { panic!("events 2 to 6 are gone") };
+    assert_eq!(gap.missed, Some(5), "where everything is subscribed, what was missed is counted");
 
     let elsewhere = Cursor::new("another".parse().unwrap(), Position(3));
     let mut lost = hub.subscribe(["a"], From::Cursor(elsewhere)).await.unwrap();

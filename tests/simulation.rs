@@ -26,7 +26,7 @@ use futures_util::FutureExt as _;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use switchback::cursor::{Cursor, Position};
-use switchback::delivery::{Completion, Delivery, Plan, Start, Step, gap_at};
+use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step, gap_at};
 use switchback::store::{Feed, FeedBatch, MemoryStore, Retention, Store, StoreOptions};
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
@@ -180,7 +180,7 @@ impl World {
             Cursor::new(bounds.epoch, bounds.last)
         });
         client.cursor = Some(cursor);
-        let start = Start { cursor, gap: gap_at(cursor, &bounds) };
+        let start = StartPoint { cursor, gap: gap_at(cursor, &bounds) };
         assert_eq!(start.gap, None, "the cursor is of this log");
         let plan = Plan {
             framing,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use crate::store::ClientRecord;
+use crate::log::ClientRecord;
 use crate::topic::PatternSet;
 
 /// Most bytes of such records.

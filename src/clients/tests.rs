@@ -1,13 +1,8 @@
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 
 use super::*;
-use crate::event::Draft;
-use crate::store::{
-    Appended, Bounds, Feed, LastSearch, LastStep, MemoryStore, Note, NoteKind, NoteSink, Page, ReadRequest,
-    StoreOptions,
-};
+use crate::store::scripted::ScriptedStore;
+use crate::store::{MemoryStore, StoreOptions};
 
 fn set(text: &str) -> PatternSet {
     PatternSet::new([text.parse().unwrap()]).unwrap()
@@ -38,7 +33,7 @@ async fn who_has_arrived_is_not_forgotten_before_being_connected() {
 
 #[tokio::test]
 async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
-    let store = Arc::new(Waiting::default());
+    let store = Arc::new(ScriptedStore::with_held_saves());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
     // The first is gone before the store has answered: its request was given up.
@@ -58,7 +53,7 @@ async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
 
 #[tokio::test]
 async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
-    let store = Arc::new(Waiting::default());
+    let store = Arc::new(ScriptedStore::with_held_saves());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
     let unasked = PatternSet::default();
@@ -130,75 +125,4 @@ async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
     drop(registration);
     clients.flush(hour_ms + 1000).await;
     assert_eq!(store.load_client(client).await.unwrap().unwrap().seen_ms, hour_ms);
-}
-
-/// A store in memory, whose saves take until they are let through.
-struct Waiting {
-    inner: Arc<MemoryStore>,
-    saves: Arc<Semaphore>,
-}
-
-impl Default for Waiting {
-    fn default() -> Self {
-        Self { inner: Arc::new(MemoryStore::new(StoreOptions::default())), saves: Arc::new(Semaphore::new(0)) }
-    }
-}
-
-impl Store for Waiting {
-    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
-        let (inner, saves) = (self.inner.clone(), self.saves.clone());
-        Box::pin(async move {
-            saves.acquire().await.map_err(StoreError::unavailable)?.forget();
-            inner.save_clients(records).await
-        })
-    }
-
-    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
-        self.inner.load_client(client)
-    }
-
-    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
-        self.inner.append(drafts)
-    }
-
-    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
-        self.inner.read(request)
-    }
-
-    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
-        self.inner.search_last(search, rows_max)
-    }
-
-    fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
-        self.inner.follow(after, feed);
-    }
-
-    fn bounds(&self) -> Bounds {
-        self.inner.bounds()
-    }
-
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.inner.save_note(note)
-    }
-
-    fn take_note(
-        &self,
-        kind: NoteKind,
-        key: String,
-        now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
-        self.inner.take_note(kind, key, now_ms)
-    }
-
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.inner.watch_notes(sink)
-    }
-
-    fn maintain(&self, now: crate::clock::Moment) {
-        self.inner.maintain(now);
-    }
-
-    fn close(&self) -> BoxFuture<'static, ()> {
-        self.inner.close()
-    }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{BATCH_BYTES, Delivery, rows_max};
+use super::{BATCH_BYTES, Delivery};
 use crate::cursor::Position;
 use crate::event::Event;
-use crate::store::ReadRequest;
+use crate::log::ReadRequest;
 use crate::topic::PatternSet;
 
 /// Which of a batch's items are events, and which.
@@ -42,7 +42,7 @@ pub struct UnsentBatch {
 impl UnsentBatch {
     /// Of a delivery that has finished with a batch of so many bytes; `None` where there is no event in it.
     pub(super) fn new(mut delivery: Box<Delivery>, length: usize) -> Option<Self> {
-        let span = *delivery.span.take().filter(|span| span.end_bytes <= delivery.items.len())?;
+        let span = *delivery.written.span.take().filter(|span| span.end_bytes <= delivery.items.len())?;
         let after = delivery.items.split_off(span.end_bytes);
         let mut others = BytesMut::with_capacity(span.start_bytes + after.len());
         others.extend_from_slice(&delivery.items[..span.start_bytes]);
@@ -60,7 +60,7 @@ impl UnsentBatch {
     /// What was asked for.
     #[must_use]
     pub fn patterns(&self) -> &PatternSet {
-        &self.delivery.patterns
+        self.delivery.patterns()
     }
 
     /// The events are those that match, after the first position and up to the second.
@@ -72,19 +72,13 @@ impl UnsentBatch {
     /// A read of the next of them from the store.
     #[must_use]
     pub fn request(&self, after: Position) -> ReadRequest {
-        ReadRequest {
-            patterns: self.delivery.patterns.clone(),
-            after,
-            events_max: self.delivery.plan.events_max,
-            bytes_max: BATCH_BYTES,
-            rows_max: rows_max(&self.delivery.patterns),
-        }
+        ReadRequest { after, ..self.delivery.reader.request(self.delivery.plan.events_max, BATCH_BYTES) }
     }
 
     /// The bytes of the batch, of all of its events; `None` where these are not all of them, or those of another log.
     #[must_use]
     pub fn write_again(&self, events: &[Arc<Event>]) -> Option<Bytes> {
-        let epoch = self.delivery.cursor.epoch;
+        let epoch = self.delivery.cursor().epoch;
         if events.len() != self.span.count || events.iter().any(|event| event.cursor().epoch != epoch) {
             return None;
         }
@@ -114,13 +108,13 @@ mod tests {
 
     use super::*;
     use crate::cursor::Cursor;
-    use crate::delivery::{Completion, Gap, GapReason, Plan, Start, Step};
+    use crate::delivery::{Completion, Plan, StartPoint, Step};
     use crate::event::{Data, NewEvent};
-    use crate::store::{Bounds, FeedBatch};
+    use crate::log::{Bounds, FeedBatch};
     use crate::tail::{Tail, TailLimits};
     use crate::transport::Transport;
     use crate::waiters::News;
-    use crate::wire::Framing;
+    use crate::wire::{Framing, Gap, GapReason};
 
     /// A batch of events with these texts, behind a gap or not; what was written, and the events.
     fn batch(framing: Framing, texts: &[String], gap: bool) -> (Option<UnsentBatch>, Bytes, Vec<Arc<Event>>) {
@@ -149,7 +143,7 @@ mod tests {
         let start = Cursor::new(bounds.epoch, zero);
         let told = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
         let patterns = PatternSet::new(["t".parse().unwrap()]).unwrap();
-        let start = Start { cursor: start, gap: gap.then_some(told) };
+        let start = StartPoint { cursor: start, gap: gap.then_some(told) };
         let mut delivery = Box::new(Delivery::new(Instant::now(), plan, patterns, start));
         let mut out = BytesMut::new();
         assert_eq!(delivery.step(Instant::now(), &tail, News::Unknown, &mut out), Step::Write);

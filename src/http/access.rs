@@ -15,6 +15,7 @@ use super::origin::RequestOrigin;
 use super::resources::unknown_client;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
+use crate::clock::runtime_now;
 use crate::excerpt::excerpt;
 use crate::hub::Hub;
 use crate::topic::{PatternSet, Topic};
@@ -200,7 +201,7 @@ pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
 pub(super) fn expiry(hub: &Hub, rights: &Rights) -> Option<Instant> {
     let expires_ms = rights.grant()?.expires_ms;
     let left = Duration::from_millis(expires_ms.saturating_sub(hub.clock().wall_ms()));
-    Some(Instant::now() + left.min(EXPIRY_MAX))
+    Some(runtime_now() + left.min(EXPIRY_MAX))
 }
 
 /// What is presented is no good (RFC 6750 §3.1).

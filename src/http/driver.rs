@@ -14,11 +14,13 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::Sleep;
 
 use crate::clients::Registration;
+use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat, Worker};
 use crate::limits::{Permit, Scanner};
+use crate::log::Page;
 use crate::net::{DirectSink, Hold};
-use crate::store::{Page, StoreError};
+use crate::store::StoreError;
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
 
@@ -73,7 +75,7 @@ impl Driver {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut out = BytesMut::new();
         loop {
-            let now = Instant::now();
+            let now = runtime_now();
             if let Some(fetch) = &mut self.fetch {
                 let page = ready!(fetch.poll_unpin(cx));
                 self.fetch = None;
@@ -165,7 +167,7 @@ impl Driver {
     /// Waits until it is to end, whatever there is to read until then.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let now = Instant::now();
+            let now = runtime_now();
             if self.delivery.is_finished() || self.ending(cx.waker()).is_some() {
                 return Poll::Ready(());
             }
@@ -274,7 +276,7 @@ impl StreamDriver {
             self.slow.set(true);
             ready!(driver.poll_end(cx));
         } else if self.slow.take() {
-            driver.delivery.heard(Instant::now());
+            driver.delivery.heard(runtime_now());
         }
         let next = ready!(driver.poll(cx));
         if matches!(next, Some(Ok(_))) {

@@ -19,8 +19,9 @@ use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::Hub;
 use crate::limits::Scanner;
+use crate::log::ReadRequest;
 use crate::net::Response;
-use crate::store::{ReadRequest, StoreError};
+use crate::store::StoreError;
 use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
 

@@ -1,7 +1,7 @@
 //! `GET /v1/<transport>`: from a request to a delivery, and its answer.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -19,13 +19,15 @@ use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
 use crate::clients::{Arrival, ClientError, Connecting};
+use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::From;
 use crate::json::Literal;
 use crate::limits::{LimitError, RateKey, Scanner};
+use crate::log::ClientRecord;
 use crate::net::{Response, text as header_text};
-use crate::store::{ClientRecord, StoreError};
+use crate::store::StoreError;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Batch, Control, Framing};
@@ -44,7 +46,7 @@ pub(super) async fn poll(call: Call) -> Answer {
     };
     if named.is_some() {
         // Then there is no body to say it.
-        driver.delivery.omit_unmoved();
+        driver.delivery.allow_not_modified();
     }
     let body = driver.batch().await?;
     match named {
@@ -307,9 +309,9 @@ async fn opened(
         jitter: rand::random(),
     };
     let seat = if staying { worker.seat(&patterns) } else { worker.visit() };
-    let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
+    let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
     if parked {
-        delivery.park();
+        delivery.await_first_subscribe();
     }
     delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
@@ -318,7 +320,7 @@ async fn opened(
 
 /// Pays for rows that a search looked at in vain; others have their turn in any case.
 pub(super) async fn wait_after(scanner: &Scanner, vain_rows: u64) {
-    let debt = scanner.looked_at(vain_rows, Instant::now());
+    let debt = scanner.looked_at(vain_rows, runtime_now());
     if debt.is_zero() { tokio::task::yield_now().await } else { tokio::time::sleep(debt).await }
 }
 
@@ -373,12 +375,12 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
 /// When a stream is done: at an age of its own, where one is set.
 pub(super) fn stream_of(call: &Call, bytes_max: Option<usize>, pings: bool) -> Completion {
     let age = call.options().stream_age_max.map(|age| age.mul_f64(rand::random_range(0.9..=1.0)));
-    Completion::Stream { bytes_max, until: age.map(|age| Instant::now() + age), pings }
+    Completion::Stream { bytes_max, until: age.map(|age| runtime_now() + age), pings }
 }
 
 /// No wait at all is a short poll.
 fn held(wait: Duration) -> Completion {
-    if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: Instant::now() + wait } }
+    if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: runtime_now() + wait } }
 }
 
 fn streaming(call: &Call, response: Response, driver: Box<Driver>) -> Response {

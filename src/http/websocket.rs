@@ -14,7 +14,6 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -29,6 +28,7 @@ use super::error::ApiError;
 use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::auth::Rights;
+use crate::clock::runtime_now;
 use crate::net::{Headers, RequestBody, Response};
 use crate::store::StoreError;
 use crate::transport::Transport;
@@ -141,7 +141,7 @@ impl Stream for Socket {
             // While its own messages wait for the store nothing more is read, so its silence is ours.
             let unread = this.held.is_some() || this.pending.len() >= PENDING_MAX;
             if this.messages.as_mut().is_some_and(Messages::heard) || unread {
-                this.live.driver().delivery.heard(Instant::now());
+                this.live.driver().delivery.heard(runtime_now());
             }
             if !this.out.is_empty() {
                 this.live.block();

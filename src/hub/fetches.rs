@@ -10,7 +10,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 
 use super::lock;
-use crate::store::{Page, ReadRequest, Store, StoreError};
+use crate::log::{Page, ReadRequest};
+use crate::store::{Store, StoreError};
 
 type Answer = Result<Arc<Page>, StoreError>;
 type Flight = WeakShared<BoxFuture<'static, Answer>>;

@@ -111,10 +111,8 @@ impl Hub {
                         }
                     }
                     Ok(Item::Gap(gap)) => tracing::warn!(?gap, "a listener missed events"),
-                    Err(error) => {
-                        tracing::warn!(%error, "a listener cannot read");
-                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                    }
+                    // The subscription waits before it reads again.
+                    Err(error) => tracing::warn!(%error, "a listener cannot read the store"),
                 }
             }
         });

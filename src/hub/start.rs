@@ -2,8 +2,9 @@
 
 use super::{Hub, lock};
 use crate::cursor::{Cursor, Position};
-use crate::delivery::{Start, gap_at};
-use crate::store::{Bounds, LastProgress, LastSearch, StoreError};
+use crate::log::Bounds;
+use crate::reader::{StartPoint, gap_at};
+use crate::store::{LastProgress, LastSearch, StoreError};
 use crate::topic::PatternSet;
 
 /// Comparisons of a topic with a pattern in one step of a search.
@@ -43,7 +44,7 @@ impl Hub {
         from: From,
         patterns: &PatternSet,
         pause: impl AsyncFn(u64) -> Result<(), StoreError>,
-    ) -> Result<Start, StoreError> {
+    ) -> Result<StartPoint, StoreError> {
         let from = match from {
             From::Cursor(cursor) => From::Cursor(self.translate(cursor)),
             other => other,
@@ -52,9 +53,9 @@ impl Hub {
             From::Cursor(cursor) => self.bounds_for(cursor).await?,
             _ => self.bounds(),
         };
-        let at = |position| Start::at(Cursor::new(bounds.epoch, position));
+        let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
         Ok(match from {
-            From::Cursor(cursor) => Start { cursor, gap: gap_at(cursor, &bounds) },
+            From::Cursor(cursor) => StartPoint { cursor, gap: gap_at(cursor, &bounds) },
             From::Earliest => at(bounds.floor),
             From::Now => at(bounds.last),
             From::Last(count) => {

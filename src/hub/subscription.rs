@@ -1,32 +1,32 @@
 //! Subscribing in-process: a stream of items, read from the hub's own tail.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures_core::Stream;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::time::Sleep;
 
 use super::{From, Hub};
+use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::event::Event;
-use crate::store::{Page, ReadRequest, StoreError};
-use crate::tail::TailRead;
+use crate::log::Page;
+use crate::reader::{Items, Reader};
+use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, TopicError};
-use crate::waiters::{News, WaiterKey};
-use crate::wire::{Gap, GapReason};
+use crate::waiters::WaiterKey;
+use crate::wire::Gap;
 
 /// Events that a subscription reads ahead, at most.
 const READ_AHEAD_EVENTS: usize = 64;
 
 /// Bytes of one read from the store.
 const READ_BYTES: usize = 256 << 10;
-
-/// Rows that one read from the store may scan.
-const READ_ROWS: u64 = 20_000;
 
 /// One thing that a subscription yields.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,15 +49,41 @@ pub enum SubscribeError {
 }
 
 /// A stream of what was published on some patterns, in order, once, from some place on. It does not end by
-/// itself. It holds a position and at most 64 events, so one that is not polled costs nobody anything.
+/// itself. It holds a position and at most 64 events, so one that is not polled costs the hub nothing more.
+///
+/// An error says that the store could not be read. The stream goes on behind it, and reads again a second later.
 pub struct Subscription {
     hub: Hub,
     key: WaiterKey,
-    patterns: PatternSet,
-    cursor: Cursor,
-    gap: Option<Gap>,
-    ahead: VecDeque<Arc<Event>>,
+    reader: Reader,
+    ahead: ReadAhead,
     fetch: Option<BoxFuture<'static, Result<Page, StoreError>>>,
+    /// Armed while the store may not be read yet.
+    retry: Option<Pin<Box<Sleep>>>,
+}
+
+/// Items that were read and are yielded next.
+#[derive(Default)]
+struct ReadAhead(VecDeque<Ahead>);
+
+enum Ahead {
+    Event(Arc<Event>),
+    /// Boxed: it is rare, and would make every place in the queue as large.
+    Gap(Box<Gap>),
+}
+
+impl Items for ReadAhead {
+    fn gap(&mut self, gap: Gap) {
+        self.0.push_back(Ahead::Gap(Box::new(gap)));
+    }
+
+    fn event(&mut self, event: &Arc<Event>) {
+        self.0.push_back(Ahead::Event(event.clone()));
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() >= READ_AHEAD_EVENTS
+    }
 }
 
 impl Hub {
@@ -78,15 +104,13 @@ impl Hub {
         };
         let start = self.start(from, &patterns, pause).await?;
         let key = self.0.fan_out.lane().waiters.register(&patterns);
-        let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
         Ok(Subscription {
             hub: self.clone(),
             key,
-            patterns,
-            cursor,
-            gap: start.gap,
-            ahead: VecDeque::new(),
+            reader: Reader::new(patterns, start),
+            ahead: ReadAhead::default(),
             fetch: None,
+            retry: None,
         })
     }
 }
@@ -96,62 +120,70 @@ impl Subscription {
     /// To resume, keep the cursor of the last event that was dealt with instead.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        self.reader.cursor()
     }
 
-    /// Reads from the tail; says whether to ask the store instead.
-    fn read_tail(&mut self, cx: &Context<'_>) -> bool {
+    /// Reads ahead; where that finds nothing, the task behind `cx` is woken when there may be more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
+        while self.ahead.0.is_empty() {
+            let now = runtime_now();
+            if let Some(fetch) = &mut self.fetch {
+                let page = ready!(fetch.poll_unpin(cx));
+                self.fetch = None;
+                match page {
+                    Ok(page) => self.reader.fetched(now, page),
+                    Err(error) => {
+                        self.reader.fetch_failed(now);
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+            let (behind, caught_up) = self.read(now, cx);
+            if !self.ahead.0.is_empty() {
+                break;
+            }
+            if behind && self.reader.may_fetch(now) {
+                let request = self.reader.request(READ_AHEAD_EVENTS, READ_BYTES);
+                let hub = self.hub.clone();
+                self.fetch = Some(async move { hub.read(request).await }.boxed());
+            } else if behind {
+                ready!(self.poll_retry(cx));
+            } else {
+                if !caught_up {
+                    // A bounded look has found nothing, and there is more of the tail: the others first.
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read of the hub's own tail. Registers before it reads: an event that comes between the two wakes the task. Says
+    /// whether only the store knows more, and whether all that the tail holds has been read.
+    fn read(&mut self, now: Instant, cx: &Context<'_>) -> (bool, bool) {
         let mut lane = self.hub.0.fan_out.lane();
         lane.waiters.wait(self.key, cx.waker());
-        if self.cursor.epoch != lane.tail.epoch() {
-            let to = Cursor::new(lane.tail.epoch(), lane.tail.began());
-            let gap = Gap { reason: GapReason::Epoch, from: self.cursor, to, patterns: Vec::new(), missed: None };
-            self.gap = Some(gap);
-            self.cursor = to;
-            return false;
+        self.reader.skip(&lane.tail, lane.waiters.news(self.key));
+        let behind = self.reader.read(now, &lane.tail, &mut self.ahead);
+        let caught_up = self.reader.is_caught_up(&lane.tail);
+        if caught_up {
+            lane.waiters.caught_up(self.key);
         }
-        let clear = match lane.waiters.news(self.key) {
-            News::Unknown => self.cursor.position,
-            News::None => lane.tail.end(),
-            News::First(position) => position.before(),
-        };
-        self.cursor.position = self.cursor.position.max(clear);
-        loop {
-            let ahead = &mut self.ahead;
-            let read = lane.tail.read(&self.patterns, self.cursor.position, &mut |event| {
-                ahead.push_back(event.clone());
-                if ahead.len() < READ_AHEAD_EVENTS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            let TailRead::Through { position, .. } = read else { return true };
-            self.cursor.position = position;
-            if position >= lane.tail.end() {
-                lane.waiters.caught_up(self.key);
-                return false;
-            }
-            if !self.ahead.is_empty() {
-                return false;
-            }
-        }
+        (behind, caught_up)
     }
 
-    fn take(&mut self, page: Page) {
-        if let Some(trimmed) = page.trimmed {
-            let to = Cursor::new(self.cursor.epoch, trimmed.to);
-            self.gap = Some(Gap {
-                reason: GapReason::Expired,
-                from: self.cursor,
-                to,
-                patterns: trimmed.patterns,
-                missed: None,
-            });
+    /// Waits until the store may be read again.
+    fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.reader.next_fetch() else { return Poll::Ready(()) };
+        let at = tokio::time::Instant::from_std(at);
+        let retry = self.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if retry.deadline() != at {
+            retry.as_mut().reset(at);
         }
-        self.cursor.position = self.cursor.position.max(page.through);
-        self.ahead.extend(page.events);
-    }
-
-    fn next_ready(&mut self) -> Option<Item> {
-        let gap = self.gap.take().map(Item::Gap);
-        gap.or_else(|| self.ahead.pop_front().map(Item::Event))
+        ready!(retry.as_mut().poll(cx));
+        self.retry = None;
+        Poll::Ready(())
     }
 }
 
@@ -160,36 +192,72 @@ impl Stream for Subscription {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        loop {
-            if let Some(item) = this.next_ready() {
-                return Poll::Ready(Some(Ok(item)));
-            }
-            if let Some(fetch) = &mut this.fetch {
-                let page = std::task::ready!(fetch.poll_unpin(cx));
-                this.fetch = None;
-                match page {
-                    Ok(page) => this.take(page),
-                    Err(error) => return Poll::Ready(Some(Err(error))),
-                }
-            } else if this.read_tail(cx) {
-                let request = ReadRequest {
-                    patterns: this.patterns.clone(),
-                    after: this.cursor.position,
-                    events_max: READ_AHEAD_EVENTS,
-                    bytes_max: READ_BYTES,
-                    rows_max: READ_ROWS,
-                };
-                let hub = this.hub.clone();
-                this.fetch = Some(async move { hub.read(request).await }.boxed());
-            } else if this.ahead.is_empty() && this.gap.is_none() {
-                return Poll::Pending;
-            }
-        }
+        ready!(this.poll_read(cx))?;
+        Poll::Ready(this.ahead.0.pop_front().map(|next| {
+            Ok(match next {
+                Ahead::Event(event) => Item::Event(event),
+                Ahead::Gap(gap) => Item::Gap(*gap),
+            })
+        }))
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.hub.0.fan_out.lane().waiters.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+    use crate::event::NewEvent;
+    use crate::hub::HubOptions;
+    use crate::store::StoreOptions;
+    use crate::store::scripted::{Reading, ScriptedStore};
+    use crate::tail::TailLimits;
+
+    /// A hub whose tail has only the last of three events, and its store.
+    async fn hub() -> (Hub, Arc<ScriptedStore>) {
+        let store = Arc::new(ScriptedStore::new(StoreOptions::default()));
+        let tail = TailLimits { events_max: 1, ..TailLimits::default() };
+        let hub = Hub::open(store.clone(), HubOptions { tail, ..HubOptions::default() }).await.unwrap();
+        for number in 1..=3 {
+            hub.publish(NewEvent::json("a", &number).unwrap()).await.unwrap();
+        }
+        (hub, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_not_as_far_as_its_feed_is_read_once_a_second() {
+        let (hub, store) = hub().await;
+        let mut subscription = hub.subscribe(["a"], From::Earliest).await.unwrap();
+        store.set_reading(Reading::Empty);
+        let nothing = tokio::time::timeout(Duration::from_millis(9500), subscription.next()).await;
+        assert!(nothing.is_err() && store.reads() == 10, "{} reads", store.reads());
+        store.set_reading(Reading::Answered);
+        for number in 1..=3 {
+            let Some(Ok(Item::Event(event))) = subscription.next().await else { panic!("it was published") };
+            assert_eq!(event.data(), number.to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_is_an_item_and_read_again_a_second_later() {
+        let (hub, store) = hub().await;
+        let mut subscription = hub.subscribe(["a"], From::Earliest).await.unwrap();
+        store.set_reading(Reading::Failing);
+        let start = tokio::time::Instant::now();
+        for seconds in 0..5 {
+            assert!(subscription.next().await.unwrap().is_err());
+            assert!(start.elapsed() >= Duration::from_secs(seconds));
+        }
+        assert_eq!(store.reads(), 5);
+        store.set_reading(Reading::Answered);
+        assert!(matches!(subscription.next().await, Some(Ok(Item::Event(_)))));
     }
 }

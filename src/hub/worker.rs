@@ -12,11 +12,12 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Hub, lock};
+use crate::clock::runtime_now;
 use crate::cursor::{Cursor, Position};
 use crate::delivery::{Delivery, Step};
 use crate::event::Event;
 use crate::lane::Lane;
-use crate::store::FeedBatch;
+use crate::log::FeedBatch;
 use crate::topic::PatternSet;
 use crate::waiters::WaiterKey;
 
@@ -227,7 +228,7 @@ impl Worker {
     ///
     /// Only from the worker's own task: whoever reads has its delivery borrowed.
     fn push_due(&self) -> bool {
-        let (now, mut out) = (Instant::now(), self.out.borrow_mut());
+        let (now, mut out) = (runtime_now(), self.out.borrow_mut());
         for _ in 0..PUSHES_AT_ONCE {
             let Some(key) = self.lane.borrow_mut().waiters.next_due() else { return false };
             let reader = self.pushed.borrow().get(key.0).and_then(|reader| reader.as_ref()?.upgrade());

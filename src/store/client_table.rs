@@ -22,7 +22,8 @@ impl ClientTable {
             let share = record.share();
             self.put(record);
             let Some(share) = share else { continue };
-            let (weight, max) = (self.shares.get(&share).copied().unwrap_or_default(), share.weight_max(options));
+            let (weight, max) =
+                (self.shares.get(&share).copied().unwrap_or_default(), options.client_share_weight_max(&share));
             if weight > max {
                 self.forget(weight - max + max / 100, |record| record.share().as_ref() == Some(&share));
             }

@@ -8,6 +8,7 @@ use super::StoreError;
 use crate::clock::Moment;
 use crate::cursor::Position;
 use crate::event::{Draft, PayloadDigest, Publisher};
+use crate::log::Appended;
 use crate::topic::Topic;
 
 type Key = (Topic, Arc<str>);
@@ -29,6 +30,12 @@ pub(crate) struct Repeat {
     pub(crate) position: Position,
     /// Whether that is known to have another payload.
     pub(crate) differs: bool,
+}
+
+impl From<Repeat> for Appended {
+    fn from(repeat: Repeat) -> Self {
+        Self { position: repeat.position, duplicate: true, differs: repeat.differs }
+    }
 }
 
 /// A step of the wall clock that the window follows, in milliseconds. Less than a key's age may be off by; more than two threads' readings differ by.

@@ -94,7 +94,7 @@ impl Log {
         let (mut next, mut last_ms) = (after, self.last_ms);
         for draft in drafts {
             if let Some(repeat) = self.dedupe.find(&draft) {
-                outcomes.push(Appended::repeated(repeat));
+                outcomes.push(repeat.into());
                 continue;
             }
             next = next.next();

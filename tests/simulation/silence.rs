@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use switchback::cursor::{Cursor, Position};
-use switchback::delivery::{Completion, Delivery, Plan, Start, Step};
+use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step};
 use switchback::store::{MemoryStore, Store as _, StoreOptions};
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
@@ -45,7 +45,7 @@ impl Peer {
             jitter: 0,
         };
         let now = Instant::now();
-        let start = Start { cursor: Cursor::new(bounds.epoch, Position::ZERO), gap: None };
+        let start = StartPoint { cursor: Cursor::new(bounds.epoch, Position::ZERO), gap: None };
         let patterns = PatternSet::new(["a".parse().unwrap()]).unwrap();
         let mut peer = Self { store, tail, delivery: Delivery::new(now, plan, patterns, start), now };
         assert!(matches!(peer.step().0, Step::Write), "the first word");

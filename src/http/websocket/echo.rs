@@ -7,7 +7,6 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -22,7 +21,8 @@ use super::incoming::{Message, Messages, NO_ROOM, Refusal};
 use super::shake_hands;
 use crate::auth::Rights;
 use crate::clients::Connecting;
-use crate::delivery::{Delivery, Plan, Start};
+use crate::clock::runtime_now;
+use crate::delivery::{Delivery, Plan, StartPoint};
 use crate::limits::{OutboundBudget, Permit, Scanner};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
@@ -53,7 +53,7 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
 
 fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner: Scanner) -> Box<Driver> {
     let (hub, patterns, client) = (&call.state.hub, PatternSet::default(), Uuid::new_v4());
-    let start = Start::at(hub.cursor());
+    let start = StartPoint::at(hub.cursor());
     let registration = hub.clients().connect(Connecting {
         client,
         transport: Transport::Echo,
@@ -75,7 +75,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner
         jitter: rand::random(),
     };
     let seat = call.state.worker().seat(&patterns);
-    let mut delivery = Delivery::new(Instant::now(), plan, patterns, start);
+    let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
     delivery.set_expiry(expiry(hub, rights));
     Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner, call.hold()))
 }
@@ -112,7 +112,7 @@ impl Stream for Echo {
             if let Some(messages) = &mut this.messages {
                 let next = messages.poll_next(cx);
                 if messages.heard() {
-                    this.driver.delivery.heard(Instant::now());
+                    this.driver.delivery.heard(runtime_now());
                 }
                 match next {
                     Poll::Ready(Some(Ok(message))) => this.echo(&message),

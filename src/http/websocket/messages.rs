@@ -23,10 +23,10 @@ use super::incoming::{Refusal, TOO_FAST};
 use crate::auth::Rights;
 use crate::clients;
 use crate::cursor::Cursor;
-use crate::delivery::{Start, gap_at};
 use crate::event::NewEvent;
 use crate::hub::{From, Hub};
 use crate::limits::{LimitError, Limits, RateKey};
+use crate::reader::{StartPoint, gap_at};
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 
@@ -296,17 +296,17 @@ impl Context {
         Ok(json!({ "cursor": driver.delivery.cursor(), "topics": patterns.iter().collect::<Vec<_>>() }))
     }
 
-    fn seek(&self, from: Option<From>, driver: &Driver) -> Option<Start> {
+    fn seek(&self, from: Option<From>, driver: &Driver) -> Option<StartPoint> {
         let bounds = self.hub.bounds();
-        let at = |position| Start::at(Cursor::new(bounds.epoch, position));
+        let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
         match from {
             Some(From::Cursor(cursor)) => {
                 let cursor = self.hub.translate(cursor);
-                Some(Start { cursor, gap: gap_at(cursor, &bounds) })
+                Some(StartPoint { cursor, gap: gap_at(cursor, &bounds) })
             }
             Some(From::Earliest) => Some(at(bounds.floor)),
             Some(From::Now | From::Last(_)) => Some(at(bounds.last)),
-            None if driver.delivery.is_parked() => None,
+            None if driver.delivery.is_awaiting_first_subscribe() => None,
             None => Some(at(bounds.last)),
         }
     }

@@ -16,7 +16,8 @@ use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::schema::{integer, parsed, position};
 use crate::cursor::Cursor;
-use crate::store::{ClientRecord, ClientShare, OpenError, StoreError, StoreOptions};
+use crate::log::{ClientRecord, ClientShare};
+use crate::store::{OpenError, StoreError, StoreOptions};
 use crate::topic::{Pattern, PatternSet};
 
 /// Raised with every change of the table that an older server could not read.
@@ -192,7 +193,7 @@ impl ClientsFile {
                 put(db, record, weights)?;
                 let Some(share) = record.share() else { continue };
                 let weight = weights.shares.get(&share).copied().unwrap_or_default();
-                if let Some(excess) = Weights::excess(weight, share.weight_max(&options)) {
+                if let Some(excess) = Weights::excess(weight, options.client_share_weight_max(&share)) {
                     forget_share(db, &share, excess, weights)?;
                 }
             }

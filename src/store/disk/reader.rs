@@ -16,9 +16,10 @@ use super::schema::position;
 use super::{Shared, Trims, held};
 use crate::cursor::Position;
 use crate::event::Event;
+use crate::log::{Bounds, Page, ReadRequest, Trimmed};
 use crate::segment::Scanned;
 use crate::store::marks::LostSearch;
-use crate::store::{Bounds, LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
+use crate::store::{LastSearch, LastStep, StoreError};
 
 /// Reads that wait, at most. Equal ones are shared before they come here.
 const QUEUED_MAX: u64 = 1024;

@@ -19,8 +19,9 @@ use super::trim::{self, Limits, Trimmed};
 use super::{Shared, held};
 use crate::cursor::Position;
 use crate::event::{Draft, Event};
+use crate::log::{Appended, FeedBatch};
 use crate::store::dedupe::DedupeWindow;
-use crate::store::{Appended, Feed, FeedBatch, StoreError};
+use crate::store::{Feed, StoreError};
 use crate::topic::Topic;
 
 /// What waits to be appended, at most.
@@ -183,7 +184,7 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(drafts.len());
         for draft in drafts {
             if let Some(repeat) = self.dedupe.find(&draft) {
-                outcomes.push(Appended::repeated(repeat));
+                outcomes.push(repeat.into());
                 continue;
             }
             if let Err(error) = self.dedupe.insert(&draft, next) {

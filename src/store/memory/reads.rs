@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::Log;
 use crate::cursor::Position;
 use crate::event::Event;
+use crate::log::{Page, ReadRequest, Trimmed};
 use crate::store::last::Resume;
 use crate::store::marks::LostSearch;
-use crate::store::{LastSearch, LastStep, Page, ReadRequest, Trimmed};
+use crate::store::{LastSearch, LastStep};
 use crate::sync::lock;
 
 /// Events whose pointers are copied while the lock is held.

@@ -1,0 +1,92 @@
+//! The items of a delivery as they are written: one after the other in a stream, with commas between in a batch.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, BytesMut};
+
+use super::unsent::EventSpan;
+use crate::cursor::{Cursor, Position};
+use crate::event::Event;
+use crate::json::Literal;
+use crate::reader::Items;
+use crate::wire::{Control, Framing, Gap};
+
+/// What has been written so far.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// Items: events, and control events other than `$hello` and `$beat`.
+    pub(super) count: usize,
+    /// How the items of a batch stand as a literal in a script.
+    pub(super) literal: Literal,
+    /// Which items of a batch are events. Boxed: streams have none.
+    pub(super) span: Option<Box<EventSpan>>,
+}
+
+impl Written {
+    pub(super) fn nothing() -> Self {
+        Self { count: 0, literal: Literal::Same, span: None }
+    }
+}
+
+/// Writes items into a buffer, up to a limit.
+pub(super) struct ItemWriter<'a> {
+    pub(super) framing: &'a Framing,
+    /// Whether the items belong to a batch, in which they are bare JSON, whatever is put around the batch.
+    pub(super) in_batch: bool,
+    pub(super) written: &'a mut Written,
+    pub(super) out: &'a mut BytesMut,
+    /// Full with the item that passes this many bytes.
+    pub(super) bytes_target: usize,
+    /// Full with so many items.
+    pub(super) items_max: usize,
+}
+
+impl<'a> ItemWriter<'a> {
+    pub(super) fn control(&mut self, control: &Control, cursor: Cursor) {
+        self.separate();
+        self.framing().control(control, Some(cursor), self.out);
+        self.written.count += 1;
+    }
+
+    fn framing(&self) -> &'a Framing {
+        if self.in_batch { &Framing::Json } else { self.framing }
+    }
+
+    /// The comma between two items of a batch.
+    fn separate(&mut self) {
+        if self.in_batch && self.written.count > 0 {
+            self.out.put_u8(b',');
+        }
+    }
+
+    /// An event of a batch lies between two bytes of its items.
+    fn note_event(&mut self, position: Position, start_bytes: usize) {
+        let (after, end_bytes) = (position.before(), self.out.len());
+        let first = || Box::new(EventSpan { start_bytes, end_bytes, after, through: position, count: 0 });
+        let span = self.written.span.get_or_insert_with(first);
+        (span.end_bytes, span.through) = (end_bytes, position);
+        span.count += 1;
+    }
+}
+
+impl Items for ItemWriter<'_> {
+    fn gap(&mut self, gap: Gap) {
+        let to = gap.to;
+        self.control(&Control::Gap(gap), to);
+    }
+
+    fn event(&mut self, event: &Arc<Event>) {
+        let start_bytes = self.out.len();
+        self.separate();
+        self.framing().event(event, self.out);
+        if self.in_batch {
+            self.note_event(event.position(), start_bytes);
+        }
+        self.written.literal = event.literal().max(self.written.literal);
+        self.written.count += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.out.len() >= self.bytes_target || self.written.count >= self.items_max
+    }
+}

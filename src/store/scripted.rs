@@ -1,0 +1,124 @@
+//! For tests: a store in memory that does as a test says. Its reads fail, or find nothing, and its saves wait.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::{Feed, LastSearch, LastStep, MemoryStore, Note, NoteKind, NoteSink, Store, StoreError, StoreOptions};
+use crate::clock::Moment;
+use crate::cursor::Position;
+use crate::event::Draft;
+use crate::log::{Appended, Bounds, ClientRecord, Page, ReadRequest};
+use crate::sync::lock;
+
+/// Reads after which a test fails: none needs as many.
+const READS_MAX: usize = 1000;
+
+/// How reads are answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Reading {
+    #[default]
+    Answered,
+    /// As by a store that has not come as far as its own feed.
+    Empty,
+    Failing,
+}
+
+pub(crate) struct ScriptedStore {
+    pub(crate) inner: Arc<MemoryStore>,
+    /// Each permit lets one save of clients through.
+    pub(crate) saves: Arc<Semaphore>,
+    reading: Mutex<Reading>,
+    reads: AtomicUsize,
+}
+
+impl ScriptedStore {
+    pub(crate) fn new(options: StoreOptions) -> Self {
+        let inner = Arc::new(MemoryStore::new(options));
+        let saves = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { inner, saves, reading: Mutex::default(), reads: AtomicUsize::new(0) }
+    }
+
+    /// One that saves no client until a permit is added to `saves`.
+    pub(crate) fn with_held_saves() -> Self {
+        Self { saves: Arc::new(Semaphore::new(0)), ..Self::new(StoreOptions::default()) }
+    }
+
+    pub(crate) fn set_reading(&self, reading: Reading) {
+        *lock(&self.reading) = reading;
+    }
+
+    /// Reads so far.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+impl Store for ScriptedStore {
+    fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let (inner, saves) = (self.inner.clone(), self.saves.clone());
+        Box::pin(async move {
+            saves.acquire().await.map_err(StoreError::unavailable)?.forget();
+            inner.save_clients(records).await
+        })
+    }
+
+    fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
+        self.inner.load_client(client)
+    }
+
+    fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
+        self.inner.append(drafts)
+    }
+
+    fn read(&self, request: ReadRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+        let count = self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(count < READS_MAX, "a reader of this store is a busy loop");
+        let answer = match *lock(&self.reading) {
+            Reading::Answered => return self.inner.read(request),
+            Reading::Empty => Ok(Page { through: request.after, ..Page::default() }),
+            Reading::Failing => Err(StoreError::unavailable("as the test says")),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        self.inner.search_last(search, rows_max)
+    }
+
+    fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
+        self.inner.follow(after, feed);
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.inner.bounds()
+    }
+
+    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.save_note(note)
+    }
+
+    fn take_note(
+        &self,
+        kind: NoteKind,
+        key: String,
+        now_ms: u64,
+    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+        self.inner.take_note(kind, key, now_ms)
+    }
+
+    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.watch_notes(sink)
+    }
+
+    fn maintain(&self, now: Moment) {
+        self.inner.maintain(now);
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.inner.close()
+    }
+}
