@@ -283,16 +283,19 @@ merge(Connection.prototype, {
     if (this.unanswered) this.slowness += 1;
     this.chooser.forgive();
     this.probeDelay = 0;
+    this.failed += 1;
     this.pause(failure, true);
   },
 
   pause: function (ending, isTrouble) {
-    var wait = Math.max(backoff(this.env, this.failed), ending.retry || 0);
-    this.failed += 1;
+    var failed = this.failed + this.chooser.shortLives(this.failed);
+    var wait = Math.max(backoff(this.env, failed), ending.retry || 0);
     this.notBefore = this.env.now() + (ending.retry || 0);
     if (isTrouble) { this.state = 'connecting'; this.report(ending, wait); }
-    if (this.phase() === 'idle') this.after('retry', wait, this.begin);
+    this.retry(wait);
   },
+
+  retry: function (wait) { if (this.phase() === 'idle') this.after('retry', wait || 0, this.begin); },
 
   opened: function (session) {
     var before = this.current;
@@ -306,7 +309,7 @@ merge(Connection.prototype, {
     // Break only now that it is made. What both delivered falls to the cursor test.
     if (before) { before.shut(); this.number(); }
     session.attempt = this.attempt;
-    this.slowness = this.notBefore = this.asksLost = 0;
+    this.slowness = this.notBefore = this.asksLost = this.failed = 0;
     this.transport = session.name;
     this.chooser.worked(session.name);
     this.tokens.accepted();
@@ -334,7 +337,6 @@ merge(Connection.prototype, {
 
   ended: function (session, ending) {
     if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
-    else if (session.wire === 'ws' && ending.kind === 'lost' && !session.isOpen) this.tokens.doubt();
     if (ending.kind === 'foreign') this.verified = false;
     else if (ending.kind === 'refused') this.verified = true;
     else if (/^(lost|late)$/.test(ending.kind) && (!this.current || session === this.current)) {
@@ -375,25 +377,19 @@ merge(Connection.prototype, {
     this.current = this.held = null;
     this.endQuestion();
     if (!own && this.isFatal(ending)) return this.finish(ending);
-    if (lived) this.failed = 0;
     this.probeDelay = 0;
     if (ending.kind === 'recycled' || ending.reason === 'recycle' || (expired && lived)) {
-      if (this.phase() === 'idle') this.after('retry', ending.retry || 0, this.begin);
-      return;
-    }
-    // Announced, so no trouble; a short life lengthens the pause.
-    if (own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived)) {
-      return this.pause(ending, false);
+      return this.retry(ending.retry);
     }
     if (ending.kind === 'resumed') {
       this.report(ending, 0);
-      if (this.phase() === 'idle') this.after('retry', 0, this.begin);
-      return;
+      return this.retry(0);
     }
-    // Left out for the first time: the next one at once.
-    if (session.stream && this.chooser.broke(session, lived, ending.kind === 'silent')) this.failed = 0;
-    this.stats.failures += 1;
-    this.pause(ending, true);
+    // A short life lengthens the pause all the same.
+    var announced = own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived);
+    this.chooser.broke(session, lived, ending.kind === 'silent', announced);
+    if (!announced) this.stats.failures += 1;
+    this.pause(ending, !announced);
   },
 
   // Two tabs with one id would replace each other for ever.
@@ -509,7 +505,6 @@ merge(Connection.prototype, {
     return this;
   },
 
-
   ackRegularly: function () {
     if (this.current) this.ack(this.current);
     this.after('ack', ACK_MS, this.ackRegularly);
@@ -567,7 +562,6 @@ merge(Connection.prototype, {
     this.after('hold', PROBE_MAX_MS, function () { this.holdSeconds = this.longestHold; });
   },
 
-
   // Never `unload`: it keeps pages out of the back/forward cache.
   watchPage: function () {
     var self = this;
@@ -613,7 +607,6 @@ merge(Connection.prototype, {
     else if (this.current) this.current.checkSilence(true);
   },
 
-
   after: function (name, ms, then) {
     var self = this;
     this.stop(name);
@@ -631,38 +624,31 @@ merge(Connection.prototype, {
 /*
  * How a session ended: `kind`, and what it says to people (`message`, `code`, `status`) and to us:
  * `retry` (ms) when to come back, `refused` it would be answered so again, `denied` patterns may be
- * why, `fatal` nothing helps.
- *
- *   kind      what happened                                 blames     `$error`  again
- *   lost      cut, or not answered by the server            transport  yes       after a pause
- *   late      no hello or answer within the patience        transport  yes       after a pause
- *   silent    opened, then mute for two heartbeats          it, twice  yes       after a pause
- *   leaving   WebSocket close code 1001                     if short   if short  after a pause
- *   resumed   mute, because this machine slept              none       yes       at once
- *   recycled  the transport's own limit of size             none       no        at once
- *   goodbye   the server's `$bye`, with its reason          none       no        as it said
- *   refused   the server's error object                     none       yes       after a pause
- *   foreign   what answered is not Switchback               none       yes       after ten seconds
- *   unusable  the transport can't carry this request        none       yes       after a pause
- *   token     the application's function gave none          none       yes       as `Tokens` says
- *   misused   a call that can't be carried out              none       yes       never
- *   closed    the application closed the connection         none       no        never
+ * why, `fatal` nothing helps. If nothing else is said: `$error`, a pause, and no blame on the transport.
  */
 var endings = {
+  // Cut, or not answered by the server. Blamed.
   lost: function (message) { return { kind: 'lost', message: message }; },
+  // No hello or answer within the patience. Blamed.
   late: function () { return { kind: 'late' }; },
+  // Opened, then mute for two heartbeats. Blamed twice.
   silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
+  // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
+  // Mute, because this machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
+  // The transport's own limit of size. No `$error`, no pause.
   recycled: function () { return { kind: 'recycled' }; },
+  // The server's `$bye`. No `$error`; again as it said.
   goodbye: function (reason, retry) {
     return {
       kind: 'goodbye', reason: reason, code: reason, retry: retry,
       message: 'The server ended the connection: ' + reason + '.'
     };
   },
+  // The server's error object.
   refused: function (error, status, retry) {
     var stays = retry === undefined;
     status = status || STATUSES[error.code];
@@ -679,10 +665,13 @@ var endings = {
         ' is not a Switchback server, or was changed on the way.'
     };
   },
+  // The transport can't carry this request.
   unusable: function (message) { return { kind: 'unusable', message: message }; },
+  // The application's function gave none. Again as `Tokens` says.
   token: function (message, retry) {
     return { kind: 'token', code: 'token', message: message, retry: retry, fatal: retry === undefined };
   },
+  // A call that can't be carried out. Never again.
   misused: function (code, message) {
     return { kind: 'misused', code: code, message: message, fatal: true };
   },
@@ -963,9 +952,9 @@ merge(Connection.prototype, {
   },
 
   askLater: function (ending) {
+    this.failed += 1;
     var wait = Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed));
     this.after('ask', wait, this.advancePatterns);
-    this.failed += 1;
   },
 
   // `answered(cursor)`: granted, and the log's end. `failed(ending)`: a verdict, or nothing got through.
@@ -1112,7 +1101,7 @@ function Tokens(env, option) {
   this.renewable = typeof option === 'function';
   this.token = undefined;
   this.waiting = [];
-  this.failed = this.notBefore = this.trusted = 0;
+  this.failed = this.notBefore = 0;
   this.proved = false;
 }
 
@@ -1160,13 +1149,6 @@ merge(Tokens.prototype, {
     this.proved = false;
   },
 
-  // A socket can't say why it did not open.
-  doubt: function () {
-    if (!this.renewable || this.env.now() < this.trusted) return;
-    this.token = undefined;
-    this.trusted = this.env.now() + TOKEN_PAUSE_MAX_MS;
-  },
-
   wait: function () {
     var most = Math.min(TOKEN_PAUSE_MAX_MS, TOKEN_PAUSE_MS * Math.pow(2, Math.min(this.failed, 10)));
     this.failed += 1;
@@ -1193,7 +1175,7 @@ function Chooser(env, options, base) {
   this.pinned = null;
   this.last = null;
   each(env.transports, function (transport) {
-    records[transport.name] = { strikes: 0, penalty: PROBE_FIRST_MS, until: 0 };
+    records[transport.name] = { shortLives: 0, strikes: 0, penalty: PROBE_FIRST_MS, until: 0 };
   });
 }
 
@@ -1240,8 +1222,13 @@ merge(Chooser.prototype, {
     return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
   },
 
-  broke: function (session, lived, silent) {
+  // Of what comes next: one transport's pauses are not another's.
+  shortLives: function (round) { return this.records[this.start(round)[0]].shortLives; },
+
+  broke: function (session, lived, silent, announced) {
     var record = this.records[session.name];
+    record.shortLives = lived ? 1 : record.shortLives + 1;
+    if (announced || !session.stream) return;
     if (lived && !silent) { record.strikes = 0; record.penalty = PROBE_FIRST_MS; return; }
     record.strikes += silent ? 2 : 1;
     if (record.strikes < 2) return;
@@ -1249,14 +1236,13 @@ merge(Chooser.prototype, {
     record.until = this.env.now() + record.penalty;
     record.penalty = Math.min(record.penalty * 2, PROBE_MAX_MS);
     if (this.last === session.name) this.last = null;
-    return record.penalty <= 2 * PROBE_FIRST_MS;
   },
 
   forgive: function (everything) {
     for (var name in this.records) {
       if (!owns(this.records, name)) continue;
       this.records[name].strikes = 0;
-      if (everything) this.records[name].until = 0;
+      if (everything) this.records[name].until = this.records[name].shortLives = 0;
     }
   },
 
@@ -1318,7 +1304,6 @@ merge(TransportSession.prototype, {
     var self = this;
     this.cancel = later(this.env, function () { self.end(ending); });
   },
-
 
   url: function (params) {
     var connection = this.connection;
@@ -1409,7 +1394,6 @@ merge(TransportSession.prototype, {
     for (var ref in replies) if (owns(replies, ref)) replies[ref](endings.lost('No answer came.'));
   },
 
-
   ask: function (message, done) {
     var ref = String(this.refs += 1);
     this.replies[ref] = done;
@@ -1423,7 +1407,6 @@ merge(TransportSession.prototype, {
     delete this.replies[data.ref];
     done(data.ok ? null : endings.refused(data.error || {}, undefined, data.retry), data);
   },
-
 
   works: function (item) {
     var connection = this.connection;
@@ -1487,7 +1470,12 @@ var ws = {
     var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
     session.count(1, 0);
     socket.onmessage = function (event) { session.count(0, event.data.length); session.text(event.data); };
-    socket.onclose = function (event) { session.end(closing(event)); };
+    // Why it did not open, a browser does not say: is the token refused?
+    socket.onclose = function (event) {
+      var ending = closing(event);
+      if (ending.kind !== 'lost' || session.isOpen || !session.token) return session.end(ending);
+      session.connection.withTicket('ws', function (refusal) { session.end(refusal || ending); });
+    };
     return {
       send: function (message) { if (socket.readyState === 1) socket.send(write(message)); },
       close: function () { socket.onmessage = socket.onclose = null; socket.close(); }
@@ -1680,7 +1668,6 @@ function polling(name, wire, supported, ask, held) {
 }
 
 // ------------------------------------------------------------------ Requests
-
 
 function askHttp(session, wait, done) {
   var connection = session.connection;
@@ -2006,8 +1993,8 @@ merge(Publisher.prototype, {
     var self = this;
     if (entry.heard) return entry.settle(null, entry.heard);
     if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
-    var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.attempt += 1;
+    var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.cancel();
     entry.cancel = later(this.connection.env, function () { entry.sent = false; self.pump(); }, wait);
   },
@@ -2187,8 +2174,8 @@ function guarded(env, run) {
   };
 }
 
-function backoff(env, attempt) {
-  return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(attempt, 10)));
+function backoff(env, failures) {
+  return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(failures - 1, 10)));
 }
 
 function parse(text) { try { return JSON.parse(text); } catch (error) { return null; } }

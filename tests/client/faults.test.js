@@ -80,6 +80,16 @@ test('a connection that does not live is a failure, whatever it said: pauses gro
     }
   }
 
+  await t.test('the pauses of one transport are not those of the next', () => {
+    const world = new World({ transports: ['ws', 'sse', 'longpoll'], random: () => 1 });
+    world.how.ws = world.how.sse = 'brief';
+    const line = world.connect();
+    world.pass(MINUTE);
+    const pauses = told(line, '$error').map((error) => [error.transport, error.retry]);
+    assert.deepEqual(pauses, [['ws', 500], ['ws', 250], ['sse', 500], ['sse', 250]]);
+    assert.equal(line.transport, 'longpoll');
+  });
+
   await t.test('one that has lived two heartbeats pays for nothing', () => {
     const world = new World({ transports: ['ws'], random: () => 1 });
     const line = world.connect();
@@ -289,18 +299,6 @@ test('the token function', async (t) => {
     world.connect({ token: (done) => { n += 1; done(null, 'ended'); } });
     world.pass(20 * SECOND);
     assert.ok(n <= 6, `${n} calls`);
-  });
-
-  await t.test('a socket that does not open may have had an ended token: another is tried, once a minute', () => {
-    const world = new World({ transports: ['ws'] });
-    let n = 0;
-    world.how.ws = 'down';
-    const line = world.connect({ transports: ['ws'], token: (done) => { n += 1; done(null, 'ended'); } });
-    world.pass(20 * SECOND);
-    assert.equal(n, 2);
-    world.how.ws = 'works';
-    world.pass(MINUTE);
-    assert.equal(line.state, 'open');
   });
 
   await t.test('HTML is called that; a line break and nothing worse is forgiven', () => {

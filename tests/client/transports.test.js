@@ -298,3 +298,35 @@ test('a frame that goes on loading though its server was killed is found out by 
   clock.pass(8 * SECOND);
   assert.ok(frames().length > 1);
 });
+
+test('a socket that does not open may have had a refused token: HTTP knows, and only then is another called for', async (t) => {
+  for (const [what, good, calls] of [['refused', 'second', 2], ['good', 'first', 1]]) {
+    await t.test(what, () => {
+      let n = 0;
+      const sockets = [];
+      function WebSocket(url, protocols) {
+        sockets.push(protocols[1].replace('switchback.token.', ''));
+        clock.set(() => this.onclose({ code: 1006, reason: '' }), 10);
+        this.close = () => {};
+      }
+      WebSocket.CLOSING = 2;
+      const answer = (request) => (request.headers.Authorization === `Bearer ${good}` ? { status: 201, text: '{"ticket":"t"}' } : { status: 401, text: '{"error":{"code":"unauthorized","message":"The token has ended."}}' });
+      const token = (done) => { n += 1; done(null, n === 1 ? 'first' : 'second'); };
+      const { clock, requests } = setUp({ transports: ['ws'], token }, answer, { WebSocket });
+      clock.pass(60 * SECOND);
+      assert.equal(n, calls, 'calls of the token function');
+      assert.ok(sockets.length > 3 && sockets.slice(1).every((token) => token === good), sockets.join());
+      assert.ok(requests.every((request) => request.url.pathname === '/v1/tickets'));
+    });
+  }
+
+  await t.test('one that is no function ends the connection, with the server\'s words', () => {
+    function WebSocket() { clock.set(() => this.onclose({ code: 1006, reason: '' }), 10); this.close = () => {}; }
+    WebSocket.CLOSING = 2;
+    const answer = () => ({ status: 401, text: '{"error":{"code":"unauthorized","message":"The token has ended."}}' });
+    const { clock, heard } = setUp({ transports: ['ws'], token: 'ended' }, answer, { WebSocket });
+    clock.pass(60 * SECOND);
+    assert.deepEqual(heard.map(([name]) => name), ['$error', '$close']);
+    assert.equal(heard[0][1], 'The token has ended.');
+  });
+});
