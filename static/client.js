@@ -23,7 +23,9 @@
  *                                      a poll gets new patterns                 opening
  *                                      the current session ended                pausing
  *   changing  a current, a candidate   the candidate's hello                    open
+ *                                      switchTo the current                     open
  *                                      the candidate ended; none is left        open
+ *                                      a poll gets new patterns                 opening
  *                                      the current session ended                opening
  *   away      nothing; page is hidden  pageshow                                 opening, idle
  *   closed    nothing                                                           none

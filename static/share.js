@@ -139,7 +139,8 @@
         if (this.members.get(id) !== member) return;
         if (!error) { this.broadcast({ type: 'welcome', id, cursor, leader: this.id }); return; }
         this.forget(id);
-        this.broadcast({ type: 'refused', id, message: error.message });
+        const { message, code, status } = error;
+        this.broadcast({ type: 'refused', id, message, code, status });
       });
       // A tab that is closed, or crashes, gives its locks back; no clock would notice it as soon.
       const { signal } = member.abort;
@@ -282,7 +283,7 @@
     receive(message) {
       switch (message.type) {
         case 'welcome': if (message.id === this.id && !this.leader) this.welcome(message); break;
-        case 'refused': if (message.id === this.id) this.session.end({ message: message.message }); break;
+        case 'refused': if (message.id === this.id) this.refused(message); break;
         // One that was welcomed starts over: another leader's connection is at another place.
         case 'lead':
           if (this.leader) this.session.end({ planned: true });
@@ -294,6 +295,12 @@
         case 'beat': this.take({ event: '$beat', cursor: message.cursor }); break;
         default:
       }
+    }
+
+    // The server's verdict on the patterns is this session's too; anything else is a fault of sharing.
+    refused({ message, code, status }) {
+      const isVerdict = status === 400 || status === 403;
+      this.session.end(isVerdict ? this.library.endings.refused({ code, message }, status) : { message });
     }
 
     wants(topic) { return this.topics.some((pattern) => matches(pattern, topic)); }

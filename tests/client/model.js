@@ -3,29 +3,44 @@
 'use strict';
 
 const { matches, randomFrom, Switchback } = require('./world.js');
+const { Browser } = require('./tabs.js');
+const installShare = require('../../static/share.js');
 
 const HEARTBEAT_MS = 20000;
 const BATCH_EVENTS = 5;
+const PROMISES_DEEP = 8;         // no chain of the library's is longer
 
 // Timers in order of time, then of setting. What a timer throws is collected, as a page's `onerror` would.
 class Time {
   constructor() { Object.assign(this, { now: 1_000_000, timers: new Map(), next: 1, thrown: [] }); }
   // What is to hold between any two timers; for a test to say.
   between() {}
-  set(run, ms) { const id = this.next++; this.timers.set(id, { at: this.now + Math.max(0, ms), run }); return id; }
+  // `owner`: the tab whose timer it is, and with which it ends.
+  set(run, ms, owner) { const id = this.next++; this.timers.set(id, { at: this.now + Math.max(0, ms), run, owner }); return id; }
   clear(id) { this.timers.delete(id); }
+  clearAllOf(owner) { for (const [id, timer] of this.timers) if (timer.owner === owner) this.timers.delete(id); }
+
+  runNext(end) {
+    let due = 0, at = Infinity;
+    for (const [id, timer] of this.timers) if (timer.at < at) { due = id; at = timer.at; }
+    if (at > end) return false;
+    const { run } = this.timers.get(due);
+    this.timers.delete(due);
+    this.now = Math.max(this.now, at);
+    try { run(); this.between(); } catch (error) { this.thrown.push(error); }
+    return true;
+  }
 
   pass(ms) {
     const end = this.now + ms;
-    for (;;) {
-      let due = 0, at = Infinity;
-      for (const [id, timer] of this.timers) if (timer.at < at) { due = id; at = timer.at; }
-      if (at > end) break;
-      const { run } = this.timers.get(due);
-      this.timers.delete(due);
-      this.now = Math.max(this.now, at);
-      try { run(); this.between(); } catch (error) { this.thrown.push(error); }
-    }
+    while (this.runNext(end));
+    this.now = end;
+  }
+
+  // The same, where promises settle between two timers.
+  async passWithPromises(ms) {
+    const end = this.now + ms;
+    do { for (let i = 0; i < PROMISES_DEEP; i++) await null; } while (this.runNext(end));
     this.now = end;
   }
 
@@ -42,22 +57,88 @@ class Target {
 
 /*
  * The log, who may have what, and which connection of a client is its newest. Connections are objects with
- * { patterns, at, send(item), end() }; the network below decides when, and whether, anything arrives.
+ * { patterns, at, flush(), cut(), bye(reason) }; the network below decides when, and whether, anything arrives.
+ *
+ * `history` has every event that was ever stored, in order: { n, generation, position, lost, trimmed, … }. A generation ends when
+ * the log loses events that it had.
  */
 class Server {
   constructor(time, { keyed = false, knowsAttempts = true } = {}) {
-    Object.assign(this, { time, keyed, knowsAttempts, log: [], ids: new Map(), open: new Set(), newest: new Map(), attempts: new Map(), up: true, busy: false });
+    Object.assign(this, { time, keyed, knowsAttempts, history: [], log: [], ids: new Map(), open: new Set(), polls: new Map(), newest: new Map(), attempts: new Map(), up: true, busy: false });
+    Object.assign(this, { epoch: 'e1', epochs: 1, generation: 0, last: 0, highest: 0, floor: 0 });
   }
 
-  cursor(position = this.log.length) { return `e1-${position}`; }
+  cursor(position = this.last) { return `${this.epoch}-${position}`; }
 
   publish(topic, data, id) {
     const key = `${topic} ${id}`;
-    if (id && this.ids.has(key)) return { cursor: this.ids.get(key), duplicate: true };
-    this.log.push({ cursor: this.cursor(this.log.length + 1), topic, event: 'message', data, time: this.time.now, id });
-    if (id) this.ids.set(key, this.cursor());
+    if (id && this.ids.has(key)) return { cursor: this.ids.get(key).cursor, duplicate: true };
+    const position = ++this.last;
+    const item = { cursor: this.cursor(position), topic, event: 'message', data, time: this.time.now, id };
+    // After a log has gone back, cursors up to here may be from before: no server can tell.
+    const kept = { ...item, n: this.history.length, generation: this.generation, position, ambiguous: position <= this.highest, lost: false, trimmed: false };
+    this.history.push(kept);
+    this.log.push(kept);
+    this.highest = Math.max(this.highest, position);
+    if (id) this.ids.set(key, kept);
     for (const connection of [...this.open]) connection.flush();
-    return { cursor: this.cursor(), duplicate: false };
+    return { cursor: item.cursor, duplicate: false };
+  }
+
+  // Retention: everything up to here goes.
+  trim(position) {
+    this.floor = Math.max(this.floor, Math.min(position, this.last));
+    for (const item of this.log) item.trimmed = item.trimmed || item.position <= this.floor;
+    this.log = this.log.filter((item) => !item.trimmed);
+  }
+
+  // Another log, and empty.
+  loseLog() {
+    this.epochs += 1;
+    this.epoch = `e${this.epochs}`;
+    this.highest = 0;
+    this.shorten(0);
+  }
+
+  // The log as it was earlier, by its own name: what power loss, or a plain copy, leaves. What nobody had read yet is gone unseen.
+  goBack(events) {
+    const last = Math.max(this.floor, this.last - events);
+    for (const item of this.log) item.ambiguous = item.ambiguous || item.position > last;
+    this.shorten(last);
+  }
+
+  shorten(last) {
+    this.stop();
+    this.generation += 1;
+    this.last = last;
+    this.floor = Math.min(this.floor, last);
+    for (const item of this.log) item.lost = item.position > last || item.cursor.split('-')[0] !== this.epoch;
+    this.log = this.log.filter((item) => !item.lost);
+    for (const [key, item] of this.ids) if (item.lost) this.ids.delete(key);
+  }
+
+  // The patterns of all that is open, and of what clients that poll asked for last, if that is not longer ago.
+  served(since) {
+    const polls = [...this.polls.values()].filter((poll) => poll.at >= since);
+    return [...this.open, ...polls].flatMap((each) => each.patterns);
+  }
+
+  // How long the history was where this cursor stands; of another log, none of it.
+  lengthAt(cursor) {
+    const next = this.history.findIndex((item) => item.cursor.split('-')[0] === cursor.split('-')[0] && item.position > Number(cursor.split('-')[1]));
+    return next < 0 ? this.history.length : next;
+  }
+
+  // Where delivery begins after this cursor, and the gap before it, if there is one.
+  resume(cursor, patterns) {
+    if (!cursor || cursor === 'now') return { at: this.last };
+    const [epoch, digits] = cursor.split('-');
+    const position = Number(digits);
+    const gap = (reason, to) => ({ at: to, gap: { event: '$gap', cursor: this.cursor(to), data: { reason, from: cursor, to: this.cursor(to) } } });
+    if (epoch !== this.epoch) return gap('epoch', 0);
+    if (position > this.last) return gap('ahead', this.last);
+    const isGone = this.history.some((item) => item.trimmed && !item.lost && item.cursor.startsWith(`${epoch}-`) && item.position > position && patterns.some((pattern) => matches(pattern, item.topic)));
+    return isGone ? gap('expired', this.floor) : { at: position };
   }
 
   // Why a request is refused, or null. A token is `good-<when it ends>`.
@@ -83,12 +164,7 @@ class Server {
     return true;
   }
 
-  start(url) {
-    const cursor = url.searchParams.get('cursor');
-    return cursor && cursor !== 'now' ? Number(cursor.split('-')[1]) : this.log.length;
-  }
-
-  after(at, patterns) { return this.log.slice(at).filter((item) => patterns.some((pattern) => matches(pattern, item.topic))); }
+  after(at, patterns) { return this.log.filter((item) => item.position > at && patterns.some((pattern) => matches(pattern, item.topic))); }
 
   stop() {
     this.up = false;
@@ -109,12 +185,35 @@ class World {
     this.slow = 1;
     this.loss = 0.02;          // of all requests
     this.ids = 0;
-    this.window = this.browser();
-    this.library = Switchback.create({
-      window: this.window, now: () => this.time.now, date: () => this.time.now, random: this.random,
-      setTimer: (run, ms) => this.time.set(run, ms), clearTimer: (id) => this.time.clear(id),
+    this.browser = new Browser((run, ms) => this.time.set(run, ms));
+    this.connections = [];     // all that were ever opened, also by share.js
+  }
+
+  /*
+   * A tab of the one browser: { window, library }, with `share` the library with share.js. What it opens is in `opened`, and
+   * ends with it.
+   */
+  tab({ share = false } = {}) {
+    const tab = { dead: false, opened: new Set() };
+    tab.window = this.windowOf(tab);
+    if (share) this.browser.furnish(tab.window);
+    tab.library = Switchback.create({
+      window: tab.window, now: () => this.time.now, date: () => this.time.now, random: this.random,
+      setTimer: (run, ms) => (tab.dead ? 0 : this.time.set(run, ms, tab)), clearTimer: (id) => this.time.clear(id),
       uuid: () => `00000000-0000-4000-8000-${String(++this.ids).padStart(12, '0')}`,
     });
+    if (share) installShare(tab.library);
+    const { connect } = tab.library;
+    tab.library.connect = (...given) => { const connection = connect(...given); this.connections.push(connection); return connection; };
+    return tab;
+  }
+
+  // Gone without a word: nothing of it runs again; the server hears of its connections' end later.
+  crash(tab) {
+    tab.dead = true;
+    this.time.clearAllOf(tab);
+    for (const each of tab.opened) each.abandon();
+    this.browser.crash(tab.window);
   }
 
   latency() { return this.slow * (5 + this.random() * (this.random() < 0.05 ? 2000 : 150)); }
@@ -125,23 +224,24 @@ class World {
     return (run) => { free = Math.max(free, this.time.now + this.latency()); this.time.set(run, free - this.time.now); };
   }
 
-  browser() {
+  windowOf(tab) {
     const world = this;
     const window = new Target();
     window.document = new Target();
     window.location = { protocol: 'http:', host: 'page.test' };
     window.localStorage = { getItem: () => null, setItem: () => {} };
     window.navigator = {};
-    window.XMLHttpRequest = class { constructor() { xhr(world, this); } };
-    window.WebSocket = class { constructor(url, protocols) { socket(world, this, new URL(url), protocols); } };
+    window.XMLHttpRequest = class { constructor() { xhr(world, tab, this); } };
+    window.WebSocket = class { constructor(url, protocols) { socket(world, tab, this, new URL(url), protocols); } };
     window.WebSocket.CLOSING = 2;
-    window.EventSource = class { constructor(url) { eventSource(world, this, new URL(url)); } };
+    window.EventSource = class { constructor(url) { eventSource(world, tab, this, new URL(url)); } };
     return window;
   }
 
   // Sends `ask` to the server and runs it there; `lost` where there is none. Gives back how to abandon it.
-  request(ask, lost) {
+  request(tab, ask, lost) {
     let over = false;
+    if (tab.dead) return () => {};
     this.requests.push(this.time.now);
     if (this.blackHole) return () => {};
     this.time.set(() => {
@@ -156,10 +256,10 @@ class World {
 function connection(world, url, patterns, deliver, ended) {
   const { server, time } = world;
   const self = {
-    patterns, at: server.start(url), quietSince: time.now,
+    patterns, ...server.resume(url.searchParams.get('cursor'), patterns), quietSince: time.now,
     flush() {
       const items = server.after(self.at, self.patterns);
-      self.at = server.log.length;
+      self.at = server.last;
       if (items.length) { self.quietSince = time.now; deliver(items); }
     },
     bye(reason) { self.close(); deliver([{ event: '$bye', data: { reason } }]); time.set(ended, 100); },
@@ -175,9 +275,14 @@ function connection(world, url, patterns, deliver, ended) {
   return self;
 }
 
-const hello = (world, at) => ({ event: '$hello', cursor: world.server.cursor(at), data: { heartbeat: HEARTBEAT_MS } });
+// How a stream begins: a hello, then the gap, then what is there already.
+function greet(connection, world, send) {
+  send([{ event: '$hello', cursor: connection.gap ? connection.gap.data.from : world.server.cursor(connection.at), data: { heartbeat: HEARTBEAT_MS } }]);
+  if (connection.gap) send([connection.gap]);
+  connection.flush();
+}
 
-function xhr(world, self) {
+function xhr(world, tab, self) {
   const { time, server } = world;
   let abandon = () => {};
   let gone = false;
@@ -188,15 +293,18 @@ function xhr(world, self) {
     setRequestHeader(name, value) { self.headers[name] = value; },
     getResponseHeader: (name) => (self.answer && self.answer.retry && name === 'Retry-After' ? String(self.answer.retry) : null),
     // The server hears of it later, if at all.
-    abort() { gone = true; abandon(); if (held) time.set(() => held && held.close(), world.latency()); },
+    abort() { gone = true; tab.opened.delete(self); abandon(); if (held) time.set(() => held && held.close(), world.latency()); },
+    abandon() { self.abort(); },
     send(body) {
+      tab.opened.add(self);
       const answer = (given) => time.set(() => {
         if (gone) return;
+        tab.opened.delete(self);
         Object.assign(self, { readyState: 4, status: given.status, responseText: given.status ? JSON.stringify(given.error ? { error: given.error } : given.body) : '', answer: given });
         self.onreadystatechange();
       }, world.latency());
       const lost = () => answer({ status: 0 });
-      abandon = world.request(() => {
+      abandon = world.request(tab, () => {
         const path = self.url.pathname.replace('/v1/', '');
         const token = (self.headers.Authorization || '').replace('Bearer ', '');
         const patterns = self.url.searchParams.getAll('topic');
@@ -217,7 +325,7 @@ function xhr(world, self) {
 
   function question(wire, patterns, answer, lost) {
     const wait = 1000 * (self.url.searchParams.get('wait') || 0);
-    const at = server.start(self.url);
+    const { at, gap } = server.resume(self.url.searchParams.get('cursor'), patterns);
     const batch = () => {
       const found = server.after(at, patterns);
       const items = found.slice(0, BATCH_EVENTS);
@@ -225,7 +333,7 @@ function xhr(world, self) {
       const cursor = more ? items.at(-1).cursor : server.cursor();
       held.close();
       held = null;
-      answer({ status: 200, body: { cursor, events: items, ...(more && { more }) } });
+      answer({ status: 200, body: { cursor, events: (gap ? [gap] : []).concat(items), ...(more && { more }) } });
     };
     held = connection(world, self.url, patterns, (items) => {
       if (!items[0].event.startsWith('$')) batch();
@@ -233,32 +341,35 @@ function xhr(world, self) {
     }, lost);
     if (!server.admit(held, self.url, wire)) { held.close(); held = null; return answer({ status: 200, body: { cursor: server.cursor(at), events: [{ event: '$bye', data: { reason: 'replaced' } }] } }); }
     const mine = held;
-    if (!wait || server.after(at, patterns).length) batch();
+    if (gone) time.set(mine.close, world.latency());
+    if (self.url.searchParams.get('client')) server.polls.set(self.url.searchParams.get('client'), { patterns, at: time.now });
+    if (!wait || gap || server.after(at, patterns).length) batch();
     else time.set(() => { if (held === mine && server.open.has(mine)) batch(); }, wait);
     return undefined;
   }
 }
 
-function socket(world, self, url, protocols) {
-  const { server, time } = world;
+function socket(world, tab, self, url, protocols) {
+  const { server } = world;
   const down = world.pipe();
   const up = world.pipe();
   const token = (protocols[1] || '').replace('switchback.token.', '');
   let mine = null;
   let closed = false;
-  const end = (code = 1006, reason = '') => down(() => { if (closed) return; closed = true; self.readyState = 3; if (self.onclose) self.onclose({ code, reason }); });
+  const end = (code = 1006, reason = '') => down(() => { if (closed) return; closed = true; tab.opened.delete(self); self.readyState = 3; if (self.onclose) self.onclose({ code, reason }); });
   const send = (items) => down(() => { if (!closed && self.onmessage) items.forEach((item) => self.onmessage({ data: JSON.stringify(item) })); });
   self.readyState = 0;
-  self.close = () => { closed = true; self.readyState = 3; abandon(); up(() => mine && mine.close()); };
+  self.close = self.abandon = () => { closed = true; tab.opened.delete(self); self.readyState = 3; abandon(); up(() => mine && mine.close()); };
   self.send = (text) => up(() => { if (mine && server.open.has(mine)) answer(JSON.parse(text)); });
-  const abandon = world.request(() => {
+  tab.opened.add(self);
+  const abandon = world.request(tab, () => {
     const patterns = url.searchParams.getAll('topic');
     if (world.noWebSocket || server.refusal({ patterns, token })) return end();
     mine = connection(world, url, patterns, send, () => end());
+    if (closed) up(mine.close);
     if (!server.admit(mine, url, 'ws')) { mine.bye('replaced'); return undefined; }
     down(() => { self.readyState = 1; });
-    send([hello(world, mine.at)]);
-    mine.flush();
+    greet(mine, world, send);
     return undefined;
   }, () => end());
 
@@ -269,23 +380,22 @@ function socket(world, self, url, protocols) {
     if (message.type === 'subscribe') {
       mine.flush();
       mine.patterns = [...new Set([...mine.patterns, ...message.topics])];
-      mine.at = server.log.length;
+      mine.at = server.last;
       return reply({ ok: true, cursor: server.cursor(mine.at) });
     }
     if (message.type === 'unsubscribe') { mine.patterns = mine.patterns.filter((pattern) => !message.topics.includes(pattern)); return reply({ ok: true }); }
     if (message.type === 'publish') return reply({ ok: true, ...server.publish(message.topic, message.data, message.id) });
     return undefined;
   }
-  time.set(() => {}, 0);
 }
 
-function eventSource(world, self, url) {
+function eventSource(world, tab, self, url) {
   const { server } = world;
   const down = world.pipe();
   const listeners = {};
   let mine = null;
   let closed = false;
-  const fail = () => down(() => { if (closed) return; closed = true; self.readyState = 2; if (self.onerror) self.onerror({}); });
+  const fail = () => down(() => { if (closed) return; closed = true; tab.opened.delete(self); self.readyState = 2; if (self.onerror) self.onerror({}); });
   const send = (items) => down(() => items.forEach((item) => {
     if (closed) return;
     const event = { type: item.event, data: JSON.stringify(item) };
@@ -293,14 +403,15 @@ function eventSource(world, self, url) {
   }));
   self.readyState = 0;
   self.addEventListener = (name, run) => { listeners[name] = run; };
-  self.close = () => { closed = true; self.readyState = 2; abandon(); world.time.set(() => mine && mine.close(), world.latency()); };
-  const abandon = world.request(() => {
+  self.close = self.abandon = () => { closed = true; tab.opened.delete(self); self.readyState = 2; abandon(); world.time.set(() => mine && mine.close(), world.latency()); };
+  tab.opened.add(self);
+  const abandon = world.request(tab, () => {
     const patterns = url.searchParams.getAll('topic');
     if (server.refusal({ patterns, token: url.searchParams.get('ticket') || url.searchParams.get('token') })) return fail();
     mine = connection(world, url, patterns, send, fail);
+    if (closed) world.time.set(mine.close, world.latency());
     if (!server.admit(mine, url, 'sse')) { mine.bye('replaced'); return undefined; }
-    send([hello(world, mine.at)]);
-    mine.flush();
+    greet(mine, world, send);
     return undefined;
   }, fail);
 }

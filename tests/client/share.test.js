@@ -157,8 +157,8 @@ test('the last connection that closes ends the shared one, and leaves nothing', 
     await world.passSlowly(3 * SECOND);
   }
   assert.equal(world.links.size, 0);
-  assert.deepEqual([...world.locks.values()].flat(), [], 'no lock is held or waited for');
-  assert.equal(world.channels.size, 0);
+  assert.deepEqual([...world.browser.locks.values()].flat(), [], 'no lock is held or waited for');
+  assert.equal(world.browser.channels.size, 0);
   await world.passSlowly(60 * SECOND);
   assert.equal(world.links.size, 0, 'and nothing comes back');
 });

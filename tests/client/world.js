@@ -3,6 +3,7 @@
 'use strict';
 
 const Switchback = require('../../static/client.js');
+const { Browser } = require('./tabs.js');
 
 const { endings } = Switchback;
 
@@ -66,41 +67,6 @@ function matches(pattern, topic) {
   return new RegExp(`^${parts.join('\\.')}$`).test(topic);
 }
 
-// Web Locks: one holder a name, the others in line. https://w3c.github.io/web-locks/
-function locksOf(world, window) {
-  const grant = (name) => {
-    const next = (world.locks.get(name) || [])[0];
-    if (!next || next.held) return;
-    next.held = true;
-    world.clock.set(() => { Promise.resolve(next.run()).then(() => world.unlock(name, next)); }, 1);
-  };
-  world.unlock = (name, entry) => {
-    world.locks.set(name, world.locks.get(name).filter((each) => each !== entry));
-    grant(name);
-  };
-  return {
-    request(name, { signal }, run) {
-      const entry = { run, window, held: false };
-      world.locks.set(name, [...(world.locks.get(name) || []), entry]);
-      grant(name);
-      return new Promise((resolve, reject) => signal.addEventListener('abort', () => { world.unlock(name, entry); reject(new Error('AbortError')); }));
-    },
-  };
-}
-
-function channelOf(world, window) {
-  return class {
-    constructor(name) { Object.assign(this, { name, window }); world.channels.add(this); }
-    close() { world.channels.delete(this); }
-    postMessage(message) {
-      const data = structuredClone(message);
-      for (const other of world.channels) {
-        if (other !== this && other.name === this.name) world.clock.set(() => { if (world.channels.has(other) && other.onmessage) other.onmessage({ data: structuredClone(data) }); }, 1);
-      }
-    }
-  };
-}
-
 class World {
   constructor({ seed = 1, latency = 20, transports = ['ws', 'sse', 'longpoll'], random } = {}) {
     this.random = randomFrom(seed);
@@ -116,8 +82,7 @@ class World {
     this.refuses = () => false;  // link -> whether its patterns are refused
     this.links = new Set();
     this.ids = 0;
-    this.locks = new Map();
-    this.channels = new Set();
+    this.browser = new Browser((run, ms) => this.clock.set(run, ms));
     this.kept = {};
     this.beacons = [];
     this.transportNames = transports;
@@ -132,10 +97,7 @@ class World {
     window.location = { protocol: 'http:', host: 'page.test' };
     window.localStorage = { getItem: (k) => (k in this.kept ? this.kept[k] : null), setItem: (k, v) => { this.kept[k] = String(v); } };
     window.navigator = { sendBeacon: (url, body) => { this.beacons.push({ url, body: JSON.parse(body) }); return true; } };
-    window.navigator.locks = locksOf(this, window);
-    window.BroadcastChannel = channelOf(this, window);
-    window.AbortController = AbortController;
-    window.atob = atob;
+    this.browser.furnish(window);
     const library = Switchback.create({
       window,
       now: () => this.clock.now,
@@ -159,9 +121,8 @@ class World {
 
   // Gone without a word, as a killed process: its locks are freed, its channels and links fall silent.
   crash(window) {
-    for (const channel of this.channels) if (channel.window === window) this.channels.delete(channel);
     for (const held of [...this.links]) if (held.link.env.window === window) { held.open = false; this.links.delete(held); held.link.over = true; }
-    for (const [name, entries] of this.locks) for (const entry of entries) if (entry.window === window) this.unlock(name, entry);
+    this.browser.crash(window);
   }
 
   pass(ms) { this.clock.pass(ms); }

@@ -23,6 +23,8 @@ class Network {
     const network = new Network();
     Object.assign(network, { target: server.port, habits, requests: 0, upgraded: 0, sockets: new Set() });
     network.http = http.createServer((request, response) => network.handle(request, response));
+    // Node's own keep-alive timer would replace the idle timeout of a network on each connection that is used again.
+    network.http.keepAliveTimeout = 0;
     network.http.on('upgrade', (request, socket, head) => network.upgrade(request, socket, head));
     network.http.on('connection', (socket) => {
       network.sockets.add(socket);
