@@ -93,7 +93,7 @@ export interface PublishOptions {
 export interface Published { cursor: string; duplicate: boolean; id: string }
 
 export interface PublishError extends Error {
-  /** `unknown`: it may or may not have been stored; publishing again with `id` is safe. */
+  /** `unknown`: it may or may not have been stored; publishing again with `id` is safe for two minutes. */
   code: string;
   status?: number;
   id: string;
@@ -151,12 +151,13 @@ export interface Connection {
    * server took the call), or with why they were refused, which changes nothing for others.
    */
   subscribe(topics: string | string[], done?: (error: Error | null, cursor?: string) => void): Subscription;
-  /** Takes back one subscription of each pattern, the newest first. */
+  /** Takes back one subscription of each pattern, the newest first. Nothing more is delivered for its sake. */
   unsubscribe(topics: string | string[], done?: (error: null, cursor?: string) => void): this;
+  /** In the order of the calls. One whose answer is lost is sent again, and stored once. Without promises in the browser, and with `done`, it gives nothing back. */
   publish(topic: string, data: unknown, options?: PublishOptions): Promise<Published>;
   publish(topic: string, data: unknown, options: PublishOptions | null, done: (error: PublishError | null, result?: Published) => void): void;
   publish(topic: string, data: unknown, done: (error: PublishError | null, result?: Published) => void): void;
-  /** Moves without a pause; `auto` gives the choice back to the library. */
+  /** Moves without a pause: the old transport delivers until the new one has opened. `auto` gives the choice back to the library. */
   switchTo(name: TransportName | 'auto', done?: (error: Error | null, transport?: TransportName) => void): this;
   close(): this;
 }

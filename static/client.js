@@ -2,13 +2,9 @@
  * Switchback client: a page subscribes to events and gets each of them once, in order,
  * over whatever transport its browser and its network let through.
  *
- * ES3, no build step; APIs that Internet Explorer 8 lacks are looked for first. Top-down:
- *
- *   Connection, Life (by the table below), Endings, Delivery, Subscriptions, Tokens
- *   Chooser           which transport to try next, without I/O
- *   TransportSession  one transport, opened once
- *   Transports, Requests (by HTTP, script tag, hidden frame), Publisher
- *   Small tools, Environment (all that touches clock, chance and globals)
+ * ES3, no build step; APIs that Internet Explorer 8 lacks are looked for first. Top-down: Connection, Life,
+ * Endings, Delivery, Subscriptions, Tokens, Chooser (no I/O), TransportSession (one opening), Transports,
+ * Requests, Publisher, Small tools, Environment (clock, chance, globals).
  *
  * The states (`phase`; applications see the coarser `state`):
  *
@@ -71,6 +67,8 @@ var WAKE_MS = 1000;
 var STRAY_MS = 30000;          // in which an abandoned request may still arrive
 var ASKS_MAX = 3;
 var HELD_MAX = 1000;
+var HOLDS_MAX = 4;
+var HOLD_KEPT_MS = 150000;     // timers of hidden tabs run once a minute
 var URL_MAX = 2000;            // IE refuses 2083
 var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
 
@@ -94,7 +92,7 @@ function create(env) {
   return api;
 }
 
-// Never throws: faults are told by `$error`.
+// What the public calls promise stands in client.d.ts.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -114,7 +112,7 @@ function Connection(env, url, options) {
   this.base = address.url;
   this.foreign = origin(this.base) !== pageOrigin(env);
 
-  this.chooser = new Chooser(env, options, this.base);
+  this.chooser = new Chooser(this);
   this.publisher = new Publisher(this);
   this.tokens = new Tokens(env, options.token);
   this.current = null;
@@ -123,7 +121,7 @@ function Connection(env, url, options) {
   this.joining = false;
   this.queue = [];
   this.handles = [];
-  this.patterns = [];        // { text, granted: by the server, confirmed: by a session, start }
+  this.patterns = [];        // { text, granted: by the server, or `blind`, confirmed: by a session, start }
   this.asked = [];
   this.asksLost = 0;
   this.held = null;
@@ -157,14 +155,8 @@ merge(Connection.prototype, {
   off: function (name, listener) { this.events.off(name, listener); return this; },
   clear: function () { this.events.clear(); return this; },
 
-  /*
-   * Gives back { topics, cursor, on(name, listener), off(name, listener), unsubscribe(done) }. A pattern
-   * stays until its last handle goes. `done(error, cursor)`, once: what follows the cursor is delivered,
-   * what came before the call is not; or why it was refused.
-   */
   subscribe: function (topics, done) { return this.add(list(topics), done || nothing, false); },
 
-  // Takes back one subscription of each, the newest first; nothing more is delivered for it.
   unsubscribe: function (topics, done) {
     var self = this;
     each(unique(list(topics)), function (topic) {
@@ -174,10 +166,6 @@ merge(Connection.prototype, {
     return this.tell(done, null, this.cursor);
   },
 
-  /*
-   * `done(error, { cursor, duplicate, id })`, or a promise. The code `unknown`: it may have been stored;
-   * publishing again with the error's `id` is safe for two minutes.
-   */
   publish: function (topic, data, options, done) {
     if (typeof options === 'function') { done = options; options = null; }
     options = options || {};
@@ -193,7 +181,6 @@ merge(Connection.prototype, {
     });
   },
 
-  // 'auto' gives the choice back. The old one delivers until the new one has said hello.
   switchTo: function (name, done) {
     if (name !== 'auto' && !find(this.env.transports, name)) throw new Error(unknownName(this.env, name));
     if (this.state === 'closed') throw new Error('Switchback: the connection is closed.');
@@ -217,7 +204,7 @@ function unknownName(env, name) {
     names(env.transports).join(', ');
 }
 
-// A stray request has a smaller number. An id that outlives the page needs numbers that do.
+// Smaller numbers are strays to the server, an earlier page's too.
 function firstAttempt(env) {
   var key = 'switchback:attempt';
   var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
@@ -275,7 +262,6 @@ merge(Connection.prototype, {
     session.open();
   },
 
-  // Requests carry the newest number: a smaller one on any transport is a stray to the server.
   number: function () { this.attempt += 1; },
 
   roundFailed: function () {
@@ -316,7 +302,7 @@ merge(Connection.prototype, {
     this.chooser.worked(session.name);
     this.tokens.accepted();
     this.verified = true;
-    this.grant(topicsOf(session.asks), undefined);
+    this.grant(both(topicsOf(session.asks), session.texts));
     this.confirm(session);
     this.began = true;
     this.state = 'open';
@@ -328,6 +314,7 @@ merge(Connection.prototype, {
       this.stats.switches += 1;
       this.emit('$switch', { from: from, to: session.name });
     }
+    this.keepHold();
     this.publisher.pump();
     if (session !== this.current) return;
     if (!this.chooser.pinned || this.chooser.pinned === session.name) this.settleSwitch(null);
@@ -428,7 +415,7 @@ merge(Connection.prototype, {
 
   /*
    * The same transport again. Where patterns are added, a stream's items are kept back meanwhile: they would
-   * move the cursor past events of the new ones. A poll is just asked anew.
+   * move the cursor past events of the new ones.
    */
   renew: function () {
     var session = this.current;
@@ -480,6 +467,7 @@ merge(Connection.prototype, {
     this.endQuestion();
     this.current = null;
     if (current) current.shut();
+    this.keepHold();
     this.stop('retry');
     this.stop('probe');
   },
@@ -507,7 +495,16 @@ merge(Connection.prototype, {
     return this;
   },
 
+  // Another tab was faster: what holds nothing is next.
+  keepHold: function () {
+    var session = this.current;
+    var holds = !!session && !!session.transport.holds;
+    if (this.chooser.hold(holds) || !holds || contains(this.chooser.usable(), session.name)) return;
+    session.end(endings.recycled());
+  },
+
   ackRegularly: function () {
+    this.keepHold();
     if (this.current) this.ack(this.current);
     this.after('ack', ACK_MS, this.ackRegularly);
   },
@@ -597,7 +594,7 @@ merge(Connection.prototype, {
     this.begin();
   },
 
-  // On another network (`moved`) streams die without a word. Once a second.
+  // On another network (`moved`) streams die mute. Once a second.
   wake: function (moved) {
     var now = this.env.now();
     if (this.away || this.state === 'closed') return;
@@ -650,7 +647,6 @@ var endings = {
       message: 'The server ended the connection: ' + reason + '.'
     };
   },
-  // The server's error object.
   refused: function (error, status, retry) {
     var stays = retry === undefined;
     status = status || STATUSES[error.code];
@@ -778,7 +774,6 @@ function Handle(connection, topics, done, initial) {
   this.initial = initial;
   this.settled = false;
   this.alone = false;
-  this.blind = false;
   this.events = null;
 }
 
@@ -794,7 +789,7 @@ merge(Handle.prototype, {
   unsubscribe: function (done) {
     this.topics = [];
     this.connection.reviewPatterns();
-    this.connection.tell(done && guarded(this.connection.env, done), null, this.connection.cursor);
+    this.connection.tell(done, null, this.connection.cursor);
   },
 
   drop: function (topic) {
@@ -840,7 +835,7 @@ merge(Connection.prototype, {
     });
     this.topics = unique(texts);
     this.patterns = map(this.topics, function (text) {
-      return self.pattern(text) || { text: text, granted: false, confirmed: false, start: undefined };
+      return self.pattern(text) || { text: text };
     });
     this.strict = true;
     if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
@@ -896,7 +891,10 @@ merge(Connection.prototype, {
   patternsToOpen: function () {
     var texts = this.textsOf('granted');
     if (texts.length) {
-      this.asked = filter(this.handles, function (handle) { return !handle.settled && handle.blind; });
+      var blind = this.textsOf('blind');
+      this.asked = filter(this.handles, function (handle) {
+        return !handle.settled && both(handle.topics, blind).length;
+      });
       return { texts: texts, asks: this.asked, now: false };
     }
     this.asked = this.nextToAsk();
@@ -938,8 +936,7 @@ merge(Connection.prototype, {
       if (/^(refused|token)$/.test(ending.kind) || (ending.kind !== 'unusable' && self.asksLost < ASKS_MAX)) {
         return self.notGranted(asks, ending);
       }
-      each(asks, function (handle) { handle.blind = true; });
-      self.grant(texts, undefined);
+      self.grant(texts, undefined, true);
       self.advancePatterns();
     });
   },
@@ -1008,11 +1005,13 @@ merge(Connection.prototype, {
     this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
   },
 
-  grant: function (texts, start) {
+  grant: function (texts, start, isBlind) {
     each(this.patterns, function (pattern) {
-      if (pattern.granted || !contains(texts, pattern.text)) return;
+      if (pattern.confirmed || !contains(texts, pattern.text)) return;
       pattern.granted = true;
-      pattern.start = start;
+      pattern.blind = isBlind;
+      // A socket may have it later than a question.
+      pattern.start = latest(pattern.start, start);
     });
   },
 
@@ -1022,6 +1021,7 @@ merge(Connection.prototype, {
     each(this.patterns, function (pattern) {
       if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
       pattern.confirmed = true;
+      pattern.blind = false;
       if (!isFirst) pattern.start = latest(pattern.start, self.cursor);
     });
     this.strict = true;
@@ -1052,9 +1052,11 @@ merge(Connection.prototype, {
     var self = this;
     var handle = asks[0];
     each(this.patterns, function (pattern) {
-      if (contains(topicsOf(asks), pattern.text)) pattern.granted = pattern.confirmed;
+      if (!contains(topicsOf(asks), pattern.text)) return;
+      pattern.granted = pattern.confirmed;
+      pattern.blind = false;
     });
-    each(asks, function (asked) { asked.blind = false; asked.alone = true; });
+    each(asks, function (asked) { asked.alone = true; });
     if (asks.length === 1 && handle.initial && handle.topics.length > 1) {
       this.handles = map(handle.topics, function (topic) {
         return merge(new Handle(self, [topic], null, true), { alone: true });
@@ -1166,14 +1168,18 @@ function tokenFault(token) {
 // ------------------------------------------------------------------ Chooser
 
 // One failure never latches: what keeps breaking is left out for a minute, then two, up to ten.
-function Chooser(env, options, base) {
+function Chooser(connection) {
   var records = this.records = {};
-  this.env = env;
+  var env = this.env = connection.env;
+  var options = connection.options;
+  this.id = connection.clientId;
   this.allowed = options.transports ? list(options.transports)
     : names(filter(env.transports, function (transport) {
       return !transport.optional || options[transport.optional];
     }));
-  this.key = 'switchback:' + base + ' ' + this.allowed.join(' ');
+  this.hasTls = /^https/i.test(connection.base);
+  this.place = 'switchback:' + connection.base + ' ';
+  this.key = this.place + this.allowed.join(' ');
   this.pinned = null;
   this.last = null;
   each(env.transports, function (transport) {
@@ -1207,8 +1213,29 @@ merge(Chooser.prototype, {
 
   usable: function () {
     var all = this.supported();
-    var free = filter(all, function (name) { return this.records[name].until <= this.env.now(); }, this);
+    var hasRoom = this.hold();
+    var free = filter(all, function (name) {
+      return name === this.pinned ||
+        (this.records[name].until <= this.env.now() && (hasRoom || !find(this.env.transports, name).holds));
+    }, this);
     return free.length ? free : all;
+  },
+
+  /*
+   * Without TLS a browser has six connections to a host, for all tabs: four may be held. `wanted`: true takes
+   * or keeps one, false gives it back; else, is one left?
+   */
+  hold: function (wanted) {
+    var now = this.env.date();
+    for (var i = 0; i < HOLDS_MAX; i++) {
+      var key = this.place + i;
+      var kept = (store(this.env, key) || '').split(' ');
+      var isOurs = kept[0] === this.id;
+      if (!isOurs && (wanted === false || kept[1] > now)) continue;
+      if (wanted !== undefined) store(this.env, key, wanted ? this.id + ' ' + (now + HOLD_KEPT_MS) : '');
+      if (wanted !== false) return true;
+    }
+    return this.hasTls;
   },
 
   blocked: function () { return this.usable().length < this.supported().length; },
@@ -1457,8 +1484,9 @@ merge(TransportSession.prototype, {
 // ------------------------------------------------------------------ Transports
 
 /*
- * `sure`: passes wherever the page did; `ticket`: can't set a header; `script`, `frame`: runs what is
- * answered; `local`: not to the server. `open` gives back { close(), send?(message) }.
+ * `holds` a connection all the time; `sure`: passes wherever the page did; `ticket`: can't set a header;
+ * `script`, `frame`: runs what is answered; `local`: not to the server. `open` gives back
+ * { close(), send?(message) }.
  */
 var ws = {
   name: 'ws', wire: 'ws', stream: true,
@@ -1491,7 +1519,7 @@ function closing(event) {
 }
 
 var sse = {
-  name: 'sse', wire: 'sse', stream: true, ticket: true,
+  name: 'sse', wire: 'sse', stream: true, holds: true, ticket: true,
   supported: function (env) { return !!env.window.EventSource; },
   open: function (session) {
     var credentials = { withCredentials: !!session.connection.options.credentials };
@@ -1520,7 +1548,7 @@ function watch(env, alive, gone) {
 }
 
 var stream = {
-  name: 'stream', wire: 'stream', stream: true,
+  name: 'stream', wire: 'stream', stream: true, holds: true,
   supported: function (env) { return canFetchStream(env) || canXhrStream(env); },
   open: function (session) {
     return (canFetchStream(session.env) ? fetchStream : xhrStream)(session, lines(session));
@@ -1548,11 +1576,10 @@ function fetchStream(session, read) {
   var decoder = new window.TextDecoder();
   function fail() { session.end(endings.lost()); }
   session.count(1, 0);
-  window.fetch(session.url(), {
-    cache: 'no-store', signal: abort.signal,
-    credentials: session.connection.options.credentials ? 'include' : 'same-origin',
-    headers: session.token ? { Authorization: 'Bearer ' + session.token } : {}
-  }).then(function (response) {
+  startFetch(session.env, {
+    method: 'GET', url: session.url(), token: session.token,
+    credentials: session.connection.options.credentials
+  }, abort).then(function (response) {
     if (response.status !== 200) {
       return response.text().then(function (text) {
         session.end(answered(response.status, text, response.headers.get('Retry-After')));
@@ -1601,7 +1628,7 @@ function xhrStream(session, read) {
 }
 
 var iframe = {
-  name: 'iframe', wire: 'iframe', stream: true, ticket: true, frame: true,
+  name: 'iframe', wire: 'iframe', stream: true, holds: true, ticket: true, frame: true,
   supported: canFrame,
   open: function (session) {
     var connection = session.connection;
@@ -1638,7 +1665,7 @@ var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, askScript, false);
  */
 function polling(name, wire, supported, ask, held) {
   return {
-    name: name, wire: wire, stream: false, sure: true, supported: supported,
+    name: name, wire: wire, stream: false, holds: held, sure: true, supported: supported,
     script: ask === askScript, frame: ask === askFrame,
     open: function (session) {
       var connection = session.connection;
@@ -1903,15 +1930,19 @@ function byXdr(env, request, finish) {
   return function () { xdr.abort(); };
 }
 
+function startFetch(env, request, abort) {
+  var headers = {};
+  prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
+  return env.window.fetch(request.url, {
+    method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
+    credentials: request.credentials ? 'include' : 'same-origin'
+  });
+}
+
 function byFetch(env, request, finish) {
   var window = env.window;
   var abort = window.AbortController ? new window.AbortController() : { abort: nothing };
-  var headers = {};
-  prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
-  window.fetch(request.url, {
-    method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
-    credentials: request.credentials ? 'include' : 'same-origin'
-  }).then(function (response) {
+  startFetch(env, request, abort).then(function (response) {
     return response.text().then(function (text) {
       if (response.status >= 200 && response.status < 300) finish(null, text);
       else finish(answered(response.status, text, response.headers.get('Retry-After')));
@@ -2360,14 +2391,8 @@ function browser(window) {
 
   function uuid() {
     var crypto = window.crypto || window.msCrypto;
-    var bytes = [];
-    if (crypto && crypto.getRandomValues && window.Uint8Array) {
-      bytes = crypto.getRandomValues(new window.Uint8Array(16));
-    } else for (var i = 0; i < 16; i++) bytes.push(Math.floor(Math.random() * 256));
-    var at = 0;
     return 'xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx'.replace(/[xy]/g, function (letter) {
-      var digit = (bytes[at >> 1] >> (at & 1 ? 4 : 0)) & 15;
-      at += 1;
+      var digit = (crypto ? crypto.getRandomValues(new window.Uint8Array(1))[0] : Math.random() * 16) & 15;
       return (letter === 'y' ? (digit & 3) | 8 : digit).toString(16);
     });
   }

@@ -98,6 +98,47 @@ test('a connection that does not live is a failure, whatever it said: pauses gro
   });
 });
 
+test('a socket that takes over from a question hears a new pattern later: the later cursor is told', () => {
+  const world = new World({ transports: ['ws', 'longpoll'] });
+  world.answer = granted(world);
+  const line = world.connect();
+  const cursors = [];
+  while (line.phase() !== 'changing') world.pass(1);
+  world.pass(10);
+  line.subscribe('u.>', (error, cursor) => cursors.push(cursor));
+  while (line.transport !== 'ws' || !line.joining) world.pass(1);
+  // Published once the question is answered, and read by the server before the socket's message.
+  world.publish('between', { topic: 'u.1' });
+  for (const held of world.links) held.flush();
+  world.pass(SECOND);
+  world.publish('after', { topic: 'u.1' });
+  world.pass(SECOND);
+  assert.deepEqual(cursors, ['e1-1']);
+  assert.deepEqual(line.heard, ['after']);
+});
+
+test('a pattern that was taken for granted is refused to those who want it, though the first of them has gone', () => {
+  const world = new World({ transports: ['sse', 'longpoll'] });
+  const line = world.connect();
+  const codes = [];
+  world.pass(SECOND);
+  assert.equal(line.transport, 'sse');
+  world.how.longpoll = 'down';
+  world.refuses = (link) => link.texts.includes('secret');
+  const first = line.subscribe('secret');
+  while (!line.pattern('secret').granted) world.pass(1);
+  line.subscribe('secret', (error) => codes.push(error.code));
+  first.unsubscribe();
+  world.pass(MINUTE);
+  world.how.longpoll = 'works';
+  world.pass(MINUTE);
+  assert.deepEqual(codes, ['forbidden']);
+  assert.deepEqual(line.topics, ['t.>']);
+  world.publish('fine');
+  world.pass(SECOND);
+  assert.deepEqual(line.heard, ['fine']);
+});
+
 test('a refused or malformed pattern is told to its caller, and hurts nobody else', async (t) => {
   const secrets = (link) => link.texts.some((text) => /^secret/.test(text));
   for (const name of names) {

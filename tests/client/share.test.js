@@ -126,6 +126,20 @@ test('a pattern that the server refuses hurts only the tab that asked', async ()
   assert.equal(good.stats.failures + good.stats.switches, 1, 'one switch up at the start, and nothing since');
 });
 
+test('a refusal by the server is a verdict on the pattern, not a fault of sharing', async () => {
+  const world = browser(2);
+  world.answer = (message) => ((message.topics || []).includes('secret') ? { ok: false, error: { code: 'forbidden', message: 'no' } } : { ok: true, cursor: world.cursor() });
+  world.refuses = (link) => link.texts.includes('secret');
+  join(world, 0);
+  await world.passSlowly(2 * SECOND);
+  const both = join(world, 1, { topics: ['t.a', 'secret'], transports: ['shared'] });
+  await world.passSlowly(20 * SECOND);
+  assert.deepEqual(both.told.filter(([name]) => name === '$error').map(([, { code, topics }]) => [code, topics]), [['forbidden', ['secret']]]);
+  world.publish('a', { topic: 't.a' });
+  await world.passSlowly(SECOND);
+  assert.deepEqual(both.heard, ['a']);
+});
+
 test('patterns come and go with the tabs', async () => {
   const world = browser(2);
   join(world, 0, { topics: ['t.a'] });

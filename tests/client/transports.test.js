@@ -29,7 +29,7 @@ function setUp(options, answer, extra = {}) {
   }
   const window = { XMLHttpRequest, location: { protocol: 'http:', host: 'page.test' }, ...extra };
   let ids = 0;
-  const library = Switchback.create({ window, now: () => clock.now, setTimer: (run, ms) => clock.set(run, ms), clearTimer: (id) => clock.clear(id), random: () => 0, uuid: () => String(++ids).padStart(8, '0') });
+  const library = Switchback.create({ window, now: () => clock.now, date: () => clock.now, setTimer: (run, ms) => clock.set(run, ms), clearTimer: (id) => clock.clear(id), random: () => 0, uuid: () => String(++ids).padStart(8, '0') });
   const line = library.connect(options.url || '', { topics: ['a', 'b+c'], ...options });
   const heard = [];
   line.on('*', (name, item) => heard.push(name.startsWith('$') ? [name, item.message || item.transport] : item.data));
@@ -328,5 +328,57 @@ test('a socket that does not open may have had a refused token: HTTP knows, and 
     clock.pass(60 * SECOND);
     assert.deepEqual(heard.map(([name]) => name), ['$error', '$close']);
     assert.equal(heard[0][1], 'The token has ended.');
+  });
+});
+
+// https://html.spec.whatwg.org/multipage/webstorage.html
+function storage() {
+  const kept = new Map();
+  return { kept, getItem: (key) => (kept.has(key) ? kept.get(key) : null), setItem: (key, value) => kept.set(key, String(value)) };
+}
+
+test('over plain HTTP a browser holds four connections to a host, and polls with the rest', async (t) => {
+  const start = (options = {}) => {
+    const localStorage = storage();
+    const answer = (request) => ({ ...batch(1), after: Number(waitOf(request)) * SECOND + 10 });
+    const made = setUp({ transports: ['longpoll', 'poll'], ...options }, answer, { localStorage });
+    const connect = () => made.library.connect(options.url || '', { topics: 'a', transports: ['longpoll', 'poll'], ...options });
+    const lines = [made.line];
+    // One after the other, as tabs are opened.
+    for (let i = 0; i < 6; i++) { made.clock.pass(SECOND); lines.push(connect()); }
+    made.clock.pass(SECOND);
+    return { ...made, lines, localStorage, over: () => lines.map((line) => line.transport) };
+  };
+
+  await t.test('the first four; one that is closed makes room', () => {
+    const { clock, lines, over } = start();
+    assert.deepEqual(over(), ['longpoll', 'longpoll', 'longpoll', 'longpoll', 'poll', 'poll', 'poll']);
+    lines[0].close();
+    clock.pass(11 * 60 * SECOND);
+    assert.equal(over().slice(1).filter((name) => name === 'longpoll').length, 4);
+    assert.ok(lines.slice(1).every((line) => line.state === 'open'));
+  });
+
+  await t.test('a tab that died keeps its place for minutes, not for ever', () => {
+    const { clock, localStorage, lines, over } = start();
+    localStorage.setItem('switchback:http://page.test 0', `dead ${clock.now + 150 * SECOND}`);
+    clock.pass(31 * SECOND);
+    assert.equal(over().filter((name) => name === 'longpoll').length, 3, 'it lost its place, without a word');
+    assert.ok(lines.every((line) => line.stats.failures === 0));
+    clock.pass(15 * 60 * SECOND);
+    assert.equal(over().filter((name) => name === 'longpoll').length, 4);
+  });
+
+  await t.test('with TLS, or where the application allows nothing else, all hold', () => {
+    assert.deepEqual(new Set(start({ url: 'https://other.test' }).over()), new Set(['longpoll']));
+    assert.deepEqual(new Set(start({ transports: ['longpoll'] }).over()), new Set(['longpoll']));
+  });
+
+  await t.test('what the application switches to stays', () => {
+    const { clock, lines } = start();
+    lines[6].switchTo('longpoll');
+    clock.pass(5 * 60 * SECOND);
+    assert.equal(lines[6].transport, 'longpoll');
+    assert.equal(lines[6].stats.opens, 1);
   });
 });

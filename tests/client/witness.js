@@ -30,8 +30,6 @@ class Witness {
     this.connection.on('$gap', (gap) => this.hearGap(gap));
     this.connection.on('$close', (how) => { this.closed = how.reason; });
     this.connection.on('$error', (error) => (error.topics || []).forEach((topic) => this.gone.add(topic)));
-    const { refuse } = this.connection;
-    this.connection.refuse = (...verdict) => { this.noteBlind(); return refuse.apply(this.connection, verdict); };
   }
 
   random() { return this.world.random(); }
@@ -53,8 +51,6 @@ class Witness {
 
   hear(item) {
     const due = [...this.wanted].some(([pattern, from]) => item.n >= from && matches(pattern, item.topic));
-    // Where no question gets through, the renewed stream begins where the connection stands: history, but nothing lost.
-    this.noteBlind();
     assert.ok(due || this.blind, `${item.cursor} on ${item.topic} was not asked for, or is older than the call`);
     const last = this.got.length ? this.got.at(-1).n : -1;
     assert.ok(item.n > last, `${item.cursor} after ${this.got.length ? this.got.at(-1).cursor : 'nothing'}`);
@@ -132,6 +128,7 @@ class Witness {
   between() {
     const { connection } = this;
     const phase = connection.phase();
+    this.noteBlind();
     this.watch.check();
     assert.equal(phase === 'closed', connection.state === 'closed');
     if (phase === 'idle') assert.ok(!connection.patterns.length || 'patterns' in connection.timers, 'idle, and patterns are wanted');
@@ -140,7 +137,8 @@ class Witness {
     assert.deepEqual(connection.topics, connection.patterns.map((pattern) => pattern.text));
   }
 
-  noteBlind() { this.blind = this.blind || this.connection.handles.some((handle) => handle.blind); }
+  // Where no question gets through, the renewed stream begins where the connection stands: history, but nothing lost.
+  noteBlind() { this.blind = this.blind || this.connection.patterns.some((pattern) => pattern.blind); }
 
   // What must be so once everything works again and some time has passed.
   check() {
