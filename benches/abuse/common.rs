@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::wire::{self, Connection};
+use crate::support::raw::{self, Connection};
 
 /// Connections from one source address, which has about 28,000 ports.
 const PORTS: usize = 2_000;
@@ -80,7 +80,7 @@ impl Memory {
         for number in 0..200 {
             server.publish(&json!({ "topic": "warm", "data": number })).await;
         }
-        assert_eq!(wire::history(server.address(), "warm").await.len(), 200);
+        assert_eq!(raw::history(server.address(), "warm").await.len(), 200);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let most_kib = Arc::new(AtomicU64::new(0));
         let watched = most_kib.clone();
@@ -125,7 +125,7 @@ impl Memory {
         let noticed = Instant::now();
         while noticed.elapsed() < SETTLE {
             // As a monitor does: an allocator gives memory back while it is used.
-            let healthy = wire::get(&self.address, "/healthz").await.expect("an answer");
+            let healthy = raw::get(&self.address, "/healthz").await.expect("an answer");
             assert_eq!(healthy.status(), 200);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -201,6 +201,6 @@ pub(crate) async fn publish(connection: &mut Connection, events: &Value) -> (u16
 
 /// The log's end.
 pub(crate) async fn end_of_log(server: &Server) -> String {
-    let info = wire::get(server.address(), "/v1/info").await.expect("an answer").json();
+    let info = raw::get(server.address(), "/v1/info").await.expect("an answer").json();
     info["cursor"].as_str().expect("a cursor").to_owned()
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
-use crate::wire::{self, Connection};
+use crate::support::raw::{self, Connection};
 
 const RATE: u64 = 1000;
 const SECONDS: u64 = 15;
@@ -45,8 +45,8 @@ pub(crate) async fn run() -> Row {
     let lanes = lanes.join_all().await;
     let taken: u64 = lanes.iter().map(|(taken, _)| taken).sum();
     let refused: u64 = lanes.iter().map(|(_, refused)| refused).sum();
-    assert_eq!(wire::history(server.address(), "flood").await.len() as u64, taken, "what was acknowledged is there");
-    assert_eq!(wire::history(server.address(), "beside").await.len(), calm.len() + flooded.len());
+    assert_eq!(raw::history(server.address(), "flood").await.len() as u64, taken, "what was acknowledged is there");
+    assert_eq!(raw::history(server.address(), "beside").await.len(), calm.len() + flooded.len());
     Row {
         what: format!(
             "one address floods for {SECONDS} s, limited to {RATE} events/s; {OTHERS} others publish 20 a second each"

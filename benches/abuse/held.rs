@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
-use crate::wire::{Connection, masked};
+use crate::support::raw::{Connection, masked};
 
 /// Where the attacker sits.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::common::{Memory, Row, Times, connect, reached};
 use crate::support::Server;
-use crate::wire::Items;
+use crate::support::raw::Items;
 
 const CONNECTIONS: usize = 15_000;
 const EVENTS: u64 = 5;

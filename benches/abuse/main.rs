@@ -6,20 +6,15 @@
 
 mod common;
 mod flood;
-#[path = "../../tests/abuse/follower.rs"]
-mod follower;
 mod held;
 mod idle;
 mod slow;
 mod stalled;
 mod storm;
 #[path = "../../tests/support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with tests, each of which uses a part.
+#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)] // Shared with tests, each of which uses a part.
 mod support;
 mod topics;
-#[path = "../../tests/faults/wire.rs"]
-#[allow(dead_code)] // As above.
-mod wire;
 
 use support::{DEADLINE, within};
 

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
-use crate::wire;
+use crate::support::raw;
 
 const CONNECTIONS: &str = "1000";
 
@@ -57,7 +57,7 @@ pub(crate) async fn run() -> Row {
             times.short()
         ));
     }
-    assert_eq!(wire::history(server.address(), "beside").await.len(), stored, "what was acknowledged is there");
+    assert_eq!(raw::history(server.address(), "beside").await.len(), stored, "what was acknowledged is there");
     Row {
         what: format!("slow-loris: {CONNECTIONS} connections for {SECONDS} s each (slowhttptest)"),
         how: told.join("; "),

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::common::{Memory, Row, Times, connect, end_of_log, publish, reached};
-use crate::follower::Follower;
 use crate::support::Server;
-use crate::wire::{self, Connection, Items};
+use crate::support::follower::Follower;
+use crate::support::raw::{self, Connection, Items};
 
 const STALLED: usize = 1000;
 const HEALTHY: usize = 20;
@@ -127,7 +127,7 @@ async fn with(stalled: usize) -> Outcome {
         assert!(next == ALL && faults.is_empty(), "{next}: {faults:?}");
     }
     let caught_up = begun.elapsed();
-    assert_eq!(wire::history(&address, "load").await.len() as u64, ALL, "what was acknowledged is there");
+    assert_eq!(raw::history(&address, "load").await.len() as u64, ALL, "what was acknowledged is there");
     drop(publisher);
     Outcome { times, memory: memory.settled().await, grown_kib, caught_up }
 }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::common::{Memory, Row, connect, end_of_log, reached};
-use crate::follower::{Follower, KINDS};
 use crate::support::Server;
-use crate::wire;
+use crate::support::follower::{Follower, KINDS};
+use crate::support::raw;
 
 const CROWD: usize = 10_000;
 
@@ -60,7 +60,7 @@ pub(crate) async fn run() -> Row {
     let resumed = killed.elapsed();
     let faults: Vec<String> = crowd.join_all().await.into_iter().flatten().collect();
     assert!(faults.is_empty(), "{} faults: {:?}", faults.len(), &faults[..faults.len().min(5)]);
-    assert_eq!(wire::history(&address, "storm").await.len() as u64, 2 * HALF, "what was acknowledged is there");
+    assert_eq!(raw::history(&address, "storm").await.len() as u64, 2 * HALF, "what was acknowledged is there");
     Row {
         what: "10,000 readers of six transports come at once; the server is killed; all come back at once".into(),
         how: format!(

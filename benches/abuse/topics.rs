@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::common::{Memory, Row, connect, reached};
 use crate::support::Server;
-use crate::wire::Items;
+use crate::support::raw::Items;
 
 const TOPICS: usize = 10_000;
 const SUBSCRIPTIONS: usize = 10_000;

@@ -10,7 +10,7 @@ mod clients;
 mod cost;
 mod process;
 
-#[allow(dead_code, unreachable_pub)] // Shared with the tests, which use more of it.
+#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)] // Shared with the tests, which use more of it.
 #[path = "../../tests/support/mod.rs"]
 mod support;
 

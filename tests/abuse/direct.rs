@@ -2,9 +2,9 @@
 
 use futures_util::StreamExt as _;
 
-use crate::corpus::{self, Fate, Nonsense};
-use crate::raw::{self, Said, say};
-use crate::wire;
+use super::corpus::{self, Fate, Nonsense};
+use crate::support::raw;
+use crate::support::watched::{self, Said, say};
 
 /// Connections that speak nonsense at the same time.
 const AT_ONCE: usize = 16;
@@ -26,7 +26,7 @@ fn fault(nonsense: &Nonsense, said: &Said) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_is_refused_and_hides_nothing() {
-    let (server, errors) = raw::watched(&raw::IMPATIENT);
+    let (server, errors) = watched::watched(&watched::IMPATIENT);
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
         .map(async |nonsense| fault(nonsense, &say(server.address(), nonsense.name, &nonsense.bytes).await))
@@ -35,40 +35,40 @@ async fn nonsense_is_refused_and_hides_nothing() {
         .await;
     let faults: Vec<String> = faults.into_iter().flatten().collect();
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), corpus.len(), faults.join("\n"));
-    assert_eq!(raw::smuggled(&server).await, [""; 0], "requests that were hidden in others");
-    raw::check_unharmed(&server, &errors).await;
+    assert_eq!(watched::smuggled(&server).await, [""; 0], "requests that were hidden in others");
+    watched::check_unharmed(&server, &errors).await;
 }
 
 /// The hidden request is one that works: where it stands by itself behind another, it is served.
 #[tokio::test]
 async fn what_is_hidden_would_have_worked() {
-    let (server, errors) = raw::watched(&raw::IMPATIENT);
+    let (server, errors) = watched::watched(&watched::IMPATIENT);
     let plain = corpus::pipelined();
     let said = say(server.address(), "two requests", plain.as_bytes()).await;
     assert_eq!(said.statuses, [201, 201], "{}", said.text);
-    assert_eq!(raw::smuggled(&server).await, ["smuggled.pipelined"]);
-    raw::check_unharmed(&server, &errors).await;
+    assert_eq!(watched::smuggled(&server).await, ["smuggled.pipelined"]);
+    watched::check_unharmed(&server, &errors).await;
 }
 
 /// Cut anywhere, into pieces that arrive by themselves, it is the same request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pieces_hide_nothing_either() {
-    let (server, errors) = raw::watched(&raw::IMPATIENT);
+    let (server, errors) = watched::watched(&watched::IMPATIENT);
     let whole = corpus::pipelined();
     let cuts: Vec<usize> = (1..whole.len()).collect();
     futures_util::stream::iter(cuts)
         .for_each_concurrent(AT_ONCE, async |cut| {
-            let mut connection = wire::Connection::open(server.address()).await.expect("connected");
+            let mut connection = raw::Connection::open(server.address()).await.expect("connected");
             let (first, second) = whole.as_bytes().split_at(cut);
             connection.send(first).await.expect("sent");
             // The other half goes once the first has left for the server, as its own segment.
             tokio::task::yield_now().await;
             connection.send(second).await.expect("sent");
             for answer in 0..2 {
-                let answered = crate::within("an answer", connection.answer()).await.expect("an answer");
+                let answered = super::within("an answer", connection.answer()).await.expect("an answer");
                 assert_eq!(answered.status(), 201, "{answer} of a request cut at {cut}: {}", answered.text());
             }
         })
         .await;
-    raw::check_unharmed(&server, &errors).await;
+    watched::check_unharmed(&server, &errors).await;
 }

@@ -3,10 +3,10 @@
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::corpus;
-use crate::nginx::{Nginx, Upstream};
-use crate::raw::{self, say};
-use crate::wire::{self, Connection, Items, STREAMS};
+use super::corpus;
+use super::nginx::{Nginx, Upstream};
+use crate::support::raw::{self, Connection, Items, STREAMS};
+use crate::support::watched::{self, say};
 
 const AT_ONCE: usize = 16;
 
@@ -18,7 +18,7 @@ const OF_NGINX: [u16; 2] = [501, 505];
 const CHUNKS_TO_NGINX: [&str; 2] = ["a chunk that ends in a bare lf", "an extension with a bare lf"];
 
 async fn nonsense(upstream: Upstream) {
-    let (server, errors) = raw::watched(&raw::IMPATIENT);
+    let (server, errors) = watched::watched(&watched::IMPATIENT);
     let nginx = Nginx::before(server.address(), upstream);
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
@@ -34,17 +34,16 @@ async fn nonsense(upstream: Upstream) {
         .await;
     let faults: Vec<String> = faults.into_iter().flatten().collect();
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), corpus.len(), faults.join("\n"));
-    let smuggled = raw::smuggled(&server).await;
+    let smuggled = watched::smuggled(&server).await;
     let hidden = smuggled.iter().filter(|topic| !CHUNKS_TO_NGINX.iter().any(|name| **topic == corpus::topic(name)));
     assert_eq!(hidden.collect::<Vec<_>>(), [""; 0], "requests that were hidden in others");
-    raw::check_unharmed(&server, &errors).await;
+    watched::check_unharmed(&server, &errors).await;
     // The way through is as it was: no connection that nginx keeps has half an answer in it.
     for number in 0..8 {
-        let answer =
-            wire::post(nginx.address(), &json!({ "topic": "after", "data": number })).await.expect("an answer");
+        let answer = raw::post(nginx.address(), &json!({ "topic": "after", "data": number })).await.expect("an answer");
         assert_eq!(answer.status(), 201, "{}", answer.text());
     }
-    assert_eq!(wire::history(nginx.address(), "after").await.len(), 8);
+    assert_eq!(raw::history(nginx.address(), "after").await.len(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,13 +59,13 @@ async fn nonsense_hides_nothing_behind_connections_that_are_shared() {
 /// What is published reaches a reader that is already there: nothing on the way waits for more.
 async fn check_live(through: &str, transport: &'static str) {
     let topic = format!("live.{transport}");
-    let mut items = crate::within("the head", Items::open(through, transport, &format!("topic={topic}&cursor=now")))
+    let mut items = super::within("the head", Items::open(through, transport, &format!("topic={topic}&cursor=now")))
         .await
         .unwrap_or_else(|error| panic!("{transport}: {error}"));
     assert_eq!(items.item().await["event"], "$hello", "{transport}");
     let large = "x".repeat(200 << 10);
     for data in [json!(1), json!({ "two": "<>&\u{2028}" }), json!(large), json!(null)] {
-        let answer = wire::post(through, &json!({ "topic": topic, "data": data })).await.expect("an answer");
+        let answer = raw::post(through, &json!({ "topic": topic, "data": data })).await.expect("an answer");
         assert_eq!(answer.status(), 201, "{}", answer.text());
         assert_eq!(items.news().await["data"], data, "{transport}");
         if transport == "iframe" && data == large {
@@ -80,7 +79,7 @@ async fn check_live(through: &str, transport: &'static str) {
 /// One that is held is answered by what comes.
 async fn check_held(through: &str, transport: &str, before: &str, after: &str) {
     let topic = format!("held.{transport}");
-    let cursor = wire::get(through, "/v1/info").await.expect("an answer").json()["cursor"].clone();
+    let cursor = raw::get(through, "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let more = match transport {
         "jsonp" => "&callback=cb",
         "iframe" => "&once=1",
@@ -89,9 +88,9 @@ async fn check_held(through: &str, transport: &str, before: &str, after: &str) {
     let path = format!("/v1/{transport}?topic={topic}&cursor={}{more}", cursor.as_str().expect("a cursor"));
     let mut connection = Connection::open(through).await.expect("connected");
     connection.get(&path).await.expect("sent");
-    let answer = wire::post(through, &json!({ "topic": topic, "data": "<news>" })).await.expect("an answer");
+    let answer = raw::post(through, &json!({ "topic": topic, "data": "<news>" })).await.expect("an answer");
     assert_eq!(answer.status(), 201, "{}", answer.text());
-    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    let answer = super::within("an answer", connection.answer()).await.expect("an answer");
     assert_eq!(answer.status(), 200, "{transport}: {}", answer.text());
     let text = answer.text();
     let json = text.rsplit_once(before).map_or(text.as_str(), |(_, behind)| behind);
@@ -101,7 +100,7 @@ async fn check_held(through: &str, transport: &str, before: &str, after: &str) {
 }
 
 async fn transports(upstream: Upstream) {
-    let (server, errors) = raw::watched(&["--allow-anonymous"]);
+    let (server, errors) = watched::watched(&["--allow-anonymous"]);
     let nginx = Nginx::before(server.address(), upstream);
     let through = nginx.address();
     for transport in STREAMS {
@@ -112,16 +111,16 @@ async fn transports(upstream: Upstream) {
         // A proxy that upgrades nothing: the client is told, at once, and takes another transport.
         let mut connection = Connection::open(through).await.expect("connected");
         connection.upgrade("/v1/ws?topic=a").await.expect("sent");
-        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert!((400..500).contains(&answer.status()), "{}", answer.text());
         assert!(!answer.code().is_empty());
     }
     check_held(through, "longpoll", "\r\n\r\n", "\r\n\r\n").await;
     check_held(through, "jsonp", "/**/cb(", ");").await;
     check_held(through, "iframe", ">p(", ")</script>").await;
-    let (_, events) = wire::poll(through, "/v1/poll?topic=held.%3E&cursor=earliest").await.expect("a batch");
+    let (_, events) = raw::poll(through, "/v1/poll?topic=held.%3E&cursor=earliest").await.expect("a batch");
     assert_eq!(events.len(), 3);
-    raw::check_unharmed(&server, &errors).await;
+    watched::check_unharmed(&server, &errors).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,13 +136,13 @@ async fn transports_work_behind_a_proxy_that_upgrades() {
 /// Without a key, what a proxy passed on from anywhere is refused, unless it was said to be wanted.
 #[tokio::test]
 async fn without_a_key_a_proxys_clients_are_refused() {
-    let (server, errors) = raw::watched(&[]);
+    let (server, errors) = watched::watched(&[]);
     let nginx = Nginx::before(server.address(), Upstream::Forwarding);
     for path in ["/v1/poll?topic=a", "/v1/info", "/v1/sse?topic=a"] {
-        let answer = wire::get(nginx.address(), path).await.expect("an answer");
+        let answer = raw::get(nginx.address(), path).await.expect("an answer");
         assert_eq!(answer.status(), 403, "{}", answer.text());
     }
-    let refused = wire::post(nginx.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
+    let refused = raw::post(nginx.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
     assert_eq!(refused.status(), 403, "{}", refused.text());
-    raw::check_unharmed(&server, &errors).await;
+    watched::check_unharmed(&server, &errors).await;
 }

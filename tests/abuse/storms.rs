@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::follower::{Follower, KINDS};
-use crate::raw;
 use crate::support::Server;
-use crate::wire::{self, Connection};
+use crate::support::follower::{Follower, KINDS};
+use crate::support::raw::{self, Connection};
+use crate::support::watched;
 
 const CROWD: usize = 300;
 
@@ -25,7 +25,7 @@ async fn publish(server: &Server, numbers: std::ops::Range<u64>) {
 }
 
 async fn waited(what: &str, holds: impl Fn() -> bool) {
-    crate::within(what, async {
+    super::within(what, async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -38,7 +38,7 @@ async fn waited(what: &str, holds: impl Fn() -> bool) {
 async fn a_reconnect_storm_loses_nothing() {
     let mut server = Server::start(&[]);
     let address = server.address().to_owned();
-    let cursor = wire::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
+    let cursor = raw::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let (begun, connects) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let seen = Arc::new(AtomicU64::new(0));
     let crowd: Vec<_> = (0..CROWD)
@@ -72,18 +72,18 @@ async fn a_reconnect_storm_loses_nothing() {
     server = server.kill_and_restart();
     publish(&server, HALF..2 * HALF).await;
     for follower in crowd {
-        let faults = crate::within("a follower", follower).await.expect("a follower");
+        let faults = super::within("a follower", follower).await.expect("a follower");
         assert!(faults.is_empty(), "{faults:?}");
     }
     assert!(connects.load(Ordering::Relaxed) >= 2 * CROWD, "all of them came twice");
-    assert_eq!(wire::history(&address, "storm").await.len() as u64, 2 * HALF);
+    assert_eq!(raw::history(&address, "storm").await.len() as u64, 2 * HALF);
 }
 
 /// Who floods is told when to come back, what was taken of it is kept, and others publish beside it unhindered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_is_dammed_and_others_publish() {
     let flags = ["--publish-rate-per-address", "20", "--publish-burst", "40"];
-    let (server, errors) = raw::watched(&flags);
+    let (server, errors) = watched::watched(&flags);
     let address = server.address().to_owned();
     let flood = (0..4).map(|lane: u64| {
         let address = address.clone();
@@ -117,20 +117,20 @@ async fn a_flood_is_dammed_and_others_publish() {
     }
     let (mut taken, mut refused) = (0, 0);
     for lane in flood {
-        let (lane_taken, lane_refused) = crate::within("a lane", lane).await.expect("a lane");
+        let (lane_taken, lane_refused) = super::within("a lane", lane).await.expect("a lane");
         taken += lane_taken;
         refused += lane_refused;
     }
     assert!(taken >= 40 && refused > 0, "{taken} taken, {refused} refused");
-    assert_eq!(wire::history(&address, "flood").await.len(), taken, "what was acknowledged is there, and no more");
-    assert_eq!(wire::history(&address, "beside").await.len(), 30);
-    raw::check_unharmed(&server, &errors).await;
+    assert_eq!(raw::history(&address, "flood").await.len(), taken, "what was acknowledged is there, and no more");
+    assert_eq!(raw::history(&address, "beside").await.len(), 30);
+    watched::check_unharmed(&server, &errors).await;
 }
 
 /// Hundreds that send their requests a byte at a time are cut, and hold up nobody meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dawdlers_are_cut_and_others_are_served() {
-    let (server, errors) = raw::watched(&["--header-timeout", "2s", "--body-timeout", "2s"]);
+    let (server, errors) = watched::watched(&["--header-timeout", "2s", "--body-timeout", "2s"]);
     let address = server.address().to_owned();
     let host = "Host: localhost\r\n";
     let heads = [
@@ -167,16 +167,16 @@ async fn dawdlers_are_cut_and_others_are_served() {
     let mut served = 0;
     while served < 50 || dawdlers.iter().any(|dawdler| !dawdler.is_finished()) {
         let published = server.publish(&json!({ "topic": "served", "data": served })).await;
-        let (_, events) = wire::poll(&address, "/v1/poll?topic=served&last=1").await.expect("a batch");
+        let (_, events) = raw::poll(&address, "/v1/poll?topic=served&last=1").await.expect("a batch");
         assert_eq!(events[0]["cursor"], published["cursor"]);
         served += 1;
         assert!(served < 100_000, "they are not cut");
     }
     for dawdler in dawdlers {
-        let said = crate::within("the end of who dawdles", dawdler).await.expect("cut");
+        let said = super::within("the end of who dawdles", dawdler).await.expect("cut");
         let said = String::from_utf8_lossy(&said);
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     }
-    assert!(wire::history(&address, "a").await.is_empty());
-    raw::check_unharmed(&server, &errors).await;
+    assert!(raw::history(&address, "a").await.is_empty());
+    watched::check_unharmed(&server, &errors).await;
 }

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::{over, uuid};
-use crate::http::Request;
 use crate::support::Server;
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::{over, uuid};
+use crate::support::http::Request;
 
 over!(in ids_are_secrets: sse Sse, ws Ws);
 

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::{over, until, uuid};
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer, now_s};
-use crate::wire::Item;
+use super::keyed::{Keyed, bearer, now_s};
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::{over, until, uuid};
+use crate::support::http::Request;
+use crate::support::wire::Item;
 
 over!(every: belongs_to_its_first_subject, a_banned_client_does_not_come);
 over!(in ends_within_a_second: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
@@ -239,7 +239,7 @@ async fn revocations_say_whom_they_mean() {
         let mut response = keyed.administer(Request::post("/v1/revocations", "", body.to_string())).await;
         assert_eq!(response.error().await, (400, "bad_revocation".into()), "{body}");
     }
-    let server = crate::fixture::shared();
+    let server = crate::support::fixture::shared();
     let request = Request::post("/v1/revocations", "", r#"{"jti":"a"}"#);
     assert_eq!(request.send(server.address()).await.error().await, (501, "not_supported".into()));
 }

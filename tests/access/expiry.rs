@@ -3,10 +3,10 @@
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{numbers, over};
-use crate::keyed::{Keyed, bearer, now_s};
-use crate::wire::Item;
+use super::keyed::{Keyed, bearer, now_s};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{numbers, over};
+use crate::support::wire::Item;
 
 over!(streams: ends_with_its_token, no_drain_keeps_it);
 over!(held: completes_with_its_token);
@@ -64,7 +64,7 @@ async fn goes_on_with_a_fresh_token(kind: Kind) {
         while heard.len() <= n as usize {
             let item = match subscriber.try_item().await {
                 Ok(item) => item,
-                Err(crate::client::Failure::Refused(_)) => {
+                Err(crate::support::client::Failure::Refused(_)) => {
                     subscriber.cut();
                     subscriber.query = query(now_s() + 2);
                     ends += 1;
@@ -159,7 +159,7 @@ async fn renewing_has_a_pace() {
 
 #[tokio::test]
 async fn without_keys_there_is_nothing_to_renew() {
-    let server = crate::fixture::shared();
+    let server = crate::support::fixture::shared();
     let mut link = Link::to(server.address(), Kind::Ws, &Query::topic("a")).await;
     assert_eq!(link.item().await.event, "$hello");
     let reply = link.ask(json!({ "type": "auth", "token": "x" })).await;

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::client::{Kind, Query};
-use crate::fixture::over;
-use crate::http::Request;
-use crate::keyed::Keyed;
-use crate::told::told;
+use super::keyed::Keyed;
+use crate::support::client::{Kind, Query};
+use crate::support::fixture::over;
+use crate::support::http::Request;
+use crate::support::told::told;
 
 over!(every: no_cookie_counts_for_a_foreign_page);
 

@@ -4,11 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Query};
-use crate::http::{Request, Response};
-use crate::jwt::Signer;
 use crate::support::Server;
-use crate::told::told;
+use crate::support::client::{Kind, Query};
+use crate::support::http::{Request, Response};
+use crate::support::jwt::Signer;
+use crate::support::told::told;
 
 pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
 
@@ -109,7 +109,7 @@ impl Keyed {
     /// The request is served.
     pub(crate) async fn serves(&self, kind: Kind, query: &Query, why: &str) {
         let query = query.clone().set("wait", 0);
-        let mut link = crate::client::Link::to(self.address(), kind, &query).await;
+        let mut link = crate::support::client::Link::to(self.address(), kind, &query).await;
         if kind.streams() {
             assert_eq!(link.item().await.event, "$hello", "{kind}: {why}");
         } else {

@@ -4,12 +4,12 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::client::{Kind, Query};
-use crate::fixture::until;
-use crate::http::Request;
-use crate::jwt::{Signer, jwks};
-use crate::keyed::{bearer, claims};
+use super::keyed::{bearer, claims};
 use crate::support::Server;
+use crate::support::client::{Kind, Query};
+use crate::support::fixture::until;
+use crate::support::http::Request;
+use crate::support::jwt::{Signer, jwks};
 
 struct Publics {
     server: Server,

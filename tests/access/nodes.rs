@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::uuid;
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer};
-use crate::nats::Nats;
+use super::keyed::{Keyed, bearer};
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::uuid;
+use crate::support::http::Request;
+use crate::support::nats::Nats;
 
 /// Two nodes, and what they share.
 fn nodes(nats: &Nats) -> [Keyed; 2] {

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::over;
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer};
+use super::keyed::{Keyed, bearer};
 use crate::support::Server;
-use crate::told::told;
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::over;
+use crate::support::http::Request;
+use crate::support::told::told;
 
 over!(in scripts_are_for_pages_that_may_read: jsonp Jsonp, jsonp_poll JsonpPoll);
 over!(every: behind_a_proxy_with_a_key, names_that_were_configured);
@@ -128,7 +128,7 @@ async fn behind_a_proxy_with_a_key(kind: Kind) {
 async fn names_that_were_configured(kind: Kind) {
     let names = ["--workers", "1", "--store", "memory", "--allow-host", "App.test,other.test"];
     let secret = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&secret, crate::keyed::SECRET).expect("written");
+    std::fs::write(&secret, super::keyed::SECRET).expect("written");
     let secret = ["--jwt-secret-file", secret.path().to_str().expect("a path"), "--public-subscribe", "a"];
     for (listen, flags) in [
         ("127.0.0.1:0", &[][..]),

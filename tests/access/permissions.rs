@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::http::Request;
-use crate::jwt::{Signer, jwks};
-use crate::keyed::SECRET;
+use super::keyed::SECRET;
 use crate::support::Server;
+use crate::support::http::Request;
+use crate::support::jwt::{Signer, jwks};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 

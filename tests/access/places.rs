@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::over;
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer};
-use crate::told::told;
+use super::keyed::{Keyed, bearer};
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::over;
+use crate::support::http::Request;
+use crate::support::told::told;
 
 over!(every: a_token_may_stand_in_three_places, there_is_one_credential, without_keys_nobody_looks);
 
@@ -71,7 +71,7 @@ async fn there_is_one_credential(kind: Kind) {
 }
 
 async fn without_keys_nobody_looks(kind: Kind) {
-    let server = crate::fixture::shared();
+    let server = crate::support::fixture::shared();
     let query = Query::topic("a").set("wait", 0).with("token", "x").header("Authorization", "Bearer y");
     let mut link = Link::to(server.address(), kind, &query).await;
     if kind.streams() {

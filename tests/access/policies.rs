@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::client::{Kind, Query};
-use crate::fixture::over;
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer};
+use super::keyed::{Keyed, bearer};
 use crate::support::Server;
-use crate::wire::nonce_of;
+use crate::support::client::{Kind, Query};
+use crate::support::fixture::over;
+use crate::support::http::Request;
+use crate::support::wire::nonce_of;
 
 over!(every: no_answer_passes_its_url_on);
 

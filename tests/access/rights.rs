@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{over, uuid};
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer};
-use crate::told::told;
+use super::keyed::{Keyed, bearer};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{over, uuid};
+use crate::support::http::Request;
+use crate::support::told::told;
 
 over!(every:
     all_that_is_asked_for_has_to_be_granted,
@@ -103,7 +103,8 @@ async fn forbidden_and_absent_look_alike(kind: Kind) {
         let mut response = query.request(kind).send(keyed.address()).await;
         let text = response.text().await.replace(topic, "TOPIC");
         // Each document has a nonce of its own.
-        let nonce = response.header("content-security-policy").map(crate::wire::nonce_of).unwrap_or("-".into());
+        let nonce =
+            response.header("content-security-policy").map(crate::support::wire::nonce_of).unwrap_or("-".into());
         answers.push((response.status, text.replace(&nonce, "NONCE")));
     }
     assert_eq!(answers[0], answers[1]);

@@ -5,10 +5,10 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
-use crate::client::{Kind, Query};
-use crate::http::Request;
-use crate::jwt::{Signer, jwks};
-use crate::keyed::{Keyed, SECRET, bearer, claims};
+use super::keyed::{Keyed, SECRET, bearer, claims};
+use crate::support::client::{Kind, Query};
+use crate::support::http::Request;
+use crate::support::jwt::{Signer, jwks};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 

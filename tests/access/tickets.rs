@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::over;
-use crate::http::Request;
-use crate::keyed::{Keyed, bearer, now_s};
+use super::keyed::{Keyed, bearer, now_s};
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::over;
+use crate::support::http::Request;
 
 over!(every: opens_one_stream, is_for_one_transport, is_in_time, what_it_opens_ends_with_the_token);
 
@@ -96,7 +96,7 @@ async fn only_a_token_makes_one() {
     let foreign = ask(good).header("Authorization", bearer(&token)).header("Origin", "https://evil.example");
     assert_eq!(foreign.send(keyed.address()).await.error().await, (403, "origin_not_allowed".into()));
     // Nobody needs one where there are no keys; the client library then goes without.
-    let server = crate::fixture::shared();
+    let server = crate::support::fixture::shared();
     assert_eq!(ask(good).send(server.address()).await.error().await, (501, "not_supported".into()));
 }
 

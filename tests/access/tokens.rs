@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Query};
-use crate::fixture::over;
-use crate::jwt::Signer;
-use crate::keyed::{Keyed, SECRET, bearer, claims, now_s};
+use super::keyed::{Keyed, SECRET, bearer, claims, now_s};
+use crate::support::client::{Kind, Query};
+use crate::support::fixture::over;
+use crate::support::jwt::Signer;
 
 over!(every: are_refused, audience_and_issuer, public_topics_are_no_excuse);
 

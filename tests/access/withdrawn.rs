@@ -5,12 +5,12 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::{over, until};
-use crate::http::Request;
-use crate::jwt::{Signer, jwks};
-use crate::keyed::{SECRET, bearer, claims, now_s};
+use super::keyed::{SECRET, bearer, claims, now_s};
 use crate::support::Server;
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::{over, until};
+use crate::support::http::Request;
+use crate::support::jwt::{Signer, jwks};
 
 over!(in what_a_withdrawn_key_opened_ends: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
       stream Stream, ws Ws);
@@ -175,7 +175,7 @@ async fn a_secret_is_exchanged_while_the_server_runs() {
 /// A token without an end worth the name, as identity providers hand out to services.
 #[tokio::test]
 async fn a_token_is_no_older_than_the_server_allows() {
-    let keyed = crate::keyed::Keyed::start(&["--max-token-age", "1h"]);
+    let keyed = super::keyed::Keyed::start(&["--max-token-age", "1h"]);
     let query = |iat: Value| keyed.query("a", json!({ "subscribe": ["a"], "exp": 4_102_444_800_u64, "iat": iat }));
     keyed.serves(Kind::Poll, &query(json!(now_s() - 60)), "young enough").await;
     keyed.refuses(Kind::Poll, &query(json!(now_s() - 3601)), 401, "too old").await;

@@ -3,11 +3,11 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Query, Subscriber};
-use crate::http::{Request, Response};
-use crate::nats::Nats;
-use crate::nodes::{Nodes, end_of_log};
-use crate::wire::{moved, position};
+use super::nodes::{Nodes, end_of_log};
+use crate::support::client::{Kind, Query, Subscriber};
+use crate::support::http::{Request, Response};
+use crate::support::nats::Nats;
+use crate::support::wire::{moved, position};
 
 /// Three nodes over one NATS server.
 fn three() -> (Nats, Nodes) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, stream};
 
-use crate::nats::{Access, Nats, PASSWORD, USER};
+use crate::support::nats::{Access, Nats, PASSWORD, USER};
 
 async fn create(nats: &Nats, options: ConnectOptions, replicas: usize) -> jetstream::Context {
     // One that is held still is noticed by its silence.

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::MACHINE;
-use crate::load::{Load, Report};
-use crate::nats::Nats;
-use crate::nodes::{Nodes, stream_of};
+use super::MACHINE;
+use super::load::{Load, Report};
+use super::nodes::{Nodes, stream_of};
+use crate::support::nats::Nats;
 
 /// Acknowledged before the next fault, and after it.
 const BETWEEN: usize = 150;
@@ -22,7 +22,7 @@ async fn while_it_runs(what: &str, fault: impl FnOnce(&mut Nats, &mut Nodes, &Lo
         let nodes = Nodes::over(&nats, 3, &[]);
         (nats, nodes)
     });
-    let load = Load::start(nodes.addresses(), crate::seed(what)).await;
+    let load = Load::start(nodes.addresses(), super::seed(what)).await;
     load.more(BETWEEN).await;
     tokio::task::block_in_place(|| fault(&mut nats, &mut nodes, &load));
     load.more(BETWEEN).await;

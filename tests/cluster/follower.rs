@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::client::{Failure, Got, Kind, Link, Query};
-use crate::ledger::{Account, END, Part, Pauses};
-use crate::nodes::Addresses;
-use crate::wire::Item;
+use super::ledger::{Account, END, Part, Pauses};
+use super::nodes::Addresses;
+use crate::support::client::{Failure, Got, Kind, Link, Query};
+use crate::support::wire::Item;
 
 /// A stream that says nothing for so long is mute: heartbeats come every second.
 const MUTE: Duration = Duration::from_secs(20);

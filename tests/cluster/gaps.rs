@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::MACHINE;
-use crate::client::{Failure, Kind, Query, Subscriber};
-use crate::http::Request;
-use crate::nats::Nats;
-use crate::nodes::{Nodes, end_of_log, stream_of};
-use crate::wire::{Item, epoch, moved, position};
+use super::MACHINE;
+use super::nodes::{Nodes, end_of_log, stream_of};
+use crate::support::client::{Failure, Kind, Query, Subscriber};
+use crate::support::http::Request;
+use crate::support::nats::Nats;
+use crate::support::wire::{Item, epoch, moved, position};
 
 /// The next item, past the words of a node that cannot just now.
 pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
     let who = subscriber.kind;
-    let told = tokio::time::timeout(crate::DEADLINE, async {
+    let told = tokio::time::timeout(super::DEADLINE, async {
         loop {
             match subscriber.try_item().await {
                 Ok(item) if item.event == "$error" => {}
@@ -33,7 +33,7 @@ pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
 async fn published(address: &str, topic: &str, data: impl Into<Value>) -> String {
     let body = json!({ "topic": topic, "data": data.into(), "id": uuid::Uuid::new_v4() }).to_string();
     let mut cursor = None;
-    crate::until("it is published", async || {
+    super::until("it is published", async || {
         let answer = Request::post("/v1/events", "application/json", body.clone()).try_send(address).await;
         let Ok(mut answer) = answer else { return false };
         let answered = answer.json().await;
@@ -77,7 +77,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
         published(&all[n % 3], "log.b", n).await;
     }
     for node in &all {
-        crate::until("all nodes are on the new log", async || epoch(&end_of_log(node).await) != epoch(&before)).await;
+        super::until("all nodes are on the new log", async || epoch(&end_of_log(node).await) != epoch(&before)).await;
     }
     let began = moved(&end_of_log(&all[0]).await, 0);
     for subscriber in &mut subscribers {
@@ -167,7 +167,7 @@ async fn retention_that_overtakes_is_told() {
         published(&all[n as usize % 2], "log", n).await;
     }
     for reader in readers {
-        let ended = tokio::time::timeout(crate::DEADLINE, reader).await.expect("a reader comes to the end");
+        let ended = tokio::time::timeout(super::DEADLINE, reader).await.expect("a reader comes to the end");
         let (kind, gaps) = ended.expect("a reader does not panic");
         assert!(gaps > 0, "{kind} was never overtaken, so nothing was tested");
     }

@@ -4,14 +4,14 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ledger::{Part, judge};
-use crate::load::Load;
-use crate::nodes::{Addresses, Nodes};
+use super::ledger::{Part, judge};
+use super::load::Load;
+use super::nodes::{Addresses, Nodes};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_that_is_killed() {
     let mut nodes = Nodes::on_disk();
-    let load = Load::start(nodes.addresses(), crate::seed("one node")).await;
+    let load = Load::start(nodes.addresses(), super::seed("one node")).await;
     for _ in 0..2 {
         load.more(150).await;
         tokio::task::block_in_place(|| nodes.kill_and_restart(0));
@@ -40,7 +40,7 @@ const LIED_ABOUT: u64 = 250;
 async fn told(by: i64) {
     let nodes = Nodes::on_disk();
     let lying = lying_proxy(nodes.address(0).to_owned(), by).await;
-    let mut load = Load::publishing(nodes.addresses(), crate::seed("a lying way")).await;
+    let mut load = Load::publishing(nodes.addresses(), super::seed("a lying way")).await;
     load.more(PUBLISHED).await;
     load.listen(&Addresses::of(vec![lying]));
     let (promised, accounts, _) = load.finish().await;

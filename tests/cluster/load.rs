@@ -8,11 +8,11 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
-use crate::client::{Kind, Link, Query};
-use crate::follower::{Done, Follower};
-use crate::ledger::{Account, END, Part, Promised, judge};
-use crate::nodes::{Addresses, end_of_log};
-use crate::publisher::{Publisher, Style};
+use super::follower::{Done, Follower};
+use super::ledger::{Account, END, Part, Promised, judge};
+use super::nodes::{Addresses, end_of_log};
+use super::publisher::{Publisher, Style};
+use crate::support::client::{Kind, Link, Query};
 
 /// How long one that is slow is away between two requests: events for longer than a node's tail.
 const AWAY: Duration = Duration::from_secs(2);
@@ -103,13 +103,13 @@ impl Load {
     /// Waits until so many more are acknowledged.
     pub(crate) async fn more(&self, count: usize) {
         let goal = self.acknowledged() + count;
-        crate::until("publishing goes on", async || self.acknowledged() >= goal).await;
+        super::until("publishing goes on", async || self.acknowledged() >= goal).await;
     }
 
     /// Waits until a subscriber's connection breaks or is refused.
     pub(crate) async fn failure(&self) {
         let before = self.failures.load(Ordering::Relaxed);
-        crate::until("somebody fails to connect", async || self.failures.load(Ordering::Relaxed) > before).await;
+        super::until("somebody fails to connect", async || self.failures.load(Ordering::Relaxed) > before).await;
     }
 
     /// Stops publishing, lets everybody come to the end, and judges.
@@ -175,7 +175,7 @@ impl Load {
 }
 
 async fn joined<T>(who: &str, task: JoinHandle<T>) -> T {
-    let ended = tokio::time::timeout(crate::DEADLINE, task).await;
+    let ended = tokio::time::timeout(super::DEADLINE, task).await;
     ended.unwrap_or_else(|_| panic!("{who} does not come to the end")).unwrap_or_else(|error| panic!("{who}: {error}"))
 }
 

@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::client::{Kind, Query, Subscriber};
-use crate::gaps::told;
-use crate::http::Request;
-use crate::nats::Nats;
-use crate::nodes::end_of_log;
+use super::gaps::told;
+use super::nodes::end_of_log;
 use crate::support::Server;
+use crate::support::client::{Kind, Query, Subscriber};
+use crate::support::http::Request;
+use crate::support::nats::Nats;
 
 /// How a connection to NATS is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +56,17 @@ async fn lost(how: State) {
     way.set(how);
 
     // Publishers are told to come back, in a while that a page would wait for.
-    crate::until("it says that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
+    super::until("it says that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
     let (status, retry, error) = publish(&lonely, 1001).await;
     assert_eq!((status, retry), (503, true), "{error}");
     assert!(!error.to_string().contains(&way.address), "whose business is it where NATS is: {error}");
-    crate::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
+    super::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
     assert_eq!(status_of(&lonely, "/healthz").await, 200, "restarting it would not help");
     assert_eq!(status_of(&other, "/readyz").await, 200);
     // Who is on a stream stays there, and hears heartbeats.
     for (kind, beats, _) in listeners.iter().filter(|(kind, ..)| kind.streams()) {
         let before = beats.load(Ordering::Relaxed);
-        crate::until(&format!("{kind} beats"), async || beats.load(Ordering::Relaxed) > before + 3).await;
+        super::until(&format!("{kind} beats"), async || beats.load(Ordering::Relaxed) > before + 3).await;
     }
     // A poll that is at the end is answered, or told to come back.
     for kind in [Kind::Poll, Kind::Longpoll] {
@@ -80,10 +80,10 @@ async fn lost(how: State) {
     }
 
     way.set(State::Whole);
-    crate::until("it is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
-    crate::until("it publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
+    super::until("it is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
+    super::until("it publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
     for (kind, _, listener) in listeners {
-        let heard = tokio::time::timeout(crate::DEADLINE, listener).await;
+        let heard = tokio::time::timeout(super::DEADLINE, listener).await;
         let mut heard = heard.unwrap_or_else(|_| panic!("{kind} is not caught up")).expect("a listener does not panic");
         // What it was refused may be there or not, once; what was acknowledged is there, in order.
         let mut refused: Vec<u64> = heard.iter().copied().filter(|number| (1000..2000).contains(number)).collect();

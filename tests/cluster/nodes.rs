@@ -6,9 +6,9 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::http::Request;
-use crate::nats::Nats;
 use crate::support::Server;
+use crate::support::http::Request;
+use crate::support::nats::Nats;
 
 /// What every node is started with: quick heartbeats, and a tail so short that those who lag have to read the store.
 const FLAGS: [&str; 8] = ["--workers", "1", "--heartbeat", "1s", "--drain", "300ms", "--tail-events", "200"];

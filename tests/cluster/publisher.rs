@@ -8,10 +8,10 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use crate::http::Request;
-use crate::ledger::{Part, Promised};
-use crate::nodes::Addresses;
-use crate::wire::position;
+use super::ledger::{Part, Promised};
+use super::nodes::Addresses;
+use crate::support::http::Request;
+use crate::support::wire::position;
 
 /// How he goes about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Publisher {
             })
             .collect();
         let body = if self.style == Style::Batch { json!(events) } else { events[0].clone() }.to_string();
-        let end = Instant::now() + crate::DEADLINE;
+        let end = Instant::now() + super::DEADLINE;
         let mut certain = true;
         loop {
             assert!(Instant::now() < end, "{markers:?} cannot be published");

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::http::{Request, Response};
-use crate::jwt::Signer;
-use crate::nats::Nats;
-use crate::nodes::Nodes;
+use super::nodes::Nodes;
+use crate::support::client::{Kind, Link, Query};
+use crate::support::http::{Request, Response};
+use crate::support::jwt::Signer;
+use crate::support::nats::Nats;
 
 const SECRET: &str = "a secret that all nodes have, 32+";
 
@@ -133,7 +133,7 @@ async fn who_is_banned_or_revoked_is_gone_from_every_node() {
         assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "kicked" })));
     }
     for node in 0..3 {
-        crate::until("it is banned", async || keyed.status(node, &named).await == 403).await;
+        super::until("it is banned", async || keyed.status(node, &named).await == 403).await;
         assert_eq!(keyed.status(node, &other).await, 200, "at {node}: another is not");
     }
     let revocation = Request::post("/v1/revocations", "application/json", json!({ "jti": "t2" }).to_string());
@@ -143,6 +143,6 @@ async fn who_is_banned_or_revoked_is_gone_from_every_node() {
         assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "kicked" })));
     }
     for node in 0..3 {
-        crate::until("it is revoked", async || keyed.status(node, &other).await == 401).await;
+        super::until("it is revoked", async || keyed.status(node, &other).await == 401).await;
     }
 }

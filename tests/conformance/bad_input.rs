@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::client::{Kind, Query, Subscriber};
-use crate::fixture::{end_of_log, over, publish, shared, topic};
-use crate::http::{Request, Response, error_code};
+use crate::support::client::{Kind, Query, Subscriber};
+use crate::support::fixture::{end_of_log, over, publish, shared, topic};
+use crate::support::http::{Request, Response, error_code};
+use crate::support::told::told;
 use crate::support::{Server, within};
-use crate::told::told;
 
 over!(every: wrong_subscriptions, refused_while_it_stops);
 
@@ -140,7 +140,7 @@ async fn refused_while_it_stops(kind: Kind) {
     let cursor = end_of_log(&server).await;
     server.signal(nix::sys::signal::Signal::SIGTERM);
     let ready = || async { Request::get("/readyz").send(server.address()).await.status == 503 };
-    crate::fixture::until("it stops", ready).await;
+    crate::support::fixture::until("it stops", ready).await;
     let query = Query::topic("a").with("cursor", &cursor);
     let response = query.request(kind).send(server.address()).await;
     let in_batch = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
@@ -329,7 +329,7 @@ async fn chunked_bodies_have_limits() {
         let mut answer = Vec::new();
         let mut read = read;
         within("a refusal", async {
-            while crate::http::find(&answer, b"too_large").is_none() {
+            while crate::support::http::find(&answer, b"too_large").is_none() {
                 assert!(
                     read.read_buf(&mut answer).await.expect("bytes") > 0,
                     "{path}: {}",

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, over, publish, publish_all, shared, topic, until, uuid};
-use crate::http::Request;
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all, shared, topic, until, uuid};
+use crate::support::http::Request;
+use crate::support::wire::{moved, position};
 use crate::support::{Server, on_nats};
-use crate::wire::{moved, position};
 
 over!(every:
     resumes_by_name_alone,
@@ -27,7 +27,7 @@ fn by_name(client: &str) -> Query {
     Query::default().with("client", client)
 }
 
-async fn ack(server: &Server, client: &str, cursor: &str) -> crate::http::Response {
+async fn ack(server: &Server, client: &str, cursor: &str) -> crate::support::http::Response {
     let body = json!({ "client": client, "cursor": cursor }).to_string();
     Request::post("/v1/ack", "application/json", body).send(server.address()).await
 }

@@ -4,8 +4,8 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::fixture::{publish, shared, topic, until, uuid};
-use crate::http::{Request, Response};
+use crate::support::fixture::{publish, shared, topic, until, uuid};
+use crate::support::http::{Request, Response};
 use crate::support::{Server, within};
 
 /// A header that leaves a request to the App.

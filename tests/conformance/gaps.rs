@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, over, publish, publish_all, until};
-use crate::http::Request;
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all, until};
+use crate::support::http::Request;
+use crate::support::wire::{Item, epoch, moved, position};
 use crate::support::{Server, on_nats};
-use crate::wire::{Item, epoch, moved, position};
 
 over!(every:
     told_where_something_expired,

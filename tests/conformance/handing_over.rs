@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::http::find;
+use crate::support::http::find;
 use crate::support::{Server, within};
 
 /// A request for nothing in particular.

@@ -1,8 +1,8 @@
 //! HEAD: GET's status and headers, at once; nothing is held, and nobody is acknowledged or remembered (RFC 9110 §9.3.2).
 
-use crate::fixture::{publish, shared, topic, uuid};
-use crate::http::{Request, Response};
 use crate::support::Server;
+use crate::support::fixture::{publish, shared, topic, uuid};
+use crate::support::http::{Request, Response};
 
 const PATHS: [&str; 7] = [
     "/v1/poll?topic=T",

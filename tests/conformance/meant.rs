@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query};
-use crate::fixture::{end_of_log, shared, topic};
-use crate::http::Request;
 use crate::support::Server;
-use crate::wire::Item;
+use crate::support::client::{Kind, Link, Query};
+use crate::support::fixture::{end_of_log, shared, topic};
+use crate::support::http::Request;
+use crate::support::wire::Item;
 
 async fn last_on(server: &Server, topic: &str) -> Item {
     let query = Query::topic(topic).with("last", 1);

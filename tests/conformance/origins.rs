@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::client::{Kind, Query};
-use crate::fixture::{end_of_log, over, post_events, uuid};
-use crate::http::{Request, Response};
 use crate::support::Server;
-use crate::told::told;
+use crate::support::client::{Kind, Query};
+use crate::support::fixture::{end_of_log, over, post_events, uuid};
+use crate::support::http::{Request, Response};
+use crate::support::told::told;
 
 over!(every: pages_read_with_leave, only_what_did_not_come_from_elsewhere);
 

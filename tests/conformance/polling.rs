@@ -3,11 +3,11 @@
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, over, publish, shared, topic, uuid};
-use crate::http::{Request, find};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, over, publish, shared, topic, uuid};
+use crate::support::http::{Request, find};
+use crate::support::wire::Batch;
 use crate::support::{Server, within};
-use crate::wire::Batch;
 
 over!(every: over_http_1_0, padding_on_request);
 
@@ -50,7 +50,7 @@ async fn a_quiet_poller_keeps_a_good_cursor() {
     let mut cursor = end_of_log(&server).await;
     for round in 0..4 {
         let filler: Vec<_> = (0..200).map(|n| json!({ "topic": "loud", "data": n })).collect();
-        crate::fixture::post_events(&server, &json!(filler)).await;
+        crate::support::fixture::post_events(&server, &json!(filler)).await;
         let request = Query::topic("quiet").with("cursor", &cursor).request(Kind::Poll);
         let mut answer = request.header("If-None-Match", format!("\"{cursor}\"")).send(server.address()).await;
         if answer.status == 200 {
@@ -135,7 +135,7 @@ async fn a_document_is_recycled() {
     let start = end_of_log(&server).await;
     let filler = "y".repeat(10_000);
     let events: Vec<_> = (0..40).map(|n| json!({ "topic": topic, "data": { "n": n, "filler": filler } })).collect();
-    crate::fixture::post_events(&server, &json!(events)).await;
+    crate::support::fixture::post_events(&server, &json!(events)).await;
     let (mut next, mut cursor, mut documents) = (0, start, 0);
     while next < 40 {
         let mut link = Link::to(server.address(), Kind::Iframe, &Query::topic(&topic).with("cursor", &cursor)).await;
@@ -205,7 +205,7 @@ async fn nonces_are_used_once() {
     for _ in 0..8 {
         let link = Link::to(server.address(), Kind::IframeOnce, &Query::topic("a").with("wait", 0)).await;
         let policy = link.headers.iter().find(|(name, _)| name == "content-security-policy").expect("a policy");
-        assert!(seen.insert(crate::wire::nonce_of(&policy.1)), "{policy:?}");
+        assert!(seen.insert(crate::support::wire::nonce_of(&policy.1)), "{policy:?}");
     }
 }
 
@@ -215,7 +215,7 @@ async fn events_without_names_on_request() {
     let server = shared();
     let topic = topic("unnamed");
     let start = end_of_log(&server).await;
-    crate::fixture::post_events(&server, &json!({ "topic": topic, "event": "named", "data": 1 })).await;
+    crate::support::fixture::post_events(&server, &json!({ "topic": topic, "event": "named", "data": 1 })).await;
     let query = Query::topic(&topic).with("cursor", start).with("named", 0);
     let mut answer = query.request(Kind::Sse).send(server.address()).await;
     let mut text = String::new();

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, post_events, publish, shared, topic};
-use crate::http::{Request, Response};
 use crate::support::Server;
-use crate::wire::{Item, position};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, numbers, post_events, publish, shared, topic};
+use crate::support::http::{Request, Response};
+use crate::support::wire::{Item, position};
 
 async fn post(server: &Server, kind: &str, body: impl Into<Vec<u8>>) -> Response {
     Request::post("/v1/events", kind, body).send(server.address()).await
@@ -128,7 +128,7 @@ async fn lines_each_on_their_own() {
     let lines: Vec<&Value> = errors.iter().map(|one| &one["line"]).collect();
     assert_eq!(lines, [3, 5, 8], "{answer}");
     for error in errors {
-        crate::http::error_code(error);
+        crate::support::http::error_code(error);
     }
     // The first 100 are listed.
     let body = format!("{}\n{}", "x\n".repeat(150), line("6"));
@@ -265,7 +265,10 @@ async fn repeats_after_a_restart() {
         let again = post_events(&server, &body).await;
         assert_eq!(again, json!({ "cursor": first["cursor"], "duplicate": true }), "killed: {kill}");
     }
-    assert_eq!(all_on(&server, "kept", &crate::wire::moved(first["cursor"].as_str().expect("one"), 0)).await.len(), 1);
+    assert_eq!(
+        all_on(&server, "kept", &crate::support::wire::moved(first["cursor"].as_str().expect("one"), 0)).await.len(),
+        1
+    );
 }
 
 /// Without a window a repeat is an event like any other.
@@ -285,7 +288,7 @@ async fn answered_is_readable() {
     let topic = topic("readable");
     for n in 0..20 {
         let cursor = publish(&server, &topic, n).await;
-        let before = crate::wire::moved(&cursor, position(&cursor) - 1);
+        let before = crate::support::wire::moved(&cursor, position(&cursor) - 1);
         for kind in [Kind::Poll, Kind::Sse] {
             let mut subscriber = Subscriber::at(server.address(), kind, Query::topic(&topic), &before);
             assert_eq!(subscriber.event().await.cursor.as_ref(), Some(&cursor));

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, post_events, publish_all, shared, topic, until, uuid};
-use crate::http::Request;
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, numbers, post_events, publish_all, shared, topic, until, uuid};
+use crate::support::http::Request;
+use crate::support::wire::{moved, position};
 use crate::support::{Server, on_nats};
-use crate::wire::{moved, position};
 
 #[tokio::test]
 async fn info() {
@@ -18,7 +18,7 @@ async fn info() {
     let info = answer.json().await;
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(info["cursor"], last);
-    assert_eq!(info["epoch"], crate::wire::epoch(&last));
+    assert_eq!(info["epoch"], crate::support::wire::epoch(&last));
     assert_eq!(info["transports"], json!(["ws", "sse", "stream", "iframe", "longpoll", "jsonp", "poll"]));
     assert_eq!(info["heartbeat"], 5000);
     assert_eq!(info["limits"]["event_bytes"], 100 << 10);

@@ -10,10 +10,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic};
 use crate::support::Server;
+use crate::support::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic};
+use crate::support::wire::Item;
 use crate::support::within;
-use crate::wire::Item;
 
 /// `curl -N`, line by line.
 fn curl(url: &str, more: &[&str]) -> (tokio::process::Child, tokio::io::Lines<BufReader<tokio::process::ChildStdout>>) {
@@ -87,8 +87,9 @@ async fn curl_publishes() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.ends_with("201"), "{arguments:?}: {text}");
     }
-    let query = crate::client::Query::topic(&topic);
-    let mut subscriber = crate::client::Subscriber::at(server.address(), crate::client::Kind::Poll, query, &start);
+    let query = crate::support::client::Query::topic(&topic);
+    let mut subscriber =
+        crate::support::client::Subscriber::at(server.address(), crate::support::client::Kind::Poll, query, &start);
     let expected =
         [json!({ "n": 1 }), json!("hello world"), json!(3), json!(4), json!(5), json!("a&b"), json!(7), json!(8)];
     assert_eq!(subscriber.values(8).await, expected);

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, until, uuid};
-use crate::http::Request;
 use crate::support::Server;
-use crate::wire::{epoch, moved, position};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{
+    end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, until, uuid,
+};
+use crate::support::http::Request;
+use crate::support::wire::{epoch, moved, position};
 
 over!(every:
     from_now_on,

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::client::{Failure, Kind, Query, Subscriber};
-use crate::fixture::{end_of_log, uuid};
-use crate::http::Request;
+use crate::support::client::{Failure, Kind, Query, Subscriber};
+use crate::support::fixture::{end_of_log, uuid};
+use crate::support::http::Request;
+use crate::support::wire::{Item, position};
 use crate::support::{Server, within};
-use crate::wire::{Item, position};
 
 /// What goes wrong on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ async fn every_pair(trouble: Trouble) {
     }
     if matches!(trouble, Trouble::Stop | Trouble::Kill) {
         for part in [3, 2] {
-            crate::fixture::until("a part is published", || async {
+            crate::support::fixture::until("a part is published", || async {
                 published.load(Ordering::Relaxed) >= EVENTS / part
             })
             .await;

@@ -9,11 +9,11 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, until, uuid};
-use crate::http::{Request, Response};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, until, uuid};
+use crate::support::http::{Request, Response};
+use crate::support::wire::{Item, moved, position};
 use crate::support::{Server, within};
-use crate::wire::{Item, moved, position};
 
 /// A socket that has said hello.
 async fn connect(server: &Server, query: &Query) -> Link {
@@ -31,7 +31,7 @@ async fn reply(link: &mut Link) -> Value {
 
 fn refused(reply: &Value) -> String {
     assert_eq!(reply["ok"], false, "{reply}");
-    crate::http::error_code(reply)
+    crate::support::http::error_code(reply)
 }
 
 #[tokio::test]
@@ -566,7 +566,7 @@ async fn silence_is_detected() {
     assert!(pings >= 1, "it was asked first");
     let close = [&[0x88, 6][..], &1013_u16.to_be_bytes(), b"slow"].concat();
     assert!(all.ends_with(&close), "{:?}", String::from_utf8_lossy(&all));
-    assert!(crate::http::find(&all, b"\"event\":\"$bye\",\"data\":{\"reason\":\"slow\"").is_some());
+    assert!(crate::support::http::find(&all, b"\"event\":\"$bye\",\"data\":{\"reason\":\"slow\"").is_some());
     // One that answers.
     let mut link = connect(&server, &Query::topic("a")).await;
     for _ in 0..10 {

@@ -10,7 +10,7 @@ use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent, Position};
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, What, topic};
+use super::ledger::{Ledger, What, topic};
 
 /// What the recorded server kept at most.
 pub(crate) const EVENTS_MAX: u64 = 150;

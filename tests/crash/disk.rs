@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::trace::Action;
+use super::trace::Action;
 
 /// What a disk writes as a whole: less than this is never torn.
 const SECTOR_BYTES: usize = 512;

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::jwt::Signer;
-use crate::preload::Faults;
 use crate::support::Server;
-use crate::wire::{self, Items};
+use crate::support::jwt::Signer;
+use crate::support::preload::Faults;
+use crate::support::raw::{self, Items};
 
 const SECRET: &str = "the-secret-that-signs-the-tokens-of-this-test";
 
@@ -16,7 +16,7 @@ async fn publish(server: &Server, number: u64) {
 }
 
 async fn numbers(server: &Server) -> Vec<Value> {
-    wire::history(server.address(), "a").await.iter().map(|item| item["data"].clone()).collect()
+    raw::history(server.address(), "a").await.iter().map(|item| item["data"].clone()).collect()
 }
 
 #[tokio::test]
@@ -25,16 +25,16 @@ async fn a_jump_ahead_removes_nothing() {
     let client = "5a2b7a3e-6f0e-4a9e-9d5e-0c6f4b1d2e3f";
     publish(&server, 1).await;
     let start = format!("/v1/poll?topic=a&client={client}&cursor=earliest");
-    assert_eq!(wire::poll(server.address(), &start).await.expect("a batch").1.len(), 1);
+    assert_eq!(raw::poll(server.address(), &start).await.expect("a batch").1.len(), 1);
     publish(&server, 2).await;
     faults.set_clock(8 * 24 * HOUR_MS);
-    crate::until("the jump is logged", async || server.log().contains("has jumped ahead")).await;
+    super::until("the jump is logged", async || server.log().contains("has jumped ahead")).await;
     // What is published now has the clock's time. Its being there says that the writer has been through a maintenance or two.
     for number in 3..=5 {
         publish(&server, number).await;
     }
     assert_eq!(numbers(&server).await, [1, 2, 3, 4, 5]);
-    let (_, events) = wire::poll(server.address(), &format!("/v1/poll?client={client}")).await.expect("a batch");
+    let (_, events) = raw::poll(server.address(), &format!("/v1/poll?client={client}")).await.expect("a batch");
     let data: Vec<&Value> = events.iter().map(|item| &item["data"]).collect();
     assert!(data.ends_with(&[&json!(2), &json!(3), &json!(4), &json!(5)]), "the client is remembered: {events:?}");
 }
@@ -48,7 +48,7 @@ async fn an_event_of_the_future_keeps_none_behind_it() {
     for number in 2..=4 {
         publish(&server, number).await;
     }
-    crate::until("all of them are removed", async || numbers(&server).await.is_empty()).await;
+    super::until("all of them are removed", async || numbers(&server).await.is_empty()).await;
 }
 
 #[tokio::test]

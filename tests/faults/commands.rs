@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::Server;
-use crate::wire;
+use crate::support::raw;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
@@ -67,7 +67,7 @@ async fn publish_says_what_became_of_the_event() {
     answer(&publish(&["a.b", "just a text"], b""));
     answer(&publish(&["a.b", "-"], b"[\"from\", \"a pipe\"]\n"));
     answer(&publish(&["a.b"], &[0, 0xFF]));
-    let history = wire::history(server.address(), "a.b").await;
+    let history = raw::history(server.address(), "a.b").await;
     let data: Vec<&Value> = history.iter().map(|item| &item["data"]).collect();
     assert_eq!(data, [&json!({ "n": 1.50 }), &json!("just a text"), &json!(["from", "a pipe"]), &json!("AP8=")]);
     assert_eq!((&history[0]["event"], &history[0]["id"]), (&json!("named"), &json!("key")));
@@ -138,7 +138,7 @@ async fn subscribe_goes_on_through_restarts() {
         }
         for (transport, _, output) in &mut children {
             for number in 0..3 {
-                let line = crate::within(&format!("a line over {transport}"), output.next_line()).await;
+                let line = super::within(&format!("a line over {transport}"), output.next_line()).await;
                 let line = line.expect("readable").expect("a line");
                 let item: Value = serde_json::from_str(&line).expect("JSON");
                 assert_eq!(item["data"], round * 3 + number, "{transport}: {line}");
@@ -147,7 +147,7 @@ async fn subscribe_goes_on_through_restarts() {
         server = if round == 1 { server.stop_and_restart() } else { server.kill_and_restart() };
     }
     for (transport, mut child, mut output) in children {
-        let end = crate::within(transport, child.wait()).await.expect("it ends");
+        let end = super::within(transport, child.wait()).await.expect("it ends");
         assert_eq!(end.code(), Some(0), "{transport}");
         assert_eq!(output.next_line().await.expect("readable"), None);
     }
@@ -165,7 +165,7 @@ async fn backup_copies_or_says_why_not() {
     let made = run(&["backup", file, "--data", data], &[], b"");
     assert_eq!(made.status.code(), Some(0), "{made:?}");
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
-    let info = wire::get(server.address(), "/v1/info").await.expect("an answer").json();
+    let info = raw::get(server.address(), "/v1/info").await.expect("an answer").json();
     let bytes = std::fs::metadata(file).expect("the copy").len().to_string();
     for word in [file, info["epoch"].as_str().expect("an epoch"), "from 1 to 3", &bytes, "events.db"] {
         assert!(said.contains(word), "{word} is missing in: {said}");
@@ -184,7 +184,7 @@ async fn backup_copies_or_says_why_not() {
 async fn heartbeat(wrapper: &[&str], flags: &[&str]) -> u64 {
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
     let server = Server::start_under(wrapper, directory, flags);
-    let info = wire::get(server.address(), "/v1/info").await.expect("an answer").json();
+    let info = raw::get(server.address(), "/v1/info").await.expect("an answer").json();
     info["heartbeat"].as_u64().expect("a number")
 }
 
@@ -276,7 +276,7 @@ async fn it_listens_to_others_only_when_told_so_in_as_many_words() {
 
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
     let open = Server::start_under(&["env", "SWITCHBACK_ALLOW_ANONYMOUS=true"], directory, &[]);
-    assert_eq!(wire::get(open.address(), "/v1/info").await.expect("an answer").status(), 200);
+    assert_eq!(raw::get(open.address(), "/v1/info").await.expect("an answer").status(), 200);
 
     // A port that is taken is told as such.
     let taken = run(&["--listen", open.address(), "--store", "memory"], &[], b"");

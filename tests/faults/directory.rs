@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::wire::{self, Items, STREAMS, position};
+use crate::support::raw::{self, Items, STREAMS, position};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
@@ -26,7 +26,7 @@ async fn publish(server: &Server, events: std::ops::RangeInclusive<u64>) -> Vec<
 }
 
 async fn numbers(server: &Server) -> Vec<u64> {
-    let history = wire::history(server.address(), "a").await;
+    let history = raw::history(server.address(), "a").await;
     history.iter().map(|item| item["data"].as_u64().expect("a number")).collect()
 }
 
@@ -69,10 +69,10 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     let server = Server::start(&[]);
     let old = publish(&server, 1..=5).await;
     let client = "5a2b7a3e-6f0e-4a9e-9d5e-0c6f4b1d2e3f";
-    let mut acknowledge = wire::Connection::open(server.address()).await.expect("connected");
+    let mut acknowledge = raw::Connection::open(server.address()).await.expect("connected");
     // It comes once, so that its patterns are known, and acknowledges some.
     let first = format!("/v1/longpoll?topic=a&client={client}&cursor=earliest&wait=0");
-    assert_eq!(wire::poll(server.address(), &first).await.expect("a batch").1.len(), 5);
+    assert_eq!(raw::poll(server.address(), &first).await.expect("a batch").1.len(), 5);
     let ack = json!({ "client": client, "cursor": old[2] }).to_string();
     acknowledge.post("/v1/ack", "application/json", ack.as_bytes()).await.expect("sent");
     assert_eq!(acknowledge.answer().await.expect("an answer").json()["cursor"], old[2]);
@@ -90,7 +90,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     let restored = Server::start_in(home, &[]);
     let address = restored.address().to_owned();
     assert_eq!(numbers(&restored).await, [1, 2, 3, 4, 5]);
-    let info = wire::get(&address, "/v1/info").await.expect("an answer").json();
+    let info = raw::get(&address, "/v1/info").await.expect("an answer").json();
     let epoch = info["epoch"].as_str().expect("an epoch").to_owned();
     assert!(!old[0].as_str().expect("a cursor").starts_with(&format!("{epoch}-")), "the epoch is the old one");
     let began = Value::from(format!("{epoch}-5"));
@@ -123,7 +123,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     }
     for path in ["poll?", "longpoll?wait=60&", "iframe?once=1&wait=60&", "jsonp?callback=f&wait=60&"] {
         let path = format!("/v1/{path}topic=a&cursor={}", lost[0].as_str().expect("a cursor"));
-        let answer = crate::within(&path, wire::get(&address, &path)).await.expect("an answer");
+        let answer = super::within(&path, raw::get(&address, &path)).await.expect("an answer");
         let text = answer.text();
         let end = if path.contains("iframe") {
             ")</script>"
@@ -154,7 +154,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     }
     // The epoch is minted once.
     let restored = restored.stop_and_restart();
-    assert_eq!(wire::get(restored.address(), "/v1/info").await.expect("an answer").json()["epoch"], epoch.as_str());
+    assert_eq!(raw::get(restored.address(), "/v1/info").await.expect("an answer").json()["epoch"], epoch.as_str());
 }
 
 fn copy_of(data: &Path) -> (Arc<tempfile::TempDir>, PathBuf) {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::ledger::Load;
+use super::ledger::Load;
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, STREAMS};
+use crate::support::raw::{self, Connection, Items, STREAMS};
 
 const HELD: [&str; 3] = ["longpoll?wait=60&", "jsonp?callback=f&wait=60&", "iframe?once=1&wait=60&"];
 
@@ -21,15 +21,15 @@ fn check_bye(item: &Value) {
 async fn stream_end(transport: &'static str, mut items: Items) -> Instant {
     check_bye(&items.news().await);
     let end = Instant::now();
-    let rest = crate::within("the end of the stream", items.next()).await;
+    let rest = super::within("the end of the stream", items.next()).await;
     assert!(matches!(rest, Ok(None)), "{transport} ends properly: {rest:?}");
     assert_eq!(items.close_code, (transport == "ws").then_some(1001));
-    crate::within("the connection's end", items.connection.closed()).await;
+    super::within("the connection's end", items.connection.closed()).await;
     end
 }
 
 async fn held_end(kind: &str, mut connection: Connection) -> Instant {
-    let answer = crate::within(kind, connection.answer()).await.expect("an answer");
+    let answer = super::within(kind, connection.answer()).await.expect("an answer");
     let end = Instant::now();
     assert_eq!(answer.status(), 200, "{answer:?}");
     let text = answer.text();
@@ -44,12 +44,12 @@ async fn held_end(kind: &str, mut connection: Connection) -> Instant {
 /// New work is refused, in the way that its sender can read.
 async fn check_refusals(address: &str, kept: &mut Connection) {
     for path in ["/v1/poll?topic=a", "/v1/longpoll?topic=a", "/v1/sse?topic=a", "/v1/stream?topic=a", "/v1/info"] {
-        let answer = wire::get(address, path).await.expect("an answer");
+        let answer = raw::get(address, path).await.expect("an answer");
         assert_eq!((answer.status(), answer.code().as_str()), (503, "shutting_down"), "{path}");
         let after = answer.head.header("retry-after").and_then(|after| after.parse::<u64>().ok());
         assert!(after.is_some(), "{path}: {:?}", answer.head);
     }
-    let answer = wire::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
+    let answer = raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
     assert_eq!(answer.status(), 503, "publishing");
     kept.get("/v1/poll?topic=a").await.expect("sent");
     assert_eq!(kept.answer().await.expect("an answer").status(), 503, "on a connection that was there");
@@ -57,7 +57,7 @@ async fn check_refusals(address: &str, kept: &mut Connection) {
     socket.upgrade("/v1/ws?topic=a").await.expect("sent");
     assert_eq!(socket.answer().await.expect("an answer").status(), 503, "WebSocket");
     for (path, status) in [("/healthz", 200), ("/readyz", 503)] {
-        assert_eq!(wire::get(address, path).await.expect("an answer").status(), status, "{path}");
+        assert_eq!(raw::get(address, path).await.expect("an answer").status(), status, "{path}");
     }
 }
 
@@ -78,16 +78,16 @@ async fn everyone_is_told(signal: Signal) {
             let client = uuid::Uuid::new_v4();
             let mut connection = Connection::open(&address).await.expect("connected");
             connection.get(&format!("/v1/{kind}topic=a&client={client}")).await.expect("sent");
-            crate::until("the poll is held", async || {
-                wire::get(&address, &format!("/v1/clients/{client}")).await.expect("an answer").status() == 200
+            super::until("the poll is held", async || {
+                raw::get(&address, &format!("/v1/clients/{client}")).await.expect("an answer").status() == 200
             })
             .await;
             ends.push(tokio::spawn(held_end(kind, connection)));
         }
     }
     server.signal(signal);
-    crate::until("new work is refused", async || {
-        wire::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
+    super::until("new work is refused", async || {
+        raw::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
     })
     .await;
     check_refusals(&address, &mut kept).await;
@@ -98,7 +98,7 @@ async fn everyone_is_told(signal: Signal) {
     times.sort();
     let spread = times[times.len() - 1] - times[0];
     assert!(spread > Duration::from_millis(500), "all {} ended within {spread:?}", times.len());
-    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn with_nobody_connected_it_is_prompt() {
     idle.get("/v1/info").await.expect("sent");
     idle.answer().await.expect("an answer");
     server.signal(Signal::SIGTERM);
-    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
 /// Whoever reads the greeting may count on it.
@@ -128,7 +128,7 @@ async fn it_can_be_stopped_as_soon_as_it_has_greeted() {
     for _ in 0..10 {
         let mut server = Server::start(&[]);
         server.signal(Signal::SIGTERM);
-        assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+        assert_eq!(super::end_of(&mut server).await.code(), Some(0));
     }
 }
 
@@ -142,13 +142,13 @@ async fn a_second_signal_ends_it_at_once() {
             streams.push(Items::open(&address, "sse", "topic=a").await.expect("open"));
         }
         server.signal(first);
-        crate::until("it drains", async || {
-            wire::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
+        super::until("it drains", async || {
+            raw::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
         })
         .await;
         assert_eq!(server.ended(), None, "it waits for its streams");
         server.signal(second);
-        assert_eq!(crate::end_of(&mut server).await.code(), Some(1));
+        assert_eq!(super::end_of(&mut server).await.code(), Some(1));
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_stalled_reader_does_not_hold_the_end_up() {
         server.publish(&json!({ "topic": "a", "data": "x".repeat(200_000) })).await;
     }
     server.signal(Signal::SIGTERM);
-    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,12 +175,12 @@ async fn a_restart_is_a_pause() {
     let load = Load::start(&server, &["sse", "ws", "longpoll", "stream", "iframe"]).await;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM] {
         let goal = load.acknowledged() + 150;
-        crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+        super::until("publishing goes on", async || load.acknowledged() >= goal).await;
         server.signal(signal);
-        assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+        assert_eq!(super::end_of(&mut server).await.code(), Some(0));
         server = server.start_again();
     }
     let goal = load.acknowledged() + 150;
-    crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+    super::until("publishing goes on", async || load.acknowledged() >= goal).await;
     println!("restart: {} events", load.judge().await);
 }

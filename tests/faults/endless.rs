@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::wire::{self, Answer, Connection, Items, masked, position};
+use crate::support::raw::{self, Answer, Connection, Items, masked, position};
 
 /// The pause of those who dribble.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -13,14 +13,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MIB: usize = 1 << 20;
 
 async fn answer(connection: &mut Connection) -> Answer {
-    crate::within("an answer", connection.answer()).await.expect("an answer")
+    super::within("an answer", connection.answer()).await.expect("an answer")
 }
 
 /// It still serves everybody else.
 async fn check_alive(server: &Server) {
     let published = server.publish(&json!({ "topic": "alive", "data": 1 })).await;
     let path = "/v1/poll?topic=alive&last=1";
-    let (_, events) = wire::poll(server.address(), path).await.expect("a batch");
+    let (_, events) = raw::poll(server.address(), path).await.expect("a batch");
     assert_eq!(events[0]["cursor"], published["cursor"]);
 }
 
@@ -42,13 +42,13 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     for start in ["", "GE", "GET /v1/info HTTP/1.1\r\n", "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Long: "] {
         let mut connection = Connection::open(server.address()).await.expect("connected");
         connection.send(start).await.expect("sent");
-        let said = crate::within("the end", connection.closed()).await;
+        let said = super::within("the end", connection.closed()).await;
         let said = String::from_utf8_lossy(&said);
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{start:?}: {said}");
     }
     let mut slow = Connection::open(server.address()).await.expect("connected");
     slow.send("GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await.expect("sent");
-    let said = crate::within("the end of who dribbles", dribble(slow, b"x")).await;
+    let said = super::within("the end of who dribbles", dribble(slow, b"x")).await;
     assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&said));
     check_alive(&server).await;
 }
@@ -57,7 +57,7 @@ async fn a_head_that_never_ends_is_not_waited_for() {
 #[tokio::test]
 async fn a_head_without_bounds_is_refused() {
     let server = Server::start(&["--header-timeout", "1h"]);
-    let before_kib = crate::memory_kib(server.pid(), "VmHWM");
+    let before_kib = super::memory_kib(server.pid(), "VmHWM");
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.send("GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Long: ").await.expect("sent");
     let piece = vec![b'x'; 64 << 10];
@@ -66,9 +66,9 @@ async fn a_head_without_bounds_is_refused() {
             break;
         }
     }
-    let said = crate::within("the end", connection.closed()).await;
+    let said = super::within("the end", connection.closed()).await;
     assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&said));
-    let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
+    let grown_kib = super::memory_kib(server.pid(), "VmHWM") - before_kib;
     assert!(grown_kib < 8 * 1024, "{grown_kib} KiB");
     check_alive(&server).await;
 }
@@ -98,11 +98,11 @@ async fn a_body_that_never_ends_is_not_waited_for() {
             let refused = answer(&mut slow).await;
             assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"), "{path} {framing}, slowly");
             // What was asked for next can't be told from the rest of the body.
-            crate::within("the end of who stopped", stopped.closed()).await;
-            crate::within("the end of who dribbles", dribble(slow, more.as_bytes())).await;
+            super::within("the end of who stopped", stopped.closed()).await;
+            super::within("the end of who dribbles", dribble(slow, more.as_bytes())).await;
         }
     }
-    assert_eq!(wire::history(address, "%3E").await.len(), 0, "nothing of it is stored");
+    assert_eq!(raw::history(address, "%3E").await.len(), 0, "nothing of it is stored");
     check_alive(&server).await;
 }
 
@@ -131,7 +131,7 @@ async fn lines_may_be_slow_but_not_stop() {
         stopped.send(line(number)).await.expect("sent");
     }
     // The lines that have come are stored at once, not when the stream ends.
-    crate::until("the lines are there", async || wire::history(server.address(), "lines").await.len() == 15).await;
+    super::until("the lines are there", async || raw::history(server.address(), "lines").await.len() == 15).await;
     let refused = answer(&mut stopped).await;
     assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"));
     assert_eq!(refused.json()["accepted"], 3, "it says how far it came");
@@ -141,10 +141,10 @@ async fn lines_may_be_slow_but_not_stop() {
     broken.send(head).await.expect("sent");
     broken.send(line(15)).await.expect("sent");
     broken.send("ff\r\n{\"topic\":").await.expect("sent");
-    crate::until("the line is there", async || wire::history(server.address(), "lines").await.len() == 16).await;
+    super::until("the line is there", async || raw::history(server.address(), "lines").await.len() == 16).await;
     drop(broken);
     let data: Vec<Value> =
-        wire::history(server.address(), "lines").await.iter().map(|item| item["data"].clone()).collect();
+        raw::history(server.address(), "lines").await.iter().map(|item| item["data"].clone()).collect();
     assert_eq!(data, (0..16).map(Value::from).collect::<Vec<_>>());
     check_alive(&server).await;
 }
@@ -152,7 +152,7 @@ async fn lines_may_be_slow_but_not_stop() {
 #[tokio::test]
 async fn a_line_that_never_ends_takes_no_memory() {
     let server = Server::start(&[]);
-    let before_kib = crate::memory_kib(server.pid(), "VmHWM");
+    let before_kib = super::memory_kib(server.pid(), "VmHWM");
     let mut connection = Connection::open(server.address()).await.expect("connected");
     let good = format!("{}\n", json!({ "topic": "a", "data": 1 }));
     let filling = vec![b'x'; MIB];
@@ -171,7 +171,7 @@ async fn a_line_that_never_ends_takes_no_memory() {
     assert_eq!(done["accepted"], 2);
     let errors = done["errors"].as_array().expect("errors");
     assert_eq!((errors.len(), &errors[0]["line"], &errors[0]["error"]["code"]), (1, &json!(2), &json!("too_large")));
-    let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
+    let grown_kib = super::memory_kib(server.pid(), "VmHWM") - before_kib;
     assert!(grown_kib < 16 * 1024, "{grown_kib} KiB for a line of 64 MiB");
 }
 
@@ -185,9 +185,9 @@ async fn a_socket_that_answers_no_ping_is_closed() {
     let bye = dead.named("$bye").await;
     assert_eq!(bye["data"]["reason"], "slow", "{bye}");
     assert!(bye["data"]["retry"].is_u64(), "{bye}");
-    assert_eq!(crate::within("the close", dead.next()).await.expect("a proper end"), None);
+    assert_eq!(super::within("the close", dead.next()).await.expect("a proper end"), None);
     assert_eq!(dead.close_code, Some(1013));
-    crate::within("the connection's end", dead.connection.closed()).await;
+    super::within("the connection's end", dead.connection.closed()).await;
     // The other has been there for as long.
     let published = server.publish(&json!({ "topic": "a", "data": 1 })).await;
     assert_eq!(alive.news().await["cursor"], published["cursor"]);
@@ -196,7 +196,7 @@ async fn a_socket_that_answers_no_ping_is_closed() {
 #[tokio::test]
 async fn a_frame_announced_as_huge_is_refused_by_its_header() {
     let server = Server::start(&["--heartbeat", "1h"]);
-    let before_kib = crate::memory_kib(server.pid(), "VmHWM");
+    let before_kib = super::memory_kib(server.pid(), "VmHWM");
     let mut open = Vec::new();
     for path in ["ws", "echo"] {
         for length in [16 * MIB as u64 + 1, 1 << 32, 1 << 62] {
@@ -209,7 +209,7 @@ async fn a_frame_announced_as_huge_is_refused_by_its_header() {
                 frame.extend(length.to_be_bytes());
                 items.connection.send(frame).await.expect("sent");
                 // The mask and the payload never come.
-                while let Some(item) = crate::within("the close", items.next()).await.expect("a proper close") {
+                while let Some(item) = super::within("the close", items.next()).await.expect("a proper close") {
                     assert_eq!(item["event"], "$hello", "{item}");
                 }
                 assert_eq!(items.close_code, Some(1009), "{path} {length} {first}");
@@ -224,9 +224,9 @@ async fn a_frame_announced_as_huge_is_refused_by_its_header() {
         // It may have been closed by then.
         let _ = pieces.connection.send(masked(if number == 0 { 0x01 } else { 0x00 }, &piece)).await;
     }
-    while crate::within("the close", pieces.next()).await.expect("a proper close").is_some() {}
+    while super::within("the close", pieces.next()).await.expect("a proper close").is_some() {}
     assert_eq!(pieces.close_code, Some(1009));
-    let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
+    let grown_kib = super::memory_kib(server.pid(), "VmHWM") - before_kib;
     assert!(grown_kib < 32 * 1024, "{grown_kib} KiB");
     check_alive(&server).await;
 }
@@ -250,7 +250,7 @@ async fn pipelined_requests_are_answered_in_order() {
         assert_eq!((created.status(), position(&created.json()["cursor"])), (201, number + 1));
     }
     // Behind one that is held, others wait their turn.
-    let cursor = wire::get(server.address(), "/v1/info").await.expect("an answer").json()["cursor"].clone();
+    let cursor = raw::get(server.address(), "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let cursor = cursor.as_str().expect("a cursor");
     let held = format!(
         "GET /v1/longpoll?topic=a&cursor={cursor}&wait=60&client={} HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -259,9 +259,9 @@ async fn pipelined_requests_are_answered_in_order() {
     let info = "GET /v1/info HTTP/1.1\r\nHost: localhost\r\n\r\n";
     connection.send(format!("{info}{held}{info}{info}")).await.expect("sent");
     assert!(answer(&mut connection).await.json()["version"].is_string());
-    crate::until("it is held", async || {
+    super::until("it is held", async || {
         let path = format!("/v1/clients/{}", uuid::Uuid::from_u128(7));
-        wire::get(server.address(), &path).await.expect("an answer").status() == 200
+        raw::get(server.address(), &path).await.expect("an answer").status() == 200
     })
     .await;
     let published = server.publish(&json!({ "topic": "a", "data": 50 })).await;
@@ -278,7 +278,7 @@ async fn http_1_0_is_streamed_to_until_the_connection_ends() {
     for transport in ["sse", "stream", "iframe"] {
         let mut connection = Connection::open(server.address()).await.expect("connected");
         connection.send(format!("GET /v1/{transport}?topic=a HTTP/1.0\r\n\r\n")).await.expect("sent");
-        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let head = super::within("a head", connection.head()).await.expect("a head");
         assert_eq!((head.status, head.is_chunked(), head.header("content-length")), (200, false, None), "{head:?}");
         let mut items = Items::after(connection, transport, &head).expect("a stream");
         items.named("$hello").await;
@@ -287,7 +287,7 @@ async fn http_1_0_is_streamed_to_until_the_connection_ends() {
         assert_eq!((&item["cursor"], &item["data"]), (&published["cursor"], &json!(transport)));
         let bye = items.named("$bye").await;
         assert_eq!(bye["data"]["reason"], "recycle");
-        assert_eq!(crate::within("the end", items.next()).await.expect("a proper end"), None);
+        assert_eq!(super::within("the end", items.next()).await.expect("a proper end"), None);
     }
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.send("GET /v1/longpoll?topic=a&cursor=earliest&limit=2 HTTP/1.0\r\n\r\n").await.expect("sent");
@@ -331,14 +331,14 @@ async fn a_body_beyond_the_limit_is_answered_readably() {
                     let _ = connection.send("0\r\n\r\n").await;
                 }
             };
-            crate::within("its place in the socket", sending).await;
-            let refused = crate::within("an answer", connection.answer()).await;
+            super::within("its place in the socket", sending).await;
+            let refused = super::within("an answer", connection.answer()).await;
             let refused = refused.unwrap_or_else(|error| panic!("{path} {kind} chunked: {chunked}: {error}"));
             assert_eq!(refused.code(), code, "{path} {kind} chunked: {chunked}");
             assert!((400..500).contains(&refused.status()));
         }
     }
-    assert_eq!(wire::history(address, "%3E").await.len(), 0, "nothing of it is stored");
+    assert_eq!(raw::history(address, "%3E").await.len(), 0, "nothing of it is stored");
     check_alive(&server).await;
 }
 
@@ -361,12 +361,12 @@ async fn a_refused_body_is_not_waited_for_either() {
         let mut stopped = Connection::open(server.address()).await.expect("connected");
         stopped.send(&head).await.expect("sent");
         assert_eq!(answer(&mut stopped).await.status(), status, "{path}");
-        crate::within(&format!("the end of who stopped at {path}, {framing}"), stopped.closed()).await;
+        super::within(&format!("the end of who stopped at {path}, {framing}"), stopped.closed()).await;
 
         let mut slow = Connection::open(server.address()).await.expect("connected");
         slow.send(&head).await.expect("sent");
         assert_eq!(answer(&mut slow).await.status(), status, "{path}");
-        crate::within(&format!("the end of who dribbles at {path}, {framing}"), dribble(slow, more.as_bytes())).await;
+        super::within(&format!("the end of who dribbles at {path}, {framing}"), dribble(slow, more.as_bytes())).await;
     }
     check_alive(&server).await;
 
@@ -377,7 +377,7 @@ async fn a_refused_body_is_not_waited_for_either() {
         let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
         let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked";
         connection.send(format!("{head}\r\n\r\n{chunks}")).await.expect("sent");
-        assert_eq!(wire::position(&answer(&mut connection).await.json()["cursor"]), position);
+        assert_eq!(raw::position(&answer(&mut connection).await.json()["cursor"]), position);
     }
 }
 
@@ -386,7 +386,7 @@ async fn a_refused_body_is_not_waited_for_either() {
 async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
     const SOCKETS: usize = 20;
     let server = Server::start(&["--heartbeat", "1h"]);
-    let before_kib = crate::memory_kib(server.pid(), "VmHWM");
+    let before_kib = super::memory_kib(server.pid(), "VmHWM");
     let mut sockets = Vec::new();
     for path in ["ws?topic=a", "echo"] {
         let ask = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(200));
@@ -408,9 +408,9 @@ async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
     }
     let mut stuck = Vec::new();
     for socket in sockets {
-        stuck.push(crate::within("it to have enough", socket).await.expect("it has enough"));
+        stuck.push(super::within("it to have enough", socket).await.expect("it has enough"));
     }
-    let grown_kib = crate::memory_kib(server.pid(), "VmHWM") - before_kib;
+    let grown_kib = super::memory_kib(server.pid(), "VmHWM") - before_kib;
     println!("asking: {grown_kib} KiB for {} sockets", stuck.len());
     assert!(grown_kib < stuck.len() as u64 * 1024, "{grown_kib} KiB for {} sockets", stuck.len());
     check_alive(&server).await;

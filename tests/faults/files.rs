@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items};
+use crate::support::raw::{self, Connection, Items};
 
 const LIMIT: usize = 100;
 
@@ -23,7 +23,7 @@ async fn with_no_files_left_it_serves_on_and_recovers() {
         number += 1;
         let body = json!({ "topic": "a", "data": number }).to_string();
         publisher.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
-        let answer = crate::within("an answer", publisher.answer()).await.expect("an answer");
+        let answer = super::within("an answer", publisher.answer()).await.expect("an answer");
         assert_eq!(answer.status(), 201, "{answer:?}");
         assert_eq!(items.news().await["data"], number);
     };
@@ -39,12 +39,12 @@ async fn with_no_files_left_it_serves_on_and_recovers() {
             publish().await;
         }
     }
-    crate::until("no file is left", async || crate::open_files(server.pid()) >= LIMIT - 2).await;
+    super::until("no file is left", async || super::open_files(server.pid()) >= LIMIT - 2).await;
     for _ in 0..20 {
         publish().await;
     }
     drop(crowd);
-    let served = crate::within("a newcomer", wire::get(&address, "/v1/info")).await;
+    let served = super::within("a newcomer", raw::get(&address, "/v1/info")).await;
     assert_eq!(served.expect("an answer").status(), 200);
     publish().await;
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::ledger::Load;
+use super::ledger::Load;
 use crate::support::Server;
-use crate::wire::{self, Connection};
+use crate::support::raw::{self, Connection};
 
 const WATCHED: &str = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync";
 
@@ -71,7 +71,7 @@ fn promised(call: &Call) -> Vec<u64> {
     cursors
         .map(|rest| {
             let cursor = rest.split('\\').next().expect("a first part");
-            wire::position(&Value::from(cursor))
+            raw::position(&Value::from(cursor))
         })
         .collect()
 }
@@ -82,13 +82,13 @@ async fn publish(connection: &mut Connection, topic: &str, markers: &[String], p
         markers.iter().map(|marker| json!({ "topic": topic, "data": format!("<{marker}>") })).collect();
     let body = if events.len() == 1 { events[0].clone() } else { Value::from(events) };
     connection.post("/v1/events", "application/json", body.to_string().as_bytes()).await.expect("sent");
-    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    let answer = super::within("an answer", connection.answer()).await.expect("an answer");
     assert_eq!(answer.status(), 201, "{answer:?}");
     let answer = answer.json();
     let single = [answer.clone()];
     let outcomes = answer["events"].as_array().map_or(&single[..], Vec::as_slice);
     for (outcome, marker) in outcomes.iter().zip(markers) {
-        placed.insert(wire::position(&outcome["cursor"]), marker.clone());
+        placed.insert(raw::position(&outcome["cursor"]), marker.clone());
     }
 }
 
@@ -117,14 +117,14 @@ async fn a_sync_that_fails_is_an_answer_that_fails() {
         let wrapper = ["strace", "-D", "-f", "-q", "-s", "0", "-e", &trace, "-e", &inject, "-o", log];
         let server = Server::start_under(&wrapper, directory.clone(), &[]);
         let load = Load::start(&server, &["sse", "ws", "longpoll"]).await;
-        crate::until("publishing goes on", async || load.acknowledged() >= 400).await;
+        super::until("publishing goes on", async || load.acknowledged() >= 400).await;
         let failed = std::fs::read_to_string(log).expect("the trace").matches("(INJECTED)").count();
         assert!(failed > 3, "only {failed} calls failed");
         println!("{calls}: {} events, {failed} calls failed", load.judge().await);
         // What was refused does not come back, and what was not does.
-        let before = wire::history(server.address(), "load.%3E").await;
+        let before = raw::history(server.address(), "load.%3E").await;
         let server = server.kill_and_restart();
-        let after = wire::history(server.address(), "load.%3E").await;
+        let after = raw::history(server.address(), "load.%3E").await;
         assert_eq!(after[..before.len()], before);
     }
 }
@@ -165,9 +165,9 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     }
     server.signal(Signal::SIGTERM);
     let process = format!("{} ", server.pid());
-    assert!(crate::end_of(&mut server).await.success());
+    assert!(super::end_of(&mut server).await.success());
     let mut text = String::new();
-    crate::until("the trace is whole", async || {
+    super::until("the trace is whole", async || {
         text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
         text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
     })
@@ -220,17 +220,17 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
     let clients: Vec<String> = (0..6).map(|_| uuid::Uuid::new_v4().to_string()).collect();
     for (number, client) in clients.iter().enumerate() {
         connection.get(&format!("/v1/longpoll?wait=0&topic=marker-{number}.x&client={client}")).await.expect("sent");
-        let batch = crate::within("a batch", connection.answer()).await.expect("a batch").json();
+        let batch = super::within("a batch", connection.answer()).await.expect("a batch").json();
         assert_eq!(batch["known"], false, "{batch}");
         let ack = json!({ "client": client, "cursor": batch["cursor"] }).to_string();
         connection.post("/v1/ack", "application/json", ack.as_bytes()).await.expect("sent");
-        assert_eq!(crate::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
+        assert_eq!(super::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
     }
     server.signal(Signal::SIGTERM);
     let process = format!("{} ", server.pid());
-    assert!(crate::end_of(&mut server).await.success());
+    assert!(super::end_of(&mut server).await.success());
     let mut text = String::new();
-    crate::until("the trace is whole", async || {
+    super::until("the trace is whole", async || {
         text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
         text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
     })

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::small::Small;
 use crate::support::Server;
-use crate::wire::{self, Connection, Items};
+use crate::support::raw::{self, Connection, Items};
+use crate::support::small::Small;
 
 /// What was acknowledged: each event's position and number.
 struct Filler {
@@ -22,11 +22,11 @@ impl Filler {
         self.number += 1;
         let event =
             json!({ "topic": "fill.it", "id": self.number.to_string(), "data": [self.number, "x".repeat(bytes)] });
-        let answer = crate::within("an answer", wire::post(&self.address, &event)).await.expect("an answer");
+        let answer = super::within("an answer", raw::post(&self.address, &event)).await.expect("an answer");
         match answer.status() {
             201 => {
                 assert_eq!(answer.json()["duplicate"], false, "what was refused is not known");
-                self.stored.push((wire::position(&answer.json()["cursor"]), self.number));
+                self.stored.push((raw::position(&answer.json()["cursor"]), self.number));
                 true
             }
             507 => {
@@ -40,10 +40,10 @@ impl Filler {
     }
 
     async fn check_history(&self) {
-        let history = wire::history(&self.address, "fill.*").await;
+        let history = raw::history(&self.address, "fill.*").await;
         let there: Vec<(u64, u64)> = history
             .iter()
-            .map(|item| (wire::position(&item["cursor"]), item["data"][0].as_u64().expect("a number")))
+            .map(|item| (raw::position(&item["cursor"]), item["data"][0].as_u64().expect("a number")))
             .collect();
         assert_eq!(there, self.stored);
     }
@@ -60,7 +60,7 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let address = server.address().to_owned();
     let mut filler = Filler { address: address.clone(), stored: Vec::new(), number: 0 };
     let mut readers = Vec::new();
-    for transport in wire::STREAMS {
+    for transport in raw::STREAMS {
         // An iframe ends after its byte budget, so it hears of what comes afterwards only.
         let topic = if transport == "iframe" { "later" } else { "fill.*" };
         let items = Items::open(&address, transport, &format!("topic={topic}&cursor=earliest")).await.expect("open");
@@ -75,12 +75,12 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     }
     assert!(!filler.publish(250_000).await, "the disk is full");
     let batch = json!([{ "topic": "fill.it", "data": "x".repeat(200_000) }, { "topic": "fill.it", "data": "y".repeat(200_000) }]);
-    let refused = wire::post(&address, &batch).await.expect("an answer");
+    let refused = raw::post(&address, &batch).await.expect("an answer");
     assert_eq!((refused.status(), refused.code().as_str()), (507, "disk_full"));
     let mut lines = Connection::open(&address).await.expect("connected");
     let line = format!("{}\n", json!({ "topic": "fill.it", "data": "z".repeat(250_000) }));
     lines.post("/v1/events", "application/x-ndjson", line.as_bytes()).await.expect("sent");
-    let refused = crate::within("an answer", lines.answer()).await.expect("an answer");
+    let refused = super::within("an answer", lines.answer()).await.expect("an answer");
     assert_eq!((refused.status(), refused.json()["accepted"].as_u64()), (507, Some(0)));
 
     // Everyone who reads goes on reading: those who were there, with beats, and new ones.
@@ -88,7 +88,7 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
         if *transport != "iframe" {
             for (position, number) in &filler.stored {
                 let item = items.news().await;
-                assert_eq!((wire::position(&item["cursor"]), item["data"][0].as_u64()), (*position, Some(*number)));
+                assert_eq!((raw::position(&item["cursor"]), item["data"][0].as_u64()), (*position, Some(*number)));
             }
         }
         items.next_named("$beat").await;
@@ -96,24 +96,23 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     filler.check_history().await;
     let mut newcomer = Items::open(&address, "sse", "topic=fill.*&last=1").await.expect("open");
     let (last, _) = filler.stored[filler.stored.len() - 1];
-    assert_eq!(wire::position(&newcomer.news().await["cursor"]), last);
+    assert_eq!(raw::position(&newcomer.news().await["cursor"]), last);
     // Not ready, as long as no publish can succeed.
-    let readiness = wire::get(&address, "/readyz").await.expect("an answer");
+    let readiness = raw::get(&address, "/readyz").await.expect("an answer");
     assert_eq!((readiness.status(), readiness.code().as_str()), (503, "disk_full"));
     for path in ["/healthz", "/v1/info", "/v1/clients"] {
-        assert_eq!(wire::get(&address, path).await.expect("an answer").status(), 200, "{path}");
+        assert_eq!(raw::get(&address, path).await.expect("an answer").status(), 200, "{path}");
     }
 
     // Room again: nothing has to be restarted, and nothing has been lost.
     fs::remove_file(&ballast).expect("the ballast goes");
-    crate::until("publishing goes on", async || filler.publish(150_000).await).await;
-    crate::until("it is ready", async || wire::get(&address, "/readyz").await.expect("an answer").status() == 200)
-        .await;
+    super::until("publishing goes on", async || filler.publish(150_000).await).await;
+    super::until("it is ready", async || raw::get(&address, "/readyz").await.expect("an answer").status() == 200).await;
     let (position, number) = filler.stored[filler.stored.len() - 1];
     for (transport, items) in &mut readers {
         if *transport != "iframe" {
             let item = items.news().await;
-            assert_eq!((wire::position(&item["cursor"]), item["data"][0].as_u64()), (position, Some(number)));
+            assert_eq!((raw::position(&item["cursor"]), item["data"][0].as_u64()), (position, Some(number)));
         }
     }
     let published = server.publish(&json!({ "topic": "later", "data": 1 })).await;

@@ -3,7 +3,7 @@
 use rand::RngExt as _;
 use std::time::Duration;
 
-use crate::ledger::Load;
+use super::ledger::Load;
 use crate::support::Server;
 
 const ROUNDS: usize = 10;
@@ -13,12 +13,12 @@ const BETWEEN: usize = 60;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_and_nothing_comes_twice() {
-    let mut rng = crate::seeded("kill");
+    let mut rng = super::seeded("kill");
     let mut server = Server::start(&[]);
     let load = Load::start(&server, &["sse", "ws", "longpoll", "stream"]).await;
     for round in 0..ROUNDS {
         let goal = load.acknowledged() + BETWEEN;
-        crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+        super::until("publishing goes on", async || load.acknowledged() >= goal).await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await;
         // Sometimes twice in a row: while the log is being opened, too.
         server = server.kill_and_restart();
@@ -27,6 +27,6 @@ async fn nothing_acknowledged_is_lost_and_nothing_comes_twice() {
         }
     }
     let goal = load.acknowledged() + BETWEEN;
-    crate::until("publishing goes on", async || load.acknowledged() >= goal).await;
+    super::until("publishing goes on", async || load.acknowledged() >= goal).await;
     println!("kill: {} events", load.judge().await);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, STREAMS, position};
+use crate::support::raw::{self, Connection, Items, STREAMS, position};
 
 /// How long a pause is before something is tried again.
 const RETRY: Duration = Duration::from_millis(15);
@@ -53,7 +53,7 @@ impl Load {
     /// Begins to publish and to follow, from the log's present end.
     pub(crate) async fn start(server: &Server, transports: &[&'static str]) -> Self {
         let address = server.address().to_owned();
-        let info = wire::get(&address, "/v1/info").await.expect("an answer").json();
+        let info = raw::get(&address, "/v1/info").await.expect("an answer").json();
         let epoch = info["epoch"].as_str().expect("an epoch").to_owned();
         let cursor = info["cursor"].as_str().expect("a cursor").to_owned();
         let promised = Arc::new(Mutex::new(Promised::default()));
@@ -88,15 +88,15 @@ impl Load {
     pub(crate) async fn judge(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for publisher in self.publishers {
-            crate::within("the publishers", publisher).await.expect("a publisher does not panic");
+            super::within("the publishers", publisher).await.expect("a publisher does not panic");
         }
-        let info = wire::get(&self.address, "/v1/info").await.expect("an answer").json();
+        let info = raw::get(&self.address, "/v1/info").await.expect("an answer").json();
         assert_eq!(info["epoch"], self.epoch.as_str(), "the log is another one");
         self.end.store(position(&info["cursor"]), Ordering::Relaxed);
-        let log: Log = wire::history(&self.address, "load.%3E").await.iter().map(noted).collect();
+        let log: Log = raw::history(&self.address, "load.%3E").await.iter().map(noted).collect();
         check_promises(&log, &self.promised.lock().expect("no publisher panicked"));
         for (transport, follower) in self.followers {
-            let seen = crate::within("a follower", follower).await.expect("a follower does not panic");
+            let seen = super::within("a follower", follower).await.expect("a follower does not panic");
             for (seen, there) in seen.iter().zip(&log) {
                 assert_eq!(seen, there, "over {transport}");
             }
@@ -207,7 +207,7 @@ impl Publisher {
         }
     }
 
-    async fn ask(&mut self, body: &str) -> io::Result<wire::Answer> {
+    async fn ask(&mut self, body: &str) -> io::Result<raw::Answer> {
         let connection = loop {
             match &mut self.connection {
                 Some(connection) => break connection,
@@ -286,7 +286,7 @@ impl Follower {
     }
 
     async fn hold(&mut self, address: &str, query: &str) -> io::Result<()> {
-        let (cursor, events) = wire::poll(address, &format!("/v1/longpoll?{query}&wait=1")).await?;
+        let (cursor, events) = raw::poll(address, &format!("/v1/longpoll?{query}&wait=1")).await?;
         for item in &events {
             self.take(item);
         }

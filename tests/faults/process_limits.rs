@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire;
+use crate::support::raw;
 
 /// A server under limits that a shell sets.
 fn limited(limits: &str, flags: &[&str]) -> Server {
@@ -27,10 +27,10 @@ fn open_files_limits(pid: u32) -> (u64, u64) {
 async fn the_limit_of_open_files_is_raised() {
     let server = limited("ulimit -Sn 200; ulimit -Hn 1000", &["--store", "memory", "--log", "warn"]);
     assert_eq!(open_files_limits(server.pid()), (1000, 1000));
-    crate::until("what is left is told", async || server.log().contains("--max-connections")).await;
+    super::until("what is left is told", async || server.log().contains("--max-connections")).await;
     let server =
         limited("ulimit -Sn 200; ulimit -Hn 1000", &["--store", "memory", "--log", "warn", "--max-connections", "500"]);
-    wire::get(server.address(), "/healthz").await.expect("an answer");
+    raw::get(server.address(), "/healthz").await.expect("an answer");
     assert_eq!(server.log(), "", "it is enough");
 }
 
@@ -59,7 +59,7 @@ async fn the_limit_of_file_size_refuses_publishers() {
     let event = json!({ "topic": "a", "data": "x".repeat(100_000) });
     let (mut stored, mut refused) = (0, 0);
     while refused < 3 {
-        let answer = crate::within("an answer", wire::post(server.address(), &event)).await.expect("an answer");
+        let answer = super::within("an answer", raw::post(server.address(), &event)).await.expect("an answer");
         match answer.status() {
             201 => stored += 1,
             503 | 507 => refused += 1,
@@ -69,6 +69,6 @@ async fn the_limit_of_file_size_refuses_publishers() {
     }
     assert!(stored > 3, "only {stored} fitted");
     assert_eq!(server.ended(), None);
-    assert_eq!(wire::history(server.address(), "a").await.len(), stored);
-    assert_eq!(wire::get(server.address(), "/healthz").await.expect("an answer").status(), 200);
+    assert_eq!(raw::history(server.address(), "a").await.len(), stored);
+    assert_eq!(raw::get(server.address(), "/healthz").await.expect("an answer").status(), 200);
 }

@@ -9,25 +9,25 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::preload::{Fault, Faults};
 use crate::support::Server;
-use crate::wire::{self, Answer};
+use crate::support::preload::{Fault, Faults};
+use crate::support::raw::{self, Answer};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
 async fn publish(server: &Server, number: u64) -> Answer {
     let event = json!({ "topic": "a", "data": number });
-    crate::within("an answer", wire::post(server.address(), &event)).await.expect("an answer")
+    super::within("an answer", raw::post(server.address(), &event)).await.expect("an answer")
 }
 
 async fn readiness(server: &Server) -> Answer {
-    crate::within("an answer", wire::get(server.address(), "/readyz")).await.expect("an answer")
+    super::within("an answer", raw::get(server.address(), "/readyz")).await.expect("an answer")
 }
 
 /// The answer that it is not ready for this reason, once there is one: each worker may know the store as it was a moment ago.
 async fn unreadiness(server: &Server, words: &str) -> Answer {
     let mut answer = readiness(server).await;
-    crate::until("it is not ready", async || {
+    super::until("it is not ready", async || {
         answer = readiness(server).await;
         answer.status() == 503 && answer.text().contains(words)
     })
@@ -62,7 +62,7 @@ async fn while_writing_fails_it_is_not_ready_and_then_it_heals() {
         // Nobody has published since: that a write fails is found out by trying.
         is_refused(&server, words).await;
         faults.set(fault, 0);
-        crate::until("it is well again", async || is_well(&server).await).await;
+        super::until("it is well again", async || is_well(&server).await).await;
     }
 }
 
@@ -77,30 +77,30 @@ async fn a_disk_that_hangs_is_an_error_and_not_silence() {
         let address = address.clone();
         tokio::spawn(async move {
             let event = json!({ "topic": "a", "data": number, "id": number.to_string() });
-            wire::post(&address, &event).await.expect("an answer")
+            raw::post(&address, &event).await.expect("an answer")
         })
     });
     unreadiness(&server, "has not answered in time").await;
     for answer in waiting {
-        let answer = crate::within("an answer", answer).await.expect("no panic");
+        let answer = super::within("an answer", answer).await.expect("no panic");
         assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
         assert!(answer.text().contains("repeat it with the same id"), "{answer:?}");
     }
     // Readers are none of it.
-    assert_eq!(wire::get(&address, "/v1/poll?topic=a&cursor=earliest").await.expect("an answer").status(), 200);
+    assert_eq!(raw::get(&address, "/v1/poll?topic=a&cursor=earliest").await.expect("an answer").status(), 200);
     faults.set(Fault::SyncHangs, 0);
-    crate::until("it is well again", async || is_well(&server).await).await;
+    super::until("it is well again", async || is_well(&server).await).await;
     // The same again is stored once, whether it was stored meanwhile or not.
     for number in [1, 2] {
         let event = json!({ "topic": "a", "data": number, "id": number.to_string() });
-        assert_eq!(wire::post(&address, &event).await.expect("an answer").status(), 201);
+        assert_eq!(raw::post(&address, &event).await.expect("an answer").status(), 201);
     }
-    let history = wire::history(&address, "a").await;
+    let history = raw::history(&address, "a").await;
     for number in [1, 2] {
         assert_eq!(history.iter().filter(|item| item["data"] == number).count(), 1, "{history:?}");
     }
     server.signal(Signal::SIGTERM);
-    assert!(crate::end_of(&mut server).await.success());
+    assert!(super::end_of(&mut server).await.success());
 }
 
 #[tokio::test]
@@ -139,9 +139,9 @@ async fn what_was_acknowledged_before_is_there_after_a_restart() {
         fs::remove_file(server.data().join(name)).expect("it is there");
         assert_eq!(publish(&server, 1).await.status(), 503, "{name}");
         // Retention has its turn, too.
-        crate::until("retention is refused", async || server.log().contains("could not be trimmed")).await;
+        super::until("retention is refused", async || server.log().contains("could not be trimmed")).await;
         let server = server.stop_and_restart();
-        let history = wire::history(server.address(), "a").await;
+        let history = raw::history(server.address(), "a").await;
         assert_eq!(history[0]["data"], 7, "{name}");
         assert!(is_well(&server).await, "{name}");
     }

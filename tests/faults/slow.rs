@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::jwt::Signer;
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, masked, narrow_socket};
+use crate::support::jwt::Signer;
+use crate::support::raw::{self, Connection, Items, masked, narrow_socket};
 
 /// What a slow reader's kernel buffers, at least.
 const RECEIVE_BYTES: u32 = 4096;
@@ -71,7 +71,7 @@ impl Publisher {
     async fn publish(&mut self, bytes: usize) {
         let event = json!({ "topic": "a", "data": [self.published, "x".repeat(bytes)] });
         self.connection.post(&self.path, "application/json", event.to_string().as_bytes()).await.expect("sent");
-        let answer = crate::within("an answer", self.connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", self.connection.answer()).await.expect("an answer");
         assert_eq!(answer.status(), 201, "{}", answer.text());
         self.published += 1;
     }
@@ -107,7 +107,7 @@ impl Reader {
     async fn read(&mut self, events: u64, replies: u64) {
         while self.events < events || self.replies < replies {
             let items = self.items.as_mut().expect("open");
-            let next = crate::within("an item", items.next()).await;
+            let next = super::within("an item", items.next()).await;
             match next.unwrap_or_else(|error| panic!("{} after {} events: {error}", self.transport, self.events)) {
                 Some(item) => self.take(&item),
                 None => self.come_back().await,
@@ -144,7 +144,7 @@ impl Reader {
 
 /// By turns it does not read while much comes, and reads along; a socket asks for answers meanwhile.
 async fn gets_every_byte(transport: &'static str) {
-    let mut rng = crate::seeded(transport);
+    let mut rng = super::seeded(transport);
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1s"]);
     let mut reader = Reader::new(server.address(), transport, &mut rng).await;
     let mut publisher = Publisher::new(server.address(), "").await;
@@ -227,7 +227,7 @@ impl Stalled {
 
     async fn client(&self, client: uuid::Uuid) -> Option<Value> {
         let path = format!("/v1/clients/{client}{}", self.query);
-        let answer = wire::get(&self.address, &path).await.expect("an answer");
+        let answer = raw::get(&self.address, &path).await.expect("an answer");
         (answer.status() == 200).then(|| answer.json())
     }
 
@@ -240,7 +240,7 @@ impl Stalled {
         const LAG_EVENTS: u64 = 3;
         let clients: Vec<uuid::Uuid> = self.streams.iter().map(|(_, client, _)| *client).collect();
         for client in &clients {
-            crate::until("it is connected", async || self.client(*client).await.is_some()).await;
+            super::until("it is connected", async || self.client(*client).await.is_some()).await;
         }
         let mut publisher = Publisher::new(&self.address, &self.query).await;
         for client in clients {
@@ -259,7 +259,7 @@ impl Stalled {
     /// Reads what is left: the events from the first on, without a hole, then the reason.
     async fn check_ends(self, reason: &str, close_code: u16) {
         for (transport, _, mut connection) in self.streams {
-            let head = crate::within("a head", connection.head()).await.expect("a head");
+            let head = super::within("a head", connection.head()).await.expect("a head");
             let mut items = Items::after(connection, transport, &head).expect("a stream");
             let mut events = 0_u64;
             let bye = loop {
@@ -272,7 +272,7 @@ impl Stalled {
             };
             assert_eq!(bye["data"]["reason"], reason, "{transport}");
             assert!(events > 10, "{transport}: {events} events");
-            let end = crate::within("the end", items.next()).await;
+            let end = super::within("the end", items.next()).await;
             assert!(matches!(end, Ok(None)), "{transport} ends properly: {end:?}");
             assert_eq!(items.close_code, (transport == "ws").then_some(close_code));
             assert!(items.connection.buffer.is_empty(), "{transport}: nothing comes after its end");
@@ -281,7 +281,7 @@ impl Stalled {
 
     async fn until_gone(&self) {
         for (transport, client, _) in &self.streams {
-            crate::until(&format!("the {transport} ends"), async || self.is_gone(*client).await).await;
+            super::until(&format!("the {transport} ends"), async || self.is_gone(*client).await).await;
         }
     }
 }
@@ -295,7 +295,7 @@ async fn a_kick_ends_who_does_not_read() {
         let mut connection = Connection::open(server.address()).await.expect("connected");
         let request = format!("DELETE /v1/clients/{client} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         connection.send(request).await.expect("sent");
-        assert!(crate::within("an answer", connection.answer()).await.expect("an answer").status() < 300);
+        assert!(super::within("an answer", connection.answer()).await.expect("an answer").status() < 300);
     }
     stalled.until_gone().await;
     stalled.check_ends("kicked", 1008).await;
@@ -351,7 +351,7 @@ async fn a_drain_ends_who_reads_on_late() {
     stalled.fill().await;
     server.signal(Signal::SIGTERM);
     stalled.check_ends("shutdown", 1001).await;
-    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
 /// Its pings could not be sent: it is not silent, it is slow.
@@ -366,7 +366,7 @@ async fn who_is_slow_is_not_called_silent() {
         idle.named("$beat").await;
     }
     let (transport, client, mut connection) = stalled.streams.remove(0);
-    let head = crate::within("a head", connection.head()).await.expect("a head");
+    let head = super::within("a head", connection.head()).await.expect("a head");
     let mut items = Items::after(connection, transport, &head).expect("a stream");
     let mut publisher = Publisher::new(server.address(), "").await;
     publisher.published = 1_000_000;
@@ -398,22 +398,22 @@ async fn a_stream_waits_for_the_answers_before_it() {
         let stream = format!("GET /v1/{transport}?topic=a HTTP/1.1\r\nHost: localhost\r\n\r\n");
         connection.send(format!("{poll}{poll}{stream}")).await.expect("sent");
         for _ in 0..2 {
-            let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+            let answer = super::within("an answer", connection.answer()).await.expect("an answer");
             assert_eq!(answer.json()["events"].as_array().map(Vec::len), Some(80));
             publisher.publish(10).await;
         }
-        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let head = super::within("a head", connection.head()).await.expect("a head");
         let mut items = Items::after(connection, transport, &head).expect("a stream");
         let hello = items.item().await;
         assert_eq!(hello["event"], "$hello", "first of all");
-        let mut next = wire::position(&hello["cursor"]);
+        let mut next = raw::position(&hello["cursor"]);
         assert!(next >= first);
         for _ in 0..20 {
             publisher.publish(10).await;
         }
         while next < publisher.published {
             let item = items.news().await;
-            assert_eq!((wire::position(&item["cursor"]), &item["data"][0]), (next + 1, &json!(next)));
+            assert_eq!((raw::position(&item["cursor"]), &item["data"][0]), (next + 1, &json!(next)));
             next += 1;
         }
     }
@@ -431,7 +431,7 @@ async fn what_is_not_in_chunks_is_never_in_chunks() {
     {
         let mut connection = Connection::open(server.address()).await.expect("connected");
         connection.send(format!("GET /v1/{transport}?topic=a {headers}\r\n\r\n")).await.expect("sent");
-        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let head = super::within("a head", connection.head()).await.expect("a head");
         assert!(!head.is_chunked(), "{head:?}");
         let mut items = Items::after(connection, transport, &head).expect("a stream");
         items.named("$hello").await;

@@ -9,7 +9,7 @@ use switchback::topic::PatternSet;
 use switchback::{Position, StoreOptions};
 
 use crate::support::Server;
-use crate::wire::{self, Items, position};
+use crate::support::raw::{self, Items, position};
 
 const EVENTS: u64 = 200_000;
 
@@ -21,7 +21,7 @@ const BATCH: u64 = 1000;
 #[tokio::test]
 async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
     let server = Server::start(&[]);
-    let mut connection = wire::Connection::open(server.address()).await.expect("connected");
+    let mut connection = raw::Connection::open(server.address()).await.expect("connected");
     let mut rare = Vec::new();
     for first in (0..EVENTS).step_by(BATCH as usize) {
         let events: Vec<Value> = (first..first + BATCH)
@@ -32,7 +32,7 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
             .collect();
         let body = Value::from(events).to_string();
         connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
-        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!(answer.status(), 201);
         let outcomes = answer.json()["events"].as_array().cloned().expect("outcomes");
         rare.extend((first..first + BATCH).zip(outcomes).filter(|(number, _)| number % EVERY == EVERY / 2));
@@ -47,8 +47,8 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
         items.iter().map(|item| (item["data"].as_u64().expect("a number"), position(&item["cursor"]))).collect()
     };
     for pattern in ["rare.one", "rare.*", "rare.%3E", "*.one"] {
-        assert_eq!(found(&wire::history(&address, pattern).await), rare, "{pattern}");
-        for transport in wire::STREAMS {
+        assert_eq!(found(&raw::history(&address, pattern).await), rare, "{pattern}");
+        for transport in raw::STREAMS {
             let query = format!("topic={pattern}&cursor=earliest");
             let mut items = Items::open(&address, transport, &query).await.expect("open");
             for expected in &rare {
@@ -56,12 +56,12 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
             }
         }
     }
-    let (_, last) = wire::poll(&address, "/v1/poll?topic=rare.one&last=1").await.expect("a batch");
+    let (_, last) = raw::poll(&address, "/v1/poll?topic=rare.one&last=1").await.expect("a batch");
     assert_eq!(found(&last), rare[1..]);
 
     // Counted in the same files, without the server.
     server.signal(Signal::SIGTERM);
-    assert!(crate::end_of(&mut server).await.success());
+    assert!(super::end_of(&mut server).await.success());
     let store = Arc::new(DiskStore::open(&server.data(), StoreOptions::default()).expect("the log"));
     let mut after = Position(0);
     let (mut rows, mut events, mut pages) = (0, 0, 0);

@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, position};
+use crate::support::raw::{self, Connection, Items, position};
 
 const READERS: usize = 1000;
 
@@ -65,17 +65,17 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     let server = Server::start(&["--tail-bytes", "1MiB", "--stall-timeout", "1h", "--heartbeat", "1h"]);
     let address = server.address().to_owned();
     publish(&server, 0, 2000).await;
-    let cursor = wire::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
+    let cursor = raw::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let start = cursor.as_str().expect("a cursor").to_owned();
     // What the server keeps for everybody together is there already: pages of the log, threads, the tail.
     let warming = (0..8).map(|_| {
         let address = address.clone();
-        tokio::spawn(async move { wire::history(&address, "a").await.len() })
+        tokio::spawn(async move { raw::history(&address, "a").await.len() })
     });
     for reader in warming.collect::<Vec<_>>() {
-        assert_eq!(crate::within("history", reader).await.expect("history"), 2000);
+        assert_eq!(super::within("history", reader).await.expect("history"), 2000);
     }
-    let idle_kib = crate::memory_kib(server.pid(), "VmRSS");
+    let idle_kib = super::memory_kib(server.pid(), "VmRSS");
 
     let mut stalled = Vec::new();
     for number in 0..READERS {
@@ -85,7 +85,7 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
         Items::ask(&mut connection, transport, &format!("topic=a&cursor={start}&client={client}")).await.expect("sent");
         stalled.push((transport, connection));
     }
-    crate::until("all are connected", async || crate::open_files(server.pid()) > READERS).await;
+    super::until("all are connected", async || super::open_files(server.pid()) > READERS).await;
     let mut healthy = Vec::new();
     for transport in TRANSPORTS {
         let items = Items::open(&address, transport, &format!("topic=a&cursor={start}")).await.expect("open");
@@ -94,16 +94,16 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     let began = Instant::now();
     publish(&server, 2000, 3000).await;
     for reader in healthy {
-        crate::within("a healthy reader", reader).await.expect("it receives everything");
+        super::within("a healthy reader", reader).await.expect("it receives everything");
     }
     let took = began.elapsed();
     // They have stalled indeed: what was sent to them ends well before the log does.
     for number in [1_u128, 2, 3, 500, 1000] {
         let path = format!("/v1/clients/{}", uuid::Uuid::from_u128(number));
-        let client = wire::get(&address, &path).await.expect("an answer").json();
+        let client = raw::get(&address, &path).await.expect("an answer").json();
         assert!(position(&client["sent"]) < 4500 && client["lag"]["events"].as_u64() > Some(0), "{client}");
     }
-    let stalled_kib = crate::memory_kib(server.pid(), "VmRSS");
+    let stalled_kib = super::memory_kib(server.pid(), "VmRSS");
     let grown_kib = stalled_kib.saturating_sub(idle_kib);
     println!("stalled: {idle_kib} KiB idle, {stalled_kib} KiB with {READERS} stalled; {took:?} for the others");
     assert!(grown_kib <= READERS as u64 * EACH_KIB, "{grown_kib} KiB more for {READERS} readers");
@@ -117,7 +117,7 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
 
     // Some read on, where they are, and get everything.
     for (transport, mut connection) in stalled.drain(..).step_by(READERS / 9 - 1) {
-        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let head = super::within("a head", connection.head()).await.expect("a head");
         let items = Items::after(connection, transport, &head).expect("a stream");
         read_all(items, 2000, 5000).await;
     }
@@ -142,8 +142,8 @@ async fn a_stalled_reader_is_cut_in_time() {
         publish(&server, 0, 500).await;
     }
     for (transport, client, _) in &stalled {
-        crate::until(&format!("the stalled {transport} is cut"), async || {
-            let answer = wire::get(address, &format!("/v1/clients/{client}")).await.expect("an answer").json();
+        super::until(&format!("the stalled {transport} is cut"), async || {
+            let answer = raw::get(address, &format!("/v1/clients/{client}")).await.expect("an answer").json();
             answer["transports"].as_array().is_some_and(Vec::is_empty)
         })
         .await;

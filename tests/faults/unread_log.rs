@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items};
+use crate::support::raw::{self, Connection, Items};
 
 /// A server whose standard error is `file`, and that has much to say there.
 fn logging_to(file: &Path, flags: &[&str]) -> Server {
@@ -34,14 +34,14 @@ async fn check_service(mut server: Server) {
     let mut connection = Connection::open(server.address()).await.expect("connected");
     for number in 0..1500 {
         connection.get(&format!("/v1/info?number={number}")).await.expect("sent");
-        assert_eq!(crate::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
+        assert_eq!(super::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
     }
     let mut items = Items::open(server.address(), "sse", "topic=a").await.expect("open");
     items.named("$hello").await;
     server.signal(Signal::SIGTERM);
     items.named("$bye").await;
     drop(items);
-    assert_eq!(crate::end_of(&mut server).await.code(), Some(0));
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -77,10 +77,10 @@ async fn while_files_run_out() {
         connection.get("/v1/longpoll?topic=b&wait=60").await.expect("sent");
         crowd.push(connection);
     }
-    crate::until("there are no files left", async || crate::open_files(server.pid()) >= 96).await;
+    super::until("there are no files left", async || super::open_files(server.pid()) >= 96).await;
     drop(crowd);
     for _ in 0..3 {
-        let answer = crate::within("an answer", wire::get(server.address(), "/healthz")).await;
+        let answer = super::within("an answer", raw::get(server.address(), "/healthz")).await;
         assert_eq!(answer.expect("an answer").status(), 200);
     }
 }
@@ -113,14 +113,14 @@ async fn a_greeting_that_cannot_be_written() {
         .spawn()
         .expect("it starts");
     let mut port = None;
-    crate::until("it listens", async || {
+    super::until("it listens", async || {
         assert_eq!(server.try_wait().expect("it can be asked"), None, "it has ended");
         port = listening_port(server.id());
         port.is_some()
     })
     .await;
     let address = format!("127.0.0.1:{}", port.expect("a port"));
-    crate::until("it serves", async || wire::get(&address, "/readyz").await.is_ok_and(|answer| answer.status() == 200))
+    super::until("it serves", async || raw::get(&address, "/readyz").await.is_ok_and(|answer| answer.status() == 200))
         .await;
     server.kill().expect("it runs");
     server.wait().expect("it ends");

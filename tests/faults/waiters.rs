@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, STREAMS};
+use crate::support::raw::{self, Connection, Items, STREAMS};
 
 /// A second is promised; the rest is for a machine that is busy with other things. Far below any hold or heartbeat.
 const FREED: Duration = Duration::from_secs(5);
@@ -11,7 +11,7 @@ const FREED: Duration = Duration::from_secs(5);
 const HELD: [&str; 3] = ["longpoll?wait=60&", "jsonp?callback=f&wait=60&", "iframe?once=1&wait=60&"];
 
 async fn transports(address: &str, client: &str) -> Option<usize> {
-    let answer = wire::get(address, &format!("/v1/clients/{client}")).await.expect("an answer");
+    let answer = raw::get(address, &format!("/v1/clients/{client}")).await.expect("an answer");
     (answer.status() == 200).then(|| answer.json()["transports"].as_array().expect("a list").len())
 }
 
@@ -25,10 +25,10 @@ async fn an_aborted_request_frees_its_waiter() {
         let mut connection = Connection::open(address).await.expect("connected");
         let path = format!("/v1/{path}topic=a&client={client}");
         if name == "ws" { connection.upgrade(&path).await } else { connection.get(&path).await }.expect("sent");
-        crate::until("it is held", async || transports(address, &client).await == Some(1)).await;
+        super::until("it is held", async || transports(address, &client).await == Some(1)).await;
         drop(connection);
         let freed =
-            crate::holds_within(FREED, async || transports(address, &client).await.is_none_or(|count| count == 0))
+            super::holds_within(FREED, async || transports(address, &client).await.is_none_or(|count| count == 0))
                 .await;
         assert!(freed, "{path} is still held");
     }
@@ -41,23 +41,23 @@ async fn aborted_requests_give_their_files_back() {
     let server = Server::start(&["--heartbeat", "1h"]);
     let address = server.address();
     // What is opened once is open.
-    wire::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
-    let settled = async || wire::get(address, "/v1/info").await.expect("an answer").status() == 200;
+    raw::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
+    let settled = async || raw::get(address, "/v1/info").await.expect("an answer").status() == 200;
     assert!(settled().await);
-    let before = crate::open_files(server.pid());
+    let before = super::open_files(server.pid());
     let mut held = Vec::new();
     for number in 0..CONNECTIONS {
         let mut connection = Connection::open(address).await.expect("connected");
         connection.get(&format!("/v1/{}topic=a", HELD[number % HELD.len()])).await.expect("sent");
         held.push(connection);
     }
-    crate::until("they are connected", async || crate::open_files(server.pid()) >= before + CONNECTIONS - 5).await;
+    super::until("they are connected", async || super::open_files(server.pid()) >= before + CONNECTIONS - 5).await;
     // Whoever is held is not answered before there is something to say.
     let published = server.publish(&serde_json::json!({ "topic": "b", "data": 1 })).await;
-    assert_eq!(wire::position(&published["cursor"]), 1);
+    assert_eq!(raw::position(&published["cursor"]), 1);
     drop(held);
-    let freed = crate::holds_within(FREED, async || crate::open_files(server.pid()) <= before + 5).await;
-    assert!(freed, "{} files, {before} before", crate::open_files(server.pid()));
+    let freed = super::holds_within(FREED, async || super::open_files(server.pid()) <= before + 5).await;
+    assert!(freed, "{} files, {before} before", super::open_files(server.pid()));
     let mut items = Items::open(address, "sse", "topic=a").await.expect("it serves on");
     items.named("$hello").await;
 }

@@ -4,9 +4,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::inputs::{damaged, json};
-use crate::jwt::Signer;
-use crate::{Said, Sent, check, raw, run, send};
+use super::inputs::{damaged, json};
+use super::{Said, Sent, check, run, send};
+use crate::support::jwt::Signer;
+use crate::support::watched;
 
 const SECRET: &str = "a secret that nobody guesses, 32+";
 
@@ -50,7 +51,7 @@ fn credentials() {
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&secret, SECRET).expect("a secret");
     let (server, errors) =
-        raw::watched(&["--store", "memory", "--jwt-secret-file", secret.path().to_str().expect("a path")]);
+        watched::watched(&["--store", "memory", "--jwt-secret-file", secret.path().to_str().expect("a path")]);
     let address = server.address();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time after 1970").as_secs();
     let rights = json!({ "exp": now + 3600, "sub": "somebody", "subscribe": [">"], "publish": [">"] });

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::inputs::{damaged, json};
-use crate::{Sent, check, fuzz, send};
+use super::inputs::{damaged, json};
+use super::{Sent, check, fuzz, send};
 
 const TYPES: [&str; 9] = [
     "application/json",

@@ -5,8 +5,10 @@ use std::net::{Shutdown, TcpStream};
 
 use proptest::prelude::*;
 
-use crate::inputs::{damaged, json};
-use crate::{DEADLINE, fuzz, wire::masked};
+use super::fuzz;
+use super::inputs::{damaged, json};
+use crate::support::DEADLINE;
+use crate::support::raw::masked;
 
 const MESSAGES: [&str; 9] = [
     r#"{"type":"subscribe","topics":["a.>","b.*"],"ref":1}"#,

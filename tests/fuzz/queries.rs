@@ -3,8 +3,8 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 
-use crate::inputs::damaged;
-use crate::{Sent, check, fuzz, send};
+use super::inputs::damaged;
+use super::{Sent, check, fuzz, send};
 
 const PATHS: [&str; 12] = [
     "/v1/poll",
@@ -195,7 +195,7 @@ fn requests() {
     ];
     fuzz("requests", &["--store", "memory"], 500, &damaged(good, 6), |address, request| {
         match send(address, &request, Sent::Anything)? {
-            Some(said) => check(&crate::Said { status: said.status, body: Vec::new() }),
+            Some(said) => check(&super::Said { status: said.status, body: Vec::new() }),
             None => Ok(()),
         }
     });

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::Server;
-use crate::wire::{self, Answer, Connection, Items, STREAMS};
+use crate::support::raw::{self, Answer, Connection, Items, STREAMS};
 
 /// An answer that says: not now, and when.
 pub(crate) fn assert_told(answer: &Answer, status: u16, code: &str) {
@@ -14,7 +14,7 @@ pub(crate) fn assert_told(answer: &Answer, status: u16, code: &str) {
 
 async fn get(connection: &mut Connection, path: &str) -> Answer {
     connection.get(path).await.expect("sent");
-    crate::within(path, connection.answer()).await.expect("an answer")
+    super::within(path, connection.answer()).await.expect("an answer")
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn connections_of_one_address_are_counted() {
     let mut fourth = Connection::open(address).await.expect("connected");
     assert_told(&get(&mut fourth, "/v1/info").await, 429, "too_many");
     // Having been told so, it is closed.
-    assert!(crate::within("a close", fourth.closed()).await.is_empty());
+    assert!(super::within("a close", fourth.closed()).await.is_empty());
     // Another address is not concerned.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.77:0".parse().expect("an address")).expect("bound");
@@ -38,8 +38,8 @@ async fn connections_of_one_address_are_counted() {
     assert_eq!(get(&mut other, "/v1/info").await.status(), 200);
     // What has gone makes room.
     open.pop();
-    crate::until("there is room again", async || {
-        wire::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
+    super::until("there is room again", async || {
+        raw::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
     })
     .await;
 }
@@ -54,12 +54,12 @@ async fn all_connections_are_counted() {
         assert_eq!(get(&mut connection, "/v1/info").await.status(), 200);
         open.push(connection);
     }
-    assert_told(&wire::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
+    assert_told(&raw::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
     // Those who watch it see that it lives.
-    assert_eq!(wire::get(address, "/healthz").await.expect("an answer").status(), 200);
+    assert_eq!(raw::get(address, "/healthz").await.expect("an answer").status(), 200);
     open.clear();
-    crate::until("there is room again", async || {
-        wire::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
+    super::until("there is room again", async || {
+        raw::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
     })
     .await;
 }
@@ -79,15 +79,15 @@ async fn a_crowd_past_the_limit_is_cut() {
     }
     // More than those that are told may be waiting: the last are closed without a word.
     let mut last = crowd.pop().expect("there is one");
-    assert!(crate::within("a close", last.closed()).await.is_empty());
+    assert!(super::within("a close", last.closed()).await.is_empty());
     drop(crowd);
     server_goes_on(&server, &mut held[0]).await;
 }
 
 async fn server_goes_on(server: &Server, items: &mut Items) {
-    crate::until("it is published", async || {
+    super::until("it is published", async || {
         let event = serde_json::json!({ "topic": "a", "data": "still here" });
-        wire::post(server.address(), &event).await.is_ok_and(|answer| matches!(answer.status(), 201 | 503))
+        raw::post(server.address(), &event).await.is_ok_and(|answer| matches!(answer.status(), 201 | 503))
     })
     .await;
     items.named("$hello").await;
@@ -107,7 +107,7 @@ async fn open_subscriptions_are_counted() {
                 open.push(Items::open(address, transport, "topic=a").await.expect("open"));
             }
             for path in ["sse", "stream", "longpoll"] {
-                let answer = wire::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
+                let answer = raw::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
                 assert_told(&answer, status, code);
             }
             for (path, upgraded) in [("/v1/ws?topic=a", true), ("/v1/echo", true)] {
@@ -118,7 +118,7 @@ async fn open_subscriptions_are_counted() {
                 assert_told(&connection.answer().await.expect("an answer"), status, code);
             }
             // A page cannot read a status: it is told in an item.
-            let jsonp = wire::get(address, "/v1/jsonp?topic=a&callback=f").await.expect("an answer");
+            let jsonp = raw::get(address, "/v1/jsonp?topic=a&callback=f").await.expect("an answer");
             let text = jsonp.text();
             let batch = text.strip_prefix("/**/f(").and_then(|rest| rest.strip_suffix(");")).expect("a call");
             let batch: Value = serde_json::from_str(batch).expect("JSON");
@@ -126,29 +126,29 @@ async fn open_subscriptions_are_counted() {
             assert_eq!((jsonp.status(), item["event"].as_str()), (200, Some("$error")));
             assert_eq!(item["data"]["code"], code);
             assert!(item["data"]["retry"].as_u64().is_some_and(|ms| ms >= 1000), "{item}");
-            let iframe = wire::get(address, "/v1/iframe?topic=a").await.expect("an answer");
+            let iframe = raw::get(address, "/v1/iframe?topic=a").await.expect("an answer");
             assert_eq!(iframe.status(), status);
             assert!(iframe.text().contains("\"$error\"") && iframe.text().contains("\"retry\":"), "{}", iframe.text());
             // Short polls hold nothing.
-            assert_eq!(wire::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
+            assert_eq!(raw::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
             drop(open);
-            crate::until("their places are free", async || {
+            super::until("their places are free", async || {
                 let Ok(mut items) = Items::open(address, "sse", "topic=a").await else { return false };
                 items.named("$hello").await;
                 let more = futures_util::future::join_all((0..3).map(|_| Items::open(address, "sse", "topic=a")));
                 more.await.iter().all(Result::is_ok)
             })
             .await;
-            crate::until("they are gone again", async || {
-                let answer = wire::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
+            super::until("they are gone again", async || {
+                let answer = raw::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
                 answer.status() == 200 && {
                     let four = futures_util::future::join_all((0..4).map(|_| Items::open(address, "sse", "topic=a")));
                     four.await.iter().all(Result::is_ok)
                 }
             })
             .await;
-            crate::until("all are gone", async || {
-                let clients = wire::get(address, "/v1/clients").await.expect("an answer").json();
+            super::until("all are gone", async || {
+                let clients = raw::get(address, "/v1/clients").await.expect("an answer").json();
                 clients["clients"].as_array().is_some_and(Vec::is_empty)
             })
             .await;

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::keyed::{keyed, now_s, token};
+use super::keyed::{keyed, now_s, token};
 use crate::support::Server;
-use crate::wire::{Connection, Items, masked};
+use crate::support::raw::{Connection, Items, masked};
 
 /// An echo socket, past the upgrade.
 async fn echo(server: &Server, claims: &Value) -> Items {
@@ -19,7 +19,7 @@ async fn echo(server: &Server, claims: &Value) -> Items {
 async fn close_code(mut items: Items) -> u16 {
     items.connection.send(masked(0x81, b"\"hello\"")).await.expect("sent");
     assert_eq!(items.item().await, "hello");
-    let rest = crate::within("its end", items.next()).await.expect("frames");
+    let rest = super::within("its end", items.next()).await.expect("frames");
     assert_eq!(rest, None);
     items.close_code.expect("a close frame")
 }
@@ -32,7 +32,7 @@ async fn administer(server: &Server, request: &str, body: &str) -> Value {
         "{request} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     connection.send(text).await.expect("sent");
-    let answer = crate::within(request, connection.answer()).await.expect("an answer");
+    let answer = super::within(request, connection.answer()).await.expect("an answer");
     assert!(matches!(answer.status(), 200 | 201), "{request}: {answer:?}");
     answer.json()
 }
@@ -51,7 +51,7 @@ async fn is_listed_and_can_be_kicked() {
 
 /// As [`close_code`], of one that is being closed already.
 async fn close_code_of_ended(mut items: Items) -> u16 {
-    assert_eq!(crate::within("its end", items.next()).await.expect("frames"), None);
+    assert_eq!(super::within("its end", items.next()).await.expect("frames"), None);
     items.close_code.expect("a close frame")
 }
 

@@ -8,7 +8,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::certificates::{self, Certificate};
+use super::certificates::{self, Certificate};
 use crate::support::Server;
 
 /// One connection; it runs beside the test, until it is dropped.
@@ -44,7 +44,7 @@ impl Connection {
         if let Some(body) = body {
             stream.send_data(Bytes::copy_from_slice(body), true)?;
         }
-        let (head, body) = crate::within("an answer", answer).await?.into_parts();
+        let (head, body) = super::within("an answer", answer).await?.into_parts();
         Ok(Answer { status: head.status, headers: head.headers, body, text: Vec::new() })
     }
 
@@ -80,7 +80,7 @@ impl Drop for Connection {
 
 impl Answer {
     async fn more(&mut self) -> bool {
-        match crate::within("more", self.body.data()).await {
+        match super::within("more", self.body.data()).await {
             Some(Ok(bytes)) => {
                 let _ = self.body.flow_control().release_capacity(bytes.len());
                 self.text.extend_from_slice(&bytes);
@@ -215,14 +215,14 @@ async fn what_is_aborted_is_freed_at_once() {
             let mut requests = connection.requests.clone().ready().await.expect("ready");
             let request = connection.request("GET", &path).body(()).expect("a request");
             streams.push(requests.send_request(request, true).expect("sent"));
-            crate::until("it is there", async || watching.transports(client).await == 1).await;
+            super::until("it is there", async || watching.transports(client).await == 1).await;
         }
         let (_answer, mut stream) = streams.remove(0);
         stream.send_reset(Reason::CANCEL);
-        crate::until("the one that was reset is gone", async || watching.transports(clients[0]).await == 0).await;
+        super::until("the one that was reset is gone", async || watching.transports(clients[0]).await == 0).await;
         assert_eq!(watching.transports(clients[1]).await, 1, "the other one of the connection is not");
         connection.driver.abort();
-        crate::until("what was on the connection is gone", async || watching.transports(clients[1]).await == 0).await;
+        super::until("what was on the connection is gone", async || watching.transports(clients[1]).await == 0).await;
     }
 }
 
@@ -246,9 +246,9 @@ async fn a_stalled_stream_ends_alone() {
         let events: Vec<Value> = (0..50).map(|number| json!({ "topic": "a", "data": [number, text] })).collect();
         watching.publish(&json!(events)).await;
     }
-    crate::until("the stalled one is cut", async || watching.transports(client).await == 0).await;
+    super::until("the stalled one is cut", async || watching.transports(client).await == 0).await;
     watching.publish(&json!({ "topic": "end", "data": "the end" })).await;
-    let heard = crate::within("the healthy one", healthy).await.expect("it hears everything");
+    let heard = super::within("the healthy one", healthy).await.expect("it hears everything");
     assert_eq!(heard.matches("\"topic\":\"a\"").count(), 2000, "nothing is missing");
     let mut stalled = stalled.body;
     let ended = async {
@@ -259,7 +259,7 @@ async fn a_stalled_stream_ends_alone() {
         }
         None
     };
-    assert_eq!(crate::within("its end", ended).await, Some(Reason::CANCEL));
+    assert_eq!(super::within("its end", ended).await, Some(Reason::CANCEL));
 }
 
 /// No `App` is behind HTTP/2, and what one would find is found.
@@ -305,7 +305,7 @@ async fn an_answer_that_fills_its_window_ends() {
         }
         read
     };
-    assert_eq!(crate::within("the end", reading).await, length);
+    assert_eq!(super::within("the end", reading).await, length);
 }
 
 /// As over HTTP/1: a field more is a byte on the wire, and may be kilobytes here.
@@ -344,7 +344,7 @@ async fn a_refused_upload_is_read_on() {
                 upload.send_data(part, left.is_empty()).expect("sent");
             }
         };
-        let (answer, ()) = crate::within("both", async { tokio::join!(answer, uploading) }).await;
+        let (answer, ()) = super::within("both", async { tokio::join!(answer, uploading) }).await;
         assert_eq!(answer.expect("an answer").status(), status, "{path}");
     }
 }
@@ -358,7 +358,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let mut requests = connection.requests.clone().ready().await.expect("ready");
     let (answer, mut stream) = requests.send_request(request.expect("a request"), false).expect("sent");
     stream.send_data(Bytes::from_static(b"{"), false).expect("sent");
-    assert_eq!(crate::within("an answer", answer).await.expect("an answer").status(), 408);
+    assert_eq!(super::within("an answer", answer).await.expect("an answer").status(), 408);
     assert_eq!(connection.get("/v1/info").await.status, 200);
 }
 
@@ -372,7 +372,7 @@ async fn an_idle_connection_is_closed() {
     let mut idle = Connection::open(&certificate, &server).await;
     assert_eq!(idle.get("/v1/info").await.status, 200);
     // With a goodbye, or, where this side was about to answer that, with a broken pipe.
-    let _ = crate::within("its end", &mut idle.driver).await.expect("it runs");
+    let _ = super::within("its end", &mut idle.driver).await.expect("it runs");
     streaming.publish(&json!({ "topic": "a", "data": "still here" })).await;
     stream.until("still here").await;
 }
@@ -388,5 +388,5 @@ async fn a_stop_is_told() {
     let text = stream.all().await;
     assert!(text.contains("\"$bye\"") && text.contains("shutdown"), "{text}");
     let ended = tokio::task::spawn_blocking(move || server.wait());
-    assert!(crate::within("the server's end", ended).await.expect("it ends").success());
+    assert!(super::within("the server's end", ended).await.expect("it ends").success());
 }

@@ -2,8 +2,8 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::certificates;
-use crate::http2::Connection;
+use super::certificates;
+use super::http2::Connection;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -70,7 +70,7 @@ async fn rapid_resets_end_the_connection() {
         let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
         [frame(HEADERS, END_STREAM | END_HEADERS, stream, &request()), reset].concat()
     });
-    assert!(crate::within("the end of it", refused).await);
+    assert!(super::within("the end of it", refused).await);
 }
 
 /// CVE-2024-27316: a head that never ends.
@@ -85,7 +85,7 @@ async fn endless_heads_end_the_connection() {
         block.extend(vec![b'y'; 128 + 768]);
         frame(CONTINUATION, 0, 1, &block)
     });
-    assert!(crate::within("the end of it", refused).await);
+    assert!(super::within("the end of it", refused).await);
 }
 
 /// Empty ones, too.
@@ -95,7 +95,7 @@ async fn empty_continuations_end_the_connection() {
         0 => frame(HEADERS, END_STREAM, 1, &request()),
         _ => frame(CONTINUATION, 0, 1, &[]),
     });
-    assert!(crate::within("the end of it", refused).await);
+    assert!(super::within("the end of it", refused).await);
 }
 
 /// Streams past the limit are refused, not queued.
@@ -128,7 +128,7 @@ async fn streams_past_the_limit_are_refused() {
             }
         }
     };
-    crate::within("two refusals", reading).await;
+    super::within("two refusals", reading).await;
     assert_eq!(refused, [7, 9]);
 }
 

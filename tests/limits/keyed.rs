@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::jwt::Signer;
 use crate::support::Server;
+use crate::support::jwt::Signer;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 

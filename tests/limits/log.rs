@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, STREAMS};
+use crate::support::raw::{self, Connection, Items, STREAMS};
 
 /// What must not be found anywhere.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
@@ -12,14 +12,14 @@ const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
 async fn each_request_is_written_down_when_it_is_over() {
     let server = Server::start(&["--log", "warn", "--access-log"]);
     let address = server.address();
-    wire::post(address, &json!({ "topic": "a", "data": "payload" })).await.expect("an answer");
-    wire::get(address, "/v1/poll?topic=a&cursor=earliest&_=123").await.expect("an answer");
-    wire::get(address, "/nowhere").await.expect("an answer");
+    raw::post(address, &json!({ "topic": "a", "data": "payload" })).await.expect("an answer");
+    raw::get(address, "/v1/poll?topic=a&cursor=earliest&_=123").await.expect("an answer");
+    raw::get(address, "/nowhere").await.expect("an answer");
     let mut items = Items::open(address, "sse", "topic=a&cursor=earliest").await.expect("open");
     items.news().await;
     assert!(!server.log().contains("/v1/sse"), "a stream is written down when it is over");
     drop(items);
-    crate::until("all are written down", async || server.log().contains(" sse")).await;
+    super::until("all are written down", async || server.log().contains(" sse")).await;
     let log = server.log();
     for told in [
         "127.0.0.1 \"POST /v1/events HTTP/1.1\" 201 ",
@@ -46,17 +46,17 @@ async fn the_bytes_of_a_stream_are_all_counted() {
         for round in 0..if transport == "ws" { 1 } else { 2 } {
             let query = format!("topic=a&last={}", round + 1);
             Items::ask(&mut connection, transport, &query).await.expect("sent");
-            crate::until("it is open", async || connection.fill().await.is_ok() && connection.buffer.len() > 300).await;
+            super::until("it is open", async || connection.fill().await.is_ok() && connection.buffer.len() > 300).await;
             for number in 0..20 {
                 let event = json!({ "topic": "a", "data": format!("{transport} {number}") });
-                wire::post(address, &event).await.expect("an answer");
+                raw::post(address, &event).await.expect("an answer");
             }
-            let answer = crate::within("the end", connection.answer()).await.expect("an answer");
+            let answer = super::within("the end", connection.answer()).await.expect("an answer");
             let text = answer.text();
             assert!(text.contains(&format!("{transport} 19")) && text.contains("$bye"), "{text}");
             let (status, bytes) = (answer.status(), answer.body.len());
             let line = format!("\"GET /v1/{transport}?{query} HTTP/1.1\" {status} {bytes}B ");
-            crate::until(&line, async || server.log().contains(&line)).await;
+            super::until(&line, async || server.log().contains(&line)).await;
         }
     }
 }
@@ -64,8 +64,8 @@ async fn the_bytes_of_a_stream_are_all_counted() {
 #[tokio::test]
 async fn nothing_is_written_down_unasked() {
     let server = Server::start(&["--log", "info"]);
-    wire::get(server.address(), "/v1/info").await.expect("an answer");
-    wire::get(server.address(), "/healthz").await.expect("an answer");
+    raw::get(server.address(), "/v1/info").await.expect("an answer");
+    raw::get(server.address(), "/healthz").await.expect("an answer");
     assert!(!server.log().contains("/v1/info"), "{}", server.log());
 }
 
@@ -78,7 +78,7 @@ async fn the_client_behind_a_trusted_proxy_is_written_down() {
     let request = "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
     connection.send(request).await.expect("sent");
     connection.answer().await.expect("an answer");
-    crate::until("it is written down", async || server.log().contains("192.0.2.7 \"GET /v1/info")).await;
+    super::until("it is written down", async || server.log().contains("192.0.2.7 \"GET /v1/info")).await;
 }
 
 /// Whatever we say, in whatever detail: nothing that was a secret is in it.
@@ -106,7 +106,7 @@ async fn no_secret_is_ever_written_down() {
              X-Api-Key: {SECRET}\r\nReferer: https://a.test/?token={SECRET}\r\n\r\n"
         );
         connection.send(request).await.expect("sent");
-        let head = crate::within("a head", connection.head()).await.expect("a head");
+        let head = super::within("a head", connection.head()).await.expect("a head");
         assert!(head.status < 500, "{head:?}");
     }
     let mut connection = Connection::open(address).await.expect("connected");
@@ -117,14 +117,14 @@ async fn no_secret_is_ever_written_down() {
     let head = connection.head().await.expect("a head");
     if let Ok(mut items) = Items::after(connection, "ws", &head) {
         let message = json!({ "type": "auth", "token": SECRET, "ref": 1 }).to_string();
-        items.connection.send(wire::masked(0x81, message.as_bytes())).await.expect("sent");
+        items.connection.send(raw::masked(0x81, message.as_bytes())).await.expect("sent");
         items.named("$reply").await;
     }
     let body = format!("{{\"topic\":\"a\",\"data\":1,\"token\":\"{SECRET}\"");
     let mut connection = Connection::open(address).await.expect("connected");
     connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
     assert_eq!(connection.answer().await.expect("an answer").status(), 400);
-    crate::until("all are written down", async || {
+    super::until("all are written down", async || {
         server.log().lines().filter(|line| line.contains("switchback::access")).count() > count
     })
     .await;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire::{Connection, Items, masked};
+use crate::support::raw::{Connection, Items, masked};
 
 /// A message of a megabyte and a half, without its last byte.
 fn half_message() -> Vec<u8> {
@@ -25,7 +25,7 @@ async fn publish(address: &str, from: Ipv4Addr, bytes: usize) -> u16 {
     let mut connection = Connection::from(from, address).await.expect("connected");
     let body = json!({ "topic": "a", "data": "x".repeat(bytes) }).to_string();
     connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
-    crate::within("an answer", connection.answer()).await.expect("an answer").status()
+    super::within("an answer", connection.answer()).await.expect("an answer").status()
 }
 
 /// Ten half messages from one address: most are refused, and nobody's publishing is, not even of that address.
@@ -44,7 +44,7 @@ async fn half_messages_of_one_address_take_its_share_only() {
     }
     let mut refused = 0;
     for socket in &mut sockets[5..] {
-        while let Ok(Some(_)) = crate::within("its end", socket.next()).await {}
+        while let Ok(Some(_)) = super::within("its end", socket.next()).await {}
         assert_eq!(socket.close_code, Some(1013));
         refused += 1;
     }
@@ -63,7 +63,7 @@ async fn a_full_server_takes_small_bodies() {
     let address = server.address();
     let calm = Ipv4Addr::new(127, 0, 0, 9);
     let mut sockets = Vec::new();
-    crate::until("it is full", async || {
+    super::until("it is full", async || {
         let number = 100 + sockets.len() as u8 % 100;
         let mut socket = echo(address, Ipv4Addr::new(127, 0, 0, number)).await;
         let _ = socket.connection.send(half_message()).await;
@@ -73,7 +73,7 @@ async fn a_full_server_takes_small_bodies() {
     .await;
     assert_eq!(publish(address, calm, 1000).await, 201);
     drop(sockets);
-    crate::until("there is room again", async || publish(address, calm, 200 << 10).await == 201).await;
+    super::until("there is room again", async || publish(address, calm, 200 << 10).await == 201).await;
 }
 
 /// A body, a line, a message: each has its time, and what was kept of it is given back.
@@ -91,7 +91,7 @@ async fn no_half_lasts() {
     {
         let mut connection = Connection::open(address).await.expect("connected");
         connection.send(&request).await.expect("sent");
-        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!(answer.status(), 408, "{request}");
     }
     for path in ["/v1/echo", "/v1/ws"] {
@@ -101,7 +101,7 @@ async fn no_half_lasts() {
             let head = connection.head().await.expect("a head");
             let mut items = Items::after(connection, "ws", &head).expect("a socket");
             items.connection.send(part).await.expect("sent");
-            while let Some(item) = crate::within("its end", items.next()).await.expect("frames") {
+            while let Some(item) = super::within("its end", items.next()).await.expect("frames") {
                 assert_eq!(item["event"], "$hello");
             }
             assert_eq!(items.close_code, Some(1013), "{path} {part:?}");
@@ -124,7 +124,7 @@ async fn a_dripping_line_is_cut_and_a_slow_stream_of_lines_is_not() {
             }
         }
     };
-    crate::within("its end", cut).await;
+    super::within("its end", cut).await;
     assert!(String::from_utf8_lossy(&dripping.buffer).starts_with("HTTP/1.1 408"));
 }
 
@@ -144,7 +144,7 @@ async fn errors_are_short_whatever_was_sent() {
     let lines = format!("{long}\n").repeat(150);
     let mut connection = Connection::open(address).await.expect("connected");
     connection.post("/v1/events", "application/x-ndjson", lines.as_bytes()).await.expect("sent");
-    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    let answer = super::within("an answer", connection.answer()).await.expect("an answer");
     assert_eq!(answer.status(), 400);
     assert!(answer.body.len() < 64 << 10, "{} bytes", answer.body.len());
     let mut items = Items::open(address, "ws", "topic=a").await.expect("open");

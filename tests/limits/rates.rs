@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::counts::assert_told;
+use super::counts::assert_told;
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, masked};
+use crate::support::raw::{self, Connection, Items, masked};
 
 /// Events on a topic, from the beginning.
 async fn stored(address: &str, topic: &str) -> usize {
-    wire::history(address, topic).await.len()
+    raw::history(address, topic).await.len()
 }
 
 #[tokio::test]
@@ -17,17 +17,17 @@ async fn publishing_has_a_pace() {
     let server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "5"]);
     let address = server.address();
     let batch: Vec<Value> = (0..5).map(|number| json!({ "topic": "a", "data": number })).collect();
-    assert_eq!(wire::post(address, &json!(batch)).await.expect("an answer").status(), 201);
-    assert_told(&wire::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
+    assert_eq!(raw::post(address, &json!(batch)).await.expect("an answer").status(), 201);
+    assert_told(&raw::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
     assert_eq!(stored(address, "a").await, 5, "a batch is stored whole or not at all");
     // What never has room is another matter: it is no use to come back with it.
     let six: Vec<Value> = (0..6).map(|number| json!({ "topic": "a", "data": number })).collect();
-    let answer = wire::post(address, &json!(six)).await.expect("an answer");
+    let answer = raw::post(address, &json!(six)).await.expect("an answer");
     assert_eq!((answer.status(), answer.code().as_str()), (413, "too_large"));
     assert_eq!(answer.head.header("retry-after"), None);
     // After a while there is room again.
-    crate::until("there is room again", async || {
-        wire::post(address, &json!({ "topic": "b", "data": 1 })).await.expect("an answer").status() == 201
+    super::until("there is room again", async || {
+        raw::post(address, &json!({ "topic": "b", "data": 1 })).await.expect("an answer").status() == 201
     })
     .await;
     // Another address has a pace of its own.
@@ -45,9 +45,9 @@ async fn lines_are_slowed_down_and_all_stored() {
     let lines: String = (0..300).map(|number| json!({ "topic": "lines", "data": number }).to_string() + "\n").collect();
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.post("/v1/events", "application/x-ndjson", lines.as_bytes()).await.expect("sent");
-    let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+    let answer = super::within("an answer", connection.answer()).await.expect("an answer");
     assert_eq!((answer.status(), answer.json()["accepted"].as_u64()), (201, Some(300)));
-    let all = wire::history(server.address(), "lines").await;
+    let all = raw::history(server.address(), "lines").await;
     assert!(all.iter().enumerate().all(|(number, item)| item["data"] == number), "in order");
 }
 
@@ -56,18 +56,18 @@ async fn subscribing_has_a_pace() {
     let server = Server::start(&["--connect-rate-per-address", "1", "--connect-burst", "4"]);
     let address = server.address();
     for _ in 0..4 {
-        assert_eq!(wire::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
+        assert_eq!(raw::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
     }
     for path in ["poll", "longpoll", "sse", "stream"] {
-        let answer = wire::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
+        let answer = raw::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
         assert_told(&answer, 429, "too_fast");
     }
     let mut connection = Connection::open(address).await.expect("connected");
     connection.upgrade("/v1/ws?topic=a").await.expect("sent");
     assert_told(&connection.answer().await.expect("an answer"), 429, "too_fast");
     // Publishing, and asking about the server, is not subscribing.
-    assert_eq!(wire::get(address, "/v1/info").await.expect("an answer").status(), 200);
-    assert_eq!(wire::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
+    assert_eq!(raw::get(address, "/v1/info").await.expect("an answer").status(), 200);
+    assert_eq!(raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
 }
 
 /// On a socket it is told in a reply; whoever does not listen is closed, and what was accepted is stored.
@@ -104,7 +104,7 @@ async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
             accepted += usize::from(item["data"]["ok"] == true);
         }
     };
-    crate::within("a close", closed).await;
+    super::within("a close", closed).await;
     assert_eq!(items.close_code, Some(1013));
     assert_eq!(stored(server.address(), "a").await, accepted);
 }
@@ -119,7 +119,7 @@ async fn a_flood_does_not_stop_the_others() {
         tokio::spawn(async move {
             let mut statuses = [0_usize; 2];
             for _ in 0..2000 {
-                let answer = wire::post(&address, &json!({ "topic": "flood", "data": 1 })).await.expect("an answer");
+                let answer = raw::post(&address, &json!({ "topic": "flood", "data": 1 })).await.expect("an answer");
                 statuses[usize::from(answer.status() == 429)] += 1;
                 assert!(matches!(answer.status(), 201 | 429));
             }
@@ -135,7 +135,7 @@ async fn a_flood_does_not_stop_the_others() {
         connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
         assert_eq!(connection.answer().await.expect("an answer").status(), 201);
     }
-    let [accepted, refused] = crate::within("the flood's end", flooding).await.expect("it ends");
+    let [accepted, refused] = super::within("the flood's end", flooding).await.expect("it ends");
     assert!(refused > accepted, "{accepted} {refused}");
     assert_eq!((stored(&address, "flood").await, stored(&address, "calm").await), (accepted, 50));
 }

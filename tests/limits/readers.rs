@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::certificates;
-use crate::http2::Connection;
+use super::certificates;
+use super::http2::Connection;
 use crate::support::Server;
 
 /// Bytes of one event's data.
@@ -55,7 +55,7 @@ async fn a_long_batch_that_is_taken_slowly_is_the_same() {
         let server = Server::start(flags);
         publish(&server).await;
         let path = "/v1/poll?topic=long&cursor=earliest";
-        let (_, events) = crate::wire::poll(server.address(), path).await.expect("a batch");
+        let (_, events) = crate::support::raw::poll(server.address(), path).await.expect("a batch");
         assert_eq!(events.len(), 3);
         for (path, close) in [(path, true), ("/v1/jsonp?callback=f&topic=long&cursor=earliest", true), (path, false)] {
             let host = server.address();
@@ -64,7 +64,7 @@ async fn a_long_batch_that_is_taken_slowly_is_the_same() {
             let one = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{end}\r\n");
             let request =
                 if close { one } else { format!("{one}GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n") };
-            let answer = crate::within("a slow answer", read_slowly(host, &request)).await;
+            let answer = super::within("a slow answer", read_slowly(host, &request)).await;
             let body = body_of(&answer);
             let length = String::from_utf8_lossy(&answer[..answer.len() - body.len()]).to_ascii_lowercase();
             let length = length.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
@@ -94,7 +94,7 @@ async fn batches_that_are_not_taken_are_not_held() {
             peer.write_all(ask(server.address()).as_bytes()).await.expect("sent");
             // It is being answered.
             let mut first = [0; 16];
-            crate::within("an answer", peer.read_exact(&mut first)).await.expect("read");
+            super::within("an answer", peer.read_exact(&mut first)).await.expect("read");
             peers.push(peer);
         }
     };

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::counts::assert_told;
-use crate::keyed::{keyed, token};
+use super::counts::assert_told;
+use super::keyed::{keyed, token};
 use crate::support::Server;
-use crate::wire::{self, Answer, Connection};
+use crate::support::raw::{self, Answer, Connection};
 
 const NOT_FOUND: &str = "/v1/nothing";
 
@@ -14,7 +14,7 @@ async fn ask(address: &str, request: &str, headers: &str, body: &str) -> Answer 
     let length = body.len();
     let text = format!("{request} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
     connection.send(text).await.expect("sent");
-    crate::within(request, connection.answer()).await.expect("an answer")
+    super::within(request, connection.answer()).await.expect("an answer")
 }
 
 #[tokio::test]
@@ -22,8 +22,8 @@ async fn every_path_has_a_pace_but_the_probes() {
     let server = Server::start(&["--request-rate-per-address", "1", "--connect-burst", "3"]);
     let address = server.address();
     for path in ["/v1/info", "/client.js", "/", "/v1/clients", NOT_FOUND, "/nowhere"] {
-        crate::until(path, async || {
-            let answer = wire::get(address, path).await.expect("an answer");
+        super::until(path, async || {
+            let answer = raw::get(address, path).await.expect("an answer");
             answer.status() == 429 && {
                 assert_told(&answer, 429, "too_fast");
                 assert!(answer.text().contains("--request-rate-per-address"), "it names the flag: {}", answer.text());
@@ -33,22 +33,22 @@ async fn every_path_has_a_pace_but_the_probes() {
         .await;
     }
     // What is refused on a path with a pace of its own counts, too.
-    crate::until("bad publishes are refused", async || {
+    super::until("bad publishes are refused", async || {
         let answer = ask(address, "POST /v1/events", "Content-Type: application/json\r\n", "{").await;
         answer.status() == 429
     })
     .await;
-    crate::until("bad subscriptions are refused", async || {
-        wire::get(address, "/v1/poll?limit=x").await.expect("an answer").status() == 429
+    super::until("bad subscriptions are refused", async || {
+        raw::get(address, "/v1/poll?limit=x").await.expect("an answer").status() == 429
     })
     .await;
     for _ in 0..50 {
         for path in ["/healthz", "/readyz"] {
-            assert_eq!(wire::get(address, path).await.expect("an answer").status(), 200);
+            assert_eq!(raw::get(address, path).await.expect("an answer").status(), 200);
         }
     }
     // Publishing as such has another pace, and so has another address.
-    assert_eq!(wire::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
+    assert_eq!(raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
     let mut other = Connection::from([127, 0, 0, 77].into(), address).await.expect("connected");
     other.get("/v1/info").await.expect("sent");
     assert_eq!(other.answer().await.expect("an answer").status(), 200);
@@ -59,7 +59,7 @@ async fn every_path_has_a_pace_but_the_probes() {
 async fn limits_of_an_address_count_behind_a_trusted_proxy() {
     let server = Server::start(&["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8", "--connect-burst", "5"]);
     let address = server.address();
-    crate::until("one client is too fast", async || {
+    super::until("one client is too fast", async || {
         let all = (0..20).map(|_| ask(address, "GET /v1/info", "X-Forwarded-For: 10.0.0.1\r\n", ""));
         futures_util::future::join_all(all).await.iter().any(|answer| answer.status() == 429)
     })
@@ -76,7 +76,7 @@ async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
         ask(address, "POST /v1/topics/a", &header, "1").await
     };
     let plain = || json!({ "sub": "page", "publish": ["a"] });
-    crate::until("a page is too fast", async || {
+    super::until("a page is too fast", async || {
         let answer = publish(plain()).await;
         answer.status() == 429 && {
             assert!(answer.text().contains("--publish-rate-per-address"), "{}", answer.text());
@@ -89,7 +89,7 @@ async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
         assert_eq!(answer.status(), 201, "{}", answer.text());
     }
     // It is a pace, too: and of the subject alone.
-    crate::until("a claimed rate is reached", async || {
+    super::until("a claimed rate is reached", async || {
         publish(json!({ "sub": "slow", "publish": ["a"], "rate": 1 })).await.status() == 429
     })
     .await;
@@ -125,7 +125,7 @@ async fn the_right_to_publish_is_checked_before_the_body() {
         );
         // Of the body nothing ever comes.
         connection.send(head).await.expect("sent");
-        let head = crate::within("a refusal", connection.head()).await.expect("a head");
+        let head = super::within("a refusal", connection.head()).await.expect("a head");
         assert_eq!(head.status, status, "{path}");
     }
 }
@@ -143,7 +143,7 @@ async fn refusals_are_written_down() {
     assert_eq!(ask(address, "GET /v1/poll?topic=a&token=eyJhbGciOi.eyJzdWIi.c2ln", "", "").await.status(), 401);
     let admin = format!("Authorization: Bearer {}\r\n", token(&json!({ "sub": "root", "admin": true })));
     assert_eq!(ask(address, "POST /v1/revocations", &admin, "{\"sub\":\"eve\"}").await.status(), 201);
-    crate::until("it is written", async || server.log().contains("revocation")).await;
+    super::until("it is written", async || server.log().contains("revocation")).await;
     let log = server.log();
     let refused: Vec<&str> = log.lines().filter(|line| line.contains("forbidden")).collect();
     assert!((1..=40).contains(&refused.len()), "ten a second, until there are too many: {log}");

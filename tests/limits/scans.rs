@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::counts::assert_told;
+use super::counts::assert_told;
 use crate::support::Server;
-use crate::wire::{self, Answer, STREAMS};
+use crate::support::raw::{self, Answer, STREAMS};
 
 /// Topics: so many that a pattern with wildcards has to be looked for row by row.
 const TOPICS: usize = 6000;
@@ -15,10 +15,10 @@ async fn server(store: &str, flags: &[&str]) -> Server {
     let all: Vec<Value> =
         (0..TOPICS).map(|number| json!({ "topic": format!("many.{number}.a"), "data": number })).collect();
     for events in all.chunks(1000) {
-        assert_eq!(wire::post(server.address(), &json!(events)).await.expect("an answer").status(), 201);
+        assert_eq!(raw::post(server.address(), &json!(events)).await.expect("an answer").status(), 201);
     }
     assert_eq!(
-        wire::post(server.address(), &json!({ "topic": "few.1.b", "data": 1 })).await.expect("an answer").status(),
+        raw::post(server.address(), &json!({ "topic": "few.1.b", "data": 1 })).await.expect("an answer").status(),
         201
     );
     server
@@ -31,7 +31,7 @@ fn path(transport: &str, more: &str) -> String {
 }
 
 async fn get(server: &Server, path: &str) -> Answer {
-    crate::within(path, wire::get(server.address(), path)).await.expect("an answer")
+    super::within(path, raw::get(server.address(), path)).await.expect("an answer")
 }
 
 #[tokio::test]
@@ -68,13 +68,13 @@ async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
         }
         // Publishing is not concerned, nor is anybody else's reading.
         assert_eq!(
-            wire::post(server.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(),
+            raw::post(server.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(),
             201
         );
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.78:0".parse().expect("an address")).expect("bound");
         let stream = socket.connect(server.address().parse().expect("an address")).await.expect("connected");
-        let mut other = wire::Connection::on(stream);
+        let mut other = raw::Connection::on(stream);
         other.get("/v1/poll?topic=a&last=1").await.expect("sent");
         assert_eq!(other.answer().await.expect("an answer").json()["events"][0]["data"], 1);
     }
@@ -88,7 +88,7 @@ async fn a_stream_in_debt_waits_and_misses_nothing() {
         let server = server("memory", &flags).await;
         let query = path("", "&cursor=earliest");
         let query = query.split_once('?').expect("a query").1;
-        let mut items = wire::Items::open(server.address(), transport, query).await.expect("open");
+        let mut items = raw::Items::open(server.address(), transport, query).await.expect("open");
         items.named("$beat").await;
         let found = items.news().await;
         assert_eq!((&found["topic"], &found["data"]), (&json!("few.1.b"), &json!(1)), "{transport}");

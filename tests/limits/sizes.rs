@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::wire::{self, Connection, Items, masked};
+use crate::support::raw::{self, Connection, Items, masked};
 
 #[tokio::test]
 async fn heads_are_bounded() {
@@ -15,11 +15,11 @@ async fn heads_are_bounded() {
     ] {
         let mut connection = Connection::open(server.address()).await.expect("connected");
         connection.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n")).await.expect("sent");
-        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!((answer.status(), answer.code().as_str()), (431, "head_too_large"));
     }
     let short = format!("/v1/info?{}", "x".repeat(3000));
-    assert_eq!(wire::get(server.address(), &short).await.expect("an answer").status(), 200);
+    assert_eq!(raw::get(server.address(), &short).await.expect("an answer").status(), 200);
 }
 
 /// What comes after a first request has no more time than the first had.
@@ -34,7 +34,7 @@ async fn no_head_is_waited_for_without_end() {
                 assert_eq!(connection.answer().await.expect("an answer").status(), 200);
             }
             connection.send(part).await.expect("sent");
-            let rest = crate::within("a close", connection.closed()).await;
+            let rest = super::within("a close", connection.closed()).await;
             let text = String::from_utf8_lossy(&rest);
             assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{before} {part:?}: {text}");
         }
@@ -54,14 +54,14 @@ async fn a_slow_head_is_cut_though_it_goes_on() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
-    crate::within("its end", dripping).await;
+    super::within("its end", dripping).await;
 }
 
 #[tokio::test]
 async fn a_stream_is_no_idle_connection() {
     let server = Server::start(&["--header-timeout", "500ms", "--keep-alive", "500ms", "--heartbeat", "1s"]);
     let mut all = Vec::new();
-    for transport in wire::STREAMS {
+    for transport in raw::STREAMS {
         all.push(Items::open(server.address(), transport, "topic=a").await.expect("open").flowing());
     }
     for items in &mut all {
@@ -75,10 +75,10 @@ async fn a_stream_is_no_idle_connection() {
 async fn patterns_are_bounded() {
     let server = Server::start(&["--max-patterns", "2"]);
     let address = server.address();
-    assert_eq!(wire::get(address, "/v1/poll?topic=a&topic=b").await.expect("an answer").status(), 200);
-    let answer = wire::get(address, "/v1/poll?topic=a&topic=b&topic=c").await.expect("an answer");
+    assert_eq!(raw::get(address, "/v1/poll?topic=a&topic=b").await.expect("an answer").status(), 200);
+    let answer = raw::get(address, "/v1/poll?topic=a&topic=b&topic=c").await.expect("an answer");
     assert_eq!((answer.status(), answer.code().as_str()), (400, "too_many_topics"));
-    let info = wire::get(address, "/v1/info").await.expect("an answer").json();
+    let info = raw::get(address, "/v1/info").await.expect("an answer").json();
     assert_eq!(info["limits"]["patterns"], 2);
     let mut items = Items::open(address, "ws", "topic=a").await.expect("open");
     for (topic, ok) in [("b", true), ("c", false), ("b", true)] {
@@ -120,7 +120,7 @@ async fn what_is_arriving_is_bounded_for_all_together() {
     echo.upgrade("/v1/echo").await.expect("sent");
     let head = echo.head().await.expect("a head");
     let mut echo = Items::after(echo, "ws", &head).expect("a socket");
-    crate::until("there is no room for both", async || {
+    super::until("there is no room for both", async || {
         // One more each time: it may be this that is refused, where the other is read first.
         let mut body = Connection::open(address).await.expect("connected");
         let _ = body.send([begun.as_bytes(), &half].concat()).await;
@@ -136,7 +136,7 @@ async fn what_is_arriving_is_bounded_for_all_together() {
     while echo.next().await.expect("frames").is_some() {}
     assert_eq!(echo.close_code, Some(1013));
     drop(bodies);
-    crate::until("there is room again", async || {
+    super::until("there is room again", async || {
         let mut other = Connection::open(address).await.expect("connected");
         other.post("/v1/events", "application/json", &half).await.expect("sent");
         other.answer().await.expect("an answer").status() == 413

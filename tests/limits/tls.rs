@@ -4,14 +4,14 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::certificates::{self, Certificate, Files};
+use super::certificates::{self, Certificate, Files};
 use crate::support::Server;
-use crate::wire::{Connection, Items, STREAMS};
+use crate::support::raw::{Connection, Items, STREAMS};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
 async fn secure(certificate: &Certificate, server: &Server) -> Connection {
-    let stream = crate::within("TLS", certificate.connect(server.address(), "http/1.1")).await;
+    let stream = super::within("TLS", certificate.connect(server.address(), "http/1.1")).await;
     Connection::on(stream.expect("the certificate is believed"))
 }
 
@@ -40,7 +40,7 @@ async fn every_transport_works_over_tls() {
     for path in ["poll?", "longpoll?", "jsonp?callback=f&", "iframe?once=1&"] {
         let mut connection = secure(&certificate, &server).await;
         connection.get(&format!("/v1/{path}topic=held&cursor=earliest")).await.expect("sent");
-        let answer = crate::within(path, connection.answer()).await.expect("an answer");
+        let answer = super::within(path, connection.answer()).await.expect("an answer");
         assert!(answer.status() == 200 && answer.text().contains("\"data\":7"), "{path}: {answer:?}");
         assert_eq!(answer.head.header("x-accel-buffering"), Some("no"));
         assert_eq!(answer.head.header("strict-transport-security"), None, "only where it was asked for");
@@ -61,7 +61,7 @@ async fn plain_http_gets_nothing_where_tls_is() {
     let (server, _certificate, _files) = certificates::server(&[]);
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.get("/v1/info").await.expect("sent");
-    let answer = crate::within("a close", connection.closed()).await;
+    let answer = super::within("a close", connection.closed()).await;
     assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
 }
 
@@ -80,7 +80,7 @@ async fn the_certificate_is_exchanged_while_streams_go_on() {
     assert!(second.connect(server.address(), "http/1.1").await.is_err(), "its key is not there yet");
 
     std::fs::write(&files.key, &second.key_pem).expect("written");
-    crate::until("the new certificate is served", async || second.connect(server.address(), "http/1.1").await.is_ok())
+    super::until("the new certificate is served", async || second.connect(server.address(), "http/1.1").await.is_ok())
         .await;
     assert!(first.connect(server.address(), "http/1.1").await.is_err(), "the old one is not served any more");
     publish(&second, &server, "a", 1).await;
@@ -134,13 +134,13 @@ async fn plain_http_is_sent_to_https() {
         let mut connection = Connection::open(&plain).await.expect("connected");
         let request = format!("GET /v1/sse?topic=a%2Eb HTTP/1.1\r\nHost: {host}\r\n\r\n");
         connection.send(request).await.expect("sent");
-        let answer = crate::within("a redirect", connection.answer()).await.expect("an answer");
+        let answer = super::within("a redirect", connection.answer()).await.expect("an answer");
         assert_eq!((answer.status(), answer.head.header("location")), (308, Some(location.as_str())));
     }
     for host in ["", "user@evil.example", "a b"] {
         let mut connection = Connection::open(&plain).await.expect("connected");
         connection.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.expect("sent");
-        let answer = crate::within("an answer", connection.answer()).await.expect("an answer");
+        let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!(answer.status(), 400, "{host:?}");
         assert_eq!(answer.head.header("location"), None);
     }
@@ -149,7 +149,7 @@ async fn plain_http_is_sent_to_https() {
 async fn command(server: &Server, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BINARY);
     command.args(arguments).args(["--server", &server.base.replace("127.0.0.1", "localhost")]);
-    crate::within("the command", command.output()).await.expect("it runs")
+    super::within("the command", command.output()).await.expect("it runs")
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn a_stalled_reader_is_cut_in_time() {
     }
     // The document of an iframe is recycled after 128 KiB, which a socket and TLS may hold between them.
     for (transport, client, _connection) in stalled.iter().filter(|(transport, ..)| *transport != "iframe") {
-        crate::until(&format!("the stalled {transport} is cut"), async || {
+        super::until(&format!("the stalled {transport} is cut"), async || {
             let mut connection = secure(&certificate, &server).await;
             connection.get(&format!("/v1/clients/{client}")).await.expect("sent");
             let answer = connection.answer().await.expect("an answer").json();

@@ -4,8 +4,18 @@
 //! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
 //! for all the servers of a test process, each with names of its own.
 
-#[path = "nats.rs"] // So that what is in it is found where it is for those who include it on its own.
+pub(crate) mod client;
+pub(crate) mod fixture;
+pub(crate) mod follower;
+pub(crate) mod http;
+pub(crate) mod jwt;
 pub mod nats;
+pub(crate) mod preload;
+pub(crate) mod raw;
+pub(crate) mod small;
+pub(crate) mod told;
+pub(crate) mod watched;
+pub(crate) mod wire;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //!
 //! The binary is the one that `SWITCHBACK_TEST_NATS` names, else `target/tools/nats-server`, where `tests/run` puts it.
 
-mod nats_credentials;
+mod credentials;
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -344,7 +344,7 @@ fn door(access: Access, directory: &Path, host: IpAddr) -> String {
     match access {
         Access::Open => String::new(),
         Access::Password => format!("authorization {{ user: {USER:?}, password: {PASSWORD:?} }}"),
-        Access::Credentials => nats_credentials::write(directory),
+        Access::Credentials => credentials::write(directory),
         Access::Tls => {
             write_certificate(directory, host);
             let (certificate, key) = (directory.join("server.pem"), directory.join("server.key"));

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use crate::support::Server;
+use super::Server;
 
-/// Builds a library. For each process of its own, since several test binaries run at the same time.
+/// Builds a library; under a name of this process, since several test runs may share a target directory.
 pub fn build(name: &str, source: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.so", std::process::id()));
     let code = path.with_extension("c");

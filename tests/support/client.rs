@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::http::{Body, Request, Response};
-use crate::support::within;
-use crate::wire::{Batch, Chunks, Item, Reader, Sse, moved, nonce_of, position};
+use super::http::{Body, Request, Response};
+use super::wire::{Batch, Chunks, Item, Reader, Sse, moved, nonce_of, position};
+use super::within;
 
 /// A transport, with the variants that complete differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,31 +11,19 @@ mod endless;
 mod files;
 mod fsync;
 mod full_disk;
-#[path = "../support/jwt.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod jwt;
 mod kill;
 mod ledger;
-#[path = "../support/preload.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod preload;
 mod process_limits;
 mod sick_disk;
 mod slow;
-#[path = "../support/small.rs"]
-mod small;
 mod sparse;
 mod stalled;
-#[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod support;
 mod unread_log;
 mod waiters;
-mod wire;
 
 use std::time::{Duration, Instant};
 
-use support::{DEADLINE, within};
+use crate::support::{DEADLINE, Server, within};
 
 /// Waits until something holds, at most for `limit`.
 async fn holds_within(limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
@@ -57,7 +45,7 @@ async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
 }
 
 /// The end of a server that was told to end.
-async fn end_of(server: &mut support::Server) -> std::process::ExitStatus {
+async fn end_of(server: &mut Server) -> std::process::ExitStatus {
     let mut ended = None;
     until("the server ends", async || {
         ended = server.ended();

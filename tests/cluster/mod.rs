@@ -17,26 +17,7 @@ mod nodes;
 mod publisher;
 mod rights;
 
-/// A client of one shape for every transport, which checks every framing while it reads.
-#[allow(dead_code)]
-#[path = "../conformance/client.rs"]
-mod client;
-#[allow(dead_code)]
-#[path = "../conformance/http.rs"]
-mod http;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../support/jwt.rs"]
-mod jwt;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../support/mod.rs"]
-mod support;
-#[allow(dead_code)]
-#[path = "../conformance/wire.rs"]
-mod wire;
-
 use std::time::{Duration, Instant};
-
-use support::nats;
 
 /// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

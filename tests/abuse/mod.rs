@@ -4,16 +4,8 @@
 
 mod corpus;
 mod direct;
-mod follower;
 mod nginx;
 mod proxied;
-mod raw;
 mod storms;
-#[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod support;
-#[path = "../faults/wire.rs"]
-#[allow(dead_code)] // As above.
-mod wire;
 
-use support::within;
+use crate::support::within;

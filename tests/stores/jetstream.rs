@@ -1,16 +1,9 @@
 //! What is JetStream's own beside the contract of the stores: setting up, sharing, losing and finding it again.
 
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-#[path = "support/nats.rs"]
-mod nats;
-mod store_common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use nats::{Access, Nats};
-use store_common::*;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Epoch, Position};
 use switchback::store::{
@@ -19,6 +12,9 @@ use switchback::store::{
 };
 use switchback::topic::PatternSet;
 use uuid::Uuid;
+
+use super::common::*;
+use crate::support::nats::{Access, Nats};
 
 /// Bytes that a test's log may take; JetStream reserves them.
 const BYTES_MAX: u64 = 64 << 20;
@@ -127,12 +123,12 @@ async fn whoever_knows_the_password_comes_in_and_it_is_never_shown() {
     let store = open(&nats, options()).unwrap();
     assert_eq!(publish(&store, &["a"]).await, [1]);
     let (servers, login) = parse_servers(&nats.url()).unwrap();
-    assert_eq!(login, Some((nats::USER.into(), nats::PASSWORD.into())));
-    for login in [None, Some((nats::USER.to_owned(), "wr0ng".to_owned()))] {
+    assert_eq!(login, Some((crate::support::nats::USER.into(), crate::support::nats::PASSWORD.into())));
+    for login in [None, Some((crate::support::nats::USER.to_owned(), "wr0ng".to_owned()))] {
         let error =
             told(open_jetstream_with(JetStreamOptions { login, ..JetStreamOptions::new(servers.clone()) }, options()));
         assert!(error.contains("authorization"), "{error}");
-        assert!(!error.contains("wr0ng") && !error.contains(nats::PASSWORD), "{error}");
+        assert!(!error.contains("wr0ng") && !error.contains(crate::support::nats::PASSWORD), "{error}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! A refusal, as each transport tells it.
 
-use crate::client::{CALLBACK, Kind};
-use crate::http::{Response, error_code};
-use crate::wire::{Batch, Chunks, Item, Reader, nonce_of};
+use super::client::{CALLBACK, Kind};
+use super::http::{Response, error_code};
+use super::wire::{Batch, Chunks, Item, Reader, nonce_of};
 
 /// What a page is told of a refusal over a transport: the error's code, and when to come back.
 pub(crate) async fn told(

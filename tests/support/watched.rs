@@ -1,7 +1,7 @@
 //! Bytes sent as they are, and whatever is said to them until the peer hangs up.
 
-use crate::support::Server;
-use crate::wire::{self, Connection};
+use super::Server;
+use super::raw::{self, Connection};
 
 /// A server's flags with which it waits for nobody for long, so that every connection ends.
 pub(crate) const IMPATIENT: [&str; 7] =
@@ -19,7 +19,7 @@ pub(crate) async fn say(address: &str, name: &str, bytes: &[u8]) -> Said {
     let mut connection = Connection::open(address).await.expect("connected");
     // It may hang up before all was taken.
     let _ = connection.send(bytes).await;
-    let said = crate::within(&format!("the end of {name}"), connection.closed()).await;
+    let said = super::within(&format!("the end of {name}"), connection.closed()).await;
     let text = String::from_utf8_lossy(&said).into_owned();
     let mut statuses: Vec<u16> = Vec::new();
     for (at, _) in text.match_indices("HTTP/1.") {
@@ -30,7 +30,7 @@ pub(crate) async fn say(address: &str, name: &str, bytes: &[u8]) -> Said {
 
 /// The topics of events that were published to `smuggled.>`: none of them was asked for.
 pub(crate) async fn smuggled(server: &Server) -> Vec<String> {
-    let events = wire::history(server.address(), "smuggled.%3E").await;
+    let events = raw::history(server.address(), "smuggled.%3E").await;
     events.iter().map(|event| event["topic"].as_str().expect("a topic").to_owned()).collect()
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn watched(flags: &[&str]) -> (Server, std::path::PathBuf) {
 /// It has not panicked, and serves on.
 pub(crate) async fn check_unharmed(server: &Server, errors: &std::path::Path) {
     let published = server.publish(&serde_json::json!({ "topic": "alive", "data": 1 })).await;
-    let (_, events) = wire::poll(server.address(), "/v1/poll?topic=alive&last=1").await.expect("a batch");
+    let (_, events) = raw::poll(server.address(), "/v1/poll?topic=alive&last=1").await.expect("a batch");
     assert_eq!(events[0]["cursor"], published["cursor"]);
     let errors = std::fs::read_to_string(errors).expect("what it said");
     assert!(!errors.contains("panicked"), "{errors}");

@@ -5,14 +5,11 @@
 
 mod autobahn;
 mod bad_input;
-mod client;
 mod clients;
 mod ending;
-mod fixture;
 mod gaps;
 mod handing_over;
 mod heads;
-mod http;
 mod meant;
 mod origins;
 mod polling;
@@ -20,10 +17,5 @@ mod publishing;
 mod resources;
 mod stock;
 mod subscribe;
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-#[path = "../support/mod.rs"]
-mod support;
 mod switching;
-mod told;
 mod websocket;
-mod wire;

@@ -11,9 +11,7 @@
 //!
 //! `SIMULATION_SEED=n` runs one seed again; `SIMULATION_RUNS=n` sets how many are run.
 
-#[path = "simulation/short.rs"]
 mod short;
-#[path = "simulation/silence.rs"]
 mod silence;
 
 use std::cell::RefCell;

@@ -8,12 +8,6 @@
 mod check;
 mod disk;
 mod ledger;
-#[path = "../support/preload.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod preload;
-#[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod support;
 mod trace;
 
 use std::path::PathBuf;
@@ -23,9 +17,9 @@ use nix::sys::signal::Signal;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use crate::support::{Server, preload};
 use disk::{Disk, Unsynced};
 use ledger::Ledger;
-use support::Server;
 use trace::Record;
 
 /// How many images are built of one recorded run, unless `CRASH_IMAGES` says otherwise.

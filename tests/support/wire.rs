@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::http::find;
+use super::http::find;
 
 /// One item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,20 +1,13 @@
 //! The contract of `switchback::store::Store`, one suite, run over every engine.
 //!
-//! An engine joins with a line at the end. What concerns files, restarts and faults is in `store_disk.rs`.
-
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-#[path = "support/nats.rs"]
-mod nats;
-mod store_common;
+//! An engine joins with a line at the end. What concerns files, restarts and faults is in `disk.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use nats::Nats;
 use proptest::prelude::*;
-use store_common::*;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
 use switchback::store::{
@@ -24,6 +17,9 @@ use switchback::store::{
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
 use uuid::Uuid;
+
+use super::common::*;
+use crate::support::nats::Nats;
 
 /// A store to test, and what has to outlive it.
 trait Engine {
@@ -389,7 +385,7 @@ async fn a_cursor_ahead_of_the_log_reads_nothing<E: Engine>() {
 async fn the_newest_matching_events_are_found<E: Engine>() {
     let (store, _home) = E::open(retention(20_000));
     let before_last = async |store: &E::Store, texts: &[&str], count| {
-        store_common::before_last(store, patterns(texts), count, 3000).await.map(|position| position.0)
+        super::common::before_last(store, patterns(texts), count, 3000).await.map(|position| position.0)
     };
     assert_eq!(before_last(&store, &[">"], 1).await, None);
     // Many topics, so that wildcards have to scan; a rare one far from the end, and one that is trimmed.
@@ -903,7 +899,7 @@ macro_rules! contract {
         clients_without_an_owner_are_forgotten_first,
         nobody_takes_more_than_a_share_of_the_clients_table,
     } };
-    // One that has a clock, a count and a window of its own: `store_jetstream.rs` has what stands there instead.
+    // One that has a clock, a count and a window of its own: `jetstream.rs` has what stands there instead.
     (shared $module:ident: $engine:ident) => { contract! { @shared $module $engine: } };
     (@shared $module:ident $engine:ident: $($more:ident,)*) => { contract! { @tests $module $engine:
         $($more,)*

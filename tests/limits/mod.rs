@@ -7,9 +7,6 @@ mod counts;
 mod echo;
 mod http2;
 mod http2_attacks;
-#[path = "../support/jwt.rs"]
-#[allow(dead_code, unreachable_pub)] // As below.
-mod jwt;
 mod keyed;
 mod log;
 mod memory;
@@ -19,17 +16,11 @@ mod readers;
 mod requests;
 mod scans;
 mod sizes;
-#[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // Shared with other test crates, each of which uses a part.
-mod support;
 mod tls;
-#[path = "../faults/wire.rs"]
-#[allow(dead_code)] // As above.
-mod wire;
 
 use std::time::Duration;
 
-use support::within;
+use crate::support::within;
 
 /// Waits until something holds that must.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-use crate::wire::{Connection, Items};
+use super::raw::{Connection, Items};
 
 /// The mixture that a crowd of readers is made of.
 pub(crate) const KINDS: [&str; 6] = ["ws", "sse", "stream", "longpoll", "iframe", "jsonp"];

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::{Value, json};
 
-use crate::http::Request;
-use crate::support::Server;
+use super::Server;
+use super::http::Request;
 
 /// Runs a test over each of some transports, each as a test of its own.
 macro_rules! over {
@@ -23,7 +23,7 @@ macro_rules! over {
     (@held $test:ident) => { over! { @in $test: longpoll Longpoll, jsonp Jsonp, iframe_once IframeOnce } };
     (@in $test:ident: $($name:ident $kind:ident),+) => {
         mod $test {
-            $( #[tokio::test] async fn $name() { super::$test(crate::client::Kind::$kind).await } )+
+            $( #[tokio::test] async fn $name() { super::$test(crate::support::client::Kind::$kind).await } )+
         }
     };
 }
@@ -80,7 +80,7 @@ pub(crate) async fn end_of_log(server: &Server) -> String {
 
 /// Asks again and again until it is so.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    crate::support::within(what, async {
+    super::within(what, async {
         while !holds().await {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }

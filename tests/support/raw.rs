@@ -91,7 +91,6 @@ impl Connection {
     }
 
     /// One from another loopback address than usual: there are 28,000 ports an address, and limits on one.
-    #[allow(dead_code)] // Not in every test crate that has this module.
     pub(crate) async fn from(source: std::net::Ipv4Addr, address: &str) -> io::Result<Self> {
         let address: SocketAddr = address.parse().expect("an address");
         let socket = TcpSocket::new_v4()?;
@@ -338,7 +337,7 @@ impl Items {
 
     /// The next item; there has to be one.
     pub(crate) async fn item(&mut self) -> Value {
-        let item = crate::within("an item", self.next()).await;
+        let item = super::within("an item", self.next()).await;
         item.expect("the stream goes on").expect("the stream has not ended")
     }
 
@@ -446,7 +445,7 @@ pub(crate) struct Flow(tokio::sync::mpsc::UnboundedReceiver<Value>);
 
 impl Flow {
     pub(crate) async fn item(&mut self) -> Value {
-        crate::within("an item", self.0.recv()).await.expect("the stream goes on")
+        super::within("an item", self.0.recv()).await.expect("the stream goes on")
     }
 
     /// The next item that is neither `$hello` nor `$beat`.

@@ -1,10 +1,6 @@
-//! The disk store where files, restarts and faults are concerned. What every store has to do is in `store_contract.rs`.
+//! The disk store where files, restarts and faults are concerned. What every store has to do is in `contract.rs`.
 //!
 //! Some of it takes another process: then a test starts this binary again, with a task in its environment.
-
-#[path = "support/small.rs"]
-mod small;
-mod store_common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use small::Small;
-use store_common::*;
 use switchback::clock::{LastRun, Moment};
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
@@ -23,6 +17,9 @@ use switchback::store::{
     StoreOptions, backup,
 };
 use uuid::Uuid;
+
+use super::common::*;
+use crate::support::small::Small;
 
 fn open(directory: &Path) -> DiskStore {
     open_with(directory, StoreOptions::default())
@@ -46,7 +43,7 @@ const TASK_DIRECTORY: &str = "SWITCHBACK_TEST_DIRECTORY";
 /// Runs a task in another process and gives what it says.
 fn in_another_process(task: &str, directory: &Path) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "task", "--nocapture"])
+        .args(["--exact", "stores::disk::task", "--nocapture"])
         .env(TASK, task)
         .env(TASK_DIRECTORY, directory)
         .output()

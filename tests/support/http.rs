@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::within;
+use super::within;
 
 /// A request, sent on a connection of its own.
 #[derive(Clone, Debug)]

@@ -8,30 +8,18 @@ mod access;
 mod bodies;
 mod frames;
 mod inputs;
-#[path = "../support/jwt.rs"]
-#[allow(dead_code, unreachable_pub)] // As below.
-mod jwt;
 mod queries;
-#[path = "../abuse/raw.rs"]
-#[allow(dead_code)] // Shared with another test crate; each uses a part.
-mod raw;
-#[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub)] // As above.
-mod support;
-#[path = "../faults/wire.rs"]
-#[allow(dead_code)] // As above.
-mod wire;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use crate::support::{DEADLINE, raw, watched};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use support::{DEADLINE, within};
 
 /// After so long without an answer to what may be half a request, the peer is told that no more will come.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,12 +39,12 @@ fn fuzz<S: Strategy>(
     inputs: &S,
     test: impl Fn(&str, S::Value) -> Result<(), TestCaseError>,
 ) {
-    let (server, errors) = raw::watched(flags);
+    let (server, errors) = watched::watched(flags);
     let address = server.address().to_owned();
     run(name, cases, inputs, |input| test(&address, input));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        raw::check_unharmed(&server, &errors).await;
+        watched::check_unharmed(&server, &errors).await;
         read_everything(&address).await;
     });
 }
@@ -74,7 +62,7 @@ async fn read_everything(address: &str) {
     let mut cursor = "earliest".to_owned();
     loop {
         let path = format!("/v1/poll?topic=%3E&cursor={cursor}&limit=1000");
-        let answer = wire::get(address, &path).await.expect("history can be read");
+        let answer = raw::get(address, &path).await.expect("history can be read");
         assert_eq!(answer.status(), 200, "{}", answer.text());
         let batch: Batch<'_> =
             serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error} in {}", answer.text()));

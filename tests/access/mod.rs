@@ -1,0 +1,20 @@
+//! Who may come, and who may not: the real program with keys, over real sockets, on every transport.
+//!
+//! Each rule has a test that fails without it. The clients are those of the conformance tests.
+
+mod anonymous;
+mod clients;
+mod expiry;
+mod foreign;
+mod keyed;
+mod keys;
+mod nodes;
+mod origins;
+mod permissions;
+mod places;
+mod policies;
+mod rights;
+mod start;
+mod tickets;
+mod tokens;
+mod withdrawn;

@@ -1,0 +1,16 @@
+//! The server, from outside: the real program, over real sockets, with real files and real neighbours.
+//!
+//! One binary for all of these suites, since most of what each compiles and links is the same; `cargo test --test server limits::`
+//! runs one of them. What they share is in `support`. Tests run in parallel, so each has servers and directories of its own, on free
+//! ports, and waits for conditions, never for time to pass.
+
+mod abuse;
+mod access;
+mod cluster;
+mod conformance;
+mod crash;
+mod faults;
+mod fuzz;
+mod limits;
+#[allow(dead_code, unreachable_pub)] // Shared with the benchmarks, which use parts that no suite does.
+mod support;
