@@ -34,7 +34,10 @@
  */
 (function (root, define) {
   var api = define(root);
-  if (typeof module !== 'object' || !module || !module.exports) { root.Switchback = api; return; }
+  var isModule = typeof module === 'object' && module && module.exports;
+  // Vite 7 shows a `module` that nobody reads.
+  if (!isModule || (root.document && !root.Switchback)) root.Switchback = api;
+  if (!isModule) return;
   module.exports = api;
   module.exports.connect = api.connect;
   module.exports.emitter = api.emitter;
@@ -92,7 +95,7 @@ function create(env) {
   return api;
 }
 
-// What the public calls promise stands in client.d.ts.
+// The public calls are in client.d.ts.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -495,7 +498,7 @@ merge(Connection.prototype, {
     return this;
   },
 
-  // Another tab was faster: what holds nothing is next.
+  // Another tab was faster: on without holding.
   keepHold: function () {
     var session = this.current;
     var holds = !!session && !!session.transport.holds;
@@ -1010,7 +1013,7 @@ merge(Connection.prototype, {
       if (pattern.confirmed || !contains(texts, pattern.text)) return;
       pattern.granted = true;
       pattern.blind = isBlind;
-      // A socket may have it later than a question.
+      // A socket has it later than a question.
       pattern.start = latest(pattern.start, start);
     });
   },
@@ -1199,9 +1202,8 @@ merge(Chooser.prototype, {
 
   better: function (than) {
     if (this.pinned) return this.pinned === than ? [] : [this.pinned];
-    var usable = this.usable();
-    for (var i = 0; i < usable.length; i++) if (this.preference(usable[i]) >= this.preference(than)) break;
-    return usable.slice(0, i);
+    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === than) break;
+    return both(this.usable(), this.allowed.slice(0, i));
   },
 
   supported: function () {
@@ -1273,11 +1275,6 @@ merge(Chooser.prototype, {
       this.records[name].strikes = 0;
       if (everything) this.records[name].until = this.records[name].shortLives = 0;
     }
-  },
-
-  preference: function (name) {
-    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === name) return i;
-    return this.allowed.length;
   }
 });
 
