@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Kind, Link, Query, Subscriber};
-use crate::fixture::{end_of_log, over, post_events, publish, shared, topic};
-use crate::http::Request;
 use crate::support::Server;
-use crate::wire::{Item, position};
+use crate::support::client::{Kind, Link, Query, Subscriber};
+use crate::support::fixture::{end_of_log, over, post_events, publish, shared, topic};
+use crate::support::http::Request;
+use crate::support::wire::{Item, position};
 
 over!(every: deletions_and_headers_come_as_they_were_published, hostile_headers);
 
