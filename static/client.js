@@ -637,7 +637,7 @@ var endings = {
   silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
   // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
-  // Mute, because this machine slept. No pause.
+  // Mute: this machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
@@ -666,7 +666,6 @@ var endings = {
         ' is not a Switchback server, or was changed on the way.'
     };
   },
-  // The transport can't carry this request.
   unusable: function (message) { return { kind: 'unusable', message: message }; },
   // The application's function gave none. Again as `Tokens` says.
   token: function (message, retry) {
@@ -1980,6 +1979,8 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
+    // Heard, it is stored.
+    entry.fail = function (ending) { entry.settle(entry.heard ? null : ending, entry.heard); };
     this.entries.push(entry);
     this.pump();
   },
@@ -2009,9 +2010,7 @@ merge(Publisher.prototype, {
   send: function (entry) {
     var env = this.connection.env;
     if (entry.timer === undefined) {
-      entry.timer = env.setTimer(function () {
-        if (entry.heard) entry.settle(null, entry.heard); else entry.settle(unknown());
-      }, PUBLISH_MS);
+      entry.timer = env.setTimer(function () { entry.fail(unknown()); }, PUBLISH_MS);
     }
     if (entry.by === 'ws') this.bySocket(this.connection.current, entry);
     else if (entry.by === 'http') this.byHttp(entry);
@@ -2021,8 +2020,7 @@ merge(Publisher.prototype, {
 
   again: function (entry, ending) {
     var self = this;
-    if (entry.heard) return entry.settle(null, entry.heard);
-    if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
+    if (entry.heard || ending.refused || ending.fatal || isVerdict(ending.status)) return entry.fail(ending);
     entry.attempt += 1;
     var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.cancel();
@@ -2117,7 +2115,7 @@ merge(Publisher.prototype, {
 
   close: function () {
     each(this.entries, function (entry) {
-      entry.settle(entry.timer === undefined ? endings.closed() : unknown());
+      entry.fail(entry.timer === undefined ? endings.closed() : unknown());
     });
   }
 });
