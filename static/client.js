@@ -34,10 +34,7 @@
  */
 (function (root, define) {
   var api = define(root);
-  var isModule = typeof module === 'object' && module && module.exports;
-  // Vite 7 shows a `module` that nobody reads.
-  if (!isModule || (root.document && !root.Switchback)) root.Switchback = api;
-  if (!isModule) return;
+  if (typeof module !== 'object' || !module || !module.exports) { root.Switchback = api; return; }
   module.exports = api;
   module.exports.connect = api.connect;
   module.exports.emitter = api.emitter;
@@ -95,7 +92,7 @@ function create(env) {
   return api;
 }
 
-// The public calls are in client.d.ts.
+// What the public calls promise stands in client.d.ts.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -498,7 +495,7 @@ merge(Connection.prototype, {
     return this;
   },
 
-  // Another tab was faster: on without holding.
+  // Another tab was faster: what holds nothing is next.
   keepHold: function () {
     var session = this.current;
     var holds = !!session && !!session.transport.holds;
@@ -637,7 +634,7 @@ var endings = {
   silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
   // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
-  // Mute: this machine slept. No pause.
+  // Mute, because this machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
@@ -666,6 +663,7 @@ var endings = {
         ' is not a Switchback server, or was changed on the way.'
     };
   },
+  // The transport can't carry this request.
   unusable: function (message) { return { kind: 'unusable', message: message }; },
   // The application's function gave none. Again as `Tokens` says.
   token: function (message, retry) {
@@ -1012,7 +1010,7 @@ merge(Connection.prototype, {
       if (pattern.confirmed || !contains(texts, pattern.text)) return;
       pattern.granted = true;
       pattern.blind = isBlind;
-      // A socket has it later than a question.
+      // A socket may have it later than a question.
       pattern.start = latest(pattern.start, start);
     });
   },
@@ -1201,8 +1199,9 @@ merge(Chooser.prototype, {
 
   better: function (than) {
     if (this.pinned) return this.pinned === than ? [] : [this.pinned];
-    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === than) break;
-    return both(this.usable(), this.allowed.slice(0, i));
+    var usable = this.usable();
+    for (var i = 0; i < usable.length; i++) if (this.preference(usable[i]) >= this.preference(than)) break;
+    return usable.slice(0, i);
   },
 
   supported: function () {
@@ -1274,6 +1273,11 @@ merge(Chooser.prototype, {
       this.records[name].strikes = 0;
       if (everything) this.records[name].until = this.records[name].shortLives = 0;
     }
+  },
+
+  preference: function (name) {
+    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === name) return i;
+    return this.allowed.length;
   }
 });
 
@@ -1979,8 +1983,6 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
-    // Heard, it is stored.
-    entry.fail = function (ending) { entry.settle(entry.heard ? null : ending, entry.heard); };
     this.entries.push(entry);
     this.pump();
   },
@@ -2010,7 +2012,9 @@ merge(Publisher.prototype, {
   send: function (entry) {
     var env = this.connection.env;
     if (entry.timer === undefined) {
-      entry.timer = env.setTimer(function () { entry.fail(unknown()); }, PUBLISH_MS);
+      entry.timer = env.setTimer(function () {
+        if (entry.heard) entry.settle(null, entry.heard); else entry.settle(unknown());
+      }, PUBLISH_MS);
     }
     if (entry.by === 'ws') this.bySocket(this.connection.current, entry);
     else if (entry.by === 'http') this.byHttp(entry);
@@ -2020,7 +2024,8 @@ merge(Publisher.prototype, {
 
   again: function (entry, ending) {
     var self = this;
-    if (entry.heard || ending.refused || ending.fatal || isVerdict(ending.status)) return entry.fail(ending);
+    if (entry.heard) return entry.settle(null, entry.heard);
+    if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
     entry.attempt += 1;
     var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.cancel();
@@ -2115,7 +2120,7 @@ merge(Publisher.prototype, {
 
   close: function () {
     each(this.entries, function (entry) {
-      entry.fail(entry.timer === undefined ? endings.closed() : unknown());
+      entry.settle(entry.timer === undefined ? endings.closed() : unknown());
     });
   }
 });

@@ -11,4 +11,5 @@ mod stores;
 mod support {
     pub mod nats;
     pub mod small;
+    pub mod wait;
 }

@@ -22,7 +22,6 @@ mod chores;
 mod clients;
 mod fault;
 mod file;
-mod form;
 mod handle;
 mod health;
 mod last;

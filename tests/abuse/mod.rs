@@ -8,4 +8,4 @@ mod nginx;
 mod proxied;
 mod storms;
 
-use crate::support::within;
+use crate::support::{until, within};

@@ -24,15 +24,6 @@ async fn publish(server: &Server, numbers: std::ops::Range<u64>) {
     }
 }
 
-async fn waited(what: &str, holds: impl Fn() -> bool) {
-    super::within(what, async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
-
 /// Hundreds lose their server at once, and all come back at once, over every transport: each has the exact sequence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_storm_loses_nothing() {
@@ -65,10 +56,10 @@ async fn a_reconnect_storm_loses_nothing() {
             })
         })
         .collect();
-    waited("the crowd", || begun.load(Ordering::Relaxed) == CROWD).await;
+    super::until("the crowd", async || begun.load(Ordering::Relaxed) == CROWD).await;
     publish(&server, 0..HALF).await;
     let all = CROWD as u64 * HALF;
-    waited("the first half", || seen.load(Ordering::Relaxed) >= all).await;
+    super::until("the first half", async || seen.load(Ordering::Relaxed) >= all).await;
     server = server.kill_and_restart();
     publish(&server, HALF..2 * HALF).await;
     for follower in crowd {

@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::keyed::{Keyed, bearer, now_s};
+use crate::support::Server;
 use crate::support::client::{Kind, Link, Query};
-use crate::support::fixture::{over, until, uuid};
+use crate::support::fixture::{over, uuid};
 use crate::support::http::Request;
+use crate::support::until;
 use crate::support::wire::Item;
 
 over!(every: belongs_to_its_first_subject, a_banned_client_does_not_come);
@@ -53,8 +55,7 @@ async fn belongs_to_its_first_subject(kind: Kind) {
     assert_eq!(ack().send(keyed.address()).await.error().await, (403, "forbidden".into()));
     assert_eq!(by(json!({ "sub": "li" }), ack()).await.status, 200);
     // It is li's after a restart, too.
-    let Keyed { server, signer, _file } = keyed;
-    let keyed = Keyed { server: server.stop_and_restart(), signer, _file };
+    let keyed = keyed.restarted(Server::stop_and_restart);
     keyed.refuses(kind, &of(&keyed, json!({ "sub": "wu" }), named()), 403, "another's, still").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's, still").await;
 }
@@ -141,8 +142,7 @@ async fn a_banned_client_does_not_come(kind: Kind) {
     assert_eq!(Request::post("/v1/ack", "", ack).send(keyed.address()).await.status, 403);
     keyed.serves(kind, &Query::topic("a").with("client", uuid()), "another").await;
     // Not after a restart, either.
-    let Keyed { server, signer, _file } = keyed;
-    let keyed = Keyed { server: server.kill_and_restart(), signer, _file };
+    let keyed = keyed.restarted(Server::kill_and_restart);
     keyed.refuses(kind, &named, 403, "still banned").await;
     // A newer ban takes the place of the older one: that is how it is lifted.
     let request = Request::new("DELETE", format!("/v1/clients/{client}?ban=1"));
@@ -187,8 +187,7 @@ async fn a_revoked_token_does_not_come(kind: Kind) {
     let token = bearer(&keyed.token(json!({ "publish": ["a"], "jti": "t1" })));
     let mut response = publish.header("Authorization", token).send(keyed.address()).await;
     assert_eq!(response.error().await, (401, "unauthorized".into()), "it publishes nothing, either");
-    let Keyed { server, signer, _file } = keyed;
-    let keyed = Keyed { server: server.kill_and_restart(), signer, _file };
+    let keyed = keyed.restarted(Server::kill_and_restart);
     keyed.refuses(kind, &of(&keyed, json!({ "jti": "t1" }), Query::topic("a")), 401, "after a restart").await;
 }
 

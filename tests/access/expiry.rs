@@ -4,94 +4,115 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use super::keyed::{Keyed, bearer, now_s};
-use crate::support::client::{Kind, Link, Query, Subscriber};
-use crate::support::fixture::{numbers, over};
+use crate::support::client::{Failure, Kind, Link, Query, Subscriber};
+use crate::support::fixture::{over, uuid};
 use crate::support::wire::Item;
+use crate::support::within;
 
 over!(streams: ends_with_its_token, no_drain_keeps_it);
 over!(held: completes_with_its_token);
 over!(every: goes_on_with_a_fresh_token);
 
-async fn ends_with_its_token(kind: Kind) {
-    let keyed = Keyed::start(&[]);
-    let exp = now_s() + 2;
-    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": exp }));
-    let mut link = Link::to(keyed.address(), kind, &query).await;
+/// Seconds that the tokens of these tests are good for; only the server's clock passes them.
+const GOOD_S: u64 = 600;
+
+/// A stream whose token ends in so many seconds.
+async fn stream(keyed: &Keyed, kind: Kind, seconds: u64) -> Link {
+    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": keyed.now_s() + seconds }));
+    let mut link = Link::to(keyed.address(), kind, &query.with("cursor", "now")).await;
     assert_eq!(link.item().await.event, "$hello");
+    link
+}
+
+/// It is ended by its token: without `retry`, since the client is not to come back as it was.
+async fn ends(link: &mut Link) {
+    let bye = link.telling().await;
+    assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "expired" })));
+}
+
+async fn ends_with_its_token(kind: Kind) {
+    let keyed = Keyed::start_with_clock(&[]);
+    let mut link = stream(&keyed, kind, GOOD_S).await;
+    let mut shorter = stream(&keyed, Kind::Sse, GOOD_S / 2).await;
+    keyed.pass(GOOD_S - 60);
+    // The server has looked at its clock, and not a moment too early for the other.
+    ends(&mut shorter).await;
     keyed.publish("a", 1).await;
     assert_eq!(link.telling().await.value(), 1);
-    let bye = link.telling().await;
-    // Without `retry`: not to come back as one was.
-    assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "expired" })));
-    assert!(now_s() >= exp, "not a moment before");
+    keyed.pass(61);
+    ends(&mut link).await;
     assert_eq!(link.end().await, (kind == Kind::Ws).then(|| (1008, "expired".to_owned())));
 }
 
-/// The server is stopping, and would let the stream live for a while.
-async fn no_drain_keeps_it(kind: Kind) {
-    let keyed = Keyed::start(&["--drain", "60s"]);
-    let mut query = keyed.query("a", json!({ "subscribe": ["a"], "exp": now_s() + 2 }));
-    query = query.with("cursor", "now");
-    let mut link = Link::to(keyed.address(), kind, &query).await;
+/// Nobody sets a clock: a timer ends it.
+#[tokio::test]
+async fn a_timer_ends_a_stream_with_its_token() {
+    let keyed = Keyed::start(&[]);
+    let exp = now_s() + 5;
+    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": exp }));
+    let mut link = Link::to(keyed.address(), Kind::Sse, &query).await;
     assert_eq!(link.item().await.event, "$hello");
+    ends(&mut link).await;
+    assert!(now_s() >= exp, "not a moment before");
+}
+
+/// The server is stopping, and would let the stream live for an hour.
+async fn no_drain_keeps_it(kind: Kind) {
+    let keyed = Keyed::start_with_clock(&["--drain", "1h"]);
+    let mut link = stream(&keyed, kind, GOOD_S).await;
     keyed.server.signal(nix::sys::signal::Signal::SIGTERM);
+    keyed.pass(GOOD_S + 1);
     let bye = link.telling().await;
     assert_eq!(bye.event, "$bye");
-    // One in thirty or so is told to go before its token ends.
+    // Of those that are told to go over an hour, one in a thousand goes in the moment until the server looks at its clock.
     let reason = bye.value()["reason"].as_str().expect("a reason").to_owned();
     assert!(reason == "expired" || reason == "shutdown", "{reason}");
 }
 
 async fn completes_with_its_token(kind: Kind) {
-    let keyed = Keyed::start(&[]);
-    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": now_s() + 2 })).with("wait", 60);
-    let batch = Link::to(keyed.address(), kind, &query).await.batch().await;
+    let keyed = Keyed::start_with_clock(&[]);
+    let client = uuid();
+    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": keyed.now_s() + GOOD_S }));
+    let query = query.with("wait", 60).with("client", &client);
+    let address = keyed.address().to_owned();
+    let held = tokio::spawn(async move { Link::to(&address, kind, &query).await.batch().await });
+    keyed.connected(&client).await;
+    keyed.pass(GOOD_S + 1);
+    let batch = held.await.expect("a batch");
     assert_eq!(batch.events.len(), 1, "{batch:?}");
     assert_eq!(batch.events[0].value(), json!({ "reason": "expired" }));
     assert!(batch.cursor.is_some(), "from here it goes on");
 }
 
-/// Token after token ends while events come; each time the client goes on at its cursor with the next.
+/// Token after token ends between events; each time the client goes on at its cursor with the next.
 async fn goes_on_with_a_fresh_token(kind: Kind) {
-    let keyed = Keyed::start(&[]);
-    let fresh = |exp| bearer(&keyed.token(json!({ "subscribe": ["a"], "exp": exp })));
-    let query = |exp| Query::topic("a").header("Authorization", fresh(exp));
-    let mut subscriber = Subscriber::start(keyed.address(), kind, query(now_s() + 2)).await;
-    let mut heard = Vec::new();
-    let mut ends = 0;
-    for n in 0..30 {
+    let keyed = Keyed::start_with_clock(&[]);
+    let fresh = || {
+        let exp = keyed.now_s() + GOOD_S;
+        Query::topic("a").header("Authorization", bearer(&keyed.token(json!({ "subscribe": ["a"], "exp": exp }))))
+    };
+    let mut subscriber = Subscriber::start(keyed.address(), kind, fresh()).await;
+    for n in 0..12 {
         keyed.publish("a", n).await;
-        while heard.len() <= n as usize {
-            let item = match subscriber.try_item().await {
-                Ok(item) => item,
-                Err(crate::support::client::Failure::Refused(_)) => {
-                    subscriber.cut();
-                    subscriber.query = query(now_s() + 2);
-                    ends += 1;
-                    continue;
-                }
-                Err(error) => panic!("{kind}: {error:?}"),
-            };
-            match item.event.as_str() {
-                "$bye" | "$error" => {
-                    subscriber.cut();
-                    subscriber.query = query(now_s() + 2);
-                    ends += 1;
-                }
-                _ => heard.push(item.value()),
-            }
+        assert_eq!(subscriber.item().await.value(), n);
+        if n % 3 != 2 {
+            continue;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        keyed.pass(GOOD_S + 1);
+        match within("the token's end", subscriber.try_item()).await {
+            Ok(item) => assert!(matches!(item.event.as_str(), "$bye" | "$error"), "{kind}: {item:?}"),
+            Err(Failure::Refused(response)) => assert_eq!(response.status, 401, "{kind}"),
+            Err(Failure::Broken(error)) => panic!("{kind}: {error}"),
+        }
+        subscriber.cut();
+        subscriber.query = fresh();
     }
-    assert_eq!(heard, numbers(0..30));
-    assert!(ends > 0, "{kind}: no token ended in all that time");
 }
 
 #[tokio::test]
 async fn a_socket_is_renewed_in_place() {
-    let keyed = Keyed::start(&[]);
-    let exp = now_s() + 3;
-    let query = keyed.query("a", json!({ "subscribe": ["a"], "sub": "li", "exp": exp }));
+    let keyed = Keyed::start_with_clock(&[]);
+    let query = keyed.query("a", json!({ "subscribe": ["a"], "sub": "li", "exp": keyed.now_s() + 60 }));
     let mut link = Link::to(keyed.address(), Kind::Ws, &query).await;
     assert_eq!(link.item().await.event, "$hello");
     let auth = |more| json!({ "type": "auth", "token": keyed.token(more) });
@@ -114,14 +135,17 @@ async fn a_socket_is_renewed_in_place() {
     assert_eq!(link.ask(json!({ "type": "subscribe", "topics": ["b"] })).await["ok"], true);
     assert_eq!(link.ask(json!({ "type": "publish", "topic": "a", "data": 1 })).await["ok"], true);
     assert_eq!(link.telling().await.value(), 1);
-    // Past the first one's end it lives on: a heartbeat comes every second.
-    while now_s() <= exp + 1 {
-        assert_eq!(link.item().await.event, "$beat");
-    }
+    // Past the first one's end it lives on, unlike another that had such a token and no other.
+    let mut other = stream(&keyed, Kind::Sse, 60).await;
+    keyed.pass(120);
+    ends(&mut other).await;
+    assert_eq!(link.ask(json!({ "type": "publish", "topic": "a", "data": 2 })).await["ok"], true);
+    assert_eq!(link.telling().await.value(), 2);
     // A shorter one may follow a longer one, and ends it.
-    let reply = link.ask(auth(json!({ "subscribe": [">"], "sub": "li", "exp": now_s() + 2 }))).await;
+    let reply = link.ask(auth(json!({ "subscribe": [">"], "sub": "li", "exp": keyed.now_s() + 60 }))).await;
     assert_eq!(reply["ok"], true, "{reply}");
-    assert_eq!(link.telling().await.value(), json!({ "reason": "expired" }));
+    keyed.pass(120);
+    ends(&mut link).await;
     assert_eq!(link.end().await, Some((1008, "expired".into())));
 }
 

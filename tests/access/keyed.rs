@@ -1,5 +1,6 @@
 //! A server with a secret, and tokens for it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -8,7 +9,9 @@ use crate::support::Server;
 use crate::support::client::{Kind, Query};
 use crate::support::http::{Request, Response};
 use crate::support::jwt::Signer;
+use crate::support::preload::Faults;
 use crate::support::told::told;
+use crate::support::until;
 
 pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
 
@@ -16,7 +19,9 @@ pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
 pub(crate) struct Keyed {
     pub(crate) server: Server,
     pub(crate) signer: Signer,
-    pub(crate) _file: tempfile::NamedTempFile,
+    _file: tempfile::NamedTempFile,
+    /// What sets the server's wall clock, and by how many seconds it is ahead.
+    clock: Option<(Faults, AtomicU64)>,
 }
 
 /// Seconds since 1970.
@@ -26,7 +31,11 @@ pub(crate) fn now_s() -> u64 {
 
 /// Claims that end in ten minutes, unless they say otherwise.
 pub(crate) fn claims(more: Value) -> Value {
-    let mut claims = json!({ "exp": now_s() + 600 });
+    claims_at(now_s(), &more)
+}
+
+fn claims_at(now_s: u64, more: &Value) -> Value {
+    let mut claims = json!({ "exp": now_s + 600 });
     for (name, value) in more.as_object().expect("claims") {
         claims[name] = value.clone();
     }
@@ -39,12 +48,43 @@ pub(crate) fn bearer(token: &str) -> String {
 
 impl Keyed {
     pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_by(flags, |flags| (Server::start(flags), None))
+    }
+
+    /// As [`Self::start`], with a wall clock of its own, which [`Self::pass`] sets ahead.
+    pub(crate) fn start_with_clock(flags: &[&str]) -> Self {
+        Self::start_by(flags, |flags| {
+            let (faults, server) = Faults::start(flags);
+            (server, Some((faults, AtomicU64::new(0))))
+        })
+    }
+
+    fn start_by(flags: &[&str], start: impl FnOnce(&[&str]) -> (Server, Option<(Faults, AtomicU64)>)) -> Self {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(&file, SECRET).expect("a secret");
         let path = file.path().to_str().expect("a path").to_owned();
         let all = ["--workers", "1", "--heartbeat", "1s", "--jwt-secret-file", &path];
-        let server = Server::start(&[&all[..], flags].concat());
-        Self { server, signer: Signer::secret(SECRET), _file: file }
+        let (server, clock) = start(&[&all[..], flags].concat());
+        Self { server, signer: Signer::secret(SECRET), _file: file, clock }
+    }
+
+    /// The same, once its server has been started again.
+    pub(crate) fn restarted(mut self, restart: impl FnOnce(Server) -> Server) -> Self {
+        self.server = restart(self.server);
+        self
+    }
+
+    /// Seconds since 1970 by the server's wall clock.
+    pub(crate) fn now_s(&self) -> u64 {
+        now_s() + self.clock.as_ref().map_or(0, |(_, ahead_s)| ahead_s.load(Ordering::Relaxed))
+    }
+
+    /// Sets the server's wall clock ahead. Each request goes by it at once; the server looks once a second whether it was set, and then
+    /// ends what is over.
+    pub(crate) fn pass(&self, seconds: u64) {
+        let (faults, ahead_s) = self.clock.as_ref().expect("it was started with a clock of its own");
+        let ahead_s = ahead_s.fetch_add(seconds, Ordering::Relaxed) + seconds;
+        faults.set_clock(1000 * i64::try_from(ahead_s).expect("less than an age"));
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -53,7 +93,7 @@ impl Keyed {
 
     /// A token with these claims.
     pub(crate) fn token(&self, more: Value) -> String {
-        self.signer.sign(&claims(more))
+        self.signer.sign(&claims_at(self.now_s(), &more))
     }
 
     /// Grants everything.
@@ -83,6 +123,15 @@ impl Keyed {
         let request = Request::get("/v1/info").header("Authorization", bearer(&self.root()));
         let info = request.send(self.address()).await.json().await;
         info["cursor"].as_str().expect("a cursor").to_owned()
+    }
+
+    /// Waits until the server has a connection of this client.
+    pub(crate) async fn connected(&self, client: &str) {
+        until("the client is connected", async || {
+            let mut answer = self.administer(Request::get(format!("/v1/clients/{client}"))).await;
+            answer.status == 200 && answer.json().await["transports"].as_array().is_some_and(|all| all.len() == 1)
+        })
+        .await;
     }
 
     /// An administrator's request.

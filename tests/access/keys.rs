@@ -7,9 +7,9 @@ use serde_json::json;
 use super::keyed::{bearer, claims};
 use crate::support::Server;
 use crate::support::client::{Kind, Query};
-use crate::support::fixture::until;
 use crate::support::http::Request;
 use crate::support::jwt::{Signer, jwks};
+use crate::support::until;
 
 struct Publics {
     server: Server,

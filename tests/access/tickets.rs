@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::keyed::{Keyed, bearer, now_s};
+use super::keyed::{Keyed, bearer};
 use crate::support::client::{Kind, Link, Query};
-use crate::support::fixture::over;
+use crate::support::fixture::{over, uuid};
 use crate::support::http::Request;
 
 over!(every: opens_one_stream, is_for_one_transport, is_in_time, what_it_opens_ends_with_the_token);
@@ -46,12 +46,14 @@ async fn is_for_one_transport(kind: Kind) {
 }
 
 async fn is_in_time(kind: Kind) {
-    let keyed = Keyed::start(&["--ticket-ttl", "1s"]);
+    let keyed = Keyed::start_with_clock(&["--ticket-ttl", "30s"]);
     let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
-    let end = now_s() + 2;
-    while now_s() < end {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    // A stream that ends in the same time shows that the server has looked at its clock.
+    let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": keyed.now_s() + 30 }));
+    let mut stream = Link::to(keyed.address(), Kind::Sse, &query).await;
+    assert_eq!(stream.item().await.event, "$hello");
+    keyed.pass(31);
+    assert_eq!(stream.telling().await.value(), json!({ "reason": "expired" }));
     keyed.refuses(kind, &Query::topic("a").with("ticket", &ticket), 401, "late").await;
 }
 
@@ -59,17 +61,22 @@ async fn what_it_opens_ends_with_the_token(kind: Kind) {
     if matches!(kind, Kind::Poll | Kind::JsonpPoll) {
         return;
     }
-    let keyed = Keyed::start(&[]);
-    let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"], "exp": now_s() + 2 })).await;
-    let query = Query::topic("a").with("ticket", &ticket).with("wait", 60);
-    let mut link = Link::to(keyed.address(), kind, &query).await;
-    let bye = if kind.streams() {
+    let keyed = Keyed::start_with_clock(&[]);
+    let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"], "exp": keyed.now_s() + 60 })).await;
+    let client = uuid();
+    let query = Query::topic("a").with("ticket", &ticket).with("wait", 60).with("client", &client);
+    let address = keyed.address().to_owned();
+    let opened = tokio::spawn(async move {
+        let mut link = Link::to(&address, kind, &query).await;
+        if !kind.streams() {
+            return link.batch().await.events.remove(0);
+        }
         assert_eq!(link.item().await.event, "$hello");
         link.telling().await
-    } else {
-        link.batch().await.events.remove(0)
-    };
-    assert_eq!(bye.value(), json!({ "reason": "expired" }));
+    });
+    keyed.connected(&client).await;
+    keyed.pass(120);
+    assert_eq!(opened.await.expect("an end").value(), json!({ "reason": "expired" }));
 }
 
 #[tokio::test]

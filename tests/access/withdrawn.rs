@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::keyed::{SECRET, bearer, claims, now_s};
 use crate::support::Server;
 use crate::support::client::{Kind, Link, Query};
-use crate::support::fixture::{over, until};
+use crate::support::fixture::over;
 use crate::support::http::Request;
 use crate::support::jwt::{Signer, jwks};
+use crate::support::until;
 
 over!(in what_a_withdrawn_key_opened_ends: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
       stream Stream, ws Ws);

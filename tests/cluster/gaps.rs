@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::MACHINE;
 use super::nodes::{Nodes, end_of_log, stream_of};
@@ -10,6 +11,7 @@ use crate::support::client::{Failure, Kind, Query, Subscriber};
 use crate::support::http::Request;
 use crate::support::nats::Nats;
 use crate::support::wire::{Item, epoch, moved, position};
+use crate::support::within;
 
 /// The next item, past the words of a node that cannot just now.
 pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
@@ -143,6 +145,7 @@ async fn retention_that_overtakes_is_told() {
     });
     let all = nodes.addresses().all();
     let start = end_of_log(&all[0]).await;
+    let (newest, _) = watch::channel(0);
     let readers: Vec<_> = Kind::ALL
         .into_iter()
         .enumerate()
@@ -150,13 +153,17 @@ async fn retention_that_overtakes_is_told() {
             let query = Query::topic("log").with("limit", 7);
             let subscriber = Subscriber::at(&all[turn % 2], kind, query, &start);
             let mut reader = Careful { subscriber, heard: 0, gap: None, gaps: 0 };
+            let mut newest = newest.subscribe();
             tokio::spawn(async move {
                 while reader.heard < PUBLISHED {
                     reader.read().await;
                     if reader.heard % 20 == 3 && reader.heard < PUBLISHED {
-                        // Away for a while, in which it is overtaken; a stream's connection goes, too.
+                        // Away until it is overtaken; a stream's connection goes, too.
                         reader.subscriber.cut();
-                        tokio::time::sleep(Duration::from_millis(700)).await;
+                        let overtaken = (reader.heard + KEPT + 1).min(PUBLISHED);
+                        let published =
+                            within("so much to be published", newest.wait_for(|newest| *newest >= overtaken));
+                        drop(published.await.expect("publishing goes on"));
                     }
                 }
                 (kind, reader.gaps)
@@ -165,6 +172,7 @@ async fn retention_that_overtakes_is_told() {
         .collect();
     for n in 1..=PUBLISHED {
         published(&all[n as usize % 2], "log", n).await;
+        newest.send_replace(n);
     }
     for reader in readers {
         let ended = tokio::time::timeout(super::DEADLINE, reader).await.expect("a reader comes to the end");

@@ -17,22 +17,10 @@ mod nodes;
 mod publisher;
 mod rights;
 
-use std::time::{Duration, Instant};
+use crate::support::{DEADLINE, until};
 
 /// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
-const DEADLINE: Duration = Duration::from_secs(90);
-
-/// Waits until something holds that must.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !holds().await {
-        assert!(Instant::now() < end, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// What all that is random in a test comes from.
 fn seed(test: &str) -> u64 {

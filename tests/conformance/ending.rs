@@ -4,8 +4,9 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::fixture::{publish, shared, topic, until, uuid};
+use crate::support::fixture::{publish, shared, topic, uuid};
 use crate::support::http::{Request, Response};
+use crate::support::until;
 use crate::support::{Server, within};
 
 /// A header that leaves a request to the App.

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::client::{Kind, Link, Query, Subscriber};
-use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all, until};
+use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all};
 use crate::support::http::Request;
+use crate::support::until;
 use crate::support::wire::{Item, epoch, moved, position};
 use crate::support::{Server, on_nats};
 

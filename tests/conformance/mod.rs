@@ -6,7 +6,6 @@
 mod autobahn;
 mod bad_input;
 mod clients;
-mod content;
 mod ending;
 mod gaps;
 mod handing_over;

@@ -4,10 +4,9 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::client::{Kind, Link, Query, Subscriber};
-use crate::support::fixture::{
-    end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, until, uuid,
-};
+use crate::support::fixture::{end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, uuid};
 use crate::support::http::Request;
+use crate::support::until;
 use crate::support::wire::{epoch, moved, position};
 
 over!(every:

@@ -79,7 +79,7 @@ async fn every_pair(trouble: Trouble) {
     }
     if matches!(trouble, Trouble::Stop | Trouble::Kill) {
         for part in [3, 2] {
-            crate::support::fixture::until("a part is published", || async {
+            crate::support::until("a part is published", || async {
                 published.load(Ordering::Relaxed) >= EVENTS / part
             })
             .await;

@@ -10,8 +10,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::support::client::{Kind, Link, Query, Subscriber};
-use crate::support::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, until, uuid};
+use crate::support::fixture::{end_of_log, numbers, post_events, publish, publish_all, shared, topic, uuid};
 use crate::support::http::{Request, Response};
+use crate::support::until;
 use crate::support::wire::{Item, moved, position};
 use crate::support::{Server, within};
 

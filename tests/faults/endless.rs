@@ -1,14 +1,9 @@
 //! Requests that never end, say too much, or say it in a way of their own.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::support::raw::{self, Answer, Connection, Items, masked, position};
-
-/// The pause of those who dribble.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::support::raw::{self, Answer, Connection, Items, PAUSE, masked, position};
 
 const MIB: usize = 1 << 20;
 
@@ -24,18 +19,6 @@ async fn check_alive(server: &Server) {
     assert_eq!(events[0]["cursor"], published["cursor"]);
 }
 
-/// Sends a byte now and then until the peer has had enough; returns what it said.
-async fn dribble(mut connection: Connection, byte: &[u8]) -> Vec<u8> {
-    loop {
-        let sent = connection.send(byte).await;
-        match tokio::time::timeout(PAUSE, connection.fill()).await {
-            Err(_) => assert!(sent.is_ok(), "it neither answers nor takes anything"),
-            Ok(Ok(false)) => {}
-            Ok(Ok(true) | Err(_)) => return connection.buffer,
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_head_that_never_ends_is_not_waited_for() {
     let server = Server::start(&["--header-timeout", "1s"]);
@@ -48,7 +31,7 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     }
     let mut slow = Connection::open(server.address()).await.expect("connected");
     slow.send("GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await.expect("sent");
-    let said = super::within("the end of who dribbles", dribble(slow, b"x")).await;
+    let said = super::within("the end of who dribbles", slow.dribble(b"x")).await;
     assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&said));
     check_alive(&server).await;
 }
@@ -99,7 +82,7 @@ async fn a_body_that_never_ends_is_not_waited_for() {
             assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"), "{path} {framing}, slowly");
             // What was asked for next can't be told from the rest of the body.
             super::within("the end of who stopped", stopped.closed()).await;
-            super::within("the end of who dribbles", dribble(slow, more.as_bytes())).await;
+            super::within("the end of who dribbles", slow.dribble(more.as_bytes())).await;
         }
     }
     assert_eq!(raw::history(address, "%3E").await.len(), 0, "nothing of it is stored");
@@ -119,7 +102,8 @@ async fn lines_may_be_slow_but_not_stop() {
     slow.send(head).await.expect("sent");
     for number in 0..12 {
         slow.send(line(number)).await.expect("sent");
-        tokio::time::sleep(2 * PAUSE).await;
+        let answered = tokio::time::timeout(2 * PAUSE, slow.fill()).await;
+        assert!(answered.is_err(), "it is answered before its end: {:?}", slow.buffer);
     }
     slow.send("0\r\n\r\n").await.expect("sent");
     let done = answer(&mut slow).await;
@@ -366,7 +350,7 @@ async fn a_refused_body_is_not_waited_for_either() {
         let mut slow = Connection::open(server.address()).await.expect("connected");
         slow.send(&head).await.expect("sent");
         assert_eq!(answer(&mut slow).await.status(), status, "{path}");
-        super::within(&format!("the end of who dribbles at {path}, {framing}"), dribble(slow, more.as_bytes())).await;
+        super::within(&format!("the end of who dribbles at {path}, {framing}"), slow.dribble(more.as_bytes())).await;
     }
     check_alive(&server).await;
 

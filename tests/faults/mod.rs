@@ -21,28 +21,7 @@ mod stalled;
 mod unread_log;
 mod waiters;
 
-use std::time::{Duration, Instant};
-
-use crate::support::{DEADLINE, Server, within};
-
-/// Waits until something holds, at most for `limit`.
-async fn holds_within(limit: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
-    loop {
-        if holds().await {
-            return true;
-        }
-        if Instant::now() > end {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Waits until something holds that must.
-async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
-    assert!(holds_within(DEADLINE, holds).await, "waited in vain until {what}");
-}
+use crate::support::{Server, until, within};
 
 /// The end of a server that was told to end.
 async fn end_of(server: &mut Server) -> std::process::ExitStatus {

@@ -94,8 +94,6 @@ pub(crate) fn json() -> impl Strategy<Value = serde_json::Value> {
             "client",
             "ref",
             "encoding",
-            "deleted",
-            "headers",
             "token",
             "transport",
             "__proto__",

@@ -18,16 +18,4 @@ mod scans;
 mod sizes;
 mod tls;
 
-use std::time::Duration;
-
-use crate::support::within;
-
-/// Waits until something holds that must.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    within(what, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
+use crate::support::{until, within};

@@ -48,13 +48,8 @@ async fn a_slow_head_is_cut_though_it_goes_on() {
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.get("/v1/info").await.expect("sent");
     assert_eq!(connection.answer().await.expect("an answer").status(), 200);
-    let dripping = async {
-        connection.send("GET /v1/info HTTP/1.1\r\n").await.expect("sent");
-        while connection.send("X: y\r\n").await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    };
-    super::within("its end", dripping).await;
+    connection.send("GET /v1/info HTTP/1.1\r\n").await.expect("sent");
+    super::within("its end", connection.dribble(b"X: y\r\n")).await;
 }
 
 #[tokio::test]

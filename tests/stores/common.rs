@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
@@ -104,15 +104,6 @@ pub(crate) async fn read(store: &impl Store, texts: &[&str], after: u64) -> Page
 
 pub(crate) fn is_busy<T>(outcome: &Result<T, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::Busy(_)))
-}
-
-/// Waits until `done`. Asks again and again, so that a store need not tell when it has tidied up.
-pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// A feed that keeps what it hears.

@@ -10,16 +10,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
-use switchback::event::Draft;
 use switchback::store::{
     ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Note, NoteKind, Page, ReadRequest,
     Retention, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
-use switchback::{Data, EventHeaders, NewEvent};
+use switchback::{Data, NewEvent};
 use uuid::Uuid;
 
 use super::common::*;
+use super::until;
 use crate::support::nats::Nats;
 
 /// A store to test, and what has to outlive it.
@@ -128,70 +128,6 @@ async fn an_event_is_read_as_it_was_fed<E: Engine>() {
     assert!(page.events[1].is_base64() && !page.events[0].is_base64());
     assert_eq!(page.events[1].id().map(|id| &**id), Some("k\u{2028}"));
     assert_eq!((page.events[3].name(), page.events[3].id()), (None, None));
-}
-
-async fn headers_and_deletions_are_kept<E: Engine>() {
-    let (store, _home) = open::<E>();
-    let recorder = Recorder::following(&store, 0);
-    let topic = || "a.b".parse().unwrap();
-    let headers = |text: &str| EventHeaders::json(text).unwrap();
-    let long = format!("{{\"long\":\"{}\"}}", "é".repeat(2046));
-    let drafts = vec![
-        NewEvent::deletion(topic()).draft(NOW_MS),
-        NewEvent::deletion(topic()).with_headers(headers(r#"{"b":"\u000a","a":"</x>"}"#)).draft(NOW_MS),
-        new("a.b", "x\ny").with_headers(headers(&long)).named("n").unwrap().with_id("1").unwrap().draft(NOW_MS),
-        NewEvent::new(topic(), Data::binary(b"\n")).with_headers(headers(r#"{ "a" : "" }"#)).draft(NOW_MS),
-        // Longer than what an index keeps of it.
-        new("a.b", &"x".repeat(5000)).with_headers(headers(&long)).draft(NOW_MS),
-        draft("a.b"),
-    ];
-    let costs: u64 = drafts.iter().map(Draft::cost_bytes).sum();
-    store.append(drafts).await.unwrap();
-    // By position, by topic, and by several of them.
-    for patterns in [&[">"][..], &["a.b"], &["a.b", "c"]] {
-        let page = read(&store, patterns, 0).await;
-        assert_eq!(page.events, recorder.events(), "{patterns:?}");
-        let seen: Vec<_> = page.events.iter().map(|event| (event.is_deletion(), event.headers())).collect();
-        let expected = [
-            (true, ""),
-            (true, r#"{"b":"\u000a","a":"\u003c/x>"}"#),
-            (false, long.as_str()),
-            (false, r#"{ "a" : "" }"#),
-            (false, &long),
-            (false, ""),
-        ];
-        assert_eq!(seen, expected);
-        assert_eq!(page.events.iter().map(|event| event.cost_bytes()).sum::<u64>(), costs);
-        assert_eq!((page.events[2].data(), page.events[3].data()), (r#""x\ny""#, "\"Cg==\""));
-        assert!(page.events[3].is_base64() && !page.events[2].is_base64() && !page.events[1].is_base64());
-    }
-}
-
-async fn a_repeat_with_other_headers_or_that_deletes_is_told_apart<E: Engine>() {
-    let (store, _home) = open::<E>();
-    let null = || NewEvent::new("a".parse().unwrap(), Data::json("null").unwrap());
-    let with = |event: NewEvent, headers: &str| {
-        event.with_headers(EventHeaders::json(headers).unwrap()).with_id("1").unwrap().draft(NOW_MS)
-    };
-    store.append(vec![with(null(), r#"{"a":"1"}"#)]).await.unwrap();
-    for (draft, differs) in [
-        (with(null(), r#"{"a":"1"}"#), false),
-        (with(null(), r#"{"a":"1","traceparent":"another attempt","tracestate":"x=y"}"#), false),
-        (with(null(), r#"{"a":"2"}"#), true),
-        (with(null(), "{}"), true),
-        (with(NewEvent::deletion("a".parse().unwrap()), r#"{"a":"1"}"#), true),
-    ] {
-        let shown = format!("{draft:?}");
-        let appended = store.append(vec![draft]).await.unwrap();
-        assert_eq!((appended[0].duplicate, appended[0].differs), (true, differs), "{shown}");
-    }
-    // Within one append, too.
-    let deletion = |headers: &str| with(NewEvent::deletion("b".parse().unwrap()), headers);
-    let appended = store.append(vec![deletion("{}"), deletion("{}"), deletion(r#"{"a":"1"}"#)]).await.unwrap();
-    assert_eq!(
-        appended.iter().map(|one| (one.duplicate, one.differs)).collect::<Vec<_>>(),
-        [(false, false), (true, false), (true, true)]
-    );
 }
 
 async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
@@ -350,9 +286,9 @@ async fn retention_by_age_goes_from_the_oldest<E: Engine>() {
     store.append([4000, 4500, 6000, 6000, 7000].map(at).to_vec()).await.unwrap();
     for (now_ms, floor) in [(7000, 0), (7001, 1), (7501, 2), (9000, 2), (9001, 4), (10_000, 4), (10_001, 5)] {
         store.maintain(Moment::at(now_ms));
-        until(&format!("floor {floor} at {now_ms}"), || store.bounds().floor == Position(floor)).await;
+        until(&format!("floor {floor} at {now_ms}"), async || store.bounds().floor == Position(floor)).await;
     }
-    until("told to the feed", || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5))).await;
+    until("told to the feed", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5))).await;
     assert_eq!(recorder.events().len(), 5);
 }
 
@@ -377,7 +313,7 @@ async fn an_event_of_the_future_ages_from_its_arrival<E: Engine>() {
     store.append(vec![new("a", "x").draft(10_500)]).await.unwrap();
     for (now_ms, floor) in [(10_600, 0), (11_000, 0), (11_001, 1), (11_600, 1), (11_601, 2)] {
         maintained(&store, Moment::at(now_ms)).await;
-        until(&format!("floor {floor} at {now_ms}"), || store.bounds().floor == Position(floor)).await;
+        until(&format!("floor {floor} at {now_ms}"), async || store.bounds().floor == Position(floor)).await;
     }
 }
 
@@ -420,7 +356,7 @@ async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
     maintained(&store, jumped).await;
     // The new time is believed: what was published by it is young.
     maintained(&store, Moment::at(NOW_MS + days_ms + 1)).await;
-    until("what is old goes", || store.bounds().floor == Position(1)).await;
+    until("what is old goes", async || store.bounds().floor == Position(1)).await;
     maintained(&store, Moment::at(NOW_MS + days_ms + 1000)).await;
     assert_eq!(store.bounds().floor, Position(1));
     assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), None);
@@ -431,7 +367,7 @@ async fn positions_are_never_used_again<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
     publish(&store, &["a", "a", "b"]).await;
     store.maintain(Moment::at(NOW_MS + 60_000));
-    until("an empty log", || store.bounds().floor == Position(3)).await;
+    until("an empty log", async || store.bounds().floor == Position(3)).await;
     let page = read(&store, &[">"], 0).await;
     assert_eq!((page.events.len(), page.through), (0, Position(3)));
     assert_eq!(page.trimmed.unwrap().to, Position(3));
@@ -643,7 +579,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
                     naive.floor += 1;
                 }
                 let floor = Position(naive.floor as u64);
-                until("trimmed by age", || store.bounds().floor == floor).await;
+                until("trimmed by age", async || store.bounds().floor == floor).await;
             }
             Step::Read { patterns: texts, after, events_max, rows_max } => {
                 let after = after.min(naive.events.len() as u64);
@@ -890,7 +826,7 @@ async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     let watcher = Arc::new(Watcher::default());
     store.watch_notes(watcher.clone()).await.expect("all that are kept");
     for note in before {
-        until("told of what is kept", || watcher.notes().contains(&note)).await;
+        until("told of what is kept", async || watcher.notes().contains(&note)).await;
     }
     // From now on before it is answered; replaced ones again.
     for new in [note(NoteKind::Ban, "b", b"3"), note(NoteKind::Revocation, "s", b"4")] {
@@ -970,8 +906,6 @@ macro_rules! contract {
         $($more,)*
         positions_are_consecutive_and_batches_stay_together,
         an_event_is_read_as_it_was_fed,
-        headers_and_deletions_are_kept,
-        a_repeat_with_other_headers_or_that_deletes_is_told_apart,
         a_repeat_is_answered_with_the_first_ones_position,
         a_repeat_with_another_payload_is_told_apart,
         without_a_window_nothing_is_a_repeat,

@@ -14,6 +14,7 @@ use switchback::topic::PatternSet;
 use uuid::Uuid;
 
 use super::common::*;
+use super::until;
 use crate::support::nats::{Access, Nats};
 
 /// Bytes that a test's log may take; JetStream reserves them.
@@ -182,12 +183,12 @@ async fn age_and_bytes_are_jetstreams_own() {
     let store = open(&nats, StoreOptions { retention, ..options() }).unwrap();
     let recorder = Recorder::following(&store, 0);
     publish(&store, &["a", "b"]).await;
-    until("all of it is too old", || {
+    until("all of it is too old", async || {
         store.maintain(Moment::at(NOW_MS));
         store.bounds().floor == Position(2)
     })
     .await;
-    until("told to the feed", || recorder.batches().last().is_some_and(|batch| batch.floor == Position(2))).await;
+    until("told to the feed", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(2))).await;
     assert_eq!(read(&store, &["a"], 0).await.trimmed.unwrap().to, Position(2));
     assert_eq!(publish(&store, &["a"]).await, [3], "positions are never used again");
 
@@ -274,7 +275,7 @@ async fn nodes_share_clients_and_notes() {
         assert_eq!(taken.await.into_iter().filter(|taken| taken.as_ref().unwrap().is_some()).count(), 1);
     }
     nodes[0].save_note(note(NoteKind::Ban)).await.unwrap();
-    until("told on the other node", || watcher.notes() == [note(NoteKind::Ban)]).await;
+    until("told on the other node", async || watcher.notes() == [note(NoteKind::Ban)]).await;
 }
 
 /// The batches that told of another log.
@@ -297,7 +298,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
         context.delete_stream(stream).await.unwrap();
     }
     for (node, recorder) in nodes.iter().zip(&recorders) {
-        until("told of another log", || {
+        until("told of another log", async || {
             node.maintain(Moment::at(NOW_MS));
             !changes(&recorder.batches(), first).is_empty()
         })

@@ -4,3 +4,5 @@ mod common;
 mod contract;
 mod disk;
 mod jetstream;
+
+use crate::support::wait::until;

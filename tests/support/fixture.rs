@@ -78,16 +78,6 @@ pub(crate) async fn end_of_log(server: &Server) -> String {
     info["cursor"].as_str().expect("a cursor").to_owned()
 }
 
-/// Asks again and again until it is so.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    super::within(what, async {
-        while !holds().await {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 /// Small numbers as JSON.
 pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<Value> {
     range.map(Value::from).collect()

@@ -14,6 +14,7 @@ pub(crate) mod preload;
 pub(crate) mod raw;
 pub(crate) mod small;
 pub(crate) mod told;
+pub(crate) mod wait;
 pub(crate) mod watched;
 pub(crate) mod wire;
 
@@ -21,22 +22,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
-pub const DEADLINE: Duration = Duration::from_secs(120);
-
-/// Waits for what must come.
-pub async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, coming).await {
-        Ok(come) => come,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
-}
+pub(crate) use wait::{DEADLINE, until, within};
 
 /// Connections from one loopback address to itself take their ports from where the server's came from, so its port could
 /// be gone after a restart. On Linux, connections to this address come from another one.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -11,6 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// The transports that stream.
 pub(crate) const STREAMS: [&str; 4] = ["sse", "stream", "iframe", "ws"];
+
+/// What a slow peer leaves between two bytes.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// What bytes go over: a socket, or TLS on one.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -200,6 +204,18 @@ impl Connection {
             body = std::mem::take(&mut self.buffer);
         }
         Ok(Answer { head, body })
+    }
+
+    /// Sends `bytes` now and then until the peer has had enough, and says what it had sent before.
+    pub(crate) async fn dribble(mut self, bytes: &[u8]) -> Vec<u8> {
+        loop {
+            let sent = self.send(bytes).await;
+            match tokio::time::timeout(PAUSE, self.fill()).await {
+                Err(_) => assert!(sent.is_ok(), "it neither answers nor takes anything"),
+                Ok(Ok(false)) => {}
+                Ok(Ok(true) | Err(_)) => return self.buffer,
+            }
+        }
     }
 
     /// Waits until the peer closes, and says what it had sent before.

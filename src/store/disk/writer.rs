@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use super::chores::Chores;
 use super::fault::store_error;
 use super::file;
-use super::form::Stored;
 use super::health::{ANSWER_MAX, Health};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
@@ -276,20 +275,15 @@ impl Writer {
                     id
                 }
             };
-            let stored = Stored::of(event);
-            if stored.format() > log.format {
-                log.format = stored.format();
-                schema::write_format(&self.db, log.format)?;
-            }
             insert.execute(params![
                 integer(event.position().0),
                 topic_id,
                 integer(event.time_ms()),
                 integer(event.cost_bytes()),
-                stored.form,
+                event.is_base64(),
                 event.name(),
                 event.id().map(|id| &**id),
-                stored.data,
+                event.data(),
             ])?;
             log.last = event.position();
             log.bytes += event.cost_bytes();
