@@ -30,7 +30,7 @@ use crate::store::StoreOptions;
 pub use crate::net::tls::TlsFiles;
 pub(crate) use access::SECRET_VARIABLE;
 pub use access::{AccessArgs, SecretArgs};
-pub use commands::{BackupArgs, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
+pub use commands::{BackupArgs, Header, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
 pub use error::ConfigError;
 pub use limits::LimitArgs;
 pub use nats::NatsArgs;

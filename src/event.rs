@@ -4,6 +4,8 @@
 //! cursor stands ready in [`Event::write_json`], which all framings share. A framing only adds its own few
 //! bytes around it, so nothing needs to be cached for each framing.
 
+mod headers;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +17,9 @@ use bytes::BufMut;
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::json::{self, JsonError, Literal};
 use crate::topic::{Topic, TopicError};
+
+pub use headers::{EventHeaders, HEADERS_MAX, HEADERS_MAX_BYTES, HeadersError};
+pub(crate) use headers::{TRACEPARENT, TRACESTATE, payload_headers};
 
 /// Longest event name, in bytes.
 pub const NAME_MAX_BYTES: usize = 128;
@@ -94,6 +99,20 @@ impl Data {
     }
 }
 
+/// How an event's content is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Data: a JSON value.
+    Json,
+    /// Data: bytes, as a base64 string.
+    Base64,
+    /// No data: the topic has no value now.
+    Deletion,
+}
+
+/// What stands for the data of a deletion where some JSON is needed.
+const NO_DATA: &str = "null";
+
 /// Whose ids are counted together: a number for each subject or address, meaningful within one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Publisher(pub std::num::NonZeroU64);
@@ -105,7 +124,9 @@ pub struct NewEvent {
     pub topic: Topic,
     name: Option<Box<str>>,
     id: Option<Arc<str>>,
-    data: Data,
+    /// `None`: a deletion.
+    data: Option<Data>,
+    headers: EventHeaders,
     publisher: Option<Publisher>,
 }
 
@@ -113,7 +134,13 @@ impl NewEvent {
     /// An event on `topic` with `data`, named `message`, without an idempotency key.
     #[must_use]
     pub fn new(topic: Topic, data: Data) -> Self {
-        Self { topic, name: None, id: None, data, publisher: None }
+        Self { topic, name: None, id: None, data: Some(data), headers: EventHeaders::default(), publisher: None }
+    }
+
+    /// An event that says that `topic` has no value now: delivered like any other, with `"deleted":true` and without data.
+    #[must_use]
+    pub fn deletion(topic: Topic) -> Self {
+        Self { topic, name: None, id: None, data: None, headers: EventHeaders::default(), publisher: None }
     }
 
     /// The same, whose id takes from the publisher's share of the table of ids.
@@ -172,6 +199,18 @@ impl NewEvent {
         Ok(self)
     }
 
+    /// The same event with these headers, in place of those it had.
+    #[must_use]
+    pub fn with_headers(self, headers: EventHeaders) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Its headers.
+    #[must_use]
+    pub fn headers(&self) -> &EventHeaders {
+        &self.headers
+    }
+
     /// The idempotency key.
     #[must_use]
     pub fn id(&self) -> Option<&Arc<str>> {
@@ -187,13 +226,20 @@ impl NewEvent {
     /// What the event will take in a store, roughly, in bytes: what queues and retention count.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
-        cost_bytes(self.topic.as_str().len(), self.data.json.len())
+        let data_bytes = self.data.as_ref().map_or(0, Data::len);
+        cost_bytes(self.topic.as_str().len(), self.headers.as_json().len(), data_bytes)
     }
 
     /// The event as it will be, but for its place in the log. Encodes; done outside any lock.
     #[must_use]
     pub fn draft(self, time_ms: u64) -> Draft {
-        let mut body = Vec::with_capacity(self.data.json.len() + self.topic.as_str().len() + 96);
+        let (json, content) = match &self.data {
+            Some(Data { json, base64: false }) => (&**json, Content::Json),
+            Some(Data { json, base64: true }) => (&**json, Content::Base64),
+            None => ("", Content::Deletion),
+        };
+        let headers = self.headers.as_json();
+        let mut body = Vec::with_capacity(json.len() + headers.len() + self.topic.as_str().len() + 96);
         body.extend_from_slice(b"\",\"topic\":");
         json::write_string(self.topic.as_str(), &mut body);
         body.extend_from_slice(b",\"event\":");
@@ -201,12 +247,15 @@ impl NewEvent {
             Some(name) => json::write_string(name, &mut body),
             None => body.extend_from_slice(DEFAULT_NAME_JSON),
         }
-        body.extend_from_slice(b",\"data\":");
-        let data = body.len() as u32..(body.len() + self.data.json.len()) as u32;
-        body.extend_from_slice(self.data.json.as_bytes());
-        if self.data.base64 {
+        body.extend_from_slice(if content == Content::Deletion { b",\"deleted\":true" } else { b",\"data\":" });
+        let data = append(json, &mut body);
+        if content == Content::Base64 {
             body.extend_from_slice(b",\"encoding\":\"base64\"");
         }
+        if !headers.is_empty() {
+            body.extend_from_slice(b",\"headers\":");
+        }
+        let headers = append(headers, &mut body);
         body.extend_from_slice(b",\"time\":");
         let time_start = body.len() as u32;
         body.extend_from_slice(itoa::Buffer::new().format(time_ms).as_bytes());
@@ -221,10 +270,11 @@ impl NewEvent {
             id: self.id,
             publisher: self.publisher,
             time_ms,
-            base64: self.data.base64,
-            literal: json::as_literal(&self.data.json),
+            content,
+            literal: json::as_literal(json).max(json::as_literal(self.headers.as_json())),
             body: body.into_boxed_slice(),
             data,
+            headers,
             time_start,
         }
     }
@@ -238,10 +288,11 @@ pub struct Draft {
     id: Option<Arc<str>>,
     publisher: Option<Publisher>,
     time_ms: u64,
-    base64: bool,
+    content: Content,
     literal: Literal,
     body: Box<[u8]>,
     data: Range<u32>,
+    headers: Range<u32>,
     /// Where the time's digits begin in the body.
     time_start: u32,
 }
@@ -294,18 +345,46 @@ impl Draft {
         self.id.as_ref()
     }
 
-    /// The data: JSON in the safe form; a base64 string where [`Self::is_base64`].
+    /// The data: JSON in the safe form; a base64 string where [`Self::is_base64`]; `null` where [`Self::is_deletion`].
     #[must_use]
     pub fn data(&self) -> &str {
-        // The range was measured when the body was built, from a str: never the fallback.
-        let bytes = self.body.get(self.data.start as usize..self.data.end as usize).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
+        if self.is_deletion() { NO_DATA } else { self.part(&self.data) }
     }
 
     /// Whether [`Self::data`] is binary, as a base64 string.
     #[must_use]
     pub fn is_base64(&self) -> bool {
-        self.base64
+        self.content == Content::Base64
+    }
+
+    /// Whether the event says that its topic has no value now; then it has no data.
+    #[must_use]
+    pub fn is_deletion(&self) -> bool {
+        self.content == Content::Deletion
+    }
+
+    /// How the content is written.
+    pub(crate) fn content(&self) -> Content {
+        self.content
+    }
+
+    /// The headers as a JSON object, as [`EventHeaders::as_json`]; empty where there are none.
+    #[must_use]
+    pub fn headers(&self) -> &str {
+        self.part(&self.headers)
+    }
+
+    /// The value of one header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        headers::header(self.headers(), name)
+    }
+
+    /// A part of the body.
+    fn part(&self, range: &Range<u32>) -> &str {
+        // The range was measured when the body was built, from a str: never the fallback.
+        let bytes = self.body.get(range.start as usize..range.end as usize).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 
     /// How the JSON stands as a literal in a script; where it is not the same, a script parses it from a string.
@@ -323,13 +402,13 @@ impl Draft {
     /// Tells its payload from others.
     #[must_use]
     pub(crate) fn payload_digest(&self) -> PayloadDigest {
-        payload_digest(self.name(), self.base64, self.data())
+        payload_digest(self.name(), self.content, self.headers(), self.data())
     }
 
     /// What the event takes in a store, roughly, in bytes: what queues and retention count.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
-        cost_bytes(self.topic.as_str().len(), self.data.len())
+        cost_bytes(self.topic.as_str().len(), self.headers.len(), self.data.len())
     }
 }
 
@@ -381,16 +460,28 @@ const ITEM_START: &[u8] = b"{\"cursor\":\"";
 /// Fixed cost of an event in a store, in bytes: its row, its index entry, its allocation.
 const EVENT_OVERHEAD_BYTES: u64 = 64;
 
-/// The first half of the SHA-256 of an event's name, form and data: enough to tell whether a repeated id has the same payload.
+/// The first half of the SHA-256 of an event's name, headers, form and data: enough to tell whether a repeated id has the same
+/// payload.
 pub(crate) type PayloadDigest = [u8; 16];
 
-/// As [`Draft::payload_digest`], of an event's parts.
-pub(crate) fn payload_digest(name: Option<&str>, base64: bool, data: &str) -> PayloadDigest {
+/// As [`Draft::payload_digest`], of an event's parts. The headers' trace context does not count (see [`payload_headers`]).
+pub(crate) fn payload_digest(name: Option<&str>, content: Content, headers: &str, data: &str) -> PayloadDigest {
     let mut context = Context::new(&SHA256);
-    // A name holds no control characters, so none looks like the beginning of the data.
+    // Names and JSON hold no NUL, so none looks like the beginning of what comes next.
     context.update(name.unwrap_or(DEFAULT_NAME).as_bytes());
-    context.update(if base64 { b"\0b" } else { b"\0j" });
-    context.update(data.as_bytes());
+    let headers = payload_headers(headers);
+    if !headers.is_empty() {
+        context.update(b"\0h");
+        context.update(headers.as_bytes());
+    }
+    match content {
+        Content::Json => context.update(b"\0j"),
+        Content::Base64 => context.update(b"\0b"),
+        Content::Deletion => context.update(b"\0d"),
+    }
+    if content != Content::Deletion {
+        context.update(data.as_bytes());
+    }
     let mut digest = PayloadDigest::default();
     for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
         *to = *from;
@@ -398,8 +489,15 @@ pub(crate) fn payload_digest(name: Option<&str>, base64: bool, data: &str) -> Pa
     digest
 }
 
-fn cost_bytes(topic_bytes: usize, data_bytes: usize) -> u64 {
-    topic_bytes as u64 + data_bytes as u64 + EVENT_OVERHEAD_BYTES
+fn cost_bytes(topic_bytes: usize, headers_bytes: usize, data_bytes: usize) -> u64 {
+    topic_bytes as u64 + headers_bytes as u64 + data_bytes as u64 + EVENT_OVERHEAD_BYTES
+}
+
+/// Appends a text; returns where it lies.
+fn append(text: &str, body: &mut Vec<u8>) -> Range<u32> {
+    let start = body.len() as u32;
+    body.extend_from_slice(text.as_bytes());
+    start..body.len() as u32
 }
 
 impl fmt::Debug for Event {
@@ -431,6 +529,9 @@ pub enum EventError {
     /// The data is not acceptable JSON.
     #[error("data: {0}")]
     Data(#[from] JsonError),
+    /// The headers are not ones.
+    #[error(transparent)]
+    Headers(#[from] HeadersError),
     /// `encoding` says base64, and `data` is not.
     #[error("with \"encoding\":\"base64\", data is a string of padded base64 (RFC 4648 §4)")]
     Base64,
@@ -488,6 +589,68 @@ mod tests {
             item(&event),
             r#"{"cursor":"e-1","topic":"a","event":"message","data":"AP8Q","encoding":"base64","time":5,"id":"k\u003c1"}"#
         );
+    }
+
+    #[test]
+    fn a_deletion_has_no_data_and_headers_stand_beside_it() {
+        let headers = EventHeaders::json(r#"{"reason":"</left>"}"#).unwrap();
+        let deletion = NewEvent::deletion("a".parse().unwrap()).with_headers(headers.clone());
+        let event = deletion.draft(5).at("e".parse().unwrap(), Position(1));
+        assert_eq!(
+            item(&event),
+            r#"{"cursor":"e-1","topic":"a","event":"message","deleted":true,"headers":{"reason":"\u003c/left>"},"time":5}"#
+        );
+        assert!(event.is_deletion() && !event.is_base64());
+        assert_eq!((event.data(), event.header("reason").as_deref()), ("null", Some("</left>")));
+        let binary = NewEvent::new("a".parse().unwrap(), Data::binary(&[0])).with_headers(headers);
+        let event = binary.draft(5).not_before(1000).at("e".parse().unwrap(), Position(1));
+        assert_eq!(
+            item(&event),
+            r#"{"cursor":"e-1","topic":"a","event":"message","data":"AA==","encoding":"base64","headers":{"reason":"\u003c/left>"},"time":1000}"#
+        );
+    }
+
+    #[test]
+    fn what_an_event_costs_includes_its_headers() {
+        let headers = EventHeaders::new([("a", "b")]).unwrap();
+        let plain = NewEvent::new("t".parse().unwrap(), Data::text("x"));
+        let more = plain.clone().with_headers(headers.clone());
+        assert_eq!(more.cost_bytes(), plain.cost_bytes() + headers.as_json().len() as u64);
+        assert_eq!(more.cost_bytes(), more.clone().draft(0).cost_bytes());
+        let deletion = NewEvent::deletion("t".parse().unwrap());
+        assert_eq!(deletion.cost_bytes(), plain.cost_bytes() - 3);
+        assert_eq!(deletion.cost_bytes(), deletion.clone().draft(0).cost_bytes());
+    }
+
+    #[test]
+    fn a_header_that_a_literal_cannot_hold_is_seen() {
+        let event = |data: &str, headers: &str| {
+            let new = NewEvent::new("a".parse().unwrap(), Data::json(data).unwrap());
+            new.with_headers(EventHeaders::json(headers).unwrap()).draft(0)
+        };
+        assert_eq!(event("1", r#"{"a":"__proto__"}"#).literal(), Literal::Same);
+        assert_eq!(event("1", r#"{"__proto__":"a"}"#).literal(), Literal::LosesKeys);
+        assert_eq!(event(r#"{"__proto__":1,"__proto__":2}"#, r#"{"__proto__":"a"}"#).literal(), Literal::Illegal);
+    }
+
+    #[test]
+    fn every_part_of_a_payload_counts_but_its_trace() {
+        let new = |data: &str| NewEvent::new("a".parse().unwrap(), Data::json(data).unwrap());
+        let headers = |text: &str| EventHeaders::json(text).unwrap();
+        let events = [
+            new("1"),
+            new("null"),
+            NewEvent::deletion("a".parse().unwrap()),
+            new("1").with_headers(headers(r#"{"a":"1"}"#)),
+            new("1").with_headers(headers(r#"{"a":"2"}"#)),
+            NewEvent::deletion("a".parse().unwrap()).with_headers(headers(r#"{"a":"1"}"#)),
+            new("1").named("n").unwrap(),
+        ];
+        let digests: std::collections::HashSet<_> =
+            events.iter().map(|event| event.clone().draft(0).payload_digest()).collect();
+        assert_eq!(digests.len(), events.len());
+        let traced = new("1").with_headers(headers(r#"{"a":"1","traceparent":"x","tracestate":"y"}"#));
+        assert_eq!(traced.draft(0).payload_digest(), events[3].clone().draft(9).payload_digest());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod route;
 mod site;
 mod subscribe;
 mod tickets;
+mod trace_context;
 mod websocket;
 
 use http::StatusCode;
@@ -54,7 +55,7 @@ fn preflight(call: &Call, methods: Methods) -> Answer {
         .with(ACCESS_CONTROL_ALLOW_METHODS, names.clone())
         .with(
             ACCESS_CONTROL_ALLOW_HEADERS,
-            "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
+            "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Traceparent, Tracestate",
         )
         .with(ACCESS_CONTROL_MAX_AGE, "600")
         .with(ALLOW, names))

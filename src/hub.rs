@@ -101,7 +101,7 @@ pub struct Published {
     pub cursor: Cursor,
     /// Whether an event with this topic and id was there already; the cursor is that one's.
     pub duplicate: bool,
-    /// Whether that event is known to have another name or other data than this one, which is not stored.
+    /// Whether that event is known to have another name, other data or other headers than this one, which is not stored.
     pub differs: bool,
 }
 

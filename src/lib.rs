@@ -125,7 +125,7 @@ pub mod waiters;
 pub mod wire;
 
 pub use cursor::{Cursor, Epoch, Position};
-pub use event::{Data, Event, EventError, NewEvent};
+pub use event::{Data, Event, EventError, EventHeaders, HeadersError, NewEvent};
 pub use http::{HttpOptions, routes};
 pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
 pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};

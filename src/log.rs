@@ -39,7 +39,7 @@ pub struct Appended {
     pub position: Position,
     /// Whether an event with this topic and id was there already.
     pub duplicate: bool,
-    /// Whether that one is known to have another name or other data: then this payload is not stored.
+    /// Whether that one is known to have another name, other data or other headers: then this payload is not stored.
     pub differs: bool,
 }
 

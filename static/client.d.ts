@@ -9,7 +9,12 @@ export interface Item<T = unknown> {
   cursor: string;
   topic: string;
   event: string;
+  /** Absent (`undefined`) where `deleted`. */
   data: T;
+  /** The topic has no value now. */
+  deleted?: true;
+  /** What the publisher says beside the data; `traceparent` and `tracestate`, where its request was traced. */
+  headers?: { readonly [name: string]: string };
   /** Milliseconds since the Unix epoch, by the server's clock. */
   time: number;
   /** The publisher's idempotency key, if it gave one. */

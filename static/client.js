@@ -34,7 +34,10 @@
  */
 (function (root, define) {
   var api = define(root);
-  if (typeof module !== 'object' || !module || !module.exports) { root.Switchback = api; return; }
+  var isModule = typeof module === 'object' && module && module.exports;
+  // Vite 7 shows a `module` that nobody reads.
+  if (!isModule || (root.document && !root.Switchback)) root.Switchback = api;
+  if (!isModule) return;
   module.exports = api;
   module.exports.connect = api.connect;
   module.exports.emitter = api.emitter;
@@ -92,7 +95,7 @@ function create(env) {
   return api;
 }
 
-// What the public calls promise stands in client.d.ts.
+// The public calls are in client.d.ts.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -495,7 +498,7 @@ merge(Connection.prototype, {
     return this;
   },
 
-  // Another tab was faster: what holds nothing is next.
+  // Another tab was faster: on without holding.
   keepHold: function () {
     var session = this.current;
     var holds = !!session && !!session.transport.holds;
@@ -634,7 +637,7 @@ var endings = {
   silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
   // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
-  // Mute, because this machine slept. No pause.
+  // Mute: this machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
@@ -663,7 +666,6 @@ var endings = {
         ' is not a Switchback server, or was changed on the way.'
     };
   },
-  // The transport can't carry this request.
   unusable: function (message) { return { kind: 'unusable', message: message }; },
   // The application's function gave none. Again as `Tokens` says.
   token: function (message, retry) {
@@ -1010,7 +1012,7 @@ merge(Connection.prototype, {
       if (pattern.confirmed || !contains(texts, pattern.text)) return;
       pattern.granted = true;
       pattern.blind = isBlind;
-      // A socket may have it later than a question.
+      // A socket has it later than a question.
       pattern.start = latest(pattern.start, start);
     });
   },
@@ -1199,9 +1201,8 @@ merge(Chooser.prototype, {
 
   better: function (than) {
     if (this.pinned) return this.pinned === than ? [] : [this.pinned];
-    var usable = this.usable();
-    for (var i = 0; i < usable.length; i++) if (this.preference(usable[i]) >= this.preference(than)) break;
-    return usable.slice(0, i);
+    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === than) break;
+    return both(this.usable(), this.allowed.slice(0, i));
   },
 
   supported: function () {
@@ -1273,11 +1274,6 @@ merge(Chooser.prototype, {
       this.records[name].strikes = 0;
       if (everything) this.records[name].until = this.records[name].shortLives = 0;
     }
-  },
-
-  preference: function (name) {
-    for (var i = 0; i < this.allowed.length; i++) if (this.allowed[i] === name) return i;
-    return this.allowed.length;
   }
 });
 
@@ -1983,6 +1979,8 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
+    // Heard, it is stored.
+    entry.fail = function (ending) { entry.settle(entry.heard ? null : ending, entry.heard); };
     this.entries.push(entry);
     this.pump();
   },
@@ -2012,9 +2010,7 @@ merge(Publisher.prototype, {
   send: function (entry) {
     var env = this.connection.env;
     if (entry.timer === undefined) {
-      entry.timer = env.setTimer(function () {
-        if (entry.heard) entry.settle(null, entry.heard); else entry.settle(unknown());
-      }, PUBLISH_MS);
+      entry.timer = env.setTimer(function () { entry.fail(unknown()); }, PUBLISH_MS);
     }
     if (entry.by === 'ws') this.bySocket(this.connection.current, entry);
     else if (entry.by === 'http') this.byHttp(entry);
@@ -2024,8 +2020,7 @@ merge(Publisher.prototype, {
 
   again: function (entry, ending) {
     var self = this;
-    if (entry.heard) return entry.settle(null, entry.heard);
-    if (ending.refused || ending.fatal || isVerdict(ending.status)) return entry.settle(ending);
+    if (entry.heard || ending.refused || ending.fatal || isVerdict(ending.status)) return entry.fail(ending);
     entry.attempt += 1;
     var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.cancel();
@@ -2120,7 +2115,7 @@ merge(Publisher.prototype, {
 
   close: function () {
     each(this.entries, function (entry) {
-      entry.settle(entry.timer === undefined ? endings.closed() : unknown());
+      entry.fail(entry.timer === undefined ? endings.closed() : unknown());
     });
   }
 });

@@ -7,7 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::remote::{ANSWER_BYTES_MAX, Remote, RemoteError, refused};
-use crate::config::PublishArgs;
+use crate::config::{Header, PublishArgs};
 
 /// Publishes one event; returns the server's answer.
 ///
@@ -15,19 +15,21 @@ use crate::config::PublishArgs;
 /// [`RemoteError`].
 pub async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
     let data = match arguments.data.as_deref() {
+        _ if arguments.delete => None,
         None | Some("-") => {
             let mut input = Vec::new();
             std::io::stdin().read_to_end(&mut input)?;
-            input
+            Some(input)
         }
-        Some(text) => text.as_bytes().to_vec(),
+        Some(text) => Some(text.as_bytes().to_vec()),
     };
     let remote = Remote::new(arguments.remote)?;
     let mut request = remote.client.post(remote.url("/v1/events", &[])).content_type("application/json");
     if let Some(authorization) = remote.authorization()? {
         request = request.insert_header(authorization);
     }
-    let body = envelope(&arguments.topic, arguments.event.as_deref(), arguments.id.as_deref(), &data);
+    let (event, id) = (arguments.event.as_deref(), arguments.id.as_deref());
+    let body = envelope(&arguments.topic, event, id, data.as_deref(), &arguments.headers);
     let mut answer = request.send_body(body).await.map_err(|error| remote.unreachable(error))?;
     let status = answer.status();
     let body = answer.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| RemoteError::Broken(error.to_string()))?;
@@ -37,31 +39,46 @@ pub async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// The event as JSON: its data is written into it as it is, where it is JSON.
-fn envelope(topic: &str, event: Option<&str>, id: Option<&str>, data: &[u8]) -> String {
-    let text = std::str::from_utf8(data);
-    let (data, encoding) = match text {
+/// The event as JSON: its data is written into it as it is, where it is JSON; without data it is a deletion. Headers are written one by
+/// one, so that the server sees a name that is given twice, and refuses it.
+fn envelope(topic: &str, event: Option<&str>, id: Option<&str>, data: Option<&[u8]>, headers: &[Header]) -> String {
+    let (content, encoding) = data.map_or((r#""deleted":true"#.to_owned(), None), written);
+    let mut fields = vec![format!("\"topic\":{}", json!(topic)), content];
+    for (name, value) in [("event", event), ("id", id), ("encoding", encoding)] {
+        fields.extend(value.map(|value| format!("\"{name}\":{}", json!(value))));
+    }
+    if !headers.is_empty() {
+        let headers = headers.iter().map(|Header { name, value }| format!("{}:{}", json!(name), json!(value)));
+        fields.push(format!("\"headers\":{{{}}}", headers.collect::<Vec<_>>().join(",")));
+    }
+    format!("{{{}}}", fields.join(","))
+}
+
+/// Data as the event's field, and its encoding.
+fn written(data: &[u8]) -> (String, Option<&'static str>) {
+    let (data, encoding) = match std::str::from_utf8(data) {
         Ok(text) => match serde_json::from_str::<&RawValue>(text) {
             Ok(value) => (value.get().to_owned(), None),
             Err(_) => (json!(text.strip_suffix('\n').unwrap_or(text)).to_string(), None),
         },
         Err(_) => (json!(base64::engine::general_purpose::STANDARD.encode(data)).to_string(), Some("base64")),
     };
-    let mut fields = vec![format!("\"topic\":{}", json!(topic)), format!("\"data\":{data}")];
-    for (name, value) in [("event", event), ("id", id), ("encoding", encoding)] {
-        fields.extend(value.map(|value| format!("\"{name}\":{}", json!(value))));
-    }
-    format!("{{{}}}", fields.join(","))
+    (format!("\"data\":{data}"), encoding)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::envelope;
+    use super::*;
 
     #[test]
     fn data_is_sent_as_what_it_is() {
-        assert_eq!(envelope("a", None, None, b"1.50"), r#"{"topic":"a","data":1.50}"#);
-        assert_eq!(envelope("a", Some("n"), Some("k"), b"hi\n"), r#"{"topic":"a","data":"hi","event":"n","id":"k"}"#);
-        assert_eq!(envelope("a", None, None, &[0xFF]), r#"{"topic":"a","data":"/w==","encoding":"base64"}"#);
+        let plain = |data: &[u8]| envelope("a", None, None, Some(data), &[]);
+        assert_eq!(plain(b"1.50"), r#"{"topic":"a","data":1.50}"#);
+        assert_eq!(plain(&[0xFF]), r#"{"topic":"a","data":"/w==","encoding":"base64"}"#);
+        let named = envelope("a", Some("n"), Some("k"), Some(b"hi\n"), &[]);
+        assert_eq!(named, r#"{"topic":"a","data":"hi","event":"n","id":"k"}"#);
+        let headers = ["b=1", "a=x=\"y\"", "b="].map(|text| text.parse().unwrap());
+        let deletion = envelope("a", None, None, None, &headers);
+        assert_eq!(deletion, r#"{"topic":"a","deleted":true,"headers":{"b":"1","a":"x=\"y\"","b":""}}"#);
     }
 }

@@ -34,9 +34,35 @@ pub struct PublishArgs {
     /// An idempotency key: the same key on the same topic is stored once
     #[arg(long, value_name = "KEY")]
     pub id: Option<String>,
+    /// Say that the topic has no value now, instead of publishing data
+    #[arg(long, conflicts_with = "data")]
+    pub delete: bool,
+    /// A header beside the data; may be repeated, up to 16 of them with 4096 bytes together
+    #[arg(long = "header", value_name = "NAME=VALUE")]
+    pub headers: Vec<Header>,
     /// Where the server is.
     #[command(flatten)]
     pub remote: RemoteArgs,
+}
+
+/// One header of an event, as the command line takes it: `NAME=VALUE`, where the value may hold `=` and may be empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The name; never empty.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+impl std::str::FromStr for Header {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Self { name: name.to_owned(), value: value.to_owned() }),
+            _ => Err("a header is NAME=VALUE, such as reason=left"),
+        }
+    }
 }
 
 /// The flags of `subscribe`.

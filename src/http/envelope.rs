@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
-use crate::event::{Data, NewEvent};
+use crate::event::{Data, EventError, EventHeaders, NewEvent};
 use crate::excerpt::excerpt;
 
 /// Most unknown keys that are named; more are ignored without a word.
@@ -48,7 +48,9 @@ impl Ignored {
             return Ok(());
         }
         let names = self.0.join(", ");
-        let message = format!("unknown keys: {names}; an event has topic, event, data, encoding and id (--strict)");
+        let message = format!(
+            "unknown keys: {names}; an event has topic, event, data, encoding, deleted, headers and id (--strict)"
+        );
         Err(ApiError::bad("bad_event", message))
     }
 }
@@ -57,9 +59,12 @@ impl Ignored {
 pub(super) struct Envelope<'a> {
     topic: String,
     event: Option<String>,
-    data: &'a RawValue,
+    /// Present unless it is a deletion.
+    data: Option<&'a RawValue>,
     id: Option<String>,
     encoding: Option<String>,
+    deleted: bool,
+    headers: Option<&'a RawValue>,
     pub(super) ignored: Ignored,
 }
 
@@ -69,23 +74,60 @@ impl Envelope<'_> {
     /// # Errors
     /// 400 where a value cannot be published.
     pub(super) fn into_event(self) -> Result<(NewEvent, Ignored), ApiError> {
-        let data = match self.encoding.as_deref() {
-            None => Data::raw(self.data)?,
-            Some("base64") => Data::encoded(self.data)?,
-            Some(_) => return Err(ApiError::bad("bad_data", "encoding is base64 or absent")),
+        let data = match (self.data, self.encoding.as_deref()) {
+            (_, Some(encoding)) if encoding != "base64" => {
+                return Err(ApiError::bad("bad_data", "encoding is base64 or absent"));
+            }
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(ApiError::bad(
+                    "bad_data",
+                    "encoding says how data is written: leave it out beside deleted",
+                ));
+            }
+            (Some(data), None) => Some(Data::raw(data)?),
+            (Some(data), Some(_)) => Some(Data::encoded(data)?),
         };
-        let event = build(&self.topic, self.event.as_deref(), self.id.as_deref(), data)?;
-        Ok((event, self.ignored))
+        let headers = self.headers.map(EventHeaders::raw).transpose().map_err(EventError::from)?;
+        let content = content(self.deleted, data)?;
+        let event = build(&self.topic, self.event.as_deref(), self.id.as_deref(), content)?;
+        Ok((event.with_headers(headers.unwrap_or_default()), self.ignored))
     }
 }
 
-/// An event of its parts.
+/// What an event of these parts holds: its data; `None` for a deletion.
+///
+/// # Errors
+/// 400 where both are given, or neither.
+pub(super) fn content(deleted: bool, data: Option<Data>) -> Result<Option<Data>, ApiError> {
+    match (deleted, &data) {
+        (true, Some(_)) => {
+            let message = "deleted says that the topic has no value now, so data has no place beside it, not even null: leave out one of the two";
+            Err(ApiError::bad("bad_data", message))
+        }
+        (false, None) => {
+            Err(ApiError::bad("bad_data", "data is missing; an event without any is a deletion, with deleted"))
+        }
+        _ => Ok(data),
+    }
+}
+
+/// An event of its parts; without data a deletion.
 ///
 /// # Errors
 /// 400 where one of them cannot be published.
-pub(super) fn build(topic: &str, name: Option<&str>, id: Option<&str>, data: Data) -> Result<NewEvent, ApiError> {
-    let event = NewEvent::new(topic.parse()?, data).named(name.unwrap_or_default())?;
-    Ok(event.with_id(id.unwrap_or_default())?)
+pub(super) fn build(
+    topic: &str,
+    name: Option<&str>,
+    id: Option<&str>,
+    data: Option<Data>,
+) -> Result<NewEvent, ApiError> {
+    let topic = topic.parse()?;
+    let event = match data {
+        Some(data) => NewEvent::new(topic, data),
+        None => NewEvent::deletion(topic),
+    };
+    Ok(event.named(name.unwrap_or_default())?.with_id(id.unwrap_or_default())?)
 }
 
 #[derive(Deserialize)]
@@ -96,6 +138,8 @@ enum Key {
     Data,
     Id,
     Encoding,
+    Deleted,
+    Headers,
     Unknown(String),
 }
 
@@ -117,6 +161,7 @@ impl<'de> Visitor<'de> for Keys {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope<'de>, A::Error> {
         let (mut topic, mut event, mut data, mut id, mut encoding) = (None, None, None, None, None);
+        let (mut deleted, mut headers): (Option<Option<bool>>, Option<Option<&RawValue>>) = (None, None);
         let mut ignored = Ignored::default();
         while let Some(key) = map.next_key()? {
             let twice = match &key {
@@ -125,6 +170,8 @@ impl<'de> Visitor<'de> for Keys {
                 Key::Data => data.is_some().then_some("data"),
                 Key::Id => id.is_some().then_some("id"),
                 Key::Encoding => encoding.is_some().then_some("encoding"),
+                Key::Deleted => deleted.is_some().then_some("deleted"),
+                Key::Headers => headers.is_some().then_some("headers"),
                 Key::Unknown(_) => None,
             };
             if let Some(name) = twice {
@@ -136,18 +183,26 @@ impl<'de> Visitor<'de> for Keys {
                 Key::Data => data = Some(map.next_value()?),
                 Key::Id => id = Some(map.next_value()?),
                 Key::Encoding => encoding = Some(map.next_value()?),
+                Key::Deleted => deleted = Some(map.next_value()?),
+                Key::Headers => headers = Some(map.next_value()?),
                 Key::Unknown(name) => {
                     let _: IgnoredAny = map.next_value()?;
                     ignored.add(&name);
                 }
             }
         }
+        let deleted = deleted.flatten().unwrap_or_default();
+        if data.is_none() && !deleted {
+            return Err(A::Error::missing_field("data"));
+        }
         Ok(Envelope {
             topic: topic.ok_or_else(|| A::Error::missing_field("topic"))?,
             event: event.flatten(),
-            data: data.ok_or_else(|| A::Error::missing_field("data"))?,
+            data,
             id: id.flatten(),
             encoding: encoding.flatten(),
+            deleted,
+            headers: headers.flatten(),
             ignored,
         })
     }
@@ -166,12 +221,48 @@ mod tests {
         let text =
             r#"{"topic":"a","topics":[1,{"x":2}],"data":1.50,"Event":"n","event":null,"topics":3,"\u0069d":"k"}"#;
         let envelope = envelope(text).unwrap();
-        assert_eq!(envelope.data.get(), "1.50");
+        assert_eq!(envelope.data.map(RawValue::get), Some("1.50"));
         assert_eq!(envelope.ignored.names(), ["topics", "Event"]);
         let (event, ignored) = envelope.into_event().unwrap();
         assert_eq!((event.name(), event.id().map(|id| &**id)), (None, Some("k")));
         assert!(ignored.check(false).is_ok() && ignored.check(true).is_err());
         assert!(ignored.without(&["topics", "Event"]).check(true).is_ok());
+    }
+
+    #[test]
+    fn a_deletion_has_no_data() {
+        let event = |text: &str| {
+            envelope(text).map_err(|error| error.to_string()).and_then(|envelope| {
+                envelope.into_event().map(|(event, _)| event.draft(0)).map_err(|error| error.message().to_owned())
+            })
+        };
+        assert!(event(r#"{"topic":"a","deleted":true}"#).unwrap().is_deletion());
+        assert!(!event(r#"{"topic":"a","deleted":false,"data":1}"#).unwrap().is_deletion());
+        assert!(!event(r#"{"topic":"a","deleted":null,"data":1}"#).unwrap().is_deletion());
+        for (text, expected) in [
+            (r#"{"topic":"a","deleted":true,"data":null}"#, "data has no place"),
+            (r#"{"topic":"a","deleted":true,"encoding":"base64"}"#, "encoding"),
+            (r#"{"topic":"a","deleted":false}"#, "missing field `data`"),
+            (r#"{"topic":"a","deleted":"true"}"#, "boolean"),
+            (r#"{"topic":"a","deleted":true,"deleted":true}"#, "duplicate field"),
+        ] {
+            let error = event(text).map(|_| ()).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn headers_are_kept_as_they_came() {
+        let headers = |value: &str| {
+            let text = format!("{{\"topic\":\"a\",\"data\":1,\"headers\":{value}}}");
+            let event = envelope(&text).unwrap().into_event();
+            event.map(|(event, _)| event.headers().as_json().to_owned()).map_err(|error| error.message().to_owned())
+        };
+        assert_eq!(headers(r#"{"b": "\u0041", "a": ""}"#).unwrap(), r#"{"b": "\u0041", "a": ""}"#);
+        assert_eq!((headers("null").unwrap(), headers("{}").unwrap()), (String::new(), String::new()));
+        for bad in ["1", "\"a\"", "[]", r#"{"a":1}"#, r#"{"a":"1","a":"1"}"#] {
+            assert!(headers(bad).unwrap_err().starts_with("headers"), "{bad}");
+        }
     }
 
     #[test]

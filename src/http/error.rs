@@ -203,6 +203,7 @@ impl From<EventError> for ApiError {
             EventError::Topic(_) => "bad_topic",
             EventError::Name => "bad_event",
             EventError::Id => "bad_id",
+            EventError::Headers(_) => "bad_headers",
             EventError::Data(JsonError::Syntax(_)) => "bad_json",
             EventError::Data(_) | EventError::Base64 => "bad_data",
         };

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use super::access::{check_publish, check_publisher, check_still_good};
 use super::body::{self, Line, Lines, MediaType};
-use super::envelope::{Envelope, Ignored, build};
+use super::envelope::{Envelope, Ignored, build, content};
 use super::error::ApiError;
 use super::options::HttpOptions;
-use super::query::Fields;
+use super::query::{Fields, flag};
+use super::trace_context::TraceContext;
 use super::{Answer, Call};
 use crate::auth::Rights;
-use crate::event::{Data, NewEvent, Publisher};
+use crate::event::{Data, EventError, EventHeaders, NewEvent, Publisher};
 use crate::hub::{Hub, Published};
 use crate::limits::LimitError;
 use crate::net::{Headers, Request, Response};
@@ -33,7 +34,7 @@ const LISTED_ERRORS_MAX: usize = 100;
 const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
 /// What a form may hold.
-const FORM_FIELDS: [&str; 4] = ["topic", "event", "data", "id"];
+const FORM_FIELDS: [&str; 6] = ["topic", "event", "data", "id", "deleted", "headers"];
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -47,6 +48,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     let options = call.options();
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
+    let trace = TraceContext::of(headers);
     match kind.as_ref().map(MediaType::as_str) {
         // The XDomainRequest of Internet Explorer 8 and 9 cannot say a type.
         None | Some("application/json" | "text/plain") => {
@@ -58,27 +60,26 @@ pub(super) async fn events(mut call: Call) -> Answer {
                     let message = "Idempotency-Key is for a single event; in an array, give each event an id";
                     return Err(ApiError::bad("bad_id", message));
                 }
-                return array(&call, &rights, text).await;
+                return array(&call, &rights, &trace, text).await;
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
             let (event, ignored) = envelope.into_event()?;
-            single(&call, &rights, with_key(event, key)?, ignored).await
+            single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
         }
         Some("application/x-www-form-urlencoded") => {
             let body =
                 body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
-            let data = fields.one("data")?.ok_or_else(|| ApiError::bad("bad_data", "data is missing"))?;
-            let event = build(topic, fields.one("event")?, fields.one("id")?, json_or_text(data)?)?;
+            let event = form_event(topic, &fields)?;
             let mut ignored = Ignored::default();
             fields.names().filter(|name| !FORM_FIELDS.contains(name)).for_each(|name| ignored.add(name));
-            single(&call, &rights, with_key(event, key)?, ignored).await
+            single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.inbound(&rights));
-            stream(&call, &rights, lines).await
+            stream(&call, &rights, &trace, lines).await
         }
         _ => Err(body::unsupported(
             "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
@@ -86,7 +87,17 @@ pub(super) async fn events(mut call: Call) -> Answer {
     }
 }
 
-/// `POST /v1/topics/{topic}`: the body is the data.
+/// The event of a form.
+fn form_event(topic: &str, fields: &Fields<'_>) -> Result<NewEvent, ApiError> {
+    let data = fields.one("data")?.map(json_or_text).transpose()?;
+    let event = build(topic, fields.one("event")?, fields.one("id")?, content(flag(fields, "deleted")?, data)?)?;
+    match fields.one("headers")?.filter(|text| !text.is_empty()) {
+        Some(text) => Ok(event.with_headers(EventHeaders::json(text).map_err(EventError::from)?)),
+        None => Ok(event),
+    }
+}
+
+/// `POST /v1/topics/{topic}`: the body is the data; with `deleted=1` there is neither.
 pub(super) async fn topic(mut call: Call) -> Answer {
     call.source().check()?;
     let rights = call.rights().await?;
@@ -100,16 +111,33 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
     let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
+    let deleted = flag(&fields, "deleted")?;
     let data = match &kind {
-        Some(kind) if kind.is_json() => Data::json(body::text(&body)?)?,
-        Some(kind) if kind.as_str() == "text/plain" => structure_or_text(body::text(&body)?)?,
-        Some(kind) if kind.is_text() => Data::text(body::text(&body)?),
-        None => guess(&body)?,
-        Some(kind) if kind.as_str() == "application/x-www-form-urlencoded" => guess(&body)?,
-        Some(_) => Data::binary(&body),
+        _ if deleted && body.is_empty() => None,
+        _ if deleted => {
+            let message = "deleted=1 says that the topic has no value now: send it without a body";
+            return Err(ApiError::bad("bad_data", message));
+        }
+        kind => Some(data_of(kind.as_ref(), &body)?),
     };
-    let event = NewEvent::new(topic, data).named(fields.one("event")?.unwrap_or_default())?;
-    single(&call, &rights, with_key(event, key)?, Ignored::default()).await
+    let event = match data {
+        Some(data) => NewEvent::new(topic, data),
+        None => NewEvent::deletion(topic),
+    };
+    let event = event.named(fields.one("event")?.unwrap_or_default())?;
+    single(&call, &rights, TraceContext::of(headers).on(with_key(event, key)?), Ignored::default()).await
+}
+
+/// What a body is by its type.
+fn data_of(kind: Option<&MediaType>, body: &[u8]) -> Result<Data, ApiError> {
+    Ok(match kind {
+        Some(kind) if kind.is_json() => Data::json(body::text(body)?)?,
+        Some(kind) if kind.as_str() == "text/plain" => structure_or_text(body::text(body)?)?,
+        Some(kind) if kind.is_text() => Data::text(body::text(body)?),
+        None => guess(body)?,
+        Some(kind) if kind.as_str() == "application/x-www-form-urlencoded" => guess(body)?,
+        Some(_) => Data::binary(body),
+    })
 }
 
 /// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
@@ -169,7 +197,7 @@ fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
-        ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, with event and id if wanted")
+        ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, with event, id and headers if wanted; or {\"topic\":\"a.b\",\"deleted\":true}")
     })
 }
 
@@ -199,7 +227,7 @@ async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored)
     Ok(created(body.freeze()))
 }
 
-async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
+async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -> Answer {
     let options = call.options();
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
@@ -214,7 +242,7 @@ async fn array(call: &Call, rights: &Rights, text: &str) -> Answer {
         let (event, unknown) = parse::<Envelope<'_>>(value.get())?.into_event()?;
         check_publish(rights, &event.topic)?;
         unknown.check(options.strict)?;
-        events.push(event.by(publisher));
+        events.push(trace.on(event).by(publisher));
         ignored.push(unknown);
     }
     paced(call, rights, events.len())?;
@@ -292,9 +320,9 @@ impl Summary {
 
 /// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
 /// nothing more comes; then the answer has that status, and says how far it came.
-async fn stream(call: &Call, rights: &Rights, mut lines: Lines) -> Answer {
+async fn stream(call: &Call, rights: &Rights, trace: &TraceContext, mut lines: Lines) -> Answer {
     let mut summary = Summary::default();
-    let end = store_lines(call, rights, &mut lines, &mut summary).await;
+    let end = store_lines(call, rights, trace, &mut lines, &mut summary).await;
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
@@ -305,7 +333,13 @@ async fn stream(call: &Call, rights: &Rights, mut lines: Lines) -> Answer {
     }
 }
 
-async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &mut Summary) -> Result<(), ApiError> {
+async fn store_lines(
+    call: &Call,
+    rights: &Rights,
+    trace: &TraceContext,
+    lines: &mut Lines,
+    summary: &mut Summary,
+) -> Result<(), ApiError> {
     let (options, key) = (call.options(), call.rate_key_of(rights));
     let publisher = call.limits().publisher(&key);
     let burst = call.limits().event_burst(&key).map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
@@ -319,7 +353,7 @@ async fn store_lines(call: &Call, rights: &Rights, lines: &mut Lines, summary: &
             match event_of(&line, rights, options) {
                 Ok(Some((event, ignored))) => {
                     ignored.names().iter().for_each(|name| summary.ignored.add(name));
-                    group.push(event.by(publisher));
+                    group.push(trace.on(event).by(publisher));
                 }
                 Ok(None) => {}
                 Err(error) => summary.refuse(number, &error),

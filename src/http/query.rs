@@ -251,6 +251,11 @@ pub(crate) fn number(
     fields.one(name)?.map(|text| whole(name, text, range)).transpose()
 }
 
+/// A field that is `1` or `0`; absent is `0`.
+pub(crate) fn flag(fields: &Fields<'_>, name: &'static str) -> Result<bool, ApiError> {
+    fields.one(name)?.map_or(Ok(false), |text| switch(name, text))
+}
+
 /// Decimal digits within a range; never clamped.
 fn whole(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, ApiError> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -22,6 +22,7 @@ mod chores;
 mod clients;
 mod fault;
 mod file;
+mod form;
 mod handle;
 mod health;
 mod last;

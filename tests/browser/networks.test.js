@@ -39,6 +39,21 @@ for (const name of names) {
       });
     }
 
+    // Six connections are all that a browser has for one host.
+    await t.test('eight tabs where no WebSocket gets through: all hear, and the page\'s own request is answered', async (t) => {
+      const network = await Network.start(server, { noUpgrade: true });
+      t.after(() => network.stop());
+      const tabs = [];
+      for (let i = 0; i < 8; i++) {
+        tabs.push(await Subscriber.open(t, browser, network, { options: { topics: 'tabs', interval: 500 } }));
+        await tabs[i].opened();
+      }
+      await server.publish('tabs', 'to all');
+      for (const tab of tabs) await tab.hears(['to all']);
+      await tabs[0].get("window.own = false, fetch('/client.js').then(function () { own = true; }), 1");
+      await until('the page\'s own request is answered', () => tabs[0].get('own'));
+    });
+
     await t.test('a stream that goes mute is replaced within two heartbeats', async (t) => {
       const quick = await Server.start('--heartbeat', '1s');
       const habits = mutable();

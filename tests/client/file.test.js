@@ -76,6 +76,17 @@ test('as a script it makes one global, as CommonJS none', () => {
   assert.equal(typeof modular.module.exports.connect, 'function');
 });
 
+// esbuild, and so Vite up to 7, wraps a chunk in which it finds `module` as CommonJS: what is exported there reaches nobody.
+test('in a page it is also the global where there is a module, unless the page has one', () => {
+  for (const own of [undefined, { connect: 'the page\'s' }]) {
+    const page = vm.createContext({ module: { exports: {} }, document: {} });
+    page.window = page;
+    if (own) page.Switchback = own;
+    vm.runInContext(read('client.js'), page);
+    assert.equal(page.Switchback, own || page.module.exports);
+  }
+});
+
 test('it needs nothing that Internet Explorer 8 lacks to be loaded', () => {
   const old = vm.createContext({});
   old.window = old;

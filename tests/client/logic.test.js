@@ -74,6 +74,21 @@ test('emitter', async (t) => {
     assert.equal({}.polluted, undefined);
   });
 
+  await t.test('a deletion comes as it is: without data, with its headers', () => {
+    for (const transport of new World().transportNames) {
+      const world = new World();
+      const line = world.connect({ transports: [transport] });
+      const seen = [];
+      line.on('left', (item) => seen.push(item));
+      world.pass(10 * SECOND);
+      world.publish(null, { data: undefined, event: 'left', deleted: true, headers: { reason: 'gone' } });
+      world.publish('after');
+      world.pass(10 * SECOND);
+      assert.deepEqual(seen.map((item) => [item.deleted, item.data, item.headers]), [[true, undefined, { reason: 'gone' }]], transport);
+      assert.deepEqual(line.heard, [undefined, 'after'], transport);
+    }
+  });
+
   await t.test('once is once, can be taken back, and a fault in a listener stops no other', () => {
     const world = new World();
     const line = world.connect();

@@ -51,6 +51,18 @@ test('over the socket, answered by its reply', () => {
   assert.ok(ref);
 });
 
+test('what is heard before its answer is stored, also where the listener closes the connection', () => {
+  const world = new World({ transports: ['ws'] });
+  const line = world.connect();
+  world.pass(SECOND);
+  const fate = publish(line, { id: 'k' });
+  line.on('message', () => line.close());
+  world.publish('x', { id: 'k' });
+  world.pass(SECOND);
+  assert.equal(line.state, 'closed');
+  assert.deepEqual(fate, { error: null, result: { cursor: 'e1-1', duplicate: false, id: 'k' } });
+});
+
 test('the socket goes before it answers: the same id again, over HTTP', () => {
   const world = new World({ transports: ['ws'] });
   withHttp(world, () => ({ status: 201, body: { cursor: 'e1-9', duplicate: true } }));

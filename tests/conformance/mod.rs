@@ -6,6 +6,7 @@
 mod autobahn;
 mod bad_input;
 mod clients;
+mod content;
 mod ending;
 mod gaps;
 mod handing_over;

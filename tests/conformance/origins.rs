@@ -158,7 +158,15 @@ async fn preflights() {
         let allowed = response.header("access-control-allow-methods").unwrap_or_default();
         assert!(allowed.split(", ").any(|one| one == method), "{path}: {allowed}");
         let headers = response.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
-        for name in ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id"] {
+        for name in [
+            "authorization",
+            "content-type",
+            "idempotency-key",
+            "if-none-match",
+            "last-event-id",
+            "traceparent",
+            "tracestate",
+        ] {
             assert!(headers.split(", ").any(|one| one == name), "{path}: {headers}");
         }
         for foreign in foreign(&server) {

@@ -10,8 +10,8 @@ use switchback::cursor::{Cursor, Position};
 use switchback::store::Retention;
 use switchback::wire::GapReason;
 use switchback::{
-    Data, DiskStore, From, HttpOptions, Hub, HubOptions, Item, ListenError, MemoryStore, NewEvent, StoreOptions,
-    Subscription, routes,
+    Data, DiskStore, EventHeaders, From, HttpOptions, Hub, HubOptions, Item, ListenError, MemoryStore, NewEvent,
+    StoreOptions, Subscription, routes,
 };
 use tokio::sync::mpsc;
 
@@ -37,6 +37,19 @@ async fn next_data(subscription: &mut Subscription) -> String {
         Item::Event(event) => event.data().to_owned(),
         Item::Gap(gap) => panic!("a gap: {gap:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_value_is_deleted_in_process() {
+    let hub = hub().await;
+    let mut orders = hub.subscribe(["orders.*"], From::Now).await.unwrap();
+    let headers = EventHeaders::new([("reason", "archived")]).unwrap();
+    let deletion = NewEvent::deletion("orders.42".parse().unwrap()).with_headers(headers);
+    hub.publish_all(vec![event("orders.42", 1), deletion]).await.unwrap();
+    assert_eq!(next_data(&mut orders).await, "1");
+    let Item::Event(event) = next(&mut orders).await else { panic!("it was published") };
+    assert!(event.is_deletion());
+    assert_eq!((event.header("reason").as_deref(), event.header("by")), (Some("archived"), None));
 }
 
 #[tokio::test]

@@ -73,6 +73,19 @@ async fn publish_says_what_became_of_the_event() {
     assert_eq!((&history[0]["event"], &history[0]["id"]), (&json!("named"), &json!("key")));
     assert_eq!(history[3]["encoding"], "base64");
 
+    answer(&publish(&["a.b", "3", "--header", "reason=a=b", "--header", "empty="], b""));
+    answer(&publish(&["a.b", "--delete", "--event", "left", "--header", "reason=gone"], b"not read"));
+    let history = raw::history(server.address(), "a.b").await;
+    assert_eq!(history[4]["headers"], json!({ "reason": "a=b", "empty": "" }));
+    let deletion = history[5].as_object().expect("an item");
+    assert!(deletion["deleted"] == true && !deletion.contains_key("data"), "{deletion:?}");
+    assert_eq!((&deletion["event"], &deletion["headers"]), (&json!("left"), &json!({ "reason": "gone" })));
+
+    check_refusal(&publish(&["a", "1", "--delete"], b""), 2, &["--delete"]);
+    check_refusal(&publish(&["a", "1", "--header", "reason"], b""), 2, &["--header", "NAME=VALUE"]);
+    check_refusal(&publish(&["a", "1", "--header", "=x"], b""), 2, &["--header", "NAME=VALUE"]);
+    let twice = publish(&["a", "1", "--header", "r=1", "--header", "r=2"], b"");
+    check_refusal(&twice, 1, &["400", "headers", "given twice"]);
     check_refusal(&publish(&["a..b", "1"], b""), 1, &["switchback:", "400", "topic"]);
     check_refusal(&publish(&["a", "1", "--event", "$bye"], b""), 1, &["400", "event"]);
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));

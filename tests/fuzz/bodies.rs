@@ -18,14 +18,23 @@ const TYPES: [&str; 9] = [
     "",
 ];
 
-const PATHS: [&str; 6] =
-    ["/v1/events", "/v1/events", "/v1/topics/fuzz.a?event=x", "/v1/topics/%F0%9F%A6%80.b", "/v1/ack", "/v1/tickets"];
+const PATHS: [&str; 7] = [
+    "/v1/events",
+    "/v1/events",
+    "/v1/topics/fuzz.a?event=x",
+    "/v1/topics/fuzz.a?deleted=1",
+    "/v1/topics/%F0%9F%A6%80.b",
+    "/v1/ack",
+    "/v1/tickets",
+];
 
 fn good() -> Vec<Vec<u8>> {
     [
         r#"{"topic":"fuzz.a","event":"changed","data":{"n":[1,2.5e300,-0,"\ud83e\udd80"]},"id":"one"}"#,
         r#"[{"topic":"fuzz.a","data":null},{"topic":"fuzz.b","data":"AAEC","encoding":"base64"}]"#,
         "{\"topic\":\"fuzz.a\",\"data\":1}\n\n{\"topic\":\"fuzz.b\",\"data\":2}\r\n{\"topic\":\"fuzz.c\",\"data\":3}",
+        r#"{"topic":"fuzz.a","deleted":true,"headers":{"reason":"left","</script>":"\u2028\ud83e\udd80"},"id":"three"}"#,
+        "topic=fuzz.a&deleted=1&headers=%7B%22a%22%3A%22b%22%7D",
         "topic=fuzz.a&event=changed&data=%7B%22a%22%3A1%7D&id=two",
         r#"{"client":"0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d","cursor":"abc-5"}"#,
         r#"{"transport":"sse"}"#,

@@ -94,6 +94,8 @@ pub(crate) fn json() -> impl Strategy<Value = serde_json::Value> {
             "client",
             "ref",
             "encoding",
+            "deleted",
+            "headers",
             "token",
             "transport",
             "__proto__",

@@ -10,12 +10,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
+use switchback::event::Draft;
 use switchback::store::{
     ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Note, NoteKind, Page, ReadRequest,
     Retention, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
-use switchback::{Data, NewEvent};
+use switchback::{Data, EventHeaders, NewEvent};
 use uuid::Uuid;
 
 use super::common::*;
@@ -128,6 +129,70 @@ async fn an_event_is_read_as_it_was_fed<E: Engine>() {
     assert!(page.events[1].is_base64() && !page.events[0].is_base64());
     assert_eq!(page.events[1].id().map(|id| &**id), Some("k\u{2028}"));
     assert_eq!((page.events[3].name(), page.events[3].id()), (None, None));
+}
+
+async fn headers_and_deletions_are_kept<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let recorder = Recorder::following(&store, 0);
+    let topic = || "a.b".parse().unwrap();
+    let headers = |text: &str| EventHeaders::json(text).unwrap();
+    let long = format!("{{\"long\":\"{}\"}}", "é".repeat(2046));
+    let drafts = vec![
+        NewEvent::deletion(topic()).draft(NOW_MS),
+        NewEvent::deletion(topic()).with_headers(headers(r#"{"b":"\u000a","a":"</x>"}"#)).draft(NOW_MS),
+        new("a.b", "x\ny").with_headers(headers(&long)).named("n").unwrap().with_id("1").unwrap().draft(NOW_MS),
+        NewEvent::new(topic(), Data::binary(b"\n")).with_headers(headers(r#"{ "a" : "" }"#)).draft(NOW_MS),
+        // Longer than what an index keeps of it.
+        new("a.b", &"x".repeat(5000)).with_headers(headers(&long)).draft(NOW_MS),
+        draft("a.b"),
+    ];
+    let costs: u64 = drafts.iter().map(Draft::cost_bytes).sum();
+    store.append(drafts).await.unwrap();
+    // By position, by topic, and by several of them.
+    for patterns in [&[">"][..], &["a.b"], &["a.b", "c"]] {
+        let page = read(&store, patterns, 0).await;
+        assert_eq!(page.events, recorder.events(), "{patterns:?}");
+        let seen: Vec<_> = page.events.iter().map(|event| (event.is_deletion(), event.headers())).collect();
+        let expected = [
+            (true, ""),
+            (true, r#"{"b":"\u000a","a":"\u003c/x>"}"#),
+            (false, long.as_str()),
+            (false, r#"{ "a" : "" }"#),
+            (false, &long),
+            (false, ""),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(page.events.iter().map(|event| event.cost_bytes()).sum::<u64>(), costs);
+        assert_eq!((page.events[2].data(), page.events[3].data()), (r#""x\ny""#, "\"Cg==\""));
+        assert!(page.events[3].is_base64() && !page.events[2].is_base64() && !page.events[1].is_base64());
+    }
+}
+
+async fn a_repeat_with_other_headers_or_that_deletes_is_told_apart<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let null = || NewEvent::new("a".parse().unwrap(), Data::json("null").unwrap());
+    let with = |event: NewEvent, headers: &str| {
+        event.with_headers(EventHeaders::json(headers).unwrap()).with_id("1").unwrap().draft(NOW_MS)
+    };
+    store.append(vec![with(null(), r#"{"a":"1"}"#)]).await.unwrap();
+    for (draft, differs) in [
+        (with(null(), r#"{"a":"1"}"#), false),
+        (with(null(), r#"{"a":"1","traceparent":"another attempt","tracestate":"x=y"}"#), false),
+        (with(null(), r#"{"a":"2"}"#), true),
+        (with(null(), "{}"), true),
+        (with(NewEvent::deletion("a".parse().unwrap()), r#"{"a":"1"}"#), true),
+    ] {
+        let shown = format!("{draft:?}");
+        let appended = store.append(vec![draft]).await.unwrap();
+        assert_eq!((appended[0].duplicate, appended[0].differs), (true, differs), "{shown}");
+    }
+    // Within one append, too.
+    let deletion = |headers: &str| with(NewEvent::deletion("b".parse().unwrap()), headers);
+    let appended = store.append(vec![deletion("{}"), deletion("{}"), deletion(r#"{"a":"1"}"#)]).await.unwrap();
+    assert_eq!(
+        appended.iter().map(|one| (one.duplicate, one.differs)).collect::<Vec<_>>(),
+        [(false, false), (true, false), (true, true)]
+    );
 }
 
 async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
@@ -906,6 +971,8 @@ macro_rules! contract {
         $($more,)*
         positions_are_consecutive_and_batches_stay_together,
         an_event_is_read_as_it_was_fed,
+        headers_and_deletions_are_kept,
+        a_repeat_with_other_headers_or_that_deletes_is_told_apart,
         a_repeat_is_answered_with_the_first_ones_position,
         a_repeat_with_another_payload_is_told_apart,
         without_a_window_nothing_is_a_repeat,

@@ -16,6 +16,7 @@ use switchback::store::{
     BackupError, ClientRecord, DiskStore, Feed, FeedBatch, Note, NoteKind, OpenError, Retention, Store, StoreError,
     StoreOptions, backup,
 };
+use switchback::{Data, EventHeaders, NewEvent};
 use uuid::Uuid;
 
 use super::common::*;
@@ -138,6 +139,97 @@ async fn a_restart_keeps_everything() {
     let store = open_with(&directory, options);
     assert_eq!(publish(&store, &["a.1", "new"]).await, [8, 9]);
     assert_eq!(events_of(&read(&store, &["a.1", "new"], 2).await), [7, 8, 9]);
+}
+
+/// The tables as they were before events had headers, with what a server of then had put into them.
+const FIRST_FORMAT: &str = "
+    PRAGMA auto_vacuum = INCREMENTAL;
+    PRAGMA application_id = 0x53774c67;
+    PRAGMA user_version = 1;
+    CREATE TABLE meta(
+        one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, began INTEGER NOT NULL,
+        last INTEGER NOT NULL, floor INTEGER NOT NULL, bytes INTEGER NOT NULL, folded INTEGER NOT NULL);
+    CREATE TABLE topics(id INTEGER PRIMARY KEY, topic TEXT NOT NULL UNIQUE, mark INTEGER NOT NULL);
+    CREATE TABLE e(
+        seq INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, time INTEGER NOT NULL, cost INTEGER NOT NULL,
+        base64 INTEGER NOT NULL, name TEXT, id TEXT, data TEXT NOT NULL);
+    CREATE INDEX e_topic ON e(topic_id, seq, time, base64, name, id, CASE WHEN cost <= 960 THEN data END);
+    CREATE INDEX e_keyed ON e(time) WHERE id IS NOT NULL;
+    CREATE TABLE kept_keys(seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, id TEXT NOT NULL, time INTEGER NOT NULL);
+    INSERT INTO topics VALUES (1, 'a', 0), (2, 'b', 0);
+    INSERT INTO e VALUES
+        (1, 1, 1763750000000, 72, 0, 'n', 'k', '{\"a\":1}'),
+        (2, 2, 1763750000000, 71, 1, NULL, NULL, '\"AP8=\"'),
+        (3, 1, 1763750000000, 66, 0, NULL, NULL, '7');
+    INSERT INTO meta VALUES (1, 'old', 0, 3, 0, 209, 0);";
+
+fn format_of(directory: &Path) -> i32 {
+    let db =
+        rusqlite::Connection::open_with_flags(directory.join("events.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+    db.unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_log_of_the_first_format_is_opened_as_it_is_and_stays_one_until_it_cannot() {
+    let home = tempfile::tempdir().unwrap();
+    rusqlite::Connection::open(home.path().join("events.db")).unwrap().execute_batch(FIRST_FORMAT).unwrap();
+    let keyed = |data: &str| {
+        let event = NewEvent::new("a".parse().unwrap(), Data::json(data).unwrap());
+        event.named("n").unwrap().with_id("k").unwrap().draft(NOW_MS)
+    };
+    let headers = EventHeaders::new([("a", "b")]).unwrap();
+    let events = {
+        let store = open(home.path());
+        let events = read(&store, &[">"], 0).await.events;
+        let seen: Vec<_> = events.iter().map(|event| (event.data(), event.is_base64(), event.is_deletion())).collect();
+        assert_eq!(seen, [("{\"a\":1}", false, false), ("\"AP8=\"", true, false), ("7", false, false)]);
+        assert!(events.iter().all(|event| event.headers().is_empty()));
+        let again = store.append(vec![keyed("{\"a\":1}"), keyed("2")]).await.unwrap();
+        assert_eq!(again.iter().map(|one| (one.position.0, one.differs)).collect::<Vec<_>>(), [(1, false), (1, true)]);
+        publish(&store, &["a", "b"]).await;
+        let events = read(&store, &[">"], 0).await.events;
+        store.close().await;
+        events
+    };
+    assert_eq!(format_of(home.path()), 1, "an older server may still open it");
+    {
+        let store = open(home.path());
+        // What is not stored changes nothing.
+        let repeat = vec![new("a", "x").with_headers(headers.clone()).with_id("k").unwrap().draft(NOW_MS)];
+        assert!(store.append(repeat).await.unwrap()[0].differs);
+        store.close().await;
+    }
+    assert_eq!(format_of(home.path()), 1);
+    let store = open(home.path());
+    let event = new("b", "y").with_headers(headers).with_id("h").unwrap();
+    store
+        .append(vec![NewEvent::deletion("a".parse().unwrap()).draft(NOW_MS), event.clone().draft(NOW_MS)])
+        .await
+        .unwrap();
+    let all = read(&store, &[">"], 0).await.events;
+    assert_eq!(all[..5], events[..]);
+    store.close().await;
+    drop(store);
+    assert_eq!(format_of(home.path()), 2, "an older server would take the form for base64");
+
+    let store = open(home.path());
+    assert_eq!(read(&store, &["a"], 0).await.events.len(), 4);
+    assert_eq!(read(&store, &[">"], 0).await.events, all);
+    let other = new("b", "y").with_id("h").unwrap();
+    let again = store.append(vec![event.draft(NOW_MS), other.draft(NOW_MS)]).await.unwrap();
+    assert_eq!(again.iter().map(|one| (one.position.0, one.differs)).collect::<Vec<_>>(), [(7, false), (7, true)]);
+    // A backup is of the format of its log.
+    let (copy, restored) = (home.path().join("copy.db"), home.path().join("restored"));
+    backup(home.path(), &copy).unwrap();
+    fs::create_dir(&restored).unwrap();
+    fs::rename(copy, restored.join("events.db")).unwrap();
+    let restored_store = open(&restored);
+    let shown = |events: &[Arc<switchback::Event>]| {
+        events.iter().map(|event| (event.headers().to_owned(), event.data().to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&read(&restored_store, &[">"], 0).await.events), shown(&all));
+    restored_store.close().await;
+    assert_eq!(format_of(&restored), 2);
 }
 
 #[tokio::test]

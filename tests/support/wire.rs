@@ -19,6 +19,10 @@ pub(crate) struct Item {
     pub(crate) time: Option<u64>,
     pub(crate) id: Option<String>,
     pub(crate) encoding: Option<String>,
+    /// Whether it has `"deleted":true`.
+    pub(crate) deleted: bool,
+    /// The headers' JSON, as it came.
+    pub(crate) headers: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +37,8 @@ struct Fields {
     time: Option<u64>,
     id: Option<String>,
     encoding: Option<String>,
+    deleted: Option<bool>,
+    headers: Option<Box<RawValue>>,
 }
 
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
@@ -47,9 +53,10 @@ impl Item {
             "not safe in every framing: {json}"
         );
         let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
-        let Fields { cursor, topic, event, data, time, id, encoding } = fields;
+        let Fields { cursor, topic, event, data, time, id, encoding, deleted, headers } = fields;
         if event.starts_with('$') {
             assert!(topic.is_none() && time.is_none() && id.is_none() && encoding.is_none(), "{json}");
+            assert!(deleted.is_none() && headers.is_none(), "{json}");
             match event.as_str() {
                 "$hello" | "$gap" | "$bye" => assert!(data.is_some() && cursor.is_some(), "{json}"),
                 "$beat" => assert!(data.is_none() && cursor.is_some(), "{json}"),
@@ -57,14 +64,16 @@ impl Item {
                 _ => panic!("no control event of the contract: {json}"),
             }
         } else {
-            assert!(cursor.is_some() && topic.is_some() && data.is_some() && time.is_some(), "{json}");
+            assert!(cursor.is_some() && topic.is_some() && time.is_some(), "{json}");
+            assert!(deleted != Some(false) && data.is_some() != deleted.is_some(), "data, or a deletion: {json}");
+            assert!(encoding.is_none() || data.is_some(), "{json}");
             assert!(encoding.is_none() || encoding.as_deref() == Some("base64"), "{json}");
         }
         if let Some(cursor) = &cursor {
             position(cursor);
         }
-        let data = data.map(|data| data.get().to_owned());
-        Self { cursor, topic, event, data, time, id, encoding }
+        let [data, headers] = [data, headers].map(|json| json.map(|json| json.get().to_owned()));
+        Self { cursor, topic, event, data, time, id, encoding, deleted: deleted.is_some(), headers }
     }
 
     pub(crate) fn is_control(&self) -> bool {

@@ -9,9 +9,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Row};
 
 use super::Shared;
+use super::form::Stored;
 use super::schema::{integer, position, short_data};
 use crate::cursor::{Epoch, Position};
-use crate::event::{Data, Event, EventError, NewEvent};
+use crate::event::{Event, EventError};
 use crate::segment::Scanned;
 use crate::topic::{PatternSet, Topic};
 
@@ -63,12 +64,12 @@ impl<'c> Fetch<'c> {
     }
 }
 
-/// The event of a row of time, encoding, name, id and data.
+/// The event of a row of time, form, name, id and data.
 fn event(row: &Row<'_>, topic: &Topic, epoch: Epoch, at: Position) -> rusqlite::Result<Arc<Event>> {
-    let data = Data::from_stored(row.get_ref(4)?.as_str()?, row.get(1)?);
+    let stored = Stored { form: row.get(1)?, data: row.get_ref(4)?.as_str()?.into() };
     let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
     let id = row.get_ref(3)?.as_str_or_null()?.unwrap_or_default();
-    let new = NewEvent::new(topic.clone(), data).name_as_stored(name).and_then(|new| new.with_id(id));
+    let new = stored.event(topic.clone())?.name_as_stored(name).and_then(|new| new.with_id(id));
     let new = new.map_err(|error: EventError| {
         rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error))
     })?;

@@ -14,11 +14,11 @@ use super::ancestors::{self, Ancestors};
 use super::clients::ClientsFile;
 use super::fault::open_error;
 use super::file;
+use super::form::{self, Stored};
 use super::lock::sync_directory;
 use super::notes::NotesFile;
 use super::times::{self, Times};
 use crate::cursor::{Epoch, Position};
-use crate::event::payload_digest;
 use crate::segment::TopicMap;
 use crate::store::dedupe::DedupeWindow;
 use crate::store::marks::TrimMarks;
@@ -30,9 +30,6 @@ pub(super) const LOG_ID: i32 = 0x5377_4c67;
 
 /// "SwBk": a copy that `backup` made and that has not been opened as a log yet.
 pub(super) const BACKUP_ID: i32 = 0x5377_426b;
-
-/// Raised with every change of the tables that an older server could not read.
-const VERSION: i32 = 1;
 
 /// The data of a short event, else nothing: what of it an index keeps within its page. SQLite takes the value out of the
 /// index only where the expression is the index's own, word for word; else it would read the event's page, and nobody would notice.
@@ -50,6 +47,8 @@ pub(super) use short_data;
 /// does; that is the price of the bytes on the disk. One that is longer than what an index keeps within its page is there
 /// once only: finding it is then the smaller part. (`seq` is named, though an index ends with it anyway, so that what comes after it
 /// does not come between it and its topic.)
+///
+/// The column `base64` holds the form of `data` ([`form`]). The file's `user_version` is the format of its events.
 ///
 /// Keys are found by time, so that a start reads those within the window only; their index costs nothing where nobody
 /// sends any.
@@ -84,6 +83,8 @@ pub(super) struct LogState {
     pub(super) floor: Position,
     /// What the retained events cost, in bytes.
     pub(super) bytes: u64,
+    /// The format of its events ([`form`]); the file's `user_version`, raised with the first event that needs it.
+    pub(super) format: i32,
 }
 
 /// Every topic that has events, or lost some.
@@ -192,9 +193,9 @@ fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) ->
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(text)?;
     match (number("application_id")?, number("user_version")?) {
         (0, 0) if tables == 0 => create(db).map_err(text)?,
-        (LOG_ID, VERSION) => {}
-        (BACKUP_ID, VERSION) => adopt(db, clients, notes)?,
-        (LOG_ID | BACKUP_ID, version) if version > VERSION => return Err(file::newer(version)),
+        (LOG_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => {}
+        (BACKUP_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => adopt(db, clients, notes)?,
+        (LOG_ID | BACKUP_ID, format) if format > form::NEWEST_FORMAT => return Err(file::newer(format)),
         _ => return Err("it is not a switchback log".into()),
     }
     db.execute_batch(times::TABLES).map_err(text)?;
@@ -216,7 +217,7 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
     transaction.execute_batch(TABLES)?;
     transaction.execute("INSERT INTO meta VALUES (1, ?1, 0, 0, 0, 0, 0)", [Epoch::mint().as_str()])?;
     transaction.pragma_update(None, "application_id", LOG_ID)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    write_format(&transaction, form::FIRST_FORMAT)?;
     transaction.commit()
 }
 
@@ -262,12 +263,13 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -
 /// The log's numbers and the floor that marks were folded into; `None` where the row is missing or makes no sense.
 pub(super) fn read_state(db: &Connection) -> rusqlite::Result<Option<(LogState, Position)>> {
     let read = "SELECT epoch, began, last, floor, bytes, folded FROM meta WHERE one = 1";
+    let format = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let row = db.query_row(read, [], |row| {
         let at = |column: usize| row.get(column).map(position);
         let epoch: String = row.get(0)?;
         let epoch: Option<Epoch> = epoch.parse().ok();
         let (began, last, floor, bytes, folded) = (at(1)?, at(2)?, at(3)?, at(4)?.0, at(5)?);
-        Ok(epoch.map(|epoch| (LogState { epoch, began, last, floor, bytes }, folded)))
+        Ok(epoch.map(|epoch| (LogState { epoch, began, last, floor, bytes, format }, folded)))
     });
     Ok(row.optional()?.flatten())
 }
@@ -276,6 +278,11 @@ pub(super) fn write_state(db: &Connection, log: &LogState) -> rusqlite::Result<(
     db.prepare_cached("UPDATE meta SET last = ?1, floor = ?2, bytes = ?3")?
         .execute(params![integer(log.last.0), integer(log.floor.0), integer(log.bytes)])
         .map(drop)
+}
+
+/// Raises the format of the log's events, in the transaction of the first that needs it.
+pub(super) fn write_format(db: &Connection, format: i32) -> rusqlite::Result<()> {
+    db.pragma_update(None, "user_version", format)
 }
 
 fn load_topics(db: &Connection, marks: &mut TrimMarks) -> rusqlite::Result<Topics> {
@@ -326,7 +333,10 @@ fn load_keys(
             let id: Arc<str> = row.get(2)?;
             let data = row.get_ref(7)?.as_str_or_null()?;
             let digest = match data {
-                Some(data) => Some(payload_digest(row.get_ref(5)?.as_str_or_null()?, row.get(6)?, data)),
+                Some(data) => {
+                    let stored = Stored { form: row.get(6)?, data: data.into() };
+                    Some(stored.payload_digest(row.get_ref(5)?.as_str_or_null()?)?)
+                }
                 None => None,
             };
             dedupe.restore((topic, id), position(row.get(0)?).0, position(row.get(1)?), digest);

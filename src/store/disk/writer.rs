@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::chores::Chores;
 use super::fault::store_error;
 use super::file;
+use super::form::Stored;
 use super::health::{ANSWER_MAX, Health};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
@@ -275,15 +276,20 @@ impl Writer {
                     id
                 }
             };
+            let stored = Stored::of(event);
+            if stored.format() > log.format {
+                log.format = stored.format();
+                schema::write_format(&self.db, log.format)?;
+            }
             insert.execute(params![
                 integer(event.position().0),
                 topic_id,
                 integer(event.time_ms()),
                 integer(event.cost_bytes()),
-                event.is_base64(),
+                stored.form,
                 event.name(),
                 event.id().map(|id| &**id),
-                event.data(),
+                stored.data,
             ])?;
             log.last = event.position();
             log.bytes += event.cost_bytes();

@@ -9,6 +9,17 @@
 //!
 //! The words are the form's version, the event's time, `json` or `base64`, and the name and the id, percent-encoded; `-`
 //! stands for none. A line of our own costs every reader less than headers would, which NATS hands out as a table.
+//!
+//! An event that has headers, or is a deletion, is of version 2: its headers have a line of their own, which is empty where there
+//! are none, and a deletion says `deleted`, and has no data. All others stay in version 1, which nodes of either version read; to an
+//! older node one of version 2 is a message of somebody else's.
+//!
+//! ```text
+//! 2 1763750000123 json approved approval-42
+//! {"reason":"left"}
+//! {"by":"li"}
+//! ```
+//!
 //! What others have put into the stream, without such a line, is an event too: its payload is the data.
 
 use async_nats::HeaderMap;
@@ -16,13 +27,15 @@ use base64::Engine as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::event::{Data, Draft, NewEvent};
+use crate::event::{Content, Data, Draft, EventHeaders, NewEvent, payload_headers};
 use crate::topic::Topic;
 
 /// By what JetStream knows a repeat.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 const VERSION: &str = "1";
+/// With a line of headers.
+const WITH_HEADERS: &str = "2";
 const NONE: &str = "-";
 
 /// What a word of the first line is written in; a `-` on its own means that there is none.
@@ -30,11 +43,14 @@ const WORD: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':')
 
 /// The payload of a draft.
 pub(super) fn payload(draft: &Draft) -> Bytes {
-    let mut out = BytesMut::with_capacity(draft.data().len() + 64);
-    out.put_slice(VERSION.as_bytes());
+    let (content, headers) = (draft.content(), draft.headers());
+    let version = if headers.is_empty() && content != Content::Deletion { VERSION } else { WITH_HEADERS };
+    let mut out = BytesMut::with_capacity(draft.data().len() + headers.len() + 64);
+    out.put_slice(version.as_bytes());
     out.put_u8(b' ');
     out.put_slice(itoa::Buffer::new().format(draft.time_ms()).as_bytes());
-    out.put_slice(if draft.is_base64() { b" base64" } else { b" json" });
+    out.put_u8(b' ');
+    out.put_slice(word(content).as_bytes());
     for word in [draft.name(), draft.id().map(|id| &**id)] {
         out.put_u8(b' ');
         match word {
@@ -43,17 +59,53 @@ pub(super) fn payload(draft: &Draft) -> Bytes {
         }
     }
     out.put_u8(b'\n');
-    out.put_slice(draft.data().as_bytes());
+    if version == WITH_HEADERS {
+        out.put_slice(headers.as_bytes());
+        out.put_u8(b'\n');
+    }
+    if content != Content::Deletion {
+        out.put_slice(draft.data().as_bytes());
+    }
     out.freeze()
 }
 
-/// What of a payload is the publisher's: its form, its name and its data, but not when it was taken in. `None` where others
-/// have written it.
-pub(super) fn payload_of(payload: &[u8]) -> Option<[&[u8]; 3]> {
-    let end = memchr::memchr(b'\n', payload)?;
-    let mut words = payload[..end].split(|byte| *byte == b' ');
-    let (_version, _time) = (words.next()?, words.next()?);
-    Some([words.next()?, words.next()?, &payload[end + 1..]])
+fn word(content: Content) -> &'static str {
+    match content {
+        Content::Json => "json",
+        Content::Base64 => "base64",
+        Content::Deletion => "deleted",
+    }
+}
+
+/// What of a payload is the publisher's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Payload<'p> {
+    form: &'p [u8],
+    name: &'p [u8],
+    /// As [`payload_headers`] gives them.
+    headers: String,
+    data: &'p [u8],
+}
+
+/// What of a payload is the publisher's: its form, its name, its headers and its data, but not when it was taken in. `None` where
+/// others have written it.
+pub(super) fn payload_of(payload: &[u8]) -> Option<Payload<'_>> {
+    let (line, mut data) = cut_line(payload)?;
+    let mut words = line.split(|byte| *byte == b' ');
+    let (version, _time) = (words.next()?, words.next()?);
+    let mut headers = String::new();
+    if version == WITH_HEADERS.as_bytes() {
+        let (line, rest) = cut_line(data)?;
+        headers = payload_headers(std::str::from_utf8(line).ok()?);
+        data = rest;
+    }
+    Some(Payload { form: words.next()?, name: words.next()?, headers, data })
+}
+
+/// What stands before and after the first line feed.
+fn cut_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
 }
 
 /// The draft that lies in a message; `None` where its subject is no topic, which only others can have published.
@@ -67,20 +119,25 @@ fn ours(topic: &Topic, payload: &[u8]) -> Option<Draft> {
     let (line, data) = std::str::from_utf8(payload).ok()?.split_once('\n')?;
     let mut words = line.split(' ');
     let mut next = || words.next();
-    if next()? != VERSION {
-        return None;
-    }
-    let time_ms = next()?.parse().ok()?;
-    let base64 = match next()? {
-        "json" => false,
-        "base64" => true,
+    let (headers, data) = match next()? {
+        VERSION => ("", data),
+        WITH_HEADERS => data.split_once('\n')?,
         _ => return None,
     };
+    let time_ms = next()?.parse().ok()?;
+    let content = next()?;
+    let mut event =
+        match [Content::Json, Content::Base64, Content::Deletion].into_iter().find(|one| word(*one) == content)? {
+            Content::Deletion => NewEvent::deletion(topic.clone()),
+            content => NewEvent::new(topic.clone(), Data::from_stored(data, content == Content::Base64)),
+        };
+    if !headers.is_empty() {
+        event = event.with_headers(EventHeaders::from_stored(headers));
+    }
     let (name, id) = (next()?, next()?);
     if words.next().is_some() {
         return None;
     }
-    let mut event = NewEvent::new(topic.clone(), Data::from_stored(data, base64));
     if name != NONE {
         event = event.name_as_stored(&percent_decode_str(name).decode_utf8().ok()?).ok()?;
     }
@@ -155,11 +212,47 @@ mod tests {
     }
 
     #[test]
+    fn only_what_needs_it_is_of_the_second_version() {
+        let topic: Topic = "a".parse().unwrap();
+        let headers = || EventHeaders::json(r#"{ "a": "\u000a" }"#).unwrap();
+        let at = |draft: Draft| draft.at("e".parse().unwrap(), Position(3));
+        for (event, expected) in [
+            (NewEvent::new(topic.clone(), Data::json("1").unwrap()), "1 7 json - -\n1"),
+            (NewEvent::deletion(topic.clone()), "2 7 deleted - -\n\n"),
+            (NewEvent::deletion(topic.clone()).with_headers(headers()), "2 7 deleted - -\n{ \"a\": \"\\u000a\" }\n"),
+            (
+                NewEvent::new(topic.clone(), Data::binary(b"x")).with_headers(headers()),
+                "2 7 base64 - -\n{ \"a\": \"\\u000a\" }\n\"eA==\"",
+            ),
+        ] {
+            let draft = event.draft(7);
+            assert_eq!(payload(&draft), expected);
+            assert_eq!(at(back(&draft)), at(draft));
+        }
+    }
+
+    #[test]
+    fn payloads_are_told_apart_but_for_their_traces() {
+        let topic: Topic = "a".parse().unwrap();
+        let new = |headers: &str| {
+            let new = NewEvent::new(topic.clone(), Data::json("1").unwrap());
+            payload(&new.with_headers(EventHeaders::json(headers).unwrap()).draft(7))
+        };
+        let traced = new(r#"{"traceparent":"x","tracestate":"y"}"#);
+        assert_eq!(payload_of(&traced), payload_of(&new("{}")), "in whichever version");
+        assert_ne!(payload_of(&new(r#"{"a":"1"}"#)), payload_of(&new("{}")));
+        assert_ne!(payload_of(&new(r#"{"a":"1"}"#)), payload_of(&new(r#"{"a":"2"}"#)));
+        assert_ne!(payload_of(&payload(&NewEvent::deletion(topic.clone()).draft(7))), payload_of(&new("{}")));
+    }
+
+    #[test]
     fn what_others_put_there_is_an_event_too() {
         for (payload, data, base64) in [
             (&b"{\"a\": 1}"[..], r#"{"a": 1}"#, false),
             (b"plain", r#""plain""#, false),
             (b"1 2 json\nx", r#""1 2 json\nx""#, false),
+            (b"2 2 json - -\nx", r#""2 2 json - -\nx""#, false),
+            (b"3 2 json - -\n\nx", r#""3 2 json - -\n\nx""#, false),
             (b"", r#""""#, false),
             (&[0xff, 0], r#""/wA=""#, true),
         ] {

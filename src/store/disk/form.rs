@@ -1,0 +1,135 @@
+//! How what an event holds lies in its row: in the column `base64`, which says the form, and in `data`.
+//!
+//! Logs of format 1 know two forms, 0 and 1: JSON, and bytes in base64. Format 2 adds deletions, and events with headers. They lie in
+//! the same two columns, since the index `e_topic` holds these, and nothing else would be found beside a topic's others:
+//! a column of its own would need an index of its own, which in a log of ten million events takes minutes to make. So a log is opened as
+//! it is, whichever version wrote it, and becomes one of format 2 with the first event that needs it, in that event's
+//! transaction: until then an older server can open it, and from then on it refuses to, instead of delivering what it
+//! takes for base64.
+
+use std::borrow::Cow;
+
+use rusqlite::types::Type;
+
+use crate::event::{Content, Data, Draft, EventHeaders, NewEvent, PayloadDigest, payload_digest};
+use crate::topic::Topic;
+
+/// The format of a log whose events have neither headers nor are deletions.
+pub(super) const FIRST_FORMAT: i32 = 1;
+
+/// The newest format that this server reads.
+pub(super) const NEWEST_FORMAT: i32 = 2;
+
+const BASE64: i64 = 1;
+
+/// A deletion. `data` is empty, but for headers.
+const DELETION: i64 = 2;
+
+/// The headers stand before the data, with a line feed between: in the safe form neither has one.
+const WITH_HEADERS: i64 = 4;
+
+/// What the two columns hold.
+pub(super) struct Stored<'d> {
+    pub(super) form: i64,
+    pub(super) data: Cow<'d, str>,
+}
+
+impl<'d> Stored<'d> {
+    pub(super) fn of(draft: &'d Draft) -> Self {
+        let (form, data) = match draft.content() {
+            Content::Json => (0, draft.data()),
+            Content::Base64 => (BASE64, draft.data()),
+            Content::Deletion => (DELETION, ""),
+        };
+        match draft.headers() {
+            "" => Self { form, data: data.into() },
+            headers => Self { form: form | WITH_HEADERS, data: format!("{headers}\n{data}").into() },
+        }
+    }
+
+    /// The oldest format of a log that can hold it.
+    pub(super) fn format(&self) -> i32 {
+        if self.form <= BASE64 { FIRST_FORMAT } else { NEWEST_FORMAT }
+    }
+
+    /// The event, without its name and its id.
+    ///
+    /// # Errors
+    /// Where the form is none: the file is damaged.
+    pub(super) fn event(&self, topic: Topic) -> rusqlite::Result<NewEvent> {
+        let (content, headers, data) = self.parts()?;
+        let event = match content {
+            Content::Deletion => NewEvent::deletion(topic),
+            Content::Json | Content::Base64 => {
+                NewEvent::new(topic, Data::from_stored(data, content == Content::Base64))
+            }
+        };
+        Ok(if headers.is_empty() { event } else { event.with_headers(EventHeaders::from_stored(headers)) })
+    }
+
+    /// As [`Draft::payload_digest`] of the event.
+    ///
+    /// # Errors
+    /// As [`Self::event`].
+    pub(super) fn payload_digest(&self, name: Option<&str>) -> rusqlite::Result<PayloadDigest> {
+        let (content, headers, data) = self.parts()?;
+        Ok(payload_digest(name, content, headers, data))
+    }
+
+    /// How the content is written, the headers, and the data.
+    fn parts(&self) -> rusqlite::Result<(Content, &str, &str)> {
+        let content = match self.form & !WITH_HEADERS {
+            0 => Content::Json,
+            BASE64 => Content::Base64,
+            DELETION => Content::Deletion,
+            _ => return Err(self.damaged()),
+        };
+        if self.form & WITH_HEADERS == 0 {
+            return Ok((content, "", &self.data));
+        }
+        let (headers, data) = self.data.split_once('\n').ok_or_else(|| self.damaged())?;
+        Ok((content, headers, data))
+    }
+
+    fn damaged(&self) -> rusqlite::Error {
+        let reason = format!("an event of the form {} is not what its form says", self.form);
+        rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Position;
+
+    #[test]
+    fn a_row_holds_the_whole_event() {
+        let topic: Topic = "a".parse().unwrap();
+        let new = |data: Data| NewEvent::new(topic.clone(), data);
+        let headers = || EventHeaders::new([("a", "\n{}"), ("__proto__", "é")]).unwrap();
+        let cases = [
+            (new(Data::json("{\"a\":\n1}").unwrap()), 0, FIRST_FORMAT),
+            (new(Data::binary(b"\n")), 1, FIRST_FORMAT),
+            (NewEvent::deletion(topic.clone()), 2, NEWEST_FORMAT),
+            (new(Data::text("x\ny")).with_headers(headers()), 4, NEWEST_FORMAT),
+            (new(Data::binary(&[])).with_headers(headers()), 5, NEWEST_FORMAT),
+            (NewEvent::deletion(topic.clone()).with_headers(headers()), 6, NEWEST_FORMAT),
+        ];
+        for (event, form, format) in cases {
+            let draft = event.clone().draft(7);
+            let stored = Stored::of(&draft);
+            assert_eq!((stored.form, stored.format()), (form, format), "{event:?}");
+            assert_eq!(stored.event(topic.clone()).unwrap(), event);
+            assert_eq!(stored.payload_digest(None).unwrap(), draft.payload_digest());
+            let at = |draft: Draft| draft.at("e".parse().unwrap(), Position(1));
+            assert_eq!(at(stored.event(topic.clone()).unwrap().draft(7)), at(draft.clone()));
+        }
+    }
+
+    #[test]
+    fn a_form_that_is_none_is_damage() {
+        for (form, data) in [(3, "1"), (7, "{}\n1"), (8, "1"), (-1, "1"), (4, "{\"a\":\"b\"}")] {
+            assert!(Stored { form, data: data.into() }.event("a".parse().unwrap()).is_err(), "{form}");
+        }
+    }
+}
