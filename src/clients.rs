@@ -9,7 +9,7 @@ mod recent;
 use std::collections::{HashMap, hash_map};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::auth::{Grant, Rights};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::log::ClientRecord;
-use crate::store::{Store, StoreError};
+use crate::store::{SentBy, SentElsewhere, Store, StoreError};
 use crate::sync::lock;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
@@ -335,12 +335,20 @@ impl Clients {
     }
 
     /// Remembers an acknowledgement of a client that is connected or was recalled, saved within a second; returns what is
-    /// remembered now.
+    /// remembered now. The caller has held it against what its connection was sent.
     pub(crate) fn acknowledge(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
+        self.acknowledge_within(ack, SentElsewhere::Unknown)
+    }
+
+    /// The same, held against what the client was sent here and by other nodes, as far as that is known.
+    fn acknowledge_within(&self, ack: Ack<'_>, elsewhere: SentElsewhere) -> Result<Cursor, ClientError> {
         let Ack { client, cursor, log, rights, now_ms } = ack;
         let mut table = self.table();
-        // Where other nodes serve the same log, one of them may have sent more.
-        let sent = if self.store.is_shared() { None } else { table.sent(client) };
+        let sent = match elsewhere {
+            SentElsewhere::Nothing => table.sent(client),
+            SentElsewhere::UpTo(there) => table.sent(client).max(Some(there)),
+            SentElsewhere::Unknown => None,
+        };
         let connected = table.connections_of(client).pop();
         let Table { records, minted, .. } = &mut *table;
         let entry = match (records.entry(client), connected) {
@@ -367,11 +375,18 @@ impl Clients {
     /// not known: else strangers could fill the table with ids of their own making.
     pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let client = ack.client;
+        let sent_here = self.table().sent(client);
+        let elsewhere = if sent_here.is_none_or(|here| ack.cursor.position > here) {
+            self.store.sent_elsewhere(client).await
+        } else {
+            SentElsewhere::Nothing
+        };
+        // Nothing is waited for from here on until it is acknowledged: the record of a client that is not connected is soon gone.
         if let Some(known) = self.recall(client).await? {
             let entry = Entry { record: known, kept: Kept::Saved, dirty: false, arriving: 0 };
             self.table().records.entry(client).or_insert(entry);
         }
-        let remembered = self.acknowledge(ack)?;
+        let remembered = self.acknowledge_within(ack, elsewhere)?;
         let record = self.table().records.get(&client).map(|entry| entry.record.clone());
         self.save(record.into_iter().collect()).await?;
         Ok(remembered)
@@ -514,6 +529,21 @@ impl Clients {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
+    }
+}
+
+/// The clients of this process, for other nodes that ask how far one was sent everything. It keeps nothing of them alive.
+pub(crate) struct SentHere(Weak<Clients>);
+
+impl SentHere {
+    pub(crate) fn new(clients: &Arc<Clients>) -> Self {
+        Self(Arc::downgrade(clients))
+    }
+}
+
+impl SentBy for SentHere {
+    fn sent(&self, client: Uuid) -> Option<Position> {
+        self.0.upgrade()?.table().sent(client)
     }
 }
 

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::barred::Barred;
-use crate::clients::Clients;
+use crate::clients::{Clients, SentHere};
 use crate::clock::Clock;
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::{Draft, NewEvent};
 use crate::lane::Lane;
 use crate::log::{Appended, Bounds, FeedBatch, Page, ReadRequest};
-use crate::store::{Feed, Store, StoreError};
+use crate::store::{ClockSkew, Feed, Store, StoreError};
 use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
@@ -133,6 +133,7 @@ impl Hub {
         store.follow(end, fan_out.clone());
         let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
         let barred = Arc::new(Barred::new(Arc::downgrade(&clients)));
+        store.answer_sent(Arc::new(SentHere::new(&clients)));
         // Before anybody is let in.
         store.watch_notes(barred.clone()).await?;
         let hub = Self(Arc::new(Shared {
@@ -198,6 +199,11 @@ impl Hub {
     /// What it would fail with.
     pub async fn ready(&self) -> Result<(), StoreError> {
         self.0.store.ready().await
+    }
+
+    /// How far this process's wall clock is from those of others that share the log.
+    pub(crate) fn clock_skew(&self) -> Option<ClockSkew> {
+        self.0.store.clock_skew()
     }
 
     /// The log's end: what a client has that has heard everything.

@@ -15,6 +15,7 @@
 //!    append waits for is held for more than a bounded part of one.
 
 mod arrivals;
+mod bisection;
 mod client_table;
 mod dedupe;
 mod disk;
@@ -86,10 +87,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(self.bounds())))
     }
 
-    /// Whether other nodes serve the same log: then a client may be connected to one of them, and this process does not know how
-    /// far it is.
-    fn is_shared(&self) -> bool {
-        false
+    /// Who knows how far this process has sent a client everything, for the others that share the log. Called once, at start.
+    fn answer_sent(&self, _sent_by: Arc<dyn SentBy>) {}
+
+    /// How far other processes that share the log have sent a client everything.
+    fn sent_elsewhere(&self, _client: Uuid) -> BoxFuture<'static, SentElsewhere> {
+        Box::pin(std::future::ready(SentElsewhere::Nothing))
     }
 
     /// Remembers clients: durable like an append once it is answered. A record that power loss took would leave a client that
@@ -140,6 +143,11 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// How far this process's wall clock is from those of others that share the log; `None` where none do, or before that was measured.
+    fn clock_skew(&self) -> Option<ClockSkew> {
+        None
+    }
+
     /// When the log was in use before it was opened; `None` where it does not say. With it a start tells whether the wall clock has jumped.
     fn last_run(&self) -> Option<LastRun> {
         None
@@ -162,6 +170,55 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes what is pending and releases what is held; appends fail afterwards.
     fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Knows how far clients were sent everything. Never blocks.
+pub trait SentBy: Send + Sync + 'static {
+    /// Up to which position; `None` where the client is not connected, and has not been of late.
+    fn sent(&self, client: Uuid) -> Option<Position>;
+}
+
+/// How far a client was sent everything by other processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentElsewhere {
+    /// None of them knows it.
+    Nothing,
+    /// No further than this.
+    UpTo(Position),
+    /// Not all of them have answered.
+    Unknown,
+}
+
+impl SentElsewhere {
+    /// With what another process has sent.
+    #[must_use]
+    pub fn and(self, position: Position) -> Self {
+        match self {
+            Self::Nothing => Self::UpTo(position),
+            Self::UpTo(before) => Self::UpTo(before.max(position)),
+            Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// How far the wall clocks are from this process's, of those that share a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSkew {
+    /// How far the log's server is ahead, in milliseconds.
+    pub nats_ms: i64,
+    /// The same of the other node that is the farthest away; `None` where none is known.
+    pub nodes_ms: Option<i64>,
+}
+
+impl ClockSkew {
+    /// The distance from which an operator should hear of it, in milliseconds.
+    pub const LARGE_MS: u64 = 5000;
+
+    /// Whether a clock is further away than that.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        [Some(self.nats_ms), self.nodes_ms].into_iter().flatten().any(|ms| ms.unsigned_abs() > Self::LARGE_MS)
+    }
 }
 
 /// Who is told of what has become durable: called in log order, from the thread that made it so. Never blocks.

@@ -21,7 +21,7 @@ use crate::hub::Hub;
 use crate::limits::Scanner;
 use crate::log::ReadRequest;
 use crate::net::Response;
-use crate::store::StoreError;
+use crate::store::{ClockSkew, StoreError};
 use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
 
@@ -217,7 +217,12 @@ pub(super) async fn readyz(call: Call) -> Answer {
     }
     let probed = hub.clone();
     call.state.readiness.check(move || async move { probe(&probed).await }.boxed_local()).await?;
-    Ok(json_body(&json!({ "status": "ready" })))
+    let mut answer = json!({ "status": "ready" });
+    // No reason to take the node out: what ends by time allows for it. But somebody should set a clock right.
+    if let Some(ClockSkew { nats_ms, nodes_ms }) = hub.clock_skew().filter(ClockSkew::is_large) {
+        answer["clock_skew"] = json!({ "nats_ms": nats_ms, "nodes_ms": nodes_ms });
+    }
+    Ok(json_body(&answer))
 }
 
 async fn probe(hub: &Hub) -> Result<(), ApiError> {

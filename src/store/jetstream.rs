@@ -15,6 +15,9 @@
 //! - **An error** to an append says that it was not acknowledged within about five seconds. It may be stored all the
 //!   same; an id makes asking again safe.
 //!
+//! A server of NATS may be cut from its peers and not know it yet: what would take something from a client is believed with a
+//! proof only, see [`quorum`]. Clocks of nodes differ: see [`skew`].
+//!
 //! What power loss may take is NATS's to say: by default a server acknowledges before it has written through to the disk
 //! (`sync_interval: 2m`), so that an event is lost only where all of its copies lose power within those two minutes.
 //! `sync_interval: always` in the servers' configuration keeps each of them.
@@ -32,9 +35,15 @@ mod names;
 mod node;
 mod notes;
 mod publish;
+mod quorum;
 mod read;
 mod runtime;
+mod sent;
+mod servers;
 mod setup;
+mod shares;
+mod single_flight;
+mod skew;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,17 +51,18 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
-    Store, StoreError, StoreOptions,
+    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page,
+    ReadRequest, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
 };
 use crate::clock::Moment;
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::sync::lock;
-use bucket::Bucket;
+use clients::Clients;
 use node::Node;
 use notes::Notes;
 use publish::Publisher;
@@ -76,10 +86,12 @@ struct Parts {
     node: Arc<Node>,
     publisher: Publisher,
     reader: Reader,
-    clients: Bucket,
+    clients: Clients,
     notes: Arc<Notes>,
     /// The task that feeds.
     feeding: Mutex<Option<AbortHandle>>,
+    /// The task that answers other nodes.
+    answering: Mutex<Option<AbortHandle>>,
 }
 
 impl JetStreamStore {
@@ -113,20 +125,23 @@ impl JetStreamStore {
 impl Parts {
     async fn open(options: &JetStreamOptions, store: &StoreOptions) -> Result<Self, OpenError> {
         let names = connect::names(options)?;
-        let (client, link) = connect::connect(options).await?;
-        let plan = setup::Plan::new(&client, &names, options, store);
-        let info = plan.ensure(&node::context(&client), options).await?;
+        let connection = connect::connect(options).await?;
+        let plan = setup::Plan::new(&connection.client, &names, options, store);
+        let info = plan.ensure(&node::context(&connection.client), options).await?;
         let seen = look::seen(&names.stream, &info);
-        let clients = Bucket::new(names.clients_bucket());
-        let (node, looks) = Node::new(client, names, plan, link, seen);
-        tokio::spawn(look::serve(node.clone(), looks));
+        let node = Node::start(connection, names, plan, seen);
+        // Measures the clock's distance from NATS's, before anything is saved that ends by it.
+        if let Err(error) = look::describe(&node, Instant::now() + node::REQUEST_TIMEOUT).await {
+            tracing::debug!(?error, "NATS has not yet said what its time is");
+        }
         Ok(Self {
             publisher: Publisher::start(&node),
             reader: Reader::new(),
-            clients,
+            clients: Clients::new(&node, *store),
             notes: Arc::new(Notes::new(&node)),
             node,
             feeding: Mutex::default(),
+            answering: Mutex::default(),
         })
     }
 }
@@ -152,12 +167,20 @@ impl Store for JetStreamStore {
         self.on_thread(|parts| async move { parts.reader.read(&parts.node, request).await })
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn answer_sent(&self, sent_by: Arc<dyn SentBy>) {
+        let answering = self.runtime.spawn(sent::answer(self.parts.node.clone(), sent_by));
+        if let Some(before) = lock(&self.parts.answering).replace(answering) {
+            before.abort();
+        }
     }
 
-    fn search_last(&self, search: LastSearch, _rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
-        self.on_thread(move |parts| async move { parts.reader.search_last(&parts.node, search).await })
+    fn sent_elsewhere(&self, client: Uuid) -> BoxFuture<'static, SentElsewhere> {
+        let asking = self.on_thread(move |parts| async move { Ok(sent::ask(&parts.node, client).await) });
+        asking.map(|answer| answer.unwrap_or(SentElsewhere::Unknown)).boxed()
+    }
+
+    fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>> {
+        self.on_thread(move |parts| async move { parts.reader.search_last(&parts.node, search, rows_max).await })
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
@@ -175,12 +198,17 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.node.refresh(cursor).await })
     }
 
+    /// A write that NATS has to agree on, and a look at the log by a leader with a quorum.
+    fn ready(&self) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_thread(|parts| async move { parts.node.proven().await.map(drop) })
+    }
+
     fn save_clients(&self, records: Vec<ClientRecord>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.on_thread(|parts| async move { clients::save(&parts.node, &parts.clients, records).await })
+        self.on_thread(|parts| async move { parts.clients.save(&parts.node, records).await })
     }
 
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>> {
-        self.on_thread(move |parts| async move { clients::load(&parts.node, &parts.clients, client).await })
+        self.on_thread(move |parts| async move { parts.clients.load(&parts.node, client).await })
     }
 
     fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -201,6 +229,10 @@ impl Store for JetStreamStore {
             parts.notes.watch(&parts.node, sink);
             parts.notes.until_known().await
         })
+    }
+
+    fn clock_skew(&self) -> Option<ClockSkew> {
+        self.parts.node.skew.get()
     }
 
     fn knows_notes(&self) -> bool {

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::bisection::Bisection;
 use crate::cursor::Position;
 use crate::topic::{PatternSet, Topic};
 
@@ -24,6 +25,8 @@ pub(super) enum Resume {
     Begin,
     /// At a position, down from there; the log ended at the second one when the search began.
     Below(Position, Position),
+    /// By halves.
+    Bisection(Box<Bisection>),
     /// Topic by topic, in their order, after this one; from the first where it is `None`. The log ended at the position when the
     /// search began.
     Topics(Option<Topic>, Position),

@@ -139,6 +139,31 @@ async fn a_client_resumes_by_name_on_another_node() {
     }
 }
 
+/// What was sent is known of a client whichever node it was sent by, and what was not is refused on each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_beyond_what_was_sent_is_refused_on_every_node() {
+    let (_nats, mut nodes) = three();
+    let client = uuid::Uuid::new_v4().to_string();
+    let query = Query::topic("heard").with("client", &client);
+    let mut subscriber = Subscriber::start(nodes.address(0), Kind::Poll, query).await;
+    let ack = async |node: &str, cursor: &str| {
+        let body = json!({ "client": client, "cursor": cursor }).to_string();
+        Request::post("/v1/ack", "application/json", body).send(node).await
+    };
+    published(nodes.address(1), "heard", 0).await;
+    assert_eq!(subscriber.values(1).await, [0]);
+    let heard = subscriber.cursor.clone().expect("a cursor");
+    subscriber.cut();
+    let unheard = published(nodes.address(2), "unheard", 1).await;
+    for node in nodes.addresses().all() {
+        assert_eq!(ack(&node, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
+        assert_eq!(ack(&node, &heard).await.status, 200);
+    }
+    // Of a node that has ended nobody knows what it has sent.
+    nodes.kill(1, || {});
+    assert_eq!(ack(nodes.address(1), &unheard).await.status, 200);
+}
+
 /// A node that comes later has what was there before, and what is remembered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_later_knows_it_all() {
@@ -146,10 +171,14 @@ async fn a_node_that_comes_later_knows_it_all() {
     let client = uuid::Uuid::new_v4().to_string();
     let mut subscriber =
         Subscriber::start(nodes.address(0), Kind::Ws, Query::topic("a.>").with("client", &client)).await;
-    for n in 0..300 {
-        published(nodes.address(n % 3), &format!("a.{}", n % 7), n).await;
-    }
-    assert_eq!(subscriber.values(300).await.len(), 300);
+    let publishing = async {
+        for n in 0..300 {
+            published(nodes.address(n % 3), &format!("a.{}", n % 7), n).await;
+        }
+    };
+    // It reads meanwhile: one that takes nothing for two heartbeats is told `$bye`.
+    let ((), heard) = tokio::join!(publishing, subscriber.values(300));
+    assert_eq!(heard.len(), 300);
     let cursor = subscriber.cursor.clone().expect("a cursor");
     subscriber.cut();
     let body = json!({ "client": client, "cursor": moved(&cursor, position(&cursor) - 250) }).to_string();

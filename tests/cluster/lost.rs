@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use super::gaps::told;
 use super::nodes::end_of_log;
@@ -15,16 +12,7 @@ use crate::support::Server;
 use crate::support::client::{Kind, Query, Subscriber};
 use crate::support::http::Request;
 use crate::support::nats::Nats;
-
-/// How a connection to NATS is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Whole,
-    /// Closed, and nobody answers.
-    Cut,
-    /// Open, and nothing passes: a cable that was pulled out.
-    Mute,
-}
+use crate::support::nats::way::{State, Way};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut() {
@@ -43,7 +31,7 @@ async fn lost(how: State) {
         let store = format!("nats://{address}");
         tokio::task::block_in_place(|| Server::start(&["--store", &store, "--heartbeat", "500ms", "--workers", "1"]))
     };
-    let (lonely, other) = (start(&way.address), start(&nats.addresses()[0]));
+    let (lonely, other) = (start(way.address()), start(&nats.addresses()[0]));
     assert_eq!(publish(&lonely, 0).await.0, 201);
 
     let mut listeners = Vec::new();
@@ -59,7 +47,7 @@ async fn lost(how: State) {
     super::until("it says that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
     let (status, retry, error) = publish(&lonely, 1001).await;
     assert_eq!((status, retry), (503, true), "{error}");
-    assert!(!error.to_string().contains(&way.address), "whose business is it where NATS is: {error}");
+    assert!(!error.to_string().contains(way.address()), "whose business is it where NATS is: {error}");
     super::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
     assert_eq!(status_of(&lonely, "/healthz").await, 200, "restarting it would not help");
     assert_eq!(status_of(&other, "/readyz").await, 200);
@@ -124,68 +112,4 @@ async fn publish(server: &Server, number: u64) -> (u16, bool, Value) {
 
 async fn status_of(server: &Server, path: &str) -> u16 {
     Request::get(path).send(server.address()).await.status
-}
-
-/// A way to NATS that can be lost.
-struct Way {
-    address: String,
-    state: Arc<watch::Sender<State>>,
-}
-
-impl Way {
-    async fn to(upstream: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let state = Arc::new(watch::Sender::new(State::Whole));
-        let way = state.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_on(client, upstream.clone(), way.subscribe()));
-            }
-        });
-        Self { address, state }
-    }
-
-    fn set(&self, state: State) {
-        self.state.send_replace(state);
-    }
-}
-
-async fn pass_on(mut client: TcpStream, upstream: String, mut state: watch::Receiver<State>) -> std::io::Result<()> {
-    let now = *state.borrow_and_update();
-    if now == State::Cut {
-        return Ok(());
-    }
-    // One that comes while nothing passes is taken, and hears nothing.
-    let lost = state.wait_for(|state| *state == State::Whole).await.is_err();
-    if lost {
-        return Ok(());
-    }
-    let mut server = TcpStream::connect(upstream).await?;
-    let mut buffers = (vec![0; 16 << 10], vec![0; 16 << 10]);
-    loop {
-        tokio::select! {
-            changed = state.changed() => {
-                let now = *state.borrow_and_update();
-                if changed.is_err() || now == State::Cut {
-                    return Ok(());
-                }
-                if now == State::Mute {
-                    // What is on its way is neither lost nor passed on, until it is whole or cut.
-                    let _ = state.wait_for(|state| *state != State::Mute).await;
-                    if *state.borrow() == State::Cut {
-                        return Ok(());
-                    }
-                }
-            }
-            read = client.read(&mut buffers.0) => match read? {
-                0 => return Ok(()),
-                read => server.write_all(&buffers.0[..read]).await?,
-            },
-            read = server.read(&mut buffers.1) => match read? {
-                0 => return Ok(()),
-                read => client.write_all(&buffers.1[..read]).await?,
-            },
-        }
-    }
 }

@@ -6,6 +6,7 @@
 
 mod across;
 mod beneath;
+mod clocks;
 mod faults;
 mod follower;
 mod gaps;
@@ -14,6 +15,7 @@ mod ledger;
 mod load;
 mod lost;
 mod nodes;
+mod partition;
 mod publisher;
 mod rights;
 

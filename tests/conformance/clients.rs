@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::support::Server;
 use crate::support::client::{Kind, Link, Query, Subscriber};
 use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all, shared, topic, uuid};
 use crate::support::http::Request;
 use crate::support::until;
 use crate::support::wire::{moved, position};
-use crate::support::{Server, on_nats};
 
 over!(every:
     resumes_by_name_alone,
@@ -140,14 +140,11 @@ async fn acknowledged_over_http(kind: Kind) {
     assert_eq!((answer.status, &answer.json().await["cursor"]), (200, &json!(cursors[1])));
     let mut again = Subscriber::new(server.address(), kind, by_name(&client));
     assert_eq!(again.values(2).await, numbers(2..4));
-    // Beyond what it was sent nothing can have been heard, nor beyond the log. (Over NATS another node may have sent it more:
-    // there only the log's end is known to bound it.)
+    // Beyond what it was sent nothing can have been heard, nor beyond the log.
     again.cut();
     gone(&server, &client).await;
     let unheard = publish(&server, "unheard.of", 0).await;
-    if !on_nats() {
-        assert_eq!(ack(&server, &client, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
-    }
+    assert_eq!(ack(&server, &client, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
     let beyond = moved(&start, position(&end_of_log(&server).await) + 1_000_000);
     assert_eq!(ack(&server, &client, &beyond).await.error().await, (400, "bad_cursor".to_owned()));
     // Of another log: no error, and it moves nothing.

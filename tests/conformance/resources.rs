@@ -183,10 +183,6 @@ async fn an_acknowledgement_needs_a_client_and_a_cursor() {
 /// What one look at the clients costs is bounded: past it their lags are not counted to the end.
 #[tokio::test]
 async fn a_list_of_clients_that_lag_is_bounded_in_work() {
-    // Its log is in memory, whatever the run's is: once is enough.
-    if on_nats() {
-        return;
-    }
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let start = end_of_log(&server).await;
     let mut held = Vec::new();
@@ -206,7 +202,12 @@ async fn a_list_of_clients_that_lag_is_bounded_in_work() {
     }
     let listed = list().await;
     let lags: Vec<&Value> = listed["clients"].as_array().expect("a list").iter().map(|one| &one["lag"]).collect();
-    assert!(lags.iter().all(|lag| lag["more"] == true), "none is counted to the end: {lags:?}");
+    if on_nats() {
+        // JetStream finds in its index that nothing matches, without looking at the rows between.
+        assert!(lags.iter().all(|lag| **lag == json!({ "events": 0, "ms": 0 })), "{lags:?}");
+    } else {
+        assert!(lags.iter().all(|lag| lag["more"] == true), "none is counted to the end: {lags:?}");
+    }
     // By itself each is told.
     let last = listed["clients"][29]["client"].as_str().expect("a client");
     let alone = Request::get(format!("/v1/clients/{last}")).send(server.address()).await.json().await;

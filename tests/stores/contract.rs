@@ -962,8 +962,6 @@ macro_rules! contract {
         positions_are_never_used_again,
         every_topic_has_its_own_gap,
         clients_that_are_long_away_are_forgotten,
-        clients_without_an_owner_are_forgotten_first,
-        nobody_takes_more_than_a_share_of_the_clients_table,
     } };
     // One that has a clock, a count and a window of its own: `jetstream.rs` has what stands there instead.
     (shared $module:ident: $engine:ident) => { contract! { @shared $module $engine: } };
@@ -988,6 +986,8 @@ macro_rules! contract {
         clients_are_remembered,
         a_forgotten_client_is_gone_or_says_so,
         the_clients_table_is_bounded,
+        clients_without_an_owner_are_forgotten_first,
+        nobody_takes_more_than_a_share_of_the_clients_table,
         a_note_is_taken_once_by_kind_and_key,
         a_note_is_gone_at_its_end,
         notes_are_bounded_each_kind_for_itself,

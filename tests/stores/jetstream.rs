@@ -63,7 +63,15 @@ async fn the_stream_is_made_as_the_options_say() {
     assert!(config.deny_delete && config.deny_purge && config.allow_direct && config.allow_atomic_publish);
     assert_eq!(
         nats.streams(),
-        ["KV_test-bans", "KV_test-clients", "KV_test-revocations", "KV_test-tickets", "test-events"]
+        [
+            "KV_test-bans",
+            "KV_test-clients",
+            "KV_test-quorum",
+            "KV_test-revocations",
+            "KV_test-shares",
+            "KV_test-tickets",
+            "test-events"
+        ]
     );
     let clients = context.get_stream("KV_test-clients").await.unwrap().cached_info().config.clone();
     assert_eq!((clients.max_messages, clients.max_messages_per_subject), (77, 1));

@@ -4,8 +4,9 @@
 //! The binary is the one that `SWITCHBACK_TEST_NATS` names, else `target/tools/nats-server`, where `tests/run` puts it.
 
 mod credentials;
+mod links;
+pub mod way;
 
-use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+use links::Links;
+use way::State;
 
 /// How long a server or an election may take; on a loaded machine either takes some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,10 +46,20 @@ pub enum Access {
     Tls,
 }
 
+/// How the servers of a cluster find each other, and who is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Routes {
+    /// By their ports.
+    Direct,
+    /// By ways on which one can be cut from the others. Clients learn of all of them, unless they are not to.
+    Linked { advertised: bool },
+}
+
 /// One server, or a cluster. All of it ends, and its files go, when it is dropped.
 pub struct Nats {
     access: Access,
     servers: Vec<Server>,
+    links: Option<Links>,
     directory: tempfile::TempDir,
 }
 
@@ -69,9 +83,19 @@ impl Nats {
         Self::start(3, Access::Open, "")
     }
 
+    /// A cluster of three, open to anyone, of which one can be [cut](Self::cut) from the others. Whether clients of one learn of
+    /// the others.
+    pub fn linked(advertised: bool) -> Self {
+        Self::launch(3, Access::Open, "", Routes::Linked { advertised })
+    }
+
     /// So many servers; `more` is what else stands in the configuration of each. Returns once JetStream is ready: where
     /// there are several, once all of them know who leads.
     pub fn start(count: usize, access: Access, more: &str) -> Self {
+        Self::launch(count, access, more, Routes::Direct)
+    }
+
+    fn launch(count: usize, access: Access, more: &str, routes: Routes) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let host = host_of_its_own();
         let reserved: Vec<[TcpListener; 3]> = (0..count).map(|_| [(); 3].map(|()| reserve(host))).collect();
@@ -85,15 +109,21 @@ impl Nats {
                 Server { name, address, monitor, directory, process: None, paused: false }
             })
             .collect();
+        let route_ports: Vec<SocketAddr> = (0..count).map(|index| ports(index)[2]).collect();
+        let links = (routes != Routes::Direct).then(|| Links::to(&route_ports));
         for (index, server) in servers.iter().enumerate() {
             std::fs::create_dir(&server.directory).expect("a directory for the server");
-            let others = (0..count).filter(|other| *other != index).map(|other| ports(other)[2]);
-            let cluster = (count > 1).then(|| (ports(index)[2], others.collect::<Vec<_>>()));
+            let own = route_ports[index];
+            let others = match &links {
+                Some(links) => links.of(index),
+                None => route_ports.iter().filter(|port| **port != own).map(SocketAddr::to_string).collect(),
+            };
+            let cluster = (count > 1).then(|| cluster(own, &others, routes));
             let text = configuration(server, &door, cluster, more);
             std::fs::write(server.configuration_file(), text).expect("the configuration is written");
         }
         drop(reserved);
-        let mut nats = Self { access, servers, directory };
+        let mut nats = Self { access, servers, links, directory };
         nats.servers.iter_mut().for_each(Server::run);
         nats.wait_until_ready();
         nats
@@ -153,6 +183,16 @@ impl Nats {
     /// Starts one that was killed again, on its ports and its files. Returns at once; see [`Self::wait_until_ready`].
     pub fn restart(&mut self, index: usize) {
         self.servers[index].run();
+    }
+
+    /// From now on nothing passes between one server of [`Self::linked`] and the others. Their connections stay open.
+    pub fn cut(&self, index: usize) {
+        self.links.as_ref().expect("it is linked").set(index, State::Mute);
+    }
+
+    /// Lets pass what is sent between one server and the others, and what was sent meanwhile.
+    pub fn heal(&self, index: usize) {
+        self.links.as_ref().expect("it is linked").set(index, State::Whole);
     }
 
     /// Waits until every server that runs has caught up and, in a cluster, knows who leads it.
@@ -323,7 +363,7 @@ fn reserve(host: IpAddr) -> TcpListener {
     TcpListener::bind((host, 0)).expect("a free port")
 }
 
-fn configuration(server: &Server, door: &str, cluster: Option<(SocketAddr, Vec<SocketAddr>)>, more: &str) -> String {
+fn configuration(server: &Server, door: &str, cluster: Option<String>, more: &str) -> String {
     let Server { name, address, monitor, directory, .. } = server;
     let store = directory.join("jetstream");
     // What a stream may take is reserved ahead, whatever it holds.
@@ -331,12 +371,20 @@ fn configuration(server: &Server, door: &str, cluster: Option<(SocketAddr, Vec<S
         "server_name: {name}\nlisten: \"{address}\"\nhttp: \"{monitor}\"\n{door}\n{more}\n\
          jetstream {{ store_dir: {store:?}, max_memory_store: 256MB, max_file_store: 1TB }}\n"
     );
-    if let Some((own, others)) = cluster {
-        let routes: Vec<String> = others.iter().map(|other| format!("\"nats://{other}\"")).collect();
-        let routes = routes.join(", ");
-        writeln!(text, "cluster {{ name: test, listen: \"{own}\", routes: [{routes}] }}").expect("a text takes it");
-    }
+    text.extend(cluster);
     text
+}
+
+/// The part of the configuration on the others of the cluster.
+fn cluster(own: SocketAddr, others: &[String], routes: Routes) -> String {
+    let urls: Vec<String> = others.iter().map(|other| format!("\"nats://{other}\"")).collect();
+    let urls = urls.join(", ");
+    // Of each other the servers tell an address that nobody listens on, or they would find one past the links.
+    let linked = match routes {
+        Routes::Direct => String::new(),
+        Routes::Linked { advertised } => format!(", advertise: \"{}:1\", no_advertise: {}", own.ip(), !advertised),
+    };
+    format!("cluster {{ name: test, listen: \"{own}\", routes: [{urls}]{linked} }}\n")
 }
 
 /// Who may connect, as it stands in the configuration; writes the files that it takes.

@@ -36,6 +36,11 @@ pub enum Fault {
 impl Faults {
     /// A server that can be lied to, on a directory of its own.
     pub fn start(flags: &[&str]) -> (Self, Server) {
+        Self::start_ahead(0, flags)
+    }
+
+    /// As [`Self::start`], with a wall clock that is ahead of the true one from the beginning, in milliseconds.
+    pub fn start_ahead(ahead_ms: i64, flags: &[&str]) -> (Self, Server) {
         static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| build("faults", include_str!("preload/faults.c")));
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
@@ -44,6 +49,7 @@ impl Faults {
         let control = control.expect("a control file");
         control.set_len(64).expect("room for what it says");
         let faults = Self { control, directory: directory.clone() };
+        faults.set_clock(ahead_ms);
         let variables = [
             format!("LD_PRELOAD={}", library.display()),
             format!("FAULTS_CONTROL={}", path.display()),

@@ -35,7 +35,7 @@ pub(super) fn step(
     rows_max: u64,
 ) -> rusqlite::Result<Looked> {
     match std::mem::replace(&mut search.resume, Resume::Begin) {
-        Resume::Begin => match shared.few_topics(search.patterns()) {
+        Resume::Begin | Resume::Bisection(_) => match shared.few_topics(search.patterns()) {
             Some(topics) => {
                 for (_, id) in topics {
                     newest_of(db, id, search, end)?;

@@ -72,14 +72,17 @@ impl Bucket {
             hdrs: String,
         }
         let subject = format!("STREAM.MSG.GET.{}", self.stream());
-        let found: Found = match node.ask(&subject, &json!({ "last_by_subj": self.subject(key) }), end).await {
-            Ok(found) => found,
-            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
-            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
-                node.suspicion.notify_one();
-                return Err(away());
+        let found: Found = loop {
+            match node.ask(&subject, &json!({ "last_by_subj": self.subject(key) }), end).await {
+                Ok(found) => break found,
+                Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
+                Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
+                    node.suspicion.notify_one();
+                    self.remake(node).await;
+                    before_next_try(node, end).await?;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         };
         let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
         // What others have deleted with the tools of NATS leaves a marker behind.
@@ -123,8 +126,19 @@ impl Bucket {
                 Ok(ack) => return Ok(Some(ack.sequence)),
                 Err(Failure::Changed) => return Ok(None),
                 Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Missing) => {
+                    self.remake(node).await;
+                    before_next_try(node, end).await?;
+                }
                 Err(_) => before_next_try(node, end).await?,
             }
+        }
+    }
+
+    /// Makes it again where an operator has deleted it. One that is there, and only without a leader for a moment, stays as it is.
+    pub(super) async fn remake(&self, node: &Node) {
+        if let Err(reason) = node.plan.remake_bucket(&node.context, &self.name).await {
+            tracing::debug!(%reason, bucket = %self.name, "the bucket is not there, and could not be made");
         }
     }
 

@@ -2,6 +2,7 @@
 //! is there.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -11,8 +12,9 @@ use uuid::Uuid;
 
 use super::bucket::{Bucket, Put};
 use super::node::{DEADLINE, Node};
+use super::shares::{Shares, share_of};
 use crate::cursor::Epoch;
-use crate::store::{ClientRecord, StoreError};
+use crate::store::{ClientRecord, StoreError, StoreOptions};
 use crate::topic::{Pattern, PatternSet};
 
 /// Records that are written at the same time.
@@ -28,66 +30,124 @@ struct Stored {
     seen_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
+    /// The address whose share it takes, where it has no owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    /// When its share was last marked, by the node that did.
+    #[serde(default)]
+    marked_ms: u64,
+}
+
+/// The remembered clients.
+pub(super) struct Clients {
+    records: Bucket,
+    shares: Shares,
+}
+
+/// What lies in the bucket.
+struct Known {
+    record: ClientRecord,
+    marked_ms: u64,
 }
 
 impl Stored {
-    fn of(record: &ClientRecord) -> Self {
+    fn of(record: &ClientRecord, marked_ms: u64) -> Self {
         Self {
             patterns: record.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             cursor: record.cursor.to_string(),
             seen_ms: record.seen_ms,
             owner: record.owner.clone(),
+            address: record.address,
+            marked_ms,
         }
     }
 
     /// What lies there; `None` where it is not ours.
-    fn read(client: Uuid, value: &[u8]) -> Option<ClientRecord> {
+    fn read(client: Uuid, value: &[u8]) -> Option<Known> {
         let stored: Self = serde_json::from_slice(value).ok()?;
         let patterns: Result<Vec<Pattern>, _> = stored.patterns.iter().map(|text| text.parse()).collect();
-        Some(ClientRecord {
+        let record = ClientRecord {
             client,
             patterns: PatternSet::new(patterns.ok()?).ok()?,
             cursor: stored.cursor.parse().ok()?,
             seen_ms: stored.seen_ms,
             owner: stored.owner,
-            address: None,
-        })
+            address: stored.address,
+        };
+        Some(Known { record, marked_ms: stored.marked_ms })
     }
 }
 
-/// Saves records, of one client the last.
-pub(super) async fn save(node: &Node, bucket: &Bucket, records: Vec<ClientRecord>) -> Result<(), StoreError> {
-    let newest: HashMap<Uuid, ClientRecord> = records.into_iter().map(|record| (record.client, record)).collect();
-    let end = Instant::now() + DEADLINE;
-    let epoch = node.bounds().epoch;
-    let mut saved = stream::iter(newest.into_values())
-        .map(|record| save_one(node, bucket, record, epoch, end))
-        .buffer_unordered(WRITES_MAX);
-    while let Some(outcome) = saved.next().await {
-        outcome?;
+impl Clients {
+    pub(super) fn new(node: &Node, options: StoreOptions) -> Self {
+        let marks = Bucket::new(node.names.shares_bucket());
+        Self { records: Bucket::new(node.names.clients_bucket()), shares: Shares::new(marks, options) }
     }
-    Ok(())
-}
 
-async fn save_one(
-    node: &Node,
-    bucket: &Bucket,
-    record: ClientRecord,
-    epoch: Epoch,
-    end: Instant,
-) -> Result<(), StoreError> {
-    let key = record.client.to_string();
-    for _ in 0..MERGES_MAX {
-        let entry = bucket.get(node, &key, end).await?;
-        let there = entry.as_ref().and_then(|entry| Stored::read(record.client, &entry.value));
-        let merged = merge(there, record.clone(), epoch);
-        let value = serde_json::to_vec(&Stored::of(&merged)).map_err(StoreError::unavailable)?;
-        let put = Put { over: Some(entry.map_or(0, |entry| entry.revision)), ttl: None };
-        if bucket.put(node, &key, Bytes::from(value), put, end).await?.is_some() {
-            return Ok(());
+    /// Saves records, of one client the last.
+    pub(super) async fn save(&self, node: &Node, records: Vec<ClientRecord>) -> Result<(), StoreError> {
+        let newest: HashMap<Uuid, ClientRecord> = records.into_iter().map(|record| (record.client, record)).collect();
+        let end = Instant::now() + DEADLINE;
+        let epoch = node.bounds().epoch;
+        let saving = stream::iter(newest.into_values()).map(|record| self.save_one(node, record, epoch, end));
+        let mut saved = saving.buffer_unordered(WRITES_MAX);
+        while let Some(outcome) = saved.next().await {
+            outcome?;
         }
+        Ok(())
     }
-    Err(StoreError::Busy("too many nodes write the same client's record"))
+
+    async fn save_one(&self, node: &Node, record: ClientRecord, epoch: Epoch, end: Instant) -> Result<(), StoreError> {
+        let key = record.client.to_string();
+        for _ in 0..MERGES_MAX {
+            let entry = self.records.get(node, &key, end).await?;
+            let there = entry.as_ref().and_then(|entry| Stored::read(record.client, &entry.value));
+            let known = there.as_ref().map(|known| known.record.clone());
+            let merged = merge(known, record.clone(), epoch);
+            let marked_ms = self.mark(node, there, &merged, end).await?;
+            let value = serde_json::to_vec(&Stored::of(&merged, marked_ms)).map_err(StoreError::unavailable)?;
+            let put = Put { over: Some(entry.map_or(0, |entry| entry.revision)), ttl: None };
+            if self.records.put(node, &key, Bytes::from(value), put, end).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Busy("too many nodes write the same client's record"))
+    }
+
+    /// Sees to it that a record counts in its share; says when it was marked.
+    async fn mark(
+        &self,
+        node: &Node,
+        there: Option<Known>,
+        record: &ClientRecord,
+        end: Instant,
+    ) -> Result<u64, StoreError> {
+        let there = there.filter(|known| !known.record.is_forgotten());
+        let before = there.as_ref().map(|known| share_of(&known.record));
+        if record.is_forgotten() {
+            if let Some(before) = &before {
+                self.shares.unmark(node, before, record.client, 0, end).await?;
+            }
+            return Ok(0);
+        }
+        if let Some(Known { record: known, marked_ms }) = &there {
+            let is_fresh = record.seen_ms.saturating_sub(*marked_ms) < self.shares.renewal_ms();
+            if is_fresh && before.as_ref() == Some(&share_of(record)) && known.weight() == record.weight() {
+                return Ok(*marked_ms);
+            }
+        }
+        self.shares.mark(node, &self.records, record, before.as_deref(), end).await?;
+        Ok(record.seen_ms)
+    }
+
+    /// What is remembered of a client, as a majority knows it: by an older record it would hear events for a second time.
+    pub(super) async fn load(&self, node: &Node, client: Uuid) -> Result<Option<ClientRecord>, StoreError> {
+        node.proven().await?;
+        let entry = self.records.get(node, &client.to_string(), Instant::now() + DEADLINE).await?;
+        let known = entry.and_then(|entry| Stored::read(client, &entry.value));
+        // Only its share is kept by it: a client without an owner may come from anywhere.
+        Ok(known.map(|known| ClientRecord { address: None, ..known.record }))
+    }
 }
 
 /// An acknowledgement only moves forward within an epoch, and one of this log stands before one of another. The rest is
@@ -101,18 +161,13 @@ fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> Client
     };
     let cursor = if keep { there.cursor } else { new.cursor };
     let newer = if there.seen_ms > new.seen_ms { &there } else { &new };
+    let owner = there.owner.clone().or_else(|| new.owner.clone());
     ClientRecord {
         client: new.client,
         patterns: newer.patterns.clone(),
         cursor,
         seen_ms: newer.seen_ms,
-        owner: there.owner.clone().or_else(|| new.owner.clone()),
-        address: None,
+        address: if owner.is_none() { new.address.or(there.address) } else { None },
+        owner,
     }
-}
-
-/// What is remembered of a client.
-pub(super) async fn load(node: &Node, bucket: &Bucket, client: Uuid) -> Result<Option<ClientRecord>, StoreError> {
-    let entry = bucket.get(node, &client.to_string(), Instant::now() + DEADLINE).await?;
-    Ok(entry.and_then(|entry| Stored::read(client, &entry.value)))
 }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 use super::names::Names;
+use super::servers::Servers;
 use crate::store::OpenError;
 
 /// How often the server is asked whether it is there. Two answers missing, and the connection counts as lost: a server
@@ -170,18 +172,26 @@ pub(super) struct Link {
     pub(super) made: u64,
 }
 
-/// Connects, and waits a while for a NATS that is not there yet. Returns with a watch on the connection.
-pub(super) async fn connect(options: &JetStreamOptions) -> Result<(Client, watch::Receiver<Link>), OpenError> {
+/// A connection that is made again, to whichever server, when it is lost.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) servers: Arc<Servers>,
+}
+
+/// Connects, and waits a while for a NATS that is not there yet.
+pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, OpenError> {
+    let known = Arc::new(Servers::default());
     let end = tokio::time::Instant::now() + START_WAIT;
     let mut told = false;
     loop {
         let (link, watched) = watch::channel(Link { up: true, made: 1 });
         let servers: Result<Vec<ServerAddr>, _> = options.servers.iter().map(NatsServer::parsed).collect();
         let servers = servers.map_err(|error| refused(options, &error))?;
-        let reason = match with(options, link).await?.connect(servers).await {
+        let reason = match with(options, link, known.clone()).await?.connect(servers).await {
             Ok(client) => {
                 check_version(options, &client)?;
-                return Ok((client, watched));
+                return Ok(Connection { client, link: watched, servers: known });
             }
             Err(error) => error,
         };
@@ -195,7 +205,11 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<(Client, watch
     }
 }
 
-async fn with(options: &JetStreamOptions, link: watch::Sender<Link>) -> Result<ConnectOptions, OpenError> {
+async fn with(
+    options: &JetStreamOptions,
+    link: watch::Sender<Link>,
+    servers: Arc<Servers>,
+) -> Result<ConnectOptions, OpenError> {
     let mut connect = ConnectOptions::new()
         .name("switchback")
         .ping_interval(PING_INTERVAL)
@@ -208,6 +222,7 @@ async fn with(options: &JetStreamOptions, link: watch::Sender<Link>) -> Result<C
             let longest = (Duration::from_millis(50) * 2_u32.pow(exponent)).min(RECONNECT_WAIT_MAX);
             longest.mul_f64(rand::random_range(0.5..=1.0))
         })
+        .reconnect_to_server_callback(move |pool, _| std::future::ready(servers.choose(&pool)))
         .event_callback(move |event| {
             match &event {
                 Event::Connected => {

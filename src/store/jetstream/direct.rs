@@ -40,7 +40,7 @@ impl Slice {
 /// A message of the stream.
 pub(super) struct Found {
     pub(super) position: Position,
-    subject: String,
+    pub(super) subject: String,
     received_ms: u64,
     payload: Bytes,
 }
@@ -54,10 +54,23 @@ impl Found {
     }
 }
 
-/// Reads at most `count` messages from `from` on, until so many bytes have passed; asked again where an answer does not
-/// come, or not whole.
+/// Reads at most `count` messages of the log; see [`slice_of`].
 pub(super) async fn slice(
     node: &Node,
+    from: Position,
+    filter: Option<&str>,
+    count: usize,
+    bytes: usize,
+    end: Instant,
+) -> Result<Slice, StoreError> {
+    slice_of(node, &node.names.stream, from, filter, count, bytes, end).await
+}
+
+/// Reads at most `count` messages from `from` on, until so many bytes have passed; asked again where an answer does not
+/// come, or not whole.
+pub(super) async fn slice_of(
+    node: &Node,
+    stream: &str,
     from: Position,
     filter: Option<&str>,
     count: usize,
@@ -74,7 +87,7 @@ pub(super) async fn slice(
             return Err(away());
         }
         let try_end = end.min(Instant::now() + REQUEST_TIMEOUT);
-        if let Ok(Some(slice)) = timeout_at(try_end, once(node, &body)).await {
+        if let Ok(Some(slice)) = timeout_at(try_end, once(node, stream, &body)).await {
             return Ok(slice);
         }
         if Instant::now() + RETRY_WAIT >= end {
@@ -84,10 +97,10 @@ pub(super) async fn slice(
     }
 }
 
-async fn once(node: &Node, body: &Bytes) -> Option<Slice> {
+async fn once(node: &Node, stream: &str, body: &Bytes) -> Option<Slice> {
     let inbox = node.client.new_inbox();
     let mut answers = node.client.subscribe(inbox.clone()).await.ok()?;
-    let subject = format!("$JS.API.DIRECT.GET.{}", node.names.stream);
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
     node.client.publish_with_reply(subject, inbox, body.clone()).await.ok()?;
     let mut slice = Slice::default();
     let mut pending = 0;

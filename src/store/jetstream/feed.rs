@@ -69,7 +69,10 @@ impl Follower {
             return Err(Lost);
         }
         let made = node.link.borrow().made;
-        let seen = find(node, end).await?;
+        let mut seen = find(node, end).await?;
+        if seen.epoch != self.epoch {
+            seen = node.proven().await.map_err(|_| Lost)?;
+        }
         self.settle_in(node, &seen);
         let inbox = node.client.new_inbox();
         let mut messages = node.client.subscribe(inbox.clone()).await.map_err(|_| Lost)?;
@@ -284,7 +287,7 @@ async fn find(node: &Node, end: Instant) -> Result<Seen, AskError> {
         outcome => return outcome,
     }
     tracing::error!(stream = %node.names.stream, "the stream has been deleted, with every event in it; making it anew");
-    if let Err(reason) = node.plan.remake(&node.context).await {
+    if let Err(reason) = node.plan.remake_events(&node.context).await {
         tracing::warn!(%reason, "the stream could not be made");
     }
     identify(node, end).await

@@ -2,42 +2,29 @@
 
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::stream::{Info, PeerInfo};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::node::{AskError, DEADLINE, Looks, Node, Seen, away};
+use super::node::{AskError, DEADLINE, Node, RETRY_WAIT, Seen, away};
+use crate::clock;
 use crate::cursor::{Epoch, Position};
 use crate::store::StoreError;
-
-/// Most who are answered by one look.
-const SHARED_MAX: usize = 1024;
 
 /// Copies of a stream forget by age each by its own clock. What has no longer than this to live counts as gone, so that
 /// a copy whose clock is ahead is not silent about what it has forgotten already.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
-/// Serves looks for as long as the store's thread runs. There is never more than one under way.
-pub(super) async fn serve(node: std::sync::Arc<Node>, mut asked: Looks) {
-    while let Some(first) = asked.recv().await {
-        let mut waiting = vec![first];
-        while waiting.len() < SHARED_MAX
-            && let Ok(next) = asked.try_recv()
-        {
-            waiting.push(next);
-        }
-        let outcome = look(&node).await;
-        for answer in waiting {
-            // Whoever has gone does not want it any more.
-            let _ = answer.send(outcome.clone());
-        }
-    }
+/// Asks the leader, and takes in what it says.
+pub(super) async fn look(node: &Node) -> Result<Seen, StoreError> {
+    look_until(node, Instant::now() + DEADLINE).await
 }
 
-async fn look(node: &Node) -> Result<Seen, StoreError> {
-    let end = Instant::now() + DEADLINE;
+/// The same, for a shorter while.
+pub(super) async fn look_until(node: &Node, end: Instant) -> Result<Seen, StoreError> {
     match identify(node, end).await {
         Ok(seen) => {
             // The feed takes in what is new of the log's beginning, and tells it on.
@@ -56,13 +43,41 @@ async fn look(node: &Node) -> Result<Seen, StoreError> {
 
 /// Asks the leader.
 pub(super) async fn identify(node: &Node, end: Instant) -> Result<Seen, AskError> {
-    let stream = &node.names.stream;
-    let info: Info = node.ask(&format!("STREAM.INFO.{stream}"), &(), end).await?;
-    let mut seen = seen(stream, &info);
+    let described = describe(node, end).await?;
+    let mut seen = seen(&node.names.stream, &described.info);
     if let Some(age_max) = node.plan.retention.age_max {
-        seen.floor = seen.floor.max(age_floor(node, &info, age_max, end).await?);
+        seen.floor = seen.floor.max(age_floor(node, &described, age_max, end).await?);
     }
     Ok(seen)
+}
+
+/// A stream's description, by its leader.
+pub(super) struct Described {
+    pub(super) info: Info,
+    /// The leader's clock when it answered.
+    pub(super) at: DateTime,
+}
+
+/// Asks the leader for the stream's description. A copy that has lost its leader answers, too, from what it knows itself: that is
+/// taken for no answer.
+pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, AskError> {
+    let subject = format!("STREAM.INFO.{}", node.names.stream);
+    loop {
+        let (asked, asked_ms) = (Instant::now(), clock::wall_ms());
+        let answer: Value = node.ask(&subject, &(), end).await?;
+        let at = answer["ts"].as_str().and_then(|text| async_nats::datetime::parse_rfc3339(text).ok());
+        if let Some(at) = at {
+            node.skew.measured(asked_ms, asked.elapsed(), at);
+        }
+        let info: Info = serde_json::from_value(answer).map_err(|_| AskError::Away)?;
+        if info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some()) {
+            return Ok(Described { info, at: at.unwrap_or_else(async_nats::datetime::now) });
+        }
+        if Instant::now() + RETRY_WAIT >= end {
+            return Err(AskError::Away);
+        }
+        tokio::time::sleep(RETRY_WAIT).await;
+    }
 }
 
 /// What a stream's description says of it.
@@ -76,14 +91,27 @@ pub(super) fn seen(stream: &str, info: &Info) -> Seen {
         floor: floor.min(last),
         last,
         replicated: info.config.num_replicas > 1,
+        quorum_age: quorum_age(info),
     }
 }
 
+/// How long ago the leader has last heard from so many of the other copies that, with itself, they are a majority.
+pub(super) fn quorum_age(info: &Info) -> Duration {
+    let Some(cluster) = &info.cluster else { return Duration::ZERO };
+    // One that the leader has never heard from has an age of exactly zero.
+    let age = |peer: &PeerInfo| if peer.active.is_zero() || peer.offline { Duration::MAX } else { peer.active };
+    let mut ages: Vec<Duration> = cluster.replicas.iter().map(age).collect();
+    ages.sort_unstable();
+    let others_needed = ages.len().div_ceil(2);
+    others_needed.checked_sub(1).and_then(|last| ages.get(last).copied()).unwrap_or_default()
+}
+
 /// Everything that has no longer to live than clocks may differ is up to here.
-async fn age_floor(node: &Node, info: &Info, age_max: Duration, end: Instant) -> Result<Position, AskError> {
+/// By the leader's clock: by this node's, one that is ahead would declare gone what JetStream keeps.
+async fn age_floor(node: &Node, described: &Described, age_max: Duration, end: Instant) -> Result<Position, AskError> {
     let margin = CLOCKS_DIFFER.min(age_max / 8);
-    let state = &info.state;
-    let cutoff = async_nats::datetime::now() - age_max.saturating_sub(margin);
+    let state = &described.info.state;
+    let cutoff = described.at - age_max.saturating_sub(margin);
     if state.messages == 0 || state.first_timestamp > cutoff {
         return Ok(Position::ZERO);
     }

@@ -126,13 +126,15 @@ fn ours(topic: &Topic, payload: &[u8]) -> Option<Draft> {
     };
     let time_ms = next()?.parse().ok()?;
     let content = next()?;
-    let mut event =
-        match [Content::Json, Content::Base64, Content::Deletion].into_iter().find(|one| word(*one) == content)? {
-            Content::Deletion => NewEvent::deletion(topic.clone()),
-            content => NewEvent::new(topic.clone(), Data::from_stored(data, content == Content::Base64)),
-        };
+    let content = [Content::Json, Content::Base64, Content::Deletion].into_iter().find(|one| word(*one) == content)?;
+    // Headers and data are made safe again: whoever may publish to the subject could have written these lines as well.
+    let mut event = match content {
+        Content::Deletion => NewEvent::deletion(topic.clone()),
+        Content::Base64 => NewEvent::new(topic.clone(), Data::encoded(serde_json::from_str(data).ok()?).ok()?),
+        Content::Json => NewEvent::new(topic.clone(), Data::json(data).ok()?),
+    };
     if !headers.is_empty() {
-        event = event.with_headers(EventHeaders::from_stored(headers));
+        event = event.with_headers(EventHeaders::json(headers).ok()?);
     }
     let (name, id) = (next()?, next()?);
     if words.next().is_some() {
@@ -260,6 +262,22 @@ mod tests {
             assert_eq!((draft.data(), draft.is_base64(), draft.time_ms()), (data, base64, 77), "{payload:?}");
         }
         assert!(draft(&"x".repeat(256), b"1", 0).is_none());
+    }
+
+    #[test]
+    fn what_others_put_there_in_our_form_is_made_safe() {
+        for (payload, data, base64) in [
+            ("1 5 json - -\n\"</script>\u{2028}\"", r#""\u003c/script>\u2028""#, false),
+            ("1 5 json - -\n{\"a\":\n1}", r#"{"a":1}"#, false),
+            ("1 5 json - -\nalert(1)", r#""1 5 json - -\nalert(1)""#, false),
+            ("1 5 base64 - -\n\"AA==\"", r#""AA==""#, true),
+            ("1 5 base64 - -\n\"</script>\"", r#""1 5 base64 - -\n\"\u003c/script>\"""#, false),
+            ("2 5 json - -\n{\"a\":1}\n1", r#""2 5 json - -\n{\"a\":1}\n1""#, false),
+            ("1 5 base64 - -\n1}", r#""1 5 base64 - -\n1}""#, false),
+        ] {
+            let draft = draft("a.b", payload.as_bytes(), 77).unwrap();
+            assert_eq!((draft.data(), draft.is_base64()), (data, base64), "{payload:?}");
+        }
     }
 
     #[test]

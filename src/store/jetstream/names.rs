@@ -47,6 +47,26 @@ impl Names {
         subject.strip_prefix(&self.subject_root)
     }
 
+    /// The bucket that is written to as a proof of a quorum.
+    pub(super) fn quorum_bucket(&self) -> String {
+        format!("{}-quorum", self.prefix)
+    }
+
+    /// The bucket of the marks that say whose share a record takes.
+    pub(super) fn shares_bucket(&self) -> String {
+        format!("{}-shares", self.prefix)
+    }
+
+    /// Where nodes ask each other how far a client was sent everything.
+    pub(super) fn sent_subject(&self) -> String {
+        format!("{}.sent", self.prefix)
+    }
+
+    /// Where nodes tell each other how far their clocks are from NATS's.
+    pub(super) fn clock_subject(&self) -> String {
+        format!("{}.clock", self.prefix)
+    }
+
     /// The bucket of remembered clients.
     pub(super) fn clients_bucket(&self) -> String {
         format!("{}-clients", self.prefix)

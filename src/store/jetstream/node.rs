@@ -8,12 +8,16 @@ use async_nats::Client;
 use async_nats::jetstream::{Context, ErrorCode, context::ContextBuilder, response::Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::Link;
+use super::connect::{Connection, Link};
 use super::names::Names;
+use super::servers::Servers;
 use super::setup::Plan;
+use super::single_flight::SingleFlight;
+use super::skew::{self, Skew};
+use super::{look, quorum};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::store::{Bounds, StoreError};
 use crate::sync::lock;
@@ -29,9 +33,6 @@ pub(super) const RETRY_WAIT: Duration = Duration::from_millis(100);
 
 /// How often the leader is asked again that is behind what a copy has shown.
 const LEADER_BEHIND_MAX: u32 = 10;
-
-/// Who may wait for a look at the stream.
-const LOOKS_MAX: usize = 16 << 10;
 
 /// Acknowledgements of publishes that may be outstanding: more than [`super::publish`] lets in.
 const ACKS_MAX: usize = 64 << 10;
@@ -49,7 +50,11 @@ pub(super) struct Node {
     fed: watch::Sender<Fed>,
     /// The stream may be another one, or gone: the feed looks.
     pub(super) suspicion: Notify,
-    looks: mpsc::Sender<oneshot::Sender<Result<Seen, StoreError>>>,
+    looks: SingleFlight<Seen>,
+    proofs: SingleFlight<Seen>,
+    servers: Arc<Servers>,
+    /// How far this node's clock is from others.
+    pub(super) skew: Skew,
 }
 
 /// What this process knows of the log.
@@ -78,24 +83,20 @@ pub(super) struct Seen {
     pub(super) last: Position,
     /// Whether there is more than one copy.
     pub(super) replicated: bool,
+    /// How long before, at the least, the leader had a majority of the copies behind it.
+    pub(super) quorum_age: Duration,
 }
 
-/// The requests for looks, to be served by [`super::look::serve`].
-pub(super) type Looks = mpsc::Receiver<oneshot::Sender<Result<Seen, StoreError>>>;
-
 impl Node {
-    pub(super) fn new(
-        client: Client,
-        names: Names,
-        plan: Plan,
-        link: watch::Receiver<Link>,
-        seen: Seen,
-    ) -> (Arc<Self>, Looks) {
+    /// The node over a connection, with its tasks begun.
+    pub(super) fn start(connection: Connection, names: Names, plan: Plan, seen: Seen) -> Arc<Self> {
+        let Connection { client, link, servers } = connection;
         let context = context(&client);
-        let (looks, asked) = mpsc::channel(LOOKS_MAX);
+        let (looks, look_callers) = SingleFlight::new();
+        let (proofs, proof_callers) = SingleFlight::new();
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
-        let node = Self {
+        let node = Arc::new(Self {
             client,
             context,
             names,
@@ -106,8 +107,16 @@ impl Node {
             fed,
             suspicion: Notify::new(),
             looks,
-        };
-        (Arc::new(node), asked)
+            proofs,
+            servers,
+            skew: Skew::new(),
+        });
+        let (looking, proving) = (node.clone(), node.clone());
+        tokio::spawn(look_callers.serve(Duration::ZERO, async move || look::look(&looking).await));
+        tokio::spawn(proof_callers.serve(quorum::PROOF_INTERVAL, async move || quorum::prove(&proving).await));
+        tokio::spawn(quorum::watch(node.clone()));
+        tokio::spawn(skew::exchange(node.clone()));
+        node
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -186,9 +195,24 @@ impl Node {
 
     /// A look at the stream that begins after this call: what is asked for at the same time is one question.
     pub(super) async fn look(&self) -> Result<Seen, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.looks.try_send(answer).map_err(|_| StoreError::Busy("too many ask where the log ends"))?;
-        answered.await.unwrap_or_else(|_| Err(away()))
+        self.looks.ask().await
+    }
+
+    /// A look at the stream, with the proof that a majority says the same: what to believe where a client would lose something by it.
+    /// See [`quorum`].
+    pub(super) async fn proven(&self) -> Result<Seen, StoreError> {
+        self.proofs.ask().await
+    }
+
+    /// Leaves the server that is connected to for another one; says whether there is one.
+    pub(super) async fn leave_server(&self) -> bool {
+        let pool = self.client.server_pool().await.unwrap_or_default();
+        if pool.len() < 2 {
+            return false;
+        }
+        let server = self.servers.leave().unwrap_or_default();
+        tracing::warn!(%server, "the NATS server has no quorum: it is cut from the others, or they are down; trying another");
+        self.client.force_reconnect().await.is_ok()
     }
 
     /// A look by a leader that is not behind what somebody has been given. A copy may take in what is agreed on before
@@ -208,7 +232,10 @@ impl Node {
     /// The log's bounds as the leader knows them, to judge a cursor by. Where the stream has become another one, this
     /// process has taken that in when this returns.
     pub(super) async fn refresh(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
-        let seen = self.look_past(cursor).await?;
+        let mut seen = self.look_past(cursor).await?;
+        if seen.epoch != cursor.epoch || seen.last < cursor.position {
+            seen = self.proven().await?;
+        }
         if self.bounds().epoch == seen.epoch {
             return Ok(self.bounds());
         }

@@ -38,6 +38,7 @@ const WATCHED: [NoteKind; 2] = [NoteKind::Ban, NoteKind::Revocation];
 struct Stored {
     key: String,
     value: String,
+    /// By the clock of NATS.
     until_ms: u64,
 }
 
@@ -85,7 +86,7 @@ impl Notes {
         let stored = Stored {
             key: note.key.clone(),
             value: base64::engine::general_purpose::STANDARD.encode(&note.value),
-            until_ms: note.until_ms,
+            until_ms: note.until_ms.saturating_add_signed(self.nats_ahead_ms(node)),
         };
         let value = serde_json::to_vec(&stored).map_err(StoreError::unavailable)?;
         let left = Duration::from_millis(note.until_ms.saturating_sub(self.believed_ms()));
@@ -107,8 +108,14 @@ impl Notes {
     ) -> Result<Option<Note>, StoreError> {
         let end = Instant::now() + DEADLINE;
         let bucket = self.bucket(kind);
-        let Some(entry) = bucket.get(node, &key(name), end).await? else { return Ok(None) };
-        let Some(note) = read(kind, &entry.value) else { return Ok(None) };
+        let mut entry = bucket.get(node, &key(name), end).await?;
+        if entry.is_none() {
+            // To remove one is a proof in itself; that there is none needs another.
+            node.proven().await?;
+            entry = bucket.get(node, &key(name), end).await?;
+        }
+        let Some(entry) = entry else { return Ok(None) };
+        let Some(note) = self.read(node, kind, &entry.value) else { return Ok(None) };
         if note.until_ms <= now_ms || !bucket.remove(node, entry.revision, end).await? {
             return Ok(None);
         }
@@ -139,6 +146,22 @@ impl Notes {
     /// The time by which notes end: a jump of this node's clock does not end what others have made, nor its own too early for them.
     fn believed_ms(&self) -> u64 {
         clock::wall_ms().saturating_add_signed(self.believed_ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// How far NATS's clock is ahead of the time by which notes end here, in milliseconds. In the bucket they end by NATS's: so they
+    /// do at the same moment for all nodes, whatever their clocks say. In whole seconds, or the end would move by what the
+    /// measurements differ by.
+    fn nats_ahead_ms(&self, node: &Node) -> i64 {
+        let ahead_ms = node.skew.nats_ahead_ms().saturating_sub(self.believed_ahead_ms.load(Ordering::Relaxed));
+        ahead_ms.saturating_add(500).div_euclid(1000).saturating_mul(1000)
+    }
+
+    /// What lies in a bucket; `None` where it is not ours.
+    fn read(&self, node: &Node, kind: NoteKind, value: &[u8]) -> Option<Note> {
+        let stored: Stored = serde_json::from_slice(value).ok()?;
+        let value = base64::engine::general_purpose::STANDARD.decode(stored.value).ok()?;
+        let until_ms = stored.until_ms.saturating_add_signed(self.nats_ahead_ms(node).saturating_neg());
+        Some(Note { kind, key: stored.key, value, until_ms })
     }
 
     /// Watches the buckets from the beginning, again whenever a watch breaks.
@@ -189,7 +212,13 @@ impl Notes {
     async fn watch_once(&self, node: &Node, kind: NoteKind) -> Result<(), async_nats::Error> {
         node.until_up(Instant::now() + DEADLINE).await;
         let bucket = self.bucket(kind);
-        let stream = node.context.get_stream(bucket.stream()).await?;
+        let stream = match node.context.get_stream(bucket.stream()).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                bucket.remake(node).await;
+                return Err(error.into());
+            }
+        };
         let config = OrderedConfig {
             deliver_subject: node.client.new_inbox(),
             description: Some("Switchback's notes".into()),
@@ -203,18 +232,19 @@ impl Notes {
         }
         let mut messages = consumer.messages().await?;
         let mut link = node.link.clone();
+        let made = link.borrow().made;
         loop {
             // What is saved elsewhere while the connection is gone is not known here: then it is said, and read again. To
             // leave that to the consumer would be to say nothing until its heartbeats are missed.
             let message = tokio::select! {
                 message = messages.next() => message,
-                _ = link.wait_for(|link| !link.up).map(drop) => return Ok(()),
+                _ = link.wait_for(|link| !link.up || link.made != made).map(drop) => return Ok(()),
             };
             let Some(message) = message else { return Ok(()) };
             let message: jetstream::Message = message?;
             let info = message.info()?;
             let (revision, pending) = (info.stream_sequence, info.pending);
-            if let Some(note) = read(kind, &message.payload) {
+            if let Some(note) = self.read(node, kind, &message.payload) {
                 self.tell(note, revision);
             }
             if pending == 0 {
@@ -222,12 +252,6 @@ impl Notes {
             }
         }
     }
-}
-
-fn read(kind: NoteKind, value: &[u8]) -> Option<Note> {
-    let stored: Stored = serde_json::from_slice(value).ok()?;
-    let value = base64::engine::general_purpose::STANDARD.decode(stored.value).ok()?;
-    Some(Note { kind, key: stored.key, value, until_ms: stored.until_ms })
 }
 
 /// Any text as a key of a bucket: one token.

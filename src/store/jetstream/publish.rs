@@ -169,6 +169,8 @@ pub(super) async fn acknowledged(node: &Node, sent: PublishAckFuture) -> Result<
 pub(super) enum Failure {
     /// It may be stored or not; or is known not to be, and could be the next time.
     Again,
+    /// Nobody listens: the stream is without a leader for a moment, or gone.
+    Missing,
     /// A batch holds an id that is known already.
     Known,
     /// JetStream has too many batches under way.
@@ -185,9 +187,8 @@ impl Failure {
     fn of(node: &Node, error: &PublishError) -> Self {
         match error.kind() {
             PublishErrorKind::StreamNotFound => {
-                // Nobody listens on the subject: the stream is without a leader for a moment, or gone.
                 node.suspicion.notify_one();
-                Self::Again
+                Self::Missing
             }
             PublishErrorKind::WrongLastMessageId => Self::Unknown,
             PublishErrorKind::WrongLastSequence => Self::Changed,

@@ -48,10 +48,15 @@ impl Reader {
         Self { places: Semaphore::new(READS_MAX) }
     }
 
-    /// A search for the newest that match, in one step: it is bounded by the number of filters, not of events.
-    pub(super) async fn search_last(&self, node: &Node, search: LastSearch) -> Result<LastStep, StoreError> {
+    /// One step of a search for the newest that match. Others have their turn between two steps.
+    pub(super) async fn search_last(
+        &self,
+        node: &Node,
+        search: LastSearch,
+        rows_max: u64,
+    ) -> Result<LastStep, StoreError> {
         let _place = self.place(Instant::now() + DEADLINE).await?;
-        last::search(node, search).await
+        last::search(node, search, rows_max).await
     }
 
     async fn place(&self, end: Instant) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
@@ -77,7 +82,10 @@ impl Reader {
                 break;
             }
         }
-        let seen = node.look_past(Cursor::new(bounds.epoch, page.through)).await?;
+        let mut seen = node.look_past(Cursor::new(bounds.epoch, page.through)).await?;
+        if seen.floor > request.after {
+            seen = node.proven().await?;
+        }
         if seen.epoch != bounds.epoch {
             return Err(StoreError::unavailable("the stream has just become another one"));
         }

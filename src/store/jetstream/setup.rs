@@ -28,6 +28,9 @@ const WINDOW_MIN: Duration = Duration::from_millis(100);
 /// Copies of a stream in a cluster, unless told otherwise.
 const REPLICAS_IN_CLUSTER: usize = 3;
 
+/// More marks than these for each client of the table are the weight of a table that is full already.
+const MARKS_PER_CLIENT: usize = 2;
+
 /// What is to be there.
 pub(super) struct Plan {
     pub(super) retention: Retention,
@@ -100,11 +103,18 @@ impl Plan {
             DiscardPolicy::Old,
             store.client_idle_max,
         )];
+        // A record has at most as many marks as its weight.
+        let marks_max = store.clients_max.saturating_mul(MARKS_PER_CLIENT);
+        let marks = names.shares_bucket();
+        let description = "Switchback's shares of remembered clients";
+        buckets.push(bucket(marks, description, marks_max, DiscardPolicy::Old, store.client_idle_max));
         for kind in [NoteKind::Ticket, NoteKind::Ban, NoteKind::Revocation] {
             let name = names.notes_bucket(kind);
             let description = format!("Switchback's {}s", kind.name());
             buckets.push(bucket(name, &description, store.notes_max, DiscardPolicy::New, Duration::ZERO));
         }
+        let quorum = names.quorum_bucket();
+        buckets.push(bucket(quorum, "Switchback's proofs of a quorum", 1, DiscardPolicy::Old, Duration::ZERO));
         Self { retention, knows_ids, window, atomic, replicas: options.replicas.map(usize::from), events, buckets }
     }
 
@@ -118,12 +128,17 @@ impl Plan {
         Ok(info)
     }
 
-    /// Makes what has been deleted again, as it was.
-    pub(super) async fn remake(&self, context: &Context) -> Result<(), String> {
-        for config in std::iter::once(&self.events).chain(&self.buckets) {
-            self.create(context, config).await.map_err(|error| error.to_string())?;
+    /// Makes the log's stream again, as it was, where it has been deleted. Whoever uses a bucket makes that.
+    pub(super) async fn remake_events(&self, context: &Context) -> Result<(), String> {
+        self.create(context, &self.events).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Makes a bucket again, as it was, where it has been deleted.
+    pub(super) async fn remake_bucket(&self, context: &Context, bucket: &str) -> Result<(), String> {
+        match self.buckets.iter().find(|config| config.name.strip_prefix("KV_") == Some(bucket)) {
+            Some(config) => self.create(context, config).await.map(drop).map_err(|error| error.to_string()),
+            None => Err("it is none of this installation's".to_owned()),
         }
-        Ok(())
     }
 
     async fn one(
@@ -287,7 +302,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Difference> {
     fn plain<T: Debug>(value: &T) -> String {
         format!("{value:?}").to_lowercase()
     }
-    let clients = wanted.name.ends_with("-clients");
+    let clients = wanted.name.ends_with("-clients") || wanted.name.ends_with("-shares");
     let flags = if wanted.name.starts_with("KV_") {
         if clients { ["--max-clients", "", "--client-idle", ""] } else { ["", "", "", ""] }
     } else {

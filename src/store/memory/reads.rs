@@ -101,7 +101,7 @@ fn by_topic(
 pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u64) -> LastStep {
     let mut below = match search.resume {
         Resume::Below(position, _) => position,
-        Resume::Begin | Resume::Topics(..) => match newest_by_topic(log, &mut search) {
+        Resume::Begin | Resume::Bisection(_) | Resume::Topics(..) => match newest_by_topic(log, &mut search) {
             Ok(floor) => return LastStep { vain_rows: 0, progress: search.done(floor) },
             Err(last) => last,
         },

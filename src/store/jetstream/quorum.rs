@@ -1,0 +1,129 @@
+//! Whether NATS, as this node reaches it, speaks for a majority.
+//!
+//! A server that is cut from its peers goes on answering for the streams that it leads, for ten seconds and more, from a log that ends
+//! where the cut began. Believed, it would send clients back that are further, and they would hear events twice. So what takes
+//! something from a client (its cursor is ahead, its events are trimmed, its log is another one, its record is not there) is believed
+//! only with a proof:
+//!
+//! 1. A write is acknowledged that the servers have to agree on: to a bucket of its own beside the log, so that the log holds events and
+//!    nothing else. (A write to the log itself that is bound to be refused would not do: some versions of NATS refuse it before they
+//!    agree, others stop the stream over it.)
+//! 2. After that, over the same connection, the log's leader answers, and has heard from a majority of the copies less than
+//!    [`QUORUM_AGE_MAX`] ago: sooner than those could have elected another.
+//!
+//! One proof serves all that wait for one. Where there is none within the deadline, the node does not know: readers wait or get 503, and
+//! the node is not ready. A server without a quorum is left for another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::bucket::{Bucket, Put};
+use super::look::{describe, look_until, quorum_age};
+use super::node::{Node, REQUEST_TIMEOUT, RETRY_WAIT, Seen};
+use crate::store::StoreError;
+
+/// The one key of the bucket.
+const KEY: &str = "proof";
+
+/// The copies of a stream elect another leader after four seconds of silence at the earliest.
+const QUORUM_AGE_MAX: Duration = Duration::from_secs(3);
+
+/// How long a proof may take: an election takes longer, and whoever waits for it comes back.
+const PROOF_WAIT: Duration = Duration::from_secs(3);
+
+/// Between two proofs: at most fifty a second, however many wait.
+pub(super) const PROOF_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often the connection's server is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a server is kept whose leader hears from no majority: the others may have just begun to elect another.
+const PATIENCE_ALONE: Duration = Duration::from_secs(4);
+
+/// The same where no leader answers: most elections are over by then.
+const PATIENCE_SILENT: Duration = Duration::from_secs(7);
+
+/// How often the patience is doubled where the servers before had no quorum either: then it is not the server.
+const DOUBLED_MAX: u32 = 3;
+
+/// What the log's leader says, with the proof that it leads.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] where there is no proof within the deadline.
+pub(super) async fn prove(node: &Node) -> Result<Seen, StoreError> {
+    let end = Instant::now() + PROOF_WAIT;
+    loop {
+        let made = node.link.borrow().made;
+        agree(node, end).await?;
+        let asked = Instant::now();
+        let seen = look_until(node, end).await?;
+        if seen.quorum_age.saturating_add(asked.elapsed()) < QUORUM_AGE_MAX && node.link.borrow().made == made {
+            return Ok(seen);
+        }
+        if Instant::now() + RETRY_WAIT >= end {
+            return Err(StoreError::unavailable("the NATS server that this node is connected to has no quorum"));
+        }
+        sleep(RETRY_WAIT).await;
+    }
+}
+
+/// Writes what the servers have to agree on.
+async fn agree(node: &Node, end: Instant) -> Result<(), StoreError> {
+    let bucket = Bucket::new(node.names.quorum_bucket());
+    bucket.put(node, KEY, Bytes::new(), Put::default(), end).await.map(drop)
+}
+
+/// Leaves a server that is without a quorum for another one, for as long as the store's thread runs.
+pub(super) async fn watch(node: Arc<Node>) {
+    let mut had_quorum = Instant::now();
+    let (mut made, mut left) = (0, 0);
+    loop {
+        sleep(WATCH_INTERVAL).await;
+        let link = *node.link.borrow();
+        if !link.up || link.made != made {
+            (made, had_quorum) = (link.made, Instant::now());
+        }
+        if !link.up {
+            continue;
+        }
+        let patience = match leader(&node).await {
+            Leader::Leads(at) => {
+                (left, had_quorum) = (0, at);
+                continue;
+            }
+            Leader::Alone => PATIENCE_ALONE,
+            Leader::Silent => PATIENCE_SILENT,
+        };
+        if had_quorum.elapsed() >= patience * 2_u32.pow(left) && node.leave_server().await {
+            left = (left + 1).min(DOUBLED_MAX);
+        }
+    }
+}
+
+/// How the log's leader is, as seen from here.
+#[derive(Clone, Copy, Debug)]
+enum Leader {
+    /// It had a quorum at this moment, not long ago.
+    Leads(Instant),
+    /// It has none.
+    Alone,
+    /// It does not answer.
+    Silent,
+}
+
+async fn leader(node: &Node) -> Leader {
+    let asked = Instant::now();
+    let Ok(described) = describe(node, asked + REQUEST_TIMEOUT).await else { return Leader::Silent };
+    let age = quorum_age(&described.info).saturating_add(asked.elapsed());
+    if age < QUORUM_AGE_MAX {
+        return Leader::Leads(asked.checked_sub(age).unwrap_or(asked));
+    }
+    // The machine may only be slow.
+    match timeout(REQUEST_TIMEOUT, node.proven()).await {
+        Ok(Ok(_)) => Leader::Leads(asked),
+        _ => Leader::Alone,
+    }
+}

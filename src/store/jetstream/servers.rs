@@ -1,0 +1,62 @@
+//! Which of the servers to connect to: in turn, and not to one that was left for having no quorum while there are others.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use async_nats::{ReconnectToServer, Server};
+use rand::seq::SliceRandom as _;
+
+use crate::sync::lock;
+
+/// How long a server that was left is the last choice.
+const LEFT_FOR: Duration = Duration::from_secs(60);
+
+/// The servers of a node's cluster, as far as it has tried them.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The one that was tried last; it is the one that is connected to, if any is.
+    current: Option<String>,
+    /// When each was tried and left: as many as the library knows.
+    tried: HashMap<String, Tried>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tried {
+    at: Option<Instant>,
+    left: Option<Instant>,
+}
+
+impl Servers {
+    /// The one to try next: of those that were not left of late, the one that was tried the longest ago.
+    pub(super) fn choose(&self, pool: &[Server]) -> Option<ReconnectToServer> {
+        let mut names: Vec<(String, &Server)> =
+            pool.iter().map(|server| (server.addr.as_url_str().to_owned(), server)).collect();
+        names.shuffle(&mut rand::rng());
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        state.tried.retain(|known, _| names.iter().any(|(name, _)| name == known));
+        let order = |tried: Tried| {
+            let left = tried.left.filter(|left| now.duration_since(*left) < LEFT_FOR);
+            (left, tried.at)
+        };
+        let next = names.iter().min_by_key(|(name, _)| order(state.tried.get(name).copied().unwrap_or_default()));
+        let (name, server) = next?;
+        state.tried.entry(name.clone()).or_default().at = Some(now);
+        state.current = Some(name.clone());
+        Some(ReconnectToServer { addr: server.addr.clone(), delay: None })
+    }
+
+    /// Notes that the present one is left; says which it is.
+    pub(super) fn leave(&self) -> Option<String> {
+        let mut state = lock(&self.state);
+        let current = state.current.clone()?;
+        state.tried.entry(current.clone()).or_default().left = Some(Instant::now());
+        Some(current)
+    }
+}

@@ -1,0 +1,196 @@
+//! Whose share of the remembered clients each record takes, so that one subject or one address cannot fill the table for all.
+//!
+//! The records lie by the client's id, since that is what they are looked for by. Beside them lies a mark for each unit of a record's
+//! weight, by kind, share and id, so that NATS can tell from its index of subjects how many a share has and which is the oldest. A mark
+//! is renewed while its client comes back, but not with every save: who is longest away is known to within [`RENEWAL_MAX`].
+//!
+//! Several nodes may each forget a record too many, or let one in too many, when they save at the same moment.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::try_join;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::bucket::{Bucket, Put};
+use super::direct::{self, Found};
+use super::message::base64;
+use super::node::Node;
+use crate::cursor::Position;
+use crate::store::{ClientRecord, ClientShare, StoreError, StoreOptions};
+
+/// How old a mark becomes at most before it is renewed.
+const RENEWAL_MAX: Duration = Duration::from_secs(3600);
+
+/// Most marks that are looked at for one that has come.
+const LOOK_MAX: usize = 256;
+
+/// Bytes of such a look: a mark is empty, its subject below 200.
+const LOOK_BYTES: usize = 128 << 10;
+
+/// What the first word of an owned record's marks is.
+const OWNED: &str = "owner";
+
+/// The same of a record without an owner: what is forgotten first.
+const UNOWNED: &str = "address";
+
+/// The marks of an installation's records.
+pub(super) struct Shares {
+    marks: Bucket,
+    options: StoreOptions,
+    /// One forgets at a time in this process, or two would forget for the same place.
+    forgetting: Mutex<()>,
+}
+
+/// A record that has to go, by its mark.
+struct Mark {
+    client: Uuid,
+    revision: u64,
+}
+
+impl Shares {
+    pub(super) fn new(marks: Bucket, options: StoreOptions) -> Self {
+        Self { marks, options, forgetting: Mutex::default() }
+    }
+
+    /// How long a mark holds before it is to be renewed, in milliseconds.
+    pub(super) fn renewal_ms(&self) -> u64 {
+        let renewal = RENEWAL_MAX.min(self.options.client_idle_max / 8);
+        u64::try_from(renewal.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Marks a record that is about to be saved, and forgets what has no room beside it. `before` is the share that it took until now.
+    pub(super) async fn mark(
+        &self,
+        node: &Node,
+        records: &Bucket,
+        record: &ClientRecord,
+        before: Option<&str>,
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        let share = share_of(record);
+        let weight = record.weight();
+        for unit in 0..weight {
+            let key = key(&share, record.client, unit);
+            self.marks.put(node, &key, Bytes::new(), Put::default(), end).await?;
+        }
+        if let Some(before) = before {
+            let from = if before == share { weight } else { 0 };
+            self.unmark(node, before, record.client, from, end).await?;
+        }
+        let most = record.share().map_or(u64::MAX, |share: ClientShare| share.weight_max(&self.options));
+        let all_max = self.options.clients_max as u64;
+        let of_share = format!("{share}.>");
+        let (taken, all) = try_join(self.oldest(node, &of_share, 1, end), self.oldest(node, ">", 1, end)).await?;
+        if taken.1 <= most && all.1 <= all_max {
+            return Ok(());
+        }
+        let _alone = self.forgetting.lock().await;
+        let (marks, count) = self.oldest(node, &of_share, LOOK_MAX, end).await?;
+        self.forget(node, records, marks, count.saturating_sub(most), record.client, end).await?;
+        let (oldest, count) = self.oldest(node, ">", LOOK_MAX, end).await?;
+        if count > all_max {
+            let (unowned, _) = self.oldest(node, &format!("{UNOWNED}.>"), LOOK_MAX, end).await?;
+            let marks = if unowned.is_empty() { oldest } else { unowned };
+            self.forget(node, records, marks, count - all_max, record.client, end).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the marks of a client away, from a unit on.
+    pub(super) async fn unmark(
+        &self,
+        node: &Node,
+        share: &str,
+        client: Uuid,
+        from: u64,
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        let (marks, _) = self.oldest_found(node, &format!("{share}.{client}.>"), LOOK_MAX, end).await?;
+        for found in marks {
+            let unit = found.subject.rsplit('.').next().and_then(|unit| unit.parse().ok());
+            if unit.is_none_or(|unit: u64| unit >= from) {
+                self.marks.remove(node, found.position.0, end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest marks of a kind, and how many there are.
+    async fn oldest(&self, node: &Node, keys: &str, most: usize, end: Instant) -> Result<(Vec<Mark>, u64), StoreError> {
+        let (found, count) = self.oldest_found(node, keys, most, end).await?;
+        let marks = found.iter().filter_map(|found| {
+            let client = found.subject.rsplit('.').nth(1)?.parse().ok()?;
+            Some(Mark { client, revision: found.position.0 })
+        });
+        Ok((marks.collect(), count))
+    }
+
+    async fn oldest_found(
+        &self,
+        node: &Node,
+        keys: &str,
+        most: usize,
+        end: Instant,
+    ) -> Result<(Vec<Found>, u64), StoreError> {
+        let subject = self.marks.subject(keys);
+        let stream = self.marks.stream();
+        let first = Position::ZERO.next();
+        let slice = direct::slice_of(node, &stream, first, Some(&subject), most, LOOK_BYTES, end).await?;
+        let count = slice.messages.len() as u64 + slice.pending;
+        Ok((slice.messages, count))
+    }
+
+    /// Forgets records, oldest first, until so many marks are gone; not that of the client which makes it necessary.
+    async fn forget(
+        &self,
+        node: &Node,
+        records: &Bucket,
+        marks: Vec<Mark>,
+        count: u64,
+        saved: Uuid,
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        let mut gone = 0;
+        let mut last = None;
+        for Mark { client, revision } in marks {
+            // All of a record's marks go with it.
+            if gone >= count && last != Some(client) {
+                break;
+            }
+            if client == saved {
+                continue;
+            }
+            if last.replace(client) != Some(client)
+                && let Some(entry) = records.get(node, &client.to_string(), end).await?
+            {
+                records.remove(node, entry.revision, end).await?;
+            }
+            self.marks.remove(node, revision, end).await?;
+            gone += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What a record's marks begin with.
+pub(super) fn share_of(record: &ClientRecord) -> String {
+    match record.share() {
+        // A digest: an owner is any text.
+        Some(ClientShare::Owner(owner)) => format!("{OWNED}.{}", digest(&owner)),
+        Some(ClientShare::Address(address)) => format!("{UNOWNED}.{}", digest(&address.to_string())),
+        None => format!("{UNOWNED}.none"),
+    }
+}
+
+fn key(share: &str, client: Uuid, unit: u64) -> String {
+    format!("{share}.{client}.{unit}")
+}
+
+/// 126 bits in letters, digits, `-` and `_`.
+fn digest(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    base64(digest.as_ref().get(..16).unwrap_or_default())
+}

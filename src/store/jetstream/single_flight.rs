@@ -1,0 +1,94 @@
+//! One question for all who ask it at the same time.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::node::away;
+use crate::store::StoreError;
+
+/// Most callers that wait for an answer.
+const WAITING_MAX: usize = 16 << 10;
+
+/// Most callers that one answer is given to.
+const SHARED_MAX: usize = 1024;
+
+type Waiting<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// Where a question is asked.
+pub(super) struct SingleFlight<T> {
+    waiting: mpsc::Sender<Waiting<T>>,
+}
+
+/// The callers that wait, to be served.
+pub(super) struct Callers<T> {
+    waiting: mpsc::Receiver<Waiting<T>>,
+}
+
+impl<T: Clone> SingleFlight<T> {
+    pub(super) fn new() -> (Self, Callers<T>) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        (Self { waiting: sender }, Callers { waiting: receiver })
+    }
+
+    /// An answer that was looked for after this call began: one that is under way already may be out of date.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] where too many wait; else what the answer fails with.
+    pub(super) async fn ask(&self) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.waiting.try_send(answer).map_err(|_| StoreError::Busy("too many wait for an answer of NATS"))?;
+        answered.await.unwrap_or_else(|_| Err(away()))
+    }
+}
+
+impl<T: Clone> Callers<T> {
+    /// Answers them for as long as there can be any: never more than one question is under way, and one does not begin sooner
+    /// than `interval` after the one before began.
+    pub(super) async fn serve(mut self, interval: Duration, question: impl AsyncFn() -> Result<T, StoreError>) {
+        while let Some(first) = self.waiting.recv().await {
+            let next = Instant::now() + interval;
+            let mut callers = vec![first];
+            while callers.len() < SHARED_MAX
+                && let Ok(caller) = self.waiting.try_recv()
+            {
+                callers.push(caller);
+            }
+            let outcome = question().await;
+            for caller in callers {
+                // One that has gone does not want it any more.
+                let _ = caller.send(outcome.clone());
+            }
+            sleep_until(next).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn callers_at_the_same_time_share_an_answer_that_began_after_them() {
+        let (flight, callers) = SingleFlight::new();
+        let questions = Cell::new(0);
+        let asking = async {
+            let first = join_all((0..100).map(|_| flight.ask())).await;
+            assert!(first.iter().all(|answer| *answer.as_ref().unwrap() == 1));
+            assert_eq!(flight.ask().await.unwrap(), 2);
+        };
+        let serving = callers.serve(Duration::ZERO, async || {
+            questions.set(questions.get() + 1);
+            Ok(questions.get())
+        });
+        tokio::select! {
+            () = asking => {}
+            () = serving => unreachable!("there can still be callers"),
+        }
+    }
+}

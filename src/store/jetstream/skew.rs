@@ -1,0 +1,225 @@
+//! Which other nodes there are, and how far this node's wall clock is from theirs and from NATS's.
+//!
+//! The leader's answer about the stream carries the leader's time. Half the way there and back counts as one way, and of the last answers the
+//! quickest is believed, as in NTP's clock filter (RFC 5905 §10). What nodes say to each other is their distance from NATS: the
+//! difference of two of those does not depend on how long the message took.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::datetime::DateTime;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use uuid::Uuid;
+
+use super::node::Node;
+use crate::store::ClockSkew;
+use crate::sync::lock;
+
+/// Answers of NATS of which the quickest counts.
+const SAMPLES_MAX: usize = 8;
+
+/// How often a node tells the others its distance from NATS.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A node of which nothing was heard for so long is gone. As long as it would answer for clients that have left it.
+const NODE_GONE: Duration = Duration::from_secs(60);
+
+/// How long it takes at most until the others have answered a node that has just begun.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// Most other nodes that are kept, about 100 bytes each. Past it new ones are not heard.
+const NODES_MAX: usize = 1000;
+
+/// Between two lines of the log about the same skew.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What was measured.
+#[derive(Debug)]
+pub(super) struct Skew {
+    /// This node's name among the others, of this run.
+    own: Uuid,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    samples: VecDeque<Sample>,
+    /// By node: how far NATS is ahead of it, in milliseconds, and when it said so.
+    nodes: HashMap<Uuid, (i64, Instant)>,
+    logged: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    took: Duration,
+    nats_ahead_ms: i64,
+}
+
+impl Skew {
+    pub(super) fn new() -> Self {
+        Self { own: Uuid::new_v4(), began: Instant::now(), state: Mutex::default() }
+    }
+
+    /// Takes in that NATS had this time somewhen between the wall clock's `asked_ms` and now.
+    pub(super) fn measured(&self, asked_ms: u64, took: Duration, nats: DateTime) {
+        let nats_ms = i64::try_from(nats.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let half_ms = i64::try_from(took.as_millis() / 2).unwrap_or_default();
+        let nats_ahead_ms = nats_ms.saturating_sub(asked_ms.cast_signed()).saturating_sub(half_ms);
+        let mut state = lock(&self.state);
+        // A clock that was set is measured anew: what was is no longer.
+        let moved = |sample: &Sample| sample.nats_ahead_ms.abs_diff(nats_ahead_ms) > 1000 + took.as_millis() as u64;
+        if state.samples.back().is_some_and(moved) {
+            state.samples.clear();
+        }
+        if state.samples.len() >= SAMPLES_MAX {
+            state.samples.pop_front();
+        }
+        state.samples.push_back(Sample { took, nats_ahead_ms });
+    }
+
+    /// How far NATS's clock is ahead of this node's wall clock, in milliseconds; 0 before it was measured.
+    pub(super) fn nats_ahead_ms(&self) -> i64 {
+        lock(&self.state).nats_ahead_ms().unwrap_or_default()
+    }
+
+    /// Takes in how far NATS is ahead of another node; says whether that node is new.
+    fn heard(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
+        let mut state = lock(&self.state);
+        let known = state.nodes.contains_key(&node);
+        if node == self.own || !known && state.nodes.len() >= NODES_MAX {
+            return false;
+        }
+        state.nodes.insert(node, (nats_ahead_ms, Instant::now()));
+        !known
+    }
+
+    /// This node's name among the others, of this run.
+    pub(super) fn own(&self) -> Uuid {
+        self.own
+    }
+
+    /// The other nodes: those that were heard of late, some of which may have ended since.
+    pub(super) fn others(&self) -> Vec<Uuid> {
+        let mut state = lock(&self.state);
+        state.forget_gone();
+        state.nodes.keys().copied().collect()
+    }
+
+    /// Whether this node has only begun, and may not have heard of all the others.
+    pub(super) fn is_young(&self) -> bool {
+        self.began.elapsed() < YOUNG
+    }
+
+    /// What the others are told.
+    fn told(&self) -> Bytes {
+        format!("{} {}", self.own, self.nats_ahead_ms()).into()
+    }
+
+    /// The distances; `None` before any was measured.
+    pub(super) fn get(&self) -> Option<ClockSkew> {
+        let mut state = lock(&self.state);
+        state.forget_gone();
+        let nats_ms = state.nats_ahead_ms()?;
+        let distances = state.nodes.values().map(|(of_node, _)| nats_ms.saturating_sub(*of_node));
+        Some(ClockSkew { nats_ms, nodes_ms: distances.max_by_key(|ms| ms.unsigned_abs()) })
+    }
+
+    /// Says so in the log where a clock is too far away.
+    fn log(&self) {
+        let Some(skew) = self.get().filter(ClockSkew::is_large) else { return };
+        let mut state = lock(&self.state);
+        if state.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            state.logged = Some(Instant::now());
+            let ClockSkew { nats_ms, nodes_ms } = skew;
+            tracing::warn!(
+                nats_ahead_ms = nats_ms,
+                node_ahead_ms = nodes_ms,
+                "the clocks of this node, of NATS and of the other nodes differ by more than 5 seconds: run NTP on all of them"
+            );
+        }
+    }
+}
+
+impl State {
+    fn forget_gone(&mut self) {
+        self.nodes.retain(|_, (_, heard)| heard.elapsed() < NODE_GONE);
+    }
+
+    fn nats_ahead_ms(&self) -> Option<i64> {
+        self.samples.iter().min_by_key(|sample| sample.took).map(|sample| sample.nats_ahead_ms)
+    }
+}
+
+/// Tells the other nodes, and hears them, for as long as the store's thread runs.
+pub(super) async fn exchange(node: Arc<Node>) {
+    loop {
+        if let Ok(mut heard) = node.client.subscribe(node.names.clock_subject()).await {
+            let mut tell = tokio::time::interval(TELL_INTERVAL);
+            tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    message = heard.next() => {
+                        let Some(message) = message else { break };
+                        let is_new = parse(&message.payload).is_some_and(|(other, ms)| node.skew.heard(other, ms));
+                        if is_new {
+                            // It does not know this node either.
+                            tell.reset_immediately();
+                        }
+                    }
+                    _ = tell.tick() => {
+                        node.skew.log();
+                        // Where this does not arrive the next one does.
+                        let _ = node.client.publish(node.names.clock_subject(), node.skew.told()).await;
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(TELL_INTERVAL).await;
+    }
+}
+
+fn parse(payload: &[u8]) -> Option<(Uuid, i64)> {
+    let (node, ms) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
+    Some((node.parse().ok()?, ms.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_ms(ms: i64) -> DateTime {
+        async_nats::datetime::parse_rfc3339("1970-01-01T00:00:00Z").unwrap() + Duration::from_millis(ms.unsigned_abs())
+    }
+
+    #[test]
+    fn of_the_last_answers_the_quickest_counts() {
+        let skew = Skew::new();
+        assert_eq!((skew.nats_ahead_ms(), skew.get()), (0, None));
+        skew.measured(10_000, Duration::from_millis(800), at_ms(10_900));
+        assert_eq!(skew.nats_ahead_ms(), 500);
+        skew.measured(20_000, Duration::from_millis(20), at_ms(20_110));
+        assert_eq!(skew.nats_ahead_ms(), 100);
+        skew.measured(30_000, Duration::from_millis(400), at_ms(30_400));
+        assert_eq!(skew.nats_ahead_ms(), 100);
+        // The clock is set.
+        skew.measured(40_000, Duration::from_millis(40), at_ms(100_020));
+        assert_eq!(skew.nats_ahead_ms(), 60_000);
+    }
+
+    #[test]
+    fn the_node_that_is_farthest_away_counts() {
+        let skew = Skew::new();
+        skew.measured(10_000, Duration::ZERO, at_ms(12_000));
+        for (number, ms) in [(1, 2000), (2, 9500), (3, -4000)] {
+            skew.heard(Uuid::from_u128(number), ms);
+        }
+        skew.heard(skew.own, 1_000_000);
+        assert_eq!(skew.get(), Some(ClockSkew { nats_ms: 2000, nodes_ms: Some(-7500) }));
+        let (node, ms) = parse(&skew.told()).unwrap();
+        assert_eq!((node, ms), (skew.own, 2000));
+        assert_eq!(parse(b"no node 5"), None);
+    }
+}
