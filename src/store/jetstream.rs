@@ -44,6 +44,7 @@ mod setup;
 mod shares;
 mod single_flight;
 mod skew;
+mod stored_client;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -2,20 +2,18 @@
 //! is there.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::bucket::{Bucket, Put};
 use super::node::{DEADLINE, Node};
 use super::shares::{Shares, share_of};
+use super::stored_client::{Known, Stored};
 use crate::cursor::Epoch;
 use crate::store::{ClientRecord, StoreError, StoreOptions};
-use crate::topic::{Pattern, PatternSet};
 
 /// Records that are written at the same time.
 const WRITES_MAX: usize = 64;
@@ -23,59 +21,10 @@ const WRITES_MAX: usize = 64;
 /// How often a record is merged anew because another node was faster.
 const MERGES_MAX: u32 = 8;
 
-#[derive(Deserialize, Serialize)]
-struct Stored {
-    patterns: Vec<String>,
-    cursor: String,
-    seen_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
-    /// The address whose share it takes, where it has no owner.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    address: Option<IpAddr>,
-    /// When its share was last marked, by the node that did.
-    #[serde(default)]
-    marked_ms: u64,
-}
-
 /// The remembered clients.
 pub(super) struct Clients {
     records: Bucket,
     shares: Shares,
-}
-
-/// What lies in the bucket.
-struct Known {
-    record: ClientRecord,
-    marked_ms: u64,
-}
-
-impl Stored {
-    fn of(record: &ClientRecord, marked_ms: u64) -> Self {
-        Self {
-            patterns: record.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
-            cursor: record.cursor.to_string(),
-            seen_ms: record.seen_ms,
-            owner: record.owner.clone(),
-            address: record.address,
-            marked_ms,
-        }
-    }
-
-    /// What lies there; `None` where it is not ours.
-    fn read(client: Uuid, value: &[u8]) -> Option<Known> {
-        let stored: Self = serde_json::from_slice(value).ok()?;
-        let patterns: Result<Vec<Pattern>, _> = stored.patterns.iter().map(|text| text.parse()).collect();
-        let record = ClientRecord {
-            client,
-            patterns: PatternSet::new(patterns.ok()?).ok()?,
-            cursor: stored.cursor.parse().ok()?,
-            seen_ms: stored.seen_ms,
-            owner: stored.owner,
-            address: stored.address,
-        };
-        Some(Known { record, marked_ms: stored.marked_ms })
-    }
 }
 
 impl Clients {

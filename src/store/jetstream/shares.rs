@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join;
+use futures_util::future::{try_join, try_join_all};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -18,11 +18,16 @@ use super::bucket::{Bucket, Put};
 use super::direct::{self, Found};
 use super::message::base64;
 use super::node::Node;
+use super::stored_client::Stored;
 use crate::cursor::Position;
 use crate::store::{ClientRecord, ClientShare, StoreError, StoreOptions};
 
 /// How old a mark becomes at most before it is renewed.
 const RENEWAL_MAX: Duration = Duration::from_secs(3600);
+
+/// Of so many records with the oldest marks the one that was away the longest is forgotten: a mark is renewed less often than the
+/// record.
+const CANDIDATES: usize = 8;
 
 /// Most marks that are looked at for one that has come.
 const LOOK_MAX: usize = 256;
@@ -143,36 +148,51 @@ impl Shares {
         Ok((slice.messages, count))
     }
 
-    /// Forgets records, oldest first, until so many marks are gone; not that of the client which makes it necessary.
+    /// Forgets records until so many of these marks are gone, of those with the oldest marks always the one that was away the longest;
+    /// not that of the client which makes it necessary.
     async fn forget(
         &self,
         node: &Node,
         records: &Bucket,
-        marks: Vec<Mark>,
+        mut marks: Vec<Mark>,
         count: u64,
         saved: Uuid,
         end: Instant,
     ) -> Result<(), StoreError> {
+        marks.retain(|mark| mark.client != saved);
         let mut gone = 0;
-        let mut last = None;
-        for Mark { client, revision } in marks {
-            // All of a record's marks go with it.
-            if gone >= count && last != Some(client) {
-                break;
+        while gone < count && !marks.is_empty() {
+            let mut oldest: Vec<Uuid> = Vec::new();
+            for mark in &marks {
+                if oldest.len() < CANDIDATES && !oldest.contains(&mark.client) {
+                    oldest.push(mark.client);
+                }
             }
-            if client == saved {
-                continue;
+            let looked_at = oldest.into_iter().map(|client| candidate(node, records, client, end));
+            let candidates = try_join_all(looked_at).await?;
+            let Some((_, client, revision)) = candidates.into_iter().min() else { break };
+            if let Some(revision) = revision {
+                records.remove(node, revision, end).await?;
             }
-            if last.replace(client) != Some(client)
-                && let Some(entry) = records.get(node, &client.to_string(), end).await?
-            {
-                records.remove(node, entry.revision, end).await?;
+            for mark in marks.extract_if(.., |mark| mark.client == client).collect::<Vec<_>>() {
+                self.marks.remove(node, mark.revision, end).await?;
+                gone += 1;
             }
-            self.marks.remove(node, revision, end).await?;
-            gone += 1;
         }
         Ok(())
     }
+}
+
+/// When a client was last there, and the revision of its record; never where it has none that can be read.
+async fn candidate(
+    node: &Node,
+    records: &Bucket,
+    client: Uuid,
+    end: Instant,
+) -> Result<(u64, Uuid, Option<u64>), StoreError> {
+    let entry = records.get(node, &client.to_string(), end).await?;
+    let known = entry.as_ref().and_then(|entry| Stored::read(client, &entry.value));
+    Ok((known.map_or(0, |known| known.record.seen_ms), client, entry.map(|entry| entry.revision)))
 }
 
 /// What a record's marks begin with.
