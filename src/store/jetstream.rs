@@ -34,6 +34,7 @@ mod message;
 mod names;
 mod node;
 mod notes;
+mod peers;
 mod publish;
 mod quorum;
 mod read;
@@ -130,7 +131,12 @@ impl Parts {
         let plan = setup::Plan::new(&connection.client, &names, options, store);
         let info = plan.ensure(&node::context(&connection.client), options).await?;
         let seen = look::seen(&names.stream, &info);
-        let node = Node::start(connection, names, plan, seen);
+        let (node, callers) = Node::new(connection, names, plan, seen);
+        let (looking, proving) = (node.clone(), node.clone());
+        tokio::spawn(callers.looking.serve(Duration::ZERO, async move || look::look(&looking).await));
+        tokio::spawn(callers.proving.serve(quorum::PROOF_INTERVAL, async move || quorum::prove(&proving).await));
+        tokio::spawn(quorum::watch(node.clone()));
+        tokio::spawn(peers::exchange(node.clone()));
         // Measures the clock's distance from NATS's, before anything is saved that ends by it.
         if let Err(error) = look::describe(&node, Instant::now() + node::REQUEST_TIMEOUT).await {
             tracing::debug!(?error, "NATS has not yet said what its time is");

@@ -15,9 +15,8 @@ use super::connect::{Connection, Link};
 use super::names::Names;
 use super::servers::Servers;
 use super::setup::Plan;
-use super::single_flight::SingleFlight;
-use super::skew::{self, Skew};
-use super::{look, quorum};
+use super::single_flight::{Callers, SingleFlight};
+use super::skew::Skew;
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::store::{Bounds, StoreError};
 use crate::sync::lock;
@@ -87,13 +86,21 @@ pub(super) struct Seen {
     pub(super) quorum_age: Duration,
 }
 
+/// Those that ask a node, to be served.
+pub(super) struct NodeCallers {
+    /// For [`Node::look`].
+    pub(super) looking: Callers<Seen>,
+    /// For [`Node::proven`].
+    pub(super) proving: Callers<Seen>,
+}
+
 impl Node {
-    /// The node over a connection, with its tasks begun.
-    pub(super) fn start(connection: Connection, names: Names, plan: Plan, seen: Seen) -> Arc<Self> {
+    /// The node over a connection, and those that will ask it.
+    pub(super) fn new(connection: Connection, names: Names, plan: Plan, seen: Seen) -> (Arc<Self>, NodeCallers) {
         let Connection { client, link, servers } = connection;
         let context = context(&client);
-        let (looks, look_callers) = SingleFlight::new();
-        let (proofs, proof_callers) = SingleFlight::new();
+        let (looks, looking) = SingleFlight::new();
+        let (proofs, proving) = SingleFlight::new();
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
         let node = Arc::new(Self {
@@ -111,12 +118,7 @@ impl Node {
             servers,
             skew: Skew::new(),
         });
-        let (looking, proving) = (node.clone(), node.clone());
-        tokio::spawn(look_callers.serve(Duration::ZERO, async move || look::look(&looking).await));
-        tokio::spawn(proof_callers.serve(quorum::PROOF_INTERVAL, async move || quorum::prove(&proving).await));
-        tokio::spawn(quorum::watch(node.clone()));
-        tokio::spawn(skew::exchange(node.clone()));
-        node
+        (node, NodeCallers { looking, proving })
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -199,7 +201,7 @@ impl Node {
     }
 
     /// A look at the stream, with the proof that a majority says the same: what to believe where a client would lose something by it.
-    /// See [`quorum`].
+    /// See [`super::quorum`].
     pub(super) async fn proven(&self) -> Result<Seen, StoreError> {
         self.proofs.ask().await
     }

@@ -60,3 +60,37 @@ impl Servers {
         Some(current)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(names: &[&str]) -> Vec<Server> {
+        let server = |name: &&str| Server {
+            addr: format!("nats://{name}:4222").parse().unwrap(),
+            failed_attempts: 0,
+            did_connect: false,
+            is_discovered: false,
+            last_error: None,
+        };
+        names.iter().map(server).collect()
+    }
+
+    #[test]
+    fn servers_are_tried_in_turn_and_one_that_was_left_last() {
+        let (servers, all) = (Servers::default(), pool(&["a", "b", "c"]));
+        let next = || servers.choose(&all).unwrap().addr.as_url_str().to_owned();
+        assert_eq!(servers.leave(), None);
+        let first = next();
+        assert_eq!(servers.leave().as_ref(), Some(&first));
+        let (second, third) = (next(), next());
+        assert!(second != third && second != first && third != first);
+        for _ in 0..3 {
+            assert_eq!((next(), next()), (second.clone(), third.clone()), "the first one was left");
+        }
+        // Where there is no other, also that one.
+        let only = pool(&[first.rsplit('/').next().unwrap().split(':').next().unwrap()]);
+        assert_eq!(servers.choose(&only).unwrap().addr.as_url_str(), first);
+        assert!(servers.choose(&[]).is_none());
+    }
+}

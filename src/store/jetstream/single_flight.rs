@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::node::away;
 use crate::store::StoreError;
 
 /// Most callers that wait for an answer.
@@ -39,7 +38,7 @@ impl<T: Clone> SingleFlight<T> {
     pub(super) async fn ask(&self) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.waiting.try_send(answer).map_err(|_| StoreError::Busy("too many wait for an answer of NATS"))?;
-        answered.await.unwrap_or_else(|_| Err(away()))
+        answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down")))
     }
 }
 

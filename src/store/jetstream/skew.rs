@@ -5,23 +5,18 @@
 //! difference of two of those does not depend on how long the message took.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::datetime::DateTime;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use uuid::Uuid;
 
-use super::node::Node;
 use crate::store::ClockSkew;
 use crate::sync::lock;
 
 /// Answers of NATS of which the quickest counts.
 const SAMPLES_MAX: usize = 8;
-
-/// How often a node tells the others its distance from NATS.
-const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A node of which nothing was heard for so long is gone. As long as it would answer for clients that have left it.
 const NODE_GONE: Duration = Duration::from_secs(60);
@@ -86,7 +81,7 @@ impl Skew {
     }
 
     /// Takes in how far NATS is ahead of another node; says whether that node is new.
-    fn heard(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
+    pub(super) fn heard(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
         let mut state = lock(&self.state);
         let known = state.nodes.contains_key(&node);
         if node == self.own || !known && state.nodes.len() >= NODES_MAX {
@@ -114,7 +109,7 @@ impl Skew {
     }
 
     /// What the others are told.
-    fn told(&self) -> Bytes {
+    pub(super) fn told(&self) -> Bytes {
         format!("{} {}", self.own, self.nats_ahead_ms()).into()
     }
 
@@ -128,7 +123,7 @@ impl Skew {
     }
 
     /// Says so in the log where a clock is too far away.
-    fn log(&self) {
+    pub(super) fn log(&self) {
         let Some(skew) = self.get().filter(ClockSkew::is_large) else { return };
         let mut state = lock(&self.state);
         if state.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
@@ -153,35 +148,8 @@ impl State {
     }
 }
 
-/// Tells the other nodes, and hears them, for as long as the store's thread runs.
-pub(super) async fn exchange(node: Arc<Node>) {
-    loop {
-        if let Ok(mut heard) = node.client.subscribe(node.names.clock_subject()).await {
-            let mut tell = tokio::time::interval(TELL_INTERVAL);
-            tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    message = heard.next() => {
-                        let Some(message) = message else { break };
-                        let is_new = parse(&message.payload).is_some_and(|(other, ms)| node.skew.heard(other, ms));
-                        if is_new {
-                            // It does not know this node either.
-                            tell.reset_immediately();
-                        }
-                    }
-                    _ = tell.tick() => {
-                        node.skew.log();
-                        // Where this does not arrive the next one does.
-                        let _ = node.client.publish(node.names.clock_subject(), node.skew.told()).await;
-                    }
-                }
-            }
-        }
-        tokio::time::sleep(TELL_INTERVAL).await;
-    }
-}
-
-fn parse(payload: &[u8]) -> Option<(Uuid, i64)> {
+/// What another node has told: its name, and how far NATS is ahead of it.
+pub(super) fn parse(payload: &[u8]) -> Option<(Uuid, i64)> {
     let (node, ms) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
     Some((node.parse().ok()?, ms.parse().ok()?))
 }
