@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::datetime::DateTime;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::{Info, PeerInfo};
+use async_nats::jetstream::stream::{ClusterInfo, Info, PeerInfo};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -91,13 +91,13 @@ pub(super) fn seen(stream: &str, info: &Info) -> Seen {
         floor: floor.min(last),
         last,
         replicated: info.config.num_replicas > 1,
-        quorum_age: quorum_age(info),
+        quorum_age: quorum_age(info.cluster.as_ref()),
     }
 }
 
 /// How long ago the leader has last heard from so many of the other copies that, with itself, they are a majority.
-pub(super) fn quorum_age(info: &Info) -> Duration {
-    let Some(cluster) = &info.cluster else { return Duration::ZERO };
+pub(super) fn quorum_age(cluster: Option<&ClusterInfo>) -> Duration {
+    let Some(cluster) = cluster else { return Duration::ZERO };
     // One that the leader has never heard from has an age of exactly zero.
     let age = |peer: &PeerInfo| if peer.active.is_zero() || peer.offline { Duration::MAX } else { peer.active };
     let mut ages: Vec<Duration> = cluster.replicas.iter().map(age).collect();
@@ -155,7 +155,34 @@ pub(super) fn epoch(stream: &str, created_ns: i128) -> Epoch {
 
 #[cfg(test)]
 mod tests {
-    use super::epoch;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::{ClusterInfo, epoch, quorum_age};
+
+    #[test]
+    fn a_quorum_is_as_old_as_the_last_word_of_a_majority() {
+        let age = |peers: &[(u64, bool)]| {
+            let peer = |(seconds, offline): &(u64, bool)| json!({ "name": "n", "current": true, "offline": offline, "active": seconds * 1_000_000_000 });
+            let replicas: Vec<_> = peers.iter().map(peer).collect();
+            let cluster: ClusterInfo = serde_json::from_value(json!({ "leader": "n", "replicas": replicas })).unwrap();
+            quorum_age(Some(&cluster))
+        };
+        assert_eq!((quorum_age(None), age(&[])), (Duration::ZERO, Duration::ZERO), "it is alone, and enough");
+        for (peers, seconds) in [
+            (&[(5, false)][..], Some(5)),
+            (&[(5, false), (1, false)], Some(1)),
+            (&[(5, false), (1, true)], Some(5)),
+            // Never heard from.
+            (&[(0, false), (7, false)], Some(7)),
+            (&[(0, false), (7, true)], None),
+            (&[(1, false), (9, false), (3, false)], Some(3)),
+            (&[(1, false), (9, false), (3, false), (8, false)], Some(3)),
+        ] {
+            assert_eq!(age(peers), seconds.map_or(Duration::MAX, Duration::from_secs), "{peers:?}");
+        }
+    }
 
     #[test]
     fn the_same_stream_has_the_same_epoch_and_another_has_not() {

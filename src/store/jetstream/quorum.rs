@@ -117,7 +117,7 @@ enum Leader {
 async fn leader(node: &Node) -> Leader {
     let asked = Instant::now();
     let Ok(described) = describe(node, asked + REQUEST_TIMEOUT).await else { return Leader::Silent };
-    let age = quorum_age(&described.info).saturating_add(asked.elapsed());
+    let age = quorum_age(described.info.cluster.as_ref()).saturating_add(asked.elapsed());
     if age < QUORUM_AGE_MAX {
         return Leader::Leads(asked.checked_sub(age).unwrap_or(asked));
     }
