@@ -85,7 +85,7 @@ impl Shares {
             let from = if before == share { weight } else { 0 };
             self.unmark(node, before, record.client, from, end).await?;
         }
-        let most = record.share().map_or(u64::MAX, |share: ClientShare| share.weight_max(&self.options));
+        let most = record.share().map_or(u64::MAX, |share| self.options.client_share_weight_max(&share));
         let all_max = self.options.clients_max as u64;
         let of_share = format!("{share}.>");
         let (taken, all) = try_join(self.oldest(node, &of_share, 1, end), self.oldest(node, ">", 1, end)).await?;
