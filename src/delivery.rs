@@ -506,6 +506,23 @@ impl Completion {
 }
 
 #[cfg(test)]
+impl Plan {
+    /// What a short poll is given.
+    fn short_poll(framing: Framing) -> Self {
+        Self {
+            framing,
+            completion: Completion::AtOnce,
+            client: Uuid::nil(),
+            known: true,
+            transport: Transport::Poll,
+            heartbeat: Duration::from_secs(15),
+            events_max: 256,
+            jitter: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
@@ -524,19 +541,9 @@ mod tests {
         let event = |position| Arc::new(draft.clone().at(bounds.epoch, Position(position)));
         let events = (1..=events).map(event).collect();
         tail.push(&FeedBatch { epoch: bounds.epoch, after: zero, events, floor: zero });
-        let plan = Plan {
-            framing: Framing::Json,
-            completion: Completion::AtOnce,
-            client: Uuid::nil(),
-            known: true,
-            transport: Transport::Poll,
-            heartbeat: Duration::from_secs(15),
-            events_max: 256,
-            jitter: 0,
-        };
         let patterns = PatternSet::new([patterns.parse().unwrap()]).unwrap();
         let (now, start) = (Instant::now(), StartPoint::at(Cursor::new(bounds.epoch, zero)));
-        let mut delivery = Delivery::new(now, plan, patterns, start);
+        let mut delivery = Delivery::new(now, Plan::short_poll(Framing::Json), patterns, start);
         if omits {
             delivery.allow_not_modified();
         }

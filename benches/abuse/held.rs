@@ -1,10 +1,11 @@
-//! One address that makes the server hold what it can: half messages, half bodies, errors that nobody reads, probes and bad
-//! requests as fast as they go. What it holds has an end, and the others notice little.
+//! One address that makes the server hold, or do, what it can: half messages and bodies, answers that nobody reads, patterns,
+//! searches that find nothing, acknowledgements of ids that nobody knows, bad requests. What it holds has an end, and the others
+//! notice little: each has a line with what was held at most, and the others' publishes before and beside it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
@@ -13,17 +14,11 @@ use crate::support::raw::{Connection, masked};
 /// Where the attacker sits.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 
-/// Connections of each kind.
-const SOCKETS: usize = 16;
-
-/// How long each attack lasts, which is longer than a half may (30 s).
-const LASTS: Duration = Duration::from_secs(35);
-
 /// How often the others publish.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// Publishes of the others that are measured without an attack, and with each.
-const CALM: usize = 500;
+/// Publishes of the others that are measured without an attack.
+const CALM: u32 = 500;
 
 /// What it does.
 #[derive(Clone, Copy)]
@@ -31,32 +26,73 @@ enum Attack {
     HalfMessages,
     HalfBodies,
     UnreadErrors,
+    UnreadStreams,
+    Patterns,
+    Searches,
+    Acknowledgements,
     BadRequests,
 }
 
-pub(crate) async fn run() -> Row {
-    let server = Server::start(&["--request-rate-per-address", "100"]);
-    let memory = Memory::of(&server).await;
-    let (mut calm, _) = beside(&server, async { tokio::time::sleep(EVERY * CALM as u32).await }).await;
-    let mut how = vec![format!("publishing without it {}", calm.short())];
+/// All of them, one after the other, each on a server of its own.
+pub(crate) async fn run(mut print: impl FnMut(Row)) {
     for attack in Attack::ALL {
-        let before = memory.now_kib();
-        let address = server.address().to_owned();
-        let attacking = async {
-            let held = attack.connections(&address).await;
-            let most = memory.now_kib().saturating_sub(before);
-            tokio::time::sleep(LASTS).await;
-            drop(held);
-            most
-        };
-        let (mut times, most) = beside(&server, attacking).await;
-        let (name, mib) = (attack.name(), most.div_ceil(1024));
-        how.push(format!("{name}: holds {mib} MiB, publishing beside it {}", times.short()));
+        print(one(attack).await);
     }
+}
+
+async fn one(attack: Attack) -> Row {
+    // Those are the defaults of a server that others than this machine reach.
+    let server = Server::start(&[
+        "--request-rate-per-address",
+        "100",
+        "--connect-rate-per-address",
+        "200",
+        "--max-held-per-address",
+        "1000",
+        "--max-connections-per-address",
+        "1000",
+    ]);
+    if let Attack::UnreadStreams | Attack::Searches = attack {
+        fill(&server, attack).await;
+    }
+    let memory = Memory::of(&server).await;
+    let (mut calm, ()) = beside(&server, tokio::time::sleep(EVERY * CALM)).await;
+    let before = memory.now_kib();
+    let address = server.address().to_owned();
+    let attacking = async {
+        let held = attack.connections(&address).await;
+        tokio::time::sleep(attack.lasts()).await;
+        drop(held);
+    };
+    let (mut times, ()) = beside(&server, attacking).await;
+    let memory = memory.settled().await;
+    let (p99_before, p99) = (calm.percentile(0.99), times.percentile(0.99));
+    let times_more = if p99_before > 0.0 { p99 / p99_before } else { 0.0 };
     Row {
-        what: format!("one address, {SOCKETS} connections of each kind, {} s each", LASTS.as_secs()),
-        how: how.join("; "),
-        memory: memory.settled().await,
+        what: format!(
+            "one address, {} times for {} s: {}",
+            attack.connections_max(),
+            attack.lasts().as_secs(),
+            attack.name()
+        ),
+        how: format!(
+            "holds at most {} MiB; the others' publishes before: {}; meanwhile: {}, none refused; p99 x {times_more:.1}",
+            memory[1].saturating_sub(before).div_ceil(1024),
+            calm.short(),
+            times.short(),
+        ),
+        memory,
+    }
+}
+
+/// What the attack reads, or does not.
+async fn fill(server: &Server, attack: Attack) {
+    for number in 0..100 {
+        let event = match attack {
+            Attack::UnreadStreams => json!({ "topic": "long", "data": "x".repeat(200_000) }),
+            _ => Value::from_iter((0..1000).map(|event| json!({ "topic": format!("t{event}.x"), "data": number }))),
+        };
+        server.publish(&event).await;
     }
 }
 
@@ -78,30 +114,63 @@ async fn beside<T>(server: &Server, work: impl Future<Output = T>) -> (Times, T)
 }
 
 impl Attack {
-    const ALL: [Self; 4] = [Self::HalfMessages, Self::HalfBodies, Self::UnreadErrors, Self::BadRequests];
+    const ALL: [Self; 8] = [
+        Self::HalfMessages,
+        Self::HalfBodies,
+        Self::UnreadErrors,
+        Self::UnreadStreams,
+        Self::Patterns,
+        Self::Searches,
+        Self::Acknowledgements,
+        Self::BadRequests,
+    ];
 
     fn name(self) -> &'static str {
         match self {
-            Self::HalfMessages => "half messages",
-            Self::HalfBodies => "half bodies",
-            Self::UnreadErrors => "errors that are not read",
-            Self::BadRequests => "bad requests",
+            Self::HalfMessages => "half messages of 16 MiB on `/v1/echo`",
+            Self::HalfBodies => "half bodies of 4 MiB",
+            Self::UnreadErrors => "errors on sockets that are not read",
+            Self::UnreadStreams => "streams of events of 200 KB that are not read",
+            Self::Patterns => "streams with 64 patterns of 250 bytes",
+            Self::Searches => "searches from the beginning of 100,000 events with 64 patterns that match none",
+            Self::Acknowledgements => "1000 acknowledgements of unknown ids",
+            Self::BadRequests => "1000 bad requests",
+        }
+    }
+
+    fn connections_max(self) -> usize {
+        match self {
+            Self::UnreadStreams | Self::Patterns => 900,
+            Self::Searches => 20,
+            _ => 16,
+        }
+    }
+
+    /// How long what it holds stays: longer than a half may (30 s).
+    fn lasts(self) -> Duration {
+        match self {
+            Self::HalfMessages | Self::HalfBodies => Duration::from_secs(35),
+            _ => Duration::from_secs(10),
         }
     }
 
     /// Connections that hold what they can; the server may have closed some.
     async fn connections(self, address: &str) -> Vec<Connection> {
         let mut held = Vec::new();
-        for _ in 0..SOCKETS {
+        for number in 0..self.connections_max() {
             let mut connection = Connection::from(ATTACKER, address).await.expect("connected");
             // It may be refused in the middle of it.
-            let _ = connection.send(self.bytes()).await;
+            let _ = connection.send(self.bytes(number)).await;
             held.push(connection);
         }
         held
     }
 
-    fn bytes(self) -> Vec<u8> {
+    fn bytes(self, number: usize) -> Vec<u8> {
+        let patterns = |long: usize| {
+            let pattern = |index| format!("topic=p{number}.{index}.{}", "a".repeat(long));
+            (0..64).map(pattern).collect::<Vec<_>>().join("&")
+        };
         match self {
             Self::HalfMessages => {
                 let mut half = masked(0x82, &vec![b'x'; (16 << 20) - 14]);
@@ -116,9 +185,28 @@ impl Attack {
                 let message = masked(0x81, format!("\"{}\"", "\u{7f}".repeat((1 << 20) - 2)).as_bytes());
                 [upgrade("/v1/ws").as_bytes(), &message.repeat(4)].concat()
             }
-            Self::BadRequests => b"GET /v1/poll?limit=x HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000),
+            Self::UnreadStreams => get("/v1/stream?topic=long&cursor=earliest"),
+            Self::Patterns => get(&format!("/v1/stream?{}", patterns(235))),
+            Self::Searches => {
+                get(&format!("/v1/stream?cursor=earliest&{}", patterns(1).replace("topic=p", "topic=*.p")))
+            }
+            Self::Acknowledgements => {
+                let one = || {
+                    let body = format!(r#"{{"client":"{}","cursor":"00000000-0"}}"#, uuid::Uuid::new_v4());
+                    let length = body.len();
+                    format!(
+                        "POST /v1/ack HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+                    )
+                };
+                (0..1000).map(|_| one()).collect::<String>().into_bytes()
+            }
+            Self::BadRequests => get("/v1/poll?limit=x").repeat(1000),
         }
     }
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
 fn upgrade(path: &str) -> String {

@@ -101,18 +101,16 @@ impl UnsentBatch {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
     use crate::cursor::Cursor;
-    use crate::delivery::{Completion, Plan, StartPoint, Step};
+    use crate::delivery::{Plan, StartPoint, Step};
     use crate::event::{Data, NewEvent};
     use crate::log::{Bounds, FeedBatch};
     use crate::tail::{Tail, TailLimits};
-    use crate::transport::Transport;
     use crate::waiters::News;
     use crate::wire::{Framing, Gap, GapReason};
 
@@ -130,21 +128,11 @@ mod tests {
             })
             .collect();
         tail.push(&FeedBatch { epoch: bounds.epoch, after: zero, events: events.clone(), floor: zero });
-        let plan = Plan {
-            framing,
-            completion: Completion::AtOnce,
-            client: Uuid::nil(),
-            known: true,
-            transport: Transport::Poll,
-            heartbeat: Duration::from_secs(15),
-            events_max: 256,
-            jitter: 0,
-        };
         let start = Cursor::new(bounds.epoch, zero);
         let told = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
         let patterns = PatternSet::new(["t".parse().unwrap()]).unwrap();
         let start = StartPoint { cursor: start, gap: gap.then_some(told) };
-        let mut delivery = Box::new(Delivery::new(Instant::now(), plan, patterns, start));
+        let mut delivery = Box::new(Delivery::new(Instant::now(), Plan::short_poll(framing), patterns, start));
         let mut out = BytesMut::new();
         assert_eq!(delivery.step(Instant::now(), &tail, News::Unknown, &mut out), Step::Write);
         (delivery.into_unsent(out.len()), out.freeze(), events)

@@ -4,9 +4,7 @@
 // What is written to memory that is mapped (SQLite's index of its write-ahead log) is not seen, and need not be: SQLite makes it anew.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +13,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "open.h"
 
 enum kind { NAME = 1, WRITE, TRUNCATE, SYNC_BEGIN, SYNC_END, UNLINK, RENAME };
 
@@ -67,20 +67,6 @@ static int opened(int directory, const char *path, int flags, mode_t mode) {
     errno = error;
     return fd;
 }
-
-#define MODE                                \
-    mode_t mode = 0;                        \
-    if (flags & (O_CREAT | O_TMPFILE)) {    \
-        va_list rest;                       \
-        va_start(rest, flags);              \
-        mode = va_arg(rest, mode_t);        \
-        va_end(rest);                       \
-    }
-
-int open(const char *path, int flags, ...) { MODE return opened(AT_FDCWD, path, flags, mode); }
-int open64(const char *path, int flags, ...) { MODE return opened(AT_FDCWD, path, flags, mode); }
-int openat(int directory, const char *path, int flags, ...) { MODE return opened(directory, path, flags, mode); }
-int openat64(int directory, const char *path, int flags, ...) { MODE return opened(directory, path, flags, mode); }
 
 static ssize_t written(int fd, const void *bytes, size_t count, off64_t at) {
     pthread_mutex_lock(&order);

@@ -2,6 +2,7 @@
 //! are watched: no answer goes out before the sync of what it promises has returned.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -102,6 +103,37 @@ fn can_trace() -> bool {
     permitted.status.success()
 }
 
+/// A server whose system calls are written down.
+struct Traced {
+    server: Server,
+    trace: PathBuf,
+}
+
+impl Traced {
+    fn start() -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let trace = directory.path().join("trace");
+        let path = trace.to_str().expect("a plain path").to_owned();
+        // As a grandchild (-D), so that the server is our child; with paths (-y); with whole pages of the log (-s).
+        let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &path];
+        Self { server: Server::start_under(&wrapper, directory, &[]), trace }
+    }
+
+    /// Stops the server; all that it called.
+    async fn end(mut self) -> Vec<Call> {
+        self.server.signal(Signal::SIGTERM);
+        let process = format!("{} ", self.server.pid());
+        assert!(super::end_of(&mut self.server).await.success());
+        let mut text = String::new();
+        super::until("the trace is whole", async || {
+            text = String::from_utf8_lossy(&std::fs::read(&self.trace).expect("the trace")).into_owned();
+            text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
+        })
+        .await;
+        calls(&text)
+    }
+}
+
 /// A disk that fails now and then: what could not be made durable is not acknowledged, and not delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_is_an_answer_that_fails() {
@@ -134,13 +166,8 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     if !can_trace() {
         return;
     }
-    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-    let trace = directory.path().join("trace");
-    let trace_path = trace.to_str().expect("a plain path").to_owned();
-    // As a grandchild (-D), so that the server is our child; with paths (-y); with whole pages of the log (-s).
-    let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &trace_path];
-    let mut server = Server::start_under(&wrapper, directory, &[]);
-    let address = server.address().to_owned();
+    let traced = Traced::start();
+    let address = traced.server.address().to_owned();
 
     let mut placed = HashMap::new();
     let mut connection = Connection::open(&address).await.expect("connected");
@@ -163,18 +190,8 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     for one in many.collect::<Vec<_>>() {
         placed.extend(one.await.expect("published"));
     }
-    server.signal(Signal::SIGTERM);
-    let process = format!("{} ", server.pid());
-    assert!(super::end_of(&mut server).await.success());
-    let mut text = String::new();
-    super::until("the trace is whole", async || {
-        text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
-        text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
-    })
-    .await;
-
-    let calls = calls(&text);
-    let data = server.data();
+    let data = traced.server.data();
+    let calls = traced.end().await;
     let (log, data) = ("/events.db-wal", format!("<{}>", data.to_str().expect("a plain path")));
     let answers: Vec<&Call> = calls.iter().filter(|call| call.arguments.contains("HTTP/1.1 201")).collect();
     assert_eq!(answers.len(), 15 + 48, "each answer is seen in the trace");
@@ -210,12 +227,8 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
     if !can_trace() {
         return;
     }
-    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-    let trace = directory.path().join("trace");
-    let trace_path = trace.to_str().expect("a plain path").to_owned();
-    let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &trace_path];
-    let mut server = Server::start_under(&wrapper, directory, &[]);
-    let mut connection = Connection::open(server.address()).await.expect("connected");
+    let traced = Traced::start();
+    let mut connection = Connection::open(traced.server.address()).await.expect("connected");
     // Its pattern is its marker in the file, and its id is in both answers.
     let clients: Vec<String> = (0..6).map(|_| uuid::Uuid::new_v4().to_string()).collect();
     for (number, client) in clients.iter().enumerate() {
@@ -226,16 +239,7 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
         connection.post("/v1/ack", "application/json", ack.as_bytes()).await.expect("sent");
         assert_eq!(super::within("an answer", connection.answer()).await.expect("an answer").status(), 200);
     }
-    server.signal(Signal::SIGTERM);
-    let process = format!("{} ", server.pid());
-    assert!(super::end_of(&mut server).await.success());
-    let mut text = String::new();
-    super::until("the trace is whole", async || {
-        text = String::from_utf8_lossy(&std::fs::read(&trace).expect("the trace")).into_owned();
-        text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
-    })
-    .await;
-    let calls = calls(&text);
+    let calls = traced.end().await;
     let log = "/clients.db-wal";
     let is_answer = |call: &&Call| {
         let of_one = [r#"\"events\":[]"#, r#"\"client\":"#].iter().any(|part| call.arguments.contains(part));

@@ -12,7 +12,8 @@ pub fn build(name: &str, source: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.so", std::process::id()));
     let code = path.with_extension("c");
     std::fs::write(&code, source).expect("the source is written");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&path).arg(&code).output();
+    let headers = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/tests/support/preload");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O2", headers, "-o"]).arg(&path).arg(&code).output();
     let built = built.expect("cc is installed; tests/run installs it where it is missing");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     path
@@ -63,6 +64,13 @@ impl Faults {
     /// Lies from now on; 0 ends it.
     pub fn set(&self, fault: Fault, value: i32) {
         self.control.write_all_at(&value.to_ne_bytes(), fault as u64).expect("the control file is written");
+    }
+
+    /// How many syncs there have been.
+    pub fn syncs(&self) -> i64 {
+        let mut bytes = [0; 8];
+        self.control.read_exact_at(&mut bytes, 24).expect("the control file is read");
+        i64::from_ne_bytes(bytes)
     }
 
     /// Sets the wall clock ahead of the true one, in milliseconds.

@@ -3,8 +3,6 @@
 // of the same name that come next are not needed.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +11,8 @@
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "open.h"
 
 struct control {
     int64_t wall_ahead_ms; // Added to the wall clock; the others run on.
@@ -45,20 +45,6 @@ static int opened(int directory, const char *path, int flags, mode_t mode) {
     if (fd >= 0 && fd < FILES_MAX) tracked[fd] = root && !strncmp(path, root, strlen(root));
     return fd;
 }
-
-#define MODE                                \
-    mode_t mode = 0;                        \
-    if (flags & (O_CREAT | O_TMPFILE)) {    \
-        va_list rest;                       \
-        va_start(rest, flags);              \
-        mode = va_arg(rest, mode_t);        \
-        va_end(rest);                       \
-    }
-
-int open(const char *path, int flags, ...) { MODE return opened(AT_FDCWD, path, flags, mode); }
-int open64(const char *path, int flags, ...) { MODE return opened(AT_FDCWD, path, flags, mode); }
-int openat(int directory, const char *path, int flags, ...) { MODE return opened(directory, path, flags, mode); }
-int openat64(int directory, const char *path, int flags, ...) { MODE return opened(directory, path, flags, mode); }
 
 static int refuses(int error) {
     if (error) errno = error;
