@@ -1,5 +1,6 @@
 //! The wall clock is set under the running server.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::Server;
@@ -84,4 +85,21 @@ async fn a_stream_ends_when_the_clock_says_that_its_token_is_over() {
     faults.set_clock(HOUR_MS);
     let bye = items.named("$bye").await;
     assert_eq!(bye["data"]["reason"], "expired");
+}
+
+/// After a jump removal by age waits, and goes on where the operator says that the clock is right (SIGHUP).
+#[tokio::test]
+async fn after_a_jump_removal_by_age_goes_on_at_sighup() {
+    let (faults, server) = Faults::start(&["--max-age", "1h", "--log", "info"]);
+    publish(&server, 1).await;
+    faults.set_clock(8 * 24 * HOUR_MS);
+    super::until("the jump is logged", async || server.log().contains("has jumped ahead")).await;
+    for number in 2..=4 {
+        publish(&server, number).await;
+    }
+    assert_eq!(numbers(&server).await, [1, 2, 3, 4], "removal waits");
+    server.signal(Signal::SIGHUP);
+    super::until("it goes on", async || numbers(&server).await == [2, 3, 4]).await;
+    publish(&server, 5).await;
+    assert_eq!(numbers(&server).await, [2, 3, 4, 5], "what was published since is of today");
 }

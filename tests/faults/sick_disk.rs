@@ -172,3 +172,34 @@ async fn the_lock_holds_although_its_file_is_deleted() {
     drop(server);
     assert!(is_well(&Server::start_in(directory, &[])).await);
 }
+
+/// Publishes so many events, each once the one before it is answered.
+async fn publish_in_turn(server: &Server, events: u64) {
+    let mut connection = raw::Connection::open(server.address()).await.expect("connected");
+    for number in 0..events {
+        let body = json!({ "topic": "a", "data": number }).to_string();
+        connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
+        assert_eq!(super::within("an answer", connection.answer()).await.expect("an answer").status(), 201);
+    }
+}
+
+/// Publishers that each wait for an answer before they publish again come to share each sync, however they began: they do not
+/// take turns, in which each would wait for two.
+#[tokio::test]
+async fn on_a_slow_disk_publishers_share_each_sync() {
+    const EVENTS: u64 = 12;
+    let (faults, server) = Faults::start(&[]);
+    assert!(is_well(&server).await);
+    faults.set(Fault::SyncMs, 200);
+    let before = faults.syncs();
+    publish_in_turn(&server, EVENTS).await;
+    let alone = faults.syncs() - before;
+    for publishers in [2, 3] {
+        let before = faults.syncs();
+        let all = (0..publishers).map(|_| publish_in_turn(&server, EVENTS));
+        futures_util::future::join_all(all).await;
+        let together = faults.syncs() - before;
+        // The first comes alone; a machine that is busy lets one come late now and then.
+        assert!(together <= alone * 3 / 2, "{publishers} publishers: {together} syncs, and {alone} for one");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::store::StoreError;
 
@@ -55,22 +55,18 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits until there are `jobs` to take, until none has come for `quiet`, or until `patience` is over. For a queue with one worker,
-    /// which is not woken before.
-    pub(super) fn gather(&self, jobs: usize, quiet: Duration, patience: Duration) {
-        let (mut state, began) = (self.state(), Instant::now());
+    /// Waits until there are `jobs` to take, or until `patience` is over. For a queue with one worker, which is not woken before.
+    pub(super) fn gather(&self, jobs: usize, patience: Duration) {
+        let mut state = self.state();
         state.wanted = jobs;
-        loop {
-            let queued = state.jobs.len();
-            let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
-            let wait = quiet.min(patience.saturating_sub(began.elapsed()));
-            state = self.arrived.wait_timeout_while(state, wait, few).unwrap_or_else(PoisonError::into_inner).0;
-            let is_quiet = state.jobs.len() == queued;
-            if is_quiet || state.jobs.len() >= jobs || state.closed || began.elapsed() >= patience {
-                break;
-            }
-        }
+        let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
+        state = self.arrived.wait_timeout_while(state, patience, few).unwrap_or_else(PoisonError::into_inner).0;
         state.wanted = 0;
+    }
+
+    /// How many jobs wait.
+    pub(super) fn len(&self) -> usize {
+        self.state().jobs.len()
     }
 
     /// Queues a job that may not be refused: the few that the store itself asks for.
@@ -176,13 +172,12 @@ mod tests {
             std::thread::spawn(move || (0..5).for_each(|job| queue.push(job, ONE).unwrap()))
         };
         let never = Duration::from_secs(3600);
-        queue.gather(5, never, never);
+        queue.gather(5, never);
         assert_eq!(queue.take(ALL, false), Some(vec![0, 1, 2, 3, 4]));
         feeder.join().unwrap();
-        // Nobody comes, or too few do.
-        queue.gather(5, Duration::from_millis(1), never);
+        // Too few come.
         queue.push(5, ONE).unwrap();
-        queue.gather(5, never, Duration::from_millis(1));
+        queue.gather(5, Duration::from_millis(1));
         assert_eq!(queue.take(ALL, false), Some(vec![5]));
     }
 

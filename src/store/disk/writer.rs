@@ -31,17 +31,18 @@ const QUEUED_MAX: Load = Load { items: 65_536, bytes: 64 << 20 };
 /// What one transaction appends, at most. Bounds how long the first in a group waits for the last.
 const GROUP: Load = Load { items: 4096, bytes: 8 << 20 };
 
-/// Publishers that are answered together come back nearly together. Without a moment's wait the first of them would
-/// have a commit of its own, and the rest the next. `cargo bench --bench disk` shows a tenth to a fifth more appends a
-/// second by it with sixteen publishers and more, and no difference with fewer.
-const GATHER: Duration = Duration::from_micros(100);
+/// How long the publishers that have just been answered are waited for, as a share of the last commit.
+///
+/// A publisher that comes while a commit runs waits for that commit's sync and for its own: a sync and a half on average, which
+/// nothing can spare it, since one log has one sync at a time. Publishers that each wait for an answer before they publish
+/// again need not come so: those that were answered together come back together. But where others have queued up meanwhile, and
+/// their commit begins at once, the two groups take turns for ever, and each waits for two syncs. So the answered ones are
+/// waited for, and the groups become one. That gains a whole commit; where they do not come back, it costs this share.
+const GATHER_SHARE: u32 = 8;
 
-/// On a slow disk they are waited for a little longer, for as long as they keep coming: whoever comes just too late waits for two syncs
-/// instead of one. Without any for this share of a commit, the others are taken not to come.
-const GATHER_QUIET_SHARE: u32 = 32;
-
-/// How long they are waited for altogether, as a share of a commit: what is gained is a whole one.
-const GATHER_SHARE: u32 = 4;
+/// The shortest wait: on a fast disk, about the way of an answer to its publisher and back. `cargo bench --bench disk` shows a
+/// tenth to a fifth more appends a second by it with sixteen publishers and more.
+const GATHER_MIN: Duration = Duration::from_micros(100);
 
 /// The longest wait, whatever the disk takes.
 const GATHER_MAX: Duration = Duration::from_millis(100);
@@ -117,14 +118,14 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Queue<Job>) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, !self.has_chores()) {
-            let mut group = Vec::new();
+            let (mut group, mut expected) = (Vec::new(), 0);
             for job in jobs {
                 match job {
                     // Its publisher was told that it may not be stored. While it is not, better so.
                     Job::Append(_, asked, _) if asked.elapsed() >= ANSWER_MAX => {}
                     Job::Append(drafts, _, reply) => group.push((drafts, reply)),
                     other => {
-                        self.append(std::mem::take(&mut group));
+                        self.append(std::mem::take(&mut group), queue);
                         match other {
                             Job::Follow(after, feed) => self.follow(after, feed),
                             Job::Probe(reply) => {
@@ -136,14 +137,15 @@ impl Writer {
                     }
                 }
             }
-            let publishers = group.len();
-            self.append(group);
+            if !group.is_empty() {
+                expected = self.append(group, queue);
+            }
             self.checkpoint_if_due();
             // A slice, and then the queue has its turn again: neither waits for all of the other.
             self.do_chores();
-            if publishers > 1 {
-                let patience = |share: u32| (self.commit / share).clamp(GATHER, GATHER_MAX);
-                queue.gather(publishers, patience(GATHER_QUIET_SHARE), patience(GATHER_SHARE));
+            // A publisher that is alone is not waited for.
+            if expected > 1 {
+                queue.gather(expected, (self.commit / GATHER_SHARE).clamp(GATHER_MIN, GATHER_MAX));
             }
         }
         self.feed = None;
@@ -152,7 +154,9 @@ impl Writer {
     }
 
     /// Appends a group in one transaction. Whatever cannot be appended fails alone, the disk's failures all together.
-    fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>) {
+    ///
+    /// Returns how many jobs there will be if each publisher that is answered comes back: as many, and those that wait already.
+    fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>, queue: &Queue<Job>) -> usize {
         let first = self.log.last.next();
         let mut fresh = Vec::new();
         let mut answers = Vec::with_capacity(group.len());
@@ -170,10 +174,12 @@ impl Writer {
                 }
             }
         }
+        let expected = queue.len() + answers.len();
         for (reply, answer) in answers {
             // A publisher that has gone does not hear of it; its events are there.
             let _ = reply.send(answer);
         }
+        expected
     }
 
     /// Gives the drafts of one append their places behind `fresh`, or leaves everything as it was.
