@@ -120,8 +120,10 @@ pub struct Config {
     pub keep_alive: Duration,
     /// How long a peer may take nothing of what is sent to it.
     pub stall_timeout: Duration,
-    /// How much of what waits for it a peer has to take, in bytes a second over a minute; 0 is any.
+    /// How much of what waits for it a peer has to take, in bytes a second over `read_rate_window`; 0 is any.
     pub read_bytes_per_second_min: u32,
+    /// How long something may wait before that rate counts.
+    pub read_rate_window: Duration,
     /// Most connections at a time.
     pub connections_max: usize,
     /// Most requests at a time on one HTTP/2 connection.

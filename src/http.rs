@@ -41,6 +41,7 @@ pub use crate::net::ProxyHeader;
 pub use access::AccessOptions;
 pub use embed::{pages, routes};
 pub use options::HttpOptions;
+pub(crate) use origin::wrong_name;
 pub use origin::{AllowedOrigin, AllowedOrigins, OriginError};
 pub(crate) use site::Site;
 

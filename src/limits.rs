@@ -129,6 +129,14 @@ impl RateKey {
         }
     }
 
+    /// The subject, where a token names one.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        match &self.subject {
+            Some(Key::Subject(subject)) => Some(subject),
+            _ => None,
+        }
+    }
+
     /// With the subject of a token.
     #[must_use]
     pub fn named(self, subject: Option<Arc<str>>) -> Self {

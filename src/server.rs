@@ -15,12 +15,12 @@ use crate::config::{Config, StoreConfig};
 use crate::http::{Site, pages};
 use crate::hub::Hub;
 use crate::limits::Limits;
-use crate::net::Proxies;
 use crate::net::accept::{AcceptOptions, REJECT_SLOTS};
 use crate::net::access_log::AccessLog;
 use crate::net::http2::Http2Options;
 use crate::net::io::Timeouts;
 use crate::net::tls::Certificates;
+use crate::net::{MinReadRate, Proxies};
 use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
 use listener::Settings;
 
@@ -142,6 +142,8 @@ impl Server {
             .disable_signals()
             .shutdown_timeout(SHUTDOWN_SECONDS);
         let proxies = Proxies { trusted: http_options.trusted_proxies.clone(), header: http_options.proxy_header };
+        let min_read_rate =
+            MinReadRate { bytes_per_second: config.read_bytes_per_second_min, window: config.read_rate_window };
         let settings = Settings {
             accept: AcceptOptions {
                 limits: http_options.limits.clone(),
@@ -149,7 +151,7 @@ impl Server {
                 tls: certificates.as_ref().map(Certificates::config).transpose()?,
                 timeouts: Timeouts { idle: config.keep_alive, head: config.header_timeout },
                 stall_timeout: config.stall_timeout,
-                read_bytes_per_second_min: config.read_bytes_per_second_min,
+                min_read_rate,
                 rejecting: Arc::default(),
             },
             http2: Http2Options {
@@ -158,7 +160,7 @@ impl Server {
                 header_timeout: config.header_timeout,
                 keep_alive: config.keep_alive,
                 stall_timeout: config.stall_timeout,
-                read_bytes_per_second_min: config.read_bytes_per_second_min,
+                min_read_rate,
                 limits: http_options.limits.clone(),
                 proxies: proxies.clone(),
             },

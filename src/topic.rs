@@ -10,6 +10,10 @@ use std::sync::Arc;
 /// Longest topic or pattern, in bytes.
 pub const TOPIC_MAX_BYTES: usize = 255;
 
+/// About what a pattern of a subscription takes besides its text: its places in the set, in the index of subscriptions and in
+/// the registry.
+const PATTERN_BYTES: usize = 64;
+
 /// Most patterns that one subscription may hold.
 pub const PATTERNS_MAX: usize = 64;
 
@@ -240,6 +244,12 @@ impl PatternSet {
     /// The patterns, sorted.
     pub fn iter(&self) -> std::slice::Iter<'_, Pattern> {
         self.0.iter()
+    }
+
+    /// About what a subscription to them takes, in bytes.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        self.iter().map(|pattern| PATTERN_BYTES + pattern.as_str().len()).sum()
     }
 
     /// How many patterns there are.

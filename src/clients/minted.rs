@@ -15,9 +15,8 @@ const ALL_MAX_BYTES: usize = 16 << 20;
 /// Most bytes of those of one address.
 const ADDRESS_MAX_BYTES: usize = 1 << 20;
 
-/// About what a record takes besides its patterns' text, and what a pattern does.
+/// About what a record takes besides its patterns.
 const RECORD_BYTES: usize = 300;
-const PATTERN_BYTES: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -94,7 +93,7 @@ impl Minted {
 }
 
 fn cost_bytes(patterns: &PatternSet) -> usize {
-    RECORD_BYTES + patterns.iter().map(|pattern| PATTERN_BYTES + pattern.as_str().len()).sum::<usize>()
+    RECORD_BYTES + patterns.cost_bytes()
 }
 
 const _: () = assert!(size_of::<ClientRecord>() + size_of::<Held>() < RECORD_BYTES);

@@ -87,7 +87,8 @@ pub struct LimitArgs {
     #[arg(long, env = "SWITCHBACK_MAX_ECHO_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub max_echo_bytes: u64,
     /// Most memory that one client address, or one token's subject, may hold: bodies and messages that are arriving or being
-    /// stored, and what it does not take of its answers; past it a request is answered 429 (0: any)
+    /// stored, the patterns of its open subscriptions, and what it does not take of its answers; past it a request is answered
+    /// 429, and a connection that takes nothing is cut (0: any)
     #[arg(long, env = "SWITCHBACK_MAX_MEMORY_PER_PEER", value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
     pub max_memory_per_peer: u64,
     /// Most bytes of bodies and messages that are arriving or being stored, of all requests together; past it one is
@@ -97,7 +98,8 @@ pub struct LimitArgs {
     /// How many of those are reserved for bodies below 64KiB and for administrators: less than half [default: a sixteenth]
     #[arg(long, env = "SWITCHBACK_RESERVED_ARRIVING_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub reserved_arriving_bytes: Option<u64>,
-    /// Most bytes that wait until their readers take them, of all connections together
+    /// Most bytes that wait until their readers take them, patterns of open subscriptions included, of all connections together;
+    /// past it a subscription is answered 503, and a connection that takes nothing is cut
     #[arg(long, env = "SWITCHBACK_MAX_UNSENT_BYTES", value_name = "BYTES", default_value = "512MiB", value_parser = bytes)]
     pub max_unsent_bytes: u64,
     /// Longest request head, its URL and headers together (up to 128KiB); past it a request is answered 431. 64 patterns of
@@ -119,10 +121,13 @@ pub struct LimitArgs {
     /// Cut a connection that takes nothing of what is sent to it for so long (Linux), or a stream of one over HTTP/2
     #[arg(long, env = "SWITCHBACK_STALL_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub stall_timeout: Duration,
-    /// Cut a connection, or a stream of one over HTTP/2, that takes fewer bytes a second than this of what waits for it, over a
-    /// minute (0: any)
+    /// Cut a connection, or a stream of one over HTTP/2, that takes fewer bytes a second than this of what waits for it, over
+    /// --read-rate-window (0: any)
     #[arg(long, env = "SWITCHBACK_MIN_READ_RATE", value_name = "BYTES", default_value_t = 1024)]
     pub min_read_rate: u32,
+    /// How long something may wait for its reader before --min-read-rate counts
+    #[arg(long, env = "SWITCHBACK_READ_RATE_WINDOW", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub read_rate_window: Duration,
     /// Most requests at a time on one HTTP/2 connection; past it the client has to wait
     #[arg(long, env = "SWITCHBACK_MAX_HTTP2_STREAMS", value_name = "NUMBER", default_value_t = 100)]
     pub max_http2_streams: u32,
@@ -160,6 +165,7 @@ impl LimitArgs {
         range("body-timeout", !self.body_timeout.is_zero(), "is more than 0s")?;
         range("keep-alive", !self.keep_alive.is_zero(), "is more than 0s")?;
         range("stall-timeout", self.stall_timeout >= Duration::from_millis(1), "is more than 0s")?;
+        range("read-rate-window", !self.read_rate_window.is_zero(), "is more than 0s")?;
         range("max-http2-streams", self.max_http2_streams > 0, "is at least 1")
     }
 

@@ -212,6 +212,7 @@ impl ServeArgs {
             keep_alive: self.limits.keep_alive,
             stall_timeout: self.limits.stall_timeout,
             read_bytes_per_second_min: self.limits.min_read_rate,
+            read_rate_window: self.limits.read_rate_window,
             connections_max: self.limits.max_connections,
             http2_streams_max: self.limits.max_http2_streams,
             tls: self.tls.files(readable)?,

@@ -43,11 +43,20 @@ impl Call {
     /// As [`Self::rights`]; and where the store cannot say whether a ticket is one.
     pub(super) async fn rights_over(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
         let rights = self.look_up(transport).await;
-        if rights.is_err() {
+        match &rights {
+            Ok(rights) => self.pays(rights)?,
             // Whoever tries one credential after another is counted as if he came each time.
-            self.limits().connect(&self.rate_key())?;
+            Err(_) => self.limits().connect(&self.rate_key())?,
         }
         rights
+    }
+
+    /// From here on the subject pays, too, for what its request makes the connection hold.
+    fn pays(&self, rights: &Rights) -> Result<(), ApiError> {
+        match &self.request.payer {
+            Some(payer) if rights.subject().is_some() => Ok(payer.charge_to(self.rate_key_of(rights))?),
+            _ => Ok(()),
+        }
     }
 
     async fn look_up(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {

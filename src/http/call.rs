@@ -92,6 +92,10 @@ impl Call {
     pub(super) fn new(request: Request, state: Rc<State>) -> Self {
         let options = &state.options;
         let caller = Caller::of(&request.peer, request.headers(), &options.trusted_proxies, options.proxy_header);
+        if let Some(payer) = &request.payer {
+            // Where that is refused, the peer before it pays on: what waits is the answer to that one.
+            let _refused = payer.charge_to(RateKey::at(caller.address));
+        }
         let source = RequestOrigin::of(request.headers(), caller.scheme, options);
         Self(Box::new(Parts { request, state, caller, source, pace: Pace::Request }))
     }

@@ -17,7 +17,7 @@ use crate::clients::Registration;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Step};
 use crate::hub::{Push, Seat, Worker};
-use crate::limits::{Permit, Scanner};
+use crate::limits::{LimitError, OutboundBudget, Permit, Scanner};
 use crate::log::Page;
 use crate::net::{DirectSink, Hold};
 use crate::store::StoreError;
@@ -29,10 +29,8 @@ pub(super) struct Driver {
     pub(super) delivery: Delivery,
     pub(super) registration: Option<Registration>,
     seat: Seat,
-    /// Its place among those that may be open, given back with it.
-    _held: Option<Permit>,
-    /// Who pays for what is looked at in vain. Boxed: most streams never look at anything in vain.
-    scanner: Box<Scanner>,
+    /// What it takes of its peer's limits. Boxed: hardly anything of it is looked at while events come.
+    costs: Box<Costs>,
     hold: Option<Hold>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
     /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
@@ -45,21 +43,30 @@ pub(super) struct Driver {
     watching: Option<Waker>,
 }
 
+/// What a delivery takes of its peer's limits, given back with it.
+pub(super) struct Costs {
+    /// Its place among those that may be open; a short poll has none.
+    pub(super) held: Option<Permit>,
+    /// Who pays for what is looked at in vain.
+    pub(super) scanner: Scanner,
+    /// What its patterns take, and its request where that stays. Equal patterns may lie in memory once; each subscription is
+    /// charged for them, since that ends when one of them changes.
+    pub(super) memory: OutboundBudget,
+}
+
 impl Driver {
     pub(super) fn new(
         delivery: Delivery,
         seat: Seat,
         registration: Option<Registration>,
-        held: Option<Permit>,
-        scanner: Scanner,
+        costs: Costs,
         hold: Option<Hold>,
     ) -> Self {
         Self {
             delivery,
             registration,
             seat,
-            _held: held,
-            scanner: Box::new(scanner),
+            costs: Box::new(costs),
             hold,
             fetch: None,
             timer: None,
@@ -133,7 +140,7 @@ impl Driver {
         if rows == 0 {
             return false;
         }
-        let debt = self.scanner.looked_at(rows, now);
+        let debt = self.costs.scanner.looked_at(rows, now);
         if !debt.is_zero() {
             self.delivery.look_after(now + debt);
         }
@@ -142,7 +149,11 @@ impl Driver {
 
     /// Changes what is asked for; the delivery first moves over what the old patterns are known not to match, so
     /// that new ones are heard from the present on.
-    pub(super) fn set_patterns(&mut self, patterns: PatternSet) {
+    ///
+    /// # Errors
+    /// Where its peer has no room for them; what was asked for before stays.
+    pub(super) fn set_patterns(&mut self, patterns: PatternSet) -> Result<(), LimitError> {
+        self.costs.memory.set(patterns.cost_bytes())?;
         self.seat.catch_up(&mut self.delivery);
         self.fetch = None;
         self.seat.set_patterns(&patterns);
@@ -150,6 +161,7 @@ impl Driver {
             registration.connection.set_patterns(&patterns);
         }
         self.delivery.set_patterns(patterns);
+        Ok(())
     }
 
     /// A whole answer.

@@ -15,7 +15,7 @@ use super::route::Route;
 use super::site::{Site, State};
 use crate::hub::Hub;
 use crate::net::http1::WeakSink;
-use crate::net::{Hold, Peer, Request, RequestBody, Response, fallback};
+use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, fallback};
 
 mod retained;
 
@@ -148,6 +148,7 @@ impl FromRequest for Embedded {
             peer: request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.peer_addr())),
             sink: request.conn_data::<WeakSink>().and_then(WeakSink::upgrade),
             hold: request.conn_data::<Hold>().cloned(),
+            payer: request.conn_data::<Payer>().cloned(),
         };
         std::future::ready(Ok(Self { request, state: state.clone(), retained, chunked }))
     }

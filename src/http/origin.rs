@@ -13,7 +13,7 @@ use http::header::{
 use super::error::ApiError;
 use super::options::HttpOptions;
 use super::proxied;
-use crate::net::{Headers, ResponseFields, Scheme, text};
+use crate::net::{Headers, Response, ResponseFields, Scheme, text};
 
 /// What a browser says of who asks (Fetch Metadata).
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -269,6 +269,12 @@ pub(crate) fn check_name(headers: Headers<'_>, options: &HttpOptions) -> Result<
         "bad_host",
         "this server does not answer to the name in Host: localhost and loopback addresses, and what --allow-host NAME names",
     ))
+}
+
+/// The answer to a request that was addressed to another name than the server's, as [`check_name`] has it; for a listener
+/// that has no routes.
+pub(crate) fn wrong_name(headers: Headers<'_>, options: &HttpOptions) -> Option<Response> {
+    check_name(headers, options).err().map(|error| error.response())
 }
 
 fn is_listed(origin: &str, options: &HttpOptions) -> bool {

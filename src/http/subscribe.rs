@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
-use http::StatusCode;
 use http::header::{
     CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
 };
+use http::{StatusCode, Version};
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
 use super::batch_body::with_batch;
-use super::driver::{Driver, StreamBody, StreamDriver};
+use super::driver::{Costs, Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::{Answer, Call, origin};
@@ -246,7 +246,14 @@ async fn opened(
     let Permitted { rights, key, known, patterns, asked } = permit(call, transport, params).await?;
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
     let scanner = call.limits().scan(&key).map_err(limited)?;
-    let held = if staying { Some(call.limits().hold(&key).map_err(limited)?) } else { None };
+    let mut costs = Costs { held: None, scanner, memory: call.limits().outbound(key.clone()) };
+    if staying {
+        costs.held = Some(call.limits().hold(&key).map_err(limited)?);
+        // A held request keeps its head; of HTTP/2 it is charged already.
+        let is_counted = streaming || call.request.head.version() >= Version::HTTP_2;
+        let head_bytes = if is_counted { 0 } else { call.request.head.bytes() };
+        costs.memory.set(head_bytes + patterns.cost_bytes()).map_err(limited)?;
+    }
     let is_known = params.client.is_none() || known.is_some();
     let worker = call.state.worker();
     // The same in memory for all who stay and ask for the same.
@@ -260,7 +267,7 @@ async fn opened(
             let message = "a million rows were looked at and too few matched: subscribe to less, or from a cursor";
             return Err(StoreError::Busy(message));
         }
-        wait_after(&scanner, vain_rows).await;
+        wait_after(&costs.scanner, vain_rows).await;
         Ok(())
     };
     let start = hub.start(from, &patterns, pause).await?;
@@ -315,7 +322,7 @@ async fn opened(
     }
     delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
-    Ok((Box::new(Driver::new(delivery, seat, registration, held, scanner, call.hold())), rights))
+    Ok((Box::new(Driver::new(delivery, seat, registration, costs, call.hold())), rights))
 }
 
 /// Pays for rows that a search looked at in vain; others have their turn in any case.

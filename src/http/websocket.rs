@@ -21,7 +21,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesOrdered;
 use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
-use serde_json::Value;
 
 use super::driver::StreamDriver;
 use super::error::ApiError;
@@ -29,6 +28,7 @@ use super::subscribe::{open, params, stream_of};
 use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::clock::runtime_now;
+use crate::limits::InboundBudget;
 use crate::net::{Headers, RequestBody, Response};
 use crate::store::StoreError;
 use crate::transport::Transport;
@@ -122,12 +122,20 @@ struct Socket {
     messages: Option<Messages>,
     pending: FuturesOrdered<Pending>,
     /// A message that waits for a word of the store, and keeps those after it waiting.
-    held: Option<(String, LocalBoxFuture<'static, Result<(), StoreError>>)>,
+    held: Option<HeldMessage>,
     /// Replies and control frames that wait to be written.
     out: BytesMut,
     end: End,
     /// Waits for the peer's close frame, where the server sent its own first.
     closing: Option<Closing>,
+}
+
+/// A message to be handed in again.
+struct HeldMessage {
+    text: String,
+    /// What the text takes.
+    _budget: InboundBudget,
+    asked: LocalBoxFuture<'static, Result<(), StoreError>>,
 }
 
 impl Stream for Socket {
@@ -174,8 +182,8 @@ impl Socket {
             {
                 self.reply(reply);
             }
-            if let Some((_, asked)) = &mut self.held {
-                let Poll::Ready(answer) = asked.poll_unpin(cx) else { return };
+            if let Some(held) = &mut self.held {
+                let Poll::Ready(answer) = held.asked.poll_unpin(cx) else { return };
                 self.resume(answer);
             }
             let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
@@ -194,13 +202,13 @@ impl Socket {
 
     /// Goes on with the message that was held.
     fn resume(&mut self, answer: Result<(), StoreError>) {
-        let Some((text, _)) = self.held.take() else { return };
+        let Some(HeldMessage { text, .. }) = self.held.take() else { return };
         match answer {
             Ok(()) => {
                 let outcome = self.conversation.text(&text, &mut self.live.driver(), true);
                 self.take(outcome, &text);
             }
-            Err(error) => self.reply(Some(Conversation::unanswered(&text, error))),
+            Err(error) => self.reply(Some(Conversation::unanswered(&text, error.into()))),
         }
     }
 
@@ -227,13 +235,19 @@ impl Socket {
             messages::Outcome::Reply(reply) => self.reply(reply),
             messages::Outcome::Close(refusal) => self.close(refusal),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
-            messages::Outcome::Ask(asked) => self.held = Some((text.to_owned(), asked)),
+            messages::Outcome::Ask(asked) => {
+                let mut budget = self.conversation.limits.inbound(self.conversation.key.clone());
+                match budget.grow(text.len()) {
+                    Ok(()) => self.held = Some(HeldMessage { text: text.to_owned(), _budget: budget, asked }),
+                    Err(error) => self.reply(Some(Conversation::unanswered(text, error.into()))),
+                }
+            }
         }
     }
 
-    fn reply(&mut self, reply: Option<Value>) {
-        if let Some(data) = reply {
-            Framing::WebSocket.control(&Control::Reply(data), None, &mut self.out);
+    fn reply(&mut self, reply: Option<Control>) {
+        if let Some(reply) = reply {
+            Framing::WebSocket.control(&reply, None, &mut self.out);
         }
     }
 

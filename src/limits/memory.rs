@@ -1,4 +1,5 @@
-//! Memory that peers make the server hold: what arrives and is not dealt with yet, and what waits to be sent.
+//! Memory that peers make the server hold: what arrives and is not dealt with yet; what waits to be sent, and the patterns of
+//! those that stay.
 //!
 //! Each byte counts three times: for its address, for its subject, and in the total of its direction. The two directions
 //! have totals of their own, so that readers who take nothing cannot keep publishers out; an address or a subject has one
@@ -73,6 +74,9 @@ impl Memory {
 
     fn charge(&self, pool: Pool, key: &RateKey, bytes: usize) -> Result<(), LimitError> {
         let options = &self.options;
+        if bytes == 0 {
+            return Ok(());
+        }
         let part = options.reserved_bytes / RESERVE_PARTS;
         let total_max = match pool {
             Pool::Inbound => options.inbound_bytes_max.saturating_sub(options.reserved_bytes),
@@ -92,13 +96,16 @@ impl Memory {
         let before = self.total(pool).fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > total_max {
             self.credit(pool, key, bytes);
-            let what = if pool == Pool::Outbound { "bytes to send" } else { "bytes that are arriving" };
+            let what = if pool == Pool::Outbound { "bytes held for its clients" } else { "bytes that are arriving" };
             return Err(LimitError::ServerFull(what));
         }
         Ok(())
     }
 
     fn credit(&self, pool: Pool, key: &RateKey, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.total(pool).fetch_sub(bytes, Ordering::Relaxed);
         match pool {
             Pool::Inbound | Pool::Outbound => self.shares.credit(key, bytes),
@@ -185,6 +192,27 @@ impl InboundBudget {
         }
     }
 
+    /// Charges what is held, and what will be, to another peer.
+    ///
+    /// # Errors
+    /// As [`Self::grow`], where the other has no room for it; the former peer keeps it then.
+    pub fn charge_to(&mut self, key: RateKey) -> Result<(), LimitError> {
+        for number in 0..self.held.len() {
+            let (pool, bytes) = self.held[number];
+            if let Err(error) = self.limits.memory.charge(pool, &key, bytes) {
+                for (pool, bytes) in &self.held[..number] {
+                    self.limits.memory.credit(*pool, &key, *bytes);
+                }
+                return Err(error);
+            }
+        }
+        for (pool, bytes) in &self.held {
+            self.limits.memory.credit(*pool, &self.key, *bytes);
+        }
+        self.key = key;
+        Ok(())
+    }
+
     /// How many bytes are held.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -216,7 +244,7 @@ impl Drop for InboundBudget {
     }
 }
 
-/// Bytes that wait until one peer takes them. Given back when dropped.
+/// Bytes that are held for one peer: until it takes them, or as long as it stays. Given back when dropped.
 #[derive(Debug)]
 pub struct OutboundBudget {
     limits: Arc<Limits>,
@@ -227,6 +255,15 @@ pub struct OutboundBudget {
 impl OutboundBudget {
     pub(super) fn new(limits: Arc<Limits>, key: RateKey) -> Self {
         Self { limits, key, bytes: 0 }
+    }
+
+    /// Whom it is charged to.
+    pub(crate) fn key(&self) -> &RateKey {
+        &self.key
+    }
+
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     /// Holds exactly so many bytes from now on.
@@ -242,6 +279,17 @@ impl OutboundBudget {
             memory.credit(Pool::Outbound, &self.key, self.bytes - bytes);
         }
         self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Charges what is held, and what will be, to another peer.
+    ///
+    /// # Errors
+    /// As [`Self::set`], where the other has no room for it; the former peer keeps it then.
+    pub fn charge_to(&mut self, key: RateKey) -> Result<(), LimitError> {
+        self.limits.memory.charge(Pool::Outbound, &key, self.bytes)?;
+        self.limits.memory.credit(Pool::Outbound, &self.key, self.bytes);
+        self.key = key;
         Ok(())
     }
 }
@@ -335,7 +383,7 @@ mod tests {
         assert_eq!(limits.inbound(key(1)).grow(30 * MIB), Err(LimitError::Memory { whose: "this address" }));
         limits.inbound(key(2)).grow(30 * MIB).unwrap();
         let mut other = limits.outbound(key(2));
-        assert_eq!(other.set(50 * MIB), Err(LimitError::ServerFull("bytes to send")));
+        assert_eq!(other.set(50 * MIB), Err(LimitError::ServerFull("bytes held for its clients")));
         waiting.set(MIB).unwrap();
         other.set(50 * MIB).unwrap();
         drop((waiting, other));

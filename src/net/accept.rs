@@ -10,8 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, MinReadRate};
 use super::io::{Io, Timeouts, Wire};
+use super::payer::Payer;
 use super::peer::{Peer, is_trusted};
 use crate::limits::{Limits, Permit, RateKey};
 
@@ -28,8 +29,8 @@ pub(crate) struct AcceptOptions {
     pub(crate) timeouts: Timeouts,
     /// How long a peer may take nothing of what is sent to it.
     pub(crate) stall_timeout: Duration,
-    /// How much of what waits for it a peer has to take, over a minute; 0 is any.
-    pub(crate) read_bytes_per_second_min: u32,
+    /// How fast a peer has to take what waits for it.
+    pub(crate) min_read_rate: MinReadRate,
     /// Connections past the limit that are being answered.
     pub(crate) rejecting: Arc<AtomicUsize>,
 }
@@ -40,6 +41,7 @@ pub(crate) struct Accepted {
     address: SocketAddr,
     peer: Peer,
     counted: Option<Permit>,
+    payer: Payer,
     timeouts: Timeouts,
     _reject_slot: Option<RejectSlot>,
 }
@@ -47,8 +49,8 @@ pub(crate) struct Accepted {
 impl Accepted {
     /// An HTTP/1 connection, and what it holds as long as it is there.
     pub(crate) fn into_http1(self) -> (Io, SocketAddr, impl Sized) {
-        let Self { wire, address, peer, counted, timeouts, _reject_slot } = self;
-        (Io::new(wire, peer, timeouts, counted), address, _reject_slot)
+        let Self { wire, address, peer, counted, payer, timeouts, _reject_slot } = self;
+        (Io::new(wire, peer, payer, timeouts, counted), address, _reject_slot)
     }
 
     /// As [`Self::into_http1`], of an HTTP/2 connection, which times itself.
@@ -84,7 +86,9 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
         Ok(counted) => (Some(counted), None, None),
         Err(error) => (None, Some(error), Some(RejectSlot::take(&options.rejecting)?)),
     };
-    let backlog = Backlog::new(options.read_bytes_per_second_min);
+    // Until a request says who is behind a proxy.
+    let payer = Payer::new(&options.limits, RateKey::at(ip));
+    let backlog = Backlog::new(options.min_read_rate, payer.clone());
     let wire = match &options.tls {
         None => Wire::plain(stream, backlog),
         Some(config) => {
@@ -93,7 +97,7 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
         }
     };
     let peer = Peer { address: ip, secure: options.tls.is_some(), refused };
-    Some(Accepted { wire, address, peer, counted, timeouts: options.timeouts, _reject_slot })
+    Some(Accepted { wire, address, peer, counted, payer, timeouts: options.timeouts, _reject_slot })
 }
 
 /// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,

@@ -1,4 +1,4 @@
-//! What waits because its peer does not take it: bounded in time by a minimum rate.
+//! What waits because its peer does not take it: bounded in time by a minimum rate, and in bytes by its peer's share.
 //!
 //! TCP's own timeout ends a peer that takes nothing. One that takes a byte now and then would hold what waits for it for
 //! ever. Measured is the time in which something waited, so that a stream without events, or a peer that keeps up, is never
@@ -12,13 +12,21 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// How long something may wait before the rate counts.
-const WINDOW: Duration = Duration::from_secs(60);
+use super::payer::Payer;
+
+/// How fast a peer has to take what waits for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MinReadRate {
+    /// 0 is any rate.
+    pub(crate) bytes_per_second: u32,
+    /// How long something may wait before the rate counts.
+    pub(crate) window: Duration,
+}
 
 /// How fast a peer takes what waits for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadRate {
-    bytes_per_second_min: u32,
+    min: MinReadRate,
     /// How long something has waited, in this window.
     blocked: Duration,
     blocked_since: Option<Instant>,
@@ -31,9 +39,8 @@ pub(super) struct ReadRate {
 pub(super) struct TooSlow;
 
 impl ReadRate {
-    /// `bytes_per_second_min` of 0 is any rate.
-    pub(super) fn new(bytes_per_second_min: u32) -> Self {
-        Self { bytes_per_second_min, blocked: Duration::ZERO, blocked_since: None, taken: 0 }
+    pub(super) fn new(min: MinReadRate) -> Self {
+        Self { min, blocked: Duration::ZERO, blocked_since: None, taken: 0 }
     }
 
     /// Something waits, and the peer takes nothing of it at the moment. Says when the window ends if that goes on.
@@ -41,17 +48,17 @@ impl ReadRate {
     /// # Errors
     /// [`TooSlow`] where it has waited for a whole window, and too little of it was taken.
     pub(super) fn blocked(&mut self, now: Instant) -> Result<Instant, TooSlow> {
+        let window = self.min.window;
         let since = *self.blocked_since.get_or_insert(now);
         let blocked = self.blocked + now.saturating_duration_since(since);
-        if blocked < WINDOW {
-            return Ok(now + (WINDOW - blocked));
+        if blocked < window {
+            return Ok(now + (window - blocked));
         }
-        let least = u64::from(self.bytes_per_second_min) * WINDOW.as_secs();
-        if self.taken < least {
+        if (self.taken as f64) < f64::from(self.min.bytes_per_second) * window.as_secs_f64() {
             return Err(TooSlow);
         }
-        *self = Self { blocked_since: Some(now), ..Self::new(self.bytes_per_second_min) };
-        Ok(now + WINDOW)
+        *self = Self { blocked_since: Some(now), ..Self::new(self.min) };
+        Ok(now + window)
     }
 
     /// The peer took bytes.
@@ -66,7 +73,10 @@ impl ReadRate {
 /// The backlog of one connection. It has no state until something waits.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    bytes_per_second_min: u32,
+    min: MinReadRate,
+    payer: Payer,
+    /// Bytes that are charged to the payer.
+    held_bytes: usize,
     waiting: Option<Box<Waiting>>,
 }
 
@@ -77,24 +87,31 @@ struct Waiting {
 }
 
 impl Backlog {
-    pub(super) fn new(bytes_per_second_min: u32) -> Self {
-        Self { bytes_per_second_min, waiting: None }
+    pub(super) fn new(min: MinReadRate, payer: Payer) -> Self {
+        Self { min, payer, held_bytes: 0, waiting: None }
     }
 
-    /// Something waits, and the socket takes nothing of it at the moment: the task is woken when that has lasted too long.
+    /// `bytes` wait, and the socket takes nothing of them at the moment: the task is woken when that has lasted too long.
     ///
-    /// Then the connection is not closed but reset: what the kernel has taken already would wait on for the same peer.
-    pub(super) fn poll_too_slow(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Error> {
-        if self.bytes_per_second_min == 0 {
+    /// A connection that is too slow, or whose peer holds too much, is not closed but reset: what the kernel has taken already
+    /// would wait on for the same peer. A client that comes back resumes from its cursor.
+    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>, socket: &TcpStream, bytes: usize) -> Poll<io::Error> {
+        if bytes != self.held_bytes {
+            if let Err(error) = self.payer.hold_unsent(bytes) {
+                self.payer.note_cut(&error);
+                reset_on_close(socket);
+                return Poll::Ready(io::Error::new(io::ErrorKind::QuotaExceeded, error));
+            }
+            self.held_bytes = bytes;
+        }
+        if self.min.bytes_per_second == 0 {
             return Poll::Pending;
         }
-        let new = || Box::new(Waiting { rate: ReadRate::new(self.bytes_per_second_min), timer: None });
+        let new = || Box::new(Waiting { rate: ReadRate::new(self.min), timer: None });
         let Waiting { rate, timer } = &mut **self.waiting.get_or_insert_with(new);
         loop {
             let Ok(until) = rate.blocked(Instant::now()) else {
-                if let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
-                    tracing::debug!(%error, "a slow peer's connection is closed, not reset");
-                }
+                reset_on_close(socket);
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             };
             let until = tokio::time::Instant::from_std(until);
@@ -109,11 +126,28 @@ impl Backlog {
 
     /// The socket took bytes; `drained` where nothing is left of what was given.
     pub(super) fn took(&mut self, bytes: usize, drained: bool) {
+        if drained && self.held_bytes > 0 {
+            let _less_is_never_refused = self.payer.hold_unsent(0);
+            self.held_bytes = 0;
+        }
         let Some(waiting) = &mut self.waiting else { return };
         waiting.rate.took(Instant::now(), bytes);
         if drained {
             waiting.timer = None;
         }
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        // The payer may be kept for longer, in actix's pools.
+        self.took(0, true);
+    }
+}
+
+fn reset_on_close(socket: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a connection is closed, not reset");
     }
 }
 
@@ -123,7 +157,8 @@ mod tests {
 
     use super::*;
 
-    const MIN: u32 = 1024;
+    const WINDOW: Duration = Duration::from_secs(60);
+    const MIN: MinReadRate = MinReadRate { bytes_per_second: 1024, window: WINDOW };
 
     /// A peer that takes `bytes` every `pause` while something waits all the time: how long it is suffered, up to an hour.
     fn suffered(bytes: usize, pause: Duration) -> Duration {
@@ -149,7 +184,7 @@ mod tests {
         #[test]
         fn a_peer_is_cut_by_its_rate_alone(pause_ms in 50_u64..20_000, permille in 0_u64..900) {
             let pause = Duration::from_millis(pause_ms);
-            let at = |permille: u64| usize::try_from(u64::from(MIN) * pause_ms * permille / 1_000_000).unwrap();
+            let at = |permille: u64| usize::try_from(u64::from(MIN.bytes_per_second) * pause_ms * permille / 1_000_000).unwrap();
             prop_assert!(suffered(at(permille), pause) <= WINDOW * 2);
             prop_assert!(suffered(at(2000) + 1, pause) >= Duration::from_secs(3600));
         }

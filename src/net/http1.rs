@@ -255,7 +255,7 @@ impl Connection {
         let FastRequest { head, upgrade, body } = request;
         let (run, mut in_flight, sink) = {
             let link = self.link.borrow();
-            let (peer, sink) = (link.io.peer, link.io.sink().cloned());
+            let (peer, sink, payer) = (link.io.peer, link.io.sink().cloned(), Some(link.io.payer.clone()));
             let in_flight =
                 InFlight::begin(http1.log.as_deref().map(|log| (log, &*head)), &peer, Some(&link.io.activity));
             let body = if upgrade {
@@ -264,7 +264,7 @@ impl Connection {
                 RequestBody::Full(body)
             };
             let hold = Some(link.io.activity.hold.clone());
-            let request = Request { head, body, peer, sink: sink.clone(), hold };
+            let request = Request { head, body, peer, sink: sink.clone(), hold, payer };
             (http1.service.call(request), in_flight, sink)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };

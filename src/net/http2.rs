@@ -24,9 +24,10 @@ use tokio::time::{sleep_until, timeout};
 
 use super::accept::Accepted;
 use super::access_log::AccessLog;
-use super::backlog::ReadRate;
+use super::backlog::{MinReadRate, ReadRate};
 use super::http1::Stopping;
 use super::in_flight::InFlight;
+use super::payer::Payer;
 use super::peer::{Peer, Proxies};
 use super::request::{Request, RequestBody};
 use super::response::Response;
@@ -65,7 +66,7 @@ pub(crate) struct Http2Options {
     pub(crate) keep_alive: Duration,
     pub(crate) stall_timeout: Duration,
     /// As [`super::accept::AcceptOptions`] has it, for each stream.
-    pub(crate) read_bytes_per_second_min: u32,
+    pub(crate) min_read_rate: MinReadRate,
     /// What heads and answers that wait are charged to.
     pub(crate) limits: Arc<Limits>,
     pub(crate) proxies: Proxies,
@@ -186,10 +187,10 @@ async fn answer<S: Service>(
     drop(parts);
     let options = &http2.options;
     let key = RateKey::at(options.proxies.caller(&peer, head.headers()).address);
-    let (mut inbound, mut outbound) = (options.limits.inbound(key.clone()), options.limits.outbound(key));
+    let payer = Payer::new(&options.limits, key);
     let head_bytes = head.bytes() + head.fields().count() * FIELD_COST_BYTES;
     let mut peer = peer;
-    if let Err(error) = inbound.grow(head_bytes).and_then(|()| outbound.set(ANSWER_BYTES)) {
+    if let Err(error) = payer.hold_head(head_bytes).and_then(|()| payer.hold_unsent(ANSWER_BYTES)) {
         // The handler refuses it, and knows how.
         peer.refused = Some(error);
         head.drop_fields();
@@ -201,23 +202,26 @@ async fn answer<S: Service>(
     } else {
         RequestBody::Stream(Box::pin(upload.clone()))
     };
-    let mut answering = http2.service.call(Request { head, body, peer, sink: None, hold: None });
+    let mut answering =
+        http2.service.call(Request { head, body, peer, sink: None, hold: None, payer: Some(payer.clone()) });
     let answered = poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answering.as_mut().poll(cx).map(Some),
     });
     // A held request whose client is gone ends here, and everything that it held with it.
     let Some(response) = answered.await else { return };
-    drop((answering, inbound));
+    drop(answering);
+    payer.release_head();
     in_flight.answered(response.status.as_u16(), None);
     // Of a stream no more waits than a part.
     let waiting = response.body.length().unwrap_or(0).clamp(ANSWER_BYTES, SEND_BUFFER_BYTES);
-    if outbound.set(waiting).is_err() {
+    if payer.hold_unsent(waiting).is_err() {
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
         return;
     }
     if send(response, respond, is_head, options, &mut in_flight).await {
-        drop((in_flight, outbound));
+        drop(in_flight);
+        let _less_is_never_refused = payer.hold_unsent(0);
         upload.read_out().await;
     }
 }
@@ -238,7 +242,7 @@ async fn send(
     if empty {
         return true;
     }
-    let mut rate = ReadRate::new(options.read_bytes_per_second_min);
+    let mut rate = ReadRate::new(options.min_read_rate);
     let mut sent_bytes = 0;
     // The end needs no room in the window: a client may give none for what it knows to be complete.
     while length.is_none_or(|length| sent_bytes < length) {

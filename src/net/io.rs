@@ -21,12 +21,14 @@ use tokio_rustls::server::TlsStream;
 use super::backlog::Backlog;
 use super::hold::Hold;
 use super::http1::DirectSink;
+use super::payer::Payer;
 use super::peer::Peer;
 use super::tls::HTTP2;
 use crate::limits::Permit;
 
 /// Bytes of answers that wait within TLS, before and after they are encrypted: a record of each (RFC 8446 §5.1).
 const TLS_BUFFER_BYTES: usize = 16 << 10;
+const TLS_BUFFERS: usize = 2;
 
 /// What comes and goes.
 pub(crate) enum Wire {
@@ -181,6 +183,8 @@ pub(crate) struct Io {
     wire: Wire,
     pub(crate) peer: Peer,
     pub(crate) activity: Rc<Activity>,
+    /// Who pays for what waits on it.
+    pub(crate) payer: Payer,
     timeouts: Timeouts,
     /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
     /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
@@ -196,10 +200,10 @@ pub(crate) struct Io {
 pub(crate) type BoxedIo = Box<Io>;
 
 impl Io {
-    pub(super) fn new(wire: Wire, peer: Peer, timeouts: Timeouts, counted: Option<Permit>) -> Self {
+    pub(super) fn new(wire: Wire, peer: Peer, payer: Payer, timeouts: Timeouts, counted: Option<Permit>) -> Self {
         let activity = Activity::begin_connection();
         let (idle, unread, read_ended) = (None, BytesMut::new(), false);
-        Self { wire, peer, activity, timeouts, idle, unread, read_ended, _counted: counted }
+        Self { wire, peer, activity, payer, timeouts, idle, unread, read_ended, _counted: counted }
     }
 
     /// For the `App`, which is to read these bytes first. actix times the first head that it reads by itself, and answers 408.
@@ -280,7 +284,9 @@ impl AsyncWrite for Wire {
                     backlog.took(*written.as_ref().unwrap_or(&0), false);
                     Poll::Ready(written)
                 }
-                Poll::Pending => backlog.poll_too_slow(cx, stream.get_ref().0).map(Err),
+                Poll::Pending => {
+                    backlog.poll_blocked(cx, stream.get_ref().0, TLS_BUFFERS * TLS_BUFFER_BYTES + buf.len()).map(Err)
+                }
             },
         }
     }
@@ -293,7 +299,7 @@ impl AsyncWrite for Wire {
                     backlog.took(0, true);
                     Poll::Ready(flushed)
                 }
-                Poll::Pending => backlog.poll_too_slow(cx, stream.get_ref().0).map(Err),
+                Poll::Pending => backlog.poll_blocked(cx, stream.get_ref().0, TLS_BUFFERS * TLS_BUFFER_BYTES).map(Err),
             },
         }
     }

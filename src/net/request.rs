@@ -16,6 +16,7 @@ use http::{Method, Version};
 use super::headers::Headers;
 use super::hold::Hold;
 use super::http1::DirectSink;
+use super::payer::Payer;
 use super::peer::Peer;
 
 /// One request.
@@ -29,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) sink: Option<DirectSink>,
     /// How its connection learns that the request waits for events; `None` where the connection does not ask.
     pub(crate) hold: Option<Hold>,
+    /// Who pays for what waits on its connection; `None` in another program's server, which is not counted.
+    pub(crate) payer: Option<Payer>,
 }
 
 impl Request {
@@ -274,7 +277,7 @@ mod tests {
         ] {
             let head = RequestHead::builder(Method::GET, Version::HTTP_11, path, None).mounted_below(mount.len());
             let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
-            let request = Request { head, body, peer: Peer::unnoted(None), sink: None, hold: None };
+            let request = Request { head, body, peer: Peer::unnoted(None), sink: None, hold: None, payer: None };
             assert_eq!(request.named(), name, "{path}");
         }
     }

@@ -15,7 +15,7 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
-use crate::http::{HttpOptions, Site};
+use crate::http::{HttpOptions, Site, wrong_name};
 use crate::hub::Hub;
 use crate::net::accept::{AcceptOptions, accept};
 use crate::net::access_log::AccessLog;
@@ -83,6 +83,7 @@ where
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
                     data.insert(io.activity.hold.clone());
+                    data.insert(io.payer.clone());
                     if let Some(sink) = io.sink() {
                         data.insert(sink.downgrade());
                     }
@@ -119,10 +120,16 @@ pub(super) fn redirecting(
     fn_factory(move || {
         let timeouts = Timeouts { idle: Duration::ZERO, ..settings.accept.timeouts };
         let options = Rc::new(AcceptOptions { tls: None, timeouts, ..settings.accept.clone() });
+        let http = settings.http.clone();
         async move {
             let redirect = fn_service(move |request: actix_http::Request| {
-                let head = fallback::request_head(request.head());
-                let answer = head.map(|head| fallback::response(redirect::to_https(&head.finish(), port), true));
+                let answer = fallback::request_head(request.head()).map(|head| {
+                    let head = head.finish();
+                    let answer = redirect::to_https(&head, port);
+                    // No name is sent to HTTPS that is refused there.
+                    let refused = answer.status.is_redirection().then(|| wrong_name(head.headers(), &http)).flatten();
+                    fallback::response(refused.unwrap_or(answer), true)
+                });
                 ready(answer.ok_or_else(|| actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body()))
             });
             let http1 = HttpServiceBuilder::default()

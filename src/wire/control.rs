@@ -32,7 +32,13 @@ pub enum Control {
     /// A request was refused, told where its status cannot be read.
     Error(Value),
     /// The answer to a WebSocket message.
-    Reply(Value),
+    Reply {
+        /// An object.
+        data: Value,
+        /// The message's `ref`: a number as it was written, or a string, as JSON. Not a [`Value`], which would round numbers
+        /// of many digits.
+        reference: Option<Box<str>>,
+    },
 }
 
 /// From where to where something is gone, and why.
@@ -134,7 +140,7 @@ impl Control {
             Self::Beat => "$beat",
             Self::Bye(_) => "$bye",
             Self::Error(_) => "$error",
-            Self::Reply(_) => "$reply",
+            Self::Reply { .. } => "$reply",
         }
     }
 
@@ -152,8 +158,13 @@ impl Control {
         out.push(b'"');
         if let Some(data) = self.data() {
             out.extend_from_slice(b",\"data\":");
-            // A `Value` is always acceptable: nothing in it nests deep, and strings have no surrogates.
-            let text = data.to_string();
+            // What a `Value` wrote is always acceptable: nothing in it nests deep, and strings have no surrogates.
+            let mut text = data.to_string();
+            if let Self::Reply { reference: Some(reference), .. } = self
+                && text.pop().is_some()
+            {
+                text.extend([",\"ref\":", reference, "}"]);
+            }
             out.extend_from_slice(crate::json::safe_syntax(&text).unwrap_or_default().as_bytes());
         }
         out.push(b'}');
@@ -192,7 +203,7 @@ impl Control {
                 }
                 Some(data)
             }
-            Self::Error(data) | Self::Reply(data) => Some(data.clone()),
+            Self::Error(data) | Self::Reply { data, .. } => Some(data.clone()),
         }
     }
 }

@@ -257,6 +257,12 @@ async fn pings() {
     assert_eq!(reply(&mut link).await, json!({ "ok": true }));
     link.say(&json!({ "type": "ping", "ref": 5 })).await;
     assert_eq!(reply(&mut link).await, json!({ "ok": true, "ref": 5 }));
+    // A number comes back as it was written, however many digits it has.
+    for number in ["9".repeat(200), "1e400".to_owned(), "-0.10".to_owned()] {
+        link.send(Message::text(format!("{{\"type\":\"ping\",\"ref\":{number}}}"))).await;
+        let data = link.telling().await.data.expect("data");
+        assert!(data.ends_with(&format!(",\"ref\":{number}}}")), "{data}");
+    }
 }
 
 /// There are no keys here, so there is nothing to renew; but that is no reason to close.
@@ -314,6 +320,8 @@ async fn wrong_messages_are_answered() {
         (json!({ "type": "publish", "topic": "a", "data": big, "ref": 1 }).to_string(), "too_large"),
         (json!({ "type": "ping", "ref": {} }).to_string(), "bad_ref"),
         (json!({ "type": "ping", "ref": "x".repeat(257) }).to_string(), "bad_ref"),
+        (format!(r#"{{"type":"ping","ref":{}}}"#, "9".repeat(257)), "bad_ref"),
+        (r#"{"type":"ping","ref":"\ud800"}"#.into(), "bad_ref"),
         (json!({ "type": "ack", "ref": 1 }).to_string(), ""),
     ];
     for (text, code) in cases {
@@ -386,6 +394,7 @@ async fn abusive_peers_are_closed() {
         ("a text within a text", [frame(0x01, true, b"{"), frame(TEXT, true, b"}")].concat(), 1002),
         ("not UTF-8", frame(TEXT, true, b"\"\xff\""), 1007),
         ("UTF-8 that is cut off", frame(TEXT, true, b"\"\xe6\xbc"), 1007),
+        ("a reason to close that is not UTF-8", frame(0x88, true, b"\x03\xe8\xff"), 1007),
         ("UTF-8 that breaks between pieces", [frame(0x01, true, b"\"\xe6"), frame(0x80, true, b"\"")].concat(), 1007),
         ("announced too big", header(TEXT, true, 2 << 20), 1009),
         ("announced far too big", header(0x82, true, u64::MAX >> 1), 1009),

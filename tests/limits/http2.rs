@@ -1,6 +1,7 @@
 //! HTTP/2: every transport but WebSocket, many streams on one connection, and streams that end early or stall.
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -36,6 +37,22 @@ impl Connection {
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let (requests, connection) = builder.handshake(stream).await.expect("HTTP/2");
         Self { requests, driver: tokio::spawn(connection), authority: server.address().to_owned() }
+    }
+
+    /// From another loopback address than usual.
+    pub(crate) async fn from(source: Ipv4Addr, certificate: &Certificate, server: &Server) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("bound");
+        let stream = socket.connect(server.address().parse().expect("an address")).await.expect("connected");
+        let stream = certificate.over(stream, "h2").await.expect("TLS");
+        let (requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        Self { requests, driver: tokio::spawn(connection), authority: server.address().to_owned() }
+    }
+
+    /// Sends a request; its answer is not waited for.
+    pub(crate) async fn begin(&mut self, request: Request<()>) -> h2::client::ResponseFuture {
+        let mut requests = self.requests.clone().ready().await.expect("room for a stream");
+        requests.send_request(request, true).expect("sent").0
     }
 
     pub(crate) async fn send(&mut self, request: Request<()>, body: Option<&[u8]>) -> Result<Answer, h2::Error> {
@@ -79,6 +96,11 @@ impl Drop for Connection {
 }
 
 impl Answer {
+    /// What comes, as it comes; what is taken of it has to be given back to the window.
+    pub(crate) fn body(&mut self) -> &mut RecvStream {
+        &mut self.body
+    }
+
     async fn more(&mut self) -> bool {
         match super::within("more", self.body.data()).await {
             Some(Ok(bytes)) => {

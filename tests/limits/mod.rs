@@ -5,6 +5,7 @@
 mod certificates;
 mod counts;
 mod echo;
+mod held;
 mod http2;
 mod http2_attacks;
 mod keyed;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::certificates;
+use super::certificates::{self, Certificate, Files};
+use super::held::reset_of;
 use super::http2::Connection;
 use crate::support::Server;
 
@@ -15,10 +16,23 @@ const EVENT_BYTES: usize = 100_000;
 
 /// A poll's longest batch: past 256 KiB after its third event.
 async fn publish(server: &Server) {
-    for number in 0..3 {
-        let text = format!("{number}{}", "x".repeat(EVENT_BYTES));
-        server.publish(&json!({ "topic": "long", "data": text })).await;
+    for event in events() {
+        server.publish(&event).await;
     }
+}
+
+fn events() -> [Value; 3] {
+    [0, 1, 2].map(|number| json!({ "topic": "long", "data": format!("{number}{}", "x".repeat(EVENT_BYTES)) }))
+}
+
+/// A server with TLS that has them.
+async fn over_tls(flags: &[&str]) -> (Server, Certificate, Files) {
+    let (server, certificate, files) = certificates::server(flags);
+    let mut connection = Connection::open(&certificate, &server).await;
+    for event in events() {
+        connection.publish(&event).await;
+    }
+    (server, certificate, files)
 }
 
 /// A connection whose kernel takes little at a time.
@@ -110,12 +124,7 @@ async fn batches_that_are_not_taken_are_not_held() {
 #[tokio::test]
 async fn batches_behind_a_closed_window_are_not_held() {
     const STREAMS: usize = 90;
-    let (server, certificate, _files) = certificates::server(&["--stall-timeout", "1h"]);
-    let mut connection = Connection::open(&certificate, &server).await;
-    for number in 0..3 {
-        let text = format!("{number}{}", "x".repeat(EVENT_BYTES));
-        connection.publish(&json!({ "topic": "long", "data": text })).await;
-    }
+    let (server, certificate, _files) = over_tls(&["--stall-timeout", "1h"]).await;
     let before = memory_kib(server.pid());
     let mut builder = h2::client::Builder::new();
     let mut shut = Connection::with(&certificate, &server, builder.initial_window_size(0)).await;
@@ -125,6 +134,78 @@ async fn batches_behind_a_closed_window_are_not_held() {
     }
     let each = memory_kib(server.pid()).saturating_sub(before) / STREAMS as u64;
     assert!(each <= 64, "{each} KiB for each");
+}
+
+/// No other limit ends who reads slowly.
+const RATE_FLAGS: [&str; 6] = ["--min-read-rate", "1024", "--read-rate-window", "1s", "--stall-timeout", "1h"];
+
+/// Reads a byte now and then, which is below every rate but none, until the connection is reset.
+async fn drip(mut stream: impl AsyncRead + AsyncWrite + Unpin, reset: impl Future, address: &str) {
+    let ask = format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.expect("sent");
+    let dripping = async {
+        loop {
+            stream.read_exact(&mut [0; 1]).await.expect("there is more");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        _ = super::within("its end", reset) => {}
+        () = dripping => {}
+    }
+}
+
+/// A reader below the minimum rate is cut, over HTTP/1 and over TLS; one that is slow, but above it, has everything.
+#[tokio::test]
+async fn a_connection_below_the_minimum_rate_is_cut() {
+    let server = Server::start(&RATE_FLAGS);
+    publish(&server).await;
+    let address = server.address();
+    let stream = narrow(address).await;
+    let reset = reset_of(&stream);
+    drip(stream, reset, address).await;
+    let ask =
+        format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let answer = super::within("a slow answer", read_slowly(address, &ask)).await;
+    assert!(body_of(&answer).len() > 3 * EVENT_BYTES);
+}
+
+#[tokio::test]
+async fn a_connection_over_tls_below_the_minimum_rate_is_cut() {
+    let (server, certificate, _files) = over_tls(&RATE_FLAGS).await;
+    let stream = narrow(server.address()).await;
+    let reset = reset_of(&stream);
+    drip(certificate.over(stream, "http/1.1").await.expect("TLS"), reset, server.address()).await;
+}
+
+/// Over HTTP/2 the stream is cut alone.
+#[tokio::test]
+async fn a_stream_below_the_minimum_rate_is_reset() {
+    const WINDOW_BYTES: u32 = 1000;
+    let (server, certificate, _files) = over_tls(&RATE_FLAGS).await;
+    let mut builder = h2::client::Builder::new();
+    let mut connection = Connection::with(&certificate, &server, builder.initial_window_size(WINDOW_BYTES)).await;
+    let mut slow = connection.get("/v1/poll?topic=long&cursor=earliest").await;
+    let end = async {
+        let (mut owed, mut taken) = (0, 0);
+        loop {
+            tokio::select! {
+                part = slow.body().data() => match part {
+                    Some(Ok(part)) => owed += part.len(),
+                    Some(Err(error)) => return error,
+                    None => panic!("all of it was sent"),
+                },
+                () = tokio::time::sleep(Duration::from_millis(20)), if owed > 0 => {
+                    slow.body().flow_control().release_capacity(1).expect("it was received");
+                    (owed, taken) = (owed - 1, taken + 1);
+                    assert!(taken < EVENT_BYTES, "it is not cut");
+                }
+            }
+        }
+    };
+    let error = super::within("its end", end).await;
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+    assert_eq!(connection.get("/healthz").await.status, 200, "the others of its connection go on");
 }
 
 fn memory_kib(pid: u32) -> u64 {

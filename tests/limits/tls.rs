@@ -124,7 +124,8 @@ async fn plain_http_is_sent_to_https() {
     // A port that is free, for as long as nobody else takes it: the greeting names the one of HTTPS only.
     let plain = std::net::TcpListener::bind("127.0.0.3:0").and_then(|listener| listener.local_addr());
     let plain = plain.expect("a free port").to_string();
-    let (server, _certificate, _files) = certificates::server(&["--http-redirect", &plain]);
+    let (server, _certificate, _files) =
+        certificates::server(&["--http-redirect", &plain, "--allow-host", "app.example.com"]);
     let port = server.address().rsplit_once(':').expect("a port").1;
     for (host, location) in [
         ("app.example.com", format!("https://app.example.com:{port}/v1/sse?topic=a%2Eb")),
@@ -137,11 +138,14 @@ async fn plain_http_is_sent_to_https() {
         let answer = super::within("a redirect", connection.answer()).await.expect("an answer");
         assert_eq!((answer.status(), answer.head.header("location")), (308, Some(location.as_str())));
     }
-    for host in ["", "user@evil.example", "a b"] {
+    // What is refused over HTTPS is not sent there.
+    for (host, status) in
+        [("", 400), ("user@evil.example", 400), ("a b", 400), ("evil.example", 403), ("10.0.0.1:80", 403)]
+    {
         let mut connection = Connection::open(&plain).await.expect("connected");
         connection.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.expect("sent");
         let answer = super::within("an answer", connection.answer()).await.expect("an answer");
-        assert_eq!(answer.status(), 400, "{host:?}");
+        assert_eq!(answer.status(), status, "{host:?}");
         assert_eq!(answer.head.header("location"), None);
     }
 }

@@ -13,7 +13,7 @@ use futures_core::Stream;
 use uuid::Uuid;
 
 use super::super::access::{check_may_come, check_still_good, expiry};
-use super::super::driver::Driver;
+use super::super::driver::{Costs, Driver};
 use super::super::subscribe::stream_of;
 use super::super::{Answer, Call};
 use super::closing::Closing;
@@ -23,7 +23,7 @@ use crate::auth::Rights;
 use crate::clients::Connecting;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Plan, StartPoint};
-use crate::limits::{OutboundBudget, Permit, Scanner};
+use crate::limits::OutboundBudget;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Framing, binary_frame, close_frame, pong_frame, text_frame};
@@ -39,19 +39,23 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     check_may_come(&rights)?;
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
-    let permit = call.limits().hold(&key)?;
-    let (address, scanner) = (key.address(), call.limits().scanner(&key));
+    let costs = Costs {
+        held: Some(call.limits().hold(&key)?),
+        scanner: call.limits().scanner(&key),
+        memory: call.limits().outbound(key.clone()),
+    };
+    let address = key.address();
     let budget = call.limits().outbound(key);
     let bytes_max = call.options().echo_bytes_max;
     let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
-    let driver = driver(&call, &rights, address, permit, scanner);
+    let driver = driver(&call, &rights, address, costs);
     // From here on a revocation ends it; what came between the first look and the registration is not let slip.
     check_still_good(&call.state.hub, &call.options().access, &rights)?;
     let out = BytesMut::new();
     Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false, awaited: None }))
 }
 
-fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner: Scanner) -> Box<Driver> {
+fn driver(call: &Call, rights: &Rights, address: IpAddr, costs: Costs) -> Box<Driver> {
     let (hub, patterns, client) = (&call.state.hub, PatternSet::default(), Uuid::new_v4());
     let start = StartPoint::at(hub.cursor());
     let registration = hub.clients().connect(Connecting {
@@ -77,7 +81,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, permit: Permit, scanner
     let seat = call.state.worker().seat(&patterns);
     let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
     delivery.set_expiry(expiry(hub, rights));
-    Box::new(Driver::new(delivery, seat, Some(registration), Some(permit), scanner, call.hold()))
+    Box::new(Driver::new(delivery, seat, Some(registration), costs, call.hold()))
 }
 
 /// One echoing socket. While an echo waits to be taken, nothing more is read.

@@ -240,6 +240,10 @@ impl Messages {
 
     fn decode(&mut self) -> Result<Option<Message>, Refusal> {
         while !self.buffer.is_empty() {
+            // The decoder has one error for all that is wrong with a close frame.
+            if close_reason(&self.buffer).is_some_and(|reason| std::str::from_utf8(&reason).is_err()) {
+                return Err(NOT_UTF8);
+            }
             let Some(frame) = self.codec.decode(&mut self.buffer)? else { return Ok(None) };
             if self.buffer.is_empty() {
                 // What was read is let go of: between messages a quiet peer costs no buffer.
@@ -289,6 +293,21 @@ impl Messages {
 
 fn text(bytes: Vec<u8>) -> Result<Message, Refusal> {
     String::from_utf8(bytes).map(Message::Text).map_err(|_| NOT_UTF8)
+}
+
+/// The reason in the close frame that stands first (RFC 6455 §5.5.1), once the frame is whole.
+fn close_reason(bytes: &[u8]) -> Option<Vec<u8>> {
+    const CLOSE: u8 = 8;
+    const OPCODE: u8 = 0x0F;
+    const LENGTH: u8 = 0x7F;
+    const CODE_BYTES: usize = 2;
+    let [first, second, a, b, c, d, rest @ ..] = bytes else { return None };
+    if first & OPCODE != CLOSE {
+        return None;
+    }
+    let payload = rest.get(..usize::from(second & LENGTH))?;
+    let unmasked = payload.iter().zip([a, b, c, d].into_iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    Some(unmasked.skip(CODE_BYTES).collect())
 }
 
 /// Bits of a frame's first byte.

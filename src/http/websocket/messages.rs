@@ -29,9 +29,10 @@ use crate::limits::{LimitError, Limits, RateKey};
 use crate::reader::{StartPoint, gap_at};
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
+use crate::wire::Control;
 
 /// A reply that is not there yet; `None` where none is due.
-pub(super) type Pending = LocalBoxFuture<'static, Option<Value>>;
+pub(super) type Pending = LocalBoxFuture<'static, Option<Control>>;
 
 /// Messages in a row that may come too fast, each answered; whoever does not listen is closed.
 const TOO_FAST_MAX: u32 = 100;
@@ -39,13 +40,13 @@ const TOO_FAST_MAX: u32 = 100;
 /// What a message leads to.
 pub(super) enum Outcome {
     Close(Refusal),
-    Reply(Option<Value>),
+    Reply(Option<Control>),
     Pending(Pending),
     /// The store has to be asked where its log ends; then the message is to be handed in again.
     Ask(LocalBoxFuture<'static, Result<(), StoreError>>),
 }
 
-/// Longest `ref`, in bytes of its JSON.
+/// Longest `ref`, in bytes: of a string's text, or of a number as it is written.
 const REF_MAX_BYTES: usize = 256;
 
 /// What every message of one socket refers to.
@@ -66,12 +67,15 @@ pub(super) struct Context {
 
 /// The parts that tell messages apart.
 #[derive(Deserialize)]
-struct Head {
+struct Head<'a> {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default, rename = "ref")]
-    reference: Option<Value>,
+    #[serde(borrow, default, rename = "ref")]
+    reference: Option<&'a RawValue>,
 }
+
+/// A message's `ref`, as JSON.
+type Reference = Box<str>;
 
 #[derive(Deserialize)]
 struct Subscribe {
@@ -98,14 +102,14 @@ struct Ack {
 impl Context {
     /// Answers a text message; `asked` where that is after [`Outcome::Ask`].
     pub(super) fn text(&mut self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
-        let head = match parse::<Head>(text) {
+        let head = match parse::<Head<'_>>(text) {
             Ok(head) => head,
             Err(error) => return self.refuse(reference_in(text), error),
         };
-        let reference = head.reference.filter(|value| !value.is_null());
-        if let Some(error) = reference.as_ref().and_then(illegal_reference) {
-            return self.refuse(None, error);
-        }
+        let reference = match head.reference.map(reference).transpose() {
+            Ok(reference) => reference,
+            Err(error) => return self.refuse(None, error),
+        };
         let answered = match head.kind.as_str() {
             "publish" => match self.publish(text, driver) {
                 Ok((event, ignored)) => return self.store(event, ignored, reference),
@@ -217,7 +221,7 @@ impl Context {
     }
 
     /// Tells a refusal; a message that is refused is counted as a refused request is.
-    fn refuse(&self, reference: Option<Value>, error: ApiError) -> Outcome {
+    fn refuse(&self, reference: Option<Reference>, error: ApiError) -> Outcome {
         let error = self.refusals.charge(error.of(&self.rights));
         if error.is_pace() {
             self.too_fast.set(self.too_fast.get() + 1);
@@ -228,7 +232,7 @@ impl Context {
         Outcome::Reply(Some(refusal(reference, &error)))
     }
 
-    fn store(&self, event: NewEvent, ignored: Ignored, reference: Option<Value>) -> Outcome {
+    fn store(&self, event: NewEvent, ignored: Ignored, reference: Option<Reference>) -> Outcome {
         if let Err(error) = self.paced(self.limits.publish(&self.key, 1)) {
             return self.refuse(reference, error);
         }
@@ -272,9 +276,9 @@ impl Context {
         Some(async move { hub.bounds_for(cursor).await.map(drop) }.boxed_local())
     }
 
-    /// The store did not say.
-    pub(super) fn unanswered(text: &str, error: StoreError) -> Value {
-        refusal(reference_in(text), &error.into())
+    /// A message that cannot be answered now.
+    pub(super) fn unanswered(text: &str, error: ApiError) -> Control {
+        refusal(reference_in(text), &error)
     }
 
     /// New patterns are heard after the cursor in the reply. With nothing subscribed the position is the one given,
@@ -288,7 +292,7 @@ impl Context {
         check_subscribe(&self.rights, &patterns)?;
         check_patterns(&patterns, self.options.patterns_max)?;
         let seek = if before.is_empty() { self.seek(from, driver) } else { None };
-        driver.set_patterns(patterns.clone());
+        driver.set_patterns(patterns.clone())?;
         if let Some(start) = seek {
             driver.delivery.seek(start);
         }
@@ -316,7 +320,7 @@ impl Context {
         let removed = topics(&message.topics)?;
         let left = driver.delivery.patterns().iter().filter(|pattern| !removed.contains(pattern)).cloned();
         let patterns = PatternSet::new(left)?;
-        driver.set_patterns(patterns.clone());
+        driver.set_patterns(patterns.clone())?;
         self.hub.clients().remember_patterns(self.client, &patterns);
         Ok(json!({ "topics": patterns.iter().collect::<Vec<_>>() }))
     }
@@ -358,34 +362,36 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
 }
 
 /// The `ref` of a message that is otherwise wrong, so that its sender finds it again.
-fn reference_in(text: &str) -> Option<Value> {
+fn reference_in(text: &str) -> Option<Reference> {
     #[derive(Deserialize)]
-    struct Reference<'a> {
+    struct Referring<'a> {
         #[serde(borrow, rename = "ref")]
         reference: &'a RawValue,
     }
-    let found = serde_json::from_str::<Reference<'_>>(text).ok()?.reference;
-    let value = if found.get().len() > REF_MAX_BYTES { None } else { serde_json::from_str(found.get()).ok() };
-    value.filter(|value| illegal_reference(value).is_none())
+    reference(serde_json::from_str::<Referring<'_>>(text).ok()?.reference).ok()
 }
 
-fn illegal_reference(value: &Value) -> Option<ApiError> {
-    let legal = matches!(value, Value::String(text) if text.len() <= REF_MAX_BYTES) || value.is_number();
-    (!legal).then(|| ApiError::bad("bad_ref", "ref is a number, or a string of at most 256 bytes"))
+fn reference(raw: &RawValue) -> Result<Reference, ApiError> {
+    let text = raw.get();
+    let legal = match text.as_bytes() {
+        // Written anew: half of a surrogate pair is refused, here and by whoever parses the answer.
+        [b'"', ..] => serde_json::from_str::<String>(text)
+            .ok()
+            .filter(|text| text.len() <= REF_MAX_BYTES)
+            .map(|text| Value::from(text).to_string().into()),
+        [b'-' | b'0'..=b'9', ..] if text.len() <= REF_MAX_BYTES => Some(text.into()),
+        _ => None,
+    };
+    legal.ok_or_else(|| {
+        ApiError::bad("bad_ref", "ref is a number of at most 256 digits, or a string of at most 256 bytes")
+    })
 }
 
-fn success(reference: Option<Value>, mut data: Value) -> Value {
+fn success(reference: Option<Reference>, mut data: Value) -> Control {
     data["ok"] = true.into();
-    with_reference(reference, data)
+    Control::Reply { data, reference }
 }
 
-fn refusal(reference: Option<Value>, error: &ApiError) -> Value {
-    with_reference(reference, json!({ "ok": false, "error": error.object() }))
-}
-
-fn with_reference(reference: Option<Value>, mut data: Value) -> Value {
-    if let Some(reference) = reference {
-        data["ref"] = reference;
-    }
-    data
+fn refusal(reference: Option<Reference>, error: &ApiError) -> Control {
+    Control::Reply { data: json!({ "ok": false, "error": error.object() }), reference }
 }

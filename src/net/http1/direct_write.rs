@@ -35,6 +35,8 @@ struct WriteSide {
     chunked: Cell<bool>,
     /// What the socket did not take yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
+    /// Bytes that wait with the task, behind the rest.
+    behind_bytes: Cell<usize>,
     backlog: RefCell<Backlog>,
     /// Bytes of bodies that were written directly, without what stands around chunks.
     sent_bytes: Cell<u64>,
@@ -52,8 +54,8 @@ impl WeakSink {
 impl DirectSink {
     pub(in crate::net) fn new(half: OwnedWriteHalf, backlog: Backlog) -> Self {
         let (clear, chunked, sent_bytes) = (Cell::new(false), Cell::new(false), Cell::new(0));
-        let (rest, backlog) = (RefCell::default(), RefCell::new(backlog));
-        Self(Rc::new(WriteSide { half, clear, chunked, rest, backlog, sent_bytes }))
+        let (rest, behind_bytes, backlog) = (RefCell::default(), Cell::new(0), RefCell::new(backlog));
+        Self(Rc::new(WriteSide { half, clear, chunked, rest, behind_bytes, backlog, sent_bytes }))
     }
 
     pub(crate) fn downgrade(&self) -> WeakSink {
@@ -108,7 +110,7 @@ impl DirectSink {
     pub(crate) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut rest = self.0.rest.borrow_mut();
         while !rest.is_empty() {
-            let written = ready!(self.poll_socket(cx, &rest))?;
+            let written = ready!(self.poll_socket(cx, &rest, self.0.behind_bytes.get()))?;
             rest.advance(written);
             if rest.is_empty() {
                 // A stream at rest costs no buffer.
@@ -120,8 +122,11 @@ impl DirectSink {
 
     /// What the connection's task writes.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.behind_bytes.set(bytes.len());
         ready!(self.poll_rest(cx))?;
-        self.poll_socket(cx, bytes)
+        let written = ready!(self.poll_socket(cx, bytes, 0))?;
+        self.0.behind_bytes.set(bytes.len() - written);
+        Poll::Ready(Ok(written))
     }
 
     /// The task flushes when its own buffer is empty, and only then: so does actix.
@@ -138,13 +143,15 @@ impl DirectSink {
         }
     }
 
-    fn poll_socket(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes what the socket takes of `bytes`, behind which others wait.
+    fn poll_socket(&self, cx: &mut Context<'_>, bytes: &[u8], behind_bytes: usize) -> Poll<io::Result<usize>> {
         loop {
             match self.0.half.as_ref().poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     let stream = self.0.half.as_ref();
-                    return self.0.backlog.borrow_mut().poll_too_slow(cx, stream).map(Err);
+                    let waiting_bytes = bytes.len() + behind_bytes;
+                    return self.0.backlog.borrow_mut().poll_blocked(cx, stream, waiting_bytes).map(Err);
                 }
             }
             match self.0.half.try_write(bytes) {
@@ -152,7 +159,7 @@ impl DirectSink {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(0) if !bytes.is_empty() => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(written) => {
-                    self.0.backlog.borrow_mut().took(written, written == bytes.len());
+                    self.0.backlog.borrow_mut().took(written, written == bytes.len() && behind_bytes == 0);
                     return Poll::Ready(Ok(written));
                 }
             }
@@ -163,12 +170,17 @@ impl DirectSink {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use futures_util::task::noop_waker_ref;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
     use super::*;
+    use crate::limits::RateKey;
+    use crate::net::MinReadRate;
+    use crate::net::payer::Payer;
 
     /// Both ends of a connection that takes little at a time.
     async fn pair() -> (DirectSink, TcpStream) {
@@ -178,7 +190,9 @@ mod tests {
         let (peer, accepted) = tokio::join!(socket.connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, _) = accepted.unwrap();
         socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-        (DirectSink::new(stream.into_split().1, Backlog::new(1024)), peer.unwrap())
+        let payer = Payer::new(&Arc::default(), RateKey::at([127, 0, 0, 1].into()));
+        let min = MinReadRate { bytes_per_second: 1024, window: Duration::from_secs(60) };
+        (DirectSink::new(stream.into_split().1, Backlog::new(min, payer)), peer.unwrap())
     }
 
     /// A write that tells by its bytes where it belongs.

@@ -1,0 +1,79 @@
+//! The peer that pays for what a connection holds: an address, and a subject once a request's token names one.
+//!
+//! The connection counts its bytes, but does not know subjects, and behind a trusted proxy not even addresses; the handler of a
+//! request knows both. So the two share this: the handler says who pays, the connection says how much is held.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::limits::{InboundBudget, LimitError, Limits, OutboundBudget, RateKey, Refusal};
+
+/// What one HTTP/1 connection, or one stream of an HTTP/2 connection, holds for its peer. Given back when the last clone is
+/// dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Payer(Rc<RefCell<Charges>>);
+
+#[derive(Debug)]
+struct Charges {
+    /// Bytes that wait until the peer takes them. It knows whom it is charged to.
+    unsent: OutboundBudget,
+    /// The head of the request under way, where the connection has others beside it.
+    head: Option<Box<InboundBudget>>,
+}
+
+impl Payer {
+    pub(super) fn new(limits: &Arc<Limits>, key: RateKey) -> Self {
+        Self(Rc::new(RefCell::new(Charges { unsent: limits.outbound(key), head: None })))
+    }
+
+    /// What is held, and what will be, is charged to `key` from now on.
+    ///
+    /// # Errors
+    /// [`LimitError::Memory`], [`LimitError::ServerFull`] where `key` has no room for what is held; the former peer pays on
+    /// then.
+    pub(crate) fn charge_to(&self, key: RateKey) -> Result<(), LimitError> {
+        let mut charges = self.0.borrow_mut();
+        if *charges.unsent.key() == key {
+            return Ok(());
+        }
+        if let Some(head) = &mut charges.head {
+            head.charge_to(key.clone())?;
+        }
+        charges.unsent.charge_to(key)
+    }
+
+    /// So many bytes wait from now on until the peer takes them.
+    ///
+    /// # Errors
+    /// As [`Self::charge_to`]; as many as before are charged then. Less is never refused.
+    pub(super) fn hold_unsent(&self, bytes: usize) -> Result<(), LimitError> {
+        self.0.borrow_mut().unsent.set(bytes)
+    }
+
+    /// Holds the head of a request, until [`Self::release_head`].
+    ///
+    /// # Errors
+    /// As [`Self::charge_to`].
+    pub(super) fn hold_head(&self, bytes: usize) -> Result<(), LimitError> {
+        let mut charges = self.0.borrow_mut();
+        let mut head = charges.unsent.limits().inbound(charges.unsent.key().clone());
+        head.grow(bytes)?;
+        charges.head = Some(Box::new(head));
+        Ok(())
+    }
+
+    pub(super) fn release_head(&self) {
+        self.0.borrow_mut().head = None;
+    }
+
+    /// Writes down that its connection ends for what it holds.
+    pub(super) fn note_cut(&self, error: &LimitError) {
+        let charges = self.0.borrow();
+        let (key, message) = (charges.unsent.key(), error.to_string());
+        let (address, subject) = (key.address(), key.subject());
+        let refusal = Refusal { address, subject, reason: "unsent_bytes", message: &message, is_pace: true };
+        charges.unsent.limits().refusals().record(Instant::now(), &refusal);
+    }
+}
