@@ -71,7 +71,7 @@ var STRAY_MS = 30000;          // in which an abandoned request may still arrive
 var ASKS_MAX = 3;
 var HELD_MAX = 1000;
 var HOLDS_MAX = 4;
-var HOLD_KEPT_MS = 150000;     // timers of hidden tabs run once a minute
+var HOLD_KEPT_MS = 90000;      // timers of hidden tabs run once a minute
 var URL_MAX = 2000;            // IE refuses 2083
 var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
 
