@@ -86,6 +86,11 @@ impl Segment {
         self.events.get(self.index_after(after))
     }
 
+    /// The first event whose time is at or after `time_ms`.
+    pub(crate) fn first_since(&self, time_ms: u64) -> Option<&Arc<Event>> {
+        self.events.get(self.events.partition_point(|event| event.time_ms() < time_ms))
+    }
+
     pub(crate) fn push(&mut self, event: Arc<Event>) {
         self.cost_bytes += event.cost_bytes();
         let position = event.position();

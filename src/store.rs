@@ -66,6 +66,17 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
     fn search_last(&self, search: LastSearch, rows_max: u64) -> BoxFuture<'static, Result<LastStep, StoreError>>;
 
+    /// The position before the first event whose time is at or after `time_ms` (milliseconds since the Unix epoch), on whatever topic:
+    /// the floor where the oldest is, the log's end where none is.
+    ///
+    /// Found by bisection, since times do not go back within a log; where they did (a clock that was more than a minute ahead was set
+    /// back), it is one of the places where the events before are older, and those after are not. An engine that does not
+    /// know the events' own times answers with an earlier position, never with a later one.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] and [`StoreError::Unavailable`].
+    fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>>;
+
     /// Hands every event after `after` to `feed`, in order, from now on. Called once, at start.
     fn follow(&self, after: Position, feed: Arc<dyn Feed>);
 

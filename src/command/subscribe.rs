@@ -101,6 +101,8 @@ async fn connect(
         arguments.patterns.iter().map(|pattern| ("topic", pattern.as_str())).collect();
     parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
     parameters.extend(last.as_deref().filter(|_| cursor.is_none()).map(|last| ("last", last)));
+    let since = arguments.since.as_deref().filter(|_| cursor.is_none());
+    parameters.extend(since.map(|since| ("since", since)));
     parameters.extend(client.as_deref().map(|client| ("client", client)));
     match transport {
         SubscribeTransport::Auto | SubscribeTransport::Ws => socket(remote, &parameters, reader).await,

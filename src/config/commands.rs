@@ -80,6 +80,9 @@ pub struct SubscribeArgs {
     /// Start with the newest so many events (1 to 1000)
     #[arg(long, value_name = "NUMBER", conflicts_with = "cursor")]
     pub last: Option<u16>,
+    /// Start with the first event of this time: milliseconds since 1970, or RFC 3339 such as 2025-11-21T18:33:20Z
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["cursor", "last"])]
+    pub since: Option<String>,
     /// Be this client: the server remembers its patterns and its place
     #[arg(long, value_name = "UUID")]
     pub client: Option<Uuid>,

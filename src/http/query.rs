@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -104,6 +106,8 @@ pub(crate) struct Params {
     pub(crate) last_event_id: Option<Cursor>,
     pub(crate) client: Option<Uuid>,
     pub(crate) last: Option<usize>,
+    /// `since`, in milliseconds since the Unix epoch.
+    pub(crate) since: Option<u64>,
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) padding: bool,
@@ -126,7 +130,7 @@ impl Params {
         // What only some transports use is looked at before anything else there; here it is only checked.
         let mut resumed = None;
         let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
-        let (mut attempt, mut switched) = (None, None);
+        let (mut attempt, mut switched, mut since) = (None, None, None);
         for pair in pairs(text) {
             let (name, value) = pair?;
             match &*name {
@@ -136,6 +140,7 @@ impl Params {
                 "lastEventId" => set(&mut resumed, &name, parse_last_event_id(&value))?,
                 "client" => set(&mut client, &name, parse_client(&value))?,
                 "last" => set(&mut last, &name, whole(&name, &value, 1..=1000))?,
+                "since" => set(&mut since, &name, parse_time(&name, &value))?,
                 "limit" => set(&mut limit, &name, whole(&name, &value, 1..=1000))?,
                 "wait" => set(&mut wait, &name, whole(&name, &value, 0..=60))?,
                 "padding" => set(&mut padding, &name, switch(&name, &value))?,
@@ -151,12 +156,16 @@ impl Params {
                 _ => {}
             }
         }
+        if last.is_some() && since.is_some() {
+            return Err(ApiError::bad("bad_parameter", "last and since are two places to start: give one of them"));
+        }
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
             cursor,
             last_event_id: resumed.flatten(),
             client,
             last: last.map(|last| last as usize),
+            since,
             limit: limit.unwrap_or(256) as usize,
             wait: Duration::from_secs(wait.unwrap_or(25)),
             padding: padding.unwrap_or(false),
@@ -265,6 +274,29 @@ fn whole(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, ApiE
     })
 }
 
+/// Milliseconds that are seconds in truth: times of 1970, of which no event is.
+const SECONDS: RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
+
+/// A time: milliseconds since the Unix epoch, or RFC 3339. One before 1970 is 1970.
+fn parse_time(name: &str, text: &str) -> Result<u64, ApiError> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // What has more digits than a u64 is as far in the future as any.
+        let time_ms = text.parse().unwrap_or(u64::MAX);
+        if SECONDS.contains(&time_ms) {
+            let message = format!("{name} is in milliseconds since 1970; {text} looks like seconds");
+            return Err(ApiError::bad("bad_parameter", message));
+        }
+        return Ok(time_ms);
+    }
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        let message = format!(
+            "{name} is a time: milliseconds since 1970, such as 1763750000123, or RFC 3339, such as 2025-11-21T18:33:20Z, where the + of an offset is %2B in a URL"
+        );
+        ApiError::bad("bad_parameter", message)
+    })?;
+    Ok(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
+}
+
 fn switch(name: &str, text: &str) -> Result<bool, ApiError> {
     match text {
         "0" => Ok(false),
@@ -283,7 +315,7 @@ mod tests {
     }
 
     /// Fields that are read, one value each.
-    const SINGLE: [&str; 16] = [
+    const SINGLE: [&str; 17] = [
         "cursor",
         "lastEventId",
         "client",
@@ -300,6 +332,7 @@ mod tests {
         "ticket",
         "attempt",
         "switched",
+        "since",
     ];
 
     /// What came of a field.
@@ -310,6 +343,7 @@ mod tests {
             "lastEventId" => format!("{:?}", params.last_event_id),
             "client" => format!("{:?}", params.client),
             "last" => format!("{:?}", params.last),
+            "since" => format!("{:?}", params.since),
             "limit" => format!("{:?}", params.limit),
             "wait" => format!("{:?}", params.wait),
             "padding" => format!("{:?}", params.padding),
@@ -334,6 +368,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_read_in_both_forms() {
+        for (text, expected) in [
+            ("0", 0),
+            ("1763750000123", 1_763_750_000_123),
+            ("99999999999999999999999", u64::MAX),
+            ("2025-11-21T18:33:20.123Z", 1_763_750_000_123),
+            ("2025-11-21t18:33:20.1239z", 1_763_750_000_123),
+            ("2025-11-21T19:33:20.123%2B01:00", 1_763_750_000_123),
+            ("1969-12-31T23:59:59Z", 0),
+        ] {
+            assert_eq!(params(&format!("topic=a&since={text}")).unwrap().since, Some(expected), "{text}");
+        }
+    }
+
+    #[test]
     fn refuses_instead_of_guessing() {
         for text in [
             "limit=0",
@@ -346,6 +395,16 @@ mod tests {
             "wait=1.5",
             "last=0",
             "last=x",
+            "since=",
+            "since=yesterday",
+            "since=-1",
+            "since=1763750000",
+            "since=1763750000.5",
+            "since=2025-11-21",
+            "since=2025-11-21T18:33:20",
+            "since=2025-11-21T18:33:20+01:00",
+            "since=2025-13-21T18:33:20Z",
+            "since=1763750000123&last=1",
             "once=yes",
             "once=",
             "cursor=",

@@ -259,7 +259,8 @@ async fn opened(
     // The same in memory for all who stay and ask for the same.
     let patterns = if staying { worker.shared(patterns) } else { patterns };
     let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
-    let from = asked.or(remembered).or(params.last.map(From::Last)).unwrap_or(From::Now);
+    let from =
+        asked.or(remembered).or(params.last.map(From::Last)).or(params.since.map(From::Since)).unwrap_or(From::Now);
     let looked_at = Cell::new(0);
     let pause = async |vain_rows| {
         looked_at.set(looked_at.get() + vain_rows);

@@ -20,6 +20,11 @@ pub enum From {
     Earliest,
     /// With the next event.
     Now,
+    /// With the first event of this time (milliseconds since the Unix epoch) or later, as [`Store::before_time`] finds it: the
+    /// oldest that is still there where all are later, the next one where the time has not come.
+    ///
+    /// [`Store::before_time`]: crate::store::Store::before_time
+    Since(u64),
     /// With the newest so many events that match, fewer where there are fewer.
     Last(usize),
 }
@@ -58,6 +63,7 @@ impl Hub {
             From::Cursor(cursor) => StartPoint { cursor, gap: gap_at(cursor, &bounds) },
             From::Earliest => at(bounds.floor),
             From::Now => at(bounds.last),
+            From::Since(time_ms) => at(self.0.store.before_time(time_ms).await?),
             From::Last(count) => {
                 let in_tail = lock(&self.0.fan_out.lane).tail.before_last(patterns, count);
                 let found = match in_tail {

@@ -283,6 +283,10 @@ impl Store for DiskStore {
         ask(&self.reads, ONE, |reply| ReadJob::Last(search, rows_max, reply))
     }
 
+    fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>> {
+        ask(&self.reads, ONE, |reply| ReadJob::Time(time_ms, reply))
+    }
+
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         if self.appends.queue.push_always(Job::Follow(after, feed)).is_err() {
             tracing::debug!("the log is shut down: nothing to follow");

@@ -190,6 +190,10 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.reader.search_last(&parts.node, search, rows_max).await })
     }
 
+    fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>> {
+        self.on_thread(move |parts| async move { look::before_time(&parts.node, time_ms).await })
+    }
+
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         let feeding = self.runtime.spawn(feed::follow(self.parts.node.clone(), after, feed));
         if let Some(before) = lock(&self.parts.feeding).replace(feeding) {

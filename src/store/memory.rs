@@ -174,6 +174,12 @@ impl Store for MemoryStore {
         ready(Ok(reads::search_last(&self.log, search, rows_max))).boxed()
     }
 
+    fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>> {
+        let log = self.log();
+        let found = log.segment.first_since(time_ms).map_or(log.last, |event| event.position().before());
+        ready(Ok(found)).boxed()
+    }
+
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         let mut log = self.log();
         let missed: Vec<_> = log.segment.events().filter(|event| event.position() > after).cloned().collect();

@@ -89,6 +89,10 @@ impl Store for ScriptedStore {
         self.inner.search_last(search, rows_max)
     }
 
+    fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>> {
+        self.inner.before_time(time_ms)
+    }
+
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         self.inner.follow(after, feed);
     }

@@ -52,12 +52,18 @@ fn wrong_queries() -> Vec<(Query, &'static str)> {
     }
     for (name, values) in [
         ("last", &["", "0", "1001", "-1", "+1", "1.5", "x", "1e2", "99999999999999999999", " 1", "0x1"][..]),
+        (
+            "since",
+            &["", "x", "-1", "1763750000", "1.5", "2025-11-21", "2025-11-21T18:33:20", "2025-11-21T18:33:20 01:00"],
+        ),
         ("limit", &["", "0", "1001", "-1", "+1", "1.5", "x", "99999999999999999999"]),
         ("wait", &["", "61", "-1", "+1", "1.5", "x", "1s", "99999999999999999999"]),
     ] {
         all.extend(values.iter().map(|value| (good().set(name, value), "bad_parameter")));
     }
     all.push((good().with("publish", "a.*"), "bad_topic"));
+    all.push((good().with("since", 0).with("last", 1), "bad_parameter"));
+    all.push((good().with("since", 0).with("since", 0), "bad_parameter"));
     all.push((good().with("cursor", "now").with("cursor", "now"), "bad_parameter"));
     all.push((good().with("client", uuid).with("client", uuid), "bad_parameter"));
     all.push((good().with("limit", 5).with("limit", 5), "bad_parameter"));

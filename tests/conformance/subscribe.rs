@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Server;
 use crate::support::client::{Kind, Link, Query, Subscriber};
 use crate::support::fixture::{end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, uuid};
 use crate::support::http::Request;
 use crate::support::until;
 use crate::support::wire::{epoch, moved, position};
+use crate::support::{Server, on_nats};
 
 over!(every:
     from_now_on,
@@ -16,6 +16,7 @@ over!(every:
     from_the_earliest,
     the_newest_few,
     a_cursor_stands_before_last,
+    since_a_time,
     the_rest_after_a_cut,
     one_token_and_the_rest,
     overlapping_patterns_deliver_once,
@@ -126,6 +127,48 @@ async fn from_the_earliest(kind: Kind) {
     assert_eq!(subscriber.values(3).await, numbers(0..3));
     publish(&server, &topic, 3).await;
     assert_eq!(subscriber.values(1).await, [3]);
+}
+
+async fn since_a_time(kind: Kind) {
+    let server = shared();
+    let topic = topic("since");
+    let start = end_of_log(&server).await;
+    publish_all(&server, &topic, numbers(0..3)).await;
+    let mut all = Subscriber::at(server.address(), kind, Query::topic(&topic), &start);
+    let mut last = None;
+    for _ in 0..3 {
+        last = all.event().await.time;
+    }
+    let then = last.expect("a time");
+    // Events of a time that is later for sure: the log's times are this clock's.
+    until("the clock goes on", || async {
+        std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_millis() as u64 > then
+    })
+    .await;
+    publish_all(&server, &topic, numbers(3..5)).await;
+    let later = all.event().await.time.expect("a time");
+    assert!(later > then);
+    let rfc3339 = |time_ms: u64| {
+        let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ms) * 1_000_000).expect("a time");
+        time.format(&time::format_description::well_known::Rfc3339).expect("a text")
+    };
+    for since in [later.to_string(), (then + 1).to_string(), rfc3339(later)] {
+        let mut subscriber = Subscriber::new(server.address(), kind, Query::topic(&topic).with("since", &since));
+        // NATS knows when it took an event, not what its time is: those of the five seconds before come as well.
+        let expected = if on_nats() { numbers(0..5) } else { numbers(3..5) };
+        assert_eq!(subscriber.values(expected.len()).await, expected, "{since}");
+    }
+    for since in ["0", "1970-01-01T00:00:00Z", &(then - 60_000).to_string()] {
+        let mut subscriber = Subscriber::new(server.address(), kind, Query::topic(&topic).with("since", since));
+        assert_eq!(subscriber.values(5).await, numbers(0..5), "{since}");
+    }
+    let ahead = Query::topic(&topic).with("since", "9999-12-31T23:59:59Z");
+    let mut ahead = Subscriber::start(server.address(), kind, ahead).await;
+    publish(&server, &topic, 5).await;
+    assert_eq!(ahead.values(1).await, [5], "in the future: now");
+    // A cursor stands before it.
+    let mut resumed = Subscriber::at(server.address(), kind, Query::topic(&topic).with("since", later), &start);
+    assert_eq!(resumed.values(6).await, numbers(0..6));
 }
 
 async fn the_newest_few(kind: Kind) {

@@ -118,6 +118,8 @@ async fn subscribe_prints_events_over_every_transport() {
         assert_eq!(lines(&rest), items[3..], "{transport}");
         let last = subscribe(&["a.*", "--last", "1", "--count", "1", "--transport", transport]);
         assert_eq!(lines(&last), items[4..], "{transport}");
+        let since = ["a.*", "--since", "1970-01-01T00:00:00Z", "--count", "5", "--transport", transport];
+        assert_eq!(lines(&subscribe(&since)), items, "{transport}");
         check_refusal(&subscribe(&["a.*", "--cursor", "rubbish", "--transport", transport]), 1, &["switchback:"]);
         let nobody = run(&["subscribe", "a", "--server", "http://127.0.0.1:1", "--transport", transport], &[], b"");
         check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1"]);
@@ -126,6 +128,8 @@ async fn subscribe_prints_events_over_every_transport() {
     check_refusal(&subscribe(&[]), 2, &["PATTERNS"]);
     check_refusal(&subscribe(&["a", "--transport", "pigeon"]), 2, &["pigeon", "longpoll"]);
     check_refusal(&subscribe(&["a", "--last", "3", "--cursor", "now"]), 2, &["--last", "--cursor"]);
+    check_refusal(&subscribe(&["a", "--last", "3", "--since", "0"]), 2, &["--last", "--since"]);
+    check_refusal(&subscribe(&["a", "--since", "yesterday"]), 1, &["since", "RFC 3339"]);
 }
 
 /// It is a client like others: it comes back with its cursor.

@@ -21,12 +21,14 @@ const PATHS: [&str; 12] = [
     "/healthz",
 ];
 
-const NAMES: [&str; 17] = [
-    "topic", "topic", "topic", "cursor", "client", "last", "limit", "once", "callback", "origin", "padding", "named",
-    "publish", "ticket", "token", "after", "ban",
+const NAMES: [&str; 18] = [
+    "topic", "topic", "topic", "cursor", "client", "last", "since", "limit", "once", "callback", "origin", "padding",
+    "named", "publish", "ticket", "token", "after", "ban",
 ];
 
-const VALUES: [&str; 36] = [
+const VALUES: [&str; 38] = [
+    "1763750000123",
+    "2025-11-21T18:33:20Z",
     "a",
     "a.b",
     ">",

@@ -485,6 +485,45 @@ async fn the_newest_matching_events_are_found<E: Engine>() {
 }
 
 /// What matches nothing is not looked for in one go, under a lock that publishers need.
+/// Exact where the engine knows the events' times by itself.
+async fn the_place_of_a_time_is_found<E: Engine>() {
+    let (store, _home) = E::open(retention(50));
+    assert_eq!(store.before_time(0).await.unwrap(), Position::ZERO);
+    assert_eq!(store.before_time(u64::MAX).await.unwrap(), Position::ZERO, "nothing is there");
+    let at = |time_ms| new("a", "x").draft(time_ms);
+    // The oldest ten are trimmed; of each time there are three.
+    for position in 0..60 {
+        store.append(vec![at(NOW_MS + position / 3 * 1000)]).await.unwrap();
+    }
+    for after_ms in (0..25_000).step_by(500) {
+        let time_ms = NOW_MS + after_ms;
+        let page = read(&store, &[">"], 10).await;
+        let first = page.events.iter().find(|event| event.time_ms() >= time_ms);
+        let expected = first.map_or(Position(60), |event| event.position().before());
+        assert_eq!(store.before_time(time_ms).await.unwrap(), expected, "{after_ms}");
+    }
+    assert_eq!(store.before_time(0).await.unwrap(), Position(10), "the floor");
+    assert_eq!(store.before_time(u64::MAX).await.unwrap(), Position(60), "the end");
+}
+
+/// Whatever clock an engine goes by, no event of the time or later is left out.
+async fn the_place_of_a_time_leaves_nothing_out<E: Engine>() {
+    let (store, _home) = open::<E>();
+    let now_ms = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let begun_ms = now_ms();
+    for _ in 0..5 {
+        store.append(vec![new("a", "x").draft(now_ms())]).await.unwrap();
+    }
+    for event in read(&store, &[">"], 0).await.events {
+        let found = store.before_time(event.time_ms()).await.unwrap();
+        assert!(found < event.position(), "{found} for {event:?}");
+    }
+    assert_eq!(store.before_time(0).await.unwrap(), Position::ZERO);
+    assert_eq!(store.before_time(begun_ms - 60_000).await.unwrap(), Position::ZERO);
+    assert_eq!(store.before_time(now_ms() + 60_000).await.unwrap(), Position(5));
+    assert_eq!(store.before_time(u64::MAX).await.unwrap(), Position(5));
+}
+
 async fn a_search_for_the_newest_goes_in_bounded_steps<E: Engine>() {
     const TOPICS: u64 = 30_000;
     let (store, _home) = open::<E>();
@@ -952,6 +991,7 @@ macro_rules! contract {
     // An engine that is ours alone, down to its clock and what it counts.
     (own $module:ident: $engine:ident) => { contract! { @shared $module $engine:
         a_key_counts_for_the_window,
+        the_place_of_a_time_is_found,
         an_append_that_fails_stores_nothing_and_fails_alone,
         retention_by_bytes_holds_when_answered,
         retention_by_age_goes_from_the_oldest,
@@ -979,6 +1019,7 @@ macro_rules! contract {
         retention_by_count_holds_when_answered,
         a_cursor_ahead_of_the_log_reads_nothing,
         the_newest_matching_events_are_found,
+        the_place_of_a_time_leaves_nothing_out,
         a_search_for_the_newest_goes_in_bounded_steps,
         reads_keep_to_their_bounds_and_go_on,
         a_sparse_read_costs_what_it_returns,

@@ -309,7 +309,7 @@ impl Context {
                 Some(StartPoint { cursor, gap: gap_at(cursor, &bounds) })
             }
             Some(From::Earliest) => Some(at(bounds.floor)),
-            Some(From::Now | From::Last(_)) => Some(at(bounds.last)),
+            Some(From::Now | From::Last(_) | From::Since(_)) => Some(at(bounds.last)),
             None if driver.delivery.is_awaiting_first_subscribe() => None,
             None => Some(at(bounds.last)),
         }

@@ -38,6 +38,7 @@ const SCAN_ROWS: u64 = 64;
 pub(super) enum ReadJob {
     Page(ReadRequest, oneshot::Sender<Result<Page, StoreError>>),
     Last(LastSearch, u64, oneshot::Sender<Result<LastStep, StoreError>>),
+    Time(u64, oneshot::Sender<Result<Position, StoreError>>),
 }
 
 pub(super) fn queue() -> Queue<ReadJob> {
@@ -67,6 +68,9 @@ impl Reader {
                     }
                     ReadJob::Last(search, rows_max, reply) if !reply.is_closed() => {
                         let _ = reply.send(self.search_last(search, rows_max));
+                    }
+                    ReadJob::Time(time_ms, reply) if !reply.is_closed() => {
+                        let _ = reply.send(self.before_time(time_ms));
                     }
                     _ => {}
                 }
@@ -142,6 +146,15 @@ impl Reader {
         let (looked, floor) = look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
         let progress = if looked.done { search.done(self.trims(floor)?.floor) } else { search.further() };
         Ok(LastStep { vain_rows: looked.vain_rows, progress })
+    }
+
+    fn before_time(&self, time_ms: u64) -> Result<Position, StoreError> {
+        let look = || {
+            let end = self.shared.bounds().last;
+            let snapshot = self.db.unchecked_transaction()?;
+            rows::before_time(&snapshot, time_ms, floor(&snapshot)?, end)
+        };
+        look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))
     }
 
     /// What was trimmed, at least up to `floor`.

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Connection, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row};
 
 use super::Shared;
 use super::form::Stored;
@@ -199,6 +199,25 @@ pub(super) fn scan(
         scanned.through = span.end;
     }
     Ok(scanned)
+}
+
+/// The position before the first event after `floor` whose time is at or after `time_ms`; `end` where none is. Reads as many rows as the
+/// length of the log has binary digits.
+pub(super) fn before_time(db: &Connection, time_ms: u64, floor: Position, end: Position) -> rusqlite::Result<Position> {
+    let mut first = db.prepare_cached("SELECT seq, time FROM e WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT 1")?;
+    // All up to `low` are older. The first after `high` is not, or lies after the end.
+    let (mut low, mut high) = (floor, end);
+    while low < high {
+        let middle = Position(low.0 + (high.0 - low.0) / 2);
+        let row = first.query_row([integer(middle.0), integer(high.0)], |row| {
+            Ok((position(row.get(0)?), position(row.get(1)?).0))
+        });
+        match row.optional()? {
+            Some((at, of_ms)) if of_ms < time_ms => low = at,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
 }
 
 /// All events after a position, a bounded number of them.

@@ -7,6 +7,8 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{ClusterInfo, Info, PeerInfo};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::node::{AskError, DEADLINE, Node, RETRY_WAIT, Seen, away};
@@ -118,6 +120,28 @@ async fn age_floor(node: &Node, described: &Described, age_max: Duration, end: I
     if state.last_timestamp <= cutoff {
         return Ok(Position(state.last_sequence));
     }
+    Ok(first_since(node, cutoff, end).await?.map_or(Position(state.last_sequence), Position::before))
+}
+
+/// An event's time is that of the node that published it, and NATS has a clock of its own: how far they may be apart, and how long an event may be on
+/// its way to NATS, for it to be found by its time.
+const TIMES_DIFFER: Duration = Duration::from_secs(5);
+
+/// The position before the first event that NATS took at or after a time, less what times may differ by: earlier events may come, none is
+/// left out.
+pub(super) async fn before_time(node: &Node, time_ms: u64) -> Result<Position, StoreError> {
+    let end = Instant::now() + DEADLINE;
+    let seen = node.look().await?;
+    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ms) * 1_000_000) else {
+        // Past the year 9999.
+        return Ok(seen.last);
+    };
+    let found = first_since(node, time - TIMES_DIFFER, end).await?;
+    Ok(found.map_or(seen.last, |first| first.before().max(seen.floor)))
+}
+
+/// The first message that NATS took at or after a time, if there is one.
+async fn first_since(node: &Node, time: OffsetDateTime, end: Instant) -> Result<Option<Position>, AskError> {
     #[derive(Deserialize)]
     struct Found {
         message: At,
@@ -126,11 +150,13 @@ async fn age_floor(node: &Node, described: &Described, age_max: Duration, end: I
     struct At {
         seq: u64,
     }
-    let Ok(text) = cutoff.format(&time::format_description::well_known::Rfc3339) else { return Ok(Position::ZERO) };
+    // From 1970 to 9999 every time has this form; should one not have it, nothing is left out.
+    let time = time.max(OffsetDateTime::UNIX_EPOCH);
+    let Ok(text) = time.format(&Rfc3339) else { return Ok(Some(Position(1))) };
     let subject = format!("STREAM.MSG.GET.{}", node.names.stream);
     match node.ask::<Found>(&subject, &json!({ "start_time": text, "next_by_subj": ">" }), end).await {
-        Ok(found) => Ok(Position(found.message.seq).before()),
-        Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(Position(state.last_sequence)),
+        Ok(found) => Ok(Some(Position(found.message.seq))),
+        Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
         Err(error) => Err(error),
     }
 }
