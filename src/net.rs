@@ -34,6 +34,8 @@ pub(crate) use backlog::MinReadRate;
 pub(crate) use headers::{Headers, text};
 pub(crate) use hold::Hold;
 pub(crate) use http1::DirectSink;
+#[cfg(test)]
+pub(crate) use http1::SimulatedSocket;
 pub(crate) use payer::Payer;
 pub use peer::ProxyHeader;
 pub(crate) use peer::{Caller, Peer, Proxies, Scheme};

@@ -342,3 +342,6 @@ impl Stream for StreamBody {
         }
     }
 }
+
+#[cfg(test)]
+mod simulation;

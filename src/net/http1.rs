@@ -9,7 +9,9 @@
 
 mod decode;
 mod direct_write;
+
 mod encode;
+mod socket;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -37,6 +39,8 @@ use decode::{FastRequest, INPUT_MAX_BYTES, Parsed, parse};
 use encode::{BodyFraming, HeadTemplate, write_end, write_head, write_part};
 
 pub(crate) use direct_write::{DirectSink, WeakSink};
+#[cfg(test)]
+pub(crate) use socket::simulated::SimulatedSocket;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -15,7 +16,7 @@ use crate::log::{Appended, Bounds, ClientRecord, Page, ReadRequest};
 use crate::sync::lock;
 
 /// Reads after which a test fails: none needs as many.
-const READS_MAX: usize = 1000;
+const READS_MAX: usize = 100_000;
 
 /// How reads are answered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) enum Reading {
     /// As by a store that has not come as far as its own feed.
     Empty,
     Failing,
+    /// As they are now, after a while.
+    Late(Duration),
 }
 
 pub(crate) struct ScriptedStore {
@@ -79,6 +82,14 @@ impl Store for ScriptedStore {
         assert!(count < READS_MAX, "a reader of this store is a busy loop");
         let answer = match *lock(&self.reading) {
             Reading::Answered => return self.inner.read(request),
+            Reading::Late(time) => {
+                let page = self.inner.read(request);
+                return Box::pin(async move {
+                    let page = page.await;
+                    tokio::time::sleep(time).await;
+                    page
+                });
+            }
             Reading::Empty => Ok(Page { through: request.after, ..Page::default() }),
             Reading::Failing => Err(StoreError::unavailable("as the test says")),
         };

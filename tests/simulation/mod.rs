@@ -7,11 +7,10 @@
 //! `$gap`; a gap where nothing that was asked for was trimmed; a held request that outlives its time; a stream that is
 //! mute for longer than a heartbeat; a connection that spins.
 //!
-//! Some streams are driven by the short way: see `simulation/short.rs`.
+//! The drivers of streams, with the direct writes, have a simulation of their own: `src/http/driver/simulation.rs`.
 //!
 //! `SIMULATION_SEED=n` runs one seed again; `SIMULATION_RUNS=n` sets how many are run.
 
-mod short;
 mod silence;
 
 use std::cell::RefCell;
@@ -32,8 +31,6 @@ use switchback::transport::Transport;
 use switchback::waiters::{WaiterKey, Waiters};
 use switchback::wire::{ByeReason, Framing};
 use switchback::{Data, NewEvent};
-
-use short::Short;
 
 const HEARTBEAT: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(10);
@@ -64,8 +61,6 @@ struct World {
     draining: bool,
     /// Nothing goes wrong any more.
     calm: bool,
-    /// Writes that went the short way.
-    pushes: u64,
 }
 
 struct Client {
@@ -88,8 +83,6 @@ struct Connection {
     /// When it said it would look again.
     wait_until: Option<Instant>,
     finished: bool,
-    /// Where it is written to while it is at rest.
-    short: Option<Short>,
 }
 
 impl World {
@@ -116,7 +109,6 @@ impl World {
             floor: 0,
             draining: false,
             calm: false,
-            pushes: 0,
         }
     }
 
@@ -191,10 +183,6 @@ impl World {
             jitter: self.rng.random(),
         };
         let key = self.waiters.register(&client.patterns);
-        let at_rest = matches!(completion, Completion::Stream { .. }) && self.rng.random_bool(0.6);
-        if at_rest {
-            self.waiters.push_to(key);
-        }
         client.connection = Some(Connection {
             delivery: Delivery::new(self.now, plan, client.patterns.clone(), start),
             key,
@@ -203,16 +191,12 @@ impl World {
             last_bytes: self.now,
             wait_until: None,
             finished: false,
-            short: at_rest.then(Short::new),
         });
     }
 
     /// Drives a connection as the HTTP layer does: until it waits or its socket is full.
     fn drive(&mut self, client: &mut Client) {
         let Some(mut connection) = client.connection.take() else { return };
-        if connection.short.is_some() {
-            return self.run_task(client, connection);
-        }
         if self.draining {
             connection.delivery.drain(self.now, DRAIN);
         }
@@ -329,7 +313,7 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> (u64, u64) {
+fn run(seed: u64) -> u64 {
     let mut world = World::new(seed);
     let clients = RefCell::new(Vec::new());
     for _ in 0..world.rng.random_range(1..5) {
@@ -351,7 +335,6 @@ fn run(seed: u64) -> (u64, u64) {
         }
         if world.rng.random_bool(0.8) {
             world.pump();
-            world.push_due(&mut clients.borrow_mut());
         }
         for client in clients.borrow_mut().iter_mut() {
             if world.rng.random_bool(0.1) {
@@ -363,10 +346,9 @@ fn run(seed: u64) -> (u64, u64) {
                     world.pump();
                     world.connect(client);
                 }
-                Some(connection) if world.rng.random_bool(0.02) => match &mut connection.short {
-                    Some(short) => short.kick(),
-                    None => connection.delivery.end(world.now, ByeReason::Kicked),
-                },
+                Some(connection) if world.rng.random_bool(0.02) => {
+                    connection.delivery.end(world.now, ByeReason::Kicked);
+                }
                 Some(_) => {}
             }
             world.drive(client);
@@ -381,7 +363,6 @@ fn run(seed: u64) -> (u64, u64) {
     for index in 0..clients.len() {
         let last = world.ledger.keys().next_back().copied().unwrap_or(0);
         for _ in 0..20_000 {
-            world.push_due(&mut clients);
             let client = &mut clients[index];
             if world.wanted(client, client.checked, last).next().is_none() && client.cursor.is_some() {
                 break;
@@ -394,7 +375,7 @@ fn run(seed: u64) -> (u64, u64) {
         let client = &clients[index];
         assert_eq!(world.wanted(client, client.checked, last).next(), None, "an event never arrived");
     }
-    (clients.iter().map(|client| client.received).sum(), world.pushes)
+    clients.iter().map(|client| client.received).sum()
 }
 
 #[test]
@@ -407,19 +388,11 @@ fn every_client_hears_everything_once_in_order_or_is_told_of_the_gap() {
     let first: u64 = rand::random_range(0..u64::MAX / 2);
     let runs = number("SIMULATION_RUNS").unwrap_or(3000);
     let started = Instant::now();
-    let (mut received, mut pushed) = (0, 0);
+    let mut received = 0;
     for seed in first..first + runs {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        let (events, pushes) = outcome.unwrap_or_else(|_| panic!("failed: run it again with SIMULATION_SEED={seed}"));
-        received += events;
-        pushed += pushes;
+        received += outcome.unwrap_or_else(|_| panic!("failed: run it again with SIMULATION_SEED={seed}"));
     }
-    assert!(
-        received > runs && pushed > runs,
-        "the simulation delivers events, also by the short way: {received}, {pushed}"
-    );
-    println!(
-        "{runs} runs from seed {first}: {received} events received, {pushed} writes by the short way, in {:?}",
-        started.elapsed()
-    );
+    assert!(received > runs, "the simulation delivers events: {received}");
+    println!("{runs} runs from seed {first}: {received} events received, in {:?}", started.elapsed());
 }

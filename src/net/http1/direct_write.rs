@@ -9,13 +9,15 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io;
-use std::net::Shutdown;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use super::socket::Socket;
+#[cfg(test)]
+use super::socket::simulated::SimulatedSocket;
 use crate::net::backlog::Backlog;
 
 /// The writing side of a plain connection, shared by what its task writes and what is written directly.
@@ -28,7 +30,7 @@ pub(crate) struct WeakSink(Weak<WriteSide>);
 
 #[derive(Debug)]
 struct WriteSide {
-    half: OwnedWriteHalf,
+    socket: Socket,
     /// Whether all that was given to the task has been written.
     clear: Cell<bool>,
     /// Whether the body that is being sent is chunked (RFC 9112 §7.1).
@@ -53,9 +55,22 @@ impl WeakSink {
 
 impl DirectSink {
     pub(in crate::net) fn new(half: OwnedWriteHalf, backlog: Backlog) -> Self {
+        Self::over(Socket::Tcp(half), backlog)
+    }
+
+    /// Over a socket that a simulation makes.
+    #[cfg(test)]
+    pub(crate) fn simulated(socket: Rc<SimulatedSocket>) -> Self {
+        let any_rate = crate::net::MinReadRate { bytes_per_second: 0, window: std::time::Duration::ZERO };
+        let key = crate::limits::RateKey::at([10, 0, 0, 1].into());
+        let payer = crate::net::Payer::new(&std::sync::Arc::default(), key);
+        Self::over(Socket::Simulated(socket), Backlog::new(any_rate, payer))
+    }
+
+    fn over(socket: Socket, backlog: Backlog) -> Self {
         let (clear, chunked, sent_bytes) = (Cell::new(false), Cell::new(false), Cell::new(0));
         let (rest, behind_bytes, backlog) = (RefCell::default(), Cell::new(0), RefCell::new(backlog));
-        Self(Rc::new(WriteSide { half, clear, chunked, rest, behind_bytes, backlog, sent_bytes }))
+        Self(Rc::new(WriteSide { socket, clear, chunked, rest, behind_bytes, backlog, sent_bytes }))
     }
 
     pub(crate) fn downgrade(&self) -> WeakSink {
@@ -97,8 +112,7 @@ impl DirectSink {
     }
 
     fn write_now(&self, bytes: &[u8]) -> bool {
-        // Not by tokio, which would look up first whether the socket is known to be full: that lies elsewhere in memory.
-        let written = socket2::SockRef::from(self.0.half.as_ref()).send(bytes).unwrap_or(0);
+        let written = self.0.socket.write_now(bytes);
         if written == bytes.len() {
             return true;
         }
@@ -137,33 +151,12 @@ impl DirectSink {
 
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(cx))?;
-        match socket2::SockRef::from(self.0.half.as_ref()).shutdown(Shutdown::Write) {
-            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(())),
-        }
+        Poll::Ready(self.0.socket.shutdown())
     }
 
     /// Writes what the socket takes of `bytes`, behind which others wait.
     fn poll_socket(&self, cx: &mut Context<'_>, bytes: &[u8], behind_bytes: usize) -> Poll<io::Result<usize>> {
-        loop {
-            match self.0.half.as_ref().poll_write_ready(cx) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => {
-                    let stream = self.0.half.as_ref();
-                    let waiting_bytes = bytes.len() + behind_bytes;
-                    return self.0.backlog.borrow_mut().poll_blocked(cx, stream, waiting_bytes).map(Err);
-                }
-            }
-            match self.0.half.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(0) if !bytes.is_empty() => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => {
-                    self.0.backlog.borrow_mut().took(written, written == bytes.len() && behind_bytes == 0);
-                    return Poll::Ready(Ok(written));
-                }
-            }
-        }
+        self.0.socket.poll_write(cx, bytes, behind_bytes, &mut self.0.backlog.borrow_mut())
     }
 }
 
