@@ -3,6 +3,7 @@
 #![doc = include_str!("http/protocol.md")]
 
 mod access;
+mod access_options;
 mod admin;
 mod assets;
 mod batch_body;
@@ -12,6 +13,7 @@ mod driver;
 mod embed;
 mod envelope;
 mod error;
+mod host;
 mod options;
 mod origin;
 mod proxied;
@@ -20,7 +22,9 @@ mod query;
 mod readiness;
 mod resources;
 mod route;
+mod scan;
 mod site;
+mod state;
 mod subscribe;
 mod tickets;
 mod trace_context;
@@ -38,10 +42,9 @@ use error::ApiError;
 use route::Methods;
 
 pub use crate::net::ProxyHeader;
-pub use access::AccessOptions;
+pub use access_options::AccessOptions;
 pub use embed::{pages, routes};
 pub use options::HttpOptions;
-pub(crate) use origin::wrong_name;
 pub use origin::{AllowedOrigin, AllowedOrigins, OriginError};
 pub(crate) use site::Site;
 

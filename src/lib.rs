@@ -43,7 +43,7 @@
 //! position. While it keeps up it reads its worker's [`tail`]; where it has fallen behind that, it reads the [`store`]. Both are one
 //! read from a position, so history and the present meet without a seam. What the socket does not take stays in the log.
 //!
-//! An idle stream over plain HTTP/1 is written to by its worker directly, past its task (`net::http1::direct_write`); all
+//! An idle stream over plain HTTP/1 is written to by its worker directly, past its task (`net::direct_write`); all
 //! else goes through its body. Handlers know one kind of request and one of answer (`net`), whatever they came over: in our
 //! own server the frequent requests of HTTP/1.1 (`net::http1`) and all of HTTP/2 (`net::http2`) come straight from their
 //! connection, the rest through an actix-web `App` (`http::embed`). There is one table of routes for all (`http::route`).

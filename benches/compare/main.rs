@@ -14,6 +14,7 @@
 
 mod arguments;
 mod report;
+mod results;
 mod run;
 mod side;
 #[path = "../support/mod.rs"]
@@ -61,7 +62,7 @@ fn measure(arguments: &Arguments) -> Result<(), Fault> {
         }
     }
     for (work, runs) in runs {
-        report::save(work, &runs, arguments.quick)?;
+        results::save(work, &runs, arguments.quick)?;
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use crate::support::publish::{Pace, Publishing};
 use crate::support::servers::Running;
 use crate::support::targets::{Target, Transport};
 use crate::support::{Fault, machine, seen};
-use crate::work::What;
 
 const SUBSCRIBERS: u64 = 1000;
 
@@ -27,6 +26,18 @@ const SETTLE: Duration = Duration::from_millis(700);
 
 /// For streams to begin.
 const BEGIN_MAX: Duration = Duration::from_secs(20);
+
+/// What the server is made to do.
+pub(crate) enum What {
+    /// Deliveries at a rate a second; `None`: as many as go.
+    Deliver(Transport, Option<u32>),
+    /// Connections that hear nothing.
+    Idle(Transport),
+    /// Publishes with nobody there: connections, requests under way on each, events a request.
+    Publish { connections: usize, depth: usize, batch: usize },
+    /// Short polls that find nothing new, on so many connections.
+    Polls { connections: usize },
+}
 
 /// What has not come by then, with nothing else coming either, is lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{All, Figure, figures, measured, median};
+use crate::results::{All, Figure, figures, measured, median};
 use crate::support::stats::{self, short};
 use crate::support::targets::Target;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom as _;
 
 use crate::run::Run;
-use crate::side::{self, Side};
+use crate::side::{self, Side, What};
 use crate::support::Fault;
 use crate::support::targets::{Target, Transport};
 
@@ -29,17 +29,6 @@ const PACED_TURN: Duration = Duration::from_secs(1);
 pub(crate) struct Work {
     pub(crate) name: &'static str,
     pub(crate) what: What,
-}
-
-pub(crate) enum What {
-    /// Deliveries at a rate a second; `None`: as many as go.
-    Deliver(Transport, Option<u32>),
-    /// Connections that hear nothing.
-    Idle(Transport),
-    /// Publishes with nobody there: connections, requests under way on each, events a request.
-    Publish { connections: usize, depth: usize, batch: usize },
-    /// Short polls that find nothing new, on so many connections.
-    Polls { connections: usize },
 }
 
 pub(crate) const ALL: &[Work] = {

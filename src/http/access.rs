@@ -1,7 +1,6 @@
 //! Who asks, and what he may do: from a request's credentials to [`Rights`].
 
 mod credential;
-mod options;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +9,9 @@ use http::{Method, StatusCode};
 use uuid::Uuid;
 
 use super::Call;
+use super::access_options::AccessOptions;
 use super::error::ApiError;
 use super::origin::RequestOrigin;
-use super::resources::unknown_client;
 use crate::auth::{Rights, Ticket, TokenError};
 use crate::clients::ClientError;
 use crate::clock::runtime_now;
@@ -22,8 +21,6 @@ use crate::topic::{PatternSet, Topic};
 use crate::transport::Transport;
 use crate::wire::ByeReason;
 use credential::Credential;
-
-pub use options::AccessOptions;
 
 /// The farthest end of a grant that a timer is set for; who stays longer is asked again by the next connection.
 const EXPIRY_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -253,7 +250,7 @@ impl From<ClientError> for ApiError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Owned => Self::forbidden("this client id belongs to somebody else: choose another"),
-            ClientError::Unknown => unknown_client(),
+            ClientError::Unknown => Self::unknown_client(),
             ClientError::Ahead => Self::bad("bad_cursor", "the cursor is beyond what this client was sent"),
             ClientError::Store(error) => error.into(),
         }

@@ -12,7 +12,7 @@ use super::access::{check_admin, check_operator};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, number, parse_client};
-use super::resources::{json_body, unknown_client};
+use super::resources::json_body;
 use super::{Answer, Call};
 use crate::auth::{NUMERIC_DATE_MAX_S, SUBJECT_MAX_BYTES};
 use crate::barred::Bar;
@@ -44,7 +44,7 @@ pub(super) async fn kick(call: Call) -> Answer {
         None => call.note("kick", &rights, &format!("the connections of client {short} are ended")),
     }
     match (known, ban) {
-        (false, None) => Err(unknown_client()),
+        (false, None) => Err(ApiError::unknown_client()),
         (_, Some(seconds)) => Ok(json_body(&json!({ "client": client, "ban": seconds }))),
         (true, None) => Ok(json_body(&json!({ "client": client }))),
     }

@@ -11,9 +11,10 @@ use http::{Method, StatusCode, Version};
 
 use super::Answer;
 use super::error::ApiError;
+use super::host::check_host;
 use super::options::HttpOptions;
-use super::origin::{self, RequestOrigin};
-use super::site::State;
+use super::origin::RequestOrigin;
+use super::state::State;
 use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
 use crate::net::{Caller, DirectSink, Hold, Request, RequestBody, RequestHead, Response, Scheme};
@@ -96,7 +97,7 @@ impl Call {
             // Where that is refused, the peer before it pays on: what waits is the answer to that one.
             let _refused = payer.charge_to(RateKey::at(caller.address));
         }
-        let source = RequestOrigin::of(request.headers(), caller.scheme, options);
+        let source = RequestOrigin::of(request.headers(), caller.scheme, &options.allowed_origins);
         Self(Box::new(Parts { request, state, caller, source, pace: Pace::Request }))
     }
 
@@ -205,9 +206,9 @@ impl Call {
             return Err(error.into());
         }
         check_head(&self.request.head, self.options().header_bytes_max)?;
-        origin::check_host(self.request.headers())?;
-        origin::check_open(self.request.headers(), self.options())?;
-        origin::check_name(self.request.headers(), self.options())?;
+        check_host(self.request.headers())?;
+        self.options().access.check_open(self.request.headers())?;
+        self.options().access.check_name(self.request.headers(), self.options().loopback_only)?;
         if self.state.hub.draining().is_some() {
             return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
         }

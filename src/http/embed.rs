@@ -12,10 +12,10 @@ use super::assets;
 use super::call::Call;
 use super::options::HttpOptions;
 use super::route::Route;
-use super::site::{Site, State};
+use super::site::Site;
+use super::state::State;
 use crate::hub::Hub;
-use crate::net::http1::WeakSink;
-use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, fallback};
+use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
 
 mod retained;
 

@@ -94,6 +94,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
+    /// 404, of an id.
+    pub(crate) fn unknown_client() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")
+    }
+
     /// 503: try again a little later, not all at the same moment.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         let seconds = rand::random_range(1..=3);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::access::AccessOptions;
+use super::access_options::AccessOptions;
 use super::origin::AllowedOrigins;
 
 use crate::limits::Limits;
-use crate::net::ProxyHeader;
+use crate::net::{Headers, ProxyHeader, Response};
 
 /// What the routes do; parsed once, valid ever after.
 #[derive(Clone, Debug)]
@@ -80,5 +80,13 @@ impl Default for HttpOptions {
             static_dir: None,
             loopback_only: false,
         }
+    }
+}
+
+impl HttpOptions {
+    /// The answer to a request that was addressed to another name than the server's, as [`AccessOptions::check_name`] has it; for
+    /// a listener that has no routes.
+    pub(crate) fn wrong_name(&self, headers: Headers<'_>) -> Option<Response> {
+        self.access.check_name(headers, self.loopback_only).err().map(|error| error.response())
     }
 }

@@ -1,4 +1,4 @@
-//! Where a request comes from: which pages may read and publish, and which requests a server without a key serves.
+//! Where a request comes from: which pages may read and publish.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,9 +11,7 @@ use http::header::{
 };
 
 use super::error::ApiError;
-use super::options::HttpOptions;
-use super::proxied;
-use crate::net::{Headers, Response, ResponseFields, Scheme, text};
+use crate::net::{Headers, ResponseFields, Scheme, text};
 
 /// What a browser says of who asks (Fetch Metadata).
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -78,6 +76,10 @@ impl AllowedOrigins {
     pub fn current(&self) -> Arc<[AllowedOrigin]> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn contain(&self, origin: &str) -> bool {
+        self.current().iter().any(|allowed| allowed.matches(origin))
+    }
 }
 
 impl FromIterator<AllowedOrigin> for AllowedOrigins {
@@ -110,18 +112,18 @@ pub(crate) enum RequestOrigin {
 }
 
 impl RequestOrigin {
-    pub(crate) fn of(headers: Headers<'_>, scheme: Option<Scheme>, options: &HttpOptions) -> Self {
+    pub(crate) fn of(headers: Headers<'_>, scheme: Option<Scheme>, allowed: &AllowedOrigins) -> Self {
         if let Some(value) = headers.get(&ORIGIN) {
             return text(value).map_or(Self::CrossOrigin, |origin| {
                 // What is text can be said again.
                 let named = || HeaderValue::from_str(origin).ok();
-                Self::judged(origin, named, headers, scheme, options)
+                Self::judged(origin, named, headers, scheme, allowed)
             });
         }
         match headers.get(&REFERER) {
             None | Some(b"" | b"about:blank") => Self::of_site(headers),
             Some(value) => text(value).map_or(Self::CrossOrigin, |referer| {
-                Self::judged(origin_of(referer), || None, headers, scheme, options)
+                Self::judged(origin_of(referer), || None, headers, scheme, allowed)
             }),
         }
     }
@@ -131,11 +133,11 @@ impl RequestOrigin {
         named: impl FnOnce() -> Option<HeaderValue>,
         headers: Headers<'_>,
         scheme: Option<Scheme>,
-        options: &HttpOptions,
+        allowed: &AllowedOrigins,
     ) -> Self {
         if is_own(origin, headers, scheme) {
             Self::SameOrigin
-        } else if is_listed(origin, options) {
+        } else if allowed.contain(origin) {
             Self::Allowed(named())
         } else {
             Self::CrossOrigin
@@ -193,38 +195,14 @@ pub(crate) fn check_target(
     origin: &str,
     headers: Headers<'_>,
     scheme: Option<Scheme>,
-    options: &HttpOptions,
+    allowed: &AllowedOrigins,
 ) -> Result<(), ApiError> {
     // A sandboxed parent cannot be named as a target: "null" is not one to postMessage.
-    if origin != "null" && (is_own(origin, headers, scheme) || is_listed(origin, options)) {
+    if origin != "null" && (is_own(origin, headers, scheme) || allowed.contain(origin)) {
         return Ok(());
     }
     let message = "origin is the parent page's: this server's own, or one given with --allow-origin";
     Err(ApiError::bad("bad_origin", message))
-}
-
-/// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
-pub(crate) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
-    let Some(host) = headers.get(&HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
-    if is_plain_host(host) {
-        return Ok(());
-    }
-    match http::uri::Authority::try_from(host) {
-        Ok(authority) if !authority.as_str().contains('@') => Ok(()),
-        _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
-    }
-}
-
-/// Whether it is letters, digits, hyphens and dots, and a port perhaps: nearly always, and then no parser has to look.
-fn is_plain_host(host: &[u8]) -> bool {
-    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    let (name, rest) = host.split_at(host.iter().take_while(|byte| in_name(byte)).count());
-    let port = match rest {
-        [] => true,
-        [b':', port @ ..] => !port.is_empty() && port.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    port && !name.is_empty()
 }
 
 fn not_allowed() -> ApiError {
@@ -233,52 +211,6 @@ fn not_allowed() -> ApiError {
         "origin_not_allowed",
         "pages of this origin may not use this server: start it with --allow-origin ORIGIN",
     )
-}
-
-/// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy passed on.
-pub(crate) fn check_open(headers: Headers<'_>, options: &HttpOptions) -> Result<(), ApiError> {
-    let access = &options.access;
-    if access.keys.is_some() || access.allow_anonymous {
-        return Ok(());
-    }
-    if headers.any_name(proxied::is_sign) {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "proxied",
-            "this server has no key, and the request came through a proxy: behind one it would be open to all; \
-             give it a key (--jwt-secret-file or --jwks), or start it with --allow-anonymous if that is meant",
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses what was addressed to another name than the server's, where its names are known: where they were given, and on
-/// loopback without a key. A page can point its own name at any address, and is of the same origin as the server then.
-pub(crate) fn check_name(headers: Headers<'_>, options: &HttpOptions) -> Result<(), ApiError> {
-    let access = &options.access;
-    let open = options.loopback_only && access.keys.is_none() && !access.allow_anonymous;
-    if access.allowed_hosts.is_empty() && !open {
-        return Ok(());
-    }
-    let Some(host) = headers.get(&HOST).map(|value| text(value).unwrap_or_default()) else { return Ok(()) };
-    if is_loopback_host(host) || access.allowed_hosts.contains(&name_of(host).to_ascii_lowercase()) {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        "bad_host",
-        "this server does not answer to the name in Host: localhost and loopback addresses, and what --allow-host NAME names",
-    ))
-}
-
-/// The answer to a request that was addressed to another name than the server's, as [`check_name`] has it; for a listener
-/// that has no routes.
-pub(crate) fn wrong_name(headers: Headers<'_>, options: &HttpOptions) -> Option<Response> {
-    check_name(headers, options).err().map(|error| error.response())
-}
-
-fn is_listed(origin: &str, options: &HttpOptions) -> bool {
-    options.allowed_origins.current().iter().any(|allowed| allowed.matches(origin))
 }
 
 /// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
@@ -295,26 +227,6 @@ fn is_own(origin: &str, headers: Headers<'_>, scheme: Option<Scheme>) -> bool {
     }
     let bare = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
     bare(authority) == bare(host)
-}
-
-/// The name or address in a `Host`, without a port.
-fn name_of(host: &str) -> &str {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => memchr::memrchr(b':', host.as_bytes()).map_or(host, |at| &host[..at]),
-    };
-    name.trim_end_matches('.')
-}
-
-fn is_loopback_host(host: &str) -> bool {
-    let name = name_of(host);
-    // As it is nearly always written.
-    if matches!(name, "localhost" | "127.0.0.1" | "::1") {
-        return true;
-    }
-    let name = name.to_ascii_lowercase();
-    let address = name.parse::<std::net::IpAddr>();
-    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -342,18 +254,9 @@ mod tests {
         }
 
         #[test]
-        fn hosts_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
-            let _ = is_loopback_host(&host);
+        fn pages_never_panic(host in "\\PC{0,40}", origin in "\\PC{0,40}") {
             let head = RequestHead::get("/", &[("host", host.as_bytes())]);
-            let _ = (check_host(head.headers()), is_own(&origin, head.headers(), None));
-        }
-
-        /// What is taken for a host without a parser is one by the parser.
-        #[test]
-        fn a_plain_host_is_a_host(host in "[a-zA-Z0-9.:@\\[-]{1,12}(:[0-9]{0,6})?") {
-            let authority = http::uri::Authority::try_from(host.as_bytes());
-            let is_host = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
-            prop_assert!(is_host || !is_plain_host(host.as_bytes()), "{host}");
+            let _ = is_own(&origin, head.headers(), None);
         }
     }
 
@@ -364,8 +267,7 @@ mod tests {
     #[test]
     fn own_listed_and_foreign_pages_are_told_apart() {
         let allowed = ["https://app.example.com", "https://*.example.org", "http://localhost:3000"];
-        let allowed_origins = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        let options = HttpOptions { allowed_origins, ..HttpOptions::default() };
+        let allowed: AllowedOrigins = allowed.iter().map(|text| text.parse().unwrap()).collect();
         for (host, origin, expected) in [
             ("a.test:8080", "http://a.test:8080", "own"),
             ("a.test", "https://a.test", "own"),
@@ -383,7 +285,7 @@ mod tests {
             ("a.test", "null", "foreign"),
             ("a.test", "http://localhost:3000", "listed"),
         ] {
-            let found = RequestOrigin::of(head(host, origin).headers(), None, &options);
+            let found = RequestOrigin::of(head(host, origin).headers(), None, &allowed);
             assert_eq!(word(&found), expected, "{origin} at {host}");
         }
     }
@@ -400,10 +302,7 @@ mod tests {
     /// `Origin`, else `Referer`, else `Sec-Fetch-Site`: each counts only where those before it are absent.
     #[test]
     fn what_a_request_says_of_its_page_counts_in_order() {
-        let options = HttpOptions {
-            allowed_origins: ["https://app.example.com".parse().unwrap()].into_iter().collect(),
-            ..HttpOptions::default()
-        };
+        let allowed: AllowedOrigins = ["https://app.example.com".parse().unwrap()].into_iter().collect();
         let (app, evil, own) = ("https://app.example.com", "https://evil.test", "http://a.test");
         for (origin, referer, site, expected) in [
             (None, None, None, "absent"),
@@ -435,38 +334,13 @@ mod tests {
                     .filter_map(|(name, value): (_, Option<&str>)| value.map(|value| (name, value))),
             );
             let fields: Vec<(&str, &[u8])> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-            let found = RequestOrigin::of(RequestHead::get("/", &fields).headers(), None, &options);
+            let found = RequestOrigin::of(RequestHead::get("/", &fields).headers(), None, &allowed);
             assert_eq!(word(&found), expected, "{origin:?} {referer:?} {site:?}");
             let mut answer = ResponseFields::default();
             found.write(&mut answer);
             // An origin that was not sent is not named.
             assert_eq!(answer.contains(ACCESS_CONTROL_ALLOW_ORIGIN.as_str()), origin == Some(app));
             assert_eq!(answer.contains(CROSS_ORIGIN_RESOURCE_POLICY.as_str()), expected == "listed");
-        }
-    }
-
-    #[test]
-    fn names_are_compared_wherever_they_were_given() {
-        use crate::auth::{Keys, Rules};
-        let keys = || Some(crate::keyring::KeyRing::new(Keys::none(), Rules::default()));
-        for (keyed, loopback, anonymous, given, refused) in [
-            (false, true, false, false, true),
-            (false, true, true, false, false),
-            (true, true, false, false, false),
-            (true, false, false, false, false),
-            (false, true, false, true, true),
-            (false, false, true, true, true),
-            (true, true, false, true, true),
-            (true, false, false, true, true),
-        ] {
-            let mut options = HttpOptions { loopback_only: loopback, ..HttpOptions::default() };
-            options.access.keys = if keyed { keys() } else { None };
-            options.access.allow_anonymous = anonymous;
-            options.access.allowed_hosts = if given { vec!["app.test".into()] } else { Vec::new() };
-            let check = |host: &str| check_name(head(host, "http://a").headers(), &options).is_ok();
-            assert!(check("localhost") && check("127.0.0.1:80"));
-            assert_eq!(check("evil.test"), !refused, "{keyed} {loopback} {anonymous} {given}");
-            assert_eq!(check("APP.test:8080"), given || !refused);
         }
     }
 
@@ -483,10 +357,10 @@ mod tests {
         ] {
             let head = head("a.test", origin);
             let headers = head.headers();
-            let source = RequestOrigin::of(headers, scheme, &HttpOptions::default());
+            let source = RequestOrigin::of(headers, scheme, &AllowedOrigins::default());
             let expected = if own { RequestOrigin::SameOrigin } else { RequestOrigin::CrossOrigin };
             assert_eq!(source, expected, "{origin} over {scheme:?}");
-            assert_eq!(check_target(origin, headers, scheme, &HttpOptions::default()).is_ok(), own);
+            assert_eq!(check_target(origin, headers, scheme, &AllowedOrigins::default()).is_ok(), own);
         }
     }
 
@@ -506,36 +380,5 @@ mod tests {
             assert!(text.parse::<AllowedOrigin>().is_err(), "{text}");
         }
         assert!("null".parse::<AllowedOrigin>().is_ok());
-    }
-
-    #[test]
-    fn plain_hosts() {
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "a-b.example.com"] {
-            assert!(is_plain_host(host.as_bytes()), "{host}");
-        }
-        for host in ["", ":80", "a:", "a:b", "a:1:2", "a@b", "a b", "a/b", "[::1]", "ä"] {
-            assert!(!is_plain_host(host.as_bytes()), "{host}");
-        }
-    }
-
-    #[test]
-    fn loopback_names() {
-        for host in [
-            "localhost",
-            "localhost:8080",
-            "app.localhost",
-            "127.0.0.1:1",
-            "127.9.9.9",
-            "[::1]:8080",
-            "[::1]",
-            "LOCALHOST.",
-        ] {
-            assert!(is_loopback_host(host), "{host}");
-        }
-        for host in
-            ["example.com", "localhost.example.com", "10.0.0.1", "127.0.0.1.example.com", "[2001:db8::1]:80", ""]
-        {
-            assert!(!is_loopback_host(host), "{host}");
-        }
     }
 }

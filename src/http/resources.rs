@@ -11,7 +11,7 @@ use super::access::{check_client, check_may_come, check_operator};
 use super::body::{self, MediaType};
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
-use super::subscribe::wait_after;
+use super::scan::wait_after;
 use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::clients::{Ack, ClientState};
@@ -145,12 +145,8 @@ pub(super) async fn client(call: Call) -> Answer {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
             Ok(json_body(&describe(hub, &state, &rights, &lags).await?))
         }
-        _ => Err(unknown_client()),
+        _ => Err(ApiError::unknown_client()),
     }
-}
-
-pub(super) fn unknown_client() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")
 }
 
 /// What the lags of one answer may still cost, and who pays.

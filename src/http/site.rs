@@ -1,18 +1,16 @@
-//! What the handlers of one thread share, and the way from a request to its handler.
+//! The way from a request to its handler.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use percent_encoding::percent_decode_str;
 
 use super::call::Call;
 use super::options::HttpOptions;
-use super::readiness::Readiness;
 use super::route::Route;
-use crate::hub::{Hub, Worker};
+use super::state::State;
+use crate::hub::Hub;
 use crate::net::{FastPath, Request, Response, Service};
 
 /// What one thread serves: under an `App`, or straight from its connections.
@@ -23,29 +21,11 @@ pub(crate) struct Site {
     pages: bool,
 }
 
-/// What every handler of this thread shares.
-pub(super) struct State {
-    pub(super) hub: Hub,
-    pub(super) options: Arc<HttpOptions>,
-    /// Joins the feed with the first request that this thread serves: it has to be done on the thread itself.
-    worker: OnceCell<Rc<Worker>>,
-    /// What was last found of the store.
-    pub(super) readiness: Readiness,
-}
-
-impl State {
-    pub(super) fn worker(&self) -> &Rc<Worker> {
-        self.worker.get_or_init(|| Worker::start(&self.hub))
-    }
-}
-
 impl Site {
     /// The routes alone.
     pub(crate) fn new(hub: &Hub, options: HttpOptions) -> Self {
         super::access::end_with_their_keys(hub, &options.access);
-        let (worker, readiness) = (OnceCell::new(), Readiness::default());
-        let state = State { hub: hub.clone(), options: Arc::new(options), worker, readiness };
-        Self { state: Rc::new(state), pages: false }
+        Self { state: Rc::new(State::new(hub, options)), pages: false }
     }
 
     /// The routes and, beside them, the pages.

@@ -16,6 +16,7 @@ use super::batch_body::with_batch;
 use super::driver::{Costs, Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
+use super::scan::wait_after;
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
 use crate::clients::{Arrival, ClientError, Connecting};
@@ -24,7 +25,7 @@ use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
 use crate::hub::From;
 use crate::json::Literal;
-use crate::limits::{LimitError, RateKey, Scanner};
+use crate::limits::{LimitError, RateKey};
 use crate::log::ClientRecord;
 use crate::net::{Response, text as header_text};
 use crate::store::StoreError;
@@ -126,7 +127,7 @@ pub(super) async fn iframe(call: Call) -> Answer {
     let fields = Fields::legible(call.request.query_string());
     let target = fields.one("origin")?;
     if let Some(target) = target {
-        origin::check_target(target, call.request.headers(), call.scheme(), call.options())?;
+        origin::check_target(target, call.request.headers(), call.scheme(), &call.options().allowed_origins)?;
     }
     let nonce = Uuid::new_v4().simple().to_string();
     let framing = Framing::Iframe { nonce: nonce.as_str().into(), target: target.map(Into::into) };
@@ -214,7 +215,9 @@ pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Resu
 
 fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
     let target = params.origin.as_deref();
-    target.map_or(Ok(()), |origin| origin::check_target(origin, call.request.headers(), call.scheme(), call.options()))
+    target.map_or(Ok(()), |origin| {
+        origin::check_target(origin, call.request.headers(), call.scheme(), &call.options().allowed_origins)
+    })
 }
 
 /// From parameters to a delivery that has its place: rights, patterns and start are looked up, the client is remembered,
@@ -324,12 +327,6 @@ async fn opened(
     delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
     Ok((Box::new(Driver::new(delivery, seat, registration, costs, call.hold())), rights))
-}
-
-/// Pays for rows that a search looked at in vain; others have their turn in any case.
-pub(super) async fn wait_after(scanner: &Scanner, vain_rows: u64) {
-    let debt = scanner.looked_at(vain_rows, runtime_now());
-    if debt.is_zero() { tokio::task::yield_now().await } else { tokio::time::sleep(debt).await }
 }
 
 /// What a subscription was allowed, before anything is opened for it.

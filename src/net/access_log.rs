@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use http::Version;
 
-use super::http1::DirectSink;
+use super::direct_write::DirectSink;
+use super::head::RequestHead;
 use super::peer::{Peer, Proxies};
-use super::request::RequestHead;
 use crate::cursor::Cursor;
 use crate::transport::Transport;
 

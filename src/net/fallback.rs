@@ -18,11 +18,12 @@ use futures_util::TryStreamExt as _;
 use http::{Method, Version};
 
 use super::access_log::AccessLog;
-use super::http1::WeakSink;
+use super::direct_write::WeakSink;
+use super::head::{HeadBuilder, RequestHead};
 use super::in_flight::InFlight;
 use super::io::Activity;
 use super::peer::Peer;
-use super::request::{HeadBuilder, RequestBody, RequestHead};
+use super::request::RequestBody;
 use super::response::{Response, ResponseBody};
 
 /// A request's head; `None` where its method is none.

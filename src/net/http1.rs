@@ -8,10 +8,8 @@
 //! nothing here waits in the middle of a request.
 
 mod decode;
-mod direct_write;
 
 mod encode;
-mod socket;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -37,10 +35,6 @@ use super::response::{Response, ResponseBody};
 use super::service::Service;
 use decode::{FastRequest, INPUT_MAX_BYTES, Parsed, parse};
 use encode::{BodyFraming, HeadTemplate, write_end, write_head, write_part};
-
-pub(crate) use direct_write::{DirectSink, WeakSink};
-#[cfg(test)]
-pub(crate) use socket::simulated::SimulatedSocket;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use super::access_log::{AccessLog, AccessRecord};
-use super::http1::DirectSink;
+use super::direct_write::DirectSink;
+use super::head::RequestHead;
 use super::io::{Activity, InFlightGuard};
 use super::peer::Peer;
-use super::request::RequestHead;
 
 /// A request, from its head to the end of its answer.
 #[derive(Default)]

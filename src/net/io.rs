@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::backlog::Backlog;
+use super::direct_write::DirectSink;
 use super::hold::Hold;
-use super::http1::DirectSink;
 use super::payer::Payer;
 use super::peer::Peer;
 use super::tls::HTTP2;

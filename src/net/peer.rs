@@ -6,7 +6,7 @@ use std::str::FromStr;
 use http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 
-use super::headers::{Headers, text};
+use super::head::{Headers, text};
 
 /// What the listener knows of a connection. It stands in the connection's data, or (over HTTP/2) in the request's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ fn last_of<'a>(headers: Headers<'a>, name: &HeaderName) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::request::RequestHead;
+    use crate::net::head::RequestHead;
     use proptest::prelude::*;
 
     fn caller(peer: &str, header: ProxyHeader, headers: &[(&'static str, &str)]) -> Caller {

@@ -4,7 +4,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
 use http::uri::Authority;
 
-use super::request::RequestHead;
+use super::head::RequestHead;
 use super::response::Response;
 
 /// The same resource over HTTPS, on a port. 308, so that a publish is repeated as one (RFC 9110 §15.4.9); what it held has

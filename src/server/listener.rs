@@ -15,7 +15,7 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
-use crate::http::{HttpOptions, Site, wrong_name};
+use crate::http::{HttpOptions, Site};
 use crate::hub::Hub;
 use crate::net::accept::{AcceptOptions, accept};
 use crate::net::access_log::AccessLog;
@@ -127,7 +127,7 @@ pub(super) fn redirecting(
                     let head = head.finish();
                     let answer = redirect::to_https(&head, port);
                     // No name is sent to HTTPS that is refused there.
-                    let refused = answer.status.is_redirection().then(|| wrong_name(head.headers(), &http)).flatten();
+                    let refused = answer.status.is_redirection().then(|| http.wrong_name(head.headers())).flatten();
                     fallback::response(refused.unwrap_or(answer), true)
                 });
                 ready(answer.ok_or_else(|| actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body()))

@@ -18,8 +18,8 @@
 
 mod ancestors;
 mod backup;
-mod chores;
 mod clients;
+mod column;
 mod fault;
 mod file;
 mod form;

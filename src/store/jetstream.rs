@@ -22,11 +22,13 @@
 //! (`sync_interval: 2m`), so that an event is lost only where all of its copies lose power within those two minutes.
 //! `sync_interval: always` in the servers' configuration keeps each of them.
 
+mod attempt;
 mod batch;
 mod bucket;
 mod clients;
 mod connect;
 mod direct;
+mod error;
 mod feed;
 mod last;
 mod look;
@@ -71,7 +73,11 @@ use publish::Publisher;
 use read::Reader;
 use runtime::Runtime;
 
-pub use connect::{JetStreamOptions, NatsLogin, NatsServer, OptionsError, parse_servers};
+pub use connect::{JetStreamOptions, NatsLogin, NatsServer, parse_servers};
+pub use error::OptionsError;
+
+/// How long a request that failed waits before it is made again.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
 
 /// How long closing waits for appends under way.
 const CLOSE_WAIT: Duration = Duration::from_secs(6);

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use crate::net::request::{RequestHead, Span};
+use crate::net::head::{RequestHead, Span};
 use crate::net::service::FastPath;
 
 /// Bytes of a whole request, with its body, that is read here; and of what may wait behind one that is being answered.

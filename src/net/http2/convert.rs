@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::header::{CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderValue};
 use http::{StatusCode, Version};
 
-use crate::net::request::RequestHead;
+use crate::net::head::RequestHead;
 use crate::net::response::Response;
 
 /// Most header fields of a request, each `Cookie` counted (RFC 9113 §8.2.3): as many as actix takes over HTTP/1.

@@ -6,7 +6,7 @@
 
 use rusqlite::Connection;
 
-use super::schema::{parsed, position};
+use super::column::{parsed, position};
 use crate::cursor::{Cursor, Epoch, Position};
 
 /// How many are known at most: one is added with each restore. A cursor of an older one is one of another log.

@@ -9,12 +9,12 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Rows, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::column::{integer, parsed, position};
 use super::fault::{open_error, store_error};
 use super::file;
 use super::health::Health;
 use super::presence::Presence;
 use super::queue::{Load, Queue};
-use super::schema::{integer, parsed, position};
 use crate::cursor::Cursor;
 use crate::log::{ClientRecord, ClientShare};
 use crate::store::{OpenError, StoreError, StoreOptions};

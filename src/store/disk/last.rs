@@ -6,8 +6,8 @@ use std::ops::Bound;
 use rusqlite::Connection;
 
 use super::Shared;
+use super::column::{integer, position};
 use super::rows::Wanted;
-use super::schema::{integer, position};
 use crate::cursor::Position;
 use crate::store::LastSearch;
 use crate::store::last::Resume;

@@ -8,12 +8,12 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use tokio::sync::oneshot;
 
+use super::column::{integer, position};
 use super::fault::{open_error, store_error};
 use super::file;
 use super::health::Health;
 use super::presence::Presence;
 use super::queue::{Load, Queue};
-use super::schema::{integer, position};
 use crate::store::notes::too_many;
 use crate::store::{Note, NoteKind, NoteSink, OpenError, StoreError, StoreOptions};
 

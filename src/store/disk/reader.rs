@@ -8,11 +8,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::column::position;
 use super::fault::store_error;
 use super::last;
 use super::queue::{Load, Queue};
 use super::rows::{self, Span};
-use super::schema::position;
 use super::{Shared, Trims, held};
 use crate::cursor::Position;
 use crate::event::Event;

@@ -9,8 +9,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row};
 
 use super::Shared;
+use super::column::{integer, position};
 use super::form::Stored;
-use super::schema::{integer, position, short_data};
+use super::schema::short_data;
 use crate::cursor::{Epoch, Position};
 use crate::event::{Event, EventError};
 use crate::segment::Scanned;

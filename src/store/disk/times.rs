@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
-use super::schema::{integer, position};
+use super::column::{integer, position};
 use crate::clock::{LastRun, Moment};
 use crate::cursor::Position;
 use crate::store::arrivals::Arrivals;

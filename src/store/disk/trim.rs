@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::schema::{LogState, integer, position};
+use super::column::{integer, position};
+use super::schema::LogState;
 use crate::cursor::Position;
 use crate::store::Retention;
 use crate::store::arrivals::Arrivals;

@@ -1,5 +1,7 @@
 //! The one thread that writes the log: whatever has queued up becomes one transaction, one sync, and then known.
 
+mod maintenance;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +9,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
-use super::chores::Chores;
+use super::column::integer;
 use super::fault::store_error;
 use super::file;
 use super::form::Stored;
 use super::health::{ANSWER_MAX, Health};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
-use super::schema::{self, LogState, Opened, integer};
+use super::schema::{self, LogState, Opened};
 use super::times::Times;
 use super::trim::{self, Limits, Trimmed};
 use super::{Shared, held};
@@ -24,6 +26,7 @@ use crate::log::{Appended, FeedBatch};
 use crate::store::dedupe::DedupeWindow;
 use crate::store::{Feed, StoreError};
 use crate::topic::Topic;
+use maintenance::Maintenance;
 
 /// What waits to be appended, at most.
 const QUEUED_MAX: Load = Load { items: 65_536, bytes: 64 << 20 };
@@ -71,10 +74,10 @@ pub(super) fn queue() -> Queue<Job> {
 }
 
 pub(super) struct Writer {
-    pub(super) db: Connection,
-    pub(super) shared: Arc<Shared>,
-    pub(super) chores: Chores,
-    pub(super) times: Times,
+    db: Connection,
+    shared: Arc<Shared>,
+    maintenance: Maintenance,
+    times: Times,
     /// As of the last commit.
     log: LogState,
     dedupe: DedupeWindow,
@@ -97,12 +100,12 @@ impl Writer {
     pub(super) fn new(opened: Opened, shared: Arc<Shared>, health: Arc<Health>) -> Self {
         let presence = Presence::of(&schema::events_path(&shared.directory));
         let topic_id_next = shared.topics().by_id.keys().max().map_or(1, |id| id + 1);
-        let chores = Chores::new(opened.has_kept_keys, opened.forget);
+        let maintenance = Maintenance::new(opened.has_kept_keys, opened.forget);
         let Opened { db, log, dedupe, times, .. } = opened;
         Self {
             db,
             shared,
-            chores,
+            maintenance,
             times,
             log,
             dedupe,
@@ -114,10 +117,10 @@ impl Writer {
         }
     }
 
-    /// Works the queue until it is closed, and the chores between.
+    /// Works the queue until it is closed, and the maintenance between.
     pub(super) fn run(mut self, queue: &Queue<Job>) {
         let _worker = queue.worker();
-        while let Some(jobs) = queue.take(GROUP, !self.has_chores()) {
+        while let Some(jobs) = queue.take(GROUP, !self.has_maintenance()) {
             let (mut group, mut expected) = (Vec::new(), 0);
             for job in jobs {
                 match job {
@@ -142,7 +145,7 @@ impl Writer {
             }
             self.checkpoint_if_due();
             // A slice, and then the queue has its turn again: neither waits for all of the other.
-            self.do_chores();
+            self.maintain_slice();
             // A publisher that is alone is not waited for.
             if expected > 1 {
                 queue.gather(expected, (self.commit / GATHER_SHARE).clamp(GATHER_MIN, GATHER_MAX));
@@ -311,7 +314,7 @@ impl Writer {
         self.log = log;
         fresh.iter().for_each(|event| self.times.push(event.time_ms()));
         self.topic_id_next += topics.len() as i64;
-        self.chores.after_trim(&trimmed);
+        self.maintenance.after_trim(&trimmed);
         if !topics.is_empty() {
             let mut known = self.shared.topics_mut();
             for (topic, id) in topics {
@@ -324,7 +327,7 @@ impl Writer {
                 trims.marks.set(topic, *position);
             }
             trims.floor = log.floor;
-            self.chores.forget.extend(trims.marks.fold());
+            self.maintenance.forget.extend(trims.marks.fold());
             drop(trims);
             self.shared.trims_moved.notify_all();
         }
@@ -345,7 +348,7 @@ impl Writer {
 
     fn limits(&self, inserted: usize) -> Limits {
         let rows_max = TRIMMED_MIN.max(2 * inserted as u64);
-        Limits { retention: self.shared.options.retention, oldest_ms: self.chores.oldest_ms, rows_max }
+        Limits { retention: self.shared.options.retention, oldest_ms: self.maintenance.oldest_ms, rows_max }
     }
 
     /// One transaction's worth of trimming, where any is due.
@@ -354,7 +357,7 @@ impl Writer {
     }
 
     pub(super) fn trim_is_due(&self) -> bool {
-        self.chores.oldest_ms.is_some() || self.limits(0).exceeded_by(&self.log)
+        self.maintenance.oldest_ms.is_some() || self.limits(0).exceeded_by(&self.log)
     }
 
     fn maintain(&mut self) {
@@ -365,7 +368,7 @@ impl Writer {
         let age_max = self.shared.options.retention.age_max.filter(|_| now.removes);
         let oldest_ms = age_max.map(|max| now.wall_ms.saturating_sub(age_max_ms(max)));
         let keys_ms = now.earliest_ms().saturating_sub(age_max_ms(self.shared.options.dedupe_window));
-        self.chores.due(oldest_ms, keys_ms);
+        self.maintenance.due(oldest_ms, keys_ms);
     }
 
     /// Reads from the disk what the feed has missed; from then on it hears of every commit.

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::attempt::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
 use super::direct;
 use super::message;
 use super::node::{DEADLINE, Node};
-use super::publish::{Attempt, Failure, Outcome, Outgoing, acknowledged, before_next_try};
 use crate::cursor::Position;
 use crate::event::Draft;
 use crate::store::{Appended, StoreError};

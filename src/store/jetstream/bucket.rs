@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::attempt::{Failure, Outgoing, acknowledged, before_next_try};
 use super::message::{MESSAGE_ID, base64};
 use super::node::{Node, away};
-use super::publish::{Failure, Outgoing, acknowledged, before_next_try};
 use crate::store::StoreError;
 
 /// The message is refused where the key's newest has another revision.

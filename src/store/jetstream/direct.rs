@@ -8,11 +8,24 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
+use super::RETRY_WAIT;
 use super::message;
-use super::node::{Node, REQUEST_TIMEOUT, RETRY_WAIT, away};
+use super::node::{Node, REQUEST_TIMEOUT, away};
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::store::StoreError;
+use crate::topic::PatternSet;
+
+/// What a direct read costs besides what it returns, in rows: the server looks for the next match in an index that it has on disk.
+pub(super) const DIRECT_READ_ROWS: u64 = 10;
+
+/// What to filter by; nothing where all of it is asked for.
+pub(super) fn filters(node: &Node, patterns: &PatternSet) -> Vec<Option<String>> {
+    if patterns.has_everything() {
+        return vec![None];
+    }
+    patterns.iter().map(|pattern| Some(node.names.subject(pattern.as_str()))).collect()
+}
 
 /// What a direct read brought.
 #[derive(Default)]

@@ -11,10 +11,11 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::RETRY_WAIT;
 use super::connect::Link;
 use super::look::identify;
 use super::message;
-use super::node::{AskError, DEADLINE, Node, RETRY_WAIT, Seen};
+use super::node::{AskError, DEADLINE, Node, Seen};
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::store::{Feed, FeedBatch};

@@ -4,9 +4,8 @@
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
-use super::direct;
+use super::direct::{self, DIRECT_READ_ROWS, filters};
 use super::node::{DEADLINE, Node};
-use super::read::{DIRECT_READ_ROWS, filters};
 use crate::store::bisection::{Bisection, Question, Reply};
 use crate::store::last::Resume;
 use crate::store::{LastSearch, LastStep, StoreError};

@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::node::{AskError, DEADLINE, Node, RETRY_WAIT, Seen, away};
+use super::RETRY_WAIT;
+use super::node::{AskError, DEADLINE, Node, Seen, away};
 use crate::clock;
 use crate::cursor::{Epoch, Position};
 use crate::store::StoreError;

@@ -1,6 +1,6 @@
 //! What things are called in NATS.
 
-use super::OptionsError;
+use super::error::OptionsError;
 use crate::store::NoteKind;
 
 /// Longest prefix, in bytes.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::RETRY_WAIT;
 use super::connect::{Connection, Link};
 use super::names::Names;
 use super::servers::Servers;
@@ -26,9 +27,6 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the store tries to get something done before it says that NATS is away.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-
-/// Between two tries.
-pub(super) const RETRY_WAIT: Duration = Duration::from_millis(100);
 
 /// How often the leader is asked again that is behind what a copy has shown.
 const LEADER_BEHIND_MAX: u32 = 10;

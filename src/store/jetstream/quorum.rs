@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bucket::{Bucket, Put};
 use super::look::{describe, look_until, quorum_age};
-use super::node::{Node, REQUEST_TIMEOUT, RETRY_WAIT, Seen};
+use super::RETRY_WAIT;
+use super::node::{Node, REQUEST_TIMEOUT, Seen};
 use crate::store::StoreError;
 
 /// The one key of the bucket.

@@ -15,13 +15,12 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::direct::{self, Slice};
+use super::direct::{self, DIRECT_READ_ROWS, Slice, filters};
 use super::last;
 use super::node::{DEADLINE, Node, Seen};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
-use crate::topic::PatternSet;
 
 /// Reads of the log under way on a node.
 const READS_MAX: usize = 16;
@@ -34,9 +33,6 @@ const SLICE_BYTES_MIN: usize = 64 << 10;
 
 /// Most bytes of one direct read: what the connection is made to carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
-
-/// What a direct read costs besides what it returns, in rows: the server looks for the next match in an index that it has on disk.
-pub(super) const DIRECT_READ_ROWS: u64 = 10;
 
 /// The reads of a node.
 pub(super) struct Reader {
@@ -91,14 +87,6 @@ impl Reader {
         }
         Ok(page.above(&request, &seen))
     }
-}
-
-/// What to filter by; nothing where all of it is asked for.
-pub(super) fn filters(node: &Node, patterns: &PatternSet) -> Vec<Option<String>> {
-    if patterns.has_everything() {
-        return vec![None];
-    }
-    patterns.iter().map(|pattern| Some(node.names.subject(pattern.as_str()))).collect()
 }
 
 struct Collected {

@@ -8,9 +8,9 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy
 use async_nats::jetstream::{Context, ErrorCode};
 use tokio::time::Instant;
 
+use super::RETRY_WAIT;
 use super::connect::{JetStreamOptions, refused};
 use super::names::Names;
-use super::node::RETRY_WAIT;
 use crate::store::{NoteKind, OpenError, Retention, StoreOptions};
 
 /// How long a cluster may take to find a leader, or servers enough, before the start fails.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::fault::store_error;
-use super::file::BUSY_WAIT;
-use super::held;
-use super::schema::integer;
-use super::trim::Trimmed;
-use super::writer::Writer;
+use super::super::column::integer;
+use super::super::fault::store_error;
+use super::super::file::BUSY_WAIT;
+use super::super::held;
+use super::super::trim::Trimmed;
+use super::Writer;
 use crate::store::StoreError;
 use crate::topic::Topic;
 
@@ -33,7 +33,7 @@ const FREE_PAGES_MIN: i64 = 4096;
 
 /// What is to be done.
 #[derive(Default)]
-pub(super) struct Chores {
+pub(super) struct Maintenance {
     /// Events from before this time are trimmed, until one is met that is younger.
     pub(super) oldest_ms: Option<u64>,
     /// Topics whose marks were folded.
@@ -57,7 +57,7 @@ enum Vacuum {
     Work,
 }
 
-impl Chores {
+impl Maintenance {
     pub(super) fn new(has_kept_keys: bool, forget: Vec<Topic>) -> Self {
         Self { has_kept_keys, forget, checkpoint_at: WAL_PAGES, truncate_at: WAL_PAGES_MAX, ..Self::default() }
     }
@@ -86,23 +86,23 @@ impl Chores {
 
 impl Writer {
     /// Whether there is more to do, so that the queue is not waited for.
-    pub(super) fn has_chores(&self) -> bool {
-        !self.chores.stalled && (self.trim_is_due() || self.chores.any() || self.times.is_due(false))
+    pub(super) fn has_maintenance(&self) -> bool {
+        !self.maintenance.stalled && (self.trim_is_due() || self.maintenance.any() || self.times.is_due(false))
     }
 
     /// A slice of each.
-    pub(super) fn do_chores(&mut self) {
-        if !self.has_chores() {
+    pub(super) fn maintain_slice(&mut self) {
+        if !self.has_maintenance() {
             return;
         }
-        let outcome = self.trim_slice().and_then(|()| self.try_chores().map_err(|error| self.error(&error)));
+        let outcome = self.trim_slice().and_then(|()| self.try_maintenance().map_err(|error| self.error(&error)));
         if let Err(error) = outcome {
             tracing::warn!(%error, "the log could not be trimmed or tidied; it is tried again");
-            self.chores.stalled = true;
+            self.maintenance.stalled = true;
         }
     }
 
-    fn try_chores(&mut self) -> rusqlite::Result<()> {
+    fn try_maintenance(&mut self) -> rusqlite::Result<()> {
         if self.times.is_due(false) {
             self.times.store(&self.db)?;
         }
@@ -113,8 +113,8 @@ impl Writer {
 
     /// Stores the floor that marks were folded into; of their topics, those without events are forgotten.
     fn forget_slice(&mut self) -> rusqlite::Result<()> {
-        let from = self.chores.forget.len().saturating_sub(SLICE_ROWS);
-        let slice = &self.chores.forget[from..];
+        let from = self.maintenance.forget.len().saturating_sub(SLICE_ROWS);
+        let slice = &self.maintenance.forget[from..];
         if slice.is_empty() {
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl Writer {
         }
         drop(forget);
         transaction.commit()?;
-        self.chores.forget.truncate(from);
+        self.maintenance.forget.truncate(from);
         let mut topics = self.shared.topics_mut();
         for topic in &gone {
             topics.remove(topic);
@@ -143,13 +143,13 @@ impl Writer {
     }
 
     fn keys_slice(&mut self) -> rusqlite::Result<()> {
-        let Some(before_ms) = self.chores.keys_before_ms else { return Ok(()) };
+        let Some(before_ms) = self.maintenance.keys_before_ms else { return Ok(()) };
         let expire = "DELETE FROM kept_keys
             WHERE seq IN (SELECT seq FROM kept_keys ORDER BY seq LIMIT ?1) AND time < ?2";
         let gone = self.db.prepare_cached(expire)?.execute([SLICE_ROWS as i64, integer(before_ms)])?;
         if gone < SLICE_ROWS {
-            self.chores.keys_before_ms = None;
-            self.chores.has_kept_keys =
+            self.maintenance.keys_before_ms = None;
+            self.maintenance.has_kept_keys =
                 self.db.query_row("SELECT EXISTS (SELECT 1 FROM kept_keys)", [], |row| row.get(0))?;
         }
         Ok(())
@@ -157,15 +157,15 @@ impl Writer {
 
     /// Gives pages back where more than a quarter is free, until an eighth is: what retention frees is soon used again.
     fn vacuum_slice(&mut self) -> rusqlite::Result<()> {
-        if self.chores.vacuum == Vacuum::Idle {
+        if self.maintenance.vacuum == Vacuum::Idle {
             return Ok(());
         }
         let pages = |pragma| self.db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let (free, all) = (pages("freelist_count")?, pages("page_count")?);
-        let keep = if self.chores.vacuum == Vacuum::Work { all / 8 } else { all / 4 };
-        let worked = self.chores.vacuum == Vacuum::Work;
-        self.chores.vacuum = if free > keep.max(FREE_PAGES_MIN) { Vacuum::Work } else { Vacuum::Idle };
-        if self.chores.vacuum == Vacuum::Work {
+        let keep = if self.maintenance.vacuum == Vacuum::Work { all / 8 } else { all / 4 };
+        let worked = self.maintenance.vacuum == Vacuum::Work;
+        self.maintenance.vacuum = if free > keep.max(FREE_PAGES_MIN) { Vacuum::Work } else { Vacuum::Idle };
+        if self.maintenance.vacuum == Vacuum::Work {
             let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({SLICE_PAGES})"))?;
             let mut freed = statement.query([])?;
             while freed.next()?.is_some() {}
@@ -181,18 +181,18 @@ impl Writer {
         let outcome = checkpoint(&self.db, "NOOP").and_then(|wal| {
             let away = wal.pages - wal.home;
             if wal.pages < WAL_PAGES_MAX {
-                self.chores.truncate_at = WAL_PAGES_MAX;
+                self.maintenance.truncate_at = WAL_PAGES_MAX;
             }
             if away < WAL_PAGES {
-                self.chores.checkpoint_at = WAL_PAGES;
+                self.maintenance.checkpoint_at = WAL_PAGES;
             }
             // What cannot be done now, for a reader that does not end (a backup), or for want of room, is tried again
             // when the log has grown further, not with each commit.
-            if wal.pages >= self.chores.truncate_at {
-                self.chores.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
+            if wal.pages >= self.maintenance.truncate_at {
+                self.maintenance.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
                 truncate(&self.db, WAL_WAIT).map(drop)
-            } else if away >= self.chores.checkpoint_at {
-                self.chores.checkpoint_at = away + WAL_PAGES / 4;
+            } else if away >= self.maintenance.checkpoint_at {
+                self.maintenance.checkpoint_at = away + WAL_PAGES / 4;
                 checkpoint(&self.db, "PASSIVE").map(drop)
             } else {
                 Ok(())

@@ -6,6 +6,8 @@
 //! that is behind something unwritten, goes the usual way, which is also the only one over TLS, over HTTP/2 and in another
 //! program's server.
 
+mod socket;
+
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io;
@@ -15,10 +17,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::socket::Socket;
+use super::backlog::Backlog;
+use socket::Socket;
+
 #[cfg(test)]
-use super::socket::simulated::SimulatedSocket;
-use crate::net::backlog::Backlog;
+pub(crate) use socket::simulated::SimulatedSocket;
 
 /// The writing side of a plain connection, shared by what its task writes and what is written directly.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use http::header::HeaderName;
 
-use super::request::RequestHead;
+use super::RequestHead;
 
 /// A request's header fields: values as they were sent.
 #[derive(Clone, Copy)]
