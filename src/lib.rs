@@ -69,8 +69,10 @@
 //! | [`server`] | a store, a hub, its routes and `net` put together behind a listener |
 //! | [`config`], [`command`] | flags; the program's commands |
 //!
-//! Imports point one way: `main → {command, server} → http → {hub, net} → {barred, clients, keyring, limits} → {store, lane, auth} → delivery → reader → tail
-//! → {wire, waiters, segment} → log → {event, topic, cursor, json, transport}`; [`clock`] is beneath them all.
+//! Imports point one way: `main → command → server → config → http → {hub, net} → lane → {barred, delivery} → {clients, reader}
+//! → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, waiters}
+//! → {cursor, topic, json, transport, excerpt, secret_file, sync}`: a module uses those of its own group and of the groups behind
+//! it. Among files, too, no two use each other, but for a module and its children.
 //!
 //! # Invariants
 //!
