@@ -20,9 +20,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::RETRY_WAIT;
 use super::bucket::{Bucket, Put};
 use super::look::{describe, look_until, quorum_age};
-use super::RETRY_WAIT;
 use super::node::{Node, REQUEST_TIMEOUT, Seen};
 use crate::store::StoreError;
 
