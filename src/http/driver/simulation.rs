@@ -175,7 +175,8 @@ impl World {
         });
         let delivery = Delivery::new(runtime_now(), plan, client.patterns.clone(), start);
         let (seat, scanner) = (self.worker.seat(&client.patterns), self.limits.scanner(&key));
-        let driver = Box::new(Driver::new(delivery, seat, Some(registration), None, scanner, None));
+        let costs = Costs { held: None, scanner, memory: self.limits.outbound(key) };
+        let driver = Box::new(Driver::new(delivery, seat, Some(registration), costs, None));
         let (socket, polls) = (Rc::<SimulatedSocket>::default(), Rc::<Cell<u32>>::default());
         let sink = DirectSink::simulated(socket.clone());
         let stream = StreamDriver::new(driver, Some(sink.clone()));
