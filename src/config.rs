@@ -136,6 +136,8 @@ pub struct Config {
     pub workers: usize,
     /// Whether each request is written to the log.
     pub access_log: bool,
+    /// Whether all of HTTP/1.1 goes through the actix-web `App`, as where the routes are embedded: slower, and the same.
+    pub through_app: bool,
 }
 
 #[cfg(test)]

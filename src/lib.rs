@@ -46,7 +46,8 @@
 //! An idle stream over plain HTTP/1 is written to by its worker directly, past its task (`net::direct_write`); all
 //! else goes through its body. Handlers know one kind of request and one of answer (`net`), whatever they came over: in our
 //! own server the frequent requests of HTTP/1.1 (`net::http1`) and all of HTTP/2 (`net::http2`) come straight from their
-//! connection, the rest through an actix-web `App` (`http::embed`). There is one table of routes for all (`http::route`).
+//! connection, the rest through an actix-web `App` (`http::embed`). There is one table of routes for all (`http::route`). A
+//! WebSocket's messages are read by our own decoder (`net::websocket`), or through an `App` by actix-ws; what is sent is ours.
 //!
 //! # Map
 //!
@@ -76,7 +77,7 @@
 //!
 //! # Invariants
 //!
-//! 1. Only `http::embed`, `net::fallback`, [`server`] and the program know actix-web. The core is usable, and tested, without
+//! 1. Only `http::embed`, `net::fallback`, [`server`] and the program know actix-web, and `http::embed` alone actix-ws. The core is usable, and tested, without
 //!    a socket; handlers without a connection.
 //! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or await: time is an
 //!    argument, the next deadline a return value.

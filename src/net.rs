@@ -9,6 +9,7 @@
 //! | `direct_write` | writes to idle streams, past their tasks |
 //! | `http1` | HTTP/1.1, for the frequent requests |
 //! | `http2` | HTTP/2, straight to requests |
+//! | `websocket` | the messages of a WebSocket; frames to messages |
 //! | `fallback` | what `http1` does not read, by way of an actix-web `App` |
 //! | `in_flight`, `access_log` | what is noted of a request until its answer is over |
 //! | `redirect` | from plain HTTP to HTTPS |
@@ -31,6 +32,7 @@ mod request;
 mod response;
 mod service;
 pub(crate) mod tls;
+pub(crate) mod websocket;
 
 pub(crate) use backlog::MinReadRate;
 #[cfg(test)]

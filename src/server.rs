@@ -164,6 +164,7 @@ impl Server {
                 limits: http_options.limits.clone(),
                 proxies: proxies.clone(),
             },
+            through_app: config.through_app,
             access_log: config.access_log.then(|| AccessLog { proxies: proxies.clone() }),
             http: http_options,
             stopping: builder.graceful_shutdown_signal(),

@@ -108,6 +108,9 @@ pub struct ServeArgs {
     /// Log each request when its answer is over: who asked, for what, how it went. Of the query only what is no secret
     #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
     pub access_log: bool,
+    /// Serve all of HTTP/1.1 through the actix-web App, as where the routes are embedded: for tests, which hold both ways to the same
+    #[arg(long, env = "SWITCHBACK_THROUGH_APP", hide = true)]
+    pub through_app: bool,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
     #[arg(
         long,
@@ -218,6 +221,7 @@ impl ServeArgs {
             tls: self.tls.files(readable)?,
             http_redirect,
             access_log: self.access_log,
+            through_app: self.through_app,
             workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }

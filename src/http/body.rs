@@ -96,6 +96,8 @@ pub(super) async fn read(
 ) -> Result<Held, ApiError> {
     let mut payload = match body {
         RequestBody::Stream(payload) => payload,
+        // What follows an upgrade is no body.
+        RequestBody::WebSocket(_) => return Ok(Held { bytes: Bytes::new(), _budget: budget }),
         RequestBody::Full(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
         RequestBody::Full(whole) => {
             budget.grow(whole.len())?;

@@ -3,9 +3,11 @@
 
 use std::rc::Rc;
 
+use actix_http::ConnectionType;
 use actix_web::dev::{Path, Payload, RequestHead, Service as _, Url};
-use actix_web::http::header::HeaderMap;
-use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, web};
+use actix_web::http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
 use super::assets;
@@ -16,8 +18,10 @@ use super::site::Site;
 use super::state::State;
 use crate::hub::Hub;
 use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
+use crate::net::io::Activity;
 
 mod retained;
+mod socket;
 
 use retained::RetainedPayload;
 
@@ -64,8 +68,10 @@ impl Site {
             // Not a resource each: the table of routes is ours, and the same where no `App` is asked.
             let v1 = web::scope("/v1").app_data(state.clone()).default_service(web::to(v1)).wrap_fn(
                 |mut request, service| {
-                    if Route::below_v1(below(request.match_info())).is_some_and(Route::is_held) {
-                        lighten(request.head_mut());
+                    match Route::below_v1(below(request.match_info())) {
+                        Some(route) if route.is_held() => lighten(request.head_mut()),
+                        Some(route) if route.is_websocket() => join_upgrade(request.head_mut()),
+                        _ => {}
                     }
                     service.call(request)
                 },
@@ -93,6 +99,11 @@ async fn v1(routed: HttpRequest, embedded: Embedded) -> HttpResponse {
     embedded.run(route).await
 }
 
+/// Whether a request is for a WebSocket's route.
+fn is_websocket(request: &HttpRequest) -> bool {
+    Route::below_v1(below(request.match_info())).is_some_and(Route::is_websocket)
+}
+
 /// What stands after `/v1/`, as the router has decoded it.
 fn below(routed: &Path<Url>) -> &str {
     routed.unprocessed().strip_prefix('/').unwrap_or_default()
@@ -111,12 +122,40 @@ fn lighten(head: &mut RequestHead) {
     }
 }
 
+/// Says what a request upgrades to on one line. The fields may be lists, and lists may be over several lines (RFC 9110 §5.3);
+/// actix-ws looks at the first, and at nothing behind a `close`.
+fn join_upgrade(head: &mut RequestHead) {
+    let headers = head.headers_mut();
+    for (name, option) in [(UPGRADE, "websocket"), (CONNECTION, "upgrade")] {
+        if lists(headers, name.as_str(), option) {
+            headers.insert(name, HeaderValue::from_static(option));
+        }
+    }
+}
+
+/// Whether one of the elements of a list field, over all its lines, is `option`.
+fn lists(headers: &HeaderMap, field: &str, option: &str) -> bool {
+    let lines = headers.get_all(field).filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|element| element.trim().eq_ignore_ascii_case(option))
+}
+
+/// Whether a request has no body of its own, so that what follows it on an upgraded connection is frames.
+fn is_bodiless(request: &HttpRequest) -> bool {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let is_empty = length.is_none_or(|length| length.as_bytes().trim_ascii().iter().all(|digit| *digit == b'0'));
+    is_empty && !request.headers().contains_key(TRANSFER_ENCODING)
+}
+
 /// A request that came through an `App`.
 struct Embedded {
     request: Request,
     state: Rc<State>,
-    /// A body in chunks, that `request` reads.
+    /// The body that `request` reads as it comes.
     retained: Option<RetainedPayload>,
+    /// The connection of our own server.
+    activity: Option<Rc<Activity>>,
+    /// What actix-ws answers a handshake, should the handler accept it, too.
+    handshake: Option<HttpResponse>,
     /// Whether an answer that streams is sent in chunks.
     chunked: bool,
 }
@@ -134,14 +173,25 @@ impl FromRequest for Embedded {
         let Some(head) = fallback::request_head(request.head()) else {
             return std::future::ready(Err(actix_web::error::ErrorBadRequest("the method is none")));
         };
-        let (body, retained) = match request.chunked() {
-            Ok(true) => {
-                let retained = RetainedPayload::new(payload.take());
-                (RequestBody::Stream(Box::pin(retained.clone())), Some(retained))
+        let (mut retained, mut handshake) = (None, None);
+        let body = match fallback::request_body(payload.take()) {
+            frames @ RequestBody::Stream(_) if is_websocket(request) && is_bodiless(request) => {
+                match socket::accept(request, frames) {
+                    Some(accepted) => {
+                        handshake = Some(accepted.response);
+                        RequestBody::WebSocket(accepted.messages)
+                    }
+                    None => RequestBody::Full(Bytes::new()),
+                }
             }
-            _ => (fallback::request_body(payload.take()), None),
+            body @ RequestBody::Stream(_) => {
+                let body = RetainedPayload::new(body, fallback::is_endless(request.head()));
+                RequestBody::Stream(Box::pin(retained.insert(body).clone()))
+            }
+            body => body,
         };
         let chunked = fallback::is_chunked(request.head());
+        let activity = request.conn_data::<Rc<Activity>>().filter(|_| retained.is_some()).cloned();
         let request = Request {
             head: Box::new(head.mounted_below(mount_bytes(request)).finish()),
             body,
@@ -150,25 +200,36 @@ impl FromRequest for Embedded {
             hold: request.conn_data::<Hold>().cloned(),
             payer: request.conn_data::<Payer>().cloned(),
         };
-        std::future::ready(Ok(Self { request, state: state.clone(), retained, chunked }))
+        std::future::ready(Ok(Self { request, state: state.clone(), retained, activity, handshake, chunked }))
     }
 }
 
 impl Embedded {
     /// Boxed, as all answers are: what an `App` makes of it has no room for what others need.
     fn run(self, route: Route) -> LocalBoxFuture<'static, HttpResponse> {
-        let Self { request, state, retained, chunked } = self;
+        let Self { request, state, retained, activity, handshake, chunked } = self;
         let sink = request.sink.clone();
         let answering = route.run(Call::new(request, state));
         Box::pin(async move {
             let response: Response = answering.await;
+            let handshake = handshake.filter(|_| response.status == http::StatusCode::SWITCHING_PROTOCOLS);
             if let Some(sink) = sink {
-                sink.set_chunked(chunked && response.status != http::StatusCode::SWITCHING_PROTOCOLS);
+                sink.set_chunked(chunked && handshake.is_none());
             }
-            let response = HttpResponse::from(fallback::response(response, chunked));
-            match retained {
-                Some(retained) => response.map_body(|_, body| retained.beside(body)),
-                None => response,
+            let mut response = HttpResponse::from(fallback::response(response, chunked));
+            let retained = match retained {
+                Some(body) if !body.finish().await => Some(body),
+                _ => None,
+            };
+            if retained.is_some() {
+                // What is left of the body would be taken for requests.
+                response.head_mut().set_connection_type(ConnectionType::Close);
+                activity.inspect(|activity| activity.finish_requests());
+            }
+            match (handshake, retained) {
+                (Some(handshake), _) => socket::answer(handshake, response),
+                (None, Some(retained)) => response.map_body(|_, body| retained::beside(body, retained)),
+                (None, None) => response,
             }
         })
     }

@@ -1,8 +1,9 @@
 //! `GET /v1/ws`, and what it shares with `GET /v1/echo`.
 //!
 //! A socket is one body that reads and writes: what is sent is framed by the delivery, and the few frames besides go out
-//! between its writes. So a socket costs no task and no queue of its own, as it would with actix-ws, whose session is a
-//! channel, and an encoding for each subscriber.
+//! between its writes. So a socket costs no task and no queue of its own: that is why actix-ws, which reads the messages of a
+//! socket that came through an `App` (`http::embed`), does not write to it. Its session is a channel, and an encoding for each
+//! subscriber.
 
 mod closing;
 mod echo;
@@ -29,13 +30,14 @@ use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::clock::runtime_now;
 use crate::limits::InboundBudget;
+use crate::net::websocket::{CloseReason, Message};
 use crate::net::{Headers, RequestBody, Response};
 use crate::store::StoreError;
 use crate::transport::Transport;
 use crate::wire::{Control, Framing, close_frame, pong_frame};
 use closing::Closing;
 use handshake::HandshakeError;
-use incoming::{Message, Messages, Refusal};
+use incoming::{Messages, echoed};
 use messages::{Context as Conversation, Pending};
 
 pub(super) use echo::echo;
@@ -87,15 +89,14 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
 /// Upgrades, or says why not (RFC 6455 §4.2).
 fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(Response, Messages), ApiError> {
     let mut response = handshake::accept(&call.request).map_err(no_handshake)?;
-    let body = call.take_body();
-    if !matches!(body, RequestBody::Stream(_)) {
+    let RequestBody::WebSocket(open) = call.take_body() else {
         return Err(ApiError::bad("upgrade_required", "this is a WebSocket: the connection cannot be upgraded"));
-    }
+    };
     if offers_subprotocol(call.request.headers()) {
         response.fields.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     let (time_max, budget) = (call.options().body_timeout, call.inbound(rights));
-    Ok((response, Messages::new(body, bytes_max, time_max, budget)))
+    Ok((response, Messages::new(open(bytes_max), time_max, budget)))
 }
 
 fn no_handshake(error: HandshakeError) -> ApiError {
@@ -190,7 +191,7 @@ impl Socket {
             let Some(messages) = self.messages.as_mut().filter(|_| room && self.end == End::Open) else { return };
             match messages.poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => self.message(message),
-                Poll::Ready(Some(Err(refusal))) => self.close(refusal),
+                Poll::Ready(Some(Err(reason))) => self.close(reason),
                 Poll::Ready(None) => {
                     self.messages = None;
                     self.end();
@@ -221,8 +222,8 @@ impl Socket {
             Message::Binary(bytes) => self.conversation.binary(&bytes, &self.live.driver()),
             Message::Ping(payload) => return self.out.extend_from_slice(&pong_frame(&payload)),
             Message::Pong => return,
-            Message::Close(reason) => {
-                self.close(Refusal::echoing(reason.as_ref()));
+            Message::Close(code) => {
+                self.close(echoed(code));
                 self.closing = None;
                 return;
             }
@@ -233,7 +234,7 @@ impl Socket {
     fn take(&mut self, outcome: messages::Outcome, text: &str) {
         match outcome {
             messages::Outcome::Reply(reply) => self.reply(reply),
-            messages::Outcome::Close(refusal) => self.close(refusal),
+            messages::Outcome::Close(reason) => self.close(reason),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
             messages::Outcome::Ask(asked) => {
                 let mut budget = self.conversation.limits.inbound(self.conversation.key.clone());
@@ -251,8 +252,8 @@ impl Socket {
         }
     }
 
-    fn close(&mut self, refusal: Refusal) {
-        self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
+    fn close(&mut self, reason: CloseReason) {
+        self.out.extend_from_slice(&close_frame(reason.code, reason.text));
         self.closing = self.messages.take().map(Closing::new);
         self.end();
     }

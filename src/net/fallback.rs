@@ -65,8 +65,13 @@ pub(crate) fn request_body(payload: Payload) -> RequestBody {
 /// otherwise): there the end of the connection is the end of the body. So it is where a WebSocket was asked for that is
 /// none: actix announces chunks then, and makes none.
 pub(crate) fn is_chunked(head: &actix_http::RequestHead) -> bool {
+    head.version >= actix_http::Version::HTTP_11 && !is_endless(head)
+}
+
+/// Whether actix takes all that follows a request's head for its body: where it asks for a WebSocket, be there one or not.
+pub(crate) fn is_endless(head: &actix_http::RequestHead) -> bool {
     let is_websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
-    head.version >= actix_http::Version::HTTP_11 && !head.headers().get_all(UPGRADE).any(is_websocket)
+    head.headers().get_all(UPGRADE).any(is_websocket)
 }
 
 /// An answer; `chunked` as [`is_chunked`] has it.
@@ -89,9 +94,7 @@ pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Respons
             answer.set_body(SizedBody { left_bytes: bytes, stream }).map_into_boxed_body()
         }
         ResponseBody::Stream(stream) => {
-            if status == StatusCode::SWITCHING_PROTOCOLS {
-                answer.head_mut().set_connection_type(ConnectionType::Upgrade);
-            } else if !chunked {
+            if !chunked {
                 answer.head_mut().no_chunking(true);
                 answer.head_mut().set_connection_type(ConnectionType::Close);
             }

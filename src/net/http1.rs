@@ -33,6 +33,7 @@ use super::io::{BoxedIo, Io};
 use super::request::{Request, RequestBody};
 use super::response::{Response, ResponseBody};
 use super::service::Service;
+use super::websocket::FrameReader;
 use decode::{FastRequest, INPUT_MAX_BYTES, Parsed, parse};
 use encode::{BodyFraming, HeadTemplate, write_end, write_head, write_part};
 
@@ -257,7 +258,8 @@ impl Connection {
             let in_flight =
                 InFlight::begin(http1.log.as_deref().map(|log| (log, &*head)), &peer, Some(&link.io.activity));
             let body = if upgrade {
-                RequestBody::Stream(Box::pin(Incoming(self.link.clone())))
+                let bytes = UpgradedBytes(self.link.clone());
+                RequestBody::WebSocket(Box::new(|bytes_max| Box::new(FrameReader::new(bytes, bytes_max))))
             } else {
                 RequestBody::Full(body)
             };
@@ -377,9 +379,9 @@ impl Connection {
 }
 
 /// What comes over a connection that is not HTTP any more.
-struct Incoming(Rc<RefCell<Link>>);
+struct UpgradedBytes(Rc<RefCell<Link>>);
 
-impl Stream for Incoming {
+impl Stream for UpgradedBytes {
     type Item = io::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -26,6 +26,9 @@ use super::peer::Peer;
 use super::tls::HTTP2;
 use crate::limits::Permit;
 
+/// actix looks at the clock twice a second: a deadline that it sets may be over so much earlier, and a short one at once.
+pub(crate) const APP_CLOCK_STALE: Duration = Duration::from_millis(500);
+
 /// Bytes of answers that wait within TLS, before and after they are encrypted: a record of each (RFC 8446 §5.1).
 const TLS_BUFFER_BYTES: usize = 16 << 10;
 const TLS_BUFFERS: usize = 2;
@@ -140,6 +143,13 @@ impl Activity {
         }
     }
 
+    /// The request under way is the connection's last.
+    pub(crate) fn finish_requests(&self) {
+        if self.end.get() == ConnectionEnd::Open {
+            self.end.set(ConnectionEnd::LastRequest);
+        }
+    }
+
     /// Nothing is sent any more behind what was given until now.
     pub(super) fn finish_sending(&self) {
         self.end.set(ConnectionEnd::LastByte);
@@ -207,9 +217,9 @@ impl Io {
     }
 
     /// For the `App`, which is to read these bytes first. actix times the first head that it reads by itself, and answers 408.
-    pub(super) fn rewind(mut self, unread: BytesMut) -> BoxedIo {
+    pub(crate) fn rewind(mut self, unread: BytesMut) -> BoxedIo {
         self.unread = unread;
-        self.activity.head_since.set(Some(Instant::now() + self.timeouts.idle));
+        self.activity.head_since.set(Some(Instant::now() + self.timeouts.idle + APP_CLOCK_STALE));
         Box::new(self)
     }
 

@@ -13,6 +13,7 @@ use super::head::{Headers, RequestHead};
 use super::hold::Hold;
 use super::payer::Payer;
 use super::peer::Peer;
+use super::websocket::OpenMessages;
 
 /// One request.
 pub(crate) struct Request {
@@ -53,8 +54,10 @@ impl Request {
 pub(crate) enum RequestBody {
     /// It came with its head.
     Full(Bytes),
-    /// It is read as it comes; after an upgrade, it is all that the peer sends.
+    /// It is read as it comes.
     Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>),
+    /// The request may begin a WebSocket: after the upgrade, all that the peer sends is messages.
+    WebSocket(OpenMessages),
 }
 
 impl RequestBody {
@@ -74,6 +77,7 @@ impl Stream for RequestBody {
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
             }
             Self::Stream(stream) => stream.as_mut().poll_next(cx),
+            Self::WebSocket(_) => Poll::Ready(None),
         }
     }
 }

@@ -12,6 +12,7 @@ use actix_server::GracefulShutdownSignal;
 use actix_service::{IntoServiceFactory, Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
+use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
@@ -22,7 +23,7 @@ use crate::net::access_log::AccessLog;
 use crate::net::fallback::{self, Tracked};
 use crate::net::http1::Http1;
 use crate::net::http2::{Http2, Http2Options};
-use crate::net::io::{BoxedIo, Timeouts};
+use crate::net::io::{APP_CLOCK_STALE, BoxedIo, Timeouts};
 use crate::net::redirect;
 
 /// How long a socket may linger after its last answer. Less, and some never closed after a WebSocket's close frame.
@@ -34,6 +35,8 @@ pub(super) struct Settings {
     pub(super) http: HttpOptions,
     pub(super) accept: AcceptOptions,
     pub(super) http2: Http2Options,
+    /// Whether the `App` is given every connection of HTTP/1.1 as it is.
+    pub(super) through_app: bool,
     pub(super) access_log: Option<AccessLog>,
     pub(super) stopping: GracefulShutdownSignal,
 }
@@ -69,12 +72,13 @@ where
             let stopping = settings.stopping.clone();
             let stopping = async move { stopping.notified().await }.boxed_local().shared();
             let site = Rc::new(site);
-            let plain = Rc::new(Http1::new(site.clone(), log.clone(), stopping.clone()));
+            let plain = (!settings.through_app).then(|| Http1::new(site.clone(), log.clone(), stopping.clone()));
+            let plain = Rc::new(plain);
             let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2.clone()));
             let fallback = HttpServiceBuilder::default()
                 // The pauses between requests are timed in `net::io`.
                 .keep_alive(actix_http::KeepAlive::Os)
-                .client_request_timeout(settings.accept.timeouts.head)
+                .client_request_timeout(settings.accept.timeouts.head + APP_CLOCK_STALE)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // An answer is sent although the client has closed its sending side; what is held is ended by `net::io`.
                 .h1_allow_half_closed(true)
@@ -101,7 +105,11 @@ where
                         return Ok(());
                     }
                     let (io, address, _slot) = accepted.into_http1();
-                    let Some(io) = plain.serve(io).await else { return Ok(()) };
+                    let io = match &*plain {
+                        Some(plain) => plain.serve(io).await,
+                        None => Some(io.rewind(BytesMut::new())),
+                    };
+                    let Some(io) = io else { return Ok(()) };
                     if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
                         tracing::debug!(%error, "a connection ends");
                     }
@@ -134,7 +142,7 @@ pub(super) fn redirecting(
             });
             let http1 = HttpServiceBuilder::default()
                 .keep_alive(actix_http::KeepAlive::Disabled)
-                .client_request_timeout(options.timeouts.head)
+                .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 .h1(redirect);
             let http1 = Rc::new(http1.new_service(()).await?);

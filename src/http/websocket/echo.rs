@@ -17,13 +17,14 @@ use super::super::driver::{Costs, Driver};
 use super::super::subscribe::stream_of;
 use super::super::{Answer, Call};
 use super::closing::Closing;
-use super::incoming::{Message, Messages, NO_ROOM, Refusal};
+use super::incoming::{Messages, echoed};
 use super::shake_hands;
 use crate::auth::Rights;
 use crate::clients::Connecting;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Plan, StartPoint};
 use crate::limits::OutboundBudget;
+use crate::net::websocket::{CloseReason, Message};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Framing, binary_frame, close_frame, pong_frame, text_frame};
@@ -120,7 +121,7 @@ impl Stream for Echo {
                 }
                 match next {
                     Poll::Ready(Some(Ok(message))) => this.echo(&message),
-                    Poll::Ready(Some(Err(refusal))) => this.close(refusal),
+                    Poll::Ready(Some(Err(reason))) => this.close(reason),
                     Poll::Ready(None) => this.closing = true,
                     Poll::Pending => match ready!(this.driver.poll(cx)) {
                         Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
@@ -153,20 +154,20 @@ impl Echo {
             Message::Binary(bytes) => binary_frame(bytes),
             Message::Ping(payload) => pong_frame(payload),
             Message::Pong => return,
-            Message::Close(reason) => {
-                self.close(Refusal::echoing(reason.as_ref()));
+            Message::Close(code) => {
+                self.close(echoed(*code));
                 self.awaited = None;
                 return;
             }
         };
         match self.budget.set(frame.len()) {
             Ok(()) => self.out = BytesMut::from(Bytes::from(frame)),
-            Err(_) => self.close(NO_ROOM),
+            Err(_) => self.close(CloseReason::NO_ROOM),
         }
     }
 
-    fn close(&mut self, refusal: Refusal) {
-        self.out.extend_from_slice(&close_frame(refusal.code, refusal.reason));
+    fn close(&mut self, reason: CloseReason) {
+        self.out.extend_from_slice(&close_frame(reason.code, reason.text));
         self.awaited = self.messages.take().map(Closing::new);
         self.closing = true;
     }

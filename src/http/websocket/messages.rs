@@ -19,7 +19,7 @@ use super::super::options::HttpOptions;
 use super::super::publish;
 use super::super::query::{parse_from, pattern};
 use super::super::subscribe::check_patterns;
-use super::incoming::{Refusal, TOO_FAST};
+use super::incoming::TOO_FAST;
 use crate::auth::Rights;
 use crate::clients;
 use crate::cursor::Cursor;
@@ -27,6 +27,7 @@ use crate::event::NewEvent;
 use crate::hub::{From, Hub};
 use crate::limits::{LimitError, Limits, RateKey};
 use crate::reader::{StartPoint, gap_at};
+use crate::net::websocket::CloseReason;
 use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 use crate::wire::Control;
@@ -39,7 +40,7 @@ const TOO_FAST_MAX: u32 = 100;
 
 /// What a message leads to.
 pub(super) enum Outcome {
-    Close(Refusal),
+    Close(CloseReason),
     Reply(Option<Control>),
     Pending(Pending),
     /// The store has to be asked where its log ends; then the message is to be handed in again.

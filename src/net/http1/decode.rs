@@ -168,7 +168,8 @@ impl ConnectionHeaders {
             7 if is("trailer") => None,
             7 if is("upgrade") => {
                 self.upgrade_field = true;
-                self.websocket |= value.split(|byte| *byte == b',').any(is_websocket);
+                // Of a list on one line actix makes no upgrade.
+                self.websocket |= is_websocket(value);
                 Some(())
             }
             10 if is("connection") => value.split(|byte| *byte == b',').try_for_each(|option| {

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut as _, BytesMut};
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
 
 use crate::net::response::{DEFAULT_HEADERS, Response, ResponseBody};
 
@@ -46,10 +46,13 @@ pub(super) fn write_head(response: &Response, close: bool, template: &HeadTempla
             if bytes == 0 { BodyFraming::Empty } else { BodyFraming::Length(bytes) }
         }
     };
-    if response.status == StatusCode::SWITCHING_PROTOCOLS {
-        out.put_slice(b"connection: upgrade\r\n");
-    } else if close {
-        out.put_slice(b"connection: close\r\n");
+    // Where `Upgrade` merely says what would do, too, it is an option of the connection (RFC 9110 §7.8).
+    let names_upgrade = response.fields.contains(UPGRADE.as_str());
+    match (response.status, close, names_upgrade) {
+        (StatusCode::SWITCHING_PROTOCOLS, _, _) | (_, false, true) => out.put_slice(b"connection: upgrade\r\n"),
+        (_, true, true) => out.put_slice(b"connection: close, upgrade\r\n"),
+        (_, true, false) => out.put_slice(b"connection: close\r\n"),
+        (_, false, false) => {}
     }
     let mut overrides = false;
     for (name, value) in response.fields.iter() {
