@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Server, within};
+use crate::support::{Server, through_app, within};
 
 /// Cases without compression, 1.1.1 to 10.1.1.
 const CASES: usize = 301;
@@ -44,6 +44,10 @@ async fn check(url: String, cases: &[&str]) {
 
 #[tokio::test]
 async fn over_a_plain_connection() {
+    if through_app() {
+        // There are none then; the App's cases are those below.
+        return;
+    }
     let server = Server::start(&["--store", "memory"]);
     check(format!("ws://{}/v1/echo", server.address()), &[]).await;
 }

@@ -604,6 +604,8 @@ async fn handshakes() {
         ] {
             let mut response = request.send(server.address()).await;
             assert_eq!(response.header("sec-websocket-version"), Some("13"), "{path}, {name}");
+            let options = response.header("connection").unwrap_or_default();
+            assert!(options.contains("upgrade"), "{path}, {name}: {options} (RFC 9110 §7.8)");
             assert_eq!(response.error().await, (400, "upgrade_required".to_owned()), "{path}, {name}");
         }
         let answer = upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").send(server.address()).await;

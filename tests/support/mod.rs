@@ -1,6 +1,8 @@
 //! The real binary, run as its user runs it, on a free port and a directory of its own. `SWITCHBACK_BIN` names another
 //! than this build's.
 //!
+//! With `SWITCHBACK_TEST_WAY=app` it serves all of HTTP/1.1 through the actix-web `App`, which else is given only what is rare.
+//!
 //! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
 //! for all the servers of a test process, each with names of its own.
 
@@ -39,6 +41,11 @@ const NATS_LOG_BYTES: &str = "256MiB";
 /// Whether the servers' logs are in JetStream.
 pub fn on_nats() -> bool {
     std::env::var("SWITCHBACK_TEST_STORE").is_ok_and(|store| store == "nats")
+}
+
+/// Whether the servers serve all of HTTP/1.1 through the `App`.
+pub fn through_app() -> bool {
+    std::env::var("SWITCHBACK_TEST_WAY").is_ok_and(|way| way == "app")
 }
 
 /// The NATS of this process; it ends with the last server on it.
@@ -132,6 +139,7 @@ impl Server {
             .arg(directory.path().join("data"))
             .args(if logged { &[][..] } else { &["--log", "warn"] })
             .args(&given)
+            .envs(through_app().then_some(("SWITCHBACK_THROUGH_APP", "true")))
             .envs(nats.iter().flat_map(|nats| nats_variables(nats, directory.path())))
             .stdout(Stdio::piped())
             .stderr(if logged { log_file(&directory).into() } else { Stdio::inherit() })
