@@ -13,8 +13,8 @@ mod reader;
 
 use std::task::{Context, Poll};
 
-pub(crate) use header::HeaderReader;
-pub(crate) use message::{CloseReason, Fragments, Message};
+pub(crate) use header::{FrameHeader, HeaderReader, Opcode};
+pub(crate) use message::{CloseReason, Fragments, Message, read_close};
 pub(crate) use reader::FrameReader;
 
 use crate::limits::InboundBudget;

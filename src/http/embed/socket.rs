@@ -5,8 +5,8 @@
 //! whose header is refused ([`FrameCutter`]): then messages come in order, nothing is read that nobody waits for, and what one
 //! socket holds is bounded.
 //!
-//! It cannot tell a close frame whose code may not be sent from one whose reason is not UTF-8: the latter is refused with 1002
-//! here, where our own decoder says 1007. And what is wrong inside a frame it finds once the frame is whole.
+//! It has one error for all that is wrong with a close frame: what that is, our own decoder says. And what is wrong inside a frame
+//! actix-ws finds once the frame is whole.
 
 use std::cell::RefCell;
 use std::io;
@@ -26,7 +26,9 @@ use futures_core::Stream;
 use super::retained;
 use crate::limits::InboundBudget;
 use crate::net::RequestBody;
-use crate::net::websocket::{CloseReason, Fragments, HeaderReader, Message, MessageSource, OpenMessages};
+use crate::net::websocket::{
+    CloseReason, Fragments, FrameHeader, HeaderReader, Message, MessageSource, Opcode, OpenMessages, read_close,
+};
 
 /// A handshake that actix-ws has accepted.
 pub(super) struct Handshake {
@@ -113,6 +115,9 @@ impl Messages {
             }
             let frame = match polled {
                 Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(ProtocolError::BadOpCode))) => {
+                    return Poll::Ready(Some(Err(self.frames.borrow().close_refusal())));
+                }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(reason_of(&error).map(Err)),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
@@ -183,6 +188,8 @@ struct FrameCutter {
     input: Bytes,
     /// Bytes of the payload that are to come, once a header was read.
     left_bytes: Option<usize>,
+    /// The close frame that is being given, or has been, with its payload: at most 125 bytes.
+    close: Option<(FrameHeader, Vec<u8>)>,
     /// Bytes that were given of a frame that is not whole.
     frame_bytes: usize,
     /// A frame has just been given whole: it is to be decoded before more is given.
@@ -198,11 +205,18 @@ impl FrameCutter {
             headers: HeaderReader::new(0),
             input: Bytes::new(),
             left_bytes: None,
+            close: None,
             frame_bytes: 0,
             pause: false,
             heard: false,
             refused: None,
         }
+    }
+
+    /// What is wrong with the close frame that was given.
+    fn close_refusal(&self) -> CloseReason {
+        let read = self.close.as_ref().map(|(header, payload)| read_close(&header.unmasked(payload)));
+        read.and_then(Result::err).unwrap_or(CloseReason::CLOSE_PAYLOAD)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
@@ -221,7 +235,11 @@ impl FrameCutter {
         let mut rest = &self.input[..];
         if self.left_bytes.is_none() {
             match self.headers.read(&mut rest) {
-                Ok(header) => self.left_bytes = header.map(|header| header.length),
+                Ok(header) => {
+                    self.left_bytes = header.map(|header| header.length);
+                    self.close =
+                        header.filter(|header| header.opcode == Opcode::Close).map(|header| (header, Vec::new()));
+                }
                 Err(reason) => {
                     self.refused = Some(reason);
                     return Poll::Pending;
@@ -232,6 +250,9 @@ impl FrameCutter {
         self.frame_bytes += given_bytes;
         if let Some(left_bytes) = &mut self.left_bytes {
             let payload_bytes = rest.len().min(*left_bytes);
+            if let Some((_, payload)) = &mut self.close {
+                payload.extend_from_slice(&rest[..payload_bytes]);
+            }
             *left_bytes -= payload_bytes;
             given_bytes += payload_bytes;
             self.frame_bytes += payload_bytes;

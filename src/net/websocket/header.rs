@@ -49,12 +49,19 @@ impl Opcode {
 /// The header of a client's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
-    pub(super) opcode: Opcode,
+    pub(crate) opcode: Opcode,
     /// Whether it is its message's last.
     pub(super) fin: bool,
     pub(super) mask: [u8; MASK_BYTES],
     /// Length of the payload, in bytes.
     pub(crate) length: usize,
+}
+
+impl FrameHeader {
+    /// The payload as it was before it was masked (§5.3).
+    pub(crate) fn unmasked(&self, payload: &[u8]) -> Vec<u8> {
+        payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
+    }
 }
 
 /// Reads headers, in whatever pieces they come, and refuses a frame by its header alone: what it announces is never waited

@@ -115,7 +115,7 @@ impl Fragments {
 /// # Errors
 /// [`CloseReason::CLOSE_PAYLOAD`] for half a code, and for one that is not sent (§7.4); [`CloseReason::CLOSE_NOT_UTF8`] where
 /// its reason is no text.
-pub(super) fn read_close(payload: &[u8]) -> Result<Message, CloseReason> {
+pub(crate) fn read_close(payload: &[u8]) -> Result<Message, CloseReason> {
     let (code, reason) = match payload {
         [] => return Ok(Message::Close(None)),
         [_] => return Err(CloseReason::CLOSE_PAYLOAD),
