@@ -48,8 +48,13 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 /// One of these, with up to `damages_max` damages.
 pub(crate) fn damaged(good: Vec<Vec<u8>>, damages_max: usize) -> impl Strategy<Value = Vec<u8>> {
+    damaged_as(prop::sample::select(good), damages_max)
+}
+
+/// As [`damaged`], of what a strategy makes.
+pub(crate) fn damaged_as(good: impl Strategy<Value = Vec<u8>>, damages_max: usize) -> impl Strategy<Value = Vec<u8>> {
     let damages = prop::collection::vec(damage(), 0..=damages_max);
-    (prop::sample::select(good), damages).prop_map(|(mut bytes, damages)| {
+    (good, damages).prop_map(|(mut bytes, damages)| {
         for damage in damages {
             damage.to(&mut bytes);
         }

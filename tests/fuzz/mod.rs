@@ -9,6 +9,7 @@ mod bodies;
 mod frames;
 mod inputs;
 mod queries;
+mod ways;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};

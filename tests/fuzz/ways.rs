@@ -1,0 +1,334 @@
+//! Two ways, one behaviour: the same bytes to a connection whose requests are read by the server itself, as far as they are
+//! frequent ones, and to one that is served through the actix-web `App`, and the same answers to both.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::inputs::damaged_as;
+use super::run;
+use crate::support::raw::masked;
+use crate::support::{DEADLINE, Server};
+
+/// What is in the log all the while: who publishes it again is given the same answer.
+const EVENT: &str = r#"{"topic":"a","data":[1,"<é>"],"id":"once"}"#;
+
+/// Targets of requests that are answered at once, whatever was asked before.
+const TARGETS: [&str; 33] = [
+    "/v1/poll?topic=a",
+    "/v1/poll?topic=a&cursor=earliest",
+    "/v1/poll?topic=a&cursor=nonsense",
+    "/v1/poll?topic=a&cursor=earliest&limit=1",
+    "/v1/poll",
+    "/v1/poll/",
+    "/v1/poll?",
+    "/v1/poll?topic=%zz",
+    "/v1/poll?topic=\u{fc}",
+    "/v1/poll?topic=a#b",
+    "/v1/%70oll?topic=a&cursor=earliest",
+    "//v1/poll?topic=a",
+    "/v1//poll?topic=a",
+    "/v1/../v1/poll?topic=a",
+    "http://HOST/v1/poll?topic=a&cursor=earliest",
+    "http://other.example/v1/poll?topic=a",
+    "HTTP://HOST/v1/poll?topic=a",
+    "*",
+    "",
+    "/v1/longpoll?topic=a&cursor=earliest&wait=1",
+    "/v1/jsonp?topic=a&cursor=earliest&callback=f",
+    "/v1/iframe?topic=a&cursor=earliest&once=1",
+    "/v1/sse?topic=a..b",
+    "/v1/stream",
+    "/v1/ws",
+    "/v1/echo",
+    "/v1/topics/a",
+    "/v1/events",
+    "/v1/clients/x",
+    "/v1/nothing",
+    "/client.js",
+    "/",
+    "/nothing",
+];
+
+const METHODS: [&str; 12] =
+    ["GET", "GET", "GET", "GET", "GET", "HEAD", "HEAD", "POST", "OPTIONS", "DELETE", "get", "BREW"];
+
+/// Header fields, most of which mean nothing here, as long as they are alone.
+const FIELDS: [&str; 31] = [
+    "Accept: */*",
+    "ACCEPT-encoding:gzip, br",
+    "user-agent:   spaces around   ",
+    "X-Empty:",
+    "X-Odd: \u{ff}",
+    "x-tab:\ta\tb",
+    "Cookie: a=b",
+    "Cookie: c=d; e=f",
+    "Origin: http://HOST",
+    "Origin: https://evil.example",
+    "Origin: null",
+    "oRiGiN: http://HOST",
+    "Sec-Fetch-Site: cross-site",
+    "If-None-Match: *",
+    "If-None-Match: \"nothing\"",
+    "If-Modified-Since: Fri, 27 Nov 2026 00:00:00 GMT",
+    "Range: bytes=0-1",
+    "Connection: keep-alive",
+    "Connection: Keep-Alive, close",
+    "connection: CLOSE",
+    "Connection: te",
+    "TE: trailers",
+    "Expect: 100-continue",
+    "Upgrade: h2c",
+    "Upgrade: websocket",
+    "Upgrade: h2c, websocket",
+    "Host: HOST",
+    "Transfer-Encoding: identity",
+    "Content-Length: 0",
+    "Authorization: Bearer x.y.z",
+    "Last-Event-ID: nonsense",
+];
+
+const HOSTS: [&str; 8] =
+    ["Host: HOST", "Host: HOST", "Host: HOST", "Host: HOST", "host:HOST", "HOST: HOST", "Host: evil.example", "X: y"];
+
+const BODIES: [&str; 6] = [EVENT, EVENT, "", "{", "[]", r#"{"topic":"a..b"}"#];
+
+/// A handshake, as it should be.
+const HANDSHAKE: &str = "GET /v1/echo HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// A request and its body, written in one of the ways that there are.
+fn request() -> impl Strategy<Value = String> {
+    let version = prop_oneof![9 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => select(vec!["HTTP/1.2", "HTTP/2.0", "http/1.1", ""])];
+    let fields = prop::collection::vec(select(FIELDS.to_vec()), 0..4);
+    let body = (select(BODIES.to_vec()), 0..7);
+    (select(METHODS.to_vec()), select(TARGETS.to_vec()), version, select(HOSTS.to_vec()), fields, body).prop_map(
+        |(method, target, version, host, fields, (body, framing))| {
+            let mut head = format!("{method} {target} {version}\r\n{host}\r\n");
+            for field in fields {
+                head += &format!("{field}\r\n");
+            }
+            let length = body.len();
+            match (method, framing) {
+                ("POST", 0..=2) => format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"),
+                ("POST", 3) => format!("{head}content-LENGTH:  {length} \r\ncontent-type:application/json\r\n\r\n{body}"),
+                ("POST", 4) => format!(
+                    "{head}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+                ),
+                ("POST", 5) => format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+                ("GET", 6) => format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+                _ => format!("{head}\r\n"),
+            }
+        },
+    )
+}
+
+/// What is sent on one connection: requests behind each other, perhaps damaged; or a WebSocket.
+fn connection() -> impl Strategy<Value = Vec<u8>> {
+    let requests = prop::collection::vec(request(), 1..4).prop_map(|requests| requests.concat().into_bytes());
+    let frames = prop::collection::vec(
+        (select(vec![0x81, 0x82, 0x89, 0x01, 0x80, 0x88, 0xF1]), prop::collection::vec(any::<u8>(), 0..9)),
+        0..4,
+    );
+    let socket = frames.prop_map(|frames| {
+        let frames = frames.iter().flat_map(|(first, payload)| masked(*first, payload));
+        HANDSHAKE.bytes().chain(frames).collect::<Vec<u8>>()
+    });
+    let whole = prop_oneof![6 => requests, 1 => socket];
+    prop_oneof![3 => whole.clone().boxed(), 1 => damaged_as(whole, 2).boxed()]
+}
+
+/// One answer, as far as it says the same at any time.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: String,
+    headers: BTreeMap<String, Vec<String>>,
+    body: String,
+}
+
+impl Answer {
+    /// Whether it is one that actix gives without asking its service.
+    fn is_bare(&self) -> bool {
+        ["400 Bad Request", "100 Continue"].contains(&self.status.as_str()) && self.body.is_empty()
+    }
+}
+
+/// Whether one of the requests may be its connection's last (RFC 9112 §9.6).
+fn says_last(bytes: &[u8]) -> bool {
+    let bytes = bytes.to_ascii_lowercase();
+    ["http/1.0", "close", "websocket"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
+}
+
+/// Whether requests come together of which actix would answer all as the last that it has read: in its version, and with a body or
+/// without one.
+fn is_confusing(bytes: &[u8]) -> bool {
+    let requests = bytes.windows(6).filter(|part| part == b"HTTP/1").count();
+    requests > 1 && (find(bytes, b"HEAD ").is_some() || find(bytes, b"HTTP/1.0").is_some())
+}
+
+/// Sends bytes in two pieces, and reads all that is said.
+fn exchange(mut stream: TcpStream, bytes: &[u8], cut: usize) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_nodelay(true)?;
+    // The server may hang up before all was taken.
+    let _ = stream.write_all(&bytes[..cut]).and_then(|()| stream.write_all(&bytes[cut..]));
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut said = Vec::new();
+    match stream.read_to_end(&mut said) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(said),
+    }
+}
+
+/// The answers, with what `neutral` makes of their texts.
+fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while let Some(end) = find(said, b"\r\n\r\n") {
+        let head = String::from_utf8_lossy(&said[..end]).into_owned();
+        said = &said[end + 4..];
+        let mut lines = head.split("\r\n");
+        // Without the version: actix answers in that of the request which it has read last.
+        let status = lines.next().and_then(|line| line.split_once(' ')).unwrap_or_default().1.to_owned();
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            headers.entry(name.to_ascii_lowercase()).or_default().push(neutral(value.trim()));
+        }
+        headers.remove("date");
+        if status.contains("400") && headers.get("content-length").is_some_and(|lengths| lengths[0] == "0") {
+            // What is no HTTP is answered by actix itself, which closes the connection and says so only where nothing came before.
+            headers.remove("connection");
+        }
+        let length = headers.get("content-length").and_then(|lengths| lengths[0].parse::<usize>().ok());
+        let body = if said.starts_with(b"HTTP/1.") {
+            // The answer to HEAD, or one without a body.
+            Vec::new()
+        } else if headers.contains_key("transfer-encoding") {
+            chunks(&mut said)
+        } else {
+            let (body, rest) = said.split_at(length.unwrap_or(said.len()).min(said.len()));
+            said = rest;
+            body.to_vec()
+        };
+        answers.push(Answer { status, headers, body: neutral(&String::from_utf8_lossy(&body)) });
+    }
+    if !said.is_empty() {
+        answers.push(Answer { status: "half a head".to_owned(), headers: BTreeMap::new(), body: String::new() });
+    }
+    answers
+}
+
+/// Takes a body in chunks off what was said.
+fn chunks(said: &mut &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = find(said, b"\r\n") {
+        let size = std::str::from_utf8(&said[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size = size.unwrap_or_else(|| panic!("no chunk: {:?}", String::from_utf8_lossy(said)));
+        let chunk_end = (end + 2 + size).min(said.len());
+        body.extend_from_slice(&said[end + 2..chunk_end]);
+        *said = said.get(chunk_end + 2..).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+    }
+    body
+}
+
+/// Without the times, UUIDs and nonces in it, which are others each time.
+fn timeless(text: &str) -> String {
+    const RANDOM_MIN: usize = 32;
+    let (mut kept, mut rest) = (String::new(), text);
+    while let Some(next) = rest.chars().next() {
+        let random = rest.len() - rest.trim_start_matches(|next: char| next.is_ascii_hexdigit() || next == '-').len();
+        if random >= RANDOM_MIN {
+            kept.push_str("RANDOM");
+            rest = &rest[random..];
+        } else if kept.ends_with("\"time\":") {
+            kept.push_str("TIME");
+            rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        } else {
+            kept.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    kept
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|part| part == what)
+}
+
+/// One of the ways: a server of its own, with the same log.
+struct Way {
+    server: Server,
+    /// The log's epoch, which every cursor begins with.
+    epoch: String,
+}
+
+impl Way {
+    fn start(flags: &[&str]) -> Self {
+        let server = Server::start(&[&["--store", "memory", "--workers", "1", "--heartbeat", "1h"], flags].concat());
+        let mut way = Self { server, epoch: String::new() };
+        let publish = format!(
+            "POST /v1/events HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{EVENT}",
+            EVENT.len()
+        );
+        let published = way.answers(publish.as_bytes(), 0).expect("an answer");
+        assert!(published[0].status.contains("201"), "{published:?}");
+        let cursor = serde_json::from_str::<serde_json::Value>(&published[0].body).expect("JSON")["cursor"].clone();
+        way.epoch = cursor.as_str().and_then(|cursor| cursor.split_once('-')).expect("a cursor").0.to_owned();
+        way
+    }
+
+    /// What is said to these bytes, with this server's address where `HOST` stands.
+    fn answers(&self, bytes: &[u8], cut: usize) -> std::io::Result<Vec<Answer>> {
+        let bytes = with_host(bytes, self.server.address().as_bytes());
+        let said = exchange(TcpStream::connect(self.server.address())?, &bytes, cut.min(bytes.len()))?;
+        let mut answers = answers(&said, &|text| self.neutral(text));
+        if says_last(&bytes) {
+            // What stands behind a connection's last request is not executed. Where it came soon enough, actix says that it is no
+            // HTTP, or that a body may come, before it finds out that it is not to be read.
+            while answers.len() > 1 && answers.last().is_some_and(Answer::is_bare) {
+                answers.pop();
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Without what is this server's own.
+    fn neutral(&self, text: &str) -> String {
+        let text = text.replace(self.server.address(), "HOST");
+        timeless(&if self.epoch.is_empty() { text } else { text.replace(&self.epoch, "EPOCH") })
+    }
+}
+
+fn with_host(mut bytes: &[u8], host: &[u8]) -> Vec<u8> {
+    const PLACE: &[u8] = b"HOST";
+    let mut named = Vec::new();
+    while let Some(at) = find(bytes, PLACE) {
+        named.extend_from_slice(&bytes[..at]);
+        named.extend_from_slice(host);
+        bytes = &bytes[at + PLACE.len()..];
+    }
+    named.extend_from_slice(bytes);
+    named
+}
+
+#[test]
+fn both_ways_answer_the_same() {
+    let (plain, app) = (Way::start(&[]), Way::start(&["--through-app"]));
+    let inputs = (connection(), any::<Index>());
+    run("both_ways_answer_the_same", 600, &inputs, |(bytes, cut)| {
+        if is_confusing(&bytes) {
+            return Ok(());
+        }
+        let cut = cut.index(bytes.len() + 1);
+        let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
+        let (plain, app) = (plain.answers(&bytes, cut).map_err(fail)?, app.answers(&bytes, cut).map_err(fail)?);
+        prop_assert_eq!(plain, app, "cut at {}: {:?}", cut, String::from_utf8_lossy(&bytes));
+        Ok(())
+    });
+}
