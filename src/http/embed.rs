@@ -17,8 +17,8 @@ use super::route::Route;
 use super::site::Site;
 use super::state::State;
 use crate::hub::Hub;
-use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
 use crate::net::io::Activity;
+use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
 
 mod retained;
 mod socket;
