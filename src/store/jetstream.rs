@@ -1,26 +1,26 @@
-//! The store that many nodes share: NATS JetStream.
+//! The store on NATS JetStream, which many nodes share.
 //!
-//! One stream is the log, its sequence the position, its name and the moment of its creation the epoch. Remembered clients
-//! and notes lie in key-value buckets beside it. Every node follows the stream with one consumer, whatever the number of
-//! its clients; what it publishes itself comes to it on that way, too.
+//! One stream is the log: its sequence is the position, its name and time of creation are the epoch. Remembered clients and notes
+//! are kept in key-value buckets beside it. Every node follows the stream with one consumer, whatever its number of clients; the
+//! node's own events reach it through that consumer as well.
 //!
 //! The contract of [`super`] holds, with these differences:
 //!
-//! - **Gaps** are told whenever a position precedes the log's floor, whether or not something that matches was trimmed
-//!   between, since JetStream does not know. What has no more than a second to live by its age counts as gone.
-//! - **Retention** is JetStream's: bytes are counted as it stores them, age by its own clock.
-//! - **Fed before answered** holds for five seconds: an event that is durable and has not come back to this node by
-//!   then is answered as stored, since it is.
-//! - **Batches** of several events need servers from 2.12.1 on; elsewhere they are [`StoreError::NotAtomic`].
-//! - **An error** to an append says that it was not acknowledged within about five seconds. It may be stored all the
-//!   same; an id makes asking again safe.
+//! - **Gaps** are reported whenever a position precedes the log's floor, whether or not a matching event was trimmed in between:
+//!   JetStream does not know. An event that expires by its age within a second counts as trimmed.
+//! - **Retention** is JetStream's: bytes are counted as JetStream stores them, age by its own clock.
+//! - **Fed before acknowledged** holds for five seconds: an event that is durable but has not come back to this node by then is
+//!   acknowledged all the same.
+//! - **Batches** of several events need NATS 2.12.1 or later; older servers give [`StoreError::NotAtomic`].
+//! - **An error** from an append means that no acknowledgement came within about five seconds. The event may be stored all the
+//!   same; an id makes a retry safe.
 //!
-//! A server of NATS may be cut from its peers and not know it yet: what would take something from a client is believed with a
-//! proof only, see [`quorum`]. Clocks of nodes differ: see [`skew`].
+//! A NATS server may be partitioned from its peers without knowing it. So an answer that would take something from a client is
+//! believed only with a proof of quorum, see [`quorum`]. The clocks of nodes differ: see [`skew`].
 //!
-//! What power loss may take is NATS's to say: by default a server acknowledges before it has written through to the disk
-//! (`sync_interval: 2m`), so that an event is lost only where all of its copies lose power within those two minutes.
-//! `sync_interval: always` in the servers' configuration keeps each of them.
+//! What a power loss may take is decided by NATS: by default a server acknowledges before it syncs to disk (`sync_interval: 2m`),
+//! so an event is lost only where all of its replicas lose power within those two minutes. With `sync_interval: always` in the
+//! servers' configuration no acknowledged event is lost.
 
 mod attempt;
 mod batch;
@@ -79,12 +79,12 @@ pub use error::OptionsError;
 /// How long a request that failed waits before it is made again.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
 
-/// How long closing waits for appends under way.
+/// How long `close` waits for the appends in flight.
 const CLOSE_WAIT: Duration = Duration::from_secs(6);
 
 /// A log in a JetStream stream.
 ///
-/// It has one thread of its own, on which all that concerns NATS runs; dropping it ends that.
+/// The store has one thread of its own, on which everything that concerns NATS runs. Dropping the store ends the thread.
 pub struct JetStreamStore {
     parts: Arc<Parts>,
     runtime: Runtime,
@@ -96,37 +96,37 @@ struct Parts {
     reader: Reader,
     clients: Clients,
     notes: Arc<Notes>,
-    /// The task that feeds.
+    /// The task that follows the stream.
     feeding: Mutex<Option<AbortHandle>>,
-    /// The task that answers other nodes.
+    /// The task that answers other nodes' requests.
     answering: Mutex<Option<AbortHandle>>,
 }
 
 impl JetStreamStore {
-    /// Connects, makes the stream and the buckets or checks those that are there, and waits a while for a NATS that is
-    /// not there yet.
+    /// Connects, and creates the stream and the buckets or checks the existing ones. Waits a while for a NATS that is not up yet.
     ///
     /// # Errors
-    /// [`OpenError`], where NATS does not answer within 15 seconds, refuses us, or has a stream that is not as the options
-    /// say.
+    /// [`OpenError`], where NATS does not answer within 15 seconds, refuses the login, or has a stream whose configuration is not
+    /// the one that the options give.
     pub async fn open(options: JetStreamOptions, store: StoreOptions) -> Result<Self, OpenError> {
         let runtime = Runtime::start().map_err(|error| connect::refused(&options, &error))?;
         let opening = {
             let options = options.clone();
             runtime.run(async move { Parts::open(&options, &store).await })
         };
-        let parts = opening.await.unwrap_or_else(|| Err(connect::refused(&options, &"its thread has ended")))?;
+        let parts =
+            opening.await.unwrap_or_else(|| Err(connect::refused(&options, &"the store's thread has ended")))?;
         Ok(Self { parts: Arc::new(parts), runtime })
     }
 
-    /// Does something with the store's parts on its own thread.
+    /// Runs `work` on the store's thread.
     fn on_thread<T, F>(&self, work: impl FnOnce(Arc<Parts>) -> F) -> BoxFuture<'static, Result<T, StoreError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let running = self.runtime.run(work(self.parts.clone()));
-        async move { running.await.unwrap_or_else(|| Err(StoreError::unavailable("it is shut down"))) }.boxed()
+        async move { running.await.unwrap_or_else(|| Err(StoreError::unavailable("the store is shut down"))) }.boxed()
     }
 }
 
@@ -143,9 +143,9 @@ impl Parts {
         tokio::spawn(callers.proving.serve(quorum::PROOF_INTERVAL, async move || quorum::prove(&proving).await));
         tokio::spawn(quorum::watch(node.clone()));
         tokio::spawn(peers::exchange(node.clone()));
-        // Measures the clock's distance from NATS's, before anything is saved that ends by it.
+        // The clock skew to NATS has to be measured before anything is saved with an expiry.
         if let Err(error) = look::describe(&node, Instant::now() + node::REQUEST_TIMEOUT).await {
-            tracing::debug!(?error, "NATS has not yet said what its time is");
+            tracing::debug!(?error, "NATS has not answered yet, so that the clock skew is unknown");
         }
         Ok(Self {
             publisher: Publisher::start(&node),
@@ -169,7 +169,7 @@ impl Store for JetStreamStore {
     fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
         match self.parts.publisher.append(drafts) {
             Ok(answered) => {
-                async move { answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down"))) }
+                async move { answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is shut down"))) }
                     .boxed()
             }
             Err(error) => ready(Err(error)).boxed(),
@@ -215,7 +215,7 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.node.refresh(cursor).await })
     }
 
-    /// A write that NATS has to agree on, and a look at the log by a leader with a quorum.
+    /// A write that needs a quorum of NATS, and the state of the log from a leader that has one.
     fn ready(&self) -> BoxFuture<'static, Result<(), StoreError>> {
         self.on_thread(|parts| async move { parts.node.proven().await.map(drop) })
     }
@@ -256,7 +256,7 @@ impl Store for JetStreamStore {
         self.parts.notes.are_known()
     }
 
-    /// JetStream trims by itself, by its own clock; what it has trimmed is asked here.
+    /// JetStream trims on its own, by its own clock; here the node fetches what was trimmed.
     fn maintain(&self, now: Moment) {
         let parts = self.parts.clone();
         self.runtime.spawn(async move {
@@ -264,7 +264,7 @@ impl Store for JetStreamStore {
             if parts.node.is_up()
                 && let Err(error) = parts.node.look().await
             {
-                tracing::debug!(%error, "could not look at the stream");
+                tracing::debug!(%error, "the stream's state could not be fetched");
             }
         });
     }
@@ -273,7 +273,7 @@ impl Store for JetStreamStore {
         self.parts.publisher.close();
         let closing = self.on_thread(|parts| async move {
             if tokio::time::timeout(CLOSE_WAIT, parts.publisher.finished()).await.is_err() {
-                tracing::warn!("closed while events were still unacknowledged");
+                tracing::warn!("the store was closed while events were still unacknowledged");
             }
             Ok(())
         });

@@ -91,7 +91,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
     let error = told(open(&nats, other));
     for part in [
         "test-events",
-        "max_msgs is unlimited there and 5 here (--max-events)",
+        "max_msgs is unlimited in the stream and 5 by the flags (--max-events)",
         "--dedupe-window",
         "--nats-reconfigure",
     ] {

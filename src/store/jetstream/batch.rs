@@ -1,8 +1,8 @@
-//! One append: a message, or a batch that is stored as a whole, in consecutive positions.
+//! One append: a single message, or a batch that is stored atomically, in consecutive positions.
 //!
-//! A batch is JetStream's atomic publish (its ADR-50; servers from 2.12.1 on): the messages carry the batch's id and their
-//! place in it, and the last one commits. JetStream refuses a batch in which an id is that of an earlier message. Then we
-//! ask for each id whether and where it is known, and publish the rest.
+//! A batch is JetStream's atomic publish (its ADR-50; NATS 2.12.1 or later): each message carries the batch's id and its number
+//! in the batch, and the last one commits. JetStream refuses a batch that contains the id of an earlier message. Then the store
+//! looks up which ids are known, and where, and publishes the rest.
 
 use std::collections::HashMap;
 
@@ -19,41 +19,41 @@ use crate::cursor::Position;
 use crate::event::Draft;
 use crate::store::{Appended, StoreError};
 
-/// Most messages of a batch.
+/// The most messages in a batch.
 const MESSAGES_MAX: usize = 1000;
 
-/// How often a batch is put together anew because something in it was stored by somebody else meanwhile.
+/// How often a batch is rebuilt because another node stored one of its ids meanwhile.
 const ROUNDS_MAX: u32 = 16;
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
-/// A message is refused where the last one had another id than this, which none has. A stream without a cluster looks
-/// first whether the message's own id is known: so it is asked for an id without storing anything.
+/// The publish is refused where the stream's last id is not this one, and no message has this id. An unclustered stream checks
+/// first whether the message's own id is a duplicate: so the header looks an id up without storing anything.
 const EXPECTED_LAST_ID: &str = "Nats-Expected-Last-Msg-Id";
 
-/// The same of a position, which a replicated stream looks at after the id, before the copies are asked. (The last id
-/// they would look at themselves, and remember the message's as one that is under way.)
+/// The same with a sequence: a replicated stream checks it after the id and before it proposes to the replicas. (The expected
+/// last id is checked by the replicas, which would then remember the message's own id as in flight.)
 const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
 
-/// A position that no stream comes to.
+/// A sequence that no stream reaches.
 const NO_SEQUENCE: &str = "9223372036854775807";
 
-/// What an append comes to.
+/// How an append is published.
 pub(super) struct Plan {
-    /// What to publish: of drafts with the same key, the first.
+    /// The messages to publish: of drafts with the same key, the first.
     messages: Vec<Outgoing>,
-    /// For each draft, which message it is, and whether it repeats one before it.
+    /// For each draft, the index of its message, and whether it repeats an earlier draft.
     drafts: Vec<(usize, bool)>,
-    /// Those of the drafts that repeat one before them with another payload.
+    /// The drafts that repeat an earlier one with another payload.
     differing: Vec<usize>,
-    /// Whether the message's id is its publisher's: a repeat is somebody's, not our own second try.
+    /// Whether the message's id is the publisher's: then a duplicate is a repeat by the publisher, not a retry of ours.
     keyed: Vec<bool>,
     atomic: bool,
 }
 
-/// What was sent: all messages that are not known yet, as one.
+/// A publish in flight: all messages that are not known yet, as one.
 pub(super) struct Sent {
     ack: PublishAckFuture,
 }
@@ -94,7 +94,7 @@ impl Plan {
         }
     }
 
-    /// Sends all of it for the first time.
+    /// The first attempt to publish everything.
     pub(super) async fn send(&self, node: &Node) -> Option<Result<Sent, Failure>> {
         if self.messages.is_empty() || self.refusal().is_some() {
             return None;
@@ -127,7 +127,7 @@ impl Plan {
         Ok(Sent { ack: commit.send(node).await? })
     }
 
-    /// Sees to it that everything is stored; answers when it is.
+    /// Retries until everything is stored; returns the positions.
     pub(super) async fn settle(&self, node: &Node, attempt: &Attempt, sent: Option<Result<Sent, Failure>>) -> Outcome {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -184,8 +184,9 @@ impl Plan {
         Ok(answered.collect())
     }
 
-    /// Where the answer to a first try was lost, the next is told of a repeat: of our own event, if what lies there is
-    /// what we sent, byte for byte and with its time. Where that cannot be read now it stays a repeat, and is safe.
+    /// Where the acknowledgement of a first attempt was lost, the retry is reported as a duplicate. It is of our own event if the
+    /// stored message is what was sent, byte for byte, with its time. Where the message cannot be read now it stays reported as a
+    /// duplicate, which is safe.
     async fn claim_first_tries(&self, node: &Node, found: &mut [Option<Appended>], end: Instant) {
         let end = end.max(Instant::now() + DEADLINE / 2);
         for (message, at) in self.messages.iter().zip(found) {
@@ -195,8 +196,8 @@ impl Plan {
         }
     }
 
-    /// NATS says that an id is known, and nothing of what lies there: that is read and compared. Where it cannot be read now, or
-    /// is trimmed, nothing is said of it.
+    /// NATS reports that an id is known but not what is stored under it, so the message is read and compared. Where it cannot be
+    /// read now, or is trimmed, nothing is reported about it.
     async fn compare_repeats(&self, node: &Node, found: &mut [Option<Appended>], end: Instant) {
         let end = end.max(Instant::now() + DEADLINE / 2);
         for (message, at) in self.messages.iter().zip(found) {
@@ -206,7 +207,7 @@ impl Plan {
         }
     }
 
-    /// Asks for each message whether its id is known, and where.
+    /// Looks up for each message whether its id is known, and at which position.
     async fn look_up(
         &self,
         node: &Node,

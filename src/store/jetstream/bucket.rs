@@ -1,5 +1,5 @@
-//! A key-value bucket, as NATS lays them out: a stream of one message a key. Read from its leader only, so that what one
-//! node has saved is what the next one finds.
+//! A key-value bucket in NATS's layout: a stream with one message per key. Reads go to the leader only, so that every node reads
+//! what another one has saved.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use super::message::{MESSAGE_ID, base64};
 use super::node::{Node, away};
 use crate::store::StoreError;
 
-/// The message is refused where the key's newest has another revision.
+/// The write is refused where the key's latest revision is another one.
 const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
 
-/// The message's end.
+/// The message's time to live.
 const TTL: &str = "Nats-TTL";
 
 /// One bucket.
@@ -28,18 +28,18 @@ pub(super) struct Bucket {
     name: String,
 }
 
-/// What lies under a key.
+/// The value of a key.
 pub(super) struct Entry {
     pub(super) revision: u64,
     pub(super) value: Vec<u8>,
 }
 
-/// How a key is written.
+/// The conditions of a write.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Put {
-    /// Only where the key's revision is this one; 0: where the key is not there.
+    /// Write only where the key's revision is this one; 0: only where the key does not exist.
     pub(super) over: Option<u64>,
-    /// Gone after so long.
+    /// The time to live.
     pub(super) ttl: Option<Duration>,
 }
 
@@ -48,12 +48,12 @@ impl Bucket {
         Self { name }
     }
 
-    /// The subject under which a key lies.
+    /// The subject of a key.
     pub(super) fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
 
-    /// The stream beneath.
+    /// The stream behind the bucket.
     pub(super) fn stream(&self) -> String {
         format!("KV_{}", self.name)
     }
@@ -85,17 +85,17 @@ impl Bucket {
             }
         };
         let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
-        // What others have deleted with the tools of NATS leaves a marker behind.
+        // A key that was deleted with NATS's tools leaves a marker behind.
         let headers = decode(&found.message.hdrs).unwrap_or_default();
         if String::from_utf8_lossy(&headers).contains("KV-Operation") {
             return Ok(None);
         }
-        let value =
-            decode(&found.message.data).ok_or_else(|| StoreError::unavailable("a bucket's value is not base64"))?;
+        let value = decode(&found.message.data)
+            .ok_or_else(|| StoreError::unavailable("a value in a NATS bucket is not base64"))?;
         Ok(Some(Entry { revision: found.message.seq, value }))
     }
 
-    /// Writes a key; answers with its revision, or `None` where it had another one than was asked for.
+    /// Writes a key; returns its revision, or `None` where the key has another revision than expected.
     pub(super) async fn put(
         &self,
         node: &Node,
@@ -105,7 +105,7 @@ impl Bucket {
         end: Instant,
     ) -> Result<Option<u64>, StoreError> {
         let mut headers = HeaderMap::new();
-        // Asked again, it is stored once.
+        // With an id, a retry is stored once.
         headers.insert(MESSAGE_ID, base64(uuid::Uuid::new_v4().as_bytes()));
         if let Some(revision) = put.over {
             headers.insert(EXPECTED_REVISION, revision.to_string());
@@ -135,21 +135,22 @@ impl Bucket {
         }
     }
 
-    /// Makes it again where an operator has deleted it. One that is there, and only without a leader for a moment, stays as it is.
+    /// Creates the bucket again where an operator has deleted it. An existing bucket that has only no leader for a moment is left
+    /// as it is.
     pub(super) async fn remake(&self, node: &Node) {
         if let Err(reason) = node.plan.remake_bucket(&node.context, &self.name).await {
-            tracing::debug!(%reason, bucket = %self.name, "the bucket is not there, and could not be made");
+            tracing::debug!(%reason, bucket = %self.name, "the bucket does not exist and could not be created");
         }
     }
 
-    /// Removes the entry of a revision; says whether it was this call that did. It leaves no marker.
+    /// Removes the entry with a revision, without a marker; returns whether this call removed it.
     pub(super) async fn remove(&self, node: &Node, revision: u64, end: Instant) -> Result<bool, StoreError> {
         #[derive(Deserialize)]
         struct Removed {
             success: bool,
         }
         let subject = format!("STREAM.MSG.DELETE.{}", self.stream());
-        // Not asked twice: an answer that was lost may have been a yes, which a second question would deny.
+        // Not retried: the lost answer may have been a success, which a retry would report as a failure.
         let once = end.min(Instant::now() + super::node::REQUEST_TIMEOUT);
         match node.ask::<Removed>(&subject, &json!({ "seq": revision, "no_erase": true }), once).await {
             Ok(removed) => Ok(removed.success),

@@ -1,5 +1,5 @@
-//! What is remembered of clients, in a bucket. Records of one client come from several nodes, so each is merged with what
-//! is there.
+//! The records of remembered clients, in a bucket. Several nodes write the record of one client, so each write is merged with the
+//! stored record.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use super::stored_client::{Known, Stored};
 use crate::cursor::Epoch;
 use crate::store::{ClientRecord, StoreError, StoreOptions};
 
-/// Records that are written at the same time.
+/// Concurrent writes of records.
 const WRITES_MAX: usize = 64;
 
-/// How often a record is merged anew because another node was faster.
+/// How often a record is merged anew because another node wrote it first.
 const MERGES_MAX: u32 = 8;
 
 /// The remembered clients.
@@ -33,7 +33,7 @@ impl Clients {
         Self { records: Bucket::new(node.names.clients_bucket()), shares: Shares::new(marks, options) }
     }
 
-    /// Saves records, of one client the last.
+    /// Saves records: of several for one client, the last.
     pub(super) async fn save(&self, node: &Node, records: Vec<ClientRecord>) -> Result<(), StoreError> {
         let newest: HashMap<Uuid, ClientRecord> = records.into_iter().map(|record| (record.client, record)).collect();
         let end = Instant::now() + DEADLINE;
@@ -63,7 +63,7 @@ impl Clients {
         Err(StoreError::Busy("too many nodes write the same client's record"))
     }
 
-    /// Sees to it that a record counts in its share; says when it was marked.
+    /// Keeps a record's marks in its share up to date; returns when the record was marked.
     async fn mark(
         &self,
         node: &Node,
@@ -89,18 +89,18 @@ impl Clients {
         Ok(record.seen_ms)
     }
 
-    /// What is remembered of a client, as a majority knows it: by an older record it would hear events for a second time.
+    /// The record of a client as a majority knows it: with an outdated record the client would receive events twice.
     pub(super) async fn load(&self, node: &Node, client: Uuid) -> Result<Option<ClientRecord>, StoreError> {
         node.proven().await?;
         let entry = self.records.get(node, &client.to_string(), Instant::now() + DEADLINE).await?;
         let known = entry.and_then(|entry| Stored::read(client, &entry.value));
-        // Only its share is kept by it: a client without an owner may come from anywhere.
+        // The address is stored only for the share: a client without an owner may come from any address.
         Ok(known.map(|known| ClientRecord { address: None, ..known.record }))
     }
 }
 
-/// An acknowledgement only moves forward within an epoch, and one of this log stands before one of another. The rest is
-/// what was said last. What is to be forgotten is no more than that.
+/// The cursor only moves forward within an epoch, and a cursor of this log precedes one of another log. All else is taken from
+/// the newer record. A tombstone is not merged.
 fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> ClientRecord {
     let Some(there) = there.filter(|there| !there.is_forgotten() && !new.is_forgotten()) else { return new };
     let keep = if there.cursor.epoch == new.cursor.epoch {

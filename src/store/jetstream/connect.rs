@@ -1,4 +1,4 @@
-//! How the store is reached: options, the connection, and whether it is there.
+//! The connection to NATS: its options, how it is made, and whether it is up.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,55 +13,55 @@ use super::names::Names;
 use super::servers::Servers;
 use crate::store::OpenError;
 
-/// How often the server is asked whether it is there. Two answers missing, and the connection counts as lost: a server
-/// that stands still is left for another after about six seconds.
+/// The interval of pings to the server. After two missed answers the connection counts as lost, so a server that hangs is left
+/// for another one after about six seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long one attempt to connect may take.
+/// The timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the store waits at its start for a NATS that is not there: it may be starting, too. Whoever supervises the
-/// process tries again after that.
+/// How long the store waits at startup for NATS, which may be starting as well. After that the process ends, and its supervisor
+/// restarts it.
 const START_WAIT: Duration = Duration::from_secs(15);
 
-/// Between two attempts to connect at the start.
+/// The delay between two attempts to connect at startup.
 const START_RETRY: Duration = Duration::from_millis(500);
 
-/// Longest wait between two attempts to connect again.
+/// The longest delay between two attempts to reconnect.
 const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Commands that wait for the connection's writer.
+/// Commands queued for the connection's writer.
 const COMMANDS_MAX: usize = 4096;
 
-/// Messages that wait for a reader of ours; flow control keeps below it.
+/// Messages queued for a subscription; flow control keeps the number below this limit.
 const MESSAGES_MAX: usize = 64 << 10;
 
-/// The oldest NATS that has what the store stands on: batched direct reads, and an end for each message of a bucket.
+/// The oldest NATS with the features that the store needs: batched direct reads, and a TTL per message of a bucket.
 const OLDEST_SERVER: (i64, i64, i64) = (2, 11, 0);
 
-/// How a JetStream store is reached, and what it is called there.
+/// How to connect to NATS, and the names that the store uses there.
 #[derive(Clone)]
 pub struct JetStreamOptions {
-    /// The servers to begin with; others of their cluster are found from there.
+    /// The servers to connect to at first; they report the other servers of their cluster.
     pub servers: Vec<NatsServer>,
-    /// What the names of the stream, the buckets and the subjects begin with, so that several installations share a NATS.
+    /// The prefix of the names of the stream, the buckets and the subjects, so that several installations can share a NATS.
     pub prefix: String,
-    /// Copies that are kept of each event; `None`: three where the servers are a cluster, else one.
+    /// Replicas of each event; `None`: three where the servers are a cluster, else one.
     pub replicas: Option<u8>,
-    /// Whether an existing stream, and its buckets, are changed to fit the options instead of being refused.
+    /// Whether an existing stream and its buckets are changed to fit the options instead of being refused.
     pub reconfigure: bool,
     /// User and password.
     pub login: Option<NatsLogin>,
-    /// A file with a JWT and a seed, as `nsc` writes it.
+    /// A credentials file with a JWT and a seed, as `nsc` writes it.
     pub credentials: Option<PathBuf>,
     /// Certificates of authorities to trust besides the system's, in PEM.
     pub ca: Option<PathBuf>,
-    /// Our own certificate and its key, in PEM, for servers that ask for them.
+    /// A client certificate and its key, in PEM, for servers that require one.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl JetStreamOptions {
-    /// The usual ones, for some servers.
+    /// The default options for some servers.
     #[must_use]
     pub fn new(servers: Vec<NatsServer>) -> Self {
         Self {
@@ -88,12 +88,12 @@ impl fmt::Debug for JetStreamOptions {
     }
 }
 
-/// A server's address, without a user or a password in it: fit for logs.
+/// A server's address without user and password, so that it may be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsServer {
-    /// Whether the connection is refused where it is not encrypted.
+    /// Whether an unencrypted connection is refused.
     pub tls: bool,
-    /// `host:port`; the port is 4222 where none is given.
+    /// `host:port`; the port defaults to 4222.
     pub address: String,
 }
 
@@ -152,21 +152,21 @@ impl NatsServer {
     }
 }
 
-/// Whether the connection is there, and how often it has been made.
+/// Whether the connection is up, and how often it has been made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) up: bool,
     pub(super) made: u64,
 }
 
-/// A connection that is made again, to whichever server, when it is lost.
+/// A connection that reconnects, to any of the servers, when it is lost.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) link: watch::Receiver<Link>,
     pub(super) servers: Arc<Servers>,
 }
 
-/// Connects, and waits a while for a NATS that is not there yet.
+/// Connects, and waits a while for a NATS that is not up yet.
 pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, OpenError> {
     let known = Arc::new(Servers::default());
     let end = tokio::time::Instant::now() + START_WAIT;
@@ -186,7 +186,7 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, Op
             return Err(refused(options, &reason_text(&reason)));
         }
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!(reason = %reason_text(&reason), "NATS does not answer at {}; waiting for it", list(options));
+            tracing::warn!(reason = %reason_text(&reason), "NATS does not answer at {}: waiting for it", list(options));
         }
         tokio::time::sleep(START_RETRY).await;
     }
@@ -218,7 +218,7 @@ async fn with(
                 }
                 Event::Disconnected => {
                     link.send_modify(|link| link.up = false);
-                    tracing::warn!("the connection to NATS is lost; connecting again");
+                    tracing::warn!("the connection to NATS is lost: reconnecting");
                 }
                 Event::Closed => link.send_modify(|link| link.up = false),
                 other => tracing::debug!("NATS: {other}"),
@@ -244,13 +244,13 @@ async fn with(
     Ok(connect)
 }
 
-/// Better told by its name than as a handshake that fails.
+/// An unreadable file is reported by its path, rather than as a failed TLS handshake.
 fn readable(file: &std::path::Path) -> Result<(), OpenError> {
     let opened = std::fs::File::open(file);
     opened.map(drop).map_err(|error| OpenError::Path { path: file.to_owned(), reason: error.to_string() })
 }
 
-/// Waiting will not help.
+/// Whether retrying is useless.
 fn is_final(error: &async_nats::ConnectError) -> bool {
     use async_nats::ConnectErrorKind as Kind;
     matches!(error.kind(), Kind::Authentication | Kind::AuthorizationViolation | Kind::Tls | Kind::ServerParse)
@@ -262,7 +262,7 @@ fn check_version(options: &JetStreamOptions, client: &Client) -> Result<(), Open
         return Ok(());
     }
     let version = client.server_info().version;
-    let reason = format!("it is NATS {version}, and {major}.{minor} or later is needed: upgrade it");
+    let reason = format!("the server is NATS {version}, and {major}.{minor} or later is required: upgrade the server");
     Err(refused(options, &reason))
 }
 
@@ -275,7 +275,7 @@ fn list(options: &JetStreamOptions) -> String {
     options.servers.iter().map(NatsServer::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The error with what caused it. The library's errors name addresses, never what we log in with.
+/// The error with its causes. The library's errors contain addresses, never the login.
 fn reason_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! JetStream's batched direct read (its ADR-31): messages from a position on that match a filter, from any copy.
+//! JetStream's batched direct read (its ADR-31): messages from a position on that match a filter, from any replica.
 
 use std::sync::Arc;
 
@@ -27,23 +27,23 @@ pub(super) fn filters(node: &Node, patterns: &PatternSet) -> Vec<Option<String>>
     patterns.iter().map(|pattern| Some(node.names.subject(pattern.as_str()))).collect()
 }
 
-/// What a direct read brought.
+/// The result of a direct read.
 #[derive(Default)]
 pub(super) struct Slice {
     pub(super) messages: Vec<Found>,
-    /// Whether the copy that answered has more.
+    /// Whether the replica that answered has more.
     pub(super) more: bool,
-    /// How many more, after the last one here.
+    /// The number of further matches after the last message.
     pub(super) pending: u64,
 }
 
 impl Slice {
-    /// Whether the first message of it lies there and is this.
+    /// Whether the first message is at this position and has exactly this payload.
     pub(super) fn holds(&self, position: Position, payload: &[u8]) -> bool {
         self.messages.first().is_some_and(|found| found.position == position && found.payload == payload)
     }
 
-    /// Whether the first message of it lies there and has another name or other data.
+    /// Whether the first message is at this position and has another name or other data.
     pub(super) fn differs(&self, position: Position, payload: &[u8]) -> bool {
         let first = self.messages.first().filter(|found| found.position == position);
         first.is_some_and(|found| message::payload_of(&found.payload) != message::payload_of(payload))
@@ -59,7 +59,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The event in it; `None` where it is none.
+    /// The message decoded as an event; `None` where it is none.
     pub(super) fn event(&self, node: &Node, epoch: Epoch) -> Option<Arc<Event>> {
         let topic = node.names.topic(&self.subject)?;
         let draft = message::draft(topic, &self.payload, self.received_ms)?;
@@ -79,8 +79,8 @@ pub(super) async fn slice(
     slice_of(node, &node.names.stream, from, filter, count, bytes, end).await
 }
 
-/// Reads at most `count` messages from `from` on, until so many bytes have passed; asked again where an answer does not
-/// come, or not whole.
+/// Reads at most `count` messages from `from` on, until so many bytes have passed. The request is retried where there
+/// is no answer, or an incomplete one.
 pub(super) async fn slice_of(
     node: &Node,
     stream: &str,
@@ -122,7 +122,7 @@ async fn once(node: &Node, stream: &str, body: &Bytes) -> Option<Slice> {
         match answer.status.map(|status| status.as_u16()) {
             None | Some(200) => {
                 let headers = answer.headers.as_ref()?;
-                // Each names the one before it: what was lost on the way is noticed.
+                // Each message carries the sequence of the one before it, so a loss on the way is detected.
                 if number(headers, "Nats-Last-Sequence").is_some_and(|before| before != last) {
                     return None;
                 }
@@ -141,11 +141,11 @@ async fn once(node: &Node, stream: &str, body: &Bytes) -> Option<Slice> {
                 slice.more = slice.pending > 0;
                 return Some(slice);
             }
-            // Nothing there.
+            // No messages.
             Some(404) => return Some(slice),
-            // Nobody is there, or it does not understand us.
+            // No responders, or the server does not support the request.
             Some(status) => {
-                tracing::debug!(status, "a direct read was not answered");
+                tracing::debug!(status, "a direct read was answered with an error status");
                 return None;
             }
         }

@@ -1,5 +1,5 @@
-//! The feed: one consumer a node, every event in order, through lost connections, lost consumers, and another stream of
-//! the same name.
+//! The feed: one consumer per node that delivers every event in order. It survives lost connections, lost consumers, and the
+//! replacement of the stream by another one of the same name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::store::{Feed, FeedBatch};
 
-/// A consumer that has nothing to deliver says so that often.
+/// The interval of an idle consumer's heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A consumer from which nothing came for so long is lost.
+/// A consumer that was silent for so long counts as lost.
 const SILENCE_MAX: Duration = Duration::from_millis(2500);
 
-/// JetStream forgets a consumer whose node has gone after so long.
+/// JetStream removes a consumer whose node has been gone for so long.
 const INACTIVE_MAX: Duration = Duration::from_secs(30);
 
-/// Most events that are handed on at a time.
+/// The most events in a batch.
 const BATCH_EVENTS: usize = 512;
 
-/// A stream that is not found is asked for once more after so long before it is made again.
+/// The delay before a stream that was not found is looked up once more, and then created again.
 const MISSING_WAIT: Duration = Duration::from_millis(300);
 
 /// Follows the log for as long as the store's thread runs.
@@ -48,12 +48,12 @@ pub(super) async fn follow(node: Arc<Node>, after: Position, feed: Arc<dyn Feed>
 
 struct Follower {
     epoch: Epoch,
-    /// Where the last batch ended.
+    /// The end of the last batch.
     at: Position,
     feed: Arc<dyn Feed>,
 }
 
-/// It has to be begun anew.
+/// The consumer is lost: a new session has to begin.
 struct Lost;
 
 impl From<AskError> for Lost {
@@ -63,7 +63,7 @@ impl From<AskError> for Lost {
 }
 
 impl Follower {
-    /// Finds the stream, and follows it with one consumer until that is lost.
+    /// Finds the stream, and follows it with one consumer until the consumer is lost.
     async fn session(&mut self, node: &Arc<Node>) -> Result<(), Lost> {
         let end = Instant::now() + DEADLINE;
         if !node.until_up(end).await {
@@ -78,22 +78,22 @@ impl Follower {
         let inbox = node.client.new_inbox();
         let mut messages = node.client.subscribe(inbox.clone()).await.map_err(|_| Lost)?;
         let consumer = self.consumer(node, inbox).await?;
-        // Between the two questions the stream may have become another one.
+        // Between the two requests the stream may have been replaced.
         let again = identify(node, Instant::now() + DEADLINE).await;
         let outcome = match again {
             Ok(again) if again.epoch == self.epoch => self.listen(node, &mut messages, made).await,
             _ => Ok(()),
         };
         let (context, stream) = (node.context.clone(), node.names.stream.clone());
-        // It would end by itself; whether this arrives does not matter.
+        // The consumer would expire by itself, so it does not matter whether this request arrives.
         tokio::spawn(async move { context.delete_consumer_from_stream(consumer, stream).await });
         outcome
     }
 
-    /// Takes in what the stream is now: another log, or one of which something is gone that was not read.
+    /// Adopts the present state of the stream: another log, or one of which unread events were trimmed.
     fn settle_in(&mut self, node: &Node, seen: &Seen) {
         if seen.epoch != self.epoch {
-            tracing::warn!(old = %self.epoch, new = %seen.epoch, "the stream is another one: the log begins anew");
+            tracing::warn!(old = %self.epoch, new = %seen.epoch, "the stream was replaced: the log begins anew");
             self.epoch = seen.epoch;
             self.at = Position::ZERO;
             node.became(seen);
@@ -104,8 +104,8 @@ impl Follower {
         }
     }
 
-    /// The floor has moved. What it has passed and we have not read will not come; where nothing else is left that could
-    /// bring the feed there, it goes there by itself.
+    /// The floor has moved. Events at or below the floor that were not read will not come; where no other message could move the
+    /// feed there, it moves there by itself.
     fn tell_floor(&mut self, node: &Node) {
         let bounds = node.bounds();
         if bounds.floor > self.at && bounds.floor == bounds.last {
@@ -140,7 +140,7 @@ impl Follower {
         match made {
             Ok(consumer) => Ok(consumer.cached_info().name.clone()),
             Err(error) => {
-                tracing::debug!(%error, "no consumer for the feed");
+                tracing::debug!(%error, "the feed's consumer could not be created");
                 Err(Lost)
             }
         }
@@ -149,19 +149,19 @@ impl Follower {
     async fn listen(&mut self, node: &Arc<Node>, messages: &mut Subscriber, made: u64) -> Result<(), Lost> {
         let mut link = node.link.clone();
         let mut delivered = 0;
-        // Whatever else happens meanwhile does not excuse the consumer's silence.
+        // Other wake-ups in the loop do not extend the consumer's deadline.
         let mut heard = Instant::now();
         loop {
             tokio::select! {
                 message = timeout_at(heard + SILENCE_MAX, messages.next()) => {
                     let Ok(Some(message)) = message else {
-                        tracing::debug!("the feed's consumer is silent");
+                        tracing::debug!("the feed's consumer sends no heartbeats");
                         return Err(Lost);
                     };
                     heard = Instant::now();
                     self.take(node, message, messages, &mut delivered)?;
                 }
-                // What was sent into the connection that broke is lost: begun anew from where we are.
+                // Messages sent into the broken connection are lost: a new session begins from the present position.
                 () = made_anew(&mut link, made) => return Ok(()),
                 () = node.suspicion.notified() => {
                     let seen = identify(node, Instant::now() + DEADLINE).await?;
@@ -175,7 +175,7 @@ impl Follower {
         }
     }
 
-    /// Takes in a message and those that have come with it.
+    /// Takes in a message, and those that have arrived with it.
     fn take(
         &mut self,
         node: &Arc<Node>,
@@ -202,7 +202,7 @@ impl Follower {
 
     fn hand_on(&mut self, node: &Node, events: &mut Vec<Arc<Event>>) {
         let Some(last) = events.last().map(|event| event.position()) else { return };
-        // First what is thereby known, so that the batch carries the floor that comes with it.
+        // First the end of the log, so that the batch carries the floor that follows from it.
         node.reached(self.epoch, last);
         let floor = node.bounds().floor.min(last);
         self.push(node, std::mem::take(events), floor);
@@ -217,7 +217,7 @@ impl Follower {
     ) -> Result<(), Lost> {
         let message = jetstream::Message { message, context: node.context.clone() };
         let Ok(info) = message.info() else {
-            tracing::warn!(subject = %message.subject, "a message that is none of JetStream's has come to the feed");
+            tracing::warn!(subject = %message.subject, "the feed has received a message that is not JetStream's");
             return Ok(());
         };
         *delivered += 1;
@@ -231,7 +231,8 @@ impl Follower {
             return Ok(());
         }
         if position > end.next() {
-            // What lay between was trimmed before it came here. The floor says so: whoever waits for it asks the store.
+            // Events in between were trimmed before they arrived. The floor covers them: readers that wait for them read the
+            // store.
             self.hand_on(node, events);
             node.lost(self.epoch, position.before());
         }
@@ -240,7 +241,7 @@ impl Follower {
         match message::draft(topic, &message.payload, received_ms) {
             Some(draft) => events.push(Arc::new(draft.at(self.epoch, position))),
             None => {
-                tracing::warn!(%position, "a message in the stream is no event: its subject is no topic");
+                tracing::warn!(%position, "a message in the stream is ignored: its subject is not a topic");
                 self.hand_on(node, events);
                 self.at = position;
                 self.push(node, Vec::new(), node.bounds().floor.min(position));
@@ -251,7 +252,7 @@ impl Follower {
 }
 
 async fn made_anew(link: &mut watch::Receiver<Link>, made: u64) {
-    // It has ended where the store has, and so does this task then.
+    // The channel is closed when the store is dropped, and so this task ends as well.
     drop(link.wait_for(|link| link.made != made).await);
 }
 
@@ -264,7 +265,7 @@ fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Los
         |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str());
     let last = header("Nats-Last-Consumer").and_then(|text| text.parse::<u64>().ok());
     if last.is_some_and(|last| last != delivered) {
-        tracing::debug!(delivered, ?last, "the feed has missed a message, says its consumer");
+        tracing::debug!(delivered, ?last, "the feed has missed a message, as its consumer reports");
         return Err(Lost);
     }
     let stalled = header("Nats-Consumer-Stalled").map(str::to_owned);
@@ -276,7 +277,7 @@ fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Los
     Ok(())
 }
 
-/// The stream as it is now; made again where it has been deleted.
+/// The present state of the stream; the stream is created again where it has been deleted.
 async fn find(node: &Node, end: Instant) -> Result<Seen, AskError> {
     match identify(node, end).await {
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {}
@@ -287,9 +288,9 @@ async fn find(node: &Node, end: Instant) -> Result<Seen, AskError> {
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {}
         outcome => return outcome,
     }
-    tracing::error!(stream = %node.names.stream, "the stream has been deleted, with every event in it; making it anew");
+    tracing::error!(stream = %node.names.stream, "the stream has been deleted, with every event in it: creating it again");
     if let Err(reason) = node.plan.remake_events(&node.context).await {
-        tracing::warn!(%reason, "the stream could not be made");
+        tracing::warn!(%reason, "the stream could not be created");
     }
     identify(node, end).await
 }

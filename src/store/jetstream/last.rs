@@ -1,5 +1,5 @@
-//! Where the newest events that match begin. JetStream reads forwards only; but with each message it tells how many more
-//! match, so the place is found by bisection.
+//! The search for the position at which the newest matching events begin. JetStream reads forwards only; but each message carries
+//! the number of further matches, so the position is found by bisection.
 
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
@@ -10,13 +10,13 @@ use crate::store::bisection::{Bisection, Question, Reply};
 use crate::store::last::Resume;
 use crate::store::{LastSearch, LastStep, StoreError};
 
-/// Direct reads that one search has under way at a time.
+/// Concurrent direct reads of one search.
 const READS_AT_A_TIME: usize = 16;
 
 /// Bytes of one direct read.
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Goes on with a search for the newest events that match, for about `rows_max` rows, of which a direct read counts as
+/// Continues a search for the newest matching events, for about `rows_max` rows, of which a direct read counts as
 /// [`DIRECT_READ_ROWS`].
 pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -> Result<LastStep, StoreError> {
     let end = Instant::now() + DEADLINE;

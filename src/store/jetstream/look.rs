@@ -1,4 +1,4 @@
-//! A look at the stream: who it is, where it begins and ends, as its leader knows it.
+//! The stream's state as its leader knows it: its identity, its first and its last position.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::clock;
 use crate::cursor::{Epoch, Position};
 use crate::store::StoreError;
 
-/// Copies of a stream forget by age each by its own clock. What has no longer than this to live counts as gone, so that
-/// a copy whose clock is ahead is not silent about what it has forgotten already.
+/// Each replica of a stream expires messages by its own clock. A message that expires within this time counts as trimmed, so that
+/// a replica whose clock is ahead does not silently lack messages.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
-/// Asks the leader, and takes in what it says.
+/// Queries the leader, and records the answer.
 pub(super) async fn look(node: &Node) -> Result<Seen, StoreError> {
     look_until(node, Instant::now() + DEADLINE).await
 }
 
-/// The same, for a shorter while.
+/// The same with a deadline.
 pub(super) async fn look_until(node: &Node, end: Instant) -> Result<Seen, StoreError> {
     match identify(node, end).await {
         Ok(seen) => {
-            // The feed takes in what is new of the log's beginning, and tells it on.
+            // The feed takes in a new floor, and passes it on.
             if node.saw(&seen) || seen.epoch != node.bounds().epoch {
                 node.suspicion.notify_one();
             }
@@ -44,7 +44,7 @@ pub(super) async fn look_until(node: &Node, end: Instant) -> Result<Seen, StoreE
     }
 }
 
-/// Asks the leader.
+/// Queries the leader.
 pub(super) async fn identify(node: &Node, end: Instant) -> Result<Seen, AskError> {
     let described = describe(node, end).await?;
     let mut seen = seen(&node.names.stream, &described.info);
@@ -54,15 +54,15 @@ pub(super) async fn identify(node: &Node, end: Instant) -> Result<Seen, AskError
     Ok(seen)
 }
 
-/// A stream's description, by its leader.
+/// A stream's description from its leader.
 pub(super) struct Described {
     pub(super) info: Info,
     /// The leader's clock when it answered.
     pub(super) at: DateTime,
 }
 
-/// Asks the leader for the stream's description. A copy that has lost its leader answers, too, from what it knows itself: that is
-/// taken for no answer.
+/// Requests the stream's description from the leader. A replica that has lost its leader answers as well, from its own knowledge:
+/// its answer is ignored.
 pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, AskError> {
     let subject = format!("STREAM.INFO.{}", node.names.stream);
     loop {
@@ -83,10 +83,10 @@ pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, Ask
     }
 }
 
-/// What a stream's description says of it.
+/// The state in a stream's description.
 pub(super) fn seen(stream: &str, info: &Info) -> Seen {
     let state = &info.state;
-    // An empty stream's first position is the one that comes next.
+    // The first position of an empty stream is the one that comes next.
     let floor = Position(state.first_sequence).before();
     let last = Position(state.last_sequence);
     Seen {
@@ -98,10 +98,10 @@ pub(super) fn seen(stream: &str, info: &Info) -> Seen {
     }
 }
 
-/// How long ago the leader has last heard from so many of the other copies that, with itself, they are a majority.
+/// How long ago the leader last heard from so many replicas that they are a majority with it.
 pub(super) fn quorum_age(cluster: Option<&ClusterInfo>) -> Duration {
     let Some(cluster) = cluster else { return Duration::ZERO };
-    // One that the leader has never heard from has an age of exactly zero.
+    // A replica that the leader has never heard from has an age of exactly zero.
     let age = |peer: &PeerInfo| if peer.active.is_zero() || peer.offline { Duration::MAX } else { peer.active };
     let mut ages: Vec<Duration> = cluster.replicas.iter().map(age).collect();
     ages.sort_unstable();
@@ -109,8 +109,8 @@ pub(super) fn quorum_age(cluster: Option<&ClusterInfo>) -> Duration {
     others_needed.checked_sub(1).and_then(|last| ages.get(last).copied()).unwrap_or_default()
 }
 
-/// Everything that has no longer to live than clocks may differ is up to here.
-/// By the leader's clock: by this node's, one that is ahead would declare gone what JetStream keeps.
+/// The position up to which every event expires within the tolerated clock difference. Measured by the leader's clock: by this
+/// node's, a clock that is ahead would declare events trimmed that JetStream still has.
 async fn age_floor(node: &Node, described: &Described, age_max: Duration, end: Instant) -> Result<Position, AskError> {
     let margin = CLOCKS_DIFFER.min(age_max / 8);
     let state = &described.info.state;
@@ -162,7 +162,7 @@ async fn first_since(node: &Node, time: OffsetDateTime, end: Instant) -> Result<
     }
 }
 
-/// The identity of a stream of this name that was created then: 13 characters of base 36.
+/// The identity of a stream with this name and time of creation: 13 characters of base 36.
 pub(super) fn epoch(stream: &str, created_ns: i128) -> Epoch {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     digest.update(stream.as_bytes());
@@ -176,7 +176,7 @@ pub(super) fn epoch(stream: &str, created_ns: i128) -> Epoch {
         text.push(char::from_digit(digit, 36).unwrap_or('0'));
         number /= 36;
     }
-    // Thirteen of its own letters are an epoch.
+    // Thirteen characters of the epoch's own alphabet always parse.
     text.parse().unwrap_or_else(|_| Epoch::mint())
 }
 
@@ -196,7 +196,7 @@ mod tests {
             let cluster: ClusterInfo = serde_json::from_value(json!({ "leader": "n", "replicas": replicas })).unwrap();
             quorum_age(Some(&cluster))
         };
-        assert_eq!((quorum_age(None), age(&[])), (Duration::ZERO, Duration::ZERO), "it is alone, and enough");
+        assert_eq!((quorum_age(None), age(&[])), (Duration::ZERO, Duration::ZERO), "a single replica is a majority");
         for (peers, seconds) in [
             (&[(5, false)][..], Some(5)),
             (&[(5, false), (1, false)], Some(1)),

@@ -1,18 +1,18 @@
-//! How an event lies in a message of the stream.
+//! The encoding of an event as a message of the stream.
 //!
-//! The subject is the topic. The payload is a line about the event, then its data:
+//! The subject is the topic. The payload is a line about the event, followed by its data:
 //!
 //! ```text
 //! 1 1763750000123 json approved approval-42
 //! {"by":"li"}
 //! ```
 //!
-//! The words are the form's version, the event's time, `json` or `base64`, and the name and the id, percent-encoded; `-`
-//! stands for none. A line of our own costs every reader less than headers would, which NATS hands out as a table.
+//! The words are the format's version, the event's time, `json` or `base64`, and the name and the id, percent-encoded; `-` means
+//! none. A line in the payload costs every reader less than NATS headers would, which arrive as a table.
 //!
-//! An event that has headers, or is a deletion, is of version 2: its headers have a line of their own, which is empty where there
-//! are none, and a deletion says `deleted`, and has no data. All others stay in version 1, which nodes of either version read; to an
-//! older node one of version 2 is a message of somebody else's.
+//! An event with headers, or a deletion, has version 2: its headers are on a line of their own, which is empty where there are
+//! none; a deletion says `deleted` and has no data. All other events stay at version 1, which nodes of either version read. An
+//! older node takes a message of version 2 for a foreign one.
 //!
 //! ```text
 //! 2 1763750000123 json approved approval-42
@@ -20,7 +20,7 @@
 //! {"by":"li"}
 //! ```
 //!
-//! What others have put into the stream, without such a line, is an event too: its payload is the data.
+//! A foreign message, which another program published without such a line, is an event too: its payload is the data.
 
 use async_nats::HeaderMap;
 use base64::Engine as _;
@@ -30,18 +30,18 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::event::{Content, Data, Draft, EventHeaders, NewEvent, payload_headers};
 use crate::topic::Topic;
 
-/// By what JetStream knows a repeat.
+/// The header by which JetStream recognizes a duplicate.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 const VERSION: &str = "1";
-/// With a line of headers.
+/// The format with a line of headers.
 const WITH_HEADERS: &str = "2";
 const NONE: &str = "-";
 
-/// What a word of the first line is written in; a `-` on its own means that there is none.
+/// The characters that a word of the first line keeps unencoded; a lone `-` means none.
 const WORD: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':');
 
-/// The payload of a draft.
+/// Encodes a draft as a payload.
 pub(super) fn payload(draft: &Draft) -> Bytes {
     let (content, headers) = (draft.content(), draft.headers());
     let version = if headers.is_empty() && content != Content::Deletion { VERSION } else { WITH_HEADERS };
@@ -77,7 +77,7 @@ fn word(content: Content) -> &'static str {
     }
 }
 
-/// What of a payload is the publisher's.
+/// The part of a payload that is the publisher's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Payload<'p> {
     form: &'p [u8],
@@ -87,8 +87,8 @@ pub(super) struct Payload<'p> {
     data: &'p [u8],
 }
 
-/// What of a payload is the publisher's: its form, its name, its headers and its data, but not when it was taken in. `None` where
-/// others have written it.
+/// The part of a payload that is the publisher's: its encoding, its name, its headers and its data, but not its time. `None` for
+/// a foreign message.
 pub(super) fn payload_of(payload: &[u8]) -> Option<Payload<'_>> {
     let (line, mut data) = cut_line(payload)?;
     let mut words = line.split(|byte| *byte == b' ');
@@ -102,14 +102,14 @@ pub(super) fn payload_of(payload: &[u8]) -> Option<Payload<'_>> {
     Some(Payload { form: words.next()?, name: words.next()?, headers, data })
 }
 
-/// What stands before and after the first line feed.
+/// Splits at the first line feed.
 fn cut_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(b'\n', bytes)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-/// The draft that lies in a message; `None` where its subject is no topic, which only others can have published.
-/// `received_ms` is when NATS took it: the time of an event that has none of its own.
+/// Decodes a message as a draft; `None` where its subject is no topic, which only another program can have published.
+/// `received_ms` is when NATS took the message: the time of an event that has none of its own.
 pub(super) fn draft(topic: &str, payload: &[u8], received_ms: u64) -> Option<Draft> {
     let topic: Topic = topic.parse().ok()?;
     Some(ours(&topic, payload).unwrap_or_else(|| foreign(topic, payload).draft(received_ms)))
@@ -127,7 +127,7 @@ fn ours(topic: &Topic, payload: &[u8]) -> Option<Draft> {
     let time_ms = next()?.parse().ok()?;
     let content = next()?;
     let content = [Content::Json, Content::Base64, Content::Deletion].into_iter().find(|one| word(*one) == content)?;
-    // Headers and data are made safe again: whoever may publish to the subject could have written these lines as well.
+    // Headers and data are made safe again: any client of NATS with access to the subject could have written these lines as well.
     let mut event = match content {
         Content::Deletion => NewEvent::deletion(topic.clone()),
         Content::Base64 => NewEvent::new(topic.clone(), Data::encoded(serde_json::from_str(data).ok()?).ok()?),
@@ -157,7 +157,7 @@ fn foreign(topic: Topic, payload: &[u8]) -> NewEvent {
     NewEvent::new(topic, data)
 }
 
-/// The headers by which JetStream knows a repeat of this draft: of its topic and id, or, where it has none, of our own
+/// The headers by which JetStream recognizes a duplicate of this draft: by its topic and id, or, where it has no id, by our
 /// attempt to publish it.
 pub(super) fn headers(draft: &Draft, window: bool) -> HeaderMap {
     let id = match draft.id() {
@@ -169,11 +169,11 @@ pub(super) fn headers(draft: &Draft, window: bool) -> HeaderMap {
     headers
 }
 
-/// The key of a topic and an id. A digest: every server keeps each key for the whole window, and the pair may be long.
-/// Truncated to 168 bits, which nobody finds a second text for.
+/// The deduplication key of a topic and an id. It is a digest, since every server keeps each key for the whole window and the
+/// pair may be long; truncated to 168 bits, for which no second preimage can be found.
 pub(super) fn key_of(topic: &Topic, id: &str) -> String {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    // A topic has no NUL in it, so the pair is told from every other.
+    // A topic contains no NUL, so no two pairs have the same encoding.
     digest.update(topic.as_str().as_bytes());
     digest.update(b"\0");
     digest.update(id.as_bytes());
@@ -184,7 +184,7 @@ fn attempt_key() -> String {
     format!("a{}", base64(uuid::Uuid::new_v4().as_bytes()))
 }
 
-/// Text of any kind in letters, digits, `-` and `_`.
+/// Any bytes in letters, digits, `-` and `_`.
 pub(super) fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -241,7 +241,7 @@ mod tests {
             payload(&new.with_headers(EventHeaders::json(headers).unwrap()).draft(7))
         };
         let traced = new(r#"{"traceparent":"x","tracestate":"y"}"#);
-        assert_eq!(payload_of(&traced), payload_of(&new("{}")), "in whichever version");
+        assert_eq!(payload_of(&traced), payload_of(&new("{}")), "in either version");
         assert_ne!(payload_of(&new(r#"{"a":"1"}"#)), payload_of(&new("{}")));
         assert_ne!(payload_of(&new(r#"{"a":"1"}"#)), payload_of(&new(r#"{"a":"2"}"#)));
         assert_ne!(payload_of(&payload(&NewEvent::deletion(topic.clone()).draft(7))), payload_of(&new("{}")));

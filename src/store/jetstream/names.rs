@@ -1,24 +1,24 @@
-//! What things are called in NATS.
+//! The names of the stream, the buckets and the subjects in NATS.
 
 use super::error::OptionsError;
 use crate::store::NoteKind;
 
-/// Longest prefix, in bytes.
+/// The longest prefix, in bytes.
 const PREFIX_MAX_BYTES: usize = 32;
 
-/// The names of one installation: its prefix stands in all of them.
+/// The names of one installation: each begins with its prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
     /// The stream that is the log.
     pub(super) stream: String,
-    /// What stands before a topic in a subject.
+    /// The prefix of a topic in a NATS subject.
     subject_root: String,
 }
 
 impl Names {
     /// # Errors
-    /// Where the prefix cannot stand in the name of a stream, a bucket and a subject alike.
+    /// Where the prefix is not valid in the names of a stream, a bucket and a subject alike.
     pub(super) fn new(prefix: &str) -> Result<Self, OptionsError> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if prefix.is_empty() || prefix.len() > PREFIX_MAX_BYTES || !prefix.bytes().all(legal) {
@@ -31,8 +31,8 @@ impl Names {
         })
     }
 
-    /// The subject of a topic, or of a pattern: the rules of both are NATS's own, and the prefix keeps what begins with
-    /// `$` out of the way.
+    /// The NATS subject of a topic or a pattern. Both follow NATS's own rules, and the prefix avoids subjects that
+    /// begin with `$`.
     pub(super) fn subject(&self, topic: &str) -> String {
         [&self.subject_root, topic].concat()
     }
@@ -42,27 +42,27 @@ impl Names {
         self.subject(">")
     }
 
-    /// The topic that a subject stands for.
+    /// The topic of a NATS subject.
     pub(super) fn topic<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject.strip_prefix(&self.subject_root)
     }
 
-    /// The bucket that is written to as a proof of a quorum.
+    /// The bucket for the writes that prove a quorum.
     pub(super) fn quorum_bucket(&self) -> String {
         format!("{}-quorum", self.prefix)
     }
 
-    /// The bucket of the marks that say whose share a record takes.
+    /// The bucket of the marks of each share's records.
     pub(super) fn shares_bucket(&self) -> String {
         format!("{}-shares", self.prefix)
     }
 
-    /// Where nodes ask each other how far a client was sent everything.
+    /// The subject of requests for how far a client was sent every event.
     pub(super) fn sent_subject(&self) -> String {
         format!("{}.sent", self.prefix)
     }
 
-    /// Where nodes tell each other how far their clocks are from NATS's.
+    /// The subject of the nodes' clock announcements.
     pub(super) fn clock_subject(&self) -> String {
         format!("{}.clock", self.prefix)
     }

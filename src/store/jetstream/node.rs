@@ -1,4 +1,4 @@
-//! What all parts of the store share: the connection, the names, and what is known of the log.
+//! What all parts of the store share: the connection, the names, and the known state of the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,19 +22,19 @@ use crate::cursor::{Cursor, Epoch, Position};
 use crate::store::{Bounds, StoreError};
 use crate::sync::lock;
 
-/// How long one request may take before it is asked again.
+/// The timeout of one request, after which it is retried.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the store tries to get something done before it says that NATS is away.
+/// The deadline of an operation, after which the store reports that NATS does not answer.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How often the leader is asked again that is behind what a copy has shown.
 const LEADER_BEHIND_MAX: u32 = 10;
 
-/// Acknowledgements of publishes that may be outstanding: more than [`super::publish`] lets in.
+/// Outstanding acknowledgements of publishes: more than [`super::publish`] admits.
 const ACKS_MAX: usize = 64 << 10;
 
-/// The node's end of a stream, shared by all its parts.
+/// This node's connection to the stream and its state, shared by all parts.
 pub(super) struct Node {
     pub(super) client: Client,
     pub(super) context: Context,
@@ -43,18 +43,18 @@ pub(super) struct Node {
     pub(super) link: watch::Receiver<Link>,
     known: Mutex<Known>,
     replicated: AtomicBool,
-    /// How far the feed has come, for those who wait for it.
+    /// The feed's progress, for tasks that wait for it.
     fed: watch::Sender<Fed>,
-    /// The stream may be another one, or gone: the feed looks.
+    /// Notified where the stream may have been replaced or deleted: the feed checks.
     pub(super) suspicion: Notify,
     looks: SingleFlight<Seen>,
     proofs: SingleFlight<Seen>,
     servers: Arc<Servers>,
-    /// How far this node's clock is from others.
+    /// How far this node's clock is from the others.
     pub(super) skew: Skew,
 }
 
-/// What this process knows of the log.
+/// This process's knowledge of the log.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     epoch: Epoch,
@@ -62,29 +62,29 @@ struct Known {
     last: Position,
 }
 
-/// How far the feed has come.
+/// The feed's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fed {
-    /// Whether there is a feed at all.
+    /// Whether a feed is running at all.
     pub(super) following: bool,
     pub(super) epoch: Epoch,
     pub(super) position: Position,
 }
 
-/// What the stream's leader said at one moment.
+/// The state of the stream as its leader reported it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) epoch: Epoch,
-    /// Everything up to here is gone, or about to go by its age.
+    /// Every event up to this position is trimmed, or about to expire.
     pub(super) floor: Position,
     pub(super) last: Position,
-    /// Whether there is more than one copy.
+    /// Whether there is more than one replica.
     pub(super) replicated: bool,
-    /// How long before, at the least, the leader had a majority of the copies behind it.
+    /// How long ago, at most, the leader had a majority of the replicas behind it.
     pub(super) quorum_age: Duration,
 }
 
-/// Those that ask a node, to be served.
+/// The callers that wait for this node's shared requests, to be served.
 pub(super) struct NodeCallers {
     /// For [`Node::look`].
     pub(super) looking: Callers<Seen>,
@@ -93,7 +93,7 @@ pub(super) struct NodeCallers {
 }
 
 impl Node {
-    /// The node over a connection, and those that will ask it.
+    /// A node over a connection, and the queues of its shared requests.
     pub(super) fn new(connection: Connection, names: Names, plan: Plan, seen: Seen) -> (Arc<Self>, NodeCallers) {
         let Connection { client, link, servers } = connection;
         let context = context(&client);
@@ -124,13 +124,13 @@ impl Node {
         Bounds { epoch: known.epoch, began: Position::ZERO, floor: known.floor, last: known.last }
     }
 
-    /// Whether the stream has more than one copy.
+    /// Whether the stream has more than one replica.
     pub(super) fn is_replicated(&self) -> bool {
         self.replicated.load(Ordering::Relaxed)
     }
 
-    /// Notes what the leader said; says whether the floor has moved. What it said of another stream is the feed's to
-    /// find out.
+    /// Records what the leader reported; returns whether the floor has moved. A report about another stream is ignored here: the
+    /// feed switches streams.
     pub(super) fn saw(&self, seen: &Seen) -> bool {
         self.replicated.store(seen.replicated, Ordering::Relaxed);
         let mut known = lock(&self.known);
@@ -143,7 +143,7 @@ impl Node {
         moved
     }
 
-    /// Notes that an event is at this position, durable. Of as many as are kept, the oldest are gone with that.
+    /// Records that a durable event is at this position. Where retention limits the number of events, the floor follows.
     pub(super) fn reached(&self, epoch: Epoch, position: Position) {
         let mut known = lock(&self.known);
         if known.epoch == epoch {
@@ -154,7 +154,7 @@ impl Node {
         }
     }
 
-    /// Notes that everything up to here is gone.
+    /// Records that every event up to this position is trimmed.
     pub(super) fn lost(&self, epoch: Epoch, floor: Position) {
         let mut known = lock(&self.known);
         if known.epoch == epoch {
@@ -162,12 +162,12 @@ impl Node {
         }
     }
 
-    /// The log is another one from here on.
+    /// Switches to another log.
     pub(super) fn became(&self, seen: &Seen) {
         *lock(&self.known) = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
     }
 
-    /// Tells those who wait that the feed has come so far.
+    /// Notifies the waiting tasks of the feed's progress.
     pub(super) fn fed_to(&self, epoch: Epoch, position: Position) {
         self.fed.send_replace(Fed { following: true, epoch, position });
     }
@@ -176,47 +176,48 @@ impl Node {
         *self.fed.borrow()
     }
 
-    /// Waits until the feed fulfils something, or the time is up; says whether it does.
+    /// Waits until the feed's progress satisfies a condition, or the deadline has passed; returns whether it does.
     pub(super) async fn until_fed(&self, end: Instant, mut holds: impl FnMut(&Fed) -> bool) -> bool {
         let mut fed = self.fed.subscribe();
         timeout_at(end, fed.wait_for(|fed| !fed.following || holds(fed))).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// Whether the connection is there.
+    /// Whether the connection is up.
     pub(super) fn is_up(&self) -> bool {
         self.link.borrow().up
     }
 
-    /// Waits for the connection; says whether it was there in time.
+    /// Waits for the connection; returns whether it was up by the deadline.
     pub(super) async fn until_up(&self, end: Instant) -> bool {
         let mut link = self.link.clone();
         timeout_at(end, link.wait_for(|link| link.up)).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// A look at the stream that begins after this call: what is asked for at the same time is one question.
+    /// The stream's state from a request that begins after this call; concurrent calls share one request.
     pub(super) async fn look(&self) -> Result<Seen, StoreError> {
         self.looks.ask().await
     }
 
-    /// A look at the stream, with the proof that a majority says the same: what to believe where a client would lose something by it.
-    /// See [`super::quorum`].
+    /// The stream's state with the proof that a majority agrees: for decisions that would take something from a client. See
+    /// [`super::quorum`].
     pub(super) async fn proven(&self) -> Result<Seen, StoreError> {
         self.proofs.ask().await
     }
 
-    /// Leaves the server that is connected to for another one; says whether there is one.
+    /// Reconnects to another server; returns whether there is another one.
     pub(super) async fn leave_server(&self) -> bool {
         let pool = self.client.server_pool().await.unwrap_or_default();
         if pool.len() < 2 {
             return false;
         }
         let server = self.servers.leave().unwrap_or_default();
-        tracing::warn!(%server, "the NATS server has no quorum: it is cut from the others, or they are down; trying another");
+        tracing::warn!(%server, "the NATS server has no quorum: it is partitioned from the others, or they are down; trying another server");
         self.client.force_reconnect().await.is_ok()
     }
 
-    /// A look by a leader that is not behind what somebody has been given. A copy may take in what is agreed on before
-    /// the leader itself has, and hand it to another node's feed; and one that has just been replaced may not know it.
+    /// The stream's state from a leader that is not behind a position that a reader was given. A replica may apply an agreed
+    /// message before the leader itself does, and deliver it to another node's feed; and a replica that has just lost the
+    /// leadership may not know it.
     pub(super) async fn look_past(&self, given: Cursor) -> Result<Seen, StoreError> {
         let mut seen = self.look().await?;
         for _ in 0..LEADER_BEHIND_MAX {
@@ -229,8 +230,8 @@ impl Node {
         Ok(seen)
     }
 
-    /// The log's bounds as the leader knows them, to judge a cursor by. Where the stream has become another one, this
-    /// process has taken that in when this returns.
+    /// The log's bounds as the leader knows them, to validate a cursor. Where the stream has been replaced, this process has
+    /// switched to the new one when this returns.
     pub(super) async fn refresh(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
         let mut seen = self.look_past(cursor).await?;
         if seen.epoch != cursor.epoch || seen.last < cursor.position {
@@ -244,11 +245,11 @@ impl Node {
         if bounds.epoch == seen.epoch {
             Ok(bounds)
         } else {
-            Err(StoreError::Busy("the log has just become another one"))
+            Err(StoreError::Busy("the log has just been replaced by another one"))
         }
     }
 
-    /// Asks JetStream's interface, again where it does not answer, until the time is up.
+    /// Sends a request to JetStream's API, and retries until the deadline where there is no answer.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         subject: &str,
@@ -282,12 +283,12 @@ pub(super) fn context(client: &Client) -> Context {
         .build(client.clone())
 }
 
-/// JetStream did not do what it was asked.
+/// A failed request to JetStream's API.
 #[derive(Debug)]
 pub(super) enum AskError {
-    /// It did not answer, or only that it could not at the moment.
+    /// No answer, or only a passing error.
     Away,
-    /// It said no.
+    /// JetStream refused the request.
     Refused(async_nats::jetstream::Error),
 }
 
@@ -305,7 +306,7 @@ impl From<AskError> for StoreError {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Away => away(),
-            AskError::Refused(error) => Self::unavailable(format!("JetStream refuses: {error}")),
+            AskError::Refused(error) => Self::unavailable(format!("JetStream refuses the request: {error}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Notes, in a bucket of each kind.
+//! Notes (tickets, bans, revocations), with a bucket for each kind.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,23 +22,23 @@ use crate::clock::{self, Moment};
 use crate::store::{Note, NoteKind, NoteSink, StoreError};
 use crate::sync::lock;
 
-/// A note stays a little past its end, so that a node whose clock is behind does not miss it.
+/// A note outlives its expiry a little, so that a node whose clock is behind does not miss it.
 const PAST_END: Duration = Duration::from_secs(60);
 
-/// Between two tries to watch a bucket.
+/// The delay before the watch of a bucket is retried.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a start waits until all bans and revocations have been heard: a hundred thousand take some seconds.
+/// How long a start waits until all bans and revocations have been received: a hundred thousand take some seconds.
 const KNOWN_WAIT: Duration = Duration::from_secs(30);
 
-/// What is watched.
+/// The kinds that are watched.
 const WATCHED: [NoteKind; 2] = [NoteKind::Ban, NoteKind::Revocation];
 
 #[derive(Deserialize, Serialize)]
 struct Stored {
     key: String,
     value: String,
-    /// By the clock of NATS.
+    /// The expiry by NATS's clock.
     until_ms: u64,
 }
 
@@ -48,16 +48,16 @@ pub(super) struct Notes {
     bans: Bucket,
     revocations: Bucket,
     watch: Mutex<Watch>,
-    /// What the believed time was ahead of the wall clock at the last maintenance, in milliseconds.
+    /// How far the trusted time was ahead of the wall clock at the last maintenance, in milliseconds.
     believed_ahead_ms: AtomicI64,
-    /// Of which kinds, in the order of [`WATCHED`], the sink has been told all that there is.
+    /// For each kind of [`WATCHED`], in order: whether the sink has received every existing note.
     known: watch::Sender<[bool; 2]>,
 }
 
 #[derive(Default)]
 struct Watch {
     sink: Option<Arc<dyn NoteSink>>,
-    /// Of which revision of a key the sink was told, so that it does not hear of its own saving twice.
+    /// The revision of each key that the sink has received, so that a note saved by this node is not delivered twice.
     told: HashMap<(NoteKind, String), (u64, u64)>,
 }
 
@@ -110,7 +110,7 @@ impl Notes {
         let bucket = self.bucket(kind);
         let mut entry = bucket.get(node, &key(name), end).await?;
         if entry.is_none() {
-            // To remove one is a proof in itself; that there is none needs another.
+            // A successful removal is a proof in itself; a missing note needs another.
             node.proven().await?;
             entry = bucket.get(node, &key(name), end).await?;
         }
@@ -131,11 +131,11 @@ impl Notes {
             return;
         }
         *told = (revision, note.until_ms.max(now_ms) + PAST_END.as_millis() as u64);
-        // Under the lock, so that it hears of the newest last. It never blocks.
+        // Under the lock, so that the newest note is delivered last. `push` never blocks.
         sink.push(note);
     }
 
-    /// Forgets of what the sink was told that has ended.
+    /// Drops the revisions of expired notes.
     pub(super) fn expire(&self, now: &Moment) {
         let ahead_ms = now.believed_ms.cast_signed().saturating_sub(now.wall_ms.cast_signed());
         self.believed_ahead_ms.store(ahead_ms, Ordering::Relaxed);
@@ -143,20 +143,20 @@ impl Notes {
         lock(&self.watch).told.retain(|_, (_, until_ms)| *until_ms > now_ms);
     }
 
-    /// The time by which notes end: a jump of this node's clock does not end what others have made, nor its own too early for them.
+    /// The time by which notes expire: a jump of this node's clock neither keeps nor ends the other nodes' notes.
     fn believed_ms(&self) -> u64 {
         clock::wall_ms().saturating_add_signed(self.believed_ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// How far NATS's clock is ahead of the time by which notes end here, in milliseconds. In the bucket they end by NATS's: so they
-    /// do at the same moment for all nodes, whatever their clocks say. In whole seconds, or the end would move by what the
-    /// measurements differ by.
+    /// How far NATS's clock is ahead of the time by which notes expire here, in milliseconds. In the bucket notes expire by
+    /// NATS's clock, so they expire at the same moment for all nodes, whatever their clocks. Rounded to seconds, or the expiry
+    /// would move with every measurement.
     fn nats_ahead_ms(&self, node: &Node) -> i64 {
         let ahead_ms = node.skew.nats_ahead_ms().saturating_sub(self.believed_ahead_ms.load(Ordering::Relaxed));
         ahead_ms.saturating_add(500).div_euclid(1000).saturating_mul(1000)
     }
 
-    /// What lies in a bucket; `None` where it is not ours.
+    /// Decodes a value; `None` where it is foreign.
     fn read(&self, node: &Node, kind: NoteKind, value: &[u8]) -> Option<Note> {
         let stored: Stored = serde_json::from_slice(value).ok()?;
         let value = base64::engine::general_purpose::STANDARD.decode(stored.value).ok()?;
@@ -164,7 +164,7 @@ impl Notes {
         Some(Note { kind, key: stored.key, value, until_ms })
     }
 
-    /// Watches the buckets from the beginning, again whenever a watch breaks.
+    /// Watches the buckets from the beginning, and restarts a watch that breaks.
     pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn NoteSink>) {
         lock(&self.watch).sink = Some(sink);
         for kind in WATCHED {
@@ -172,7 +172,7 @@ impl Notes {
             tokio::spawn(async move {
                 loop {
                     if let Err(error) = notes.watch_once(&node, kind).await {
-                        tracing::debug!(%error, kind = kind.name(), "the notes are not watched; trying again");
+                        tracing::debug!(%error, kind = kind.name(), "the watch of the notes failed: retrying");
                     }
                     notes.set_known(kind, false);
                     tokio::time::sleep(WATCH_AGAIN).await;
@@ -181,12 +181,12 @@ impl Notes {
         }
     }
 
-    /// Whether the sink has been told of all that there is, and hears of what is saved.
+    /// Whether the sink has received every existing note, and receives each one that is saved.
     pub(super) fn are_known(&self) -> bool {
         self.known.borrow().iter().all(|known| *known)
     }
 
-    /// Waits until they are known.
+    /// Waits until the notes are known.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] where that takes longer than half a minute.
@@ -234,8 +234,8 @@ impl Notes {
         let mut link = node.link.clone();
         let made = link.borrow().made;
         loop {
-            // What is saved elsewhere while the connection is gone is not known here: then it is said, and read again. To
-            // leave that to the consumer would be to say nothing until its heartbeats are missed.
+            // While the connection is down, notes saved elsewhere are not received: then the notes count as unknown, and are read
+            // again. Leaving that to the consumer would report nothing until its heartbeats are missed.
             let message = tokio::select! {
                 message = messages.next() => message,
                 _ = link.wait_for(|link| !link.up || link.made != made).map(drop) => return Ok(()),
@@ -254,7 +254,7 @@ impl Notes {
     }
 }
 
-/// Any text as a key of a bucket: one token.
+/// Encodes any text as a bucket's key of one level.
 fn key(text: &str) -> String {
     format!("k{}", base64(text.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! What nodes tell each other of themselves: that they are there, and how far their clocks are from NATS's.
+//! The presence messages of nodes: each node announces itself, and how far its clock is from NATS's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use futures_util::StreamExt as _;
 use super::node::Node;
 use super::skew::parse;
 
-/// How often a node tells the others its distance from NATS.
+/// The interval of a node's announcements.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tells the other nodes, and hears them, for as long as the store's thread runs.
+/// Sends this node's announcements and receives the others', for as long as the store's thread runs.
 pub(super) async fn exchange(node: Arc<Node>) {
     loop {
         if let Ok(mut heard) = node.client.subscribe(node.names.clock_subject()).await {
@@ -23,13 +23,13 @@ pub(super) async fn exchange(node: Arc<Node>) {
                         let Some(message) = message else { break };
                         let is_new = parse(&message.payload).is_some_and(|(other, ms)| node.skew.heard(other, ms));
                         if is_new {
-                            // It does not know this node either.
+                            // A new node does not know this node either.
                             tell.reset_immediately();
                         }
                     }
                     _ = tell.tick() => {
                         node.skew.log();
-                        // Where this does not arrive the next one does.
+                        // A lost announcement is made up for by the next one.
                         let _ = node.client.publish(node.names.clock_subject(), node.skew.told()).await;
                     }
                 }

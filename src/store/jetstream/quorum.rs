@@ -1,18 +1,18 @@
-//! Whether NATS, as this node reaches it, speaks for a majority.
+//! Proofs that NATS, as this node reaches it, speaks for a majority of the replicas.
 //!
-//! A server that is cut from its peers goes on answering for the streams that it leads, for ten seconds and more, from a log that ends
-//! where the cut began. Believed, it would send clients back that are further, and they would hear events twice. So what takes
-//! something from a client (its cursor is ahead, its events are trimmed, its log is another one, its record is not there) is believed
-//! only with a proof:
+//! A server that is partitioned from its peers goes on answering for the streams that it leads, for ten seconds and more, from a
+//! log that ends where the partition began. If its answers were believed, clients that are further would be sent back, and would
+//! receive events twice. So an answer that takes something from a client (its cursor is ahead, its events are trimmed, the log is
+//! another one, its record does not exist) is believed only with a proof:
 //!
-//! 1. A write is acknowledged that the servers have to agree on: to a bucket of its own beside the log, so that the log holds events and
-//!    nothing else. (A write to the log itself that is bound to be refused would not do: some versions of NATS refuse it before they
-//!    agree, others stop the stream over it.)
-//! 2. After that, over the same connection, the log's leader answers, and has heard from a majority of the copies less than
-//!    [`QUORUM_AGE_MAX`] ago: sooner than those could have elected another.
+//! 1. A write that needs agreement of the servers is acknowledged. It goes to a bucket of its own beside the log, so that the log
+//!    holds events and nothing else. (A write to the log itself that is bound to be refused was rejected: some versions of NATS
+//!    refuse it before they agree, others stop the stream over it.)
+//! 2. After that, over the same connection, the log's leader answers, and has heard from a majority of the replicas less than
+//!    [`QUORUM_AGE_MAX`] ago: before they could have elected another leader.
 //!
-//! One proof serves all that wait for one. Where there is none within the deadline, the node does not know: readers wait or get 503, and
-//! the node is not ready. A server without a quorum is left for another one.
+//! One proof serves all callers that wait for one. Where there is none within the deadline, the state of the log is unknown:
+//! readers wait or get 503, and the node is not ready. A server without a quorum is left for another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,31 +26,31 @@ use super::look::{describe, look_until, quorum_age};
 use super::node::{Node, REQUEST_TIMEOUT, Seen};
 use crate::store::StoreError;
 
-/// The one key of the bucket.
+/// The only key of the bucket.
 const KEY: &str = "proof";
 
-/// The copies of a stream elect another leader after four seconds of silence at the earliest.
+/// The replicas of a stream elect another leader after four seconds of silence at the earliest.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(3);
 
-/// How long a proof may take: an election takes longer, and whoever waits for it comes back.
+/// The deadline of a proof. An election takes longer; callers retry.
 const PROOF_WAIT: Duration = Duration::from_secs(3);
 
-/// Between two proofs: at most fifty a second, however many wait.
+/// The interval between two proofs: at most fifty a second, however many callers wait.
 pub(super) const PROOF_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often the connection's server is looked at.
+/// How often the connected server is checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a server is kept whose leader hears from no majority: the others may have just begun to elect another.
+/// How long a server is kept whose leader hears from no majority: the other replicas may have just begun to elect another leader.
 const PATIENCE_ALONE: Duration = Duration::from_secs(4);
 
 /// The same where no leader answers: most elections are over by then.
 const PATIENCE_SILENT: Duration = Duration::from_secs(7);
 
-/// How often the patience is doubled where the servers before had no quorum either: then it is not the server.
+/// How often the patience is doubled where the previous servers had no quorum either: then this server is not the cause.
 const DOUBLED_MAX: u32 = 3;
 
-/// What the log's leader says, with the proof that it leads.
+/// The state of the log from its leader, with the proof that it leads.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] where there is no proof within the deadline.
@@ -71,13 +71,13 @@ pub(super) async fn prove(node: &Node) -> Result<Seen, StoreError> {
     }
 }
 
-/// Writes what the servers have to agree on.
+/// A write on which the servers have to agree.
 async fn agree(node: &Node, end: Instant) -> Result<(), StoreError> {
     let bucket = Bucket::new(node.names.quorum_bucket());
     bucket.put(node, KEY, Bytes::new(), Put::default(), end).await.map(drop)
 }
 
-/// Leaves a server that is without a quorum for another one, for as long as the store's thread runs.
+/// Leaves a server without a quorum for another one, for as long as the store's thread runs.
 pub(super) async fn watch(node: Arc<Node>) {
     let mut had_quorum = Instant::now();
     let (mut made, mut left) = (0, 0);
@@ -104,14 +104,14 @@ pub(super) async fn watch(node: Arc<Node>) {
     }
 }
 
-/// How the log's leader is, as seen from here.
+/// The state of the log's leader, as seen from this node.
 #[derive(Clone, Copy, Debug)]
 enum Leader {
-    /// It had a quorum at this moment, not long ago.
+    /// The leader had a quorum at this moment, not long ago.
     Leads(Instant),
-    /// It has none.
+    /// The leader has no quorum.
     Alone,
-    /// It does not answer.
+    /// No leader answers.
     Silent,
 }
 

@@ -1,10 +1,10 @@
-//! Reading behind the tail: batched direct reads by subject, which any copy of the stream answers from its index, without
-//! a consumer that the cluster would have to agree on.
+//! Reads behind the tail: batched direct reads by subject, which any replica of the stream answers from its index. A consumer,
+//! which the cluster would have to agree on, is not needed.
 //!
-//! A copy may be behind the others, and a direct read is silent about it; so it decides nothing on its own. What it does
-//! bring is in order, without holes up to the last event of it. That nothing more comes after that is asked of the
-//! stream's leader, up to what was known to be there when the read began; and so is, after the read, what has been
-//! trimmed: JetStream answers a read from a trimmed position silently with a later event.
+//! A replica may lag behind the others, and a direct read does not report that; so its end decides nothing. The messages that it
+//! does return are in order and without holes. Two facts are therefore requested from the stream's leader: that no more messages
+//! follow, up to the end of the log as known when the read began; and, after the read, what has been trimmed, since JetStream
+//! answers a read from a trimmed position silently with a later event.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
 
-/// Reads of the log under way on a node.
+/// Concurrent reads of the log on a node.
 const READS_MAX: usize = 16;
 
-/// Most events of one direct read.
+/// The most events of one direct read.
 const SLICE_EVENTS: usize = 1000;
 
-/// Fewest bytes that a direct read is worth.
+/// The fewest bytes that are worth a direct read.
 const SLICE_BYTES_MIN: usize = 64 << 10;
 
-/// Most bytes of one direct read: what the connection is made to carry at a time.
+/// The most bytes of one direct read: what the connection should carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
 
 /// The reads of a node.
@@ -44,7 +44,7 @@ impl Reader {
         Self { places: Semaphore::new(READS_MAX) }
     }
 
-    /// One step of a search for the newest that match. Others have their turn between two steps.
+    /// One step of a search for the newest matching events. Other reads get their turn between two steps.
     pub(super) async fn search_last(
         &self,
         node: &Node,
@@ -58,7 +58,7 @@ impl Reader {
     async fn place(&self, end: Instant) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
         let place = tokio::time::timeout_at(end, self.places.acquire()).await;
         let place = place.map_err(|_| StoreError::Busy("too many reads of the log are waiting"))?;
-        // Never closed.
+        // The semaphore is never closed.
         Ok(place.ok())
     }
 
@@ -91,12 +91,12 @@ impl Reader {
 
 struct Collected {
     epoch: Epoch,
-    /// What was known to be in the log when the read began.
+    /// The end of the log as known when the read began.
     known: Position,
     events: Vec<Arc<Event>>,
     bytes: usize,
     through: Position,
-    /// What looking for them has cost, in rows.
+    /// The cost of the search, in rows.
     looked_at: u64,
 }
 
@@ -114,7 +114,7 @@ impl Collected {
         self.events_left(request) == 0 || self.bytes >= request.bytes_max || self.through >= self.known
     }
 
-    /// Reads on, by each filter; says whether that came any further.
+    /// Reads one slice per filter; returns whether `through` has moved.
     async fn slices(
         &mut self,
         node: &Node,
@@ -128,7 +128,7 @@ impl Collected {
         let asked = filters.iter().map(|filter| direct::slice(node, from, filter.as_deref(), count, bytes, end));
         let slices = try_join_all(asked).await?;
         self.looked_at += filters.len() as u64 * DIRECT_READ_ROWS;
-        // Up to where each filter has shown all there is, and so all of them have.
+        // Up to the position up to which all filters' slices are complete.
         let ends = filters.iter().zip(&slices).map(|(filter, slice)| self.end_of(node, filter.as_deref(), slice, end));
         let through = try_join_all(ends).await?.into_iter().min().unwrap_or(self.known);
         let mut found: Vec<Arc<Event>> = slices
@@ -138,7 +138,7 @@ impl Collected {
             .filter_map(|message| message.event(node, self.epoch))
             .collect();
         found.sort_unstable_by_key(|event| event.position());
-        // What two patterns match came twice.
+        // An event that two patterns match was read twice.
         found.dedup_by_key(|event| event.position());
         for event in found {
             if self.events_left(request) == 0 || self.bytes >= request.bytes_max {
@@ -152,7 +152,7 @@ impl Collected {
         Ok(self.through >= from)
     }
 
-    /// Up to where a filter's slice is complete.
+    /// The position up to which a filter's slice is complete.
     async fn end_of(
         &self,
         node: &Node,
@@ -167,18 +167,19 @@ impl Collected {
         if last >= self.known {
             return Ok(self.known);
         }
-        // The copy has no more; the leader knows whether that is so, once it has itself what this node has heard of.
+        // The replica has no more messages. Whether that holds is the leader's to say, once the leader has everything that this
+        // node knows of.
         let seen = node.look_past(Cursor::new(self.epoch, self.known)).await?;
         let known = if seen.epoch == self.epoch { self.known.min(seen.last) } else { self.through };
         let next = leader_next(node, filter, last.next(), end).await?;
         Ok(next.map_or(known, |next| next.before().min(known)).max(last))
     }
 
-    /// The page, without what has been trimmed meanwhile, and with the gap that this leaves.
+    /// The page without what has been trimmed meanwhile, and with the resulting gap.
     fn above(mut self, request: &ReadRequest, seen: &Seen) -> Page {
         let trimmed = (seen.floor > request.after).then(|| Trimmed {
             to: seen.floor,
-            // Which of them lost something is not known to JetStream.
+            // JetStream does not know which of the patterns lost events.
             patterns: request.patterns.iter().cloned().collect(),
         });
         if trimmed.is_some() {
@@ -190,7 +191,7 @@ impl Collected {
     }
 }
 
-/// Where the leader has the next message that a filter matches, from a position on.
+/// The position of the leader's next message that matches a filter, from a position on.
 pub(super) async fn leader_next(
     node: &Node,
     filter: Option<&str>,

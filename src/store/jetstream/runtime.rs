@@ -1,4 +1,4 @@
-//! A thread with a runtime of its own: whoever asks the store something may run on any runtime, or none.
+//! A thread with a Tokio runtime of its own: callers of the store may be on any runtime, or on none.
 
 use std::future::Future;
 
@@ -6,7 +6,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-/// The thread; it ends when this is dropped, and takes its tasks with it.
+/// The thread. Dropping this handle ends the thread and its tasks.
 pub(super) struct Runtime {
     handle: Handle,
     _alive: oneshot::Sender<()>,
@@ -18,13 +18,13 @@ impl Runtime {
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel();
         std::thread::Builder::new().name("nats".into()).spawn(move || {
-            // Only ever an error: the sender is dropped.
+            // Always an error: the sender is dropped.
             let _: Result<(), _> = runtime.block_on(ended);
         })?;
         Ok(Self { handle, _alive: alive })
     }
 
-    /// Begins to run something; its outcome, or `None` where the thread ended first.
+    /// Spawns a future; returns its output, or `None` where the thread ended first.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -33,7 +33,7 @@ impl Runtime {
         async move { running.await.ok() }
     }
 
-    /// Runs something beside the rest.
+    /// Spawns a background task.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.handle.spawn(work).abort_handle()
     }

@@ -1,7 +1,9 @@
-//! How far other nodes have sent a client everything: an acknowledgement that comes to this node can be of what another one sent.
+//! How far other nodes have sent a client every event: an acknowledgement may arrive at this node for events that another node
+//! sent.
 //!
-//! Only the nodes know, in memory: to save it with every event would be a write an event and client. So they are asked, all at once,
-//! by a message that is not stored. Where one of them does not answer, it may have sent anything.
+//! Only the nodes know that, in memory: saving it with every event would cost a write per event and client. So this node sends
+//! one request to all others, over a subject that is not stored. Where one of them does not answer, it has to be assumed that it
+//! may have sent anything.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,13 +19,13 @@ use super::node::Node;
 use crate::cursor::Position;
 use crate::store::{SentBy, SentElsewhere};
 
-/// How long the other nodes may take to answer.
+/// The timeout for the other nodes' answers.
 const ANSWER_WAIT: Duration = Duration::from_millis(500);
 
-/// Between two tries to listen for questions.
+/// The delay before the subscription to the other nodes' requests is retried.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Asks the other nodes how far they have sent a client everything.
+/// Requests from the other nodes how far they have sent a client every event.
 pub(super) async fn ask(node: &Node, client: Uuid) -> SentElsewhere {
     let others = node.skew.others();
     if others.is_empty() && !node.skew.is_young() {
@@ -38,7 +40,7 @@ pub(super) async fn ask(node: &Node, client: Uuid) -> SentElsewhere {
     }
     let mut silent: HashSet<Uuid> = others.into_iter().collect();
     let mut sent = SentElsewhere::Nothing;
-    // One that has only begun does not know all the others yet: it waits for whoever may answer.
+    // A node that has just started does not know all the others yet, so it waits for every answer until the timeout.
     while !silent.is_empty() || node.skew.is_young() {
         let Ok(Some(answer)) = timeout_at(end, answers.next()).await else { break };
         let Some((other, position)) = answer_of(&answer.payload) else { continue };
@@ -50,7 +52,7 @@ pub(super) async fn ask(node: &Node, client: Uuid) -> SentElsewhere {
     if silent.is_empty() { sent } else { SentElsewhere::Unknown }
 }
 
-/// Answers the other nodes, for as long as the store's thread runs.
+/// Answers the other nodes' requests, for as long as the store's thread runs.
 pub(super) async fn answer(node: Arc<Node>, sent_by: Arc<dyn SentBy>) {
     loop {
         if let Ok(mut questions) = node.client.subscribe(node.names.sent_subject()).await {
@@ -66,7 +68,7 @@ async fn answer_one(node: &Node, sent_by: &dyn SentBy, question: Message) {
     let Some((asking, client)) = question_of(&question.payload) else { return };
     let Some(inbox) = question.reply.filter(|_| asking != node.skew.own()) else { return };
     let position = sent_by.sent(client).map_or_else(|| "-".to_owned(), |position| position.0.to_string());
-    // Where it is lost, the asking node knows that this one may have sent anything.
+    // Where the answer is lost, the requesting node assumes that this one may have sent anything.
     let _ = node.client.publish(inbox, format!("{} {position}", node.skew.own()).into()).await;
 }
 

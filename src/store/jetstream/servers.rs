@@ -1,4 +1,4 @@
-//! Which of the servers to connect to: in turn, and not to one that was left for having no quorum while there are others.
+//! The choice of the NATS server to connect to: round robin, with servers that were left for having no quorum last.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::sync::lock;
 /// How long a server that was left is the last choice.
 const LEFT_FOR: Duration = Duration::from_secs(60);
 
-/// The servers of a node's cluster, as far as it has tried them.
+/// The servers of a node's cluster, as far as the node has tried them.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     state: Mutex<State>,
@@ -20,9 +20,9 @@ pub(super) struct Servers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one that was tried last; it is the one that is connected to, if any is.
+    /// The server that was tried last; where there is a connection, it is to this server.
     current: Option<String>,
-    /// When each was tried and left: as many as the library knows.
+    /// When each server was tried and left; bounded by the servers that the library knows.
     tried: HashMap<String, Tried>,
 }
 
@@ -33,7 +33,7 @@ struct Tried {
 }
 
 impl Servers {
-    /// The one to try next: of those that were not left of late, the one that was tried the longest ago.
+    /// The server to try next: of those that were not left recently, the one whose last attempt is the oldest.
     pub(super) fn choose(&self, pool: &[Server]) -> Option<ReconnectToServer> {
         let mut names: Vec<(String, &Server)> =
             pool.iter().map(|server| (server.addr.as_url_str().to_owned(), server)).collect();
@@ -52,7 +52,7 @@ impl Servers {
         Some(ReconnectToServer { addr: server.addr.clone(), delay: None })
     }
 
-    /// Notes that the present one is left; says which it is.
+    /// Marks the current server as left; returns its name.
     pub(super) fn leave(&self) -> Option<String> {
         let mut state = lock(&self.state);
         let current = state.current.clone()?;
@@ -88,7 +88,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!((next(), next()), (second.clone(), third.clone()), "the first one was left");
         }
-        // Where there is no other, also that one.
+        // Where there is no other server, the one that was left is chosen.
         let only = pool(&[first.rsplit('/').next().unwrap().split(':').next().unwrap()]);
         assert_eq!(servers.choose(&only).unwrap().addr.as_url_str(), first);
         assert!(servers.choose(&[]).is_none());

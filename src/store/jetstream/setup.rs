@@ -1,4 +1,4 @@
-//! The stream and the buckets: made where they are missing, checked where they are there.
+//! The configuration of the stream and the buckets: created where they are missing, checked where they exist.
 
 use std::fmt::{Debug, Write as _};
 use std::time::Duration;
@@ -13,34 +13,34 @@ use super::connect::{JetStreamOptions, refused};
 use super::names::Names;
 use crate::store::{NoteKind, OpenError, Retention, StoreOptions};
 
-/// How long a cluster may take to find a leader, or servers enough, before the start fails.
+/// How long a cluster may take to elect a leader, or to have enough servers, before the start fails.
 const SETUP_WAIT: Duration = Duration::from_secs(15);
 
-/// From this version on a stream takes batches that are stored as a whole, with ids in them.
+/// The first version whose streams accept atomic batches with message ids.
 const ATOMIC_BATCHES: (i64, i64, i64) = (2, 12, 1);
 
-/// For how long our own repeats have to be known, where a publisher's ids are not.
+/// How long our own retries have to be recognized, where publishers' ids are not.
 const OWN_WINDOW: Duration = Duration::from_secs(10);
 
-/// The shortest window that JetStream has.
+/// JetStream's shortest deduplication window.
 const WINDOW_MIN: Duration = Duration::from_millis(100);
 
-/// Copies of a stream in a cluster, unless told otherwise.
+/// The default number of replicas in a cluster.
 const REPLICAS_IN_CLUSTER: usize = 3;
 
-/// More marks than these for each client of the table are the weight of a table that is full already.
+/// Marks per client in the bucket's limit: more marks would be the weight of a table that is already full.
 const MARKS_PER_CLIENT: usize = 2;
 
-/// What is to be there.
+/// The required configuration.
 pub(super) struct Plan {
     pub(super) retention: Retention,
-    /// Whether ids of publishers count.
+    /// Whether publishers' ids are deduplicated.
     pub(super) knows_ids: bool,
-    /// How long JetStream knows an id.
+    /// JetStream's deduplication window.
     pub(super) window: Duration,
-    /// Whether batches can be stored as a whole.
+    /// Whether batches can be stored atomically.
     pub(super) atomic: bool,
-    /// How many copies are kept, where that was said.
+    /// The number of replicas, where it was given.
     replicas: Option<usize>,
     events: Config,
     buckets: Vec<Config>,
@@ -69,7 +69,7 @@ impl Plan {
             max_message_size: -1,
             max_consumers: -1,
             duplicate_window: window,
-            // What is inside the log stays there: a hole would pass for nothing.
+            // Nothing inside the log may be deleted: a hole would look like nothing was published.
             deny_delete: true,
             deny_purge: true,
             allow_direct: true,
@@ -95,7 +95,7 @@ impl Plan {
             allow_message_ttl: true,
             ..Config::default()
         };
-        // Of clients, the one longest away goes first; of notes, none goes for another.
+        // A full table of clients evicts the least recently seen one; a full bucket of notes refuses new ones.
         let mut buckets = vec![bucket(
             names.clients_bucket(),
             "Switchback's remembered clients",
@@ -118,7 +118,7 @@ impl Plan {
         Self { retention, knows_ids, window, atomic, replicas: options.replicas.map(usize::from), events, buckets }
     }
 
-    /// Makes or checks all of it; returns what the log's stream is.
+    /// Creates or checks the stream and all buckets; returns the log's stream.
     pub(super) async fn ensure(&self, context: &Context, options: &JetStreamOptions) -> Result<Info, OpenError> {
         let end = Instant::now() + SETUP_WAIT;
         let info = self.one(context, options, &self.events, end).await?;
@@ -128,16 +128,17 @@ impl Plan {
         Ok(info)
     }
 
-    /// Makes the log's stream again, as it was, where it has been deleted. Whoever uses a bucket makes that.
+    /// Creates the log's stream again, with the same configuration, where it was deleted. A missing bucket is created
+    /// by its next writer.
     pub(super) async fn remake_events(&self, context: &Context) -> Result<(), String> {
         self.create(context, &self.events).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Makes a bucket again, as it was, where it has been deleted.
+    /// Creates a bucket again, with the same configuration, where it was deleted.
     pub(super) async fn remake_bucket(&self, context: &Context, bucket: &str) -> Result<(), String> {
         match self.buckets.iter().find(|config| config.name.strip_prefix("KV_") == Some(bucket)) {
             Some(config) => self.create(context, config).await.map(drop).map_err(|error| error.to_string()),
-            None => Err("it is none of this installation's".to_owned()),
+            None => Err("the bucket does not belong to this installation".to_owned()),
         }
     }
 
@@ -156,7 +157,7 @@ impl Plan {
             };
             match outcome {
                 Ok(info) => {
-                    tracing::info!(stream = %wanted.name, replicas = info.config.num_replicas, "made a JetStream stream");
+                    tracing::info!(stream = %wanted.name, replicas = info.config.num_replicas, "created a JetStream stream");
                     return Ok(info);
                 }
                 Err(Refusal::Passing(_)) if Instant::now() < end => tokio::time::sleep(RETRY_WAIT).await,
@@ -169,7 +170,7 @@ impl Plan {
         let with = |num_replicas| Config { num_replicas, ..wanted.clone() };
         let made = context.create_stream(with(self.replicas.unwrap_or(REPLICAS_IN_CLUSTER))).await;
         let made = match made {
-            // A server on its own, and nothing was asked for.
+            // An unclustered server, and no number of replicas was given.
             Err(error) if code(&error) == Some(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) && self.replicas.is_none() => {
                 context.create_stream(with(1)).await
             }
@@ -180,16 +181,16 @@ impl Plan {
             Err(error) => Err(match code(&error) {
                 None => Refusal::Passing(error.to_string()),
                 Some(ErrorCode::CLUSTER_NO_PEERS | ErrorCode::INSUFFICIENT_RESOURCES) => Refusal::Passing(format!(
-                    "{error}; it needs {} servers with JetStream and room: start them, or say --replicas 1",
+                    "{error}; the stream needs {} servers with JetStream and free storage: start them, or give --replicas 1",
                     self.replicas.unwrap_or(REPLICAS_IN_CLUSTER)
                 )),
                 Some(ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED) => {
-                    Refusal::Final(format!("{error}; start NATS as a cluster, or leave --replicas away"))
+                    Refusal::Final(format!("{error}; start NATS as a cluster, or omit --replicas"))
                 }
                 Some(ErrorCode::STORAGE_RESOURCES_EXCEEDED) => Refusal::Final(format!(
-                    "{error}: JetStream reserves all that the log may take; lower --max-bytes, or raise max_file_store"
+                    "{error}: JetStream reserves the log's maximum size; lower --max-bytes, or raise max_file_store"
                 )),
-                // Between two leaders, or another node was faster with the same: looked at again.
+                // An election is under way, or another node created the same stream first: the loop checks again.
                 Some(
                     ErrorCode::CLUSTER_NOT_AVAILABLE
                     | ErrorCode::CLUSTER_NOT_LEADER
@@ -220,7 +221,7 @@ impl Plan {
                 context.update_stream(Config { metadata: found.config.metadata.clone(), ..wanted.clone() }).await;
             return match changed {
                 Ok(info) => {
-                    tracing::warn!(stream = %wanted.name, "changed, as --nats-reconfigure says: {told}");
+                    tracing::warn!(stream = %wanted.name, "the stream was reconfigured, as --nats-reconfigure demands: {told}");
                     Ok(info)
                 }
                 Err(error) => {
@@ -231,7 +232,7 @@ impl Plan {
         Err(refused(
             options,
             &format!(
-                "stream {} is not as the flags say: {told}. Start with flags that say the same, as all nodes have to; or \
+                "the configuration of stream {} differs from the flags: {told}. Start with matching flags, as all nodes must; or \
                  change the stream to these, once, by starting one node with --nats-reconfigure",
                 wanted.name
             ),
@@ -249,7 +250,7 @@ fn code(error: &async_nats::jetstream::context::CreateStreamError) -> Option<Err
     match error.kind() {
         Kind::JetStream(error) => Some(error.error_code()),
         Kind::TimedOut | Kind::Response | Kind::ResponseParse => None,
-        // The library's own checks: what they refuse stays refused.
+        // The library's own checks: a retry does not change them.
         _ => Some(ErrorCode::BAD_REQUEST),
     }
 }
@@ -266,18 +267,18 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// A setting of a stream that is not as it should be.
+/// A setting of a stream that differs from the required one.
 struct Difference {
     setting: &'static str,
     found: String,
     wanted: String,
-    /// What of ours decides it.
+    /// The flag that decides it.
     flag: &'static str,
 }
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is {} there and {} here", self.setting, self.found, self.wanted)?;
+        write!(f, "{} is {} in the stream and {} by the flags", self.setting, self.found, self.wanted)?;
         if !self.flag.is_empty() {
             write!(f, " ({})", self.flag)?;
         }
@@ -308,7 +309,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Difference> {
     } else {
         ["--max-events", "--max-bytes", "--max-age", "--dedupe-window"]
     };
-    // No limit is written -1 or 0.
+    // JetStream writes "no limit" as -1 or 0.
     let limit = |limit: i64| (limit > 0).then_some(limit);
     let number = |limit: &Option<i64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     compare(&mut all, "max_msgs", flags[0], limit(found.max_messages), limit(wanted.max_messages), number);

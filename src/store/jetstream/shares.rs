@@ -1,10 +1,11 @@
-//! Whose share of the remembered clients each record takes, so that one subject or one address cannot fill the table for all.
+//! Shares of the table of remembered clients, so that one subject or one address cannot fill the table for all.
 //!
-//! The records lie by the client's id, since that is what they are looked for by. Beside them lies a mark for each unit of a record's
-//! weight, by kind, share and id, so that NATS can tell from its index of subjects how many a share has and which is the oldest. A mark
-//! is renewed while its client comes back, but not with every save: who is longest away is known to within [`RENEWAL_MAX`].
+//! The records are keyed by the client's id, by which they are looked up. For each unit of a record's weight there is a mark,
+//! keyed by kind, share and id, so that NATS can tell from its index of subjects how many marks a share has and which is the
+//! oldest. A mark is renewed while its client comes back, but not with every save: the client that has been away the longest is
+//! known to within [`RENEWAL_MAX`].
 //!
-//! Several nodes may each forget a record too many, or let one in too many, when they save at the same moment.
+//! Several nodes that save at the same moment may each evict a record too many, or admit one too many.
 
 use std::time::Duration;
 
@@ -22,34 +23,34 @@ use super::stored_client::Stored;
 use crate::cursor::Position;
 use crate::store::{ClientRecord, ClientShare, StoreError, StoreOptions};
 
-/// How old a mark becomes at most before it is renewed.
+/// The greatest age of a mark before it is renewed.
 const RENEWAL_MAX: Duration = Duration::from_secs(3600);
 
-/// Of so many records with the oldest marks the one that was away the longest is forgotten: a mark is renewed less often than the
-/// record.
+/// The number of records with the oldest marks among which the least recently seen one is evicted: a mark is renewed less often
+/// than its record.
 const CANDIDATES: usize = 8;
 
-/// Most marks that are looked at for one that has come.
+/// The most marks that are read for one new record.
 const LOOK_MAX: usize = 256;
 
-/// Bytes of such a look: a mark is empty, its subject below 200.
+/// The bytes of such a read: a mark is empty, its subject below 200.
 const LOOK_BYTES: usize = 128 << 10;
 
-/// What the first word of an owned record's marks is.
+/// The first level of the marks' keys of a record with an owner.
 const OWNED: &str = "owner";
 
-/// The same of a record without an owner: what is forgotten first.
+/// The same for a record without an owner: these are evicted first.
 const UNOWNED: &str = "address";
 
 /// The marks of an installation's records.
 pub(super) struct Shares {
     marks: Bucket,
     options: StoreOptions,
-    /// One forgets at a time in this process, or two would forget for the same place.
+    /// One eviction at a time in this process, or two would evict for the same place.
     forgetting: Mutex<()>,
 }
 
-/// A record that has to go, by its mark.
+/// A record to evict, by its mark.
 struct Mark {
     client: Uuid,
     revision: u64,
@@ -60,13 +61,14 @@ impl Shares {
         Self { marks, options, forgetting: Mutex::default() }
     }
 
-    /// How long a mark holds before it is to be renewed, in milliseconds.
+    /// How long a mark is valid before it has to be renewed, in milliseconds.
     pub(super) fn renewal_ms(&self) -> u64 {
         let renewal = RENEWAL_MAX.min(self.options.client_idle_max / 8);
         u64::try_from(renewal.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Marks a record that is about to be saved, and forgets what has no room beside it. `before` is the share that it took until now.
+    /// Marks a record that is about to be saved, and evicts what exceeds the limits with it. `before` is the record's share until
+    /// now.
     pub(super) async fn mark(
         &self,
         node: &Node,
@@ -104,7 +106,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Takes the marks of a client away, from a unit on.
+    /// Removes the marks of a client, from a unit on.
     pub(super) async fn unmark(
         &self,
         node: &Node,
@@ -123,7 +125,7 @@ impl Shares {
         Ok(())
     }
 
-    /// The oldest marks of a kind, and how many there are.
+    /// The oldest marks of a kind, and the number of its marks.
     async fn oldest(&self, node: &Node, keys: &str, most: usize, end: Instant) -> Result<(Vec<Mark>, u64), StoreError> {
         let (found, count) = self.oldest_found(node, keys, most, end).await?;
         let marks = found.iter().filter_map(|found| {
@@ -148,8 +150,8 @@ impl Shares {
         Ok((slice.messages, count))
     }
 
-    /// Forgets records until so many of these marks are gone, of those with the oldest marks always the one that was away the longest;
-    /// not that of the client which makes it necessary.
+    /// Evicts records until so many of these marks are gone: among those with the oldest marks always the least recently seen
+    /// one, never the client that makes the eviction necessary.
     async fn forget(
         &self,
         node: &Node,
@@ -183,7 +185,7 @@ impl Shares {
     }
 }
 
-/// When a client was last there, and the revision of its record; never where it has none that can be read.
+/// When a client was last seen, and the revision of its record; `None` where the record cannot be read.
 async fn candidate(
     node: &Node,
     records: &Bucket,
@@ -195,10 +197,10 @@ async fn candidate(
     Ok((known.map_or(0, |known| known.record.seen_ms), client, entry.map(|entry| entry.revision)))
 }
 
-/// What a record's marks begin with.
+/// The prefix of a record's marks.
 pub(super) fn share_of(record: &ClientRecord) -> String {
     match record.share() {
-        // A digest: an owner is any text.
+        // A digest, since an owner is any text.
         Some(ClientShare::Owner(owner)) => format!("{OWNED}.{}", digest(&owner)),
         Some(ClientShare::Address(address)) => format!("{UNOWNED}.{}", digest(&address.to_string())),
         None => format!("{UNOWNED}.none"),

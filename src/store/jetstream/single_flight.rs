@@ -1,4 +1,4 @@
-//! One question for all who ask it at the same time.
+//! Single flight: one request to NATS for all callers that need its answer at the same time.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::StoreError;
 
-/// Most callers that wait for an answer.
+/// The most callers that wait for an answer.
 const WAITING_MAX: usize = 16 << 10;
 
-/// Most callers that one answer is given to.
+/// The most callers that share one answer.
 const SHARED_MAX: usize = 1024;
 
 type Waiting<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// Where a question is asked.
+/// The callers' end.
 pub(super) struct SingleFlight<T> {
     waiting: mpsc::Sender<Waiting<T>>,
 }
 
-/// The callers that wait, to be served.
+/// The waiting callers, to be served.
 pub(super) struct Callers<T> {
     waiting: mpsc::Receiver<Waiting<T>>,
 }
@@ -31,19 +31,21 @@ impl<T: Clone> SingleFlight<T> {
         (Self { waiting: sender }, Callers { waiting: receiver })
     }
 
-    /// An answer that was looked for after this call began: one that is under way already may be out of date.
+    /// An answer to a request that began after this call: one that is in flight already may be out of date.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] where too many wait; else what the answer fails with.
+    /// [`StoreError::Busy`] where too many callers wait; else the request's error.
     pub(super) async fn ask(&self) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.waiting.try_send(answer).map_err(|_| StoreError::Busy("too many wait for an answer of NATS"))?;
-        answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("it is shut down")))
+        self.waiting
+            .try_send(answer)
+            .map_err(|_| StoreError::Busy("too many requests wait for an answer from NATS"))?;
+        answered.await.unwrap_or_else(|_| Err(StoreError::unavailable("the store is shut down")))
     }
 }
 
 impl<T: Clone> Callers<T> {
-    /// Answers them for as long as there can be any: never more than one question is under way, and one does not begin sooner
+    /// Serves callers for as long as there can be any. One request is in flight at a time, and a request does not begin sooner
     /// than `interval` after the one before began.
     pub(super) async fn serve(mut self, interval: Duration, question: impl AsyncFn() -> Result<T, StoreError>) {
         while let Some(first) = self.waiting.recv().await {
@@ -56,7 +58,7 @@ impl<T: Clone> Callers<T> {
             }
             let outcome = question().await;
             for caller in callers {
-                // One that has gone does not want it any more.
+                // A caller that has gone needs no answer.
                 let _ = caller.send(outcome.clone());
             }
             sleep_until(next).await;

@@ -1,8 +1,8 @@
-//! Which other nodes there are, and how far this node's wall clock is from theirs and from NATS's.
+//! Clock skew: which other nodes there are, and how far this node's wall clock is from theirs and from NATS's.
 //!
-//! The leader's answer about the stream carries the leader's time. Half the way there and back counts as one way, and of the last answers the
-//! quickest is believed, as in NTP's clock filter (RFC 5905 §10). What nodes say to each other is their distance from NATS: the
-//! difference of two of those does not depend on how long the message took.
+//! The leader's answer about the stream carries the leader's time. Half of the round trip counts as one way, and of the last
+//! answers the one with the shortest round trip is used, as in NTP's clock filter (RFC 5905 §10). Nodes send each other their
+//! offset from NATS: the difference of two offsets does not depend on a message's latency.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -15,25 +15,25 @@ use uuid::Uuid;
 use crate::store::ClockSkew;
 use crate::sync::lock;
 
-/// Answers of NATS of which the quickest counts.
+/// The number of samples of NATS's clock of which the fastest counts.
 const SAMPLES_MAX: usize = 8;
 
-/// A node of which nothing was heard for so long is gone. As long as it would answer for clients that have left it.
+/// A node that was silent for so long is gone. It is as long as a node answers for clients that have left it.
 const NODE_GONE: Duration = Duration::from_secs(60);
 
-/// How long it takes at most until the others have answered a node that has just begun.
+/// The longest time until the other nodes have answered a node that has just started.
 const YOUNG: Duration = Duration::from_secs(2);
 
-/// Most other nodes that are kept, about 100 bytes each. Past it new ones are not heard.
+/// The most other nodes that are kept, about 100 bytes each. Further nodes are ignored.
 const NODES_MAX: usize = 1000;
 
-/// Between two lines of the log about the same skew.
+/// The interval between two log lines about the same skew.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug)]
 pub(super) struct Skew {
-    /// This node's name among the others, of this run.
+    /// This node's id among the others, for this run.
     own: Uuid,
     began: Instant,
     state: Mutex<State>,
@@ -42,7 +42,7 @@ pub(super) struct Skew {
 #[derive(Debug, Default)]
 struct State {
     samples: VecDeque<Sample>,
-    /// By node: how far NATS is ahead of it, in milliseconds, and when it said so.
+    /// By node: how far NATS is ahead of it, in milliseconds, and when the node reported that.
     nodes: HashMap<Uuid, (i64, Instant)>,
     logged: Option<Instant>,
 }
@@ -58,13 +58,13 @@ impl Skew {
         Self { own: Uuid::new_v4(), began: Instant::now(), state: Mutex::default() }
     }
 
-    /// Takes in that NATS had this time somewhen between the wall clock's `asked_ms` and now.
+    /// Records that NATS's clock showed `nats` at some moment between the wall clock's `asked_ms` and now.
     pub(super) fn measured(&self, asked_ms: u64, took: Duration, nats: DateTime) {
         let nats_ms = i64::try_from(nats.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
         let half_ms = i64::try_from(took.as_millis() / 2).unwrap_or_default();
         let nats_ahead_ms = nats_ms.saturating_sub(asked_ms.cast_signed()).saturating_sub(half_ms);
         let mut state = lock(&self.state);
-        // A clock that was set is measured anew: what was is no longer.
+        // After a clock was set, older samples are invalid.
         let moved = |sample: &Sample| sample.nats_ahead_ms.abs_diff(nats_ahead_ms) > 1000 + took.as_millis() as u64;
         if state.samples.back().is_some_and(moved) {
             state.samples.clear();
@@ -75,12 +75,12 @@ impl Skew {
         state.samples.push_back(Sample { took, nats_ahead_ms });
     }
 
-    /// How far NATS's clock is ahead of this node's wall clock, in milliseconds; 0 before it was measured.
+    /// How far NATS's clock is ahead of this node's wall clock, in milliseconds; 0 before the first measurement.
     pub(super) fn nats_ahead_ms(&self) -> i64 {
         lock(&self.state).nats_ahead_ms().unwrap_or_default()
     }
 
-    /// Takes in how far NATS is ahead of another node; says whether that node is new.
+    /// Records how far NATS is ahead of another node; returns whether that node is new.
     pub(super) fn heard(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
         let mut state = lock(&self.state);
         let known = state.nodes.contains_key(&node);
@@ -91,29 +91,29 @@ impl Skew {
         !known
     }
 
-    /// This node's name among the others, of this run.
+    /// This node's id among the others, for this run.
     pub(super) fn own(&self) -> Uuid {
         self.own
     }
 
-    /// The other nodes: those that were heard of late, some of which may have ended since.
+    /// The other nodes: those heard from recently, some of which may have ended since.
     pub(super) fn others(&self) -> Vec<Uuid> {
         let mut state = lock(&self.state);
         state.forget_gone();
         state.nodes.keys().copied().collect()
     }
 
-    /// Whether this node has only begun, and may not have heard of all the others.
+    /// Whether this node has just started, so that it may not have heard from all the others.
     pub(super) fn is_young(&self) -> bool {
         self.began.elapsed() < YOUNG
     }
 
-    /// What the others are told.
+    /// The message that the other nodes are sent.
     pub(super) fn told(&self) -> Bytes {
         format!("{} {}", self.own, self.nats_ahead_ms()).into()
     }
 
-    /// The distances; `None` before any was measured.
+    /// The offsets; `None` before the first measurement.
     pub(super) fn get(&self) -> Option<ClockSkew> {
         let mut state = lock(&self.state);
         state.forget_gone();
@@ -122,7 +122,7 @@ impl Skew {
         Some(ClockSkew { nats_ms, nodes_ms: distances.max_by_key(|ms| ms.unsigned_abs()) })
     }
 
-    /// Says so in the log where a clock is too far away.
+    /// Logs a warning where a clock is too far off.
     pub(super) fn log(&self) {
         let Some(skew) = self.get().filter(ClockSkew::is_large) else { return };
         let mut state = lock(&self.state);
@@ -148,7 +148,7 @@ impl State {
     }
 }
 
-/// What another node has told: its name, and how far NATS is ahead of it.
+/// Parses another node's message: its id, and how far NATS is ahead of it.
 pub(super) fn parse(payload: &[u8]) -> Option<(Uuid, i64)> {
     let (node, ms) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
     Some((node.parse().ok()?, ms.parse().ok()?))

@@ -1,4 +1,4 @@
-//! How what is remembered of a client lies in its bucket.
+//! The encoding of a remembered client's record in its bucket.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::store::ClientRecord;
 use crate::topic::{Pattern, PatternSet};
 
-/// The value of a key, as JSON.
+/// A key's value, as JSON.
 #[derive(Deserialize, Serialize)]
 pub(super) struct Stored {
     patterns: Vec<String>,
@@ -16,15 +16,15 @@ pub(super) struct Stored {
     seen_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
-    /// The address whose share it takes, where it has no owner.
+    /// The address in whose share the record counts, where it has no owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     address: Option<IpAddr>,
-    /// When its share was last marked, by the node that did.
+    /// When a node last marked the record in its share.
     #[serde(default)]
     marked_ms: u64,
 }
 
-/// What lies in the bucket.
+/// A decoded value.
 pub(super) struct Known {
     pub(super) record: ClientRecord,
     pub(super) marked_ms: u64,
@@ -42,7 +42,7 @@ impl Stored {
         }
     }
 
-    /// What lies there; `None` where it is not ours.
+    /// Decodes a value; `None` where it is foreign.
     pub(super) fn read(client: Uuid, value: &[u8]) -> Option<Known> {
         let stored: Self = serde_json::from_slice(value).ok()?;
         let patterns: Result<Vec<Pattern>, _> = stored.patterns.iter().map(|text| text.parse()).collect();
