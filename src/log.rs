@@ -1,6 +1,5 @@
-//! What the log says of itself: its bounds, its events as they arrive or as a page of them, what became of an append, and what is
-//! remembered of a client between its connections. Plain data, which the engines of [`crate::store`] make, and readers and the
-//! hub take.
+//! The log's data types: its bounds, its events as feed batches or as pages, the outcome of an append, and the record of a client
+//! between its connections. Plain data, which the engines of [`crate::store`] produce, and readers and the hub consume.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,35 +10,35 @@ use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::topic::{Pattern, PatternSet};
 
-/// What follows in the log.
+/// The next part of the log, as the feed delivers it.
 #[derive(Clone, Debug)]
 pub struct FeedBatch {
-    /// The log's identity; where it differs from the last batch's, the log is another one, which began at `after`.
+    /// The log's identity; where it differs from the last batch's, the log was replaced by another one, which began at `after`.
     pub epoch: Epoch,
-    /// Where the batch before ended; how a listener notices that it missed one.
+    /// The end of the previous batch; a listener detects a missed batch by it.
     pub after: Position,
     /// The events, in order.
     pub events: Vec<Arc<Event>>,
-    /// Everything up to here has been trimmed.
+    /// Every event up to this position has been trimmed.
     pub floor: Position,
 }
 
 impl FeedBatch {
-    /// Where the batch ends.
+    /// The end of the batch.
     #[must_use]
     pub fn end(&self) -> Position {
         self.events.last().map_or(self.after, |event| event.position())
     }
 }
 
-/// What became of one draft.
+/// The outcome of one draft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Its place, or that of the event it repeats.
+    /// The event's position, or that of the event it repeats.
     pub position: Position,
-    /// Whether an event with this topic and id was there already.
+    /// Whether an event with this topic and id existed already.
     pub duplicate: bool,
-    /// Whether that one is known to have another name, other data or other headers: then this payload is not stored.
+    /// Whether the existing event is known to have another name, other data or other headers: then this payload is not stored.
     pub differs: bool,
 }
 
@@ -53,79 +52,79 @@ impl Appended {
 /// A bounded read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReadRequest {
-    /// What to read.
+    /// The patterns to match.
     pub patterns: PatternSet,
-    /// Where to start, exclusive.
+    /// The start, exclusive.
     pub after: Position,
-    /// Most events to return; at least 1.
+    /// The most events to return; at least 1.
     pub events_max: usize,
-    /// Stop after the event that passes this many bytes.
+    /// The read ends after the event that passes this many bytes.
     pub bytes_max: usize,
-    /// Most rows to look at where the read has to scan.
+    /// The most rows to scan.
     pub rows_max: u64,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     /// Matching events, in order.
     pub events: Vec<Arc<Event>>,
-    /// No matching event at or before here, and after the start or the gap, is missing from `events`.
+    /// No matching event at or before this position, and after the start or the gap, is missing from `events`.
     pub through: Position,
-    /// What was asked for and is gone; it comes before `events`.
+    /// Matching events that were trimmed; the gap precedes `events`.
     pub trimmed: Option<Trimmed>,
-    /// Rows looked at.
+    /// Rows scanned.
     pub rows: u64,
-    /// Rows, and marks of what was trimmed, that were looked at and did not match: the cost of the read, besides what it found.
+    /// Rows and trim marks that were compared and did not match: the cost of the read besides its results.
     pub vain_rows: u64,
 }
 
-/// Something that was asked for has been trimmed.
+/// Matching events have been trimmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Reading goes on after this position: the log's floor.
+    /// Reading continues after this position, the log's floor.
     pub to: Position,
-    /// The patterns that lost something.
+    /// The patterns that lost events.
     pub patterns: Vec<Pattern>,
 }
 
-/// Where the log begins and ends.
+/// The bounds of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// The log's identity.
     pub epoch: Epoch,
     /// Where this epoch began: 0 for a new log, the last restored position after a restore.
     pub began: Position,
-    /// Everything up to here has been trimmed.
+    /// Every event up to this position has been trimmed.
     pub floor: Position,
     /// The newest durable position.
     pub last: Position,
 }
 
-/// What is remembered of a client between its connections.
+/// The record of a client between its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRecord {
     /// The client's UUID.
     pub client: Uuid,
-    /// What it last asked for; empty where it only ever acknowledged.
+    /// The patterns of its last subscription; empty where it only ever acknowledged.
     pub patterns: PatternSet,
-    /// What it last acknowledged, or where it first started.
+    /// The cursor that it last acknowledged, or its first start.
     pub cursor: Cursor,
-    /// When it was last there: milliseconds since the Unix epoch.
+    /// When it was last seen: milliseconds since the Unix epoch.
     pub seen_ms: u64,
-    /// Whose it is: the subject of the token that first used the id, where that named one.
+    /// The owner: the subject of the token that first used the id, where that token had one.
     pub owner: Option<String>,
-    /// The address (IPv6: the network, a /64) that it last came from, against whose share it counts. `None` where it has an
-    /// owner, and where no address is counted.
+    /// The address (IPv6: the network, a /64) of its last connection, in whose share it counts. `None` where it has an owner, and
+    /// where addresses are not counted.
     pub address: Option<IpAddr>,
 }
 
-/// Whose share of the remembered clients a record takes.
+/// The share of the remembered clients in which a record counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClientShare {
     /// A token's subject.
     Owner(String),
-    /// The address of a client without one.
+    /// The address of a client without an owner.
     Address(IpAddr),
 }
 
@@ -133,22 +132,22 @@ pub enum ClientShare {
 const PATTERN_BYTES_PER_WEIGHT: usize = 1024;
 
 impl ClientRecord {
-    /// What is saved of a client that is to be forgotten: it was last there so long ago that the next maintenance
-    /// removes it; until then whoever loads it takes it for none.
+    /// A tombstone for a client: its last visit is so long ago that the next maintenance removes the record; until then readers
+    /// ignore it.
     #[must_use]
     pub fn forgotten(client: Uuid, epoch: Epoch) -> Self {
         let cursor = Cursor::new(epoch, Position::ZERO);
         Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None, address: None }
     }
 
-    /// How much it counts against the limits: 1, and 1 more for each whole KiB of patterns.
+    /// The weight against the limits: 1, and 1 more for each whole KiB of patterns.
     #[must_use]
     pub fn weight(&self) -> u64 {
         let bytes: usize = self.patterns.iter().map(|pattern| pattern.as_str().len()).sum();
         1 + (bytes / PATTERN_BYTES_PER_WEIGHT) as u64
     }
 
-    /// Whose share it takes, if anybody's is counted.
+    /// The share in which the record counts, if any.
     #[must_use]
     pub fn share(&self) -> Option<ClientShare> {
         match (&self.owner, self.address) {
@@ -157,7 +156,7 @@ impl ClientRecord {
         }
     }
 
-    /// Whether it stands for nothing.
+    /// Whether the record is a tombstone.
     #[must_use]
     pub fn is_forgotten(&self) -> bool {
         self.seen_ms == 0

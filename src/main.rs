@@ -1,6 +1,6 @@
-//! The `switchback` program: flags, environment and file become a [`Config`]; the rest is the library's.
+//! The `switchback` program: reads flags, environment and file into a [`Config`]; everything else is in the library.
 
-// They panic where nobody reads.
+// Both panic where the output is closed.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
@@ -9,14 +9,15 @@ use switchback::command;
 use switchback::config::{self, Cli, Command};
 use switchback::server::{Reloader, Server, greeting};
 
-/// Held requests of a few hundred bytes come and go between streams that stay, which is what glibc's allocator is worst at.
+/// Long-poll requests of a few hundred bytes come and go between long-lived streams, a pattern that glibc's allocator handles
+/// badly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        // `--help` and `--version` are errors, too, which print themselves and end well.
+        // clap returns `--help` and `--version` as errors, too; these print themselves and exit with success.
         Err(error) => error.exit(),
     };
     match run(cli) {
@@ -42,9 +43,10 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
                 let server = Server::bind(config.clone()).await?;
                 let reloader = server.reloader();
                 hangups.each(move || reload(&reloader));
-                // Whoever reads the greeting may stop it properly.
+                // Installed before the greeting is printed, so that a process that reads the greeting can stop the server
+                // gracefully.
                 let asked_to_stop = command::asked_to_stop()?;
-                // Nobody may be listening.
+                // Standard output may be closed.
                 let _ = command::print_line(&greeting(&config, server.address()));
                 Ok(server.run(asked_to_stop).await?)
             })
@@ -60,15 +62,17 @@ fn say(text: &str) -> Result<(), Box<dyn std::error::Error>> {
     command::print_line(text).map_err(|error| format!("cannot write to standard output: {error}").into())
 }
 
-/// What SIGHUP does: the settings come from the same command line and environment, and from the file as it is now.
+/// Handles SIGHUP: the settings come from the same command line and environment, and from the file as it is now.
 fn reload(reloader: &Reloader) {
     reloader.reload();
     match config::parse(std::env::args_os()) {
         Ok(Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. }) => {
             reloader.take_settings(serve);
         }
-        // Only a server comes here.
+        // Only the server command gets here.
         Ok(_) => {}
-        Err(error) => tracing::error!(error = %error.to_string().trim(), "the settings stay as they were"),
+        Err(error) => {
+            tracing::error!(error = %error.to_string().trim(), "the new settings cannot be used; the settings stay as they were")
+        }
     }
 }

@@ -1,46 +1,50 @@
-//! How old events are whose time is ahead of the clock.
+//! Bounds on the arrival of events whose time is ahead of the clock, from which their age counts.
 //!
-//! An event's time is what its publisher's moment was called, and it is immutable. Where the clock was ahead then and has been set right
-//! since, the event would not grow older until its time has come, and, since retention goes from the oldest, nothing behind it would be
-//! removed either. But an event that is in the log has arrived, whatever its time: so where one may be ahead of the clock, a bound is
-//! noted, once a second at most, by when all up to the newest one had arrived. It counts where it is earlier than the time.
+//! An event's time is the wall clock's at its publish, and it is immutable. Where the clock was ahead then and has been corrected
+//! since, the event would not age until its time has come; and since retention trims the oldest events first, no event behind it
+//! would be trimmed either. But an event in the log has arrived, whatever its time. So where an event may be ahead of the clock,
+//! a bound is recorded, at most once a second: the time by which all events up to the newest one had arrived. The bound counts
+//! where it is earlier than the event's time.
 //!
-//! Not after a jump, until it is known which time is right: by a clock that has been set back wrongly, all events would have arrived long ago.
+//! No bound is recorded after a jump of the clock until it is known which time is right: by a clock that was wrongly set back,
+//! all events would have arrived long ago.
 
 use std::collections::VecDeque;
 
 use crate::clock::Moment;
 use crate::cursor::Position;
 
-/// Most bounds. After a jump back events are ahead for a minute, and a bound is noted for a second of it; past that, the newest bound moves.
+/// The most bounds. After a jump back events are ahead for a minute, with a bound per second; past the limit, the newest bound
+/// moves.
 const BOUNDS_MAX: usize = 128;
 
-/// By when events had arrived, where their times say something later.
+/// The times by which events had arrived, where their own times are later.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    /// All events up to a position had arrived by a time, in milliseconds since the Unix epoch. In order of position.
+    /// For a position, the time by which all events up to it had arrived, in milliseconds since the Unix epoch. In order of
+    /// position.
     bounds: VecDeque<(Position, u64)>,
-    /// The latest time from which the age of an event counts, as far as is known.
+    /// The latest time from which an event's age counts, as far as is known.
     latest_ms: u64,
 }
 
 impl Arrivals {
-    /// What was stored of an earlier run, in order of position.
+    /// Restores what an earlier run stored, in order of position.
     pub(super) fn restored(bounds: impl IntoIterator<Item = (Position, u64)>, latest_ms: u64) -> Self {
         Self { bounds: bounds.into_iter().collect(), latest_ms }
     }
 
-    /// The latest time from which an event's age counts: what is to be stored with the bounds.
+    /// The latest time from which an event's age counts: stored with the bounds.
     pub(super) fn latest_ms(&self) -> u64 {
         self.latest_ms
     }
 
-    /// An event has come, with this time.
+    /// Records a new event's time.
     pub(super) fn push(&mut self, time_ms: u64) {
         self.latest_ms = self.latest_ms.max(time_ms);
     }
 
-    /// Notes that all events have arrived by now. Returns whether that is a new bound, which has to be stored.
+    /// Records that all events have arrived by now. Returns whether that is a new bound, which has to be stored.
     pub(super) fn note(&mut self, newest: Position, now: &Moment) -> bool {
         let now_ms = now.wall_ms;
         let known = self.bounds.back().is_some_and(|(position, _)| *position >= newest);
@@ -61,14 +65,14 @@ impl Arrivals {
         self.bounds.get(first).map_or(time_ms, |(_, arrived_ms)| time_ms.min(*arrived_ms))
     }
 
-    /// Forgets the bounds of what has been trimmed. Returns whether there were any.
+    /// Drops the bounds of trimmed events. Returns whether there were any.
     pub(super) fn trim(&mut self, floor: Position) -> bool {
         let gone = self.bounds.partition_point(|(bound, _)| *bound <= floor);
         self.bounds.drain(..gone);
         gone > 0
     }
 
-    /// What is to be stored.
+    /// The bounds, to be stored.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Position, u64)> {
         self.bounds.iter().copied()
     }
@@ -87,7 +91,7 @@ mod tests {
         assert!(arrivals.note(Position(4), &Moment::at(1000)));
         assert!(!arrivals.note(Position(4), &Moment::at(2000)), "nothing new");
         arrivals.push(5000);
-        // One that is not ahead comes last.
+        // An event that is not ahead comes last.
         arrivals.push(1500);
         assert!(arrivals.note(Position(6), &Moment::at(2000)));
         assert!(!arrivals.note(Position(7), &Moment::at(3000)), "nothing is ahead");
@@ -108,7 +112,7 @@ mod tests {
             assert!(arrivals.note(Position(second), &Moment::at(second)));
         }
         assert_eq!(arrivals.iter().count(), BOUNDS_MAX);
-        // The newest one has moved: later than need be, and never earlier than the arrival.
+        // The newest bound has moved: it is later than necessary, and never earlier than the arrival.
         assert_eq!(arrivals.time_ms(Position(900), u64::MAX), 1000);
         assert_eq!(arrivals.time_ms(Position(7), u64::MAX), 7);
     }

@@ -1,32 +1,32 @@
-//! The search for the newest events that match, for an engine that reads forwards only, but tells how many more match from a
-//! position on: by bisection. It asks no engine itself, so that an engine can answer a few questions at a time and let others have
-//! their turn between.
+//! The search for the newest matching events, for an engine that reads forwards only but reports how many more events match from
+//! a position on: by bisection. It sends no request to the engine itself, so that the engine can answer a few questions at a time
+//! and serve other readers in between.
 
 use crate::cursor::{Epoch, Position};
 
-/// Most positions that one question asks for.
+/// The most positions in one question.
 const POSITIONS_MAX: usize = 1000;
 
-/// A search as far as it has come. What it holds is bounded by the number of filters, and by how many events are wanted.
+/// The state of a search. Its size is bounded by the number of filters and of wanted events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bisection {
-    /// The log that it is a search in: in another one it has to begin anew.
+    /// The log of the search: in another log it has to begin anew.
     pub(super) epoch: Epoch,
     floor: Position,
     last: Position,
     wanted: u64,
-    /// The filters that match anything, by their places in the caller's list; to begin with all.
+    /// The filters that match anything, by their index in the caller's list; at first all.
     filters: Vec<usize>,
     phase: Phase,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    /// How many events each filter matches, for the first of them.
+    /// The number of events that each filter matches, for the filters counted so far.
     Counting(Vec<u64>),
-    /// Where the last `reach` matches begin, an event that two filters match counted twice.
+    /// Finding where the last `reach` matches begin; an event that two filters match counts twice.
     Halving(Halving),
-    /// The positions from there on.
+    /// Reading the positions from there on.
     Collecting(Collecting),
     Done(Vec<Position>),
 }
@@ -34,11 +34,11 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Halving {
     reach: u64,
-    /// From here on there are enough, or it is the first position.
+    /// From this position on there are enough matches, or it is the first position.
     low: u64,
-    /// From here on there are too few.
+    /// From this position on there are too few matches.
     high: u64,
-    /// How many filters have been counted from the middle on, and what they match together.
+    /// How many filters have been counted from the middle on, and the sum of their matches.
     counted: usize,
     matching: u64,
 }
@@ -47,29 +47,29 @@ struct Halving {
 struct Collecting {
     reach: u64,
     from: Position,
-    /// Which of the filters is read, and from where.
+    /// The filter that is read, and the position to read from.
     filter: usize,
     next: Position,
     found: Vec<Position>,
 }
 
-/// What the engine is to look for.
+/// A question to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    /// The filter's place in the caller's list.
+    /// The filter's index in the caller's list.
     pub(super) filter: usize,
-    /// Where to begin, inclusive.
+    /// The start, inclusive.
     pub(super) from: Position,
-    /// Most positions to answer with; at least 1.
+    /// The most positions in the reply; at least 1.
     pub(super) positions_max: usize,
 }
 
-/// What it found.
+/// The engine's reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reply {
-    /// The first positions from there on that match.
+    /// The first matching positions from the start on.
     pub(super) positions: Vec<Position>,
-    /// How many match from there on, those among them.
+    /// The number of matches from the start on, including these.
     pub(super) matching: u64,
 }
 
@@ -80,7 +80,7 @@ impl Bisection {
         Self { epoch, floor, last, wanted: wanted as u64, filters: (0..filters).collect(), phase }
     }
 
-    /// The next questions, at most so many; none once it is done. They can be asked at the same time.
+    /// The next questions, at most `most`; none once the search is done. They can be answered concurrently.
     pub(super) fn questions(&self, most: usize) -> Vec<Question> {
         let counts = |from, done| {
             let filters = self.filters.iter().skip(done).take(most.max(1));
@@ -98,7 +98,7 @@ impl Bisection {
         }
     }
 
-    /// Goes on with the replies to [`Self::questions`], in their order.
+    /// Continues with the replies to [`Self::questions`], in their order.
     pub(super) fn take(&mut self, replies: Vec<Reply>) {
         let first = self.floor.next();
         match &mut self.phase {
@@ -128,12 +128,12 @@ impl Bisection {
         }
     }
 
-    /// The positions that were found, in order, once it is done: all that match, or at least as many as are wanted.
+    /// Once the search is done, the positions found, in order: all that match, or at least as many as are wanted.
     pub(super) fn outcome(&self) -> Option<&[Position]> {
         if let Phase::Done(found) = &self.phase { Some(found) } else { None }
     }
 
-    /// The filters that match nothing are left out from here on: each would cost a look at an index at every halving.
+    /// Drops the filters that match nothing: each would cost an index lookup at every halving.
     fn counted(&mut self, counts: &[u64]) {
         let with_counts = self.filters.iter().zip(counts);
         self.filters = with_counts.filter(|(_, count)| **count > 0).map(|(filter, _)| *filter).collect();
@@ -147,8 +147,8 @@ impl Bisection {
         Halving { reach, low: first.0, high: latest.next().0, counted: 0, matching: 0 }.phase(first)
     }
 
-    /// Everything from a position on was read. Where that is fewer events than are wanted, since several filters match the same,
-    /// it goes on further back.
+    /// Called when everything from a position on was read. Where several filters match the same events there may be fewer than
+    /// wanted: then the search continues further back.
     fn collected(&mut self) {
         let Phase::Collecting(Collecting { reach, from, found, .. }) = &mut self.phase else { return };
         found.sort_unstable();
@@ -173,7 +173,7 @@ impl Halving {
         Self { low, high, counted: 0, matching: 0, ..*self }
     }
 
-    /// This, or, where there is nothing left to halve, what comes after it.
+    /// This phase, or the next one where there is nothing left to halve.
     fn phase(self, first: Position) -> Phase {
         if self.low + 1 < self.high {
             return Phase::Halving(self);
@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// What an engine would answer whose log holds these positions for a filter.
+    /// The reply of an engine whose log has these positions for a filter.
     fn reply(log: &[Vec<u64>], question: Question) -> Reply {
         let from_there = log[question.filter].iter().copied().filter(|position| *position >= question.from.0);
         let all: Vec<Position> = from_there.map(Position).collect();

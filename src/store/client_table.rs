@@ -1,4 +1,4 @@
-//! What is remembered of clients, of an engine that keeps it in memory.
+//! The table of remembered clients, for an engine that keeps it in memory.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{ClientRecord, ClientShare, StoreOptions};
 
-/// Records by client, bounded for all and for each owner or address.
+/// Records by client, bounded in all and per owner or address.
 #[derive(Debug, Default)]
 pub(super) struct ClientTable {
     records: HashMap<Uuid, ClientRecord>,
@@ -15,8 +15,8 @@ pub(super) struct ClientTable {
 }
 
 impl ClientTable {
-    /// Keeps records, of one client the last; then forgets, past a share's limit, that share's longest away, and past the
-    /// table's, first those without an owner.
+    /// Saves records, of several for one client the last; then evicts: past a share's limit, the share's least recently seen
+    /// record, and past the table's, records without an owner first.
     pub(super) fn save(&mut self, records: Vec<ClientRecord>, options: &StoreOptions) {
         for record in records {
             let share = record.share();
@@ -38,7 +38,7 @@ impl ClientTable {
         self.records.get(&client).cloned()
     }
 
-    /// Forgets those that were last there before a time.
+    /// Drops records that were last seen before a time.
     pub(super) fn expire(&mut self, oldest_ms: u64) {
         let gone: Vec<Uuid> =
             self.records.values().filter(|record| record.seen_ms < oldest_ms).map(|record| record.client).collect();
@@ -47,8 +47,8 @@ impl ClientTable {
         }
     }
 
-    /// Forgets records of at least such a weight, of those that `is_meant` picks. A hundredth more than needed is asked for, so
-    /// that a full table is not sorted again for each newcomer.
+    /// Evicts records of at least the given weight, among those that `is_meant` selects. A hundredth more than necessary is
+    /// evicted, so that a full table is not sorted again for each new record.
     fn forget(&mut self, weight: u64, is_meant: impl Fn(&ClientRecord) -> bool) {
         let meant = self.records.values().filter(|record| is_meant(record));
         let mut by_age: Vec<_> =

@@ -1,4 +1,4 @@
-//! Which keys were published within the idempotency window.
+//! The idempotency window: the keys that were published within it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::topic::Topic;
 
 type Key = (Topic, Arc<str>);
 
-/// What is known of the event that first had a key.
+/// The event that first had a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct First {
     position: Position,
-    /// `None` where it was trimmed before this process began.
+    /// `None` where the event was trimmed before this process began.
     digest: Option<PayloadDigest>,
-    /// Whose share it takes, where that is counted.
+    /// The publisher in whose share the key counts, where publishers are counted.
     publisher: Option<Publisher>,
 }
 
-/// What an event repeats.
+/// The event that a draft repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Repeat {
-    /// Where its first lies.
+    /// The position of the first.
     pub(crate) position: Position,
-    /// Whether that is known to have another payload.
+    /// Whether the first is known to have another payload.
     pub(crate) differs: bool,
 }
 
@@ -38,36 +38,37 @@ impl From<Repeat> for Appended {
     }
 }
 
-/// A step of the wall clock that the window follows, in milliseconds. Less than a key's age may be off by; more than two threads' readings differ by.
+/// A step of the wall clock that the window follows, in milliseconds: less than the tolerated error of a key's age, more than the
+/// difference between two threads' readings.
 const STEP_MS: u64 = 1000;
 
-/// The window: a key is topic and id together.
+/// The window. A key is a topic and an id together.
 ///
-/// It counts from now, whatever the clock did since a key was stored: a clock that is set back makes no key older than its arrival, and one
-/// that jumps ahead ages none.
+/// A key's age counts by time elapsed, whatever the clock did since the key was stored: a clock that is set back makes no key
+/// older than its arrival, and a clock that jumps ahead ages no key.
 #[derive(Debug)]
 pub(crate) struct DedupeWindow {
     window_ms: u64,
     keys_max: usize,
     publisher_keys_max: usize,
     firsts: HashMap<Key, First>,
-    /// How many keys of each publisher are known that is counted.
+    /// The number of keys per publisher, for publishers that are counted.
     by_publisher: HashMap<Publisher, usize>,
-    /// In order of entry; and of time, up to [`STEP_MS`].
+    /// In order of arrival; and of time, up to [`STEP_MS`].
     by_age: VecDeque<(u64, Key)>,
-    /// When keys were last forgotten.
+    /// When expired keys were last dropped.
     seen: Option<Moment>,
 }
 
 impl DedupeWindow {
-    /// An empty window, of at most so many keys in all and of one publisher.
+    /// An empty window, with limits on keys in all and per publisher.
     pub(crate) fn new(window: Duration, keys_max: usize, publisher_keys_max: usize) -> Self {
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         let (firsts, by_publisher, by_age) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self { window_ms, keys_max, publisher_keys_max, firsts, by_publisher, by_age, seen: None }
     }
 
-    /// What `draft` repeats, if it does.
+    /// The event that `draft` repeats, if any.
     pub(crate) fn find(&self, draft: &Draft) -> Option<Repeat> {
         let id = draft.id()?;
         // An empty map is the common case: most publishers send no id.
@@ -78,18 +79,18 @@ impl DedupeWindow {
         Some(Repeat { position, differs: digest.is_some_and(|digest| digest != draft.payload_digest()) })
     }
 
-    /// Remembers a key that is stored at `position`. Without an id there is none.
+    /// Records a key that is stored at `position`. A draft without an id has none.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] where the window holds as many keys as it may, [`StoreError::Share`] where it holds as many of this
-    /// publisher: to forget one early would store its repeat.
+    /// [`StoreError::Busy`] where the window is full, [`StoreError::Share`] where this publisher's share is full: to drop a key
+    /// early would store its repeat.
     pub(crate) fn insert(&mut self, draft: &Draft, position: Position) -> Result<(), StoreError> {
         let Some(id) = draft.id() else { return Ok(()) };
         if self.window_ms == 0 {
             return Ok(());
         }
         if self.firsts.len() >= self.keys_max {
-            return Err(StoreError::Busy("more ids within the dedupe window than --dedupe-keys allows"));
+            return Err(StoreError::Busy("there are more ids within the dedupe window than `--dedupe-keys` allows"));
         }
         let publisher = draft.publisher();
         if let Some(publisher) = publisher {
@@ -106,7 +107,7 @@ impl DedupeWindow {
         Ok(())
     }
 
-    /// Where the event with this key stands, if it is known.
+    /// The position of the event with this key, if it is known.
     pub(crate) fn position(&self, topic: &Topic, id: &str) -> Option<Position> {
         if self.firsts.is_empty() {
             return None;
@@ -114,7 +115,7 @@ impl DedupeWindow {
         self.firsts.get(&(topic.clone(), id.into())).map(|first| first.position)
     }
 
-    /// Remembers a key again that was stored before; the caller keeps to the limit, and to the order of time.
+    /// Restores a stored key; the caller ensures the limit and the order of time.
     pub(crate) fn restore(
         &mut self,
         (topic, id): (Topic, Arc<str>),
@@ -129,7 +130,7 @@ impl DedupeWindow {
         }
     }
 
-    /// Takes back the newest keys, of an append that failed.
+    /// Removes the newest keys, of an append that failed.
     pub(crate) fn undo_from(&mut self, first: Position) {
         while let Some((_, key)) = self.by_age.back()
             && self.firsts.get(key).is_some_and(|known| known.position >= first)
@@ -140,7 +141,7 @@ impl DedupeWindow {
         }
     }
 
-    /// A key is forgotten: its publisher has room for another.
+    /// A key was dropped: its publisher has room for another.
     fn give_back(&mut self, forgotten: Option<First>) {
         let Some(publisher) = forgotten.and_then(|first| first.publisher) else { return };
         if let Some(keys) = self.by_publisher.get_mut(&publisher) {
@@ -151,7 +152,7 @@ impl DedupeWindow {
         }
     }
 
-    /// Forgets keys that are older than the window.
+    /// Drops keys that are older than the window.
     pub(crate) fn expire(&mut self, now: &Moment) {
         if let Some(seen) = self.seen.replace(*now) {
             let by_boot_clock = seen.wall_ms.saturating_add(now.boot_ms.saturating_sub(seen.boot_ms));
@@ -172,8 +173,8 @@ impl DedupeWindow {
         }
     }
 
-    /// Every key has arrived by `now_ms`. One that was stored while the clock was ahead would else stay, and hold all behind it, until its
-    /// time has come.
+    /// Every key has arrived by `now_ms`. A key that was stored while the clock was ahead would otherwise stay until its time has
+    /// come, and keep all keys behind it.
     fn arrived_by(&mut self, now_ms: u64) {
         if self.by_age.back().is_some_and(|(time_ms, _)| *time_ms > now_ms.saturating_add(STEP_MS)) {
             self.by_age.iter_mut().for_each(|(time_ms, _)| *time_ms = (*time_ms).min(now_ms));
@@ -248,13 +249,13 @@ mod tests {
     fn a_key_of_the_future_leaves_the_window_as_any_other() {
         let mut window = DedupeWindow::new(Duration::from_secs(2), 100, 100);
         window.insert(&draft("a", "ahead", 3_600_000), Position(1)).unwrap();
-        // The clock is set right before anything else is seen.
+        // The clock is corrected before anything else happens.
         window.insert(&draft("a", "right", 10_000), Position(2)).unwrap();
         window.expire(&Moment::at(12_000));
         assert_eq!(window.find(&draft("a", "ahead", 0)).map(|repeat| repeat.position), Some(Position(1)));
         window.expire(&Moment::at(12_001));
         assert!(window.firsts.is_empty() && window.by_age.is_empty());
-        // Nothing comes after it: time goes by all the same.
+        // No key follows; time passes all the same.
         window.insert(&draft("a", "ahead", 3_600_000), Position(3)).unwrap();
         window.expire(&Moment::at(13_000));
         window.expire(&Moment::at(15_001));
@@ -268,7 +269,7 @@ mod tests {
         window.expire(&at(10_000, 500));
         window.insert(&draft("a", "1", 10_000), Position(1)).unwrap();
         window.expire(&at(11_000, 1500));
-        // An hour ahead, a second later; one more came since.
+        // An hour ahead, a second later; one more key arrived since.
         window.insert(&draft("a", "2", 3_611_700), Position(2)).unwrap();
         window.expire(&at(3_612_000, 2500));
         assert_eq!(window.find(&draft("a", "1", 0)).map(|repeat| repeat.position), Some(Position(1)));

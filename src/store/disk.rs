@@ -1,20 +1,20 @@
-//! The disk store: SQLite, one thread that writes, a few that read, and nothing answered before it is on the disk.
+//! The disk store: SQLite with one writer thread and a few readers. Nothing is acknowledged before it is on the disk.
 //!
-//! In the data directory: `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, `notes.db` (tickets, bans,
+//! The data directory contains `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, `notes.db` (tickets, bans,
 //! revocations), and `lock`, which one server at a time holds.
 //!
-//! - **What survives.** An append that was answered survives the end of the process and power loss (`synchronous=FULL`:
-//!   each commit is synced); so do tickets, bans, revocations, and what is remembered of clients, once it is answered.
-//! - **Group commit.** Whatever has queued up while the last group was synced is the next group.
-//! - **A start reads topics, not events**: the log's numbers stand beside the events and change with them.
-//! - **Retention** is part of the transaction that passes a limit, so it holds once a publisher is answered (a
-//!   transaction trims a bounded number of events: when a limit was lowered, the log comes down to it step by step).
-//! - **On disk** a short event lies twice, by position and beside its topic's others, so that a resume costs what it
-//!   returns and not what lies between; the file is up to 1.7 times what retention counts.
-//! - **In memory**: about 250 bytes for each topic that has events, or lost some; 150 for each key of the
-//!   idempotency window; what is queued, at most 64 MiB; 16 MiB of cache for the writer, 8 for each of the readers.
+//! - **Durability.** An acknowledged append survives the end of the process and power loss (`synchronous=FULL`: each commit is
+//!   synced). So do tickets, bans, revocations and the records of clients once they are acknowledged.
+//! - **Group commit.** Everything queued while the last group was synced is the next group.
+//! - **A start reads topics, not events**: the log's counters are stored beside the events and change with them.
+//! - **Retention** is part of the transaction that exceeds a limit, so it holds once a publish is acknowledged. (A transaction
+//!   trims a bounded number of events: after a limit was lowered, the log shrinks to it step by step.)
+//! - **Disk space.** A short event is stored twice, by position and in its topic's index, so that a resume costs what it returns
+//!   and not what lies in between; the file is up to 1.7 times what retention counts.
+//! - **Memory**: about 250 bytes for each topic that has or has lost events; 150 for each key of the idempotency window; the
+//!   queue, at most 64 MiB; 16 MiB of cache for the writer, 8 for each reader.
 //!
-//! The order of things after a commit: what readers need (topics, marks, bounds), then the feed, then the answers.
+//! The order after a commit: the state that readers need (topics, trim marks, bounds), then the feed, then the acknowledgements.
 
 mod ancestors;
 mod backup;
@@ -66,18 +66,18 @@ use crate::clock::{self, LastRun, Moment};
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::segment::matching_topics;
-// `lock` is the directory's here.
+// In this module `lock` is the directory's.
 use crate::sync::lock as held;
 use crate::topic::{PatternSet, Topic};
 
 pub use self::backup::{BackupError, BackupReport, backup};
 
-/// Threads that read, each with a connection. Reads behind the tail wait for the disk more than they compute.
+/// Reader threads, each with a connection. Reads behind the tail wait for the disk more than they compute.
 const READERS: usize = 3;
 
-/// A log on disk. See the module for what survives what.
+/// A log on disk. See the module's documentation for durability.
 ///
-/// Dropping it waits, as [`Store::close`] does, until what was accepted is on the disk.
+/// Dropping the store waits, as [`Store::close`] does, until every accepted job is on the disk.
 #[derive(Debug)]
 pub struct DiskStore {
     shared: Arc<Shared>,
@@ -85,22 +85,22 @@ pub struct DiskStore {
     reads: Arc<Queue<ReadJob>>,
     clients: WriterHandle<ClientJob>,
     notes: WriterHandle<NoteJob>,
-    /// The probe that is under way, while anyone waits for it.
+    /// The probe in flight, while any caller waits for it.
     probe: Mutex<Option<Probe>>,
     running: Mutex<Option<Running>>,
 }
 
-/// Whether all files could be written, for all that ask at the same time.
+/// A test whether all files can be written, shared by concurrent callers.
 type Probe = WeakShared<BoxFuture<'static, Result<(), StoreError>>>;
 
-/// What there is to wait for at the end.
+/// The threads to join at the end.
 #[derive(Debug, Default)]
 struct Running {
     readers: Vec<JoinHandle<()>>,
     writers: Vec<JoinHandle<()>>,
 }
 
-/// What the writer publishes and readers see.
+/// The state that the writer publishes to readers.
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
@@ -109,15 +109,15 @@ struct Shared {
     topics: RwLock<Topics>,
     trims: Mutex<Trims>,
     trims_moved: Condvar,
-    /// The time that `maintain` was last called with and that the writer has not seen.
+    /// The time of the last call of `maintain`, until the writer takes it.
     now: Mutex<Option<Moment>>,
     ancestors: Ancestors,
-    /// As it was opened.
+    /// As read when the log was opened.
     last_run: Option<LastRun>,
     everything: PatternSet,
 }
 
-/// What was trimmed, as of a floor.
+/// The trim marks, as of a floor.
 #[derive(Debug)]
 struct Trims {
     floor: Position,
@@ -137,7 +137,7 @@ impl Shared {
         self.topics.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topics that match, if they are few.
+    /// The matching topics, if they are few.
     fn few_topics(&self, patterns: &PatternSet) -> Option<Vec<(Topic, i64)>> {
         let topics = self.topics();
         let few = matching_topics(&topics.by_name, patterns)?;
@@ -146,10 +146,10 @@ impl Shared {
 }
 
 impl DiskStore {
-    /// Opens the log in `directory`, creating both where there is none.
+    /// Opens the log in `directory`, and creates both where they are missing.
     ///
-    /// Reads every topic and the keys of the idempotency window, not the events. A copy that [`backup`] made is
-    /// given a new epoch, which begins at its last position; cursors of the log that it copies are good up to there.
+    /// Reads every topic and the keys of the idempotency window, not the events. A copy made by [`backup`] is given a new epoch,
+    /// which begins at its last position; cursors of the original log are valid up to there.
     ///
     /// # Errors
     /// [`OpenError::Locked`] where another server holds the directory, [`OpenError::Path`] where a file cannot be used.
@@ -157,7 +157,8 @@ impl DiskStore {
         Self::open_at(directory, options, clock::wall_ms())
     }
 
-    /// As [`Self::open`], at a time of day, in milliseconds since the Unix epoch: what keys are still within the window depends on it.
+    /// As [`Self::open`], at a given time of day in milliseconds since the Unix epoch, which decides which keys are still within
+    /// the window.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -207,9 +208,10 @@ impl DiskStore {
         lock: DirectoryLock,
     ) -> Result<(), OpenError> {
         let mut running = held(&self.running);
-        // Filled as they start, so that dropping the store ends those that did, should one not start.
+        // Filled as the threads start, so that dropping the store ends those that did, should one not start.
         let running = running.insert(Running::default());
-        // Whoever writes holds the lock, so it is let go of when the last of them is done, whoever waits for that.
+        // Every thread that writes holds the lock, so it is released when the last of them has ended, whether or not a caller
+        // waits for that.
         let lock = Arc::new(lock);
         let (queue, held) = (self.appends.queue.clone(), lock.clone());
         running.writers.push(self.spawn("log-writer", move || {
@@ -238,7 +240,7 @@ impl DiskStore {
         spawned.map_err(|error| fault::open_error(&self.shared.directory, error))
     }
 
-    /// Takes no more work; what was accepted is still done. What to wait for, the first time.
+    /// Refuses further jobs; accepted ones are still done. Returns the threads to join, the first time.
     fn stop(&self) -> Option<Running> {
         self.reads.close();
         self.appends.queue.close();
@@ -250,9 +252,9 @@ impl DiskStore {
 
 impl Running {
     fn wait(self) {
-        // A thread that died of a bug has said so itself, and has nothing more to write.
+        // A thread that panicked has logged that itself, and has nothing more to write.
         for thread in self.readers.into_iter().chain(self.writers) {
-            // The last one to hold the store may be its own feed, on the writer's thread.
+            // The last owner of the store may be its own feed, on the writer's thread.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -289,7 +291,7 @@ impl Store for DiskStore {
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         if self.appends.queue.push_always(Job::Follow(after, feed)).is_err() {
-            tracing::debug!("the log is shut down: nothing to follow");
+            tracing::debug!("the store is shut down: there is no feed");
         }
     }
 
@@ -335,7 +337,7 @@ impl Store for DiskStore {
     }
 
     fn ready(&self) -> BoxFuture<'static, Result<(), StoreError>> {
-        // However many ask, one probe is under way: a file is written once for all of them.
+        // Concurrent callers share one probe, so that a file is written once for all of them.
         let mut probe = held(&self.probe);
         if let Some(under_way) = probe.as_ref().and_then(WeakShared::upgrade) {
             return under_way.boxed();
@@ -355,7 +357,7 @@ impl Store for DiskStore {
     }
 
     fn maintain(&self, now: Moment) {
-        // One message at a time, however late the writer is. None is taken once it is shut down, and none is needed.
+        // One message at a time, however late the writer is. After the shutdown the queue takes none, and none is needed.
         if held(&self.shared.now).replace(now).is_none() {
             let _ = self.appends.queue.push_always(Job::Maintain);
         }
@@ -370,15 +372,17 @@ impl Store for DiskStore {
         let (done, closed) = oneshot::channel();
         let waiting = thread::Builder::new().name("log-close".into()).spawn(move || {
             running.wait();
-            // Whoever closed it may not wait.
+            // The caller of `close` may not wait for it.
             let _ = done.send(());
         });
         if let Err(error) = waiting {
-            tracing::warn!(%error, "nobody can wait for the log to close; it closes by itself");
+            tracing::warn!(%error, "the thread that joins the writers could not be started; the store closes by itself");
         }
         async move {
             if tokio::time::timeout(ANSWER_MAX, closed).await.is_err() {
-                tracing::warn!("the disk does not answer: the log is left as it is; what was acknowledged is in it");
+                tracing::warn!(
+                    "the disk does not answer: the log is left as it is; it contains every acknowledged event"
+                );
             }
         }
         .boxed()
@@ -409,7 +413,7 @@ mod tests {
         block_on(store.read(ReadRequest { patterns, after, events_max: all, bytes_max: all, rows_max: 1000 })).unwrap()
     }
 
-    /// Waits until so few topics are known, in memory and on disk.
+    /// Waits until at most so many topics are known, in memory and on disk.
     fn topics_come_down_to(store: &DiskStore, most: usize) {
         let db = schema::open_reader(&store.shared.directory).unwrap();
         let stored = || db.query_row("SELECT count(*) FROM topics", [], |row| row.get::<_, isize>(0)).unwrap() as usize;
@@ -424,13 +428,13 @@ mod tests {
     #[test]
     fn topics_that_lost_all_long_ago_are_forgotten() {
         const MARKS: usize = 10;
-        // Folded step by step; or all at once by a start, as after a kill or with a new limit.
+        // Folded step by step; or all at once at a start, as after a kill or with a new limit.
         for marks_at_first in [MARKS, 1000] {
             let home = tempfile::tempdir().unwrap();
             let retention = Retention { events_max: Some(5), ..Retention::default() };
             let options = StoreOptions { retention, ..StoreOptions::default() };
             let store = DiskStore::open_with(home.path(), options, marks_at_first, 0).unwrap();
-            // Its mark is among the oldest, but it has an event again.
+            // The topic's mark is among the oldest, but the topic has an event again.
             publish(&store, "back");
             for n in 1..=29 {
                 publish(&store, "often");
@@ -454,7 +458,7 @@ mod tests {
                 assert!(page.trimmed.is_none() && page.events.len() == 1);
                 assert_eq!(read(&store, ">", 0).events.len(), 5);
             }
-            // What was forgotten can come back.
+            // A forgotten topic can come back.
             let store = DiskStore::open_with(home.path(), options, MARKS, 0).unwrap();
             publish(&store, "t.1");
             assert_eq!(read(&store, "t.1", 88).events.len(), 1);
@@ -465,7 +469,7 @@ mod tests {
     fn an_event_is_the_same_wherever_it_is_read_from() {
         let home = tempfile::tempdir().unwrap();
         let store = DiskStore::open(home.path(), StoreOptions::default()).unwrap();
-        // Those on both sides of what the index keeps, and one that takes pages of its own; others between them.
+        // Sizes on both sides of the index's limit, and one with overflow pages; others between them.
         let sizes: Vec<usize> = (860..940).chain([0, 1, 20_000]).collect();
         for size in &sizes {
             let new = NewEvent::new("long".parse().unwrap(), Data::text(&"\u{e9}".repeat(size / 2)));
@@ -476,7 +480,7 @@ mod tests {
         let by_position = read(&store, ">", 0).events;
         assert_eq!(by_position.len(), 2 * sizes.len());
         let expected: Vec<_> = by_position.iter().filter(|event| event.topic().as_str() == "long").cloned().collect();
-        // Alone, and beside another.
+        // Alone, and beside another topic.
         assert_eq!(read(&store, "long", 0).events, expected);
         let patterns = PatternSet::new(["long", "nobody", "between"].map(|one| one.parse().unwrap())).unwrap();
         let all = usize::MAX;

@@ -1,4 +1,4 @@
-//! Which topics have lost events: what makes gaps exact.
+//! Trim marks: which topics have lost events, so that gaps are exact.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -6,14 +6,14 @@ use std::ops::Bound;
 use crate::cursor::Position;
 use crate::topic::{Pattern, PatternSet, Topic};
 
-/// Most topics that keep a mark of their own. Past it the lowest fold into one floor that counts for every topic.
+/// The most topics with a mark of their own. Past it the lowest marks fold into one floor that applies to every topic.
 pub(crate) const MARKS_MAX: usize = 1_000_000;
 
 /// For each topic, the newest position that was trimmed from it.
 #[derive(Debug)]
 pub(crate) struct TrimMarks {
     by_topic: HashMap<Topic, Position>,
-    /// The same marks by position, which no two topics share: a reader near the floor finds the few above it.
+    /// The same marks by position, which is unique: a reader near the floor finds the few marks above it.
     by_position: BTreeMap<Position, Topic>,
     folded: Position,
     marks_max: usize,
@@ -30,7 +30,7 @@ impl TrimMarks {
         Self { by_topic: HashMap::new(), by_position: BTreeMap::new(), folded: Position::ZERO, marks_max }
     }
 
-    /// Notes that the event at `position` of `topic` is gone.
+    /// Records that the event at `position` of `topic` was trimmed.
     pub(crate) fn set(&mut self, topic: &Topic, position: Position) {
         match self.by_topic.get_mut(topic) {
             Some(mark) if *mark >= position => return,
@@ -45,12 +45,12 @@ impl TrimMarks {
         self.by_position.insert(position, topic.clone());
     }
 
-    /// Everything up to `position` counts as trimmed, whatever its topic.
+    /// Every event up to `position` counts as trimmed, whatever its topic.
     pub(crate) fn fold_up_to(&mut self, position: Position) {
         self.folded = self.folded.max(position);
     }
 
-    /// Where there are too many marks, folds the lowest tenth and returns their topics, which a store may then forget.
+    /// Where there are too many marks, folds the lowest tenth and returns their topics, which a store may then drop.
     pub(crate) fn fold(&mut self) -> Vec<Topic> {
         if self.by_topic.len() <= self.marks_max {
             return Vec::new();
@@ -72,7 +72,7 @@ impl TrimMarks {
         self.folded
     }
 
-    /// The patterns of which something after `after` was trimmed; empty where there is no gap.
+    /// The patterns that lost events after `after`; empty where there is no gap.
     #[cfg(test)]
     pub(crate) fn lost(&self, patterns: &PatternSet, after: Position) -> Vec<Pattern> {
         let mut search = LostSearch::new(patterns, after);
@@ -83,10 +83,10 @@ impl TrimMarks {
         }
     }
 
-    /// Goes on with a search, for about so many comparisons; `None` where there is more to compare.
+    /// Continues a search, for about so many comparisons; `None` where it is not complete.
     ///
-    /// Between two calls marks may be set: what is trimmed later is newer, so the search still comes to it. The
-    /// answer is exact as of the call that gives it.
+    /// Marks may be set between two calls: later trims have higher positions, so the search still reaches them. The
+    /// result is exact as of the call that returns it.
     pub(crate) fn search(&self, search: &mut LostSearch<'_>, comparisons_max: usize) -> Option<Vec<Pattern>> {
         let newest = self.by_position.last_key_value().map_or(self.folded, |(position, _)| self.folded.max(*position));
         if newest <= search.after {
@@ -116,14 +116,14 @@ impl TrimMarks {
     }
 }
 
-/// A search for what was lost, which can be interrupted: a million marks take a while, and others wait for them.
+/// An interruptible search for lost events: a million marks take a while, and other callers wait for the marks' lock.
 #[derive(Debug)]
 pub(crate) struct LostSearch<'p> {
     patterns: &'p PatternSet,
     after: Position,
-    /// Marks up to here have been compared.
+    /// Marks up to this position have been compared.
     walked: Position,
-    /// Patterns with wildcards of which nothing was found so far.
+    /// Patterns with wildcards for which nothing was found so far.
     undecided: Vec<&'p Pattern>,
     /// Marks that have been compared: the cost of the search.
     pub(crate) rows: u64,
@@ -176,7 +176,7 @@ mod tests {
         let patterns = PatternSet::new(["*.50", "*.7", "u.*", "v.*", "t.9"].map(|text| text.parse().unwrap())).unwrap();
         let mut search = LostSearch::new(&patterns, Position(9));
         assert_eq!(marks.search(&mut search, 10), None);
-        // One that was not lost in time before, one that was passed by already, and one that is new.
+        // A topic whose earlier mark was below the start, one whose mark was passed already, and a new one.
         for (position, topic) in [(101, "t.7"), (102, "t.11"), (103, "u.1")] {
             marks.set(&topic.parse().unwrap(), Position(position));
         }

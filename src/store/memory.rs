@@ -1,4 +1,4 @@
-//! The memory store: the same semantics as the disk store, gone with the process.
+//! The memory store: the semantics of the disk store, without persistence.
 
 mod reads;
 
@@ -25,8 +25,8 @@ use crate::sync::lock;
 
 /// A log in memory, with a new epoch at each start.
 ///
-/// Everything is guarded by one lock, held for microseconds: appends are answered at once, by the thread that asked. A read copies
-/// pointers to a few events at a time, and compares them with its patterns without the lock.
+/// One lock guards everything and is held for microseconds: appends complete at once, on the calling thread. A read copies
+/// pointers to a few events at a time, and compares these with its patterns without the lock.
 #[derive(Debug)]
 pub struct MemoryStore {
     log: Arc<Mutex<Log>>,
@@ -40,7 +40,7 @@ struct Log {
     segment: Segment,
     last: Position,
     floor: Position,
-    /// The newest event's, whatever has been trimmed since.
+    /// The newest event's time, even after it was trimmed.
     last_ms: u64,
     arrivals: Arrivals,
     marks: TrimMarks,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Log {
 }
 
 impl MemoryStore {
-    /// An empty log. Without a limit on bytes it grows with what is published, so set one.
+    /// An empty log. Without a limit on bytes it grows without bound, so set one.
     #[must_use]
     pub fn new(options: StoreOptions) -> Self {
         let log = Log {
@@ -86,7 +86,7 @@ impl MemoryStore {
 impl Log {
     fn append(&mut self, drafts: Vec<Draft>, retention: &Retention) -> Result<Vec<Appended>, StoreError> {
         if self.closed {
-            return Err(StoreError::unavailable("it is shut down"));
+            return Err(StoreError::unavailable("the store is shut down"));
         }
         let after = self.last;
         let mut outcomes = Vec::with_capacity(drafts.len());

@@ -1,29 +1,29 @@
-//! Notes: small facts with an end that lie beside the log. Tickets, bans, revocations.
+//! Notes: small records with an expiry beside the log, for tickets, bans and revocations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::StoreError;
 
-/// Longest key, in bytes. Whoever saves keeps to it.
+/// The longest key, in bytes; callers of `save_note` ensure it.
 pub const NOTE_KEY_MAX_BYTES: usize = 255;
 
-/// Longest value, in bytes. Whoever saves keeps to it.
+/// The longest value, in bytes; callers of `save_note` ensure it.
 pub const NOTE_VALUE_MAX_BYTES: usize = 16 << 10;
 
-/// What a note is about.
+/// The kind of a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoteKind {
-    /// A ticket that has not been used: what it grants. Nobody watches these.
+    /// An unused ticket with what it grants. Tickets are not watched.
     Ticket,
-    /// A client that may not come.
+    /// A banned client.
     Ban,
-    /// A token, or a subject's tokens, that are worth nothing any more.
+    /// A revoked token, or a subject whose tokens are revoked.
     Revocation,
 }
 
 impl NoteKind {
-    /// The name in a store.
+    /// The kind's name in a store.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl NoteKind {
         }
     }
 
-    /// Whether watchers are told of it.
+    /// Whether watchers receive notes of this kind.
     #[must_use]
     pub fn is_watched(self) -> bool {
         match self {
@@ -43,30 +43,30 @@ impl NoteKind {
     }
 }
 
-/// A small fact with an end.
+/// A small record with an expiry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Note {
-    /// What it is about.
+    /// The kind.
     pub kind: NoteKind,
-    /// Whom it is about: any text of at most [`NOTE_KEY_MAX_BYTES`].
+    /// The subject of the note: any text of at most [`NOTE_KEY_MAX_BYTES`].
     pub key: String,
-    /// What is said: at most [`NOTE_VALUE_MAX_BYTES`].
+    /// The content: at most [`NOTE_VALUE_MAX_BYTES`].
     pub value: Vec<u8>,
-    /// Its end, in milliseconds since the Unix epoch: from then on it is gone.
+    /// The expiry, in milliseconds since the Unix epoch; from then on the note does not exist.
     pub until_ms: u64,
 }
 
 impl std::fmt::Debug for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A ticket's key is all that it takes to use it.
+        // A ticket's key is a credential.
         let key = if self.kind == NoteKind::Ticket { "…" } else { &self.key };
         write!(f, "Note({} {key:?}, {} bytes, until {})", self.kind.name(), self.value.len(), self.until_ms)
     }
 }
 
-/// Who is told of bans and revocations. Never blocks.
+/// Receives bans and revocations. Never blocks.
 pub trait NoteSink: Send + Sync + 'static {
-    /// A note that is kept, was saved, or has replaced an older one.
+    /// Receives a note that exists, was saved, or has replaced an older one.
     fn push(&self, note: Note);
 }
 
@@ -78,7 +78,7 @@ pub(super) struct NoteTable {
 }
 
 impl NoteTable {
-    /// Keeps `note`, and tells who watches.
+    /// Saves `note`, and sends it to the watcher.
     ///
     /// # Errors
     /// [`StoreError::Busy`] where there are `notes_max` of its kind already.
@@ -96,12 +96,12 @@ impl NoteTable {
         Ok(())
     }
 
-    /// Removes a note, and gives it where it is not past its end.
+    /// Removes a note, and returns it where it has not expired.
     pub(super) fn take(&mut self, kind: NoteKind, key: &str, now_ms: u64) -> Option<Note> {
         self.notes.get_mut(&kind)?.remove(key).filter(|note| now_ms < note.until_ms)
     }
 
-    /// Tells `sink` of what is kept, and from now on of what is saved.
+    /// Sends `sink` the existing notes, and from now on each one that is saved.
     pub(super) fn watch(&mut self, sink: Arc<dyn NoteSink>) {
         for note in self.notes.values().flat_map(HashMap::values).filter(|note| note.kind.is_watched()) {
             sink.push(note.clone());
@@ -109,14 +109,14 @@ impl NoteTable {
         self.sink = Some(sink);
     }
 
-    /// Forgets what is past its end.
+    /// Drops expired notes.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for kept in self.notes.values_mut() {
             kept.retain(|_, note| now_ms < note.until_ms);
         }
     }
 
-    /// Lets go of who watches.
+    /// Drops the watcher.
     pub(super) fn close(&mut self) {
         self.sink = None;
     }
@@ -128,7 +128,7 @@ impl std::fmt::Debug for NoteTable {
     }
 }
 
-/// The refusal of one note too many.
+/// The error of one note too many.
 pub(super) fn too_many() -> StoreError {
-    StoreError::Busy("too many tickets, bans or revocations are kept; they end by themselves")
+    StoreError::Busy("there are too many tickets, bans or revocations; they expire by themselves")
 }

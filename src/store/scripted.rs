@@ -1,4 +1,4 @@
-//! For tests: a store in memory that does as a test says. Its reads fail, or find nothing, and its saves wait.
+//! A store in memory for tests, which behaves as the test says: its reads fail or find nothing, and its saves wait.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ const READS_MAX: usize = 100_000;
 pub(crate) enum Reading {
     #[default]
     Answered,
-    /// As by a store that has not come as far as its own feed.
+    /// As by a store that lags behind its own feed.
     Empty,
     Failing,
     /// As they are now, after a while.
@@ -32,7 +32,7 @@ pub(crate) enum Reading {
 
 pub(crate) struct ScriptedStore {
     pub(crate) inner: Arc<MemoryStore>,
-    /// Each permit lets one save of clients through.
+    /// Each permit lets one save of clients complete.
     pub(crate) saves: Arc<Semaphore>,
     reading: Mutex<Reading>,
     reads: AtomicUsize,
@@ -45,7 +45,7 @@ impl ScriptedStore {
         Self { inner, saves, reading: Mutex::default(), reads: AtomicUsize::new(0) }
     }
 
-    /// One that saves no client until a permit is added to `saves`.
+    /// A store that saves no client until a permit is added to `saves`.
     pub(crate) fn with_held_saves() -> Self {
         Self { saves: Arc::new(Semaphore::new(0)), ..Self::new(StoreOptions::default()) }
     }
@@ -54,7 +54,7 @@ impl ScriptedStore {
         *lock(&self.reading) = reading;
     }
 
-    /// Reads so far.
+    /// The number of reads so far.
     pub(crate) fn reads(&self) -> usize {
         self.reads.load(Ordering::Relaxed)
     }

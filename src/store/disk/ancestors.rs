@@ -1,27 +1,27 @@
-//! Which logs this one goes on from: those that it was restored from, by their epochs.
+//! The ancestors of a log: the epochs of the logs that it was restored from.
 //!
-//! A restored backup gets an epoch of its own, since what was published after the backup was made is lost and its positions are used
-//! again. Up to the backup's end the two logs are the same, though, so a cursor up to there means the same place in both, and what lies
-//! after it is delivered rather than called a gap.
+//! A restored backup gets an epoch of its own, since events published after the backup are lost and their positions are used
+//! again. Up to the backup's end the two logs are the same, though: a cursor up to there is the same place in both, and the
+//! events after it are delivered rather than reported as a gap.
 
 use rusqlite::Connection;
 
 use super::column::{parsed, position};
 use crate::cursor::{Cursor, Epoch, Position};
 
-/// How many are known at most: one is added with each restore. A cursor of an older one is one of another log.
+/// The most ancestors that are kept; each restore adds one. A cursor of an older ancestor counts as a cursor of a foreign log.
 const ANCESTORS_MAX: i64 = 64;
 
 pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS ancestors(n INTEGER PRIMARY KEY, epoch TEXT NOT NULL UNIQUE, through INTEGER NOT NULL);";
 
-/// The logs that a log goes on from.
+/// The ancestors of a log.
 #[derive(Debug, Default)]
 pub(super) struct Ancestors(Vec<Ancestor>);
 
 #[derive(Debug)]
 struct Ancestor {
     epoch: Epoch,
-    /// Up to here it is the same log.
+    /// The last position that both logs share.
     through: Position,
 }
 
@@ -34,18 +34,18 @@ impl Ancestors {
         Ok(Self(ancestors.collect::<rusqlite::Result<_>>()?))
     }
 
-    /// The same place in the log `epoch`, where there is one; else the cursor as it is.
+    /// Translates a cursor of an ancestor to the log `epoch`, where it is in the shared part; else returns it unchanged.
     pub(super) fn translate(&self, cursor: Cursor, epoch: Epoch) -> Cursor {
         let same = |ancestor: &Ancestor| ancestor.epoch == cursor.epoch && cursor.position <= ancestor.through;
         if self.0.iter().any(same) { Cursor::new(epoch, cursor.position) } else { cursor }
     }
 }
 
-/// Makes ancestors of the log that lies there and of those before it, as its copy becomes a log of its own.
+/// Adds the epoch that the file has, as the copy becomes a log of its own; older ancestors stay.
 pub(super) fn add(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(TABLE)?;
     db.execute("INSERT OR IGNORE INTO ancestors(epoch, through) SELECT epoch, last FROM meta", [])?;
-    // A copy may be older than the log of which it has an ancestor's name.
+    // The copy may be older than the log whose ancestor it has.
     db.execute("UPDATE ancestors SET through = min(through, (SELECT last FROM meta))", [])?;
     db.execute("DELETE FROM ancestors WHERE n <= (SELECT max(n) FROM ancestors) - ?1", [ANCESTORS_MAX]).map(drop)
 }

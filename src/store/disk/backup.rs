@@ -1,4 +1,4 @@
-//! A consistent copy of a log that may be in use, by this process or another.
+//! Backup: a consistent copy of a log that may be in use by this process or another.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,12 +13,12 @@ use super::notes;
 use super::schema::{self, BACKUP_ID};
 use crate::cursor::{Epoch, Position};
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupReport {
-    /// The log that it is a copy of; opened, the copy becomes another.
+    /// The epoch of the original log; the copy gets another one when it is opened.
     pub epoch: Epoch,
-    /// Everything up to here had been trimmed.
+    /// Every event up to this position had been trimmed.
     pub floor: Position,
     /// The newest event.
     pub last: Position,
@@ -28,21 +28,21 @@ pub struct BackupReport {
     pub bytes: u64,
 }
 
-/// A backup was not made; nothing is left of it.
+/// A backup failed; no file is left of it.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// There is something by that name.
-    #[error("{} exists already: a backup never overwrites; choose another name or remove it", .0.display())]
+    /// The file exists.
+    #[error("{} exists already: a backup never overwrites a file; choose another name or remove the file", .0.display())]
     Exists(PathBuf),
-    /// There is no log to copy.
-    #[error("{} holds no log: name the server's data directory with --data", .0.display())]
+    /// The directory contains no log.
+    #[error("{} contains no log: give the server's data directory with --data", .0.display())]
     NoLog(PathBuf),
     /// The log could not be copied.
     #[error("cannot copy the log in {}: {reason}", directory.display())]
     Copy {
         /// The data directory.
         directory: PathBuf,
-        /// Why, in SQLite's words.
+        /// SQLite's error.
         reason: String,
     },
     /// The copy could not be written or named.
@@ -50,17 +50,18 @@ pub enum BackupError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why, in the words of the operating system.
+        /// The operating system's error.
         reason: String,
     },
 }
 
-/// Copies the log in `directory`, its clients' cursors, its bans and its revocations into `file`, a server running on it or not.
+/// Copies the log in `directory`, its clients' cursors, its bans and its revocations into `file`, whether or not a server runs on
+/// it.
 ///
-/// The copy is the log as of one moment; meanwhile appends go on, and the write-ahead log grows by what they write.
-/// It is one file. Put into an empty data directory as `events.db`, it is a log with a new epoch that begins at its
-/// last position, so that clients which were further are told of a gap, and others go on where they were; a plain copy of the directory
-/// of a stopped server would keep the epoch, and those further would not be told.
+/// The copy is a snapshot of one moment; appends go on meanwhile, and the write-ahead log grows by them. The copy is one file.
+/// Put into an empty data directory as `events.db`, it becomes a log with a new epoch that begins at its last position: a client
+/// that was further is sent a gap, any other resumes from its cursor. A plain copy of a stopped server's directory would keep the
+/// epoch, and a client that was further would miss events without a gap.
 ///
 /// # Errors
 /// [`BackupError`]; `file` does not exist then, unless it did before.
@@ -97,10 +98,10 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     let source = file::connect_reader(events)?;
     let mut copy = file::connect(partial)?;
     let whole = Backup::new(&source, &mut copy)?;
-    // All pages in one step: one snapshot. In several, each append of the server would start it again.
+    // All pages in one step, for one snapshot. In several steps, each append of the server would restart the backup.
     if whole.step(-1)? != StepResult::Done {
         let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-        return Err(rusqlite::Error::SqliteFailure(busy, Some("it is held by another process".into())));
+        return Err(rusqlite::Error::SqliteFailure(busy, Some("the log is locked by another process".into())));
     }
     drop(whole);
     // One file without a write-ahead log, so that it can be moved by itself.
@@ -113,7 +114,7 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     Ok(Some(BackupReport { epoch: log.epoch, floor: log.floor, last: log.last, clients, bytes: 0 }))
 }
 
-/// The copy while it is made: gone with this value, unless it got its name.
+/// The copy in progress: removed on drop, unless it got its final name.
 struct Partial(PathBuf);
 
 impl Partial {
@@ -122,12 +123,13 @@ impl Partial {
         name.push(file.file_name()?);
         name.push(format!(".{}.partial", std::process::id()));
         let partial = Self(file.with_file_name(name));
-        // Of an earlier attempt of a process with the same number.
+        // Left by an earlier attempt of a process with the same id.
         let _ = fs::remove_file(&partial.0);
         Some(partial)
     }
 
-    /// Gives the copy its name, unless something has it meanwhile: a link fails then, where renaming would overwrite.
+    /// Gives the copy its name. A link fails where a file with that name was created meanwhile; renaming would overwrite the
+    /// file.
     fn rename(&self, file: &Path) -> io::Result<()> {
         match fs::hard_link(&self.0, file) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(&self.0, file)?,
@@ -142,7 +144,7 @@ impl Drop for Partial {
     fn drop(&mut self) {
         let journal = self.0.with_extension("partial-journal");
         for path in [&self.0, &journal] {
-            // Gone already, as a rule.
+            // Usually gone already.
             let _ = fs::remove_file(path);
         }
     }

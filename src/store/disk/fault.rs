@@ -1,4 +1,4 @@
-//! What SQLite's errors mean to those who asked.
+//! The conversion of SQLite's errors into the store's.
 
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -11,12 +11,13 @@ use crate::store::{DiskFault, OpenError, StoreError};
 pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
-        // Some calls (fsync, growing the shared memory, creating a file) say only that they failed.
+        // Some calls (fsync, growing the shared memory, creating a file) report only that they failed.
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if is_full(directory) => StoreError::Full,
         Some(ErrorCode::DatabaseBusy) => StoreError::Busy("another process holds the data directory's files"),
         Some(ErrorCode::ReadOnly) => DiskFault::ReadOnly.into(),
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
-            // Their words are for the log: they name files. SQLite does not say that a file system has become read-only.
+            // SQLite's message is for the log, since it names files. SQLite does not report that a file system has become
+            // read-only.
             let fault = if is_read_only(directory) { DiskFault::ReadOnly } else { DiskFault::Io };
             tracing::debug!(%error, directory = %directory.display(), "SQLite failed");
             fault.into()
@@ -28,14 +29,14 @@ pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
 /// The error of opening `path`.
 pub(super) fn open_error(path: &Path, reason: impl std::fmt::Display) -> OpenError {
     let mut reason = reason.to_string();
-    // SQLite says no more than "disk I/O error" where it finds no room for its shared memory.
+    // SQLite reports only "disk I/O error" where it has no room for its shared memory.
     if path.parent().is_some_and(is_full) {
-        reason.push_str("; the disk is full: free some room");
+        reason.push_str("; the disk is full: free some space");
     }
     OpenError::Path { path: path.to_owned(), reason }
 }
 
-/// Whether a small file finds no room in `directory`. SQLite's own error number is out of reach without unsafe code.
+/// Whether `directory` has no room for a small file. SQLite's own error number cannot be read without unsafe code.
 pub(super) fn is_full(directory: &Path) -> bool {
     probe(directory).is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
@@ -52,7 +53,7 @@ fn probe(directory: &Path) -> std::io::Result<()> {
         file.write_all(&[0; PROBE_BYTES])?;
         file.sync_all()
     });
-    // Nothing depends on the probe's file; it is overwritten by the next one.
+    // Nothing depends on the probe's file; the next probe overwrites it.
     let _ = std::fs::remove_file(&path);
     written
 }

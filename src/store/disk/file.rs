@@ -1,4 +1,4 @@
-//! How the directory's files are opened: all in the same way, whatever their tables are.
+//! Opening the data directory's files, in the same way for all of them.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,16 +10,15 @@ use rusqlite::{Connection, OpenFlags};
 use super::fault::open_error;
 use crate::store::OpenError;
 
-/// How long SQLite waits for a lock that another process holds: an operator's shell, a backup that starts.
+/// How long SQLite waits for a lock that another process holds, such as an operator's shell or a starting backup.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// A commit is on the disk once it returns.
 pub(super) const SYNCED: &[(&str, &str)] =
     &[("synchronous", "FULL"), ("fullfsync", "ON"), ("checkpoint_fullfsync", "ON")];
 
-/// Opens a file beside the log for writing, makes it where there is none, and brings its tables to `version`, which is
-/// raised with every change that an older server could not read. `step` is the SQL by which one of an older version
-/// (0: a new one) gets there.
+/// Opens a file beside the log for writing, creates it where it is missing, and migrates its tables to `version`, which is raised
+/// with every change that an older server could not read. `step` is the SQL that migrates from an older version (0: a new file).
 pub(super) fn open(
     path: &Path,
     pragmas: &[(&str, &str)],
@@ -42,7 +41,7 @@ pub(super) fn open(
     if found > version { Err(open_error(path, newer(found))) } else { Ok(db) }
 }
 
-/// Writes a page of a file without changing what is in it, to see whether a write succeeds.
+/// Writes a page of a file without changing its content, to test whether a write succeeds.
 pub(super) fn probe(db: &Connection) -> rusqlite::Result<()> {
     if !db.is_autocommit() {
         db.execute_batch("ROLLBACK")?;
@@ -53,25 +52,25 @@ pub(super) fn probe(db: &Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// A connection that writes; the file is made where there is none, for its owner alone. What SQLite puts beside it gets the
-/// mode of the file itself.
+/// A connection for writing; a missing file is created for its owner alone. SQLite's files beside it inherit the file's mode.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     match private().create_new(true).open(path) {
         Ok(_) => {}
-        // One that is there keeps the mode that somebody may have given it on purpose.
+        // An existing file keeps its mode, which an operator may have chosen.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        // SQLite tries as well, and says what is wrong in its own words.
-        Err(error) => tracing::debug!(%error, path = %path.display(), "the file could not be made"),
+        // SQLite tries as well, and reports the error in its own words.
+        Err(error) => tracing::debug!(%error, path = %path.display(), "the file could not be created"),
     }
     connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
 }
 
-/// A connection that reads only.
+/// A connection for reading only.
 pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     connection(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// How a file is made that is nobody else's business, whatever the process's umask: events, cursors, revocations.
+/// Options for a new file that only its owner can read, whatever the process's umask: events, cursors and revocations are
+/// private.
 pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);
@@ -80,13 +79,13 @@ pub(super) fn private() -> OpenOptions {
     options
 }
 
-/// Why a file of this version is not opened.
+/// The error for a file of a newer version.
 pub(super) fn newer(version: i32) -> String {
-    format!("it was written by a newer switchback (format {version}): use that one, or later")
+    format!("the file was written by a newer switchback (format {version}): use that version or a later one")
 }
 
 fn connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    // A connection is one thread's, or behind a lock.
+    // A connection is used by one thread, or behind a lock.
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_WAIT)?;
     Ok(db)

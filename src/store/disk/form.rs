@@ -1,11 +1,10 @@
-//! How what an event holds lies in its row: in the column `base64`, which says the form, and in `data`.
+//! The encoding of an event in its row: the column `base64`, which contains the encoding's number, and `data`.
 //!
-//! Logs of format 1 know two forms, 0 and 1: JSON, and bytes in base64. Format 2 adds deletions, and events with headers. They lie in
-//! the same two columns, since the index `e_topic` holds these, and nothing else would be found beside a topic's others:
-//! a column of its own would need an index of its own, which in a log of ten million events takes minutes to make. So a log is opened as
-//! it is, whichever version wrote it, and becomes one of format 2 with the first event that needs it, in that event's
-//! transaction: until then an older server can open it, and from then on it refuses to, instead of delivering what it
-//! takes for base64.
+//! Logs of format 1 have two encodings, 0 and 1: JSON, and bytes in base64. Format 2 adds deletions and events with headers, in
+//! the same two columns, since these are in the index `e_topic`, from which a topic's events are read. A column of its own would
+//! need another index, which takes minutes to build in a log of ten million events. So a log is opened as it is, whichever
+//! version wrote it, and becomes one of format 2 with the first event that needs it, in that event's transaction. Until then an
+//! older server can open the log; from then on it refuses to, instead of delivering a deletion as base64.
 
 use std::borrow::Cow;
 
@@ -14,7 +13,7 @@ use rusqlite::types::Type;
 use crate::event::{Content, Data, Draft, EventHeaders, NewEvent, PayloadDigest, payload_digest};
 use crate::topic::Topic;
 
-/// The format of a log whose events have neither headers nor are deletions.
+/// The format of a log without deletions and headers.
 pub(super) const FIRST_FORMAT: i32 = 1;
 
 /// The newest format that this server reads.
@@ -25,10 +24,10 @@ const BASE64: i64 = 1;
 /// A deletion. `data` is empty, but for headers.
 const DELETION: i64 = 2;
 
-/// The headers stand before the data, with a line feed between: in the safe form neither has one.
+/// The headers precede the data, separated by a line feed: neither contains one in its safe form.
 const WITH_HEADERS: i64 = 4;
 
-/// What the two columns hold.
+/// The content of the two columns.
 pub(super) struct Stored<'d> {
     pub(super) form: i64,
     pub(super) data: Cow<'d, str>,
@@ -47,7 +46,7 @@ impl<'d> Stored<'d> {
         }
     }
 
-    /// The oldest format of a log that can hold it.
+    /// The oldest log format that has this encoding.
     pub(super) fn format(&self) -> i32 {
         if self.form <= BASE64 { FIRST_FORMAT } else { NEWEST_FORMAT }
     }
@@ -55,7 +54,7 @@ impl<'d> Stored<'d> {
     /// The event, without its name and its id.
     ///
     /// # Errors
-    /// Where the form is none: the file is damaged.
+    /// Where the encoding is unknown or does not fit: the file is damaged.
     pub(super) fn event(&self, topic: Topic) -> rusqlite::Result<NewEvent> {
         let (content, headers, data) = self.parts()?;
         let event = match content {
@@ -76,7 +75,7 @@ impl<'d> Stored<'d> {
         Ok(payload_digest(name, content, headers, data))
     }
 
-    /// How the content is written, the headers, and the data.
+    /// The kind of content, the headers, and the data.
     fn parts(&self) -> rusqlite::Result<(Content, &str, &str)> {
         let content = match self.form & !WITH_HEADERS {
             0 => Content::Json,
@@ -92,7 +91,7 @@ impl<'d> Stored<'d> {
     }
 
     fn damaged(&self) -> rusqlite::Error {
-        let reason = format!("an event of the form {} is not what its form says", self.form);
+        let reason = format!("an event with encoding {} does not have that encoding", self.form);
         rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, reason.into())
     }
 }

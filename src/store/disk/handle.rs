@@ -1,4 +1,4 @@
-//! The way to a thread that writes: its queue, how its file is, and an answer in time.
+//! The interface to a writer thread: its queue, its file's health, and answers with a timeout.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::store::{DiskFault, StoreError};
 
 pub(super) const ONE: Load = Load { items: 1, bytes: 0 };
 
-/// The store's side of a thread that writes.
+/// The store's side of a writer thread.
 pub(super) struct WriterHandle<J> {
     pub(super) queue: Arc<Queue<J>>,
     pub(super) health: Arc<Health>,
@@ -32,7 +32,7 @@ impl<J: Send + 'static> WriterHandle<J> {
         Self { queue: Arc::new(queue), health: Arc::new(Health::new(name, directory.to_owned())) }
     }
 
-    /// Queues a job with a way to answer it. A disk that does not answer is an error, not silence.
+    /// Queues a job with an answer channel. A disk that does not answer in time gives an error.
     pub(super) fn ask<T: Send + 'static>(
         &self,
         load: Load,
@@ -60,7 +60,7 @@ impl<J: Send + 'static> WriterHandle<J> {
         .boxed()
     }
 
-    /// Writes something, unless something was written a moment ago.
+    /// Writes to the file, unless another write succeeded a moment ago.
     pub(super) fn probe(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> J,
@@ -69,7 +69,7 @@ impl<J: Send + 'static> WriterHandle<J> {
     }
 }
 
-/// Queues a job with a way to answer it, however long that takes.
+/// Queues a job with an answer channel, without a timeout.
 pub(super) fn ask<J, T: Send + 'static>(
     queue: &Queue<J>,
     load: Load,
@@ -77,9 +77,9 @@ pub(super) fn ask<J, T: Send + 'static>(
 ) -> BoxFuture<'static, Result<T, StoreError>> {
     let (reply, answer) = oneshot::channel();
     match queue.push(job(reply), load) {
-        Ok(()) => {
-            answer.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable("it has stopped")))).boxed()
-        }
+        Ok(()) => answer
+            .map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable("the store's thread has stopped"))))
+            .boxed(),
         Err(error) => ready(Err(error)).boxed(),
     }
 }

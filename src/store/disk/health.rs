@@ -1,7 +1,8 @@
-//! Whether a file of the directory can be written: what its thread last saw, and since when it waits for the disk.
+//! The health of a file: whether its thread's last write succeeded, and since when a write has been waiting for the disk.
 //!
-//! A server is ready while a publish would succeed. That cannot be read off the file system, which is mounted read-only, runs out of
-//! room or stops answering in a moment, so it is tried: where nothing has been written for a second, readiness writes something itself.
+//! A server is ready while a publish would succeed. The file system does not report that, and it can be remounted read-only, fill
+//! up or hang at any moment. So writing is tried: where nothing has been written for a second, the readiness check writes
+//! something itself.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -11,19 +12,19 @@ use super::fault::is_full;
 use crate::store::{DiskFault, StoreError};
 use crate::sync::lock;
 
-/// How long whoever waits for the disk is kept waiting before the answer is an error.
+/// How long a caller waits for the disk before it gets an error.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// How long readiness waits for the disk: well above a slow disk's sync, below the patience of what asks for readiness.
+/// How long the readiness check waits for the disk: well above a slow disk's sync, below the timeout of readiness probes.
 pub(super) const PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// What was written so lately says that the next write will succeed, too.
+/// A write this recent means that the next one will succeed, too.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The state of one file and its thread.
 #[derive(Debug)]
 pub(super) struct Health {
-    /// The file's name, for the log.
+    /// The file's name in log lines.
     name: &'static str,
     directory: PathBuf,
     state: Mutex<State>,
@@ -31,7 +32,7 @@ pub(super) struct Health {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when the thread has been at the present write.
+    /// When the thread began the present write.
     writing_since: Option<Instant>,
     written_at: Option<Instant>,
     failure: Option<StoreError>,
@@ -42,7 +43,7 @@ impl Health {
         Self { name, directory, state: Mutex::default() }
     }
 
-    /// Runs a write of the file's thread and notes how it ends; a change of it is logged, once.
+    /// Runs a write of the file's thread and records its outcome; each change between success and failure is logged once.
     pub(super) fn watch<T>(&self, write: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         lock(&self.state).writing_since = Some(Instant::now());
         let outcome = write();
@@ -52,13 +53,13 @@ impl Health {
             Ok(_) => {
                 state.written_at = Some(Instant::now());
                 if state.failure.take().is_some() {
-                    tracing::info!(file = self.name, "the file can be written again");
+                    tracing::info!(file = self.name, "the file is writable again");
                 }
             }
-            // What is refused for its number or size says nothing of the disk.
+            // A refusal for a limit on number or size says nothing about the disk.
             Err(error @ (StoreError::Full | StoreError::Disk(_) | StoreError::Unavailable(_))) => {
                 if state.failure.is_none() {
-                    tracing::error!(file = self.name, directory = %self.directory.display(), %error, "the file cannot be written");
+                    tracing::error!(file = self.name, directory = %self.directory.display(), %error, "the file is not writable");
                 }
                 state.failure = Some(error.clone());
             }
@@ -67,7 +68,7 @@ impl Health {
         outcome
     }
 
-    /// Refuses at once what would wait for a disk that has not answered for longer than anyone is kept waiting.
+    /// Refuses at once a job that would wait for a disk which has not answered for longer than a caller waits.
     pub(super) fn check_answers(&self, within: Duration) -> Result<(), StoreError> {
         let writing_since = lock(&self.state).writing_since;
         match writing_since.map(|since| since.elapsed()) {
@@ -76,13 +77,14 @@ impl Health {
         }
     }
 
-    /// Whether the last write is so fresh that another need not be tried.
+    /// Whether the last write is so recent that another need not be tried.
     pub(super) fn is_fresh(&self) -> bool {
         let state = lock(&self.state);
         state.failure.is_none() && state.written_at.is_some_and(|at| at.elapsed() < FRESH)
     }
 
-    /// Runs a write that is made to see whether one succeeds. After a full disk a small one may, where a publish does not yet.
+    /// Runs a write that only tests whether writing succeeds. After a full disk a small write may succeed where a publish does
+    /// not yet.
     pub(super) fn probe(&self, write: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
         let was_full = matches!(lock(&self.state).failure, Some(StoreError::Full));
         self.watch(|| if was_full && is_full(&self.directory) { Err(StoreError::Full) } else { write() })
@@ -102,7 +104,7 @@ mod tests {
         assert!(health.is_fresh());
         health.watch(|| Err::<(), _>(DiskFault::ReadOnly.into())).unwrap_err();
         assert!(!health.is_fresh());
-        // What is the publisher's own fault changes nothing.
+        // A fault of the publisher's own changes nothing.
         health.watch(|| Err::<(), _>(StoreError::Busy("too many ids"))).unwrap_err();
         assert!(!health.is_fresh());
         health.probe(|| Ok(())).unwrap();

@@ -1,5 +1,6 @@
-//! Where the newest events that match begin: by topic where the patterns match few, else a while back through the log, and then
-//! topic by topic. The cost is bounded by the number of topics, not of events, and each step's by what it is told.
+//! The search for the position at which the newest matching events begin: by topic where the patterns match few, else back
+//! through the end of the log, and then topic by topic. The cost is bounded by the number of topics, not of events; each step's
+//! cost is bounded by its budget.
 
 use std::ops::Bound;
 
@@ -13,20 +14,20 @@ use crate::store::LastSearch;
 use crate::store::last::Resume;
 use crate::topic::Topic;
 
-/// Rows from the end that are looked at before the search goes topic by topic.
+/// Rows from the end that are scanned before the search goes topic by topic.
 const BACK_ROWS: u64 = 10_000;
 
-/// Comparisons of a topic with a pattern while the map of topics is held, which the writer needs for a new topic.
+/// Comparisons of a topic with a pattern while the map of topics is locked, which the writer needs for a new topic.
 const COMPARISONS_AT_ONCE: usize = 10_000;
 
-/// What a step did.
+/// The result of a step.
 pub(super) struct Looked {
     pub(super) vain_rows: u64,
-    /// Whether everything was looked at, or enough was found.
+    /// Whether the search is complete, or enough was found.
     pub(super) done: bool,
 }
 
-/// Goes on with a search in one snapshot, whose log ends at `end`.
+/// Continues a search in one snapshot, whose log ends at `end`.
 pub(super) fn step(
     db: &Connection,
     shared: &Shared,
@@ -73,7 +74,7 @@ fn backwards(
         }
     }
     if end.0.saturating_sub(below.0) >= BACK_ROWS {
-        // What was found is found again, with its topic.
+        // The positions found so far are found again, by their topics.
         search.restart(Resume::Topics(None, end));
     } else {
         search.resume = Resume::Below(below, end);
@@ -81,7 +82,7 @@ fn backwards(
     Ok(Looked { vain_rows: rows - matched, done: rows < rows_max })
 }
 
-/// Looks at the next topics, as many as a step may.
+/// Searches the next topics, as many as the step's budget allows.
 fn by_topic(
     db: &Connection,
     shared: &Shared,
@@ -119,7 +120,7 @@ fn by_topic(
     Ok(Looked { vain_rows: looked, done: false })
 }
 
-/// Takes the newest of one topic, as long as they are newer than what was found.
+/// Takes the newest positions of one topic, as long as they are newer than the ones found so far.
 fn newest_of(db: &Connection, topic_id: i64, search: &mut LastSearch, end: Position) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached(
         "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT ?4",

@@ -1,4 +1,4 @@
-//! The data directory: created durably, and held by one server at a time.
+//! The data directory: created durably, and locked by one server at a time.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -8,10 +8,10 @@ use super::fault::open_error;
 use super::file::private;
 use crate::store::OpenError;
 
-/// Held for as long as the directory's files are open. The operating system lets go of it with the process, however that ends.
+/// Held for as long as the directory's files are open. The operating system releases it with the process, however that ends.
 ///
-/// The lock is on the directory itself, which cannot be deleted without its files, and on a file in it, which says who holds it and keeps
-/// servers away that know no other. A lock on the file alone would be gone with its name.
+/// The lock is on the directory itself, which cannot be deleted without its files, and on a file in it, which names the holder
+/// and excludes older servers that lock only the file. A lock on the file alone would be lost with the file's name.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
     file: File,
@@ -19,12 +19,12 @@ pub(super) struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes the lock of `directory` and leaves the process id in it.
+    /// Acquires the lock of `directory` and writes the process id into its file.
     pub(super) fn acquire(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join("lock");
         let locked = |file: Option<File>| {
             let mut holder = String::new();
-            // The name of the holder is a courtesy: without it the message is still right.
+            // The holder's process id is a courtesy: the message is right without it.
             let _ = file.map(|file| file.take(32).read_to_string(&mut holder));
             OpenError::Locked { directory: directory.to_owned(), holder: holder.trim().parse().ok() }
         };
@@ -36,13 +36,14 @@ impl DirectoryLock {
             Err(TryLockError::WouldBlock) => return Err(locked(Some(file))),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The name is a courtesy to whoever is refused; the lock holds without it.
+        // The process id is a courtesy to a server that is refused; the lock holds without it.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { file, _directory: held })
     }
 }
 
-/// Locks the directory itself, unless another process has. `None` where the file system cannot (NFS locks only what is open for writing).
+/// Locks the directory itself; an error where another process has. `None` where the file system cannot (NFS locks only files open
+/// for writing).
 #[cfg(unix)]
 fn lock_directory(directory: &Path) -> Result<Option<File>, ()> {
     let Ok(opened) = File::open(directory) else { return Ok(None) };
@@ -53,7 +54,7 @@ fn lock_directory(directory: &Path) -> Result<Option<File>, ()> {
     }
 }
 
-/// Elsewhere a file that is open cannot be deleted, so that the lock on it is enough.
+/// On other systems an open file cannot be deleted, so that the lock on the file is enough.
 #[cfg(not(unix))]
 fn lock_directory(_: &Path) -> Result<Option<File>, ()> {
     Ok(None)
@@ -66,7 +67,7 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// Creates `directory` and what is missing above it, so that a power loss does not take it away again.
+/// Creates `directory` and its missing parents, so that a power loss does not remove them again.
 pub(super) fn create_directory(directory: &Path) -> Result<(), OpenError> {
     let missing: Vec<&Path> =
         directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
@@ -79,12 +80,12 @@ pub(super) fn create_directory(directory: &Path) -> Result<(), OpenError> {
         sync_directory(parent).map_err(|error| open_error(parent, error))?;
     }
     if !directory.is_dir() {
-        return Err(open_error(directory, "it is not a directory"));
+        return Err(open_error(directory, "the path is not a directory"));
     }
     Ok(())
 }
 
-/// Events and cursors are nobody else's business: the directory is its owner's alone.
+/// Creates a directory that only its owner can read, since events and cursors are private.
 fn new_directory(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
@@ -98,7 +99,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Elsewhere a directory cannot be opened as a file; names are journalled by the file system.
+/// On other systems a directory cannot be opened as a file; the file system journals names.
 #[cfg(not(unix))]
 pub(super) fn sync_directory(_directory: &Path) -> io::Result<()> {
     Ok(())

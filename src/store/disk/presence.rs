@@ -1,23 +1,23 @@
-//! Whether the files that are open are still those that have their names.
+//! A check whether the open files still have their names.
 //!
-//! A file that is deleted or replaced while it is open goes on taking writes and syncs until it is closed, and is gone then. So what was
-//! written is promised only if the file still has its name afterwards.
+//! A file that is deleted or replaced while it is open goes on accepting writes and syncs until it is closed, and is gone then.
+//! So a write is acknowledged only if the file still has its name afterwards.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use crate::store::{DiskFault, StoreError};
 
-/// A database's files, as they were when it was opened.
+/// A database's files as they were when it was opened.
 #[derive(Debug)]
 pub(super) struct Presence {
     files: Vec<(PathBuf, FileId)>,
-    /// Once they were gone, others that are put in their place are not those that are open.
+    /// Once a file was gone, a file that is put in its place is not the open one.
     gone: bool,
 }
 
 impl Presence {
-    /// Notes the database at `path`, its write-ahead log and the index of that, as far as they are there.
+    /// Records the identity of the database at `path`, its write-ahead log and that log's index, as far as they exist.
     pub(super) fn of(path: &Path) -> Self {
         let beside = |suffix: &str| {
             let mut name = path.as_os_str().to_owned();
@@ -39,7 +39,7 @@ impl Presence {
     }
 }
 
-/// What tells a file from another one of the same name.
+/// Distinguishes a file from another one of the same name.
 type FileId = (u64, u64);
 
 fn file_id(path: &Path) -> Option<FileId> {
@@ -52,7 +52,7 @@ fn id_of(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// Elsewhere a file that is open cannot be deleted.
+/// On other systems an open file cannot be deleted.
 #[cfg(not(unix))]
 fn id_of(_: &Metadata) -> FileId {
     (0, 0)
@@ -72,7 +72,7 @@ mod tests {
             let mut presence = Presence::of(&path);
             std::fs::write(&path, "changed in place").unwrap();
             presence.check().unwrap();
-            // Held open, so that its number is not given to the next one.
+            // Held open, so that its inode number is not used again.
             let _open = std::fs::File::open(delete).unwrap();
             std::fs::remove_file(delete).unwrap();
             presence.check().unwrap_err();

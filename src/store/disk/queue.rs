@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use crate::store::StoreError;
 
-/// How much work there is, or may be.
+/// The size of the queued work, or its limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
     /// Jobs, or the events in them.
     pub(super) items: u64,
-    /// Bytes that they hold.
+    /// Bytes of the jobs.
     pub(super) bytes: u64,
 }
 
-/// Jobs in order of arrival, from many threads to one or a few. What does not fit is refused, never waited for.
+/// Jobs in order of arrival, from many threads to one or a few. A job that does not fit is refused; `push` never blocks.
 pub(super) struct Queue<J> {
     state: Mutex<State<J>>,
     arrived: Condvar,
@@ -25,7 +25,7 @@ pub(super) struct Queue<J> {
 struct State<J> {
     jobs: VecDeque<(J, Load)>,
     queued: Load,
-    /// Who waits wants so many; it is not woken for fewer.
+    /// The number of jobs that the waiting worker wants; it is not woken for fewer.
     wanted: usize,
     closed: bool,
 }
@@ -36,10 +36,10 @@ impl<J> Queue<J> {
         Self { state: Mutex::new(state), arrived: Condvar::new(), max }
     }
 
-    /// Queues `job`. An empty queue takes any job, so one that is larger than the bound is not refused for ever.
+    /// Queues `job`. An empty queue takes any job, so a job that is larger than the limit is not refused for ever.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] where it is full, [`StoreError::Unavailable`] where it is closed.
+    /// [`StoreError::Busy`] where the queue is full, [`StoreError::Unavailable`] where it is closed.
     pub(super) fn push(&self, job: J, load: Load) -> Result<(), StoreError> {
         let mut state = self.state();
         let full = state.queued.items + load.items > self.max.items || state.queued.bytes + load.bytes > self.max.bytes;
@@ -55,7 +55,7 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits until there are `jobs` to take, or until `patience` is over. For a queue with one worker, which is not woken before.
+    /// Waits until `jobs` jobs are queued, or until `patience` is over. For a queue with one worker, which is not woken earlier.
     pub(super) fn gather(&self, jobs: usize, patience: Duration) {
         let mut state = self.state();
         state.wanted = jobs;
@@ -64,20 +64,20 @@ impl<J> Queue<J> {
         state.wanted = 0;
     }
 
-    /// How many jobs wait.
+    /// The number of queued jobs.
     pub(super) fn len(&self) -> usize {
         self.state().jobs.len()
     }
 
-    /// Queues a job that may not be refused: the few that the store itself asks for.
+    /// Queues a job regardless of the limit: for the few jobs of the store itself.
     pub(super) fn push_always(&self, job: J) -> Result<(), StoreError> {
         self.state().add(job, Load::default())?;
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// The oldest jobs, as many as `most` allows and at least one, once there are any; where `wait` is false,
-    /// perhaps none. `None` once the queue is closed and empty.
+    /// Takes the oldest jobs, up to `most` but at least one. Where there are none, waits if `wait` is true, else returns none.
+    /// `None` once the queue is closed and empty.
     pub(super) fn take(&self, most: Load, wait: bool) -> Option<Vec<J>> {
         let mut state = self.state();
         while wait && state.jobs.is_empty() && !state.closed {
@@ -99,13 +99,13 @@ impl<J> Queue<J> {
         Some(jobs)
     }
 
-    /// Takes no more jobs; those that wait are still done.
+    /// Refuses further jobs; queued ones are still done.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.arrived.notify_all();
     }
 
-    /// What a thread holds while it works the queue, so that nobody waits for an answer from a thread that is gone.
+    /// A guard that a thread holds while it works the queue, so that no caller waits for an answer from a dead thread.
     pub(super) fn worker(&self) -> Worker<'_, J> {
         Worker(self)
     }
@@ -124,7 +124,7 @@ impl<J> std::fmt::Debug for Queue<J> {
 impl<J> State<J> {
     fn add(&mut self, job: J, load: Load) -> Result<(), StoreError> {
         if self.closed {
-            return Err(StoreError::unavailable("it is shut down"));
+            return Err(StoreError::unavailable("the store is shut down"));
         }
         self.queued = Load { items: self.queued.items + load.items, bytes: self.queued.bytes + load.bytes };
         self.jobs.push_back((job, load));
@@ -132,7 +132,7 @@ impl<J> State<J> {
     }
 }
 
-/// Closes the queue and drops what waits in it, answers included, should the thread die of a bug.
+/// Closes the queue and drops its jobs with their answer channels, should the thread panic.
 pub(super) struct Worker<'a, J>(&'a Queue<J>);
 
 impl<J> Drop for Worker<'_, J> {
@@ -175,7 +175,7 @@ mod tests {
         queue.gather(5, never);
         assert_eq!(queue.take(ALL, false), Some(vec![0, 1, 2, 3, 4]));
         feeder.join().unwrap();
-        // Too few come.
+        // Too few jobs come.
         queue.push(5, ONE).unwrap();
         queue.gather(5, Duration::from_millis(1));
         assert_eq!(queue.take(ALL, false), Some(vec![5]));

@@ -1,4 +1,4 @@
-//! Reads beside the writer: a few threads, each with a connection of its own and a snapshot a read.
+//! Reads beside the writer: a few threads, each with a connection of its own and one snapshot per read.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -21,20 +21,20 @@ use crate::segment::Scanned;
 use crate::store::marks::LostSearch;
 use crate::store::{LastSearch, LastStep, StoreError};
 
-/// Reads that wait, at most. Equal ones are shared before they come here.
+/// The most queued reads. Equal reads are merged before they get here.
 const QUEUED_MAX: u64 = 1024;
 
-/// How long a read waits for a trim that is on the disk already to be known in memory: microseconds, but that
-/// the writer may not have the processor.
+/// How long a read waits until a trim that is on the disk is known in memory, too: microseconds, unless the writer gets no CPU
+/// time.
 const TRIM_WAIT: Duration = Duration::from_secs(10);
 
-/// Marks that are compared with patterns while the writer cannot set any: well below a millisecond.
+/// Marks compared with patterns while the writer is blocked from adding any: well below a millisecond.
 const COMPARISONS_AT_ONCE: usize = 10_000;
 
 /// Below this many rows a scan costs less than looking topics up.
 const SCAN_ROWS: u64 = 64;
 
-/// What the threads are asked to do.
+/// The jobs of reader threads.
 pub(super) enum ReadJob {
     Page(ReadRequest, oneshot::Sender<Result<Page, StoreError>>),
     Last(LastSearch, u64, oneshot::Sender<Result<LastStep, StoreError>>),
@@ -57,7 +57,7 @@ impl Reader {
         Self { db, shared, directory }
     }
 
-    /// Works the queue until it is closed. Nobody reads for those who have gone.
+    /// Works the queue until it is closed. Reads whose callers have gone are skipped.
     pub(super) fn run(self, queue: &Queue<ReadJob>) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(Load { items: 1, bytes: u64::MAX }, true) {
@@ -78,8 +78,8 @@ impl Reader {
         }
     }
 
-    /// Reads rows first and what was trimmed then, so that a trim in between shows in the page as a gap, never as silence:
-    /// the page is the log as of the floor that it ends with.
+    /// Reads rows first and trim marks after them, so that a trim in between appears as a gap in the page and never goes
+    /// unreported: the page is the log as of the floor that it ends with.
     fn page(&self, request: &ReadRequest) -> Result<Page, StoreError> {
         let bounds = self.shared.bounds();
         if request.after >= bounds.last {
@@ -102,13 +102,13 @@ impl Reader {
         Ok(page)
     }
 
-    /// The rows of one snapshot, up to what is known in memory, and the snapshot's floor.
+    /// The rows of one snapshot, up to the end known in memory, and the snapshot's floor.
     fn rows(
         &self,
         request: &ReadRequest,
         Bounds { epoch, last: end, .. }: Bounds,
     ) -> rusqlite::Result<(Page, Position)> {
-        // After `end`, so that every topic up to there is known.
+        // Read after `end`, so that every topic up to there is known.
         let topics = self.shared.few_topics(&request.patterns);
         let snapshot = self.db.unchecked_transaction()?;
         let floor = floor(&snapshot)?;
@@ -166,7 +166,7 @@ impl Reader {
             .wait_timeout_while(trims, TRIM_WAIT, |trims| trims.floor < floor)
             .unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            return Err(StoreError::unavailable("its writer does not go on"));
+            return Err(StoreError::unavailable("the store's writer makes no progress"));
         }
         Ok(trims)
     }

@@ -1,4 +1,4 @@
-//! Finding events in the log: by topic index where patterns match few topics, else by position.
+//! Queries for events: by topic index where patterns match few topics, else a scan by position.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -17,14 +17,14 @@ use crate::event::{Event, EventError};
 use crate::segment::Scanned;
 use crate::topic::{PatternSet, Topic};
 
-/// Index entries that are read from a topic at once; doubled while the topic goes on.
+/// Index entries that are read from a topic at once; doubled while the topic continues.
 const CHUNK_MIN: usize = 2;
 const CHUNK_MAX: usize = 256;
 
-/// Who is given what is found, and says when it is enough.
+/// Called with each event found; decides whether to continue.
 pub(super) type Visit<'a> = dyn FnMut(Arc<Event>) -> ControlFlow<()> + 'a;
 
-/// A part of the log: after the first position, up to and with the second.
+/// A range of the log: after the first position, through the second.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     pub(super) epoch: Epoch,
@@ -32,15 +32,15 @@ pub(super) struct Span {
     pub(super) end: Position,
 }
 
-/// Which of the two places of an event it is fetched from.
+/// The copy of an event that is read.
 enum Place {
-    /// Where it was stored.
+    /// The row by position.
     Log,
-    /// Beside its topic's others.
+    /// The entry in the topic's index.
     Topic,
 }
 
-/// Fetches events that were found.
+/// Reads the events at given positions.
 struct Fetch<'c> {
     statement: CachedStatement<'c>,
     epoch: Epoch,
@@ -65,7 +65,7 @@ impl<'c> Fetch<'c> {
     }
 }
 
-/// The event of a row of time, form, name, id and data.
+/// Decodes a row of time, encoding, name, id and data.
 fn event(row: &Row<'_>, topic: &Topic, epoch: Epoch, at: Position) -> rusqlite::Result<Arc<Event>> {
     let stored = Stored { form: row.get(1)?, data: row.get_ref(4)?.as_str()?.into() };
     let name = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
@@ -77,7 +77,7 @@ fn event(row: &Row<'_>, topic: &Topic, epoch: Epoch, at: Position) -> rusqlite::
     Ok(Arc::new(new.draft(position(row.get(0)?).0).at(epoch, at)))
 }
 
-/// Goes along one topic in the index, where its events lie side by side.
+/// Reads one topic in the index, where its events are adjacent.
 pub(super) fn follow(
     db: &Connection,
     (topic, id): &(Topic, i64),
@@ -132,7 +132,7 @@ impl Run<'_> {
     }
 }
 
-/// Follows a few topics side by side in the index: the cost is what is found, whatever lies between.
+/// Merges a few topics from the index: the cost is what is found, whatever lies in between.
 pub(super) fn merge(
     db: &Connection,
     topics: &[(Topic, i64)],
@@ -163,7 +163,7 @@ pub(super) fn merge(
     Ok(Scanned { through: span.end, rows: read })
 }
 
-/// Goes through the log by position, `rows_max` of it at most.
+/// Scans the log by position, at most `rows_max` rows.
 pub(super) fn scan(
     db: &Connection,
     shared: &Shared,
@@ -172,7 +172,7 @@ pub(super) fn scan(
     rows_max: u64,
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Scanned> {
-    // Long data are fetched only where they are wanted.
+    // Long data are read only for matching rows.
     let mut statement = db.prepare_cached(concat!(
         "SELECT time, base64, name, id, ",
         short_data!(),
@@ -239,7 +239,7 @@ pub(super) fn range(
     Ok(events)
 }
 
-/// Which topics match, by their ids; each is compared once in a read.
+/// The matching topics by their ids; each topic is compared once per read.
 pub(super) struct Wanted<'a> {
     shared: &'a Shared,
     patterns: &'a PatternSet,
@@ -251,7 +251,7 @@ impl<'a> Wanted<'a> {
         Self { shared, patterns, known: HashMap::new() }
     }
 
-    /// The topic, where it is asked for. A topic that is unknown was forgotten: its events have been trimmed since.
+    /// The topic, where it matches. An unknown topic was dropped: its events have been trimmed since.
     pub(super) fn topic(&mut self, id: i64) -> Option<&Topic> {
         let (shared, patterns) = (self.shared, self.patterns);
         let topic = self.known.entry(id).or_insert_with(|| {

@@ -1,6 +1,6 @@
-//! What the log knows of the clock: when it was last in use, and by when events had arrived whose times are ahead.
+//! The log's record of time: when it was last in use, and bounds on the arrival of events whose times are ahead of the clock.
 //!
-//! Beside the other tables, which an older server reads as before.
+//! Kept in tables of its own, which an older server ignores.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
@@ -17,27 +17,28 @@ pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS arrivals(seq INTEGER PRIMARY KEY, time INTEGER NOT NULL);
 ";
 
-/// When the last run is stored anew, in milliseconds. A start compares the two clocks over what has passed since, so it need not be fresh.
+/// How often the last run is stored, in milliseconds. A start compares the two clocks over the time since, so the record need not
+/// be fresh.
 const STORE_EVERY_MS: u64 = 60_000;
 
 /// The times of a log.
 #[derive(Debug, Default)]
 pub(super) struct Times {
     pub(super) arrivals: Arrivals,
-    /// The newest event's, whatever has been trimmed since; 0 where there was none.
+    /// The newest event's time, even after it was trimmed; 0 where there was none.
     pub(super) newest_ms: u64,
     /// The moment of the last maintenance.
     now: Option<Moment>,
-    /// What is stored.
+    /// The stored record.
     stored: Option<LastRun>,
-    /// [`Arrivals::latest_ms`] as it is stored.
+    /// [`Arrivals::latest_ms`] as stored.
     stored_latest_ms: u64,
-    /// Whether bounds have changed since.
+    /// Whether bounds have changed since they were stored.
     dirty: bool,
 }
 
 impl Times {
-    /// What is stored in a log.
+    /// Reads the stored times of a log.
     pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
         let read = "SELECT believed, boot, boot_id, latest FROM last_run";
         let stored = db.query_row(read, [], |row| {
@@ -57,28 +58,28 @@ impl Times {
         Ok(Self { arrivals, newest_ms, stored, stored_latest_ms, ..Self::default() })
     }
 
-    /// The last run, as the log was opened.
+    /// The last run, as read when the log was opened.
     pub(super) fn last_run(&self) -> Option<LastRun> {
         self.stored
     }
 
-    /// An event has been stored.
+    /// Records a stored event's time.
     pub(super) fn push(&mut self, time_ms: u64) {
         self.newest_ms = time_ms;
         self.arrivals.push(time_ms);
     }
 
-    /// Notes the time; `last` is the newest event.
+    /// Records the time; `last` is the newest event.
     pub(super) fn note(&mut self, now: Moment, last: Position, floor: Position) {
         self.dirty |= self.arrivals.note(last, &now);
-        // A start that comes before the bound has to know that there is one to note.
+        // A start that comes before the bound has to know that there is one to record.
         self.dirty |=
             self.arrivals.latest_ms() > now.earliest_ms() && self.arrivals.latest_ms() != self.stored_latest_ms;
         self.dirty |= self.arrivals.trim(floor);
         self.now = Some(now);
     }
 
-    /// Whether something is to be stored; `ending` where this run ends.
+    /// Whether there is something to store; `ending` at the end of this run.
     pub(super) fn is_due(&self, ending: bool) -> bool {
         let Some(now) = &self.now else { return false };
         let due = |stored: &LastRun| {
@@ -91,7 +92,7 @@ impl Times {
         self.dirty || self.stored.as_ref().is_none_or(due)
     }
 
-    /// Stores what has changed, in one transaction.
+    /// Stores the changes in one transaction.
     pub(super) fn store(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let Some(now) = self.now else { return Ok(()) };
         let run = LastRun::from(&now);

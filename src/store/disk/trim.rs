@@ -1,4 +1,4 @@
-//! Retention: takes the oldest events out of the log, within the transaction that made it too large.
+//! Retention: trims the oldest events within the transaction that exceeded a limit.
 
 use std::collections::HashMap;
 
@@ -12,35 +12,35 @@ use crate::store::arrivals::Arrivals;
 use crate::store::dedupe::DedupeWindow;
 use crate::topic::Topic;
 
-/// What a transaction trims by.
+/// The limits for one transaction.
 pub(super) struct Limits {
     pub(super) retention: Retention,
     /// Events from before this time are too old; milliseconds since the Unix epoch.
     pub(super) oldest_ms: Option<u64>,
-    /// Most events to trim.
+    /// The most events to trim.
     pub(super) rows_max: u64,
 }
 
 impl Limits {
-    /// Whether the log is too large, whatever its age.
+    /// Whether the log exceeds a limit on its size, whatever its age.
     pub(super) fn exceeded_by(&self, log: &LogState) -> bool {
         self.retention.events_max.is_some_and(|max| log.last.0 - log.floor.0 > max)
             || self.retention.bytes_max.is_some_and(|max| log.bytes > max && log.last > log.floor)
     }
 }
 
-/// What was trimmed.
+/// The result of a trim.
 #[derive(Default)]
 pub(super) struct Trimmed {
     /// The newest position that each topic lost.
     pub(super) marks: Vec<(Topic, Position)>,
     /// Whether the log is within its limits now.
     pub(super) complete: bool,
-    /// Whether keys were kept that still count.
+    /// Whether keys were kept that are still within the window.
     pub(super) kept_keys: bool,
 }
 
-/// Trims, and moves `log` with it. `topic_of` knows every topic that has events.
+/// Trims, and updates `log`. `topic_of` knows every topic that has events.
 pub(super) fn trim(
     db: &Connection,
     log: &mut LogState,

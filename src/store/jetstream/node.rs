@@ -211,7 +211,7 @@ impl Node {
             return false;
         }
         let server = self.servers.leave().unwrap_or_default();
-        tracing::warn!(%server, "the NATS server has no quorum: it is partitioned from the others, or they are down; trying another server");
+        tracing::warn!(%server, "the NATS server has no quorum: it is partitioned from the others, or they are down; trying another one");
         self.client.force_reconnect().await.is_ok()
     }
 

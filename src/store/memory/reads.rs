@@ -1,4 +1,4 @@
-//! Reads of the log in memory: a few events at a time under the lock that appends need, and compared without it.
+//! Reads of the log in memory: events are copied a few at a time under the lock that appends need, and compared without it.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -18,8 +18,8 @@ const EVENTS_AT_ONCE: usize = 512;
 /// Marks that are compared with patterns while the lock is held.
 const COMPARISONS_AT_ONCE: usize = 10_000;
 
-/// A bounded read: events first and what was trimmed then, so that a trim in between shows as a gap, never as silence. The page is
-/// the log as of the floor that it ends with.
+/// A bounded read: events first and trim marks after them, so that a trim in between appears as a gap and never goes unreported.
+/// The page is the log as of the floor that it ends with.
 pub(super) async fn page(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     let mut page = events(log, request);
     let found = page.events.len() as u64;
@@ -38,7 +38,7 @@ pub(super) async fn page(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     page
 }
 
-/// The floor, and the patterns that lost something up to there, once that is known.
+/// The floor, and the patterns that lost events up to there, once that is known.
 fn lost(log: &Mutex<Log>, search: &mut LostSearch<'_>) -> Option<(Position, Vec<crate::topic::Pattern>)> {
     let log = lock(log);
     Some((log.floor, log.marks.search(search, COMPARISONS_AT_ONCE)?))
@@ -47,7 +47,7 @@ fn lost(log: &Mutex<Log>, search: &mut LostSearch<'_>) -> Option<(Position, Vec<
 fn events(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     let mut page = Page { through: request.after, ..Page::default() };
     let mut bytes = 0;
-    // Says whether there is room for more.
+    // Returns whether there is room for more.
     let mut take = |page: &mut Page, event: &Arc<Event>| {
         bytes += event.json_bytes();
         page.events.push(event.clone());
@@ -97,7 +97,7 @@ fn by_topic(
     Some(page)
 }
 
-/// One step of a search for the newest that match.
+/// One step of a search for the newest matching events.
 pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u64) -> LastStep {
     let mut below = match search.resume {
         Resume::Below(position, _) => position,
@@ -133,7 +133,7 @@ pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u6
     }
 }
 
-/// Finds the newest where the patterns match few topics, and says up to where the log was trimmed; else where it ends.
+/// Finds the newest events where the patterns match few topics, and returns the floor; else an error with the log's end.
 fn newest_by_topic(log: &Mutex<Log>, search: &mut LastSearch) -> Result<Position, Position> {
     let log = lock(log);
     if !log.segment.is_indexed(search.patterns()) {
