@@ -1,4 +1,5 @@
-//! The connection layer: bytes to [`Request`]s, [`Response`]s to bytes. It knows no topic, no hub and no route.
+//! The connection layer: turns bytes into [`Request`]s, and [`Response`]s into bytes. It knows no topic, no hub and no
+//! route.
 //!
 //! | module | job |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The server: a store, a hub and its routes behind a listener, until it is told to stop.
+//! The server: a store, a hub and its routes behind a listener, until it is shut down.
 
 mod listener;
 mod reload;
@@ -28,19 +28,19 @@ pub(crate) use crate::net::access_log::TARGET as ACCESS_LOG;
 pub use crate::net::tls::TlsError;
 pub use reload::Reloader;
 
-/// How often the end of a drain is looked for.
+/// How often the end of a drain is checked.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// Connections that may wait to be accepted: a storm of them. (The kernel has a limit of its own, `somaxconn`.)
+/// The accept queue: large enough for a storm of connections. (The kernel has a limit of its own, `somaxconn`.)
 const BACKLOG: i32 = 4096;
 
-/// How often the certificate is looked at, and what is counted is tidied.
+/// The interval of maintenance: the certificate is checked, and the limits' counters are tidied.
 const CHORES_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long sockets that linger after their last answer are waited for, in seconds.
+/// How long sockets may linger after their last response, in seconds.
 const SHUTDOWN_SECONDS: u64 = 1;
 
-/// A server cannot run.
+/// Why a server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The store cannot be opened.
@@ -53,13 +53,13 @@ pub enum ServerError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}; choose another with --{flag}")]
+    #[error("cannot listen on {address}: {reason}; choose another address with --{flag}")]
     Listen {
-        /// The flag that names it.
+        /// The flag that gives the address.
         flag: &'static str,
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The operating system's error.
         reason: std::io::Error,
     },
     /// The server failed while it ran.
@@ -67,7 +67,7 @@ pub enum ServerError {
     Run(#[from] std::io::Error),
 }
 
-/// A server that listens, and does not serve yet.
+/// A server that is bound to its address, and does not serve yet.
 #[derive(Debug)]
 pub struct Server {
     config: Config,
@@ -94,7 +94,7 @@ impl Server {
         let (listener, address) = listen("listen", config.listen)?;
         if config.http_options.access.keys.is_none() && !address.ip().is_loopback() {
             tracing::warn!(
-                "--allow-anonymous, and no key: everybody who reaches {address} may subscribe to everything and publish anything"
+                "--allow-anonymous is set, and no key is: every client that reaches {address} may subscribe to and publish anything"
             );
         }
         let redirect = config.http_redirect.map(|address| listen("http-redirect", address)).transpose()?;
@@ -102,19 +102,19 @@ impl Server {
         Ok(Self { config, listener, redirect, certificates, hub, address })
     }
 
-    /// Where it listens: the port that was free, where 0 was asked for.
+    /// The bound address; for port 0 with the port that was chosen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The hub, to publish and subscribe beside what comes over HTTP.
+    /// The hub, for publishing and subscribing within the process.
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// What exchanges keys, certificates and some settings while the server runs.
+    /// Reloads keys, certificates and some settings while the server runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         let http = &self.config.http_options;
@@ -126,15 +126,15 @@ impl Server {
         }
     }
 
-    /// Serves until `shutdown` is there, then drains: new work is refused, streams end one by one within the drain
-    /// time, and the store is closed.
+    /// Serves until `shutdown` completes, then drains: new requests are refused, streams end one by one within the drain time,
+    /// and the store is closed.
     ///
     /// # Errors
     /// [`ServerError`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { config, listener, redirect, certificates, hub, address } = self;
         let (site_hub, http_options) = (hub.clone(), config.http_options.clone());
-        // Past ours there is room for those that are refused with an answer, and for those that are being cut.
+        // Beyond our own limit there is room for connections that are refused with an answer, and for those that are being cut.
         let connections_max = config.connections_max.saturating_add(2 * REJECT_SLOTS);
         let mut builder = actix_server::Server::build()
             .workers(config.workers)
@@ -218,7 +218,7 @@ fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
     bound().map_err(|reason| ServerError::Listen { flag, address, reason })
 }
 
-/// What has to be done now and then while it serves.
+/// Periodic maintenance while the server runs.
 async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
     let mut interval = tokio::time::interval(CHORES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -233,17 +233,17 @@ async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
             limits.sweep();
             let _ = done.send(());
         };
-        // Not one of the runtime's threads, but one that ends: then mimalloc looks through what all threads have freed, and
-        // gives back what has not been used again for a second. Else it does so when it needs memory, which after a crowd
-        // has gone may be never.
+        // A short-lived thread, not one of the runtime's: when a thread ends, mimalloc collects what all threads have freed, and
+        // returns memory that was unused for a second to the system. Otherwise it does so when it needs memory, which after a
+        // peak may be never.
         if let Err(error) = std::thread::Builder::new().name("chores".into()).spawn(chores) {
-            tracing::warn!(%error, "no thread for what is to be done now and then; trying again");
+            tracing::warn!(%error, "the maintenance thread could not be started; trying again");
         }
         let _ = over.await;
     }
 }
 
-/// Waits until every stream has ended, at most for the time that was given.
+/// Waits until every stream has ended, at most for the given time.
 async fn drained(hub: &Hub, within: Duration) {
     let end = Instant::now() + within;
     while hub.live() > 0 && Instant::now() < end {
@@ -251,7 +251,7 @@ async fn drained(hub: &Hub, within: Duration) {
     }
 }
 
-/// What `serve` says when it is ready.
+/// The line that `serve` prints when it is ready.
 #[must_use]
 pub fn greeting(config: &Config, address: SocketAddr) -> String {
     let store = match &config.store {

@@ -1,4 +1,4 @@
-//! From an accepted socket to a connection that may speak: limits, deadlines, TLS.
+//! From an accepted socket to a connection that may send requests: limits, deadlines, TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::limits::{Limits, Permit, RateKey};
 /// Connections past the limit that are answered, instead of being cut at once.
 pub(crate) const REJECT_SLOTS: usize = 256;
 
-/// How connections are taken in.
+/// Options for accepted connections.
 #[derive(Clone)]
 pub(crate) struct AcceptOptions {
     pub(crate) limits: Arc<Limits>,
-    /// Proxies, whose connections are not counted for an address.
+    /// Proxies, whose connections are not counted for their address.
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) timeouts: Timeouts,
-    /// How long a peer may take nothing of what is sent to it.
+    /// How long a peer may take none of the bytes sent to it.
     pub(crate) stall_timeout: Duration,
-    /// How fast a peer has to take what waits for it.
+    /// The minimum rate at which a peer has to take queued bytes.
     pub(crate) min_read_rate: MinReadRate,
     /// Connections past the limit that are being answered.
     pub(crate) rejecting: Arc<AtomicUsize>,
 }
 
-/// A connection that may speak.
+/// A connection that may send requests.
 pub(crate) struct Accepted {
     pub(crate) wire: Wire,
     address: SocketAddr,
@@ -47,20 +47,20 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
-    /// An HTTP/1 connection, and what it holds as long as it is there.
+    /// An HTTP/1 connection, and the resources that it holds until it ends.
     pub(crate) fn into_http1(self) -> (Io, SocketAddr, impl Sized) {
         let Self { wire, address, peer, counted, payer, timeouts, _reject_slot } = self;
         (Io::new(wire, peer, payer, timeouts, counted), address, _reject_slot)
     }
 
-    /// As [`Self::into_http1`], of an HTTP/2 connection, which times itself.
+    /// As [`Self::into_http1`], for an HTTP/2 connection, which has its own timeouts.
     pub(super) fn into_http2(self) -> (Wire, Peer, impl Sized) {
         let Self { wire, peer, counted, _reject_slot, .. } = self;
         (wire, peer, (counted, _reject_slot))
     }
 }
 
-/// The place of a connection that is answered that there are too many.
+/// The slot of a connection that is answered with an error because there are too many.
 struct RejectSlot(Arc<AtomicUsize>);
 
 impl RejectSlot {
@@ -76,7 +76,7 @@ impl Drop for RejectSlot {
     }
 }
 
-/// Takes a connection in, TLS handshake included; `None` where it is cut, or breaks off.
+/// Accepts a connection, TLS handshake included; `None` where it is cut, or breaks off.
 pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option<Accepted> {
     let address = stream.peer_addr().ok()?;
     bound_stalls(&stream, options.stall_timeout);
@@ -86,7 +86,7 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
         Ok(counted) => (Some(counted), None, None),
         Err(error) => (None, Some(error), Some(RejectSlot::take(&options.rejecting)?)),
     };
-    // Until a request says who is behind a proxy.
+    // Until a request reveals the client behind a proxy.
     let payer = Payer::new(&options.limits, RateKey::at(ip));
     let backlog = Backlog::new(options.min_read_rate, payer.clone());
     let wire = match &options.tls {
@@ -100,14 +100,14 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
     Some(Accepted { wire, address, peer, counted, payer, timeouts: options.timeouts, _reject_slot })
 }
 
-/// Bytes that the kernel takes for a peer before they can be sent. It would take megabytes for each that does not read,
-/// where they do not show as ours; the network's own need, what is under way, is not limited by this.
+/// Bytes that the kernel buffers for a peer before they can be sent. By default these would be megabytes for each peer that does
+/// not read, which do not show as this process's memory; bytes in flight on the network are not limited by this.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// A peer that takes nothing of what is sent to it holds a buffer for nothing: little of one, and not for long. The
-/// kernel knows how long that has been so; actix has no such deadline, and a body that is not polled cannot have one.
-/// Events go out when they come, not when the last one has been acknowledged (RFC 1122 §4.2.3.4 asks for a way to say so).
+/// A peer that takes none of its bytes holds a buffer in vain: a small one, and not for long. The kernel knows how long that has
+/// lasted; actix has no such timeout, and a body that is not polled cannot have one. Nagle's algorithm is turned off, so that
+/// events are sent when they come and not when the last one has been acknowledged (RFC 1122 §4.2.3.4 requires that option).
 fn bound_stalls(stream: &TcpStream, after: Duration) {
     let _ = stream.set_nodelay(true);
     #[cfg(target_os = "linux")]
@@ -115,7 +115,7 @@ fn bound_stalls(stream: &TcpStream, after: Duration) {
         let socket = socket2::SockRef::from(stream);
         let bounded = socket.set_tcp_user_timeout(Some(after)).and(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
         if let Err(error) = bounded {
-            tracing::debug!(%error, "stalls are not bounded on this connection");
+            tracing::debug!(%error, "the timeout for a stalled peer could not be set on a connection");
         }
     }
     #[cfg(not(target_os = "linux"))]

@@ -1,4 +1,5 @@
-//! The access log: a line a request, written when its answer is over, so that a stream's says how long and how much it was.
+//! The access log: one line per request, written when its response is complete, so that a stream's line has its duration and
+//! size.
 
 use std::time::Instant;
 
@@ -10,10 +11,10 @@ use super::peer::{Peer, Proxies};
 use crate::cursor::Cursor;
 use crate::transport::Transport;
 
-/// What the log is filtered by.
+/// The target by which the log is filtered.
 pub(crate) const TARGET: &str = "switchback::access";
 
-/// Longest path and query that are written down, in characters.
+/// The longest path and query that are logged, in characters.
 const SHOWN_CHARS: usize = 512;
 
 /// Writes the lines of one server.
@@ -22,7 +23,7 @@ pub(crate) struct AccessLog {
     pub(crate) proxies: Proxies,
 }
 
-/// A line that is not written yet; it is when this is dropped.
+/// A line that is not written yet; it is written on drop.
 pub(super) struct AccessRecord {
     began: Instant,
     address: std::net::IpAddr,
@@ -32,7 +33,7 @@ pub(super) struct AccessRecord {
     version: Version,
     status: Option<u16>,
     bytes: u64,
-    /// Where a stream may be written directly, which is not counted here, and how much had been before.
+    /// The stream's sink for direct writes, whose bytes are not counted here, and its count before.
     sink: Option<(DirectSink, u64)>,
 }
 
@@ -68,7 +69,7 @@ impl AccessRecord {
 impl Drop for AccessRecord {
     fn drop(&mut self) {
         let Self { address, method, target, transport, version, bytes, .. } = self;
-        // 499, as nginx has it: gone before there was an answer.
+        // 499, as in nginx: the client has gone before the response.
         let status = self.status.unwrap_or(499);
         let direct = self.sink.as_ref().map_or(0, |(sink, before)| sink.sent_bytes() - before);
         let bytes = *bytes + direct;
@@ -77,7 +78,7 @@ impl Drop for AccessRecord {
     }
 }
 
-/// The path and the query, without what may be secret in it, and without anything that could end the line.
+/// The path and the query, without possible secrets, and without any character that could end the line.
 fn target(path: &str, query: Option<&str>) -> String {
     let mut text = path.to_owned();
     for (index, pair) in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).enumerate() {
@@ -86,7 +87,7 @@ fn target(path: &str, query: Option<&str>) -> String {
         if is_shown(name, value) {
             text.push_str(pair);
         } else {
-            // A name may be a secret, too, where somebody forgot what stands before it.
+            // A name may be a secret, too, where a client forgot the name before the value.
             let known = name.len() <= 16 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             text.push_str(if known { name } else { "?" });
             text.push_str(if value.is_empty() { "" } else { "=-" });
@@ -96,8 +97,8 @@ fn target(path: &str, query: Option<&str>) -> String {
     text.chars().take(SHOWN_CHARS).map(plain).collect()
 }
 
-/// Parameters whose values are written down, where they are what they should be. Those of all others are not: what is a
-/// secret is not ours to guess.
+/// Parameters whose values are logged, where they have the expected form. The values of all others are not logged, since any may
+/// be a secret.
 fn is_shown(name: &str, value: &str) -> bool {
     match name {
         "topic" => true,

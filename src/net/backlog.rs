@@ -1,8 +1,8 @@
-//! What waits because its peer does not take it: bounded in time by a minimum rate, and in bytes by its peer's share.
+//! The backlog: bytes queued for a slow peer, bounded in time by a minimum rate, and in size by the peer's share.
 //!
-//! TCP's own timeout ends a peer that takes nothing. One that takes a byte now and then would hold what waits for it for
-//! ever. Measured is the time in which something waited, so that a stream without events, or a peer that keeps up, is never
-//! slow; the bytes are those that the kernel took, which for a reader that lags is what it acknowledged.
+//! TCP's own timeout ends a peer that takes nothing. A peer that takes a byte now and then would hold its queued bytes for ever.
+//! Only the time in which bytes were queued is measured, so that a stream without events, or a peer that keeps up, is never slow.
+//! The bytes are those that the kernel accepted, which for a slow reader are those that it acknowledged.
 
 use std::io;
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use tokio::time::Sleep;
 
 use super::payer::Payer;
 
-/// How fast a peer has to take what waits for it.
+/// The minimum rate at which a peer has to take queued bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MinReadRate {
-    /// 0 is any rate.
+    /// 0 disables the minimum.
     pub(crate) bytes_per_second: u32,
-    /// How long something may wait before the rate counts.
+    /// How long bytes may be queued before the rate is checked.
     pub(crate) window: Duration,
 }
 
-/// How fast a peer takes what waits for it.
+/// The measured rate of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadRate {
     min: MinReadRate,
-    /// How long something has waited, in this window.
+    /// How long bytes have been queued in this window.
     blocked: Duration,
     blocked_since: Option<Instant>,
     /// Bytes taken in this window.
@@ -43,10 +43,10 @@ impl ReadRate {
         Self { min, blocked: Duration::ZERO, blocked_since: None, taken: 0 }
     }
 
-    /// Something waits, and the peer takes nothing of it at the moment. Says when the window ends if that goes on.
+    /// Records that bytes are queued and the peer takes none of them at the moment. Returns when the window ends if that goes on.
     ///
     /// # Errors
-    /// [`TooSlow`] where it has waited for a whole window, and too little of it was taken.
+    /// [`TooSlow`] where bytes were queued for a whole window, and the peer took too few of them.
     pub(super) fn blocked(&mut self, now: Instant) -> Result<Instant, TooSlow> {
         let window = self.min.window;
         let since = *self.blocked_since.get_or_insert(now);
@@ -61,7 +61,7 @@ impl ReadRate {
         Ok(now + window)
     }
 
-    /// The peer took bytes.
+    /// Records that the peer took bytes.
     pub(super) fn took(&mut self, now: Instant, bytes: usize) {
         if let Some(since) = self.blocked_since.take() {
             self.blocked += now.saturating_duration_since(since);
@@ -70,7 +70,7 @@ impl ReadRate {
     }
 }
 
-/// The backlog of one connection. It has no state until something waits.
+/// The backlog of one connection. It has no state until bytes are queued.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     min: MinReadRate,
@@ -91,10 +91,11 @@ impl Backlog {
         Self { min, payer, held_bytes: 0, waiting: None }
     }
 
-    /// `bytes` wait, and the socket takes nothing of them at the moment: the task is woken when that has lasted too long.
+    /// Records that `bytes` are queued and the socket takes none of them at the moment. The task is woken when that has lasted
+    /// too long.
     ///
-    /// A connection that is too slow, or whose peer holds too much, is not closed but reset: what the kernel has taken already
-    /// would wait on for the same peer. A client that comes back resumes from its cursor.
+    /// A connection that is too slow, or whose peer's share is full, is reset instead of closed: bytes that the kernel has
+    /// accepted would otherwise stay queued for the same peer. A client that reconnects resumes from its cursor.
     pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>, socket: &TcpStream, bytes: usize) -> Poll<io::Error> {
         if bytes != self.held_bytes {
             if let Err(error) = self.payer.hold_unsent(bytes) {
@@ -116,7 +117,8 @@ impl Backlog {
             };
             let until = tokio::time::Instant::from_std(until);
             let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            // Kept armed for a time at or before the end: to move it with every write costs more than to be woken in vain.
+            // The timer stays armed for a time at or before the end: resetting it with every write costs more than a spurious
+            // wake-up.
             if sleep.is_elapsed() || sleep.deadline() > until {
                 sleep.as_mut().reset(until);
             }
@@ -124,7 +126,7 @@ impl Backlog {
         }
     }
 
-    /// The socket took bytes; `drained` where nothing is left of what was given.
+    /// Records that the socket took bytes; `drained` where nothing is left to write.
     pub(super) fn took(&mut self, bytes: usize, drained: bool) {
         if drained && self.held_bytes > 0 {
             let _less_is_never_refused = self.payer.hold_unsent(0);
@@ -140,14 +142,14 @@ impl Backlog {
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        // The payer may be kept for longer, in actix's pools.
+        // actix's pools may keep the payer for longer.
         self.took(0, true);
     }
 }
 
 fn reset_on_close(socket: &TcpStream) {
     if let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "a connection is closed, not reset");
+        tracing::debug!(%error, "the connection could not be reset and is closed");
     }
 }
 
@@ -160,7 +162,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60);
     const MIN: MinReadRate = MinReadRate { bytes_per_second: 1024, window: WINDOW };
 
-    /// A peer that takes `bytes` every `pause` while something waits all the time: how long it is suffered, up to an hour.
+    /// A peer that takes `bytes` every `pause` while bytes are always queued: the time until it is cut, up to an hour.
     fn suffered(bytes: usize, pause: Duration) -> Duration {
         let begin = Instant::now();
         let (mut rate, mut now) = (ReadRate::new(MIN), begin);
@@ -198,7 +200,7 @@ mod tests {
             assert!(rate.blocked(now).is_ok());
             now += Duration::from_millis(100);
             rate.took(now, 200);
-            // A quiet hour.
+            // An hour without queued bytes.
             now += Duration::from_secs(3600);
         }
         assert!(rate.blocked(now).is_ok());

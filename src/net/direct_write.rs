@@ -1,9 +1,9 @@
-//! Direct writes: what a stream is sent, straight to its socket.
+//! Direct writes: a worker writes a stream's events straight to its socket.
 //!
-//! A stream's usual way is its body: its task is woken, goes through the connection's state, asks the body, copies what it
-//! gives and writes it. With a thousand streams that is two microseconds for each event and stream, most of them spent
-//! waiting for memory. So an idle stream is written to by its worker directly. What the socket does not take then, and all
-//! that is behind something unwritten, goes the usual way, which is also the only one over TLS, over HTTP/2 and in another
+//! By default a stream's events pass through its response body: the stream's task is woken, goes through the connection's state,
+//! polls the body, copies its bytes and writes them. With a thousand streams that takes two microseconds for each event and
+//! stream, most of them cache misses. So the worker writes to an idle stream directly. Bytes that the socket does not accept, and
+//! everything behind unwritten bytes, take the default path, which is also the only one over TLS, over HTTP/2 and in another
 //! program's server.
 
 mod socket;
@@ -23,11 +23,11 @@ use socket::Socket;
 #[cfg(test)]
 pub(crate) use socket::simulated::SimulatedSocket;
 
-/// The writing side of a plain connection, shared by what its task writes and what is written directly.
+/// The writing side of a plain connection, shared by its task's writes and direct writes.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectSink(Rc<WriteSide>);
 
-/// A [`DirectSink`] while its connection is there. What is noted about a connection can outlive it, in actix's pools.
+/// A [`DirectSink`] while its connection exists. The connection's data can outlive it, in actix's pools.
 #[derive(Clone, Debug)]
 pub(crate) struct WeakSink(Weak<WriteSide>);
 
@@ -38,16 +38,16 @@ struct WriteSide {
     clear: Cell<bool>,
     /// Whether the body that is being sent is chunked (RFC 9112 §7.1).
     chunked: Cell<bool>,
-    /// What the socket did not take yet: at most one write of one stream.
+    /// Bytes that the socket did not accept yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
-    /// Bytes that wait with the task, behind the rest.
+    /// Bytes queued with the task, behind the rest.
     behind_bytes: Cell<usize>,
     backlog: RefCell<Backlog>,
-    /// Bytes of bodies that were written directly, without what stands around chunks.
+    /// Bytes of bodies that were written directly, without chunk framing.
     sent_bytes: Cell<u64>,
 }
 
-/// What stands around the bytes of a chunk, at most.
+/// The most bytes of a chunk's framing.
 const CHUNK_BYTES: usize = 16 + 4;
 
 impl WeakSink {
@@ -80,28 +80,28 @@ impl DirectSink {
         WeakSink(Rc::downgrade(&self.0))
     }
 
-    /// Bytes of bodies that were written directly so far, without what stands around chunks.
+    /// Bytes of bodies that were written directly so far, without chunk framing.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.0.sent_bytes.get()
     }
 
-    /// The encoder says how the body is framed whose head it has written.
+    /// Called by the encoder with the framing of the body whose head it has written.
     pub(crate) fn set_chunked(&self, chunked: bool) {
         self.0.chunked.set(chunked);
     }
 
-    /// Something is given to the task: until it is written, nothing may overtake it.
+    /// Records that bytes are queued with the task: until they are written, no direct write may overtake them.
     pub(crate) fn block(&self) {
         self.0.clear.set(false);
     }
 
-    /// Whether nothing waits to be written. Where something does, the connection's task will run again.
+    /// Whether nothing is queued. Where something is, the connection's task will run again.
     pub(crate) fn is_clear(&self) -> bool {
         self.0.clear.get() && self.0.rest.borrow().is_empty()
     }
 
-    /// Writes a part of the body now, where nothing waits to be written; says whether the socket took all of it. If not, the
-    /// stream's task has to be woken, to see to the rest, and to find out what is wrong with the socket if something is.
+    /// Writes a part of the body now, if nothing is queued; returns whether the socket accepted all of it. If not, the stream's
+    /// task has to be woken, to write the rest, and to handle an error of the socket.
     pub(crate) fn send(&self, part: &[u8]) -> bool {
         self.0.sent_bytes.set(self.0.sent_bytes.get() + part.len() as u64);
         if !self.0.chunked.get() {
@@ -123,21 +123,21 @@ impl DirectSink {
         false
     }
 
-    /// Waits until what the socket did not take has been taken.
+    /// Waits until the bytes that the socket did not accept are written.
     pub(crate) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut rest = self.0.rest.borrow_mut();
         while !rest.is_empty() {
             let written = ready!(self.poll_socket(cx, &rest, self.0.behind_bytes.get()))?;
             rest.advance(written);
             if rest.is_empty() {
-                // A stream at rest costs no buffer.
+                // An idle stream keeps no buffer.
                 *rest = BytesMut::new();
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// What the connection's task writes.
+    /// A write of the connection's task.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.behind_bytes.set(bytes.len());
         ready!(self.poll_rest(cx))?;
@@ -146,7 +146,7 @@ impl DirectSink {
         Poll::Ready(Ok(written))
     }
 
-    /// The task flushes when its own buffer is empty, and only then: so does actix.
+    /// The task flushes when its own buffer is empty, and only then; so does actix.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.clear.set(true);
         self.poll_rest(cx)
@@ -157,7 +157,7 @@ impl DirectSink {
         Poll::Ready(self.0.socket.shutdown())
     }
 
-    /// Writes what the socket takes of `bytes`, behind which others wait.
+    /// Writes what the socket accepts of `bytes`, behind which others are queued.
     fn poll_socket(&self, cx: &mut Context<'_>, bytes: &[u8], behind_bytes: usize) -> Poll<io::Result<usize>> {
         self.0.socket.poll_write(cx, bytes, behind_bytes, &mut self.0.backlog.borrow_mut())
     }
@@ -178,7 +178,7 @@ mod tests {
     use crate::net::MinReadRate;
     use crate::net::payer::Payer;
 
-    /// Both ends of a connection that takes little at a time.
+    /// Both ends of a connection with small socket buffers.
     async fn pair() -> (DirectSink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpSocket::new_v4().unwrap();
@@ -191,12 +191,12 @@ mod tests {
         (DirectSink::new(stream.into_split().1, Backlog::new(min, payer)), peer.unwrap())
     }
 
-    /// A write that tells by its bytes where it belongs.
+    /// A write whose bytes show its place.
     fn block(number: usize) -> Vec<u8> {
         (0..1000).flat_map(|at| format!("{number}.{at} ").into_bytes()).collect()
     }
 
-    /// Sends until the socket is full; returns all that was given.
+    /// Sends until the socket is full; returns everything that was sent.
     fn fill(sink: &DirectSink) -> Vec<u8> {
         let mut given = Vec::new();
         for number in 0..10_000 {
@@ -228,7 +228,7 @@ mod tests {
             let mut all = Vec::new();
             peer.read_to_end(&mut all).await.map(|_| all)
         });
-        // By turns: what actix writes, and what is written directly.
+        // Writes of actix and direct writes in turn.
         for round in 0..50 {
             let text = format!("actix {round}");
             let written = poll_fn(|cx| sink.poll_write(cx, text.as_bytes())).await.unwrap();
@@ -241,7 +241,7 @@ mod tests {
         poll_fn(|cx| sink.poll_shutdown(cx)).await.unwrap();
         let taken = reading.await.unwrap().unwrap();
         assert!(taken == given, "{} of {} bytes, or in another order", taken.len(), given.len());
-        assert_eq!(sink.0.rest.borrow().capacity(), 0, "at rest it keeps no buffer");
+        assert_eq!(sink.0.rest.borrow().capacity(), 0, "an idle stream keeps no buffer");
     }
 
     #[tokio::test]
@@ -250,7 +250,7 @@ mod tests {
         flushed(&sink).await.unwrap();
         sink.block();
         assert!(!sink.is_clear());
-        // Written in part: actix flushes when it is whole.
+        // Written in part: actix flushes when its buffer is empty.
         poll_fn(|cx| sink.poll_write(cx, b"a")).await.unwrap();
         assert!(!sink.is_clear());
         poll_fn(|cx| sink.poll_write(cx, b"b")).await.unwrap();
@@ -266,7 +266,7 @@ mod tests {
         let (sink, mut peer) = pair().await;
         flushed(&sink).await.unwrap();
         fill(&sink);
-        // Closed with bytes unread, it resets the connection.
+        // A socket that is closed with unread bytes resets the connection.
         peer.write_all(b"x").await.unwrap();
         drop(peer);
         assert!(poll_fn(|cx| sink.poll_rest(cx)).await.is_err());

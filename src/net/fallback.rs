@@ -1,6 +1,7 @@
-//! The way through an actix-web `App`: its requests and answers as ours, and what is tracked of them.
+//! The adapter to an actix-web `App`: converts its requests and responses, and tracks them.
 //!
-//! A request that is not read by [`super::http1`] comes this way, and so does every request in another program's `App`.
+//! A request that [`super::http1`] does not read is served through this adapter, and so is every request in another program's
+//! `App`.
 
 use std::io;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use super::peer::Peer;
 use super::request::RequestBody;
 use super::response::{Response, ResponseBody};
 
-/// A request's head; `None` where its method is none.
+/// A request's head; `None` where its method is not valid.
 pub(crate) fn request_head(head: &actix_http::RequestHead) -> Option<HeadBuilder> {
     let method = Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
     let version = match head.version {
@@ -37,7 +38,7 @@ pub(crate) fn request_head(head: &actix_http::RequestHead) -> Option<HeadBuilder
         _ => Version::HTTP_11,
     };
     let mut builder = RequestHead::builder(method, version, head.uri.path(), head.uri.query());
-    // The host of a target in absolute form counts, whatever `Host` says (RFC 9112 §3.2.2).
+    // The host of a target in absolute form overrides `Host` (RFC 9112 §3.2.2).
     let authority = head.uri.authority();
     if let Some(authority) = authority {
         builder.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
@@ -61,9 +62,9 @@ pub(crate) fn request_body(payload: Payload) -> RequestBody {
     }
 }
 
-/// Whether an answer that streams is sent in chunks. HTTP/1.0 knows none (nginx speaks it to its upstreams unless it is set
-/// otherwise): there the end of the connection is the end of the body. So it is where a WebSocket was asked for that is
-/// none: actix announces chunks then, and makes none.
+/// Whether a streamed response is chunked. HTTP/1.0 has no chunks (nginx uses it for upstreams unless configured otherwise):
+/// there the end of the connection is the end of the body. So it is for a refused upgrade to WebSocket: actix announces chunks
+/// then, and writes none.
 pub(crate) fn is_chunked(head: &actix_http::RequestHead) -> bool {
     head.version >= actix_http::Version::HTTP_11 && !is_endless(head)
 }
@@ -74,14 +75,14 @@ pub(crate) fn is_endless(head: &actix_http::RequestHead) -> bool {
     head.headers().get_all(UPGRADE).any(is_websocket)
 }
 
-/// An answer; `chunked` as [`is_chunked`] has it.
+/// A response; `chunked` as [`is_chunked`] returns it.
 pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Response<BoxBody> {
     let status = StatusCode::from_u16(response.status.as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = actix_http::Response::new(status);
     let fields = response.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let defaults = response.missing_defaults().map(|(name, value)| (name, value.as_bytes()));
     for (name, value) in fields.chain(defaults) {
-        // Two versions of the same crate: what is a name or a value in one is so in the other.
+        // Two versions of the same crate: a valid name or value in one is valid in the other.
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
             answer.headers_mut().insert(name, value);
         }
@@ -103,7 +104,7 @@ pub(crate) fn response(response: Response, chunked: bool) -> actix_http::Respons
     }
 }
 
-/// A body that streams.
+/// A streamed body.
 struct StreamedBody(Pin<Box<dyn Stream<Item = Bytes>>>);
 
 impl MessageBody for StreamedBody {
@@ -118,7 +119,7 @@ impl MessageBody for StreamedBody {
     }
 }
 
-/// A body that streams, and whose length is known.
+/// A streamed body of known length.
 struct SizedBody {
     left_bytes: usize,
     stream: Pin<Box<dyn Stream<Item = Bytes>>>,
@@ -144,7 +145,7 @@ impl MessageBody for SizedBody {
     }
 }
 
-/// The service of an `App` in our own server: each request is in flight until its answer is over, and then logged.
+/// The service around an `App` in our own server: each request is in flight until its response is complete, and then logged.
 pub(crate) struct Tracked<S> {
     service: S,
     log: Option<Rc<AccessLog>>,
@@ -177,7 +178,7 @@ where
         if activity.is_some_and(|activity| !activity.may_execute(last)) {
             return TrackedCall { answer: None, in_flight: None, last };
         }
-        // Put together for the log alone.
+        // Only the access log needs the head.
         let head = self.log.as_ref().and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
         let log = self.log.as_deref().zip(head.as_ref());
         let in_flight = InFlight::begin(log, &peer, activity);
@@ -185,8 +186,8 @@ where
     }
 }
 
-/// Whether a request is the connection's last: it says so, or its version does; or it has a body whose length nobody knows, and
-/// which would be taken for requests (it is refused for that, too).
+/// Whether a request is the connection's last: by its `Connection` field, by its version, or because its body has no known length
+/// and would be parsed as requests (for which the request is refused as well).
 fn is_last(request: &actix_http::Request) -> bool {
     let unbounded = || {
         let headers = request.head().headers();
@@ -197,9 +198,9 @@ fn is_last(request: &actix_http::Request) -> bool {
     request.head().connection_type() == ConnectionType::Close || unbounded()
 }
 
-/// A request that is not answered yet.
+/// A request without a response yet.
 pub(crate) struct TrackedCall<F> {
-    /// `None` for a request behind the connection's last: it is neither executed nor answered, and its connection ends.
+    /// `None` for a request after the connection's last: it is neither executed nor answered, and its connection ends.
     answer: Option<F>,
     in_flight: Option<InFlight>,
     /// Whether the request is the connection's last.
@@ -219,7 +220,7 @@ where
         let mut response = ready!(Pin::new(answer).poll(cx))?;
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if this.last && !upgraded {
-            // Not left to actix: a request that it has read behind this one makes it forget what this one said.
+            // Set explicitly: after actix has parsed a pipelined request, it forgets this request's `Connection` field.
             response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         let sink = response.request().conn_data::<WeakSink>().and_then(WeakSink::upgrade);
@@ -230,11 +231,11 @@ where
     }
 }
 
-/// The body of an answer that is in flight.
+/// The body of a response in flight.
 pub(crate) struct TrackedBody<B> {
     body: B,
     in_flight: InFlight,
-    /// Of a connection that became a WebSocket.
+    /// For a connection that became a WebSocket.
     activity: Option<Rc<Activity>>,
 }
 
@@ -252,7 +253,7 @@ impl<B: MessageBody + Unpin> MessageBody for TrackedBody<B> {
             this.in_flight.sent(bytes.len());
         }
         if let (Some(activity), Poll::Ready(None)) = (&this.activity, &part) {
-            // Both close frames have passed, or the peer keeps its own for too long: the server closes TCP first, and at once
+            // Both close frames have passed, or the peer has not sent its own in time: the server closes TCP first, and at once
             // (RFC 6455 §7.1.1). actix would wait for the peer to do so.
             activity.finish_sending();
         }

@@ -1,13 +1,13 @@
-//! Whether a request is held: all is done for it but to wait for events.
+//! Held requests: requests that are processed but for waiting for events.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// A flag that a connection shares with the request under way on it.
+/// A flag that a connection shares with its request in flight.
 ///
-/// A client that closes its sending side (`nc -N`, `socat`) is still owed the answer to what it asked for, so the end of
-/// its bytes ends a request only where the answer is nothing but waiting: then the client has gone, as a browser that leaves
-/// a page has. The two look the same on the wire; what the request does tells them apart.
+/// A client that closes its sending side (`nc -N`, `socat`) is still owed its response. So the end of the client's bytes ends a
+/// request only where the request does nothing but wait: then the client has gone, as a browser that leaves a page has. The two
+/// look the same on the wire; the state of the request distinguishes them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hold(Rc<Cell<bool>>);
 

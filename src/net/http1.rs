@@ -1,10 +1,10 @@
 //! HTTP/1.1 (RFC 9112), for the frequent requests.
 //!
-//! What the server is for is asked for by the same few requests, again and again, and answered by the same few heads. actix
-//! serves anything, and for that keeps two buffers of 8 KiB and two KiB of state for each connection, and takes each request
-//! through layers that find nothing to do. So a request that is here as a whole, is for a fast path and says nothing unusual
-//! about itself is read, served and answered here. With the first that is none of these the connection falls back to the
-//! actix-web `App`, with what was read of it, and stays there: what is malformed, slow, long or rare is not read here. So
+//! The server's work is a few kinds of requests, repeated again and again and answered with a few kinds of heads. actix serves
+//! anything; for that it keeps two buffers of 8 KiB and two KiB of state per connection, and passes each request through layers
+//! that have nothing to do. So a request that has arrived completely, is for a fast path and has nothing unusual in its head is
+//! parsed, served and answered here. With the first request that does not qualify the connection falls back to the actix-web
+//! `App`, together with the bytes read so far, and stays there. Malformed, slow, long and rare requests are not parsed here, so
 //! nothing here waits in the middle of a request.
 
 mod decode;
@@ -40,17 +40,17 @@ use encode::{BodyFraming, HeadTemplate, write_end, write_head, write_part};
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
 
-/// Bytes of answers that wait to be written; past it no more are made.
+/// Bytes of responses queued for writing; past it no further request is answered.
 const OUT_MAX_BYTES: usize = 16 << 10;
 
-/// Bytes that a peer may still send, and how long it may take, once it has had its last answer: to close with something
-/// unread would take back what is under way to it (RFC 9112 §9.6).
+/// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
+/// the response on its way (RFC 9112 §9.6).
 const LINGER_MAX_BYTES: usize = 256 << 10;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// What the connections of one worker share.
+/// State shared by the connections of one worker.
 pub(crate) struct Http1<S> {
     service: Rc<S>,
     log: Option<Rc<AccessLog>>,
@@ -66,7 +66,7 @@ impl<S: Service> Http1<S> {
         Self { service, log, stopping, template: HeadTemplate::default() }
     }
 
-    /// Serves a connection until it ends, `None`, or until it falls back.
+    /// Serves a connection until it ends (`None`), or until it falls back.
     pub(crate) async fn serve(&self, io: Io) -> Option<BoxedIo> {
         if io.peer.refused.is_some() {
             return Some(io.rewind(BytesMut::new()));
@@ -75,7 +75,7 @@ impl<S: Service> Http1<S> {
         let mut connection = Connection { link, out: BytesMut::new(), stopping: self.stopping.clone() };
         let mut begun = false;
         loop {
-            // However many requests were pipelined, others have their turn between them.
+            // Between pipelined requests, however many, other tasks get their turn.
             consume_budget().await;
             match connection.next(&*self.service).await {
                 Next::Request(request) => {
@@ -104,7 +104,7 @@ impl<S: Service> Http1<S> {
 enum Next {
     Request(FastRequest),
     FallBack,
-    /// Nothing, for too long.
+    /// The idle timeout has passed.
     Silent,
     Gone,
     /// The peer has closed its sending side.
@@ -112,30 +112,30 @@ enum Next {
     Stopping,
 }
 
-/// What becomes of a connection after an answer.
+/// What follows a response.
 enum After {
     Next,
     Close,
     Gone,
 }
 
-/// How a peer ends what it sends.
+/// How a peer ends its sending.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadEnd {
-    /// It has closed its sending side (a FIN), and may be waiting for its answer.
+    /// The peer has closed its sending side (a FIN), and may be waiting for its response.
     Finished,
     /// The connection is broken.
     Broken,
 }
 
-/// A connection's socket, and what has been read of it.
+/// A connection's socket, and the bytes read from it.
 struct Link {
     io: Io,
     input: BytesMut,
 }
 
 impl Link {
-    /// Reads more; says how much. It has no buffer of its own: a connection at rest costs none.
+    /// Reads more; returns how much. The read uses a temporary buffer: an idle connection has none.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut read = ReadBuf::uninit(&mut space);
@@ -158,15 +158,15 @@ impl Link {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut => return Poll::Ready(Next::Silent),
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
-                // Nothing is there yet; or the others of the thread have their turn.
+                // Nothing has arrived yet; or the thread's other tasks get their turn.
                 Poll::Pending if self.input.is_empty() || !has_budget_remaining() => return Poll::Pending,
                 Poll::Pending => return Poll::Ready(Next::FallBack),
             }
         }
     }
 
-    /// Waits for the end of what the peer sends, while it is being answered. What else it asks for is kept, as far as there
-    /// is room.
+    /// Waits for the end of the peer's bytes while a request is being answered. Pipelined requests are kept, as far as there is
+    /// room.
     fn poll_read_end(&mut self, cx: &mut Context<'_>) -> Poll<ReadEnd> {
         while self.input.len() < INPUT_MAX_BYTES {
             match ready!(self.poll_read(cx)) {
@@ -178,8 +178,8 @@ impl Link {
         Poll::Pending
     }
 
-    /// Whether the peer has gone: its connection is broken, or it has closed its sending side while all that there is for it
-    /// was written and it waits for events.
+    /// Whether the peer has gone: its connection is broken, or the peer has closed its sending side while every response is
+    /// written and the request waits for events.
     fn is_gone(&mut self, cx: &mut Context<'_>, out: &BytesMut) -> bool {
         match self.poll_read_end(cx) {
             Poll::Ready(ReadEnd::Broken) => true,
@@ -188,7 +188,7 @@ impl Link {
         }
     }
 
-    /// Writes all of `out`. Flushed then, and only then: it is how direct writes learn that nothing is before them.
+    /// Writes all of `out`, and flushes then and only then: direct writes are allowed from the flush on.
     fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<io::Result<()>> {
         while !out.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, out))?;
@@ -203,21 +203,21 @@ impl Link {
     }
 }
 
-/// One connection: at rest it is a socket and little else.
+/// One connection; an idle one is a socket and little else.
 struct Connection {
-    /// Shared with the messages of a WebSocket, which are read by whom they are for.
+    /// Shared with the messages of a WebSocket, which its handler reads.
     link: Rc<RefCell<Link>>,
-    /// Answers that wait to be written.
+    /// Responses queued for writing.
     out: BytesMut,
     stopping: Stopping,
 }
 
 impl Connection {
-    /// The next request. What was answered is written when there is none that could be answered with it.
+    /// The next request. Queued responses are written once no further request can be answered along with them.
     async fn next(&mut self, service: &impl Service) -> Next {
         poll_fn(|cx| {
             let mut link = self.link.borrow_mut();
-            // What has been read is answered together; before more is read, the answers go out.
+            // Requests that have been read are answered together; before more is read, the responses are written.
             let full = self.out.len() >= OUT_MAX_BYTES;
             let due = !self.out.is_empty() && (full || link.input.is_empty());
             let written = if due { Some(link.poll_write(cx, &mut self.out)) } else { None };
@@ -230,7 +230,7 @@ impl Connection {
             if let Poll::Ready(Next::Request(_)) = next {
                 return next;
             }
-            // Behind them is a part of a request, or something for somebody else.
+            // The rest of the input is an incomplete request, or one for the `App`.
             let written = if self.out.is_empty() {
                 Poll::Ready(Ok(()))
             } else {
@@ -239,7 +239,7 @@ impl Connection {
             match written {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Gone),
-                // Nobody waits here but for the peer.
+                // Only the peer is waited for here.
                 Poll::Pending => return next,
             }
             if next.is_pending() && self.stopping.poll_unpin(cx).is_ready() {
@@ -268,7 +268,7 @@ impl Connection {
             (http1.service.call(request), in_flight, sink)
         };
         let Some(response) = self.run(run, upgrade).await else { return After::Gone };
-        // A socket that was refused may have said more, that is no request.
+        // After a refused upgrade the peer may have sent bytes that are no request.
         let close = http1.stopping.peek().is_some() || upgrade;
         let framing = write_head(&response, close, &http1.template, &mut self.out);
         if let Some(sink) = &sink {
@@ -283,18 +283,18 @@ impl Connection {
         }
     }
 
-    /// Waits for an answer; `None` where the peer has gone meanwhile.
+    /// Waits for a response; `None` where the peer has gone meanwhile.
     async fn run(&mut self, mut run: LocalBoxFuture<'static, Response>, upgrade: bool) -> Option<Response> {
         poll_fn(|cx| {
             if let Poll::Ready(response) = run.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
             let mut link = self.link.borrow_mut();
-            // What was answered before does not wait for this.
+            // Earlier responses do not wait for this one.
             if !self.out.is_empty() && matches!(link.poll_write(cx, &mut self.out), Poll::Ready(Err(_))) {
                 return Poll::Ready(None);
             }
-            // The messages of a socket are not for us to read.
+            // The messages of a WebSocket are its handler's to read.
             if !upgrade && link.is_gone(cx, &self.out) {
                 return Poll::Ready(None);
             }
@@ -303,9 +303,9 @@ impl Connection {
         .await
     }
 
-    /// Sends a body; says whether to its end.
+    /// Sends a body; returns whether all of it was sent.
     async fn send(&mut self, body: ResponseBody, framing: BodyFraming, in_flight: InFlight) -> bool {
-        // Let go of when it has given its last, whenever that is taken.
+        // Dropped after its last part, whenever the peer takes that.
         let mut body = Some((body, in_flight));
         let mut left_bytes = if let BodyFraming::Length(bytes) = framing { bytes } else { 0 };
         poll_fn(|cx| {
@@ -317,7 +317,7 @@ impl Connection {
                             left_bytes = left_bytes.saturating_sub(part.len());
                             write_part(framing, &part, &mut self.out);
                         }
-                        // It broke off.
+                        // The body ended early.
                         Poll::Ready(None) if left_bytes > 0 => return Poll::Ready(false),
                         Poll::Ready(None) => {
                             write_end(framing, &mut self.out);
@@ -327,7 +327,7 @@ impl Connection {
                     }
                 }
                 if body.is_none() && matches!(framing, BodyFraming::Length(_)) {
-                    // Written with the next, or when there is none.
+                    // Written with the next part, or when there is none.
                     return Poll::Ready(true);
                 }
                 let mut link = self.link.borrow_mut();
@@ -341,7 +341,7 @@ impl Connection {
                 match ready!(link.poll_write(cx, &mut self.out)) {
                     Err(_) => return Poll::Ready(false),
                     Ok(()) if body.is_none() => return Poll::Ready(true),
-                    // Whether the peer has gone is looked at again: it said so before all was written.
+                    // Checked again whether the peer has gone: it closed its sending side before everything was written.
                     Ok(()) if full || link.io.read_ended => {}
                     Ok(()) => return Poll::Pending,
                 }
@@ -352,12 +352,12 @@ impl Connection {
 
     async fn fall_back(mut self) -> Option<BoxedIo> {
         poll_fn(|cx| self.link.borrow_mut().poll_write(cx, &mut self.out)).await.ok()?;
-        // Nobody else has it: it is shared during an answer only.
+        // The link is shared only while a request is answered.
         let Link { io, input } = Rc::into_inner(self.link)?.into_inner();
         Some(io.rewind(input))
     }
 
-    /// Writes what waits, says that there is no more, and waits a little for the peer to see it.
+    /// Writes what is queued, shuts down the sending side, and waits a little for the peer to read it.
     async fn close(mut self) {
         let closing = poll_fn(|cx| {
             let mut link = self.link.borrow_mut();

@@ -1,8 +1,8 @@
 //! HTTP/2 (RFC 9113), straight from `h2` to requests.
 //!
-//! actix has its own, which takes any number of streams, does not see that one was reset until its next bytes, and waits
-//! for ever for one that takes nothing: each would cost what a connection may not. So the frames are `h2`'s, as there,
-//! but what drives them is here: a task a stream, ended by its answer, by a reset, or by a stall.
+//! actix's own implementation accepts any number of streams, does not notice a reset until the stream's next bytes, and waits for
+//! ever for a stream whose peer takes nothing: each of these would exceed what a connection may cost. So the frames are `h2`'s,
+//! as in actix, but the driver is here: one task per stream, ended by its response, by a reset, or by a stall.
 
 mod convert;
 mod upload;
@@ -36,28 +36,28 @@ use crate::limits::{Limits, RateKey};
 use convert::{request_head, response_head};
 use upload::Upload;
 
-/// Bytes of one stream that wait to be written to the socket.
+/// Bytes of one stream that are queued for the socket.
 const SEND_BUFFER_BYTES: usize = 32 << 10;
 
-/// Bytes that are given to one stream at a time, so that others get their turn.
+/// Bytes that one stream may send at a time, so that others get their turn.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Bytes of one request's body, and of all of a connection, that may be under way.
+/// The flow-control window of a request's body, and of all bodies of a connection.
 const WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
-/// Streams that a client has reset and that are not yet forgotten; and those that it reset before they were looked at. Past
-/// either the connection is closed: it is the rapid reset of CVE-2023-44487.
+/// Streams that a client has reset and that are not yet forgotten; and those that it reset before they were accepted. Past either
+/// number the connection is closed: this is the rapid reset of CVE-2023-44487.
 const RESETS_MAX: usize = 20;
 
-/// Bytes that are set aside for an answer before its request is executed: enough for every answer that is not a batch or a file,
-/// so that none of what was done goes unanswered for want of memory.
+/// Bytes that are reserved for a response before its request is executed: enough for every response that is not a batch or a
+/// file, so that no executed request goes unanswered for want of memory.
 const ANSWER_BYTES: usize = 4 << 10;
 
-/// What a kept header field costs besides its bytes.
+/// The cost of a stored header field besides its bytes.
 const FIELD_COST_BYTES: usize = 16;
 
-/// What an HTTP/2 connection may do.
+/// The limits of an HTTP/2 connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Http2Options {
     pub(crate) streams_max: u32,
@@ -65,14 +65,14 @@ pub(crate) struct Http2Options {
     pub(crate) header_timeout: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) stall_timeout: Duration,
-    /// As [`super::accept::AcceptOptions`] has it, for each stream.
+    /// As in [`super::accept::AcceptOptions`], for each stream.
     pub(crate) min_read_rate: MinReadRate,
-    /// What heads and answers that wait are charged to.
+    /// The limits to which stored heads and queued responses are charged.
     pub(crate) limits: Arc<Limits>,
     pub(crate) proxies: Proxies,
 }
 
-/// What the HTTP/2 connections of one worker share.
+/// State shared by the HTTP/2 connections of one worker.
 pub(crate) struct Http2<S> {
     service: Rc<S>,
     log: Option<Rc<AccessLog>>,
@@ -111,7 +111,7 @@ async fn serve<S: Service + 'static>(http2: &Rc<Http2<S>>, io: impl AsyncRead + 
     loop {
         if ending && !ended {
             ended = true;
-            // What has begun goes on; nothing else begins.
+            // Requests in flight are finished; no new ones are accepted.
             connection.graceful_shutdown();
         }
         tokio::select! {
@@ -125,20 +125,20 @@ async fn serve<S: Service + 'static>(http2: &Rc<Http2<S>>, io: impl AsyncRead + 
                     });
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "an HTTP/2 connection ends");
+                    tracing::debug!(%error, "an HTTP/2 connection ended with an error");
                     return;
                 }
                 None => return,
             },
             () = &mut stopping, if !ending => ending = true,
             () = streams.quiet_for(options.keep_alive), if !ending => ending = true,
-            // Asked to go, and with nothing left to wait for, it is not waited for long.
+            // After GOAWAY, and without requests in flight, the peer has only a short time to close.
             () = streams.quiet_for(options.header_timeout), if ended => return,
         }
     }
 }
 
-/// The streams of a connection that are under way.
+/// The streams of a connection that are in flight.
 #[derive(Default)]
 struct Streams {
     count: Cell<usize>,
@@ -154,7 +154,7 @@ impl Streams {
         One(self.clone())
     }
 
-    /// Until there was none for so long.
+    /// Waits until there was no stream for so long.
     async fn quiet_for(&self, time: Duration) {
         loop {
             let changed = self.changed.notified();
@@ -174,7 +174,7 @@ impl Drop for One {
     }
 }
 
-/// From a request to the end of its answer.
+/// From a request to the end of its response.
 async fn answer<S: Service>(
     http2: &Http2<S>,
     request: http::Request<RecvStream>,
@@ -191,7 +191,7 @@ async fn answer<S: Service>(
     let head_bytes = head.bytes() + head.fields().count() * FIELD_COST_BYTES;
     let mut peer = peer;
     if let Err(error) = payer.hold_head(head_bytes).and_then(|()| payer.hold_unsent(ANSWER_BYTES)) {
-        // The handler refuses it, and knows how.
+        // The handler refuses the request, in the right format.
         peer.refused = Some(error);
         head.drop_fields();
     }
@@ -208,12 +208,12 @@ async fn answer<S: Service>(
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answering.as_mut().poll(cx).map(Some),
     });
-    // A held request whose client is gone ends here, and everything that it held with it.
+    // A held request whose client has gone ends here, and releases everything that it held.
     let Some(response) = answered.await else { return };
     drop(answering);
     payer.release_head();
     in_flight.answered(response.status.as_u16(), None);
-    // Of a stream no more waits than a part.
+    // At most one part of a stream is queued.
     let waiting = response.body.length().unwrap_or(0).clamp(ANSWER_BYTES, SEND_BUFFER_BYTES);
     if payer.hold_unsent(waiting).is_err() {
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
@@ -226,7 +226,7 @@ async fn answer<S: Service>(
     }
 }
 
-/// Sends an answer; says whether to its end.
+/// Sends a response; returns whether all of it was sent.
 async fn send(
     response: Response,
     mut respond: SendResponse<Bytes>,
@@ -244,10 +244,10 @@ async fn send(
     }
     let mut rate = ReadRate::new(options.min_read_rate);
     let mut sent_bytes = 0;
-    // The end needs no room in the window: a client may give none for what it knows to be complete.
+    // The end needs no room in the window: a client may give none for a body that it knows to be complete.
     while length.is_none_or(|length| sent_bytes < length) {
-        // A part is made when there is room for some of it: one byte of the window is set aside, not more, since the streams
-        // of a connection share one.
+        // A part is made when there is room for some of it. One byte of the window is reserved, not more, since the streams of a
+        // connection share one.
         if room(&mut stream, 1, options, &mut rate).await.is_none() {
             return false;
         }
@@ -263,7 +263,7 @@ async fn send(
                     return false;
                 }
             }
-            // It broke off.
+            // The body ended early.
             Some(None) if length.is_some() => {
                 stream.send_reset(Reason::INTERNAL_ERROR);
                 return false;
@@ -272,11 +272,11 @@ async fn send(
             None => return false,
         }
     }
-    // Gone already, perhaps; then nothing is left to end.
+    // The stream may be gone already; then nothing is left to end.
     stream.send_data(Bytes::new(), true).is_ok()
 }
 
-/// Writes as the other side takes it; says whether there is more to do.
+/// Writes as the other side takes it; returns whether there is more to do.
 async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes, options: &Http2Options, rate: &mut ReadRate) -> bool {
     while !bytes.is_empty() {
         let Some(room) = room(stream, bytes.len().min(CHUNK_BYTES), options, rate).await else { return false };
@@ -288,8 +288,8 @@ async fn write(stream: &mut SendStream<Bytes>, mut bytes: Bytes, options: &Http2
     true
 }
 
-/// Waits for room in the windows, up to so many bytes; `None` where the stream is over. One that takes nothing, or too little,
-/// for too long is reset, the stream alone: the others of its connection may be well.
+/// Waits for room in the flow-control windows, up to so many bytes; `None` where the stream has ended. A stream whose peer takes
+/// nothing, or too little, for too long is reset, and no other: the rest of its connection may be well.
 async fn room(
     stream: &mut SendStream<Bytes>,
     bytes: usize,
@@ -301,7 +301,7 @@ async fn room(
     loop {
         let room = poll_fn(|cx| match stream.poll_reset(cx) {
             Poll::Ready(_) => Poll::Ready(None),
-            // What was assigned before is not announced again.
+            // Capacity assigned earlier is not announced again.
             Poll::Pending if stream.capacity() > 0 => Poll::Ready(Some(stream.capacity())),
             Poll::Pending => stream.poll_capacity(cx).map(|room| room?.ok()),
         });

@@ -1,8 +1,8 @@
-//! A connection's bytes: plain or in TLS, and cut where no request comes over it for too long.
+//! A connection's bytes, plain or over TLS, with an idle timeout.
 //!
-//! actix times the head of the first request that it sees of a connection only. One that sends a request, and then the first
-//! byte of another, would be kept for ever. It can time the pauses between requests, but sets a timer after each of them; what
-//! is here sets one for many.
+//! actix has a timeout for the head of the first request of a connection only. A connection that sends a request, and then the
+//! first byte of another, would be kept for ever. actix can also limit the pauses between requests, but arms a timer after each
+//! request; here one timer serves many requests.
 
 use std::cell::Cell;
 use std::io;
@@ -33,11 +33,11 @@ pub(crate) const APP_CLOCK_STALE: Duration = Duration::from_millis(500);
 const TLS_BUFFER_BYTES: usize = 16 << 10;
 const TLS_BUFFERS: usize = 2;
 
-/// What comes and goes.
+/// The transport of a connection.
 pub(crate) enum Wire {
-    /// Its writing side is shared with the streams that run over it.
+    /// The writing side is shared with the streams of the connection.
     Plain(OwnedReadHalf, DirectSink),
-    /// Boxed, since its state is a kilobyte that plain connections need not have.
+    /// Boxed, since its state is a kilobyte, which plain connections should not reserve.
     Tls(Box<TlsStream<TcpStream>>, Backlog),
 }
 
@@ -52,7 +52,7 @@ impl Wire {
         Self::Tls(Box::new(stream), backlog)
     }
 
-    /// Where streams may be written to directly.
+    /// The sink for direct writes, where they are possible.
     fn sink(&self) -> Option<&DirectSink> {
         match self {
             Self::Plain(_, sink) => Some(sink),
@@ -60,7 +60,7 @@ impl Wire {
         }
     }
 
-    /// Whether both sides agreed on HTTP/2.
+    /// Whether ALPN has negotiated HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         match self {
             Self::Plain(..) => false,
@@ -69,14 +69,14 @@ impl Wire {
     }
 }
 
-/// Whether a connection has requests under way, since when it has not, and how it is to end.
+/// Whether a connection has requests in flight, since when it has been idle, and how it is to end.
 #[derive(Debug)]
 pub(crate) struct Activity {
     requests: Cell<usize>,
     idle_since: Cell<Instant>,
-    /// When the first byte of a request came whose head is not there yet.
+    /// When the first byte of a request arrived whose head is incomplete.
     head_since: Cell<Option<Instant>>,
-    /// Whether the request under way waits for events.
+    /// Whether the request in flight waits for events.
     pub(crate) hold: Hold,
     end: Cell<ConnectionEnd>,
 }
@@ -86,15 +86,15 @@ pub(crate) struct Activity {
 enum ConnectionEnd {
     /// More requests may come.
     Open,
-    /// The request under way is the connection's last (RFC 9112 §9.6).
+    /// The request in flight is the connection's last (RFC 9112 §9.6).
     LastRequest,
-    /// A request came behind the last one: the connection is closed as soon as the last answer is written.
+    /// A request was pipelined after the last one: the connection is closed as soon as the last response is written.
     Overrun,
-    /// The last byte was given: the sending side is shut down once it is written.
+    /// The last byte was queued: the sending side is shut down once that is written.
     LastByte,
 }
 
-/// How long a connection may do nothing.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     /// Between requests.
@@ -103,12 +103,12 @@ pub(crate) struct Timeouts {
     pub(crate) head: Duration,
 }
 
-/// One request that is under way, until its answer has been given.
+/// One request in flight, until its response is complete.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard(Rc<Activity>);
 
 impl Activity {
-    /// Of a connection that begins now, and owes a head.
+    /// For a new connection, which owes a head.
     fn begin_connection() -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
@@ -127,8 +127,8 @@ impl Activity {
         InFlightGuard(self.clone())
     }
 
-    /// Whether the next request may be executed; `last` where no other may follow it. A request behind the last one ends
-    /// the connection.
+    /// Whether the next request may be executed; `last` where no other may follow it. A request after the last one ends the
+    /// connection.
     pub(super) fn may_execute(&self, last: bool) -> bool {
         match (self.end.get(), last) {
             (ConnectionEnd::Open, false) => true,
@@ -159,14 +159,14 @@ impl Activity {
         self.requests.get() == 0
     }
 
-    /// A part of a request has come.
+    /// Records that a part of a request has arrived.
     pub(super) fn heard(&self) {
         if self.is_idle() && self.head_since.get().is_none() {
             self.head_since.set(Some(Instant::now()));
         }
     }
 
-    /// When it will have been idle for too long, if it stays so.
+    /// When the idle timeout or the head's timeout passes, if the connection stays as it is.
     fn ends_at(&self, timeouts: Timeouts) -> Instant {
         match self.head_since.get() {
             Some(since) => since + timeouts.head,
@@ -193,20 +193,21 @@ pub(crate) struct Io {
     wire: Wire,
     pub(crate) peer: Peer,
     pub(crate) activity: Rc<Activity>,
-    /// Who pays for what waits on it.
+    /// The payer of the bytes queued on the connection.
     pub(crate) payer: Payer,
     timeouts: Timeouts,
-    /// Goes off at or before the time when there was no request for too long. It is left alone while there is one, and set
-    /// further when it goes off too early: to set it with each request would cost a tenth of a short one.
+    /// Fires at or before the timeout. It is not reset while a request is in flight, and is reset when it fires early: resetting
+    /// it with each request would cost a tenth of a short request.
     idle: Option<Pin<Box<Sleep>>>,
-    /// What was read of it and is to be read again.
+    /// Bytes that were read and are to be read again.
     unread: BytesMut,
     /// The peer has closed its sending side.
     pub(super) read_ended: bool,
     _counted: Option<Permit>,
 }
 
-/// As actix is given it. A connection's task has room for it more than once, and one size more takes half a kilobyte.
+/// As actix gets it. A connection's task reserves space for it more than once, and an unboxed `Io` would take half a kilobyte
+/// more.
 pub(crate) type BoxedIo = Box<Io>;
 
 impl Io {
@@ -227,14 +228,14 @@ impl Io {
         self.wire.sink()
     }
 
-    /// Reads, for somebody who says by himself when a part of a request has come: most come whole.
+    /// Reads, for a caller that records by itself when a part of a request has arrived: most requests arrive completely.
     pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
         if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before {
             self.read_ended = true;
         }
-        // Looked at last: for a connection whose request is there already no timer is set at all.
+        // Checked last: for a connection whose request has arrived already no timer is armed at all.
         if read.is_pending() && self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -327,10 +328,10 @@ impl AsyncWrite for Io {
         Pin::new(&mut self.wire).poll_write(cx, buf)
     }
 
-    /// The place where actix can be stopped: it flushes whenever it has run, and when all that it had to say is written.
+    /// The place where actix can be stopped: it flushes whenever it has run, and when everything that it had to send is written.
     ///
-    /// A client that has closed its sending side still gets its answer (actix is set to allow that), but a request that is
-    /// held ends with its client; and actix itself would execute what follows the last request of a connection.
+    /// A client that has closed its sending side still gets its response (actix is configured to allow that), but a held request
+    /// ends with its client; and actix by itself would execute requests that follow the last one of a connection.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.wire).poll_flush(cx))?;
         match self.activity.end.get() {

@@ -1,7 +1,7 @@
-//! The peer that pays for what a connection holds: an address, and a subject once a request's token names one.
+//! The payer: the address or subject to which a connection's memory is charged.
 //!
-//! The connection counts its bytes, but does not know subjects, and behind a trusted proxy not even addresses; the handler of a
-//! request knows both. So the two share this: the handler says who pays, the connection says how much is held.
+//! The connection counts its bytes, but does not know subjects, and behind a trusted proxy not even addresses; a request's
+//! handler knows both. So the two share a payer: the handler sets whom to charge, the connection sets how much is held.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,16 +10,16 @@ use std::time::Instant;
 
 use crate::limits::{InboundBudget, LimitError, Limits, OutboundBudget, RateKey, Refusal};
 
-/// What one HTTP/1 connection, or one stream of an HTTP/2 connection, holds for its peer. Given back when the last clone is
-/// dropped.
+/// The memory that one HTTP/1 connection, or one stream of an HTTP/2 connection, holds for its peer. Released when the last clone
+/// is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Payer(Rc<RefCell<Charges>>);
 
 #[derive(Debug)]
 struct Charges {
-    /// Bytes that wait until the peer takes them. It knows whom it is charged to.
+    /// Bytes queued until the peer takes them. The budget contains the charged key.
     unsent: OutboundBudget,
-    /// The head of the request under way, where the connection has others beside it.
+    /// The head of the request in flight, where the connection has others beside it.
     head: Option<Box<InboundBudget>>,
 }
 
@@ -28,10 +28,10 @@ impl Payer {
         Self(Rc::new(RefCell::new(Charges { unsent: limits.outbound(key), head: None })))
     }
 
-    /// What is held, and what will be, is charged to `key` from now on.
+    /// Charges everything held now and later to `key`.
     ///
     /// # Errors
-    /// [`LimitError::Memory`], [`LimitError::ServerFull`] where `key` has no room for what is held; the former peer pays on
+    /// [`LimitError::Memory`], [`LimitError::ServerFull`] where `key` has no room for what is held; the earlier key stays charged
     /// then.
     pub(crate) fn charge_to(&self, key: RateKey) -> Result<(), LimitError> {
         let mut charges = self.0.borrow_mut();
@@ -44,15 +44,15 @@ impl Payer {
         charges.unsent.charge_to(key)
     }
 
-    /// So many bytes wait from now on until the peer takes them.
+    /// Sets the number of bytes queued until the peer takes them.
     ///
     /// # Errors
-    /// As [`Self::charge_to`]; as many as before are charged then. Less is never refused.
+    /// As [`Self::charge_to`]; the earlier number stays charged then. A decrease never fails.
     pub(super) fn hold_unsent(&self, bytes: usize) -> Result<(), LimitError> {
         self.0.borrow_mut().unsent.set(bytes)
     }
 
-    /// Holds the head of a request, until [`Self::release_head`].
+    /// Charges the head of a request, until [`Self::release_head`].
     ///
     /// # Errors
     /// As [`Self::charge_to`].
@@ -68,7 +68,7 @@ impl Payer {
         self.0.borrow_mut().head = None;
     }
 
-    /// Writes down that its connection ends for what it holds.
+    /// Logs that the connection is ended for the memory that it holds.
     pub(super) fn note_cut(&self, error: &LimitError) {
         let charges = self.0.borrow();
         let (key, message) = (charges.unsent.key(), error.to_string());

@@ -1,4 +1,4 @@
-//! Who is at the other end: the connection's address, or what a trusted proxy says of its client.
+//! The client's address: the connection's, or the one that a trusted proxy reports.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -8,37 +8,38 @@ use ipnet::IpNet;
 
 use super::head::{Headers, text};
 
-/// What the listener knows of a connection. It stands in the connection's data, or (over HTTP/2) in the request's.
+/// The listener's knowledge of a connection. It is kept in the connection's data, or (over HTTP/2) in the request's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// The other end's address.
+    /// The address of the other end.
     pub(crate) address: IpAddr,
     /// Whether TLS ends here.
     pub(crate) secure: bool,
-    /// Whether there are too many connections: its requests are told so, and it is closed.
+    /// Set where there are too many connections: requests get this error, and the connection is closed.
     pub(crate) refused: Option<crate::limits::LimitError>,
 }
 
 impl Peer {
-    /// What is known where nothing was noted: a server that is not ours.
+    /// The defaults for another program's server, which records nothing about its connections.
     pub(crate) fn unnoted(address: Option<SocketAddr>) -> Self {
         let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         Self { address, secure: false, refused: None }
     }
 }
 
-/// How a client spoke, as far as is known.
+/// The scheme that a client used, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Http,
     Https,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) address: IpAddr,
-    /// Known where TLS ends here, or at a trusted proxy that says so. A plain connection may have had TLS before it.
+    /// Known where TLS ends here, or at a trusted proxy that reports it. A plain connection may have had TLS before a
+    /// proxy.
     pub(crate) scheme: Option<Scheme>,
 }
 
@@ -49,7 +50,7 @@ impl Caller {
             return direct;
         }
         let hops = hops(headers, header);
-        // From the end, where the nearest wrote: each is as good as the one that wrote it.
+        // From the end, where the nearest proxy wrote: each entry is as trustworthy as the proxy that wrote it.
         let mut told = direct;
         for hop in hops.iter().rev() {
             let Some(address) = hop.address else { break };
@@ -65,7 +66,7 @@ impl Caller {
     }
 }
 
-/// The proxies in front of a server, and how they say who their client is.
+/// The trusted proxies in front of the server, and the header in which they report their client.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxies {
     pub(crate) trusted: Vec<IpNet>,
@@ -73,7 +74,7 @@ pub(crate) struct Proxies {
 }
 
 impl Proxies {
-    /// Who sends a request.
+    /// The client of a request.
     pub(crate) fn caller(&self, peer: &Peer, headers: Headers<'_>) -> Caller {
         Caller::of(peer, headers, &self.trusted, self.header)
     }
@@ -84,10 +85,10 @@ pub(crate) fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
     proxies.iter().any(|network| network.contains(&address))
 }
 
-/// The header in which the proxies in front say who their client is.
+/// The header in which proxies in front of the server report their client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// `X-Forwarded-For`, and `X-Forwarded-Proto` beside it.
+    /// `X-Forwarded-For`, with `X-Forwarded-Proto`.
     #[default]
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
@@ -101,12 +102,12 @@ impl FromStr for ProxyHeader {
         match text.to_ascii_lowercase().as_str() {
             "x-forwarded-for" => Ok(Self::XForwardedFor),
             "forwarded" => Ok(Self::Forwarded),
-            _ => Err("the header is x-forwarded-for or forwarded".into()),
+            _ => Err("the header must be x-forwarded-for or forwarded".into()),
         }
     }
 }
 
-/// What one proxy wrote of whom it was asked by.
+/// A proxy's report of the client that connected to it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Hop {
     address: Option<IpAddr>,
@@ -116,7 +117,7 @@ struct Hop {
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Most hops that are looked at, from the end.
+/// The most hops that are read, from the end.
 const HOPS_MAX: usize = 32;
 
 fn hops(headers: Headers<'_>, header: ProxyHeader) -> Vec<Hop> {
@@ -124,7 +125,7 @@ fn hops(headers: Headers<'_>, header: ProxyHeader) -> Vec<Hop> {
         ProxyHeader::XForwardedFor => (&X_FORWARDED_FOR, |text| Hop { address: node(text), scheme: None }),
         ProxyHeader::Forwarded => (&FORWARDED, forwarded),
     };
-    // What is not text hides what stands before it, as any hop that is not understood does.
+    // A value that is not text hides the hops before it, as any malformed hop does.
     let lines: Vec<&str> = headers.get_all(name).into_iter().map(|value| text(value).unwrap_or("?")).collect();
     let mut hops: Vec<Hop> = lines.iter().flat_map(|line| line.split(',')).rev().take(HOPS_MAX).map(read).collect();
     hops.reverse();
@@ -146,7 +147,7 @@ fn forwarded(text: &str) -> Hop {
     hop
 }
 
-/// An address with or without a port; IPv6 with brackets or, without a port, without.
+/// An address with or without a port; IPv6 in brackets or, without a port, without them.
 fn node(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let socket = text.parse::<SocketAddr>().map(|socket| socket.ip());
@@ -190,7 +191,7 @@ mod tests {
             ("::ffff:10.0.0.1", XForwardedFor, &told, "1.2.3.4", Some(Scheme::Https)),
             ("10.0.0.1", Forwarded, &told, "5.6.7.8", None),
             ("10.0.0.1", XForwardedFor, &[], "10.0.0.1", None),
-            // What the client made up stands before what the proxies wrote.
+            // Hops forged by the client precede those that the proxies wrote.
             ("10.0.0.1", XForwardedFor, &[("x-forwarded-for", "9.9.9.9, 1.2.3.4, 10.0.0.2")], "1.2.3.4", None),
             (
                 "10.0.0.1",
@@ -221,7 +222,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a header is broken, it names nobody whom a trusted proxy did not name.
+        /// However malformed a header is, it yields no address that no trusted proxy reported.
         #[test]
         fn never_panics(text in "[ -~]{0,60}", forwarded in any::<bool>()) {
             let header = if forwarded { ProxyHeader::Forwarded } else { ProxyHeader::XForwardedFor };

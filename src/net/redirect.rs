@@ -1,4 +1,4 @@
-//! From plain HTTP to HTTPS.
+//! The redirect from plain HTTP to HTTPS.
 
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
@@ -7,13 +7,13 @@ use http::uri::Authority;
 use super::head::RequestHead;
 use super::response::Response;
 
-/// The same resource over HTTPS, on a port. 308, so that a publish is repeated as one (RFC 9110 §15.4.9); what it held has
-/// been readable on the way here, which no redirect can undo.
+/// Redirects to the same resource over HTTPS, on a port. With 308, so that a publish is repeated as a publish (RFC 9110 §15.4.9);
+/// its content was readable on the way here, which no redirect can undo.
 pub(crate) fn to_https(head: &RequestHead, port: u16) -> Response {
     let Some(location) = location(head, port) else {
         return Response::new(StatusCode::BAD_REQUEST)
             .with(CONTENT_TYPE, "text/plain; charset=utf-8")
-            .with_body("this is HTTPS by another name: Host says which\n");
+            .with_body("the request needs a valid Host header to be redirected to HTTPS\n");
     };
     Response::new(StatusCode::PERMANENT_REDIRECT).with(LOCATION, location).with(CACHE_CONTROL, "no-store")
 }
@@ -21,7 +21,7 @@ pub(crate) fn to_https(head: &RequestHead, port: u16) -> Response {
 fn location(head: &RequestHead, port: u16) -> Option<String> {
     let host = head.headers().text(&HOST)?;
     let authority: Authority = host.parse().ok()?;
-    // Whose name is it that stands before an @? Not one to send anybody to.
+    // `Host` may contain no userinfo: the redirect's target would not be what it seems.
     if host.contains('@') || authority.host().is_empty() {
         return None;
     }

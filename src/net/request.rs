@@ -17,16 +17,16 @@ use super::websocket::OpenMessages;
 
 /// One request.
 pub(crate) struct Request {
-    /// Boxed: it moves through several futures, and each would have room for it.
+    /// Boxed: it moves through several futures, and each would reserve space for it.
     pub(crate) head: Box<RequestHead>,
     pub(crate) body: RequestBody,
     /// The other end of its connection.
     pub(crate) peer: Peer,
-    /// Where a streamed answer may be written directly, if it may.
+    /// The sink for direct writes of a streamed response, where they are possible.
     pub(crate) sink: Option<DirectSink>,
-    /// How its connection learns that the request waits for events; `None` where the connection does not ask.
+    /// Set by a request that waits for events; `None` where the connection does not use it.
     pub(crate) hold: Option<Hold>,
-    /// Who pays for what waits on its connection; `None` in another program's server, which is not counted.
+    /// The payer of the connection's memory; `None` in another program's server, where memory is not counted.
     pub(crate) payer: Option<Payer>,
 }
 
@@ -43,16 +43,16 @@ impl Request {
         self.head.query().unwrap_or_default()
     }
 
-    /// What stands in the path after `/v1/NAME/`, as it was sent: a router would replace what is not UTF-8.
+    /// The rest of the path after `/v1/NAME/`, as it was sent: a router would replace bytes that are not UTF-8.
     pub(crate) fn named(&self) -> Option<&str> {
-        // An encoded slash separates nothing.
+        // An encoded slash is no separator.
         self.head.mounted_path().splitn(4, '/').nth(3)
     }
 }
 
 /// A request's body.
 pub(crate) enum RequestBody {
-    /// It came with its head.
+    /// The body arrived with the head.
     Full(Bytes),
     /// It is read as it comes.
     Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>),
@@ -61,7 +61,7 @@ pub(crate) enum RequestBody {
 }
 
 impl RequestBody {
-    /// The body, which is empty from then on.
+    /// Takes the body, which is empty from then on.
     pub(crate) fn take(&mut self) -> Self {
         std::mem::replace(self, Self::Full(Bytes::new()))
     }

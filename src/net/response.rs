@@ -1,4 +1,4 @@
-//! An answer, whatever it goes out over.
+//! A response, whatever protocol carries it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,37 +8,37 @@ use futures_core::Stream;
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
-/// The header fields that every answer has, where its handler says nothing else. The encoders add them: in each answer's own
-/// list they would cost more than the rest of its head.
+/// The header fields of every response, unless its handler sets them. The encoders add them: in each response's own list they
+/// would cost more than the rest of its head.
 pub(crate) const DEFAULT_HEADERS: [(&str, &str); 6] = [
     ("vary", "Origin"),
-    // Which pages may take the answer in (Fetch §3.7).
+    // Only pages of the same origin may embed the response (Fetch §3.7).
     ("cross-origin-resource-policy", "same-origin"),
     ("cache-control", "no-store, no-transform"),
     ("x-content-type-options", "nosniff"),
-    // nginx holds back what is not a line yet, unless it is told not to.
+    // Without it nginx buffers incomplete lines.
     ("x-accel-buffering", "no"),
-    // Any URL may have a token in it.
+    // Any URL may contain a token.
     ("referrer-policy", "no-referrer"),
 ];
 
-/// One answer.
+/// One response.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) fields: ResponseFields,
     pub(crate) body: ResponseBody,
 }
 
-/// An answer's body.
+/// A response's body.
 pub(crate) enum ResponseBody {
     Empty,
-    /// Not made, since only the head is asked for (RFC 9110 §9.3.2): its length is not known.
+    /// Omitted, since only the head was requested (RFC 9110 §9.3.2): its length is not known.
     Omitted,
     Full(Bytes),
-    /// Of a length that is not known, and pulled: what the socket does not take is not asked for. After an upgrade it is all
-    /// that the peer is sent.
+    /// A stream of unknown length, which is pulled: with a full socket it is not polled. After an upgrade it is everything that
+    /// the peer is sent.
     Stream(Pin<Box<dyn Stream<Item = Bytes>>>),
-    /// As a stream, of a length that is announced. One that ends before is an answer that broke off.
+    /// A stream of an announced length. One that ends earlier is a response that broke off.
     SizedStream(usize, Pin<Box<dyn Stream<Item = Bytes>>>),
 }
 
@@ -47,10 +47,10 @@ impl Response {
         Self { status, fields: ResponseFields::default(), body: ResponseBody::Empty }
     }
 
-    /// With a header field, in place of those of the same name.
+    /// Sets a header field, in place of those of the same name.
     ///
-    /// A value that cannot stand in a head makes the answer a 500: it is a mistake of the handler's, and to leave out, say, a
-    /// policy would be a worse one.
+    /// A value that is not valid in a head makes the response a 500: it is a mistake of the handler's, and to omit, say, a
+    /// security policy would be worse.
     pub(crate) fn with<V>(mut self, name: HeaderName, value: V) -> Self
     where
         HeaderValue: TryFrom<V>,
@@ -58,7 +58,7 @@ impl Response {
         match HeaderValue::try_from(value) {
             Ok(value) => self.fields.insert(name, value),
             Err(_) => {
-                tracing::error!(%name, "a handler gave a header field a value that cannot be one");
+                tracing::error!(%name, "a handler set a header field to an invalid value");
                 self.status = StatusCode::INTERNAL_SERVER_ERROR;
             }
         }
@@ -69,7 +69,7 @@ impl Response {
         Self { body: ResponseBody::Full(body.into()), ..self }
     }
 
-    /// The answer to HEAD, where GET's body would be held or have no end.
+    /// The response to HEAD, where GET's body would be held or endless.
     pub(crate) fn without_body(self) -> Self {
         Self { body: ResponseBody::Omitted, ..self }
     }
@@ -90,7 +90,7 @@ impl Response {
 }
 
 impl ResponseBody {
-    /// Its length in bytes; `None` where that is not known.
+    /// The length in bytes; `None` where it is not known.
     pub(crate) fn length(&self) -> Option<usize> {
         match self {
             Self::Empty => Some(0),
@@ -113,7 +113,7 @@ impl ResponseBody {
     }
 }
 
-/// An answer's header fields. A list: nearly every answer has fewer than five.
+/// A response's header fields. A list: nearly every response has fewer than five.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseFields(Vec<(HeaderName, HeaderValue)>);
 

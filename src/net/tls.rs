@@ -1,4 +1,4 @@
-//! The certificate, and its exchange while the server runs.
+//! The TLS certificate, which can be exchanged while the server runs.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,17 +15,17 @@ use rustls::sign::CertifiedKey;
 use crate::secret_file::{self, Readable};
 use crate::sync::lock;
 
-/// The name by which ALPN asks for HTTP/2 (RFC 9113 §3.2).
+/// The name of HTTP/2 in ALPN (RFC 9113 §3.2).
 pub(super) const HTTP2: &[u8] = b"h2";
 
-/// Where the certificate is, and its key.
+/// The files of the certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate and those up to its root, as PEM.
+    /// The certificate chain up to its root, as PEM.
     pub certificate: PathBuf,
     /// The key, as PEM: PKCS #8, PKCS #1 or SEC1.
     pub key: PathBuf,
-    /// What is done about a key that others may read.
+    /// What to do about a key that other users may read.
     pub readable: Readable,
 }
 
@@ -33,27 +33,27 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The certificate's file.
-    #[error("--tls-cert {}: {reason}; it is a certificate, and those up to its root, as PEM", .file.display())]
+    #[error("--tls-cert {}: {reason}; the file must be a certificate chain up to the root, as PEM", .file.display())]
     Certificate {
-        /// Which file.
+        /// The path.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
     /// The key's file.
-    #[error("--tls-key {}: {reason}; it is a private key without a password, as PEM", .file.display())]
+    #[error("--tls-key {}: {reason}; the file must be a private key without a password, as PEM", .file.display())]
     Key {
-        /// Which file.
+        /// The path.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
-    /// They do not belong together.
+    /// The key is not the certificate's.
     #[error("--tls-cert and --tls-key do not make a pair: {0}")]
     Pair(rustls::Error),
 }
 
-/// What a file was when it was read: its time, and its length.
+/// Each file's modification time and length when it was read.
 type Stamp = [Option<(SystemTime, u64)>; 2];
 
 /// The certificate that is served now.
@@ -65,7 +65,7 @@ pub(crate) struct Certificates {
 
 struct Stamps {
     served: Stamp,
-    /// What was last complained of, so that it is once.
+    /// The state of the files that was last logged as an error, so that it is logged once.
     refused: Option<Stamp>,
 }
 
@@ -78,8 +78,8 @@ impl Certificates {
         Ok(Arc::new(Self { files, current, stamps: Mutex::new(Stamps { served, refused: None }) }))
     }
 
-    /// What the listener needs. Sessions are resumed by tickets, so that who comes back after a restart of the network
-    /// need not be shaken hands with in full.
+    /// The listener's configuration. Sessions are resumed by tickets, so that clients which reconnect after a network
+    /// outage need no full handshake.
     pub(crate) fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -90,8 +90,8 @@ impl Certificates {
         Ok(Arc::new(config))
     }
 
-    /// Reads the files again where they have changed. What is broken is not served: the one before is, until the files
-    /// are whole, which they may be a moment later.
+    /// Reads the files again where they have changed. An invalid certificate is not served: the previous one stays
+    /// until the files are valid, which they may be a moment later.
     pub(crate) fn refresh(&self) {
         let mut stamps = lock(&self.stamps);
         let now = stamp(&self.files);
@@ -108,7 +108,7 @@ impl Certificates {
             }
             Err(error) if stamps.refused != Some(now) => {
                 stamps.refused = Some(now);
-                tracing::error!(%error, "the certificate has changed and cannot be served; the one before it still is");
+                tracing::error!(%error, "the certificate has changed and cannot be served; the previous one stays in use");
             }
             Err(_) => {}
         }
@@ -128,7 +128,7 @@ impl ResolvesServerCert for Certificates {
 }
 
 fn stamp(files: &TlsFiles) -> Stamp {
-    // Links are followed: that is how mounted secrets change.
+    // Links are followed, since mounted secrets change by them.
     [&files.certificate, &files.key].map(|file| {
         let metadata = std::fs::metadata(file).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))

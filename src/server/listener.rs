@@ -1,5 +1,5 @@
-//! The service of each worker's listener: connections to [`net`](crate::net), which answers what it reads by itself, and to an
-//! actix-web `App`, which can serve everything.
+//! The service of each worker's listener. It passes connections to [`net`](crate::net), which answers the requests that it reads,
+//! and to an actix-web `App`, which can serve everything.
 
 use std::future::ready;
 use std::io;
@@ -26,10 +26,11 @@ use crate::net::http2::{Http2, Http2Options};
 use crate::net::io::{APP_CLOCK_STALE, BoxedIo, Timeouts};
 use crate::net::redirect;
 
-/// How long a socket may linger after its last answer. Less, and some never closed after a WebSocket's close frame.
+/// How long a socket may linger after its last response. With less time, some sockets were never closed after a WebSocket's close
+/// frame.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a worker is given.
+/// A worker's settings.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) http: HttpOptions,
@@ -41,7 +42,7 @@ pub(super) struct Settings {
     pub(super) stopping: GracefulShutdownSignal,
 }
 
-/// The service of one worker. `app` puts the site under an `App`.
+/// The service of one worker. `app` mounts the site in an `App`.
 pub(super) fn serving<F, I, S, B>(
     settings: Settings,
     hub: Hub,
@@ -68,7 +69,7 @@ where
         async move {
             let log = settings.access_log.clone().map(Rc::new);
             let app = Rc::new(Tracked::new(app.new_service(()).await?, log.clone()));
-            // One for the worker: of its own, each connection's would take a quarter of a kilobyte, and a lock that all share.
+            // One per worker: one per connection would take a quarter of a kilobyte each, and a lock that all of them share.
             let stopping = settings.stopping.clone();
             let stopping = async move { stopping.notified().await }.boxed_local().shared();
             let site = Rc::new(site);
@@ -76,11 +77,11 @@ where
             let plain = Rc::new(plain);
             let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2.clone()));
             let fallback = HttpServiceBuilder::default()
-                // The pauses between requests are timed in `net::io`.
+                // `net::io` has the idle timeout.
                 .keep_alive(actix_http::KeepAlive::Os)
                 .client_request_timeout(settings.accept.timeouts.head + APP_CLOCK_STALE)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                // An answer is sent although the client has closed its sending side; what is held is ended by `net::io`.
+                // A response is sent although the client has closed its sending side; `net::io` ends held requests.
                 .h1_allow_half_closed(true)
                 .graceful_shutdown_signal(move || stopping.clone())
                 .on_connect_ext(|io: &BoxedIo, data| {
@@ -98,7 +99,7 @@ where
                 let settings = settings.clone();
                 let (plain, http2, fallback) = (plain.clone(), http2.clone(), fallback.clone());
                 async move {
-                    // Boxed, as the others below: every connection would carry the largest one's size.
+                    // Boxed, as the others below: every connection would reserve the largest one's size.
                     let Some(accepted) = Box::pin(accept(stream, &settings.accept)).await else { return Ok(()) };
                     if accepted.wire.is_http2() {
                         Box::pin(http2.serve(accepted)).await;
@@ -111,7 +112,7 @@ where
                     };
                     let Some(io) = io else { return Ok(()) };
                     if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
-                        tracing::debug!(%error, "a connection ends");
+                        tracing::debug!(%error, "a connection ended with an error");
                     }
                     Ok(())
                 }
@@ -120,7 +121,7 @@ where
     })
 }
 
-/// Plain HTTP, where there is HTTPS on another port.
+/// Plain HTTP that redirects to HTTPS on another port.
 pub(super) fn redirecting(
     settings: Settings,
     port: u16,

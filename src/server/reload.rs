@@ -1,4 +1,4 @@
-//! What a running server reads again.
+//! Reloading while the server runs.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::http::AllowedOrigins;
 use crate::keyring::KeyRing;
 use crate::net::tls::Certificates;
 
-/// Exchanges what can be exchanged while the server runs.
+/// Reloads what can be exchanged while the server runs.
 #[derive(Clone, Debug)]
 pub struct Reloader {
     pub(super) keys: Option<Arc<KeyRing>>,
@@ -18,10 +18,10 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reads keys, secrets and certificates again, and takes those that have changed; what cannot be used is logged, and the
-    /// one before stays. They are looked at every second anyway: this is for an operator who has just changed one and wants to
-    /// see in the log what came of it. It blocks for as long as the files take. It also says that the wall clock is right, where
-    /// that was in doubt.
+    /// Reads keys, secrets and certificates again, and adopts those that have changed; an unusable one is logged, and the
+    /// previous one stays. They are checked every second anyway: this is for an operator who has just changed one and wants to
+    /// see the outcome in the log. Blocks for as long as reading the files takes. It also confirms the wall clock, where that was
+    /// in doubt.
     pub fn reload(&self) {
         self.clock.confirm();
         if let Some(keys) = &self.keys {
@@ -33,9 +33,9 @@ impl Reloader {
         tracing::info!("keys, secrets and certificates were read again");
     }
 
-    /// Takes the new settings that do not need a restart: which origins are allowed.
+    /// Adopts the new settings that do not need a restart: the allowed origins.
     pub fn take_settings(&self, settings: ServeArgs) {
         self.allowed_origins.replace(settings.allow_origin);
-        tracing::info!("the allowed origins were read again; other settings count from the next start on");
+        tracing::info!("the allowed origins were read again; other settings take effect at the next start");
     }
 }

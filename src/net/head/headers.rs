@@ -1,35 +1,35 @@
-//! A request's header fields, as they are asked for.
+//! Lookup of a request's header fields.
 
 use http::header::HeaderName;
 
 use super::RequestHead;
 
-/// A request's header fields: values as they were sent.
+/// A request's header fields, with the values as they were sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Headers<'r>(pub(super) &'r RequestHead);
 
 impl<'r> Headers<'r> {
-    /// The first of a name.
+    /// The first value of a name.
     pub(crate) fn get(self, name: &HeaderName) -> Option<&'r [u8]> {
         self.0.values(name).next()
     }
 
-    /// As [`Self::get`], where it is text; `None` also where it is not.
+    /// As [`Self::get`], as text; `None` also where the value is not text.
     pub(crate) fn text(self, name: &HeaderName) -> Option<&'r str> {
         self.get(name).and_then(text)
     }
 
-    /// All of a name, in order.
+    /// All values of a name, in order.
     pub(crate) fn get_all(self, name: &HeaderName) -> Vec<&'r [u8]> {
         self.0.values(name).collect()
     }
 
-    /// Those of a name that are text, in order.
+    /// The values of a name that are text, in order.
     pub(crate) fn texts(self, name: &HeaderName) -> impl Iterator<Item = &'r str> {
         self.get_all(name).into_iter().filter_map(text)
     }
 
-    /// Whether there is one whose name is so. Names come in any case.
+    /// Whether any field's name satisfies `is`. Names come in any case.
     pub(crate) fn any_name(self, is: impl Fn(&[u8]) -> bool) -> bool {
         self.0.fields().any(|(name, _)| is(name))
     }
@@ -40,7 +40,7 @@ impl<'r> Headers<'r> {
     }
 }
 
-/// A value as text: printable ASCII and tabs (RFC 9110 §5.5, but for what is obsolete there).
+/// A value as text: printable ASCII and tabs (RFC 9110 §5.5, without its obsolete bytes).
 pub(crate) fn text(value: &[u8]) -> Option<&str> {
     let printable = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     std::str::from_utf8(value).ok().filter(|_| printable)
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// A head says what a table of the same fields says.
+        /// A head gives the same results as a table of the same fields.
         #[test]
         fn a_head_says_what_a_table_does(
             fields in proptest::collection::vec(("[hH][oO]?(st|ST)?|cookie|Cookie", "[\\x20-\\x7e\\x80-\\xff]{0,9}"), 0..6),
@@ -80,7 +80,7 @@ mod tests {
             prop_assert_eq!(head.bytes(), table.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>());
         }
 
-        /// As the `http` crate has it.
+        /// The same decision as the `http` crate's.
         #[test]
         fn text_is_what_the_http_crate_takes_for_text(bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {

@@ -1,4 +1,4 @@
-//! Which requests are read here, and what they say.
+//! The parser of requests: which requests are read here, and their heads.
 
 use std::mem::MaybeUninit;
 
@@ -8,31 +8,31 @@ use http::Method;
 use crate::net::head::{RequestHead, Span};
 use crate::net::service::FastPath;
 
-/// Bytes of a whole request, with its body, that is read here; and of what may wait behind one that is being answered.
+/// The largest request, with its body, that is read here; and the most bytes of pipelined requests kept while one is answered.
 pub(super) const INPUT_MAX_BYTES: usize = 16 << 10;
 
-/// Header fields of a request that is read here. Browsers send up to twenty.
+/// The most header fields of a request that is read here. Browsers send up to twenty.
 const HEADERS_MAX: usize = 40;
 
-/// What stands at the beginning of the input.
+/// The result of parsing the beginning of the input.
 pub(super) enum Parsed {
     Complete(FastRequest),
-    /// There is more to come.
+    /// The request is incomplete.
     Partial,
-    /// Something that the `App` is left to read.
+    /// A request that is left to the `App`.
     Unsupported,
 }
 
-/// A request that is here as a whole, and says nothing unusual about itself.
+/// A request that has arrived completely and has nothing unusual in its head.
 pub(super) struct FastRequest {
-    /// Boxed: an idle connection would have room for it.
+    /// Boxed, or an idle connection would reserve space for it.
     pub(super) head: Box<RequestHead>,
-    /// Whether it begins a WebSocket.
+    /// Whether the request upgrades to WebSocket.
     pub(super) upgrade: bool,
     pub(super) body: Bytes,
 }
 
-/// Takes a request off the input, where its path is one of the fast ones; anything else is left where it is.
+/// Takes a request off the input, where its path is one of the fast ones; anything else stays in the input.
 pub(super) fn parse(input: &mut BytesMut, fast_path: impl Fn(&str) -> Option<FastPath>) -> Parsed {
     let Read { method, target, fields, upgrade, head_bytes, body_bytes } = match read(input, fast_path) {
         Ok(read) => read,
@@ -46,7 +46,7 @@ pub(super) fn parse(input: &mut BytesMut, fast_path: impl Fn(&str) -> Option<Fas
     if bytes > input.len() {
         return Parsed::Partial;
     }
-    // Nearly always there is nothing behind it: then nothing is shared.
+    // Usually no bytes follow: then the buffer is not shared.
     let whole = if bytes == input.len() { std::mem::take(input) } else { input.split_to(bytes) };
     let mut head = whole.freeze();
     let body = if body_bytes == 0 { Bytes::new() } else { head.split_off(head_bytes) };
@@ -54,7 +54,7 @@ pub(super) fn parse(input: &mut BytesMut, fast_path: impl Fn(&str) -> Option<Fas
     Parsed::Complete(FastRequest { head, upgrade, body })
 }
 
-/// What a head says.
+/// A parsed head.
 struct Read {
     method: Method,
     /// The path and the query.
@@ -71,7 +71,7 @@ enum Unread {
     Unsupported,
 }
 
-/// Reads the head that `input` begins with. What is wrong, or merely unusual, is for the `App` to answer.
+/// Parses the head at the beginning of `input`. A malformed or merely unusual head is left to the `App`.
 fn read(input: &[u8], fast_path: impl Fn(&str) -> Option<FastPath>) -> Result<Read, Unread> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
@@ -84,13 +84,13 @@ fn read(input: &[u8], fast_path: impl Fn(&str) -> Option<FastPath>) -> Result<Re
     }
 }
 
-/// What a head says; `None` where it is not read here.
+/// The parsed head; `None` where it is not read here.
 fn supported(
     parsed: &httparse::Request<'_, '_>,
     head: &[u8],
     fast_path: impl Fn(&str) -> Option<FastPath>,
 ) -> Option<Read> {
-    // The parser takes a line's end without its carriage return, too.
+    // The parser accepts line ends without a carriage return, too.
     if !head.ends_with(b"\r\n\r\n") {
         return None;
     }
@@ -113,8 +113,8 @@ fn supported(
     }
     let ConnectionHeaders { host, body_bytes, upgrade: wants_upgrade, close, upgrade_field, websocket } = connection;
     let upgrade = wants_upgrade && websocket;
-    // Another protocol to upgrade to, or an upgrade that only one of the two fields has, is not read here; nor is what closes
-    // the connection behind its answer. A WebSocket closes it anyway.
+    // An upgrade to another protocol, or one that only one of the two fields requests, is not read here; nor is a request that
+    // closes the connection after its response, except a WebSocket, which closes it anyway.
     let is_agreed = wants_upgrade == websocket && upgrade_field == websocket && (!close || upgrade);
     let is_plain = host && is_agreed && (!upgrade || is_websocket);
     let is_whole = if method == Method::GET { body_bytes.unwrap_or(0) == 0 } else { body_bytes.is_some() && !upgrade };
@@ -127,8 +127,8 @@ fn supported(
     (is_plain && is_whole).then_some(Read { method, target, fields, upgrade, head_bytes, body_bytes })
 }
 
-/// Whether a target has nothing in it but what may stand in a URL's path and query (RFC 3986 §3.3, §3.4), and the few
-/// characters besides that browsers leave as they are.
+/// Whether a target contains only characters that are valid in a URL's path and query (RFC 3986 §3.3, §3.4), and the few others
+/// that browsers do not encode.
 fn is_plain_target(target: &[u8]) -> bool {
     const PLAIN: [bool; 256] = {
         let mut plain = [false; 256];
@@ -142,7 +142,7 @@ fn is_plain_target(target: &[u8]) -> bool {
     target.iter().all(|byte| PLAIN[usize::from(*byte)])
 }
 
-/// What the headers say about the connection and the body (RFC 9110 §7, RFC 9112 §6).
+/// The header fields about the connection and the body (RFC 9110 §7, RFC 9112 §6).
 #[derive(Default)]
 struct ConnectionHeaders {
     host: bool,
@@ -151,16 +151,16 @@ struct ConnectionHeaders {
     upgrade: bool,
     /// `Connection: close`.
     close: bool,
-    /// `Upgrade`, whatever to, and whether `websocket` is among it.
+    /// Whether there is an `Upgrade` field, and whether it contains `websocket`.
     upgrade_field: bool,
     websocket: bool,
 }
 
 impl ConnectionHeaders {
-    /// Takes note of a field; `None` where it says something unusual, or the same once more.
+    /// Records a field; `None` where its value is unusual, or the field is repeated.
     fn note(&mut self, name: &str, value: &[u8]) -> Option<()> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
-        // Most are told apart by their length alone.
+        // Most names differ by their length alone.
         match name.len() {
             2 if is("te") => None,
             4 if is("host") => (!std::mem::replace(&mut self.host, true)).then_some(()),
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_plainly_is_taken() {
         let text = "POST /v1/topics/a%2Fb?event=x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\ncontent-length: 3\r\nX-A: 1\r\nx-a: 2\r\n\r\nabcGET /";
-        let (Parsed::Complete(request), rest) = parsed(text) else { panic!("it is plain") };
+        let (Parsed::Complete(request), rest) = parsed(text) else { panic!("the request is supported") };
         assert_eq!((&*request.body, &*rest), (&b"abc"[..], &b"GET /"[..]));
         let head = request.head;
         assert_eq!((head.path(), head.query()), ("/v1/topics/a%2Fb", Some("event=x")));
@@ -237,7 +237,7 @@ mod tests {
         for end in 0..text.len() {
             let (part, rest) = parsed(&text[..end]);
             assert!(matches!(part, Parsed::Partial), "{end}");
-            assert_eq!(rest, text[..end], "nothing is lost");
+            assert_eq!(rest, text[..end], "no byte is lost");
         }
     }
 

@@ -1,4 +1,4 @@
-//! How an answer stands on the wire (RFC 9112).
+//! The encoding of responses (RFC 9112).
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -15,15 +15,15 @@ use crate::net::response::{DEFAULT_HEADERS, Response, ResponseBody};
 pub(super) enum BodyFraming {
     /// There is no body.
     Empty,
-    /// By its length, in bytes.
+    /// By `Content-Length`, in bytes.
     Length(usize),
-    /// It comes in chunks.
+    /// The body is chunked.
     Chunked,
     /// By the end of the connection, which then serves no other request.
     CloseDelimited,
 }
 
-/// Writes a head; says how its body is to be written.
+/// Writes a head; returns the framing of its body.
 pub(super) fn write_head(response: &Response, close: bool, template: &HeadTemplate, out: &mut BytesMut) -> BodyFraming {
     out.reserve(512);
     out.put_slice(b"HTTP/1.1 ");
@@ -79,7 +79,7 @@ fn put_field(name: &str, value: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// Writes a part of a body. None is empty: that would be its end.
+/// Writes a part of a body, which is not empty: an empty chunk would be the body's end.
 pub(super) fn write_part(framing: BodyFraming, part: &[u8], out: &mut BytesMut) {
     if framing != BodyFraming::Chunked {
         return out.put_slice(part);
@@ -98,7 +98,7 @@ pub(super) fn write_end(framing: BodyFraming, out: &mut BytesMut) {
     }
 }
 
-/// The header fields that all answers have in common, `Date` (RFC 9110 §6.6.1) among them: put together once a second.
+/// The header fields that all responses have in common, with `Date` (RFC 9110 §6.6.1): built once a second.
 #[derive(Default)]
 pub(super) struct HeadTemplate(RefCell<(u64, String)>);
 

@@ -1,4 +1,4 @@
-//! Heads of requests and answers, between `h2` and what the routes know.
+//! Conversion of request and response heads between `h2` and `net`.
 
 use std::time::SystemTime;
 
@@ -8,10 +8,10 @@ use http::{StatusCode, Version};
 use crate::net::head::RequestHead;
 use crate::net::response::Response;
 
-/// Most header fields of a request, each `Cookie` counted (RFC 9113 §8.2.3): as many as actix takes over HTTP/1.
+/// The most header fields of a request, each `Cookie` counted (RFC 9113 §8.2.3): as many as actix accepts over HTTP/1.
 const FIELDS_MAX: usize = 96;
 
-/// A head, as HTTP/1 would have it: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
+/// A head as HTTP/1 would have it: the authority is `Host` (RFC 9113 §8.3.1), and there is one `Cookie` (§8.2.3).
 pub(super) fn request_head(parts: &http::request::Parts) -> RequestHead {
     let uri = &parts.uri;
     let mut head = RequestHead::builder(parts.method.clone(), Version::HTTP_2, uri.path(), uri.query());
@@ -19,7 +19,8 @@ pub(super) fn request_head(parts: &http::request::Parts) -> RequestHead {
         head.field(HOST.as_str().as_bytes(), authority.as_str().as_bytes());
     }
     if parts.headers.len() > FIELDS_MAX {
-        // One byte of HPACK can be a field of kilobytes: what is refused for their number is not held with them.
+        // One byte of HPACK can be a field of kilobytes: the fields of a request that is refused for their number are
+        // not kept.
         head.drop_fields();
         return head.finish();
     }
@@ -36,7 +37,7 @@ pub(super) fn request_head(parts: &http::request::Parts) -> RequestHead {
     head.finish()
 }
 
-/// What is about one HTTP/1 connection, and has no place here (RFC 9113 §8.2.2).
+/// Connection-specific fields, which are not allowed in HTTP/2 (RFC 9113 §8.2.2).
 const CONNECTION_HEADERS: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 
 pub(super) fn response_head(response: &Response) -> http::Response<()> {

@@ -1,4 +1,4 @@
-//! The bodies of requests.
+//! Request bodies.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,11 +13,11 @@ use futures_util::StreamExt as _;
 use h2::RecvStream;
 use tokio::time::timeout;
 
-/// Bytes that a client may still send once it is answered, and how long it may take: they are not kept.
+/// Bytes that a client may still send after its response, and for how long: they are read and discarded.
 const READ_OUT_MAX_BYTES: usize = 4 << 20;
 const READ_OUT_TIME: Duration = Duration::from_secs(5);
 
-/// A request's body; its window opens as it is read.
+/// A request's body. Its flow-control window opens as it is read.
 #[derive(Clone)]
 pub(super) struct Upload(Rc<RefCell<RecvStream>>);
 
@@ -30,8 +30,8 @@ impl Upload {
         self.0.borrow().is_end_stream()
     }
 
-    /// Reads what an answered client still sends, for a while, and throws it away. A stream that is reset instead takes its
-    /// answer with it in some clients (RFC 9113 §8.1 allows the reset; curl 7.88 reports an error then).
+    /// Reads and discards what a client still sends after its response, for a while. In some clients a reset of the stream would
+    /// discard the response (RFC 9113 §8.1 allows the reset; curl 7.88 reports an error then).
     pub(super) async fn read_out(mut self) {
         let reading = async {
             let mut left = READ_OUT_MAX_BYTES;
