@@ -38,7 +38,7 @@ fn it_says_so_at_its_start() {
         server.log()
     };
     let open = log("0.0.0.0:0", &["--allow-anonymous"]);
-    assert!(open.contains("everybody who reaches 0.0.0.0:") && open.contains("--allow-anonymous"), "{open}");
+    assert!(open.contains("every client that reaches 0.0.0.0:") && open.contains("--allow-anonymous"), "{open}");
     for quiet in [log("127.0.0.1:0", &["--allow-anonymous"]), log("127.0.0.1:0", &[])] {
         assert!(!quiet.contains("everybody"), "{quiet}");
     }
