@@ -1,7 +1,7 @@
 //! The payer: the address or subject to which a connection's memory is charged.
 //!
 //! The connection counts its bytes, but does not know subjects, and behind a trusted proxy not even addresses; a request's
-//! handler knows both. So the two share a payer: the handler sets whom to charge, the connection sets how much is held.
+//! handler knows both. So the two share a payer: the handler sets the charged key, the connection sets the number of bytes.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -19,9 +19,9 @@ pub struct Reloader {
 
 impl Reloader {
     /// Reads keys, secrets and certificates again, and adopts those that have changed; an unusable one is logged, and the
-    /// previous one stays. They are checked every second anyway: this is for an operator who has just changed one and wants to
-    /// see the outcome in the log. Blocks for as long as reading the files takes. It also confirms the wall clock, where that was
-    /// in doubt.
+    /// previous one stays. The files are checked every second anyway: this call is for an operator who has just changed a file
+    /// and wants to see the outcome in the log. Blocks for as long as reading the files takes. It also confirms the wall clock,
+    /// where that was in doubt.
     pub fn reload(&self) {
         self.clock.confirm();
         if let Some(keys) = &self.keys {

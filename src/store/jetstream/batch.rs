@@ -22,7 +22,7 @@ use crate::store::{Appended, StoreError};
 /// The most messages in a batch.
 const MESSAGES_MAX: usize = 1000;
 
-/// How often a batch is rebuilt because another node stored one of its ids meanwhile.
+/// How often a batch is rebuilt because one of its ids was stored by another append meanwhile.
 const ROUNDS_MAX: u32 = 16;
 
 const BATCH_ID: &str = "Nats-Batch-Id";

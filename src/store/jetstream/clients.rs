@@ -100,7 +100,7 @@ impl Clients {
 }
 
 /// The cursor only moves forward within an epoch, and a cursor of this log precedes one of another log. All else is taken from
-/// the newer record. A tombstone is not merged.
+/// the newer record. A tombstone is never merged: the later write replaces the record.
 fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> ClientRecord {
     let Some(there) = there.filter(|there| !there.is_forgotten() && !new.is_forgotten()) else { return new };
     let keep = if there.cursor.epoch == new.cursor.epoch {
