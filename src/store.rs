@@ -361,7 +361,7 @@ impl StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another server holds the directory.
-    #[error("{} is in use by another switchback{}: stop that one, or choose another directory with --data", directory.display(), holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    #[error("{} is in use by another switchback{}: stop that server, or choose another directory with --data", directory.display(), holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Locked {
         /// The data directory.
         directory: PathBuf,

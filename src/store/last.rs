@@ -120,9 +120,9 @@ mod tests {
         assert!(!search.take(Position(3)));
         assert!(!search.take(Position(7)));
         assert_eq!(search.oldest_wanted(), Position(7));
-        let LastProgress::Found(found) = search.clone().done(Position(0)) else { panic!("it is done") };
+        let LastProgress::Found(found) = search.clone().done(Position(0)) else { panic!("the search is done") };
         assert_eq!(found, Some(Position(6)));
-        let LastProgress::Found(found) = search.done(Position(9)) else { panic!("it is done") };
+        let LastProgress::Found(found) = search.done(Position(9)) else { panic!("the search is done") };
         assert_eq!(found, None, "all of it was trimmed");
     }
 }
