@@ -1,4 +1,4 @@
-//! The hub: publish, subscribe, and the one feed from the store to every tail.
+//! The hub: publish, subscribe, and the fan-out of the store's feed to every worker's tail.
 
 mod fetches;
 mod listeners;
@@ -28,20 +28,20 @@ pub use start::From;
 pub use subscription::{Item, SubscribeError, Subscription};
 pub(crate) use worker::{Push, Seat, Worker};
 
-/// How often clients' cursors are saved and the store is kept in order.
+/// How often maintenance runs: clients' cursors are saved, the store trims and checkpoints.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Events of one read while a tail is warmed from the store.
 const WARM_EVENTS: usize = 1000;
 
-/// The library's knobs.
+/// The options of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HubOptions {
-    /// What each worker keeps in memory; the events are shared between workers, the index is not.
+    /// How many events each worker keeps in memory; the events are shared between workers, the index is not.
     pub tail: TailLimits,
-    /// Most listeners of [`Hub::on`] and [`Hub::once`] at a time; each is a task.
+    /// Most concurrent listeners of [`Hub::on`] and [`Hub::once`]; each is a task.
     pub listeners_max: usize,
-    /// How long a client that is away is remembered. Also an option of the store, which forgets it.
+    /// How long the record of a disconnected client is kept. Also an option of the store, which deletes the record.
     pub client_idle_max: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Default for HubOptions {
     }
 }
 
-/// One log and everyone who listens to it. Cheap to clone; a clone is the same hub.
+/// One log and its subscribers. Cheap to clone; a clone is the same hub.
 ///
 /// ```
 /// use futures_util::StreamExt as _;
@@ -85,23 +85,23 @@ struct Shared {
     clients: Arc<Clients>,
     barred: Arc<Barred>,
     listeners: listeners::Listeners,
-    /// Deliveries that are open, over HTTP.
+    /// Open deliveries over HTTP.
     live: AtomicUsize,
-    /// How long shutting down may take, in milliseconds, once it has begun.
+    /// The time limit of the shutdown in milliseconds, once it has begun.
     drain_ms: AtomicU64,
     maintenance: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 const NOT_DRAINING: u64 = u64::MAX;
 
-/// What was published.
+/// The result of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The cursor of a client that the event has reached.
+    /// The cursor of a client that has received the event.
     pub cursor: Cursor,
-    /// Whether an event with this topic and id was there already; the cursor is that one's.
+    /// Whether an event with this topic and id was stored already; the cursor is that event's.
     pub duplicate: bool,
-    /// Whether that event is known to have another name, other data or other headers than this one, which is not stored.
+    /// Whether the stored event is known to differ from this one in its name, data or headers. This one is not stored.
     pub differs: bool,
 }
 
@@ -113,15 +113,15 @@ impl Published {
 }
 
 impl Hub {
-    /// Starts a hub on a store. Needs a tokio runtime, for its one task.
+    /// Starts a hub on a store. Needs a tokio runtime, for its maintenance task.
     ///
     /// # Errors
-    /// [`StoreError`] where the newest events, or who is shut out, could not be read.
+    /// [`StoreError`] where the newest events, or the bans and revocations, cannot be read.
     pub async fn open(store: Arc<dyn Store>, options: HubOptions) -> Result<Self, StoreError> {
         Self::open_with_clock(store, options, Clock::system()).await
     }
 
-    /// As [`Self::open`], with clocks that are not the machine's.
+    /// As [`Self::open`], with a clock other than the system's.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -134,7 +134,7 @@ impl Hub {
         let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
         let barred = Arc::new(Barred::new(Arc::downgrade(&clients)));
         store.answer_sent(Arc::new(SentHere::new(&clients)));
-        // Before anybody is let in.
+        // Bans and revocations are loaded before any client is admitted.
         store.watch_notes(barred.clone()).await?;
         let hub = Self(Arc::new(Shared {
             clients,
@@ -154,17 +154,17 @@ impl Hub {
         Ok(hub)
     }
 
-    /// Publishes one event; answers once it is durable.
+    /// Publishes one event; returns once it is durable.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
     pub async fn publish(&self, event: NewEvent) -> Result<Published, StoreError> {
         let appended = self.0.store.append(vec![event.draft(self.clock().wall_ms())]).await?;
-        let one = appended.first().ok_or_else(|| StoreError::unavailable("it answered nothing"))?;
+        let one = appended.first().ok_or_else(|| StoreError::unavailable("the store returned no result"))?;
         Ok(Published::new(self.bounds().epoch, one))
     }
 
-    /// Publishes events in consecutive positions, all or none; answers once they are durable.
+    /// Publishes events in consecutive positions, all or none; returns once they are durable.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
@@ -176,7 +176,7 @@ impl Hub {
         Ok(appended.iter().map(|one| Published::new(epoch, one)).collect())
     }
 
-    /// The clocks that this hub goes by.
+    /// This hub's clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.clock
@@ -188,7 +188,7 @@ impl Hub {
         self.0.store.bounds()
     }
 
-    /// Where the log begins and ends, as the store itself says now.
+    /// Where the log begins and ends, queried from the store itself.
     pub(crate) async fn refreshed(&self) -> Result<Bounds, StoreError> {
         self.0.store.refresh(self.cursor()).await
     }
@@ -196,63 +196,63 @@ impl Hub {
     /// Whether publishing would succeed now.
     ///
     /// # Errors
-    /// What it would fail with.
+    /// The error that publishing would fail with.
     pub async fn ready(&self) -> Result<(), StoreError> {
         self.0.store.ready().await
     }
 
-    /// How far this process's wall clock is from those of others that share the log.
+    /// How far this process's wall clock is from those of the other nodes that share the log.
     pub(crate) fn clock_skew(&self) -> Option<ClockSkew> {
         self.0.store.clock_skew()
     }
 
-    /// The log's end: what a client has that has heard everything.
+    /// The log's end: the cursor of a client that has received every event.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         let bounds = self.bounds();
         Cursor::new(bounds.epoch, bounds.last)
     }
 
-    /// Whether this process knows who is shut out, everywhere.
+    /// Whether this process has the bans and revocations of every node.
     pub(crate) fn knows_denied(&self) -> bool {
         self.0.store.knows_notes()
     }
 
-    /// The hub for as long as others hold it.
+    /// A weak reference to the hub.
     pub(crate) fn downgrade(&self) -> WeakHub {
         WeakHub(Arc::downgrade(&self.0))
     }
 
-    /// Who subscribes, and what is remembered of them.
+    /// The connected clients, and the saved records of clients.
     pub(crate) fn clients(&self) -> &Arc<Clients> {
         &self.0.clients
     }
 
-    /// A bounded read from the store; equal ones that are under way share one.
+    /// A bounded read from the store; equal reads that are in flight are shared.
     pub(crate) async fn read(&self, request: ReadRequest) -> Result<Page, StoreError> {
         self.0.fetches.read(&self.0.store, request).await
     }
 
-    /// Begins to shut down: every delivery ends at a moment of its own within the time.
+    /// Begins the shutdown: the deliveries end one by one, spread over the time `within`.
     pub fn drain(&self, within: Duration) {
         let ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).min(NOT_DRAINING - 1);
         self.0.drain_ms.store(ms, Ordering::Relaxed);
         self.0.fan_out.wake_everyone();
     }
 
-    /// How long shutting down may take, once it has begun.
+    /// The time limit of the shutdown, once it has begun.
     pub(crate) fn draining(&self) -> Option<Duration> {
         let ms = self.0.drain_ms.load(Ordering::Relaxed);
         (ms != NOT_DRAINING).then(|| Duration::from_millis(ms))
     }
 
-    /// How many subscribers are connected over HTTP, held requests among them.
+    /// How many subscribers are connected over HTTP, including long polls.
     #[must_use]
     pub fn live(&self) -> usize {
         self.0.live.load(Ordering::Relaxed)
     }
 
-    /// Saves what is pending and closes the store. Publishing fails from here on.
+    /// Saves the clients' cursors and closes the store. Publishing fails from here on.
     pub async fn close(&self) {
         if let Some(task) = lock(&self.0.maintenance).take() {
             task.abort();
@@ -263,7 +263,7 @@ impl Hub {
     }
 }
 
-/// A hub that may have gone.
+/// A weak reference to a hub.
 pub(crate) struct WeakHub(std::sync::Weak<Shared>);
 
 impl WeakHub {
@@ -278,7 +278,7 @@ impl std::fmt::Debug for Hub {
     }
 }
 
-/// From the store to the hub's own lane and to each worker's inbox. It never waits for any of them.
+/// Sends the store's batches to the hub's own lane and to each worker's inbox. It never waits for any of them.
 struct FanOut {
     lane: Mutex<Lane>,
     inboxes: Mutex<Vec<worker::Inbox>>,
@@ -298,8 +298,8 @@ impl FanOut {
 impl Feed for FanOut {
     fn push(&self, batch: FeedBatch) {
         let batch = Arc::new(batch);
-        // The inboxes are served under the lane's lock, so that a worker that joins gets its copy of the
-        // tail and the batches after it without a seam.
+        // The inboxes are filled under the lane's lock, so that a worker that joins gets its copy of the
+        // tail and every batch after it.
         let mut lane = self.lane();
         lane.push(&batch);
         lock(&self.inboxes).retain(|inbox| inbox.push(&batch));
@@ -339,7 +339,7 @@ async fn maintain(shared: std::sync::Weak<Shared>) {
         let now = shared.clock.tick();
         shared.store.maintain(now);
         if now.stepped {
-            // Their timers were set when the clock said something else.
+            // The timers of the tokens' expiry were set by the clock's former reading.
             shared.clients.end_expired(now.wall_ms);
         }
         shared.clients.flush(now.believed_ms).await;

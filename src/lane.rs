@@ -1,4 +1,4 @@
-//! A tail with those who wait at it: one for each worker, and one for the hub itself.
+//! A tail and the index of the subscribers that wait for its events: one pair for each worker, and one for the hub itself.
 
 use std::task::Waker;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::log::{Bounds, FeedBatch};
 use crate::tail::Tail;
 use crate::waiters::{WaiterKey, Waiters};
 
-/// A tail and its waiters, which only ever change together.
+/// A tail and its subscription index, which only ever change together.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) tail: Tail,
@@ -22,7 +22,7 @@ impl Lane {
         Self { tail, waiters: Waiters::default() }
     }
 
-    /// Takes what follows in the log and wakes those it is for.
+    /// Appends the log's next batch and wakes the subscribers that it matches.
     pub(crate) fn push(&mut self, batch: &FeedBatch) {
         if self.tail.push(batch) {
             self.waiters.forget_news();
@@ -32,19 +32,19 @@ impl Lane {
         }
     }
 
-    /// Some batches never came: whoever is behind reads from the store.
+    /// Batches up to `end` were lost: subscribers that are behind read from the store.
     pub(crate) fn lose_through(&mut self, end: crate::cursor::Position) {
         self.tail.reset(end);
         self.waiters.forget_news();
     }
 
-    /// The log is another one, and what said so never came.
+    /// The log was replaced by another one, and the batch that announced it was lost.
     pub(crate) fn begin_anew(&mut self, bounds: &Bounds, end: crate::cursor::Position) {
         self.tail.begin_anew(bounds, end);
         self.waiters.forget_news();
     }
 
-    /// One step of a delivery. Registers before it reads: an event that comes between the two wakes it.
+    /// One step of a delivery. Registers its waker before it reads, so that an event that arrives between the two wakes it.
     pub(crate) fn step(
         &mut self,
         key: WaiterKey,
@@ -57,7 +57,7 @@ impl Lane {
         self.push_step(key, delivery, now, out)
     }
 
-    /// As [`Self::step`], of one who is registered and is handed what is new.
+    /// As [`Self::step`], for a delivery that is registered already and is written to directly.
     pub(crate) fn push_step(
         &mut self,
         key: WaiterKey,

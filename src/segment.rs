@@ -1,4 +1,4 @@
-//! A run of events in memory, indexed by topic: what the tails and the memory store are made of.
+//! A contiguous run of events in memory, indexed by topic: the data structure of the tails and of the memory store.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -9,20 +9,20 @@ use crate::cursor::Position;
 use crate::event::Event;
 use crate::topic::{PatternSet, Topic};
 
-/// Most topics that a read follows one by one; where patterns match more, it scans by position.
+/// Most topics that a read merges from the topic index; where patterns match more, it scans by position.
 pub(crate) const INDEXED_TOPICS_MAX: usize = 64;
 
-/// Most topics that are compared with a wildcard pattern before a read gives up and scans by position.
+/// Most topics that are compared with wildcard patterns before a read gives up on the index and scans by position.
 const TOPICS_COMPARED_MAX: usize = 1024;
 
-/// Below this many events a scan costs less than looking topics up.
+/// Up to this many events a scan costs less than topic look-ups.
 const SCAN_EVENTS_MAX: usize = 64;
 
-/// Topics in order, so that those below a pattern's literal prefix lie together.
+/// Topics in order, so that the topics with a pattern's literal prefix are adjacent.
 pub(crate) type TopicMap<V> = BTreeMap<Topic, V>;
 
 /// The topics of `map` that match, if they are few: at most [`INDEXED_TOPICS_MAX`], found within
-/// [`TOPICS_COMPARED_MAX`] comparisons. `None` means "too many to follow one by one".
+/// [`TOPICS_COMPARED_MAX`] comparisons. `None` means "too many for the index".
 pub(crate) fn matching_topics<'a, V>(map: &'a TopicMap<V>, patterns: &PatternSet) -> Option<Vec<(&'a Topic, &'a V)>> {
     let mut found: BTreeMap<&Topic, &V> = BTreeMap::new();
     let mut compared = 0;
@@ -46,12 +46,12 @@ pub(crate) fn matching_topics<'a, V>(map: &'a TopicMap<V>, patterns: &PatternSet
     (found.len() <= INDEXED_TOPICS_MAX).then(|| found.into_iter().collect())
 }
 
-/// How far a read of a segment came.
+/// How far a read of a segment got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scanned {
-    /// No matching event at or before here was left out.
+    /// No matching event at or before this position was left out.
     pub(crate) through: Position,
-    /// Events looked at: the cost of the read.
+    /// Events examined: the cost of the read.
     pub(crate) rows: u64,
 }
 
@@ -121,8 +121,8 @@ impl Segment {
         *self = Self::default();
     }
 
-    /// Shows the matching events after `after` to `visit`, in order, until it breaks (the event it
-    /// breaks on counts as seen), `rows_max` were looked at, or the segment ends at `end`.
+    /// Calls `visit` with the matching events after `after`, in order, until it breaks (the event it
+    /// breaks on counts as visited), `rows_max` were examined, or the segment ends at `end`.
     pub(crate) fn read(
         &self,
         patterns: &PatternSet,
@@ -140,24 +140,24 @@ impl Segment {
         self.scan(patterns, from, (after, end), rows_max, visit)
     }
 
-    /// The newest events at or below a position, newest first, at most so many.
+    /// The newest events at or below a position, newest first, at most `most`.
     pub(crate) fn newest_below(&self, below: Position, most: usize) -> Vec<Arc<Event>> {
         let end = self.index_after(below);
         self.events.range(end.saturating_sub(most)..end).rev().cloned().collect()
     }
 
-    /// The events after a position, at most so many.
+    /// The events after a position, at most `most`.
     pub(crate) fn range_after(&self, after: Position, most: usize) -> Vec<Arc<Event>> {
         self.events.range(self.index_after(after)..).take(most).cloned().collect()
     }
 
-    /// Whether a read of these patterns is found by topic, at the cost of what it returns.
+    /// Whether a read of these patterns uses the topic index, so that it costs only what it returns.
     pub(crate) fn is_indexed(&self, patterns: &PatternSet) -> bool {
         matching_topics(&self.topics, patterns).is_some()
     }
 
-    /// The position before the `count`-th newest matching event, and how many of them there are, of the newest `rows_max`
-    /// where the patterns match too many topics to follow.
+    /// The position before the `count`-th newest match, or before the oldest where there are fewer, and how many were found.
+    /// Where the patterns match too many topics for the index, only the newest `rows_max` events are examined.
     pub(crate) fn before_last(
         &self,
         patterns: &PatternSet,
@@ -219,7 +219,7 @@ impl Segment {
         scanned
     }
 
-    /// Follows the position lists of a few topics side by side: the cost is what is returned, whatever lies between.
+    /// Merges the position lists of a few topics: the cost is what is returned, however many other events lie between.
     fn merge(
         &self,
         topics: &[(&Topic, &())],
@@ -251,7 +251,7 @@ impl Segment {
         match self.events.front() {
             Some(first) if first.position() > after => 0,
             Some(first) => {
-                // Without holes the answer is known at once.
+                // Without holes the subtraction is right.
                 let guess = usize::try_from(after.0 - first.position().0 + 1).unwrap_or(usize::MAX);
                 match guess.checked_sub(1).and_then(|at| self.events.get(at)) {
                     Some(event) if event.position() == after => guess,

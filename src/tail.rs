@@ -1,7 +1,7 @@
-//! The newest events in memory, indexed by topic: what live subscribers read.
+//! The tail: the newest events of the log in memory, indexed by topic, from which live subscribers read.
 //!
-//! Each worker has a tail of its own, fed by the store's feed, so that reading takes no lock. The events are
-//! shared, only the index is a worker's own.
+//! Each worker has a tail of its own, filled by the store's feed, so that reading takes no lock. The events are
+//! shared between workers; only the index is a worker's own.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::log::{Bounds, FeedBatch};
 use crate::segment::Segment;
 use crate::topic::PatternSet;
 
-/// How much a tail holds. What is older is read from the store.
+/// How much a tail holds. Older events are read from the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailLimits {
     /// Most events.
@@ -27,11 +27,11 @@ impl Default for TailLimits {
     }
 }
 
-/// Most comparisons of a topic with a pattern in one read of a tail, where the patterns match too many topics to follow: a
-/// fraction of a millisecond, during which all that the worker serves wait.
+/// Most comparisons of a topic with a pattern in one read, where the patterns match too many topics to use the index: a
+/// fraction of a millisecond, for which the worker's other clients wait.
 const COMPARISONS_MAX: usize = 16_384;
 
-/// Most events that one read looks at.
+/// Most events that one read examines.
 const ROWS_MAX: usize = 4096;
 
 /// The newest events of a log.
@@ -39,24 +39,24 @@ const ROWS_MAX: usize = 4096;
 pub struct Tail {
     epoch: Epoch,
     began: Position,
-    /// Everything after here, up to `end`, is in the segment.
+    /// Every event after this position, up to `end`, is in the segment.
     start: Position,
     end: Position,
     segment: Segment,
     limits: TailLimits,
 }
 
-/// What reading a tail gave.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TailRead {
-    /// Every matching event up to a position was shown.
+    /// Every matching event up to a position was visited.
     Through {
         /// The position.
         position: Position,
-        /// Events that were looked at, and did not match.
+        /// Events that were examined, and did not match.
         vain_rows: u64,
     },
-    /// The position is older than the tail: the store knows.
+    /// The position is older than the tail: read from the store instead.
     Behind,
 }
 
@@ -79,13 +79,13 @@ impl Tail {
         self.began
     }
 
-    /// The newest position that has arrived here.
+    /// The newest position that has arrived in this tail.
     #[must_use]
     pub fn end(&self) -> Position {
         self.end
     }
 
-    /// When the first event after `after` was published, in milliseconds since the Unix epoch, if it is here.
+    /// When the first event after `after` was published, in milliseconds since the Unix epoch, if the tail holds it.
     #[must_use]
     pub fn time_ms_after(&self, after: Position) -> Option<u64> {
         if after < self.start {
@@ -94,7 +94,7 @@ impl Tail {
         self.segment.first_after(after).map(|event| event.time_ms())
     }
 
-    /// A copy that shares the events: how a worker that joins late starts.
+    /// A copy that shares the events, for a worker that starts later.
     #[must_use]
     pub fn fork(&self) -> Self {
         let mut segment = Segment::default();
@@ -102,8 +102,8 @@ impl Tail {
         Self { segment, ..*self }
     }
 
-    /// Takes what follows in the log. A batch that does not follow (one before it was lost, or the log is
-    /// another one) empties the tail first, so that readers turn to the store; returns whether it did.
+    /// Appends the log's next batch. A batch that does not continue the tail (one before it was lost, or it is of
+    /// another log) empties the tail first, so that readers turn to the store; returns whether it did.
     pub fn push(&mut self, batch: &FeedBatch) -> bool {
         let end = batch.end();
         if batch.epoch == self.epoch && batch.after < self.end && end <= self.end {
@@ -131,22 +131,22 @@ impl Tail {
         reset
     }
 
-    /// Empties the tail, to go on after `end`.
+    /// Empties the tail; the next batch continues after `end`.
     pub fn reset(&mut self, end: Position) {
         self.segment.clear();
         self.start = end;
         self.end = end;
     }
 
-    /// Empties the tail for another log, to go on after `end`.
+    /// Empties the tail for another log; its next batch continues after `end`.
     pub fn begin_anew(&mut self, bounds: &Bounds, end: Position) {
         self.epoch = bounds.epoch;
         self.began = bounds.began;
         self.reset(end);
     }
 
-    /// Shows `visit` the matching events after `after`, in order, until it breaks; a bounded number is looked
-    /// at, so a position short of [`Self::end`] means "ask again", not "nothing there".
+    /// Calls `visit` with the matching events after `after`, in order, until it breaks. A bounded number of events is
+    /// examined, so a position short of [`Self::end`] means "read again", not "no match".
     pub fn read(
         &self,
         patterns: &PatternSet,
@@ -167,19 +167,19 @@ impl Tail {
         TailRead::Through { position: read.through, vain_rows: read.rows.saturating_sub(shown) }
     }
 
-    /// The position before the `count`-th newest matching event, if the tail holds that many, and a bounded look finds them.
+    /// The position before the `count`-th newest matching event, if the tail holds that many and a bounded search finds them.
     #[must_use]
     pub fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<Position> {
         let (position, found) = self.segment.before_last(patterns, count, rows_max(patterns))?;
         (found == count).then_some(position)
     }
 
-    /// What the store has trimmed is not shown any longer, so that gaps are told alike to all.
+    /// Drops what the store has trimmed, so that every subscriber gets the same gaps.
     fn trim(&mut self, floor: Position) {
         while self.segment.front().is_some_and(|event| event.position() <= floor) {
             self.drop_oldest();
         }
-        // Where everything was trimmed, a reader behind the floor must still ask the store for its gap.
+        // Where all events were trimmed, a reader behind the floor must still go to the store to learn of its gap.
         self.start = self.start.max(floor.min(self.end));
     }
 

@@ -1,7 +1,7 @@
-//! Who waits for which topics, and since when nothing has come for them.
+//! The subscription index: which subscribers a published topic has to wake, and for each the first match since it caught up.
 //!
 //! A subscriber registers once and stays. While it is caught up, a push that matches none of its patterns
-//! costs it nothing, and it may skip what was pushed: [`News`] says up to where.
+//! costs it nothing, and it may skip the pushed events: [`News`] says up to which position.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
@@ -11,23 +11,23 @@ use slab::Slab;
 use crate::cursor::Position;
 use crate::topic::{Pattern, PatternSet, Topic};
 
-/// A subscriber's place among the waiters. Not reused while it is registered.
+/// A subscriber's slot in the index. Not reused while the subscriber is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaiterKey(pub(crate) usize);
 
 impl WaiterKey {
-    /// Of nobody.
+    /// The key of no slot: of a reader that does not wait.
     pub(crate) const NONE: Self = Self(usize::MAX);
 }
 
-/// What has come since a subscriber was last caught up.
+/// What is pending for a subscriber since it was last caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Nothing that matches, up to the tail's end.
+    /// No match, up to the tail's end.
     None,
-    /// The first match has this position: nothing that matches lies before it.
+    /// The position of the first match.
     First(Position),
-    /// Not known: the subscriber has to read from its position.
+    /// Not known: the subscriber has to read from its own position.
     Unknown,
 }
 
@@ -35,11 +35,11 @@ pub enum News {
 struct Slot {
     patterns: PatternSet,
     news: News,
-    /// Kept when it is used: to clone one for every delivery would cost as much as the rest of what is done here.
+    /// Kept after a wake-up: to clone a waker for every delivery would double the cost of a push.
     waker: Option<Waker>,
-    /// Was woken, and has not come back yet.
+    /// Woken, and not waiting again yet.
     woken: bool,
-    /// Is handed what is new for it, instead of being woken.
+    /// The subscriber is listed in `due` for a direct write, instead of being woken.
     pushed: bool,
 }
 
@@ -54,19 +54,19 @@ impl Slot {
     }
 }
 
-/// The waiters of one tail.
+/// The subscribers of one tail, by pattern.
 #[derive(Debug, Default)]
 pub struct Waiters {
     slots: Slab<Slot>,
-    /// Patterns without wildcards, by far the most: found by one look-up a push.
+    /// Patterns without wildcards, by far the most common: found by one look-up per push.
     literal: HashMap<Topic, Vec<usize>>,
     wild: Node,
-    /// Those who are to be handed what is new, once each: bounded by the number of subscribers, since nobody is told twice
-    /// before having caught up.
+    /// Subscribers that are due for a direct write. Bounded by the number of subscribers, since a subscriber is listed only
+    /// once between two times that it catches up.
     due: VecDeque<WaiterKey>,
 }
 
-/// Patterns with wildcards, as a tree of tokens: a push visits the branches that match its topic, however many others there are.
+/// Patterns with wildcards, as a trie of their tokens: a push visits only the branches that match its topic.
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, Node>,
@@ -76,7 +76,7 @@ struct Node {
 }
 
 impl Waiters {
-    /// Adds a subscriber. Its news are [`News::Unknown`] until it says that it is caught up.
+    /// Adds a subscriber. Its state is [`News::Unknown`] until [`Self::caught_up`] is called for it.
     pub fn register(&mut self, patterns: &PatternSet) -> WaiterKey {
         let (none, news) = (PatternSet::default(), News::Unknown);
         let key = self.slots.insert(Slot { patterns: none, news, waker: None, woken: false, pushed: false });
@@ -84,7 +84,7 @@ impl Waiters {
         WaiterKey(key)
     }
 
-    /// Changes what a subscriber waits for; its news become [`News::Unknown`].
+    /// Replaces a subscriber's patterns; its state becomes [`News::Unknown`].
     pub fn set_patterns(&mut self, key: WaiterKey, patterns: &PatternSet) {
         let Some(slot) = self.slots.get_mut(key.0) else { return };
         let before = std::mem::replace(&mut slot.patterns, patterns.clone());
@@ -99,7 +99,7 @@ impl Waiters {
         self.slots.try_remove(key.0);
     }
 
-    /// The same patterns, of the last who registered with them, if somebody has.
+    /// Interns patterns: the set of the last subscriber that registered with equal ones, else `patterns` itself.
     pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
         let list = patterns.iter().next().and_then(|pattern| match pattern.literal() {
             Some(topic) => self.literal.get(topic),
@@ -109,40 +109,40 @@ impl Waiters {
         last.filter(|slot| slot.patterns == patterns).map_or(patterns, |slot| slot.patterns.clone())
     }
 
-    /// From now on a subscriber is not woken for what is told, but listed in [`Self::next_due`].
+    /// From now on a match does not wake the subscriber, but lists it in [`Self::next_due`].
     pub fn push_to(&mut self, key: WaiterKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.pushed = true;
         }
     }
 
-    /// Who is to be handed what is new, in the order in which it came; it may be somebody who has left since, or who has come
-    /// to that place.
+    /// The next subscriber that is due for a direct write, in the order of their first matches. The key may be stale: its
+    /// subscriber may have been removed since, or its slot reused.
     pub fn next_due(&mut self) -> Option<WaiterKey> {
         self.due.pop_front()
     }
 
-    /// Wakes one, if it has not been woken since it last waited.
+    /// Wakes a subscriber, if it has not been woken since it last waited.
     pub fn wake(&mut self, key: WaiterKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.wake();
         }
     }
 
-    /// What has come for a subscriber since it was last caught up.
+    /// What is pending for a subscriber since it was last caught up.
     #[must_use]
     pub fn news(&self, key: WaiterKey) -> News {
         self.slots.get(key.0).map_or(News::Unknown, |slot| slot.news)
     }
 
-    /// A subscriber has read up to the tail's end; from now on it is told what comes.
+    /// A subscriber has read up to the tail's end; from now on its first match is recorded.
     pub fn caught_up(&mut self, key: WaiterKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.news = News::None;
         }
     }
 
-    /// Whom to wake when something comes, or when [`Self::wake_all`] is called.
+    /// Registers the waker for a subscriber's next match, and for [`Self::wake_all`].
     pub fn wait(&mut self, key: WaiterKey, waker: &Waker) {
         let Some(slot) = self.slots.get_mut(key.0) else { return };
         slot.woken = false;
@@ -151,7 +151,7 @@ impl Waiters {
         }
     }
 
-    /// An event on `topic` was pushed to the tail: notes and wakes whoever asked for it.
+    /// An event on `topic` was pushed to the tail: records it as the first match of its subscribers, and wakes them.
     pub fn tell(&mut self, topic: &Topic, position: Position) {
         let (slots, due) = (&mut self.slots, &mut self.due);
         let mut tell = |keys: &[usize]| {
@@ -159,7 +159,7 @@ impl Waiters {
                 let Some(slot) = slots.get_mut(*key) else { continue };
                 if slot.news == News::None {
                     slot.news = News::First(position);
-                    // Once: until it has caught up again it needs no other call.
+                    // Once: until the subscriber has caught up again it needs no other call.
                     if slot.pushed {
                         due.push_back(WaiterKey(*key));
                     } else {
@@ -174,13 +174,13 @@ impl Waiters {
         self.wild.visit(topic.as_str().split('.'), &mut tell);
     }
 
-    /// Nobody knows what was missed: everyone reads from their position.
+    /// What was pushed is not known any more: every subscriber has to read from its own position.
     pub fn forget_news(&mut self) {
         self.slots.iter_mut().for_each(|(_, slot)| slot.news = News::Unknown);
         self.wake_all();
     }
 
-    /// Wakes everyone: the server is about to stop, say.
+    /// Wakes every subscriber, as when the server is about to stop.
     pub fn wake_all(&mut self) {
         self.slots.iter_mut().for_each(|(_, slot)| slot.wake());
     }
@@ -191,7 +191,7 @@ impl Waiters {
         self.slots.len()
     }
 
-    /// Whether nobody is here.
+    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -228,7 +228,7 @@ fn remove(keys: &mut Vec<usize>, key: usize) {
 }
 
 impl Node {
-    /// The list of a pattern, made where it is missing.
+    /// The list of a pattern, created where it is missing.
     fn list(&mut self, pattern: &str) -> &mut Vec<usize> {
         let mut node = self;
         for token in pattern.split('.') {
@@ -254,7 +254,7 @@ impl Node {
         Some(&node.here)
     }
 
-    /// Takes `key` out of a pattern's list, and empty branches with it; says whether this node is empty now.
+    /// Removes `key` from a pattern's list, and the branches that this empties; returns whether this node is empty now.
     fn remove(&mut self, tokens: &mut std::str::Split<'_, char>, key: usize) -> bool {
         match tokens.next() {
             None => remove(&mut self.here, key),
@@ -273,7 +273,7 @@ impl Node {
         self.children.is_empty() && self.any.is_none() && self.here.is_empty() && self.tail.is_empty()
     }
 
-    /// Depth is bounded by the tokens of a topic (128, since it has 255 bytes), the work by the branches there are.
+    /// The depth is bounded by a topic's tokens (128, since it has 255 bytes), the work by the number of branches.
     fn visit(&self, mut tokens: std::str::Split<'_, char>, tell: &mut dyn FnMut(&[usize])) {
         let mut node = self;
         // Descend in a loop while only one branch matches; recurse where `*` opens a second one.
@@ -334,7 +334,7 @@ mod tests {
     }
 
     proptest! {
-        /// The tree finds exactly those whose patterns match, through changes and removals.
+        /// The trie finds exactly the subscribers whose patterns match, through changes and removals.
         #[test]
         fn tells_exactly_those_who_asked(
             subscribers in proptest::collection::vec(proptest::collection::vec("([ab*]\\.){0,3}([ab*]|>)", 1..4), 1..12),

@@ -1,7 +1,6 @@
-//! Reads of the store, shared between those who want the same.
+//! Single flight for reads of the store: equal reads that are in flight share one result.
 //!
-//! After a restart thousands of clients resume with the same patterns from nearly the same place; equal reads
-//! that are under way are one.
+//! After a restart thousands of clients resume with the same patterns from nearly the same position.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,7 @@ use crate::store::{Store, StoreError};
 type Answer = Result<Arc<Page>, StoreError>;
 type Flight = WeakShared<BoxFuture<'static, Answer>>;
 
-/// Reads under way past which those that nobody waits for any more are swept out.
+/// Entries above which those of abandoned reads are removed.
 const SWEEP_ABOVE: usize = 256;
 
 #[derive(Default)]

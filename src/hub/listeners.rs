@@ -1,4 +1,4 @@
-//! Listening in the manner of an event emitter: a function is called with each event.
+//! Listeners in the manner of an event emitter: a function that is called with each event.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +11,15 @@ use super::subscription::SubscribeError;
 use super::{From, Hub, Item, Subscription, lock};
 use crate::event::Event;
 
-/// One listener; what [`Hub::off`] takes.
+/// A listener's id, for [`Hub::off`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(u64);
 
 /// A listener cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// There are as many as [`super::HubOptions::listeners_max`] allows; usually some are never removed.
-    #[error("{0} listeners are there already: remove some, or raise listeners_max")]
+    /// There are as many as [`super::HubOptions::listeners_max`] allows, usually because some are never removed.
+    #[error("the hub has {0} listeners already: remove some, or raise `listeners_max`")]
     TooMany(usize),
     /// As for [`Hub::subscribe`].
     #[error(transparent)]
@@ -33,8 +33,8 @@ pub(super) struct Listeners {
 }
 
 impl Hub {
-    /// Calls `listener` with each event on `pattern` from now on, in order, on a task of its own: one that is slow
-    /// or panics disturbs no other. Gaps are logged; where they matter, use [`Hub::subscribe`].
+    /// Calls `listener` with each event on `pattern` from now on, in order, on a task of its own: a listener that is slow
+    /// or panics affects no other. Gaps are only logged; where they matter, use [`Hub::subscribe`].
     ///
     /// # Errors
     /// [`ListenError`].
@@ -50,7 +50,7 @@ impl Hub {
         })
     }
 
-    /// Calls `listener` with the next event on `pattern`, then forgets it.
+    /// Calls `listener` with the next event on `pattern`, then removes it.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -69,7 +69,7 @@ impl Hub {
         })
     }
 
-    /// Removes a listener; says whether it was there.
+    /// Removes a listener; returns whether it existed.
     pub fn off(&self, listener: ListenerId) -> bool {
         let task = lock(&self.0.listeners.tasks).remove(&listener);
         task.map(|task| task.abort()).is_some()
@@ -77,7 +77,7 @@ impl Hub {
 
     /// Removes every listener.
     pub fn off_all(&self) {
-        // Taken out first: a task that ends takes the lock to leave the list.
+        // Taken out of the map first: a task that ends takes the lock to remove itself.
         let tasks = std::mem::take(&mut *lock(&self.0.listeners.tasks));
         tasks.into_values().for_each(|task| task.abort());
     }
@@ -95,7 +95,7 @@ impl Hub {
     ) -> Result<ListenerId, ListenError> {
         let listeners = &self.0.listeners;
         let id = ListenerId(listeners.next.fetch_add(1, Ordering::Relaxed));
-        // Held while the task is spawned: a listener that ends at once removes itself only after it was added.
+        // The lock is held while the task is spawned: a listener that ends at once removes itself only after it was added.
         let mut tasks = lock(&listeners.tasks);
         if tasks.len() >= self.0.options.listeners_max {
             return Err(ListenError::TooMany(tasks.len()));
@@ -111,7 +111,7 @@ impl Hub {
                         }
                     }
                     Ok(Item::Gap(gap)) => tracing::warn!(?gap, "a listener missed events"),
-                    // The subscription waits before it reads again.
+                    // The subscription waits before its next read, so this loop does not spin.
                     Err(error) => tracing::warn!(%error, "a listener cannot read the store"),
                 }
             }
@@ -121,7 +121,7 @@ impl Hub {
     }
 }
 
-/// Takes a listener off the list when its task ends, by a panic too.
+/// Removes a listener when its task ends, by a panic too.
 struct Leave {
     id: ListenerId,
     tasks: Arc<Mutex<HashMap<ListenerId, JoinHandle<()>>>>,

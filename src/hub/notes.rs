@@ -11,16 +11,16 @@ use crate::auth::{Grant, Ticket};
 use crate::barred::{Bar, Barred};
 use crate::store::{NOTE_VALUE_MAX_BYTES, Note, NoteKind, StoreError};
 
-/// Random bytes of a ticket: nobody guesses 192 bits.
+/// Random bytes of a ticket: 192 bits cannot be guessed.
 const TICKET_BYTES: usize = 24;
 
 impl Hub {
-    /// Who is shut out.
+    /// The bans and revocations in force.
     pub(crate) fn barred(&self) -> &Barred {
         &self.0.barred
     }
 
-    /// Makes a ticket; `None` where what it would grant is too long to be kept.
+    /// Issues a ticket; `None` where its grant is too long to be stored.
     pub(crate) async fn make_ticket(&self, ticket: &Ticket, ttl: Duration) -> Result<Option<String>, StoreError> {
         let value = ticket.encode();
         if value.len() > NOTE_VALUE_MAX_BYTES {
@@ -32,9 +32,9 @@ impl Hub {
         Ok(Some(name))
     }
 
-    /// Uses a ticket up; `None` where there is none of this name any more.
+    /// Redeems a ticket, which can be done once; `None` where no unused ticket has this name.
     pub(crate) async fn use_ticket(&self, name: &str) -> Result<Option<Ticket>, StoreError> {
-        // What cannot be one is not asked for.
+        // A name of another length is no ticket: the store is not queried.
         if URL_SAFE_NO_PAD.decode(name).map_or(0, |bytes| bytes.len()) != TICKET_BYTES {
             return Ok(None);
         }
@@ -42,12 +42,12 @@ impl Hub {
         Ok(note.and_then(|note| Ticket::decode(&note.value)))
     }
 
-    /// Ends a client's streams on every node and forgets it; whether anything was known of it. With a time, it may
-    /// not come back before.
+    /// Ends a client's streams on every node and deletes its record; returns whether there was one. With `ban`, the client may
+    /// not connect again before that time is over.
     pub(crate) async fn kick(&self, client: Uuid, ban: Option<Duration>) -> Result<bool, StoreError> {
         let known = self.clients().get(client).await?.is_some();
         let at_ms = self.clock().believed_ms();
-        // Told even where it is unknown here: it may be connected to another node, under an id that was never saved.
+        // Recorded even where the client is unknown: it may be connected to another node, under an id that was never saved.
         let note = match ban {
             Some(ban) => {
                 let ban_ms = u64::try_from(ban.as_millis()).unwrap_or(u64::MAX / 2);
@@ -62,12 +62,12 @@ impl Hub {
         Ok(known)
     }
 
-    /// Makes a token worth nothing, until a time; it is known on every node within a second.
+    /// Revokes tokens until a time; every node knows within a second.
     pub(crate) async fn bar(&self, bar: &Bar, until_ms: u64) -> Result<(), StoreError> {
         self.0.store.save_note(bar.note(until_ms)).await
     }
 
-    /// Whether what a token grants is worth nothing any more.
+    /// Whether the token behind a grant is revoked.
     pub(crate) fn is_revoked(&self, grant: &Grant) -> bool {
         self.0.barred.is_revoked(grant, self.clock().earliest_ms())
     }

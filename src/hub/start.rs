@@ -1,4 +1,4 @@
-//! Where a subscription starts.
+//! Where a subscription starts: turns "now", "earliest", a cursor or "the last n" into a position.
 
 use super::{Hub, lock};
 use crate::cursor::{Cursor, Position};
@@ -7,16 +7,16 @@ use crate::reader::{StartPoint, gap_at};
 use crate::store::{LastProgress, LastSearch, StoreError};
 use crate::topic::PatternSet;
 
-/// Comparisons of a topic with a pattern in one step of a search.
+/// Most comparisons of a topic with a pattern in one step of a search.
 const SEARCH_COMPARISONS: usize = 8192;
 
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// After everything that a client with this cursor has. One of another log, or past this one's end, is no error
-    /// but a gap.
+    /// After everything that a client with this cursor has received. A cursor of another log, or past this log's end, is no
+    /// error but a gap.
     Cursor(Cursor),
-    /// With the oldest event that is still there.
+    /// With the oldest retained event.
     Earliest,
     /// With the next event.
     Now,
@@ -30,20 +30,20 @@ pub enum From {
 }
 
 impl Hub {
-    /// The bounds to judge a cursor by. One that this process does not know may be another node's, of events that have
-    /// not come here yet: then the store itself is asked.
+    /// The bounds to validate a cursor against. A cursor that looks invalid here may come from another node, of events that
+    /// have not arrived here yet: then the store's own bounds are queried.
     pub(crate) async fn bounds_for(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
         let (bounds, cursor) = (self.bounds(), self.translate(cursor));
         if gap_at(cursor, &bounds).is_none() { Ok(bounds) } else { self.0.store.refresh(cursor).await }
     }
 
-    /// The same place in the present log, for a cursor of one that this was restored from.
+    /// The same position in the present log, for a cursor of the log that this one was restored from.
     pub(crate) fn translate(&self, cursor: Cursor) -> Cursor {
         self.0.store.translate(cursor)
     }
 
-    /// Turns where to start into a cursor, with the gap to be told first. A search goes in bounded steps; after each, `pause` is
-    /// told how many rows were looked at in vain, waits as long as the next step has to, and ends the search where it fails.
+    /// Turns `from` into a cursor, with the gap to send first. A search goes in bounded steps; after each, `pause` gets the
+    /// number of rows that did not match, delays the next step as the rate requires, and ends the search by an error.
     pub(crate) async fn start(
         &self,
         from: From,
@@ -82,7 +82,7 @@ impl Hub {
         let rows_max = (SEARCH_COMPARISONS / search.patterns().len().max(1)).max(1) as u64;
         loop {
             let step = self.0.store.search_last(search, rows_max).await?;
-            // Also after the last: it is paid for, too.
+            // Also after the last step: its rows are charged, too.
             pause(step.vain_rows).await?;
             match step.progress {
                 LastProgress::Found(found) => return Ok(found),

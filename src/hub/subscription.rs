@@ -33,42 +33,42 @@ const READ_BYTES: usize = 256 << 10;
 pub enum Item {
     /// What was published.
     Event(Arc<Event>),
-    /// Something that was asked for is gone.
+    /// Events that the subscription was due are not available any more.
     Gap(Gap),
 }
 
-/// A subscription cannot begin.
+/// Why a subscription cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
-    /// A pattern is not one.
+    /// A pattern is invalid.
     #[error(transparent)]
     Pattern(#[from] TopicError),
-    /// The store could not say where to start.
+    /// The store could not determine the start position.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A stream of what was published on some patterns, in order, once, from some place on. It does not end by
-/// itself. It holds a position and at most 64 events, so one that is not polled costs the hub nothing more.
+/// A stream of the events on some patterns, in order, once, from a start position on. It does not end by
+/// itself. It holds a position and at most 64 events, so a stream that is not polled costs the hub nothing more.
 ///
-/// An error says that the store could not be read. The stream goes on behind it, and reads again a second later.
+/// An error means that the store could not be read. The stream continues after it, and reads again a second later.
 pub struct Subscription {
     hub: Hub,
     key: WaiterKey,
     reader: Reader,
     ahead: ReadAhead,
     fetch: Option<BoxFuture<'static, Result<Page, StoreError>>>,
-    /// Armed while the store may not be read yet.
+    /// Armed while a read of the store has to wait.
     retry: Option<Pin<Box<Sleep>>>,
 }
 
-/// Items that were read and are yielded next.
+/// Items that were read and not yielded yet.
 #[derive(Default)]
 struct ReadAhead(VecDeque<Ahead>);
 
 enum Ahead {
     Event(Arc<Event>),
-    /// Boxed: it is rare, and would make every place in the queue as large.
+    /// Boxed: a gap is rare, and would make every slot of the queue as large.
     Gap(Box<Gap>),
 }
 
@@ -90,7 +90,7 @@ impl Hub {
     /// Subscribes to patterns.
     ///
     /// # Errors
-    /// [`SubscribeError`] where a pattern is not one, there are more than 64, or the store does not answer.
+    /// [`SubscribeError`] where a pattern is invalid, there are more than 64, or the store does not answer.
     pub async fn subscribe<'a>(
         &self,
         patterns: impl IntoIterator<Item = &'a str>,
@@ -116,14 +116,14 @@ impl Hub {
 }
 
 impl Subscription {
-    /// How far it has read: what was yielded, and up to 64 events more, lies at or before it.
-    /// To resume, keep the cursor of the last event that was dealt with instead.
+    /// How far the subscription has read: up to 64 events at or before this cursor are not yielded yet.
+    /// To resume, keep the cursor of the last event that was processed instead.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.reader.cursor()
     }
 
-    /// Reads ahead; where that finds nothing, the task behind `cx` is woken when there may be more.
+    /// Reads ahead; where that finds nothing, the task of `cx` is woken when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
         while self.ahead.0.is_empty() {
             let now = runtime_now();
@@ -150,7 +150,7 @@ impl Subscription {
                 ready!(self.poll_retry(cx));
             } else {
                 if !caught_up {
-                    // A bounded look has found nothing, and there is more of the tail: the others first.
+                    // A bounded read has found nothing, and there is more of the tail: yield to other tasks first.
                     cx.waker().wake_by_ref();
                 }
                 return Poll::Pending;
@@ -159,8 +159,8 @@ impl Subscription {
         Poll::Ready(Ok(()))
     }
 
-    /// One read of the hub's own tail. Registers before it reads: an event that comes between the two wakes the task. Says
-    /// whether only the store knows more, and whether all that the tail holds has been read.
+    /// One read of the hub's own tail. Registers before it reads: an event that arrives between the two wakes the task. Returns
+    /// whether the position is behind the tail, and whether all that the tail holds has been read.
     fn read(&mut self, now: Instant, cx: &Context<'_>) -> (bool, bool) {
         let mut lane = self.hub.0.fan_out.lane();
         lane.waiters.wait(self.key, cx.waker());

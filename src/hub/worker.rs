@@ -1,4 +1,5 @@
-//! A worker's own view of the log: its tail and its waiters, reached without a lock.
+//! A worker thread's own view of the log: its tail and its subscription index, used without a lock, and the inbox that fills
+//! them.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -21,32 +22,32 @@ use crate::log::FeedBatch;
 use crate::topic::PatternSet;
 use crate::waiters::WaiterKey;
 
-/// Batches that may wait for a worker. Past it the worker's tail is reset, and its readers turn to the store.
+/// Most batches queued for a worker. Above that the worker's tail is reset, and its readers turn to the store.
 const INBOX_BATCHES: usize = 1024;
 
-/// Readers that are handed what is new before others of the thread have their turn.
+/// Most direct writes before the thread's other tasks have their turn.
 const PUSHES_AT_ONCE: usize = 64;
 
-/// How long a request waits for a worker's tail to come to its cursor.
+/// How long a request waits until its worker's tail has reached its cursor.
 const FEED_WAIT: Duration = Duration::from_secs(5);
 
 enum Message {
     Batch(Arc<FeedBatch>),
-    /// Something other than an event is new for everyone.
+    /// Every reader has to run for another reason than an event.
     Wake,
 }
 
-/// The feed's end of a worker's channel.
+/// The sending end of a worker's channel.
 pub(super) struct Inbox {
     sender: mpsc::Sender<Message>,
     loss: Arc<Loss>,
 }
 
-/// What could not be put into an inbox.
+/// Batches that did not fit into an inbox.
 #[derive(Default)]
 struct Loss {
     any: AtomicBool,
-    /// Where the last batch that was lost ended.
+    /// The end of the last batch that was lost.
     through: Mutex<Option<Cursor>>,
 }
 
@@ -65,7 +66,7 @@ impl Loss {
 }
 
 impl Inbox {
-    /// Sends, or notes the loss; says whether the worker is still there.
+    /// Sends a batch, or records its loss; returns whether the worker still exists.
     pub(super) fn push(&self, batch: &Arc<FeedBatch>) -> bool {
         use mpsc::error::TrySendError::{Closed, Full};
         match self.sender.try_send(Message::Batch(batch.clone())) {
@@ -73,40 +74,40 @@ impl Inbox {
             Err(Closed(_)) => false,
             Err(Full(message)) => {
                 self.loss.note(Cursor::new(batch.epoch, batch.end()));
-                // Once more: if the worker has emptied the channel meanwhile, this wakes it to see the loss; if it
-                // has not, it has messages left to wake for.
+                // Once more: if the worker has emptied the channel meanwhile, this message wakes it to see the loss; if the
+                // worker has not, the messages in the channel wake it.
                 !matches!(self.sender.try_send(message), Err(Closed(_)))
             }
         }
     }
 
-    /// Wakes every reader of the worker, which is awake anyway where its channel is full.
+    /// Wakes every reader of the worker. A worker whose channel is full is awake anyway.
     pub(super) fn wake(&self) -> bool {
         !matches!(self.sender.try_send(Message::Wake), Err(mpsc::error::TrySendError::Closed(_)))
     }
 }
 
-/// A reader that can be handed what is new, without its task: see [`Seat::push_to`].
+/// A reader that the worker can write to directly, without waking its task: see [`Seat::push_to`].
 pub(crate) trait Push {
-    /// Takes what is new. Says whether there is nothing left to do: if not, its task is woken.
+    /// Writes the new events. Returns whether that was all there is to do; if not, the reader's task is woken.
     fn push(&self, now: Instant, out: &mut BytesMut) -> bool;
 }
 
-/// One thread's readers. Not `Send`: that is the point.
+/// One thread's readers. Deliberately not `Send`.
 pub(crate) struct Worker {
     hub: Hub,
     lane: RefCell<Lane>,
     inbox: RefCell<mpsc::Receiver<Message>>,
     loss: Arc<Loss>,
     moved: Notify,
-    /// Those that can be handed what is new, by their place among the waiters.
+    /// The readers for direct writes, by their slot in the subscription index.
     pushed: RefCell<Vec<Option<Weak<dyn Push>>>>,
-    /// What they write into, one after the other.
+    /// The buffer of the direct writes, one after the other.
     out: RefCell<BytesMut>,
 }
 
 impl Worker {
-    /// Joins the feed. Called on the thread it is for, within its `LocalSet`.
+    /// Joins the feed. Called on the worker's thread, within its `LocalSet`.
     pub(crate) fn start(hub: &Hub) -> Rc<Self> {
         let (sender, receiver) = mpsc::channel(INBOX_BATCHES);
         let loss = Arc::new(Loss::default());
@@ -133,26 +134,25 @@ impl Worker {
         &self.hub
     }
 
-    /// A place among this worker's waiters.
+    /// Registers a delivery in this worker's subscription index.
     pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet) -> Seat {
         let key = self.lane.borrow_mut().waiters.register(patterns);
         self.hub.0.live.fetch_add(1, Ordering::Relaxed);
         Seat { worker: self.clone(), key }
     }
 
-    /// For whoever reads once and does not wait: not among the waiters.
+    /// A handle for a delivery that reads once and does not wait: it is not in the index.
     pub(crate) fn visit(self: &Rc<Self>) -> Seat {
         self.hub.0.live.fetch_add(1, Ordering::Relaxed);
         Seat { worker: self.clone(), key: WaiterKey::NONE }
     }
 
-    /// The same patterns, of a waiter who has them already if there is one: a thousand who ask for the same have them in
-    /// memory once.
+    /// Interns patterns, so that a thousand subscribers with equal patterns hold them in memory once.
     pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
         self.lane.borrow().waiters.shared(patterns)
     }
 
-    /// The matching events after a position up to another, at which there is one; `None` where the tail does not have them.
+    /// The matching events after a position, up to the one at `through`; `None` where the tail does not hold them all.
     pub(crate) fn tail_events(
         &self,
         patterns: &PatternSet,
@@ -169,9 +169,9 @@ impl Worker {
         complete.then_some(events)
     }
 
-    /// Waits until this worker's tail has come to a cursor that is in the store; says whether it did in time.
+    /// Waits until this worker's tail has reached a cursor of an event in the store; returns whether it did in time.
     pub(crate) async fn reach(&self, cursor: Cursor) -> bool {
-        // Nearly always: a timer is set for the others only.
+        // Nearly always the case, and then no timer is needed.
         self.pump();
         if self.has_reached(cursor) {
             return true;
@@ -194,8 +194,8 @@ impl Worker {
         tail.epoch() == cursor.epoch && tail.end() >= cursor.position
     }
 
-    /// Takes in what has arrived. Called by every reader before it reads: whoever was told that an event is
-    /// stored finds it.
+    /// Drains the inbox into the tail. Called before every read: a client that was told that its event is stored then finds the
+    /// event.
     fn pump(&self) {
         self.take_in(|inbox| inbox.try_recv().ok());
     }
@@ -215,7 +215,7 @@ impl Worker {
             if lost.epoch == lane.tail.epoch() && lane.tail.end() < lost.position {
                 lane.lose_through(lost.position);
             } else if lost.epoch != lane.tail.epoch() && lost.epoch == bounds.epoch {
-                // What said that the log is another one is among what was lost.
+                // The log was replaced, and the batch that announced it is among the lost ones.
                 lane.begin_anew(&bounds, lost.position);
             }
         }
@@ -224,9 +224,9 @@ impl Worker {
         }
     }
 
-    /// Hands what is new to those who can take it at once; says whether there are more of them.
+    /// Does the direct writes that are due, a bounded number; returns whether there are more.
     ///
-    /// Only from the worker's own task: whoever reads has its delivery borrowed.
+    /// Only from the worker's own task: a reader's task has its delivery borrowed while it reads.
     fn push_due(&self) -> bool {
         let (now, mut out) = (runtime_now(), self.out.borrow_mut());
         for _ in 0..PUSHES_AT_ONCE {
@@ -240,8 +240,8 @@ impl Worker {
     }
 }
 
-/// The worker's one task: takes in batches as they come, so that their wake-ups are local, and hands them to those who can
-/// take them at once.
+/// The worker's one task: appends batches to the tail as they arrive, so that wake-ups stay on the thread, and does the direct
+/// writes.
 fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
     let Some(worker) = worker.upgrade() else { return Poll::Ready(()) };
     let mut open = true;
@@ -254,27 +254,27 @@ fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending => None,
     });
     if worker.push_due() {
-        // The others first, then the rest.
+        // Yields to the thread's other tasks before the remaining writes.
         cx.waker().wake_by_ref();
     }
     if open { Poll::Pending } else { Poll::Ready(()) }
 }
 
-/// A delivery's place at a worker; leaves it when dropped.
+/// A delivery's registration at a worker; removed when dropped.
 pub(crate) struct Seat {
     worker: Rc<Worker>,
     key: WaiterKey,
 }
 
 impl Seat {
-    /// One step; the task behind `waker` is woken when there is news.
+    /// One step; `waker` is woken at the next match.
     pub(crate) fn step(&self, waker: &Waker, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
         self.worker.pump();
         self.drain(delivery, now);
         self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
     }
 
-    /// Whom to hand what is new from now on, instead of waking its task.
+    /// From now on new events are written to `reader` directly, instead of waking its task.
     pub(crate) fn push_to(&self, reader: Weak<dyn Push>) {
         let mut pushed = self.worker.pushed.borrow_mut();
         if pushed.len() <= self.key.0 {
@@ -289,17 +289,18 @@ impl Seat {
         self.worker.lane.borrow_mut().push_step(self.key, delivery, now, out)
     }
 
-    /// Whether all that came has been read.
+    /// Whether the delivery has read all that the tail holds.
     pub(crate) fn is_caught_up(&self, delivery: &Delivery) -> bool {
         delivery.is_caught_up(&self.worker.lane.borrow().tail)
     }
 
-    /// Whether the server is about to stop: each stream's task learns when its own end is.
+    /// Whether the server is shutting down. When a stream ends is decided in that stream's task.
     pub(crate) fn is_draining(&self) -> bool {
         self.worker.hub.draining().is_some()
     }
 
-    /// For a task that cannot read on yet: it is woken where everyone is.
+    /// Registers the waker of a task that cannot read on yet, so that [`Waiters::wake_all`](crate::waiters::Waiters::wake_all)
+    /// reaches the task.
     pub(crate) fn wait(&self, waker: &Waker, delivery: &mut Delivery, now: Instant) {
         self.worker.lane.borrow_mut().waiters.wait(self.key, waker);
         self.drain(delivery, now);
@@ -311,14 +312,14 @@ impl Seat {
         }
     }
 
-    /// Moves a delivery over what is known to be of no interest to it.
+    /// Moves a delivery past events that are known not to match.
     pub(crate) fn catch_up(&self, delivery: &mut Delivery) {
         self.worker.pump();
         let lane = self.worker.lane.borrow();
         delivery.skip(&lane.tail, lane.waiters.news(self.key));
     }
 
-    /// What it waits for from now on.
+    /// Replaces the patterns that the delivery waits for.
     pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
         self.worker.lane.borrow_mut().waiters.set_patterns(self.key, patterns);
     }
