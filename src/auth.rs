@@ -1,8 +1,8 @@
-//! Who may do what: keys, tokens, what they grant, and whether that covers what is asked. Pure: the time is an argument.
+//! Authorization: keys, tokens, the grants of tokens, and whether a grant covers a request. Pure: the time is an argument.
 //!
-//! A token is a JWT (RFC 7519) in its compact form, signed with HS256, RS256, ES256 or EdDSA. What RFC 8725 asks for is
-//! decided by the key, never by the token: which algorithm a key is good for is fixed when it is configured, and a
-//! token that names another, or `none`, is refused before anything of it is believed.
+//! A token is a JWT (RFC 7519) in its compact form, signed with HS256, RS256, ES256 or EdDSA. As RFC 8725 requires, the
+//! key decides on the algorithm, never the token: a key's algorithm is fixed when the key is configured, and a
+//! token that names another, or `none`, is refused before any of its claims is used.
 
 mod claims;
 mod cover;

@@ -1,5 +1,5 @@
-//! Who is shut out: clients that are banned, tokens that are revoked. Kept in the store, so that every node knows; here
-//! in memory, so that every request can ask.
+//! The denylist: banned clients and revoked tokens. It is kept in the store, so that every node has it, and cached here in
+//! memory, so that every request can be checked.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -11,50 +11,50 @@ use crate::clients::Clients;
 use crate::store::{Note, NoteKind, NoteSink};
 use crate::wire::ByeReason;
 
-/// How long a kick is told to nodes that are slow to hear of it.
+/// How long the record of a kick is kept, for nodes that receive it late.
 const KICK_TOLD_MS: u64 = 60_000;
 
-/// How far nodes' clocks may be apart: who began so much after a kick is still meant by it.
+/// How far nodes' clocks may be apart: a connection that began so long after a kick is still ended by it.
 const CLOCKS_APART_MS: u64 = 1000;
 
-/// The registry of one process.
+/// The denylist of one process.
 pub(crate) struct Barred {
-    /// Weak, since clients know the store, which knows this.
+    /// Weak, since `Clients` owns the store, which owns this.
     clients: Weak<Clients>,
     table: RwLock<Table>,
 }
 
 #[derive(Default)]
 struct Table {
-    /// Until when.
+    /// Banned until a time.
     clients: HashMap<Uuid, u64>,
-    /// By `jti`: until when.
+    /// Revoked until a time, by `jti`.
     tokens: HashMap<String, u64>,
     /// By `sub`.
     subjects: HashMap<String, Revoked>,
 }
 
-/// What a subject was issued up to some time is worth nothing.
+/// A revocation of the tokens that a subject was issued up to some time.
 struct Revoked {
     issued_ms: u64,
     until_ms: u64,
 }
 
-/// What is barred, as a note has it.
+/// One entry of the denylist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bar {
-    /// The streams of a client end; it may come again.
+    /// The streams of a client end; the client may reconnect.
     Kick { client: Uuid, at_ms: u64 },
-    /// A client may not come.
+    /// A client may not connect.
     Client(Uuid),
-    /// The token of this `jti`.
+    /// The token with this `jti`.
     Token(String),
-    /// The tokens of this `sub` that were issued at this time or before, or do not say when.
+    /// The tokens with this `sub` that were issued at this time or before, or have no `iat`.
     Subject { subject: String, issued_ms: u64 },
 }
 
 impl Bar {
-    /// The note that says so until a time.
+    /// The note that stores this entry until a time.
     pub(crate) fn note(&self, until_ms: u64) -> Note {
         let (kind, key, value) = match self {
             Self::Kick { client, at_ms } => (NoteKind::Ban, format!("kick:{client}"), at_ms.to_string()),
@@ -68,7 +68,7 @@ impl Bar {
         Note { kind, key, value: value.into_bytes(), until_ms }
     }
 
-    /// What a note says; `None` where this version does not know it.
+    /// The entry in a note; `None` where this version does not know its kind.
     fn read(note: &Note) -> Option<Self> {
         let number = || std::str::from_utf8(&note.value).ok()?.parse().ok();
         let (what, whom) = note.key.split_once(':')?;
@@ -81,7 +81,7 @@ impl Bar {
         }
     }
 
-    /// Whether a token with this grant is worth nothing by it.
+    /// Whether this entry revokes the token of `grant`.
     fn is_of(&self, grant: &Grant) -> bool {
         match self {
             Self::Token(id) => grant.id.as_ref() == Some(id),
@@ -93,8 +93,8 @@ impl Bar {
     }
 }
 
-/// Whether a token was issued by a time of ours, or does not say when. The issuer's clock may be ahead, as it may be for
-/// `nbf`: else a token from before a revocation would outlive it. The price is that one issued just after is refused, too.
+/// Whether a token was issued by a time of this server's clock, or has no `iat`. The issuer's clock may be ahead, as for
+/// `nbf`: otherwise a token from before a revocation would survive it. The price is that a token issued just after is refused.
 fn was_issued_by(grant: &Grant, time_ms: u64) -> bool {
     grant.issued_ms.is_none_or(|issued| issued <= time_ms.saturating_add(ISSUER_AHEAD_MS))
 }
@@ -104,12 +104,12 @@ impl Barred {
         Self { clients, table: RwLock::default() }
     }
 
-    /// Whether a client may not come.
+    /// Whether a client is banned.
     pub(crate) fn is_banned(&self, client: Uuid, now_ms: u64) -> bool {
         self.table().clients.get(&client).is_some_and(|until| now_ms < *until)
     }
 
-    /// Whether a token with this grant is worth nothing any more.
+    /// Whether the token of `grant` is revoked.
     pub(crate) fn is_revoked(&self, grant: &Grant, now_ms: u64) -> bool {
         let table = self.table();
         let token = grant.id.as_ref().and_then(|id| table.tokens.get(id));
@@ -118,7 +118,7 @@ impl Barred {
             || subject.is_some_and(|revoked| now_ms < revoked.until_ms && was_issued_by(grant, revoked.issued_ms))
     }
 
-    /// Forgets what has ended.
+    /// Removes expired entries.
     pub(crate) fn expire(&self, now_ms: u64) {
         let mut table = self.table_mut();
         table.clients.retain(|_, until| now_ms < *until);
@@ -136,7 +136,7 @@ impl Barred {
 }
 
 impl NoteSink for Barred {
-    /// First it is known, then those who are there are ended: who comes in between sees it, or is ended.
+    /// Adds the entry before it ends the open connections: a client that connects in between is refused or ended.
     fn push(&self, note: Note) {
         let Some(bar) = Bar::read(&note) else { return };
         let until_ms = note.until_ms;
@@ -202,10 +202,10 @@ mod tests {
             barred.push(note);
         }
         assert!(barred.is_banned(client, 999) && !barred.is_banned(client, 1000));
-        assert!(!barred.is_banned(Uuid::from_u128(8), 1), "a kick shuts nobody out");
+        assert!(!barred.is_banned(Uuid::from_u128(8), 1), "a kick bans no client");
         assert!(barred.is_revoked(&grant("wu", "t:1", Some(900)), 999));
         assert!(!barred.is_revoked(&grant("wu", "t:1", Some(900)), 1000));
-        // What was issued since is good; what does not say when it was issued is not.
+        // Tokens issued since are valid; tokens without `iat` are not.
         assert!(barred.is_revoked(&grant("li:x", "t2", Some(500)), 999));
         assert!(barred.is_revoked(&grant("li:x", "t2", None), 999));
         assert!(barred.is_revoked(&grant("li:x", "t2", Some(500 + ISSUER_AHEAD_MS)), 999), "a clock may be ahead");
@@ -213,7 +213,7 @@ mod tests {
         assert!(!barred.is_revoked(&grant("li", "t2", None), 999));
         barred.expire(1000);
         assert!(barred.table().clients.is_empty() && barred.table().tokens.is_empty());
-        // Of a version to come.
+        // A note of a later version is ignored.
         barred.push(Note { kind: NoteKind::Ban, key: "address:192.0.2.1".into(), value: Vec::new(), until_ms: 9 });
     }
 }

@@ -1,7 +1,7 @@
-//! Who subscribes, over what, how far; and what is remembered of each client between its connections.
+//! The registry of clients: their connections, and the records that let a client resume where it left off.
 //!
-//! A client is a UUID. Its record (patterns, acknowledged cursor) lives in the store; here are the records of those
-//! that are connected or have just been, and the acknowledgements of the last second, which are saved together.
+//! A client is a UUID. Its record (patterns, acknowledged cursor) lives in the store; this module caches the records of clients
+//! that are or were just connected, and writes the acknowledgements of each second together.
 
 mod minted;
 mod recent;
@@ -26,8 +26,8 @@ use crate::wire::ByeReason;
 use minted::Minted;
 use recent::Recent;
 
-/// How long the record of a client whose id the server minted is kept after it left, if it never acknowledged or came
-/// back: long enough for a reconnect, and never in the store, which anonymous visitors would fill.
+/// How long the record of a client with a server-minted id is kept after it disconnects, if it never acknowledged or
+/// reconnected: long enough for a reconnect. It is never in the store, which anonymous visitors would fill.
 const MINTED_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// The registry of one process.
@@ -45,31 +45,31 @@ struct Table {
     minted: Minted,
     recent: Recent,
     next: u64,
-    /// The time of day that was given last, in milliseconds since the Unix epoch: a second ago, at most.
+    /// The time of the last flush, in milliseconds since the Unix epoch: at most a second ago.
     now_ms: u64,
 }
 
 struct Entry {
     record: ClientRecord,
     kept: Kept,
-    /// What the store has, if anything, is older.
+    /// The store has an older record, or none.
     dirty: bool,
-    /// How many are between their arrival and their connection.
+    /// How many of its requests are between [`Clients::arrive`] and [`Clients::connect`].
     arriving: u32,
 }
 
-/// Whether a client, with what it asks for, would be known after a crash. How far it is does not count.
+/// Whether a client and its patterns are durable. Its cursor does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
-    /// No, and it need not be: the id is the server's own, and nobody has used it yet.
+    /// No, and not needed: the server minted the id, and the client has not presented it yet.
     Minted,
-    /// Not yet: it is on its way to the store, or will be.
+    /// Not yet: the record is being saved, or will be.
     Unsaved,
     Saved,
 }
 
 impl Entry {
-    /// Its id is in use: it is for the store from now on.
+    /// The client uses its id: its record belongs in the store from now on.
     fn keep(&mut self, minted: &mut Minted) {
         if self.kept == Kept::Minted {
             self.kept = Kept::Unsaved;
@@ -77,12 +77,12 @@ impl Entry {
         }
     }
 
-    /// How far it has acknowledged in a log.
+    /// The acknowledged position in a log.
     fn acknowledged(&self, log: Epoch) -> Position {
         if self.record.cursor.epoch == log { self.record.cursor.position } else { Position::ZERO }
     }
 
-    /// Takes the new patterns even where they are equal: one set in memory then serves all who ask for the same.
+    /// Takes the new patterns even where they are equal, since the new set is shared with other subscribers.
     fn ask_for(&mut self, patterns: &PatternSet) {
         if self.kept == Kept::Saved && self.record.patterns != *patterns {
             self.kept = Kept::Unsaved;
@@ -91,8 +91,8 @@ impl Entry {
     }
 }
 
-/// A client that has arrived. Until this is dropped, by when it is connected, its record stays here: else what it asks for
-/// from then on would find nothing to be noted in.
+/// Guard of a client between its arrival and its connection: its record stays cached until this is dropped. Otherwise
+/// [`Clients::remember_patterns`] could find no record.
 #[must_use]
 pub(crate) struct Arrived<'a> {
     clients: &'a Clients,
@@ -107,81 +107,81 @@ impl Drop for Arrived<'_> {
     }
 }
 
-/// What others may know of, and do to, one connection.
+/// The shared state of one connection: what other tasks may read of it, and the request to end it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) client: Uuid,
     pub(crate) transport: Transport,
-    /// When it began.
+    /// When the connection began.
     pub(crate) since_ms: u64,
     address: IpAddr,
     patterns: Mutex<PatternSet>,
-    /// What it came with, or was renewed with since.
+    /// The grant of its latest token.
     grant: Mutex<Option<Arc<Grant>>>,
-    /// The position up to which it was sent everything.
+    /// The position up to which every event was sent.
     sent: AtomicU64,
-    /// Why it is to end: one more than the index in [`ENDINGS`], or 0.
+    /// Why the connection has to end: the index in [`ENDINGS`] plus one, or 0.
     ending: AtomicU8,
     waker: AtomicWaker,
 }
 
-/// Why a connection can be ended from outside.
+/// The reasons for which other tasks can end a connection.
 const ENDINGS: [ByeReason; 3] = [ByeReason::Replaced, ByeReason::Kicked, ByeReason::Expired];
 
-/// A connection in the registry; leaves it when dropped.
+/// A connection in the registry; removed when dropped.
 pub(crate) struct Registration {
     clients: Arc<Clients>,
     id: u64,
     pub(crate) connection: Arc<Connection>,
 }
 
-/// A client arrives, or comes back.
+/// A client that begins a subscription under an id of its own.
 pub(crate) struct Arrival<'a> {
     pub(crate) client: Uuid,
-    /// What was remembered of it.
+    /// The client's record, if there is one.
     pub(crate) known: Option<ClientRecord>,
     pub(crate) patterns: &'a PatternSet,
     pub(crate) cursor: Cursor,
-    /// Whether it has acknowledged the cursor by presenting it.
+    /// Whether the client presented the cursor, which acknowledges it.
     pub(crate) presented: bool,
     pub(crate) rights: &'a Rights,
-    /// The address against which it is counted where it has no owner.
+    /// The address that the record counts against if it has no owner.
     pub(crate) address: IpAddr,
-    /// The number of its connection attempt, where it counts them.
+    /// The number of the connection attempt, if the client counts them.
     pub(crate) attempt: Option<u64>,
     pub(crate) now_ms: u64,
 }
 
-/// A connection that is to be added.
+/// A connection to add.
 pub(crate) struct Connecting<'a> {
     pub(crate) client: Uuid,
     pub(crate) transport: Transport,
     pub(crate) patterns: &'a PatternSet,
     pub(crate) cursor: Cursor,
     pub(crate) rights: &'a Rights,
-    /// As in [`Arrival`], and the number below.
+    /// As in [`Arrival`], like `attempt`.
     pub(crate) address: IpAddr,
     pub(crate) attempt: Option<u64>,
     pub(crate) now_ms: u64,
 }
 
-/// What a client says has reached it.
+/// An acknowledgement: a client's statement that it has received every event up to a cursor.
 #[derive(Clone, Copy)]
 pub(crate) struct Ack<'a> {
     pub(crate) client: Uuid,
     pub(crate) cursor: Cursor,
-    /// The log as it is now, up to its end: an acknowledgement in it counts even where an earlier one was in another.
+    /// The present log: an acknowledgement in it counts even where an earlier one was in another log.
     pub(crate) log: Epoch,
     pub(crate) rights: &'a Rights,
     pub(crate) now_ms: u64,
 }
 
-/// What is remembered of a client cannot be changed.
+/// Why a client's record cannot be changed.
 #[derive(Debug)]
 pub(crate) enum ClientError {
     /// The id belongs to another subject.
     Owned,
-    /// Nothing is remembered of the id, and it is not connected.
+    /// The id has no record, and no connection.
     Unknown,
     /// The cursor is beyond what the client was sent.
     Ahead,
@@ -194,7 +194,7 @@ impl From<StoreError> for ClientError {
     }
 }
 
-/// What is known of one client, for those who ask.
+/// One client's state, for the API of administrators.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientState {
     pub(crate) client: Uuid,
@@ -206,44 +206,44 @@ pub(crate) struct ClientState {
 }
 
 impl Connection {
-    /// Notes how far it was sent everything.
+    /// Records the position up to which every event was sent.
     pub(crate) fn sent(&self, position: Position) {
         self.sent.store(position.0, Ordering::Relaxed);
     }
 
-    /// Notes what it asks for now.
+    /// Records its present patterns.
     pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
         *lock(&self.patterns) = patterns.clone();
     }
 
-    /// What it was granted last.
+    /// The grant of its latest token.
     pub(crate) fn grant(&self) -> Option<Arc<Grant>> {
         lock(&self.grant).clone()
     }
 
-    /// Notes what it is granted from now on.
+    /// Records the grant of a new token.
     pub(crate) fn set_grant(&self, grant: Arc<Grant>) {
         *lock(&self.grant) = Some(grant);
     }
 
-    /// Whether it is to end from outside.
+    /// Whether another task has ended the connection.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire) != 0
     }
 
-    /// Ends it from outside.
+    /// Ends the connection from another task.
     pub(crate) fn end(&self, reason: ByeReason) {
         let index = ENDINGS.iter().position(|ending| *ending == reason).unwrap_or_default();
         self.ending.store(index as u8 + 1, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Wakes this task when it is to end.
+    /// Registers the waker of the connection's task for [`Self::end`].
     pub(crate) fn watch(&self, waker: &std::task::Waker) {
         self.waker.register(waker);
     }
 
-    /// Why it is to end, if it is.
+    /// Why the connection has to end, if it has.
     pub(crate) fn ending(&self) -> Option<ByeReason> {
         match self.ending.load(Ordering::Acquire) {
             0 => None,
@@ -257,7 +257,7 @@ impl Clients {
         Self { store, idle_max, table: Mutex::default() }
     }
 
-    /// What is remembered of a client.
+    /// A client's record, from the cache or the store.
     pub(crate) async fn recall(&self, client: Uuid) -> Result<Option<ClientRecord>, StoreError> {
         if let Some(entry) = self.table().records.get(&client) {
             return Ok(Some(entry.record.clone()));
@@ -266,14 +266,14 @@ impl Clients {
         Ok(record.filter(|record| !record.is_forgotten()))
     }
 
-    /// Remembers where a client starts, what it asks for, and whose it is.
+    /// Records a client's start position, patterns and owner.
     ///
-    /// The client is in the store when this returns, with what it asks for: were its first answer lost, it could come back
-    /// with its id alone and start at the same place. That holds for each of several that arrive together, not just for
-    /// the first: any of them may be the one that is answered. Everything else is saved within a second.
+    /// The client and its patterns are in the store when this returns: if its first response is lost, the client can retry
+    /// with its id alone and start at the same position. That holds for each of several concurrent requests, not just for
+    /// the first: any of them may be the one whose response arrives. Everything else is saved within a second.
     ///
-    /// `None` where the client has made a newer connection attempt: what it asked for before must not take the place of what
-    /// it asks for now.
+    /// `None` where the client has made a newer connection attempt: the patterns of an older one must not replace those of the
+    /// newer one.
     pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Option<Arrived<'_>>, ClientError> {
         let Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms } = arrival;
         let (record, arrived) = {
@@ -312,7 +312,7 @@ impl Clients {
         Ok(Some(arrived))
     }
 
-    /// Keeps, for a while and in memory, where a client starts that has no id of its own.
+    /// Records the start position of a client without an id of its own, for a while and in memory only.
     pub(crate) fn arrive_minted(&self, arrival: &Connecting<'_>) {
         let Connecting { client, patterns, cursor, rights, address, now_ms, .. } = *arrival;
         let owner = rights.subject().map(str::to_owned);
@@ -326,7 +326,7 @@ impl Clients {
         }
     }
 
-    /// Remembers what a client asks for now, saved within a second.
+    /// Records a client's new patterns, saved within a second.
     pub(crate) fn remember_patterns(&self, client: Uuid, patterns: &PatternSet) {
         if let Some(entry) = self.table().records.get_mut(&client) {
             entry.ask_for(patterns);
@@ -334,13 +334,13 @@ impl Clients {
         }
     }
 
-    /// Remembers an acknowledgement of a client that is connected or was recalled, saved within a second; returns what is
-    /// remembered now. The caller has held it against what its connection was sent.
+    /// Records an acknowledgement of a client that is connected or was recalled, saved within a second; returns the acknowledged
+    /// cursor. The caller has checked the acknowledgement against what the connection was sent.
     pub(crate) fn acknowledge(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         self.acknowledge_within(ack, SentElsewhere::Unknown)
     }
 
-    /// The same, held against what the client was sent here and by other nodes, as far as that is known.
+    /// As [`Self::acknowledge`], checked against what this node and other nodes have sent to the client, as far as that is known.
     fn acknowledge_within(&self, ack: Ack<'_>, elsewhere: SentElsewhere) -> Result<Cursor, ClientError> {
         let Ack { client, cursor, log, rights, now_ms } = ack;
         let mut table = self.table();
@@ -371,8 +371,8 @@ impl Clients {
         Ok(entry.record.cursor)
     }
 
-    /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns. Nothing is kept of one that is
-    /// not known: else strangers could fill the table with ids of their own making.
+    /// As [`Self::acknowledge`], for a client that need not be connected; saved when this returns. An unknown client gets no
+    /// record: otherwise anonymous requests could fill the table with ids that they make up.
     pub(crate) async fn acknowledge_now(&self, ack: Ack<'_>) -> Result<Cursor, ClientError> {
         let client = ack.client;
         let sent_here = self.table().sent(client);
@@ -381,7 +381,7 @@ impl Clients {
         } else {
             SentElsewhere::Nothing
         };
-        // Nothing is waited for from here on until it is acknowledged: the record of a client that is not connected is soon gone.
+        // No await between this insertion and the acknowledgement: the record of a disconnected client is soon evicted.
         if let Some(known) = self.recall(client).await? {
             let entry = Entry { record: known, kept: Kept::Saved, dirty: false, arriving: 0 };
             self.table().records.entry(client).or_insert(entry);
@@ -392,7 +392,7 @@ impl Clients {
         Ok(remembered)
     }
 
-    /// Ends the connections that `wanted` picks.
+    /// Ends the connections for which `wanted` is true.
     pub(crate) fn end_where(&self, reason: ByeReason, wanted: impl Fn(&Connection) -> bool) {
         let picked: Vec<_> = self.table().connections.values().filter(|one| wanted(one)).cloned().collect();
         for connection in picked {
@@ -400,28 +400,28 @@ impl Clients {
         }
     }
 
-    /// Ends the connections whose token is over at `wall_ms`.
+    /// Ends the connections whose token has expired at `wall_ms`.
     pub(crate) fn end_expired(&self, wall_ms: u64) {
         self.end_where(ByeReason::Expired, |connection| {
             connection.grant().is_some_and(|grant| grant.expires_ms <= wall_ms)
         });
     }
 
-    /// Forgets, in this process, what is remembered of a client.
+    /// Removes a client's record from this process.
     pub(crate) fn forget_here(&self, client: Uuid) {
         let mut table = self.table();
         table.records.remove(&client);
         table.minted.remove(client);
     }
 
-    /// Forgets a client everywhere.
+    /// Deletes a client's record everywhere.
     pub(crate) async fn forget(&self, client: Uuid, log: Epoch) -> Result<(), StoreError> {
         self.forget_here(client);
         self.store.save_clients(vec![ClientRecord::forgotten(client, log)]).await
     }
 
-    /// Adds a connection. An older one of the same client on the same transport ends, with [`ByeReason::Replaced`]; where the
-    /// client has made a newer attempt, on whatever transport, this one ends instead.
+    /// Adds a connection. An older connection of the same client on the same transport ends, with [`ByeReason::Replaced`]; where
+    /// the client has made a newer attempt, on any transport, the new connection ends instead.
     pub(crate) fn connect(self: &Arc<Self>, connecting: Connecting<'_>) -> Registration {
         let Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms } = connecting;
         let connection = Arc::new(Connection {
@@ -440,7 +440,7 @@ impl Clients {
         table.next += 1;
         let registration = Registration { clients: self.clone(), id, connection: connection.clone() };
         if !table.recent.begin(client, attempt, now_ms) {
-            // Not in the table: the patterns of a client are those of its newest connection there.
+            // Not added to the table: a client's patterns are those of its newest connection there.
             connection.end(ByeReason::Replaced);
             return registration;
         }
@@ -454,15 +454,15 @@ impl Clients {
         registration
     }
 
-    /// Clients that are connected, in the order of their ids, after one: at most so many, and until their patterns pass so many
-    /// bytes. Says whether there are more.
+    /// A page of the connected clients in the order of their ids: those after `after`, at most `count`, and until their patterns
+    /// exceed `pattern_bytes_max`. Returns also whether there are more.
     pub(crate) fn list(&self, after: Option<Uuid>, count: usize, pattern_bytes_max: usize) -> (Vec<ClientState>, bool) {
         let table = self.table();
         let mut clients: Vec<Uuid> =
             table.by_client.keys().copied().filter(|client| after.is_none_or(|after| *client > after)).collect();
         let all = clients.len();
         if all > count {
-            // The first ones only are sorted: everything that connects or leaves waits for the table.
+            // Only the first `count` are sorted: every connect and disconnect waits for the table's lock.
             clients.select_nth_unstable(count);
             clients.truncate(count);
         }
@@ -481,7 +481,7 @@ impl Clients {
         (listed, more)
     }
 
-    /// What is known of one client.
+    /// One client's state.
     pub(crate) async fn get(&self, client: Uuid) -> Result<Option<ClientState>, StoreError> {
         let record = self.recall(client).await?;
         let mut state = self.table().state(client);
@@ -495,14 +495,14 @@ impl Clients {
         Ok((state.acknowledged.is_some() || !state.transports.is_empty()).then_some(state))
     }
 
-    /// Saves what has changed, and forgets here those who have left. Called about once a second.
+    /// Saves changed records, and evicts those of disconnected clients. Called about once a second.
     pub(crate) async fn flush(&self, now_ms: u64) {
         let changed = self.table().take_changed(now_ms, self.idle_max);
         let ids: Vec<Uuid> = changed.iter().map(|record| record.client).collect();
         if !changed.is_empty()
             && let Err(error) = self.save(changed).await
         {
-            tracing::warn!(%error, "clients' cursors could not be saved; trying again");
+            tracing::warn!(%error, "clients' cursors could not be saved; retrying in a second");
             let mut table = self.table();
             for client in ids {
                 if let Some(entry) = table.records.get_mut(&client) {
@@ -519,7 +519,7 @@ impl Clients {
         self.store.save_clients(records).await?;
         let mut table = self.table();
         for (client, patterns) in saved {
-            // Whoever has asked for something else meanwhile is saved once more.
+            // A record whose patterns have changed meanwhile has to be saved again.
             if let Some(entry) = table.records.get_mut(&client).filter(|entry| entry.record.patterns == patterns) {
                 entry.kept = Kept::Saved;
             }
@@ -532,7 +532,7 @@ impl Clients {
     }
 }
 
-/// The clients of this process, for other nodes that ask how far one was sent everything. It keeps nothing of them alive.
+/// Answers other nodes' queries about what this process has sent to a client. Holds the registry weakly.
 pub(crate) struct SentHere(Weak<Clients>);
 
 impl SentHere {
@@ -548,7 +548,7 @@ impl SentBy for SentHere {
 }
 
 impl Table {
-    /// How far a client was sent everything, where it is connected here or has just been; where not, nothing is known of it.
+    /// The position up to which a client was sent every event; `None` unless the client is or was just connected here.
     fn sent(&self, client: Uuid) -> Option<Position> {
         let connections = self.by_client.get(&client).into_iter().flatten();
         let sent = connections.filter_map(|id| Some(self.connections.get(id)?.sent.load(Ordering::Relaxed)));
@@ -560,8 +560,8 @@ impl Table {
         ids.filter_map(|id| self.connections.get(id).cloned()).collect()
     }
 
-    /// A connection has ended. Its client was there until now: the record says so, or one that was connected for days would be
-    /// taken for long away, and be forgotten first where the table is full.
+    /// Records the end of a connection. Its client was seen now: otherwise a client that was connected for days would count as
+    /// idle for days, and be evicted first when the table is full.
     fn leave(&mut self, connection: &Connection) {
         let Self { records, recent, now_ms, .. } = self;
         let Some(entry) = records.get_mut(&connection.client) else { return };
@@ -596,7 +596,7 @@ impl Table {
 
     fn take_changed(&mut self, now_ms: u64, idle_max: Duration) -> Vec<ClientRecord> {
         self.now_ms = now_ms;
-        // Those who stay connected without a word are seen all the same, well before they would be forgotten.
+        // Connected clients count as seen even if they send nothing. Refreshed well before the records would be evicted.
         let refresh_ms = u64::try_from(idle_max.as_millis() / 4).unwrap_or(u64::MAX);
         let Self { records, by_client, .. } = self;
         let mut changed = Vec::new();
@@ -641,7 +641,7 @@ impl Drop for Registration {
     }
 }
 
-/// A record of a client that comes for the first time.
+/// The record of a new client.
 fn anew(client: Uuid, patterns: &PatternSet, cursor: Cursor) -> ClientRecord {
     ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: 0, owner: None, address: None }
 }
@@ -657,8 +657,8 @@ fn own(record: &mut ClientRecord, rights: &Rights) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// An acknowledgement only moves forward within an epoch; one of another log than the present one changes nothing
-/// unless nothing better is known.
+/// An acknowledgement only moves forward within an epoch. One in the present log replaces one in another log, never the
+/// other way round.
 fn advance(remembered: &mut Cursor, acknowledged: Cursor, log: Epoch) {
     let forward = acknowledged.epoch == remembered.epoch && acknowledged.position > remembered.position;
     let renewed = acknowledged.epoch == log && remembered.epoch != log;

@@ -1,4 +1,4 @@
-//! The keys in force, read again where their files change.
+//! The keys that verify tokens, reloaded when their files change.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -8,12 +8,12 @@ use crate::auth::{Grant, KeyError, Keys, Rules, TokenError};
 use crate::secret_file::{self, Readable, SecretFileError};
 use crate::sync::lock;
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keys, and what is asked of the tokens that they sign.
+/// Keys, and the rules for the tokens that they sign.
 ///
-/// A ring without keys refuses every token. It is not the same as no ring, which asks nobody for a token.
+/// A ring without keys refuses every token. Without a ring, no token is required.
 pub struct KeyRing {
     keys: RwLock<Arc<Keys>>,
     rules: Rules,
@@ -21,7 +21,7 @@ pub struct KeyRing {
     watchers: Mutex<Vec<Watcher>>,
 }
 
-/// Called when the keys have changed; `false` where nobody is interested any more.
+/// Called when the keys have changed; returns `false` to be removed.
 type Watcher = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Where keys come from.
@@ -29,23 +29,23 @@ type Watcher = Box<dyn Fn() -> bool + Send + Sync>;
 pub enum KeySource {
     /// A JWK set in a file.
     Set(PathBuf),
-    /// One secret of HS256, or two while it is exchanged.
+    /// One secret for HS256, or two during a rotation.
     Secrets {
-        /// What new tokens are signed with.
+        /// The secret of new tokens.
         current: SecretSource,
-        /// What older tokens were signed with: a file, empty where there is no such secret.
+        /// The secret of older tokens: a file, which is empty where there is no such secret.
         previous: Option<PathBuf>,
-        /// What is done about files that others may read.
+        /// How to treat files that other users may read.
         readable: Readable,
     },
 }
 
-/// Where a secret is.
+/// Where a secret comes from.
 #[derive(Clone)]
 pub enum SecretSource {
-    /// In a file, which is read again when it changes.
+    /// A file, which is reloaded when it changes.
     File(PathBuf),
-    /// Given as it is.
+    /// The secret itself.
     Text(Vec<u8>),
 }
 
@@ -61,28 +61,28 @@ impl std::fmt::Debug for SecretSource {
 /// The files of a ring as they were when they were last read.
 struct Files {
     source: KeySource,
-    /// `None` where they could not be read, which was logged.
+    /// `None` where the files could not be read, which was logged.
     contents: Option<Contents>,
 }
 
-/// What lies in the files of a source, in its order.
+/// The contents of a source's files, in its order.
 type Contents = Vec<Vec<u8>>;
 
 /// A key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// It cannot be read, or others may have written it.
+    /// The file cannot be read, or other users may have written it.
     #[error(transparent)]
     File(#[from] SecretFileError),
-    /// What is in it is no key.
+    /// The file does not hold a valid key.
     #[error("{}: {reason}", path.display())]
     Key {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it; nothing of what is in it.
+        /// What is wrong with the file, without its content.
         reason: KeyError,
     },
-    /// The secret that was given as it is, is none.
+    /// The secret of [`SecretSource::Text`] is invalid.
     #[error(transparent)]
     Text(KeyError),
     /// The files cannot be watched.
@@ -91,23 +91,23 @@ pub enum KeyFileError {
 }
 
 impl KeyRing {
-    /// Keys that stay as they are.
+    /// A ring of fixed keys.
     #[must_use]
     pub fn new(keys: Keys, rules: Rules) -> Arc<Self> {
         Arc::new(Self::over(keys, rules, None))
     }
 
-    /// Keys of files. They are read again within a second of each change, by a thread that ends with the ring; where they
-    /// cannot be used any more, an error is logged and the keys stay as they were. A set without a key is no error: its
+    /// A ring of keys from files. The files are reloaded within a second of each change, by a thread that ends with the ring;
+    /// where they become invalid, an error is logged and the keys stay unchanged. A set without a key is no error: its
     /// keys were withdrawn, and every token is refused from then on.
     ///
     /// # Errors
-    /// [`KeyFileError`] where they cannot be used to begin with.
+    /// [`KeyFileError`] where the files are invalid at the first read.
     pub fn follow(source: KeySource, rules: Rules) -> Result<Arc<Self>, KeyFileError> {
         let contents = source.read(secret_file::read)?;
         let keys = source.keys(&contents)?;
         if keys.is_empty() {
-            tracing::error!("there is no key in the set: every token is refused until there is one");
+            tracing::error!("the key set has no key: every token is refused until it has one");
         }
         let followed = source.has_files();
         let files = Files { source, contents: Some(contents) };
@@ -124,7 +124,7 @@ impl KeyRing {
         Self { keys: RwLock::new(Arc::new(keys)), rules, files, watchers: Mutex::default() }
     }
 
-    /// What a token grants at `now_ms`.
+    /// Verifies a token, and returns what it grants at `now_ms`.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -132,53 +132,52 @@ impl KeyRing {
         self.rules.verify(&self.current(), token, now_ms)
     }
 
-    /// Whether the key that signed the token of `grant` is still in force. What was granted without a key is not ended by
-    /// the loss of one.
+    /// Whether the key that signed the token of `grant` is still in the ring. A grant without a key does not depend on one.
     #[must_use]
     pub fn holds_key_of(&self, grant: &Grant) -> bool {
         grant.key.is_none_or(|key| self.current().hold(key))
     }
 
-    /// Calls `watcher` after each change of the keys, until it returns `false`. Whoever verifies a token after the change
-    /// does so by the new keys, so that nothing that the old ones granted is left out if the watcher ends what is there.
+    /// Calls `watcher` after each change of the keys, until it returns `false`. The new keys are in force by then, so a watcher
+    /// that ends the open connections of withdrawn keys misses none.
     pub(crate) fn watch(&self, watcher: impl Fn() -> bool + Send + Sync + 'static) {
         lock(&self.watchers).push(Box::new(watcher));
     }
 
-    /// Reads the files again now, and takes the keys in them where they have changed.
+    /// Reloads the files now, and replaces the keys if they have changed.
     pub(crate) fn refresh(&self) {
         let Some(files) = &self.files else { return };
         let mut files = lock(files);
         let contents = match files.source.read(secret_file::read_again) {
             Ok(contents) => contents,
-            // An editor may have it away for a moment; what is wrong for longer is told once.
+            // The file may be missing for a moment while an editor replaces it; an error is logged once.
             Err(error) => {
                 if files.contents.take().is_some() {
-                    tracing::error!(%error, "the keys stay as they were");
+                    tracing::error!(%error, "a key file cannot be read; the keys stay unchanged");
                 }
                 return;
             }
         };
-        // Contents, not times: a file that is replaced within its time's resolution, or moved to by a link, has changed too.
+        // Compares contents, not modification times: those miss a change within their resolution, and a changed symbolic link.
         if files.contents.as_ref() == Some(&contents) {
             return;
         }
         match files.source.keys(&contents) {
             Ok(keys) if *self.current() == keys => {}
             Ok(keys) => self.exchange(keys),
-            // Whatever is in the set, the keys from before are not.
+            // The set has keys, if none that can be used; the former keys are not among them, so they were withdrawn.
             Err(error @ KeyFileError::Key { reason: KeyError::NoKey(_), .. }) => {
-                tracing::error!(%error, "no key can be used");
+                tracing::error!(%error, "the key set has no usable key");
                 self.exchange(Keys::none());
             }
-            Err(error) => tracing::error!(%error, "the keys stay as they were"),
+            Err(error) => tracing::error!(%error, "a key file is invalid; the keys stay unchanged"),
         }
         files.contents = Some(contents);
     }
 
     fn exchange(&self, keys: Keys) {
         if keys.is_empty() {
-            tracing::error!("there is no key any more: every token is refused, and what tokens have opened ends");
+            tracing::error!("there is no key any more: every token is refused, and the streams of all tokens end");
         } else {
             tracing::info!(?keys, "the keys have changed");
         }
@@ -205,7 +204,7 @@ fn follow(ring: &Weak<KeyRing>) {
     }
 }
 
-/// How a file is read: with or without a line in the log.
+/// Reads a file: with or without a log line about its permissions.
 type Read = fn(&Path, Readable) -> Result<Vec<u8>, SecretFileError>;
 
 impl KeySource {
@@ -215,7 +214,7 @@ impl KeySource {
 
     fn read(&self, read: Read) -> Result<Contents, SecretFileError> {
         match self {
-            // Public keys may be read by everybody. Whoever writes them signs what he likes.
+            // Public keys may be readable by all users, but not writable: a user who can write them can sign any token.
             Self::Set(path) => Ok(vec![read(path, Readable::Allowed)?]),
             Self::Secrets { current, previous, readable } => {
                 let mut contents = vec![match current {
@@ -246,7 +245,7 @@ impl KeySource {
                     _ => Ok(keys),
                 }
             }
-            // A set is one file.
+            // Unreachable: a set is exactly one file.
             (Self::Set(_), _) | (Self::Secrets { .. }, []) => Ok(Keys::none()),
         }
     }
@@ -255,7 +254,7 @@ impl KeySource {
 fn set(path: &Path, bytes: &[u8]) -> Result<Keys, KeyFileError> {
     let (keys, left_out) = Keys::set(bytes).map_err(|reason| KeyFileError::Key { path: path.to_owned(), reason })?;
     for reason in left_out {
-        tracing::warn!(file = %path.display(), %reason, "a key is not used");
+        tracing::warn!(file = %path.display(), %reason, "a key of the set is ignored");
     }
     Ok(keys)
 }

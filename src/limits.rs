@@ -1,8 +1,8 @@
-//! What all peers together, one address or one subject may take: counted here, refused by the caller.
+//! Rate limits, concurrency limits and memory budgets: for all peers together, for one address, and for one token's subject.
 //!
-//! A count, of things or of bytes, is held by a guard and given back when that is dropped, so that no way out can forget to.
-//! A rate is a bucket that refills (GCRA, by `governor`). Both are kept by key; the keys are bounded, so that a flood of new
-//! ones costs no memory.
+//! A count, of things or of bytes, is held by a guard and released when the guard is dropped, so that no return path can leak it.
+//! A rate is a leaky bucket (GCRA, by `governor`). Both are kept by key; the number of keys is bounded, so that a flood of new
+//! addresses costs no memory. This module decides; the caller sends the refusal.
 
 mod accounts;
 mod counts;
@@ -31,44 +31,44 @@ pub use memory::{InboundBudget, MemoryOptions, OutboundBudget};
 pub(crate) use refusal_log::{Refusal, RefusalLog};
 pub use scans::Scanner;
 
-/// How many, how often. `None` is any number.
+/// The limits. `None` is any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitOptions {
     /// Most connections at a time.
     pub connections_max: usize,
     /// Most connections of one address at a time.
     pub connections_per_address_max: Option<usize>,
-    /// Most subscriptions open at a time, streams and held requests.
+    /// Most open subscriptions at a time: streams and long polls.
     pub held_max: usize,
-    /// Most of them of one address.
+    /// Most open subscriptions of one address.
     pub held_per_address_max: Option<usize>,
-    /// Most of them of one subject.
+    /// Most open subscriptions of one subject.
     pub held_per_subject_max: Option<usize>,
-    /// Subscriptions that one address may begin a second; a socket's new token counts as one.
+    /// Subscriptions that one address may begin a second; a new token on a WebSocket counts as one.
     pub connects_per_address: Option<NonZeroU32>,
     /// Subscriptions that one subject may begin a second.
     pub connects_per_subject: Option<NonZeroU32>,
-    /// How many may begin at once, before the rates count; of other requests, too.
+    /// The burst of the rates of subscriptions and of other requests.
     pub connect_burst: NonZeroU32,
-    /// Requests a second of one address that are neither a publish nor a subscription, or are refused.
+    /// Requests a second of one address that are neither a publish nor a subscription, or that are refused.
     pub requests_per_address: Option<NonZeroU32>,
     /// Events that one address may publish a second.
     pub events_per_address: Option<NonZeroU32>,
     /// Events that one subject may publish a second.
     pub events_per_subject: Option<NonZeroU32>,
-    /// How many may be published at once, before the rates count.
+    /// The burst of the rates of events.
     pub event_burst: NonZeroU32,
-    /// How much memory peers may make the server hold.
+    /// The memory budgets.
     pub memory: MemoryOptions,
-    /// Whether the ids that an address publishes without a subject take from a share of the table of ids.
+    /// Whether event ids published without a subject count against the address's share of the table of ids.
     pub publishers_by_address: bool,
     /// Most unused tickets of one address, made with tokens that name no subject.
     pub tickets_per_address_max: Option<usize>,
     /// Most unused tickets of one subject.
     pub tickets_per_subject_max: Option<usize>,
-    /// Rows of the log that one address may have looked at in vain a second: those that do not match what it asks for.
+    /// Rows of the log a second that may be examined for one address without matching its patterns.
     pub scan_rows_per_address: Option<NonZeroU32>,
-    /// Rows that one subject may have looked at in vain a second.
+    /// Rows of the log a second that may be examined for one subject without matching its patterns.
     pub scan_rows_per_subject: Option<NonZeroU32>,
 }
 
@@ -98,17 +98,17 @@ impl Default for LimitOptions {
     }
 }
 
-/// What something is counted against: an address, and the subject of a token beside it.
+/// The keys that something is counted against: an address, and the subject of a token, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateKey {
     address: Key,
     subject: Option<Key>,
-    /// Events a second that its token claims, instead of what an address may publish.
+    /// The token's `rate` claim in events a second, which replaces the address's limit.
     event_rate: Option<NonZeroU32>,
 }
 
 impl RateKey {
-    /// An address without a subject. One network of IPv6 (a /64, RFC 6177 §2) counts as one address, since a site that has
+    /// An address without a subject. An IPv6 network (a /64, RFC 6177 §2) counts as one address, since a site that has
     /// one of its addresses has all of them.
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
@@ -119,17 +119,17 @@ impl RateKey {
         Self { address: Key::Address(network), subject: None, event_rate: None }
     }
 
-    /// The address, or the network of one of IPv6.
+    /// The IPv4 address or the IPv6 network.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         match self.address {
             Key::Address(address) => address,
-            // What is made by `at` has an address.
+            // Unreachable: `at` sets an address.
             Key::Subject(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         }
     }
 
-    /// The subject, where a token names one.
+    /// The subject, if a token names one.
     pub(crate) fn subject(&self) -> Option<&str> {
         match &self.subject {
             Some(Key::Subject(subject)) => Some(subject),
@@ -137,13 +137,13 @@ impl RateKey {
         }
     }
 
-    /// With the subject of a token.
+    /// Adds the subject of a token.
     #[must_use]
     pub fn named(self, subject: Option<Arc<str>>) -> Self {
         Self { subject: subject.map(Key::Subject), ..self }
     }
 
-    /// With the pace of publishing that a token claims: it stands in for those of the address and of any subject.
+    /// Adds the `rate` claim of a token: it replaces the event rates of the address and the subject.
     #[must_use]
     pub fn with_event_rate(self, per_second: Option<NonZeroU32>) -> Self {
         Self { event_rate: per_second, ..self }
@@ -157,49 +157,50 @@ enum Key {
 }
 
 impl Key {
-    /// How a refusal names the key.
+    /// How error messages name the key.
     const ADDRESS: &str = "this address";
     const SUBJECT: &str = "this subject";
 }
 
-/// What was asked for is too much.
+/// A request exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// All peers together have as many as there may be.
-    #[error("this server has as many {0} as it takes at the moment; try again later")]
+    /// All peers together have reached the limit.
+    #[error("this server has reached its limit of {0}; try again later")]
     ServerFull(&'static str),
-    /// Of one address or subject.
-    #[error("there are as many {what} of {whose} as one may have; end some, or try again later")]
+    /// One address or subject has reached its limit.
+    #[error("{whose} has reached its limit of {what}; end some, or try again later")]
     Count {
-        /// Of what.
+        /// What is counted: a plural noun.
         what: &'static str,
         /// `this address` or `this subject`.
         whose: &'static str,
     },
     /// One address or subject holds as much memory as it may.
     #[error(
-        "{whose} holds as many bytes here as one may (--max-memory-per-peer): end some requests or read their answers, or try again later"
+        "{whose} has reached its limit of memory on this server (--max-memory-per-peer): end some requests or read their \
+         responses, or try again later"
     )]
     Memory {
         /// `this address` or `this subject`.
         whose: &'static str,
     },
-    /// Too fast, from one address or subject.
-    #[error("{whose} is too fast: it may {what} {per_second} a second ({set_by}); slow down")]
+    /// One address or subject exceeds a rate.
+    #[error("{whose} exceeds its limit of {per_second} {what} a second ({set_by}); slow down")]
     Rate {
-        /// What it does.
+        /// What is limited: a plural noun.
         what: &'static str,
         /// `this address` or `this subject`.
         whose: &'static str,
-        /// How many it may.
+        /// The limit.
         per_second: NonZeroU32,
-        /// What sets that: a flag, or a claim.
+        /// What sets the limit: a flag, or a claim.
         set_by: &'static str,
-        /// When there is room again.
+        /// How long until the rate allows it.
         wait: Duration,
     },
-    /// More at once than there ever is room for.
-    #[error("at most {0} events may be published at once here")]
+    /// More events in one request than the burst allows, however long the client waits.
+    #[error("at most {0} events may be published in one request (--publish-burst)")]
     Burst(NonZeroU32),
 }
 
@@ -220,33 +221,33 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Nothing is counted yet.
+    /// Limits with nothing counted yet.
     #[must_use]
     pub fn new(options: LimitOptions) -> Self {
         let rate = |per_second: Option<NonZeroU32>, burst, set_by| {
             per_second.map(|per_second| Rate { per_second, burst, set_by })
         };
         let (connect, event) = (options.connect_burst, options.event_burst);
-        let events_of_address = "--publish-rate-per-address, or the claim rate of its token";
+        let events_of_address = "--publish-rate-per-address, or the token's claim `rate`";
         Self {
             connections: Arc::default(),
             held: Arc::default(),
             connects: Rates::new(
-                "subscribe",
+                "subscriptions",
                 rate(options.connects_per_address, connect, "--connect-rate-per-address"),
                 rate(options.connects_per_subject, connect, "--connect-rate-per-subject"),
             ),
             requests: Rates::new(
-                "ask for something",
+                "requests",
                 rate(options.requests_per_address, connect, "--request-rate-per-address"),
                 None,
             ),
             events: Rates::new(
-                "publish",
+                "events",
                 rate(options.events_per_address, event, events_of_address),
-                rate(options.events_per_subject, event, "--publish-rate-per-subject, or the claim rate of its token"),
+                rate(options.events_per_subject, event, "--publish-rate-per-subject, or the token's claim `rate`"),
             ),
-            claimed: ClaimedRates::new("publish", event),
+            claimed: ClaimedRates::new("events", event),
             refusals: RefusalLog::default(),
             memory: Memory::new(options.memory),
             scans: Scans::new(options.scan_rows_per_address, options.scan_rows_per_subject),
@@ -256,7 +257,7 @@ impl Limits {
         }
     }
 
-    /// A connection of an address, or of a trusted proxy (`None`), which has any number.
+    /// Counts a connection of an address, or of a trusted proxy (`None`), which may have any number.
     ///
     /// # Errors
     /// [`LimitError::ServerFull`], [`LimitError::Count`].
@@ -265,7 +266,7 @@ impl Limits {
         self.connections.count("connections", self.options.connections_max, address, None)
     }
 
-    /// A subscription that stays open for a while.
+    /// Counts an open subscription: a stream or a long poll.
     ///
     /// # Errors
     /// [`LimitError::ServerFull`], [`LimitError::Count`].
@@ -275,7 +276,7 @@ impl Limits {
         self.held.count("subscriptions", self.options.held_max, address, subject)
     }
 
-    /// A subscription begins, or a socket shows another token.
+    /// Counts a new subscription, or a new token on a WebSocket.
     ///
     /// # Errors
     /// [`LimitError::Rate`].
@@ -283,7 +284,7 @@ impl Limits {
         self.connects.take(key, NonZeroU32::MIN)
     }
 
-    /// A request that is neither a publish nor a subscription, or was refused before it could be counted as one.
+    /// Counts a request that is neither a publish nor a subscription, or was refused before it could be counted as one.
     ///
     /// # Errors
     /// [`LimitError::Rate`].
@@ -291,16 +292,16 @@ impl Limits {
         self.requests.take(key, NonZeroU32::MIN)
     }
 
-    /// Whose share of the table of ids a publish takes: the subject's, or the address's where there is none and it is counted.
+    /// Whose share of the table of ids a publish counts against: the subject's, else the address's if those are counted.
     #[must_use]
     pub fn publisher(&self, key: &RateKey) -> Option<Publisher> {
         let address = self.options.publishers_by_address.then_some(&key.address);
         let whose = key.subject.as_ref().or(address)?;
-        // Two that fall together, which is one in 2^64, share a share.
+        // Publishers whose hashes collide (one in 2^64) have one share together.
         std::num::NonZeroU64::new(self.publishers.hash_one(whose)).map(Publisher)
     }
 
-    /// A ticket is to be made. The permit is to be given to [`Self::ticket_made`].
+    /// Reserves the count of a ticket that is about to be made. Pass the permit to [`Self::ticket_made`].
     ///
     /// # Errors
     /// [`LimitError::Count`].
@@ -309,32 +310,32 @@ impl Limits {
         self.tickets.count(key, address, subject, Instant::now())
     }
 
-    /// A ticket was made, and counts until it is used or `ttl` is over.
+    /// Counts a ticket that was made, until it is used or `ttl` is over.
     pub fn ticket_made(&self, name: &str, permit: Permit, ttl: Duration) {
         self.tickets.made(name, permit, ttl, Instant::now());
     }
 
-    /// A ticket is used up.
+    /// Releases the count of a ticket that was used.
     pub fn ticket_used(&self, name: &str) {
         self.tickets.used(name);
     }
 
-    /// A search of the log begins.
+    /// Admits a search of the log.
     ///
     /// # Errors
-    /// [`LimitError::Rate`] where the peer owes too much for what was looked at in vain.
+    /// [`LimitError::Rate`] where the peer's debt of rows that did not match is too large.
     pub fn scan(self: &Arc<Self>, key: &RateKey) -> Result<Scanner, LimitError> {
         self.scans.check(key, Instant::now())?;
         Ok(self.scanner(key))
     }
 
-    /// Who pays for what is looked at in vain, whatever it owes already.
+    /// Charges a peer for rows that do not match, whatever its debt is already.
     #[must_use]
     pub fn scanner(self: &Arc<Self>, key: &RateKey) -> Scanner {
         Scanner::new(self.clone(), key.clone())
     }
 
-    /// Events are about to be published.
+    /// Counts events that are about to be published.
     ///
     /// # Errors
     /// [`LimitError::Rate`], [`LimitError::Burst`].
@@ -347,30 +348,30 @@ impl Limits {
         }
     }
 
-    /// Most events that can ever be published at once; `None` where that is not limited.
+    /// Most events that can be published in one request; `None` where that is not limited.
     #[must_use]
     pub fn event_burst(&self, key: &RateKey) -> Option<NonZeroU32> {
         key.event_rate.map_or_else(|| self.events.burst(key), |rate| Some(self.claimed.burst(rate)))
     }
 
-    /// Memory for a body or message of a peer; none of it is held yet.
+    /// A budget for a request body or message of a peer, with no bytes held yet.
     #[must_use]
     pub fn inbound(self: &Arc<Self>, key: RateKey) -> InboundBudget {
         InboundBudget::new(self.clone(), key)
     }
 
-    /// Memory for what waits until a peer takes it; none of it is held yet.
+    /// A budget for bytes that wait until a peer reads them, with no bytes held yet.
     #[must_use]
     pub fn outbound(self: &Arc<Self>, key: RateKey) -> OutboundBudget {
         OutboundBudget::new(self.clone(), key)
     }
 
-    /// What was refused lately.
+    /// The log of refusals.
     pub(crate) fn refusals(&self) -> &RefusalLog {
         &self.refusals
     }
 
-    /// Forgets the keys whose rates have recovered, and writes the summaries of refusals that are due. Called about once a
+    /// Removes the keys whose rates have recovered, and logs the summaries of refusals that are due. Called about once a
     /// second.
     pub fn sweep(&self) {
         self.connects.sweep();
@@ -422,7 +423,7 @@ mod tests {
         assert_eq!(limits.hold(&other).unwrap_err(), LimitError::ServerFull("subscriptions"));
         drop(first);
         assert!(matches!(limits.hold(&named), Err(LimitError::Count { whose: "this subject", .. })));
-        assert!(limits.hold(&other).is_ok(), "what was refused is not counted");
+        assert!(limits.hold(&other).is_ok(), "a refused subscription is not counted");
         drop(third);
         assert!(limits.hold(&named).is_ok());
     }
@@ -438,10 +439,10 @@ mod tests {
         let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5) else { panic!("it has published ten") };
         assert!(wait > Duration::from_secs(3) && wait <= Duration::from_secs(5), "{wait:?}");
         limits.publish(&key("10.0.0.2"), 10).unwrap();
-        // The same subject from elsewhere is the same subject.
+        // A subject is counted across addresses.
         limits.publish(&key("10.0.0.3").named(Some("li".into())), 10).unwrap();
         let elsewhere = limits.publish(&key("10.0.0.4").named(Some("li".into())), 1);
         assert!(matches!(elsewhere, Err(LimitError::Rate { whose: "this subject", .. })), "{elsewhere:?}");
-        assert_eq!(limits.connect(&one), Ok(()), "what is not limited is not refused");
+        assert_eq!(limits.connect(&one), Ok(()), "a rate that is not set refuses nothing");
     }
 }

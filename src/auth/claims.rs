@@ -1,4 +1,4 @@
-//! From a token to what it grants.
+//! Verifies a token and its claims, and turns the claims into a [`Grant`].
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -17,9 +17,9 @@ pub const TOKEN_MAX_BYTES: usize = 16 << 10;
 /// Longest `sub` and longest `jti`, in bytes.
 pub const SUBJECT_MAX_BYTES: usize = 250;
 
-/// How far ahead the issuer's clock may be, in milliseconds: `nbf` is taken to be so much earlier (RFC 7519 §4.1.5), since
-/// a page comes the moment its token was issued. `exp` is taken as it is: a stream ends when it comes, and what is a
-/// moment too old to go on is too old to begin. A revocation of a subject covers what such a clock issued, too.
+/// How far ahead the issuer's clock may be, in milliseconds. `nbf` has this leeway (RFC 7519 §4.1.5), since
+/// a page connects the moment its token was issued. `exp` has none: a stream ends at `exp`, and a token that is
+/// too old to continue a stream is too old to begin one. A revocation of a subject covers tokens of such a clock, too.
 pub const ISSUER_AHEAD_MS: u64 = 5000;
 
 /// The latest time that a claim may name, in seconds since 1970: the year 5000.
@@ -28,56 +28,56 @@ pub const NUMERIC_DATE_MAX_S: f64 = 95_617_584_000.0;
 /// The greatest `rate`, in events a second.
 pub const EVENT_RATE_MAX: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
-/// What is asked of a token besides its signature and its times.
+/// What a token has to satisfy besides its signature and its times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// `aud` has to name one of these (RFC 7519 §4.1.3); it is not looked at where there are none.
+    /// `aud` has to name one of these (RFC 7519 §4.1.3); it is not checked where there are none.
     pub audience: Vec<String>,
-    /// `iss` has to be one of these (RFC 7519 §4.1.1); it is not looked at where there are none.
+    /// `iss` has to be one of these (RFC 7519 §4.1.1); it is not checked where there are none.
     pub issuer: Vec<String>,
-    /// A token ends so long after its `iat` at the latest, whatever its `exp` says; where this is set, `iat` is required.
+    /// A token expires this long after its `iat` at the latest, whatever its `exp` says; where this is set, `iat` is required.
     pub token_age_max: Option<Duration>,
 }
 
-/// A token is not accepted. The message is for whoever presented it: it says what is wrong, and nothing of the keys.
+/// Why a token is refused. The message is for the client that presented it: it discloses nothing about the keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Over [`TOKEN_MAX_BYTES`].
+    /// Longer than [`TOKEN_MAX_BYTES`].
     #[error("the token is longer than 16384 bytes")]
     TooLong,
-    /// Not a JWT, or signed in a way that is not known here.
+    /// Not a JWT, or signed with an unsupported algorithm.
     #[error("the token is not a JWT signed with HS256, RS256, ES256 or EdDSA")]
     Malformed,
-    /// The head demands something that is not known here (RFC 7515 §4.1.11).
-    #[error("the token demands an extension that is not understood here (crit)")]
+    /// The header requires an extension (RFC 7515 §4.1.11).
+    #[error("the token requires an extension that this server does not support (`crit`)")]
     Critical,
-    /// No key is for this algorithm, or none has this `kid`.
-    #[error("no key of this server is for the token's alg and kid")]
+    /// No key has this algorithm and this `kid`.
+    #[error("this server has no key for the token's `alg` and `kid`")]
     Key,
-    /// Signed with another key, or changed since.
-    #[error("the token's signature is not one of this server's keys'")]
+    /// Signed with another key, or altered since.
+    #[error("the token's signature is not valid for any key of this server")]
     Signature,
-    /// Over.
+    /// Past its `exp`.
     #[error("the token has expired")]
     Expired,
-    /// Not yet.
-    #[error("the token is not valid yet (nbf, iat): the issuer's clock may be at most 5 seconds ahead")]
+    /// Before its `nbf`, or issued in the future.
+    #[error("the token is not valid yet (`nbf`, `iat`): the issuer's clock may be at most 5 seconds ahead")]
     NotYet,
-    /// It was good when it was shown.
+    /// The key was removed after the token was accepted.
     #[error("the key that signed the token was withdrawn: get a new token")]
     Withdrawn,
-    /// For others.
-    #[error("the token's audience (aud) is not this server's")]
+    /// For another audience.
+    #[error("the token's audience (`aud`) is not this server's")]
     Audience,
-    /// Of others.
-    #[error("the token's issuer (iss) is not one that this server trusts")]
+    /// Of another issuer.
+    #[error("the token's issuer (`iss`) is not one that this server trusts")]
     Issuer,
-    /// A claim is missing or makes no sense.
-    #[error("the token's claims: {0}")]
+    /// A claim is missing or invalid.
+    #[error("the token's claims are invalid: {0}")]
     Claims(String),
 }
 
-/// The claims that matter here (RFC 7519 §4.1, and this server's own). A claim that stands twice is refused.
+/// The claims that this server reads (RFC 7519 §4.1, and its own). A duplicate claim is refused.
 #[derive(Debug, Deserialize)]
 struct Claims {
     exp: f64,
@@ -95,7 +95,7 @@ struct Claims {
 }
 
 impl Rules {
-    /// What `token` grants at `now_ms`.
+    /// Verifies `token`, and returns what it grants at `now_ms`.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -113,7 +113,7 @@ impl Rules {
                 Ok(token) => return self.grant(token.claims, candidate.fingerprint, now_ms),
                 Err(other) => error = refused(other.into_kind()),
             }
-            // Another key may have signed it; what is wrong besides is wrong with every key.
+            // Another key may have signed it; any other error is independent of the key.
             if error != TokenError::Signature {
                 break;
             }
@@ -134,7 +134,7 @@ impl Rules {
         }
         for (name, text) in [("sub", &claims.sub), ("jti", &claims.jti)] {
             if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > SUBJECT_MAX_BYTES) {
-                return Err(TokenError::Claims(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
+                return Err(TokenError::Claims(format!("`{name}` must have 1 to {SUBJECT_MAX_BYTES} bytes")));
             }
         }
         Ok(Grant {
@@ -150,13 +150,13 @@ impl Rules {
         })
     }
 
-    /// When a token ends, in milliseconds: when it says so, or when it is too old.
+    /// When a token expires, in milliseconds: at its `exp`, or at its maximum age.
     fn expiry(&self, stated_ms: u64, issued_ms: Option<u64>, now_ms: u64) -> Result<u64, TokenError> {
         let Some(age_max) = self.token_age_max else { return Ok(stated_ms) };
         let Some(issued_ms) = issued_ms else {
-            return Err(TokenError::Claims("iat is missing, and this server looks at a token's age".into()));
+            return Err(TokenError::Claims("`iat` is missing, which this server requires".into()));
         };
-        // A token that was issued in the future would live longer than it may.
+        // A token that was issued in the future would be valid for longer than the maximum age.
         if issued_ms > now_ms.saturating_add(ISSUER_AHEAD_MS) {
             return Err(TokenError::NotYet);
         }
@@ -164,7 +164,8 @@ impl Rules {
         Ok(stated_ms.min(issued_ms.saturating_add(age_max_ms)))
     }
 
-    /// The library's part. Its times come from the clock; here the time is an argument, so those are checked apart.
+    /// What the library checks. It would take the time from the system clock; here the time is an argument, so the times are
+    /// checked apart.
     fn validation(&self, algorithm: Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
         let mut required = vec!["exp"];
@@ -192,8 +193,8 @@ fn refused(kind: ErrorKind) -> TokenError {
         ErrorKind::InvalidIssuer => TokenError::Issuer,
         ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => TokenError::Audience,
         ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => TokenError::Issuer,
-        ErrorKind::MissingRequiredClaim(claim) => TokenError::Claims(format!("{claim} is missing or not of its type")),
-        // Only what a good signature covers comes this far, so its sender may hear what the parser says of it.
+        ErrorKind::MissingRequiredClaim(claim) => TokenError::Claims(format!("`{claim}` is missing or invalid")),
+        // The signature is valid by now, so the client may see the parser's message.
         ErrorKind::Json(error) => TokenError::Claims(shorten_quotes(&error.to_string())),
         _ => TokenError::Malformed,
     }
@@ -201,14 +202,14 @@ fn refused(kind: ErrorKind) -> TokenError {
 
 fn event_rate(per_second: u32) -> Result<NonZeroU32, TokenError> {
     let in_range = NonZeroU32::new(per_second).filter(|rate| *rate <= EVENT_RATE_MAX);
-    in_range.ok_or_else(|| TokenError::Claims(format!("rate is 1 to {EVENT_RATE_MAX} events a second")))
+    in_range.ok_or_else(|| TokenError::Claims(format!("`rate` must be 1 to {EVENT_RATE_MAX} events a second")))
 }
 
-/// A NumericDate (RFC 7519 §2): seconds, of which there may be parts. One that is far in the future is taken for
-/// milliseconds, which `Date.now()` has: a token that was meant to last for a minute would be good for 50,000 years.
+/// A NumericDate (RFC 7519 §2): seconds, possibly with a fraction. One that is far in the future is refused: it is probably
+/// `Date.now()`, in milliseconds, and a token that was meant to last a minute would be valid for 50,000 years.
 fn millis(name: &str, seconds: f64) -> Result<u64, TokenError> {
     if !(0.0..=NUMERIC_DATE_MAX_S).contains(&seconds) {
-        let message = format!("{name} is a time in seconds since 1970, before the year 5000; are these milliseconds?");
+        let message = format!("`{name}` must be in seconds since 1970, before the year 5000: is it in milliseconds?");
         return Err(TokenError::Claims(message));
     }
     Ok((seconds * 1000.0) as u64)
@@ -217,14 +218,14 @@ fn millis(name: &str, seconds: f64) -> Result<u64, TokenError> {
 fn patterns(name: &str, texts: &[String]) -> Result<Vec<Pattern>, TokenError> {
     let parsed = texts.iter().map(|text| {
         check_habits(text).and_then(|()| text.parse()).map_err(|error| {
-            TokenError::Claims(format!("{name} holds {:?}, which is no pattern: {error}", excerpt(text)))
+            TokenError::Claims(format!("`{name}` has an invalid pattern, {:?}: {error}", excerpt(text)))
         })
     });
     parsed.collect()
 }
 
-/// Signs a token that grants `grant`, and `None` where `keys` hold no secret to sign with. For trying out: an application
-/// signs its own.
+/// Signs a token that grants `grant`; `None` where `keys` hold no secret to sign with. For trials: an application signs its
+/// own tokens.
 #[must_use]
 pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&str>) -> Option<String> {
     #[derive(Serialize)]

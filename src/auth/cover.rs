@@ -1,15 +1,15 @@
-//! Whether all that a pattern can match is granted.
+//! Pattern inclusion: whether granted patterns cover every topic that a requested pattern matches.
 
 use crate::topic::Pattern;
 
-/// What is left of a granted pattern after some tokens: `None` where its `>` has begun, which takes whatever follows.
+/// The rest of a granted pattern after some tokens: `None` once its `>` has begun, which matches any rest.
 type Rest<'a> = Option<&'a [&'a str]>;
 
-/// Whether every topic that `asked` matches is matched by one of `granted`: by all of them together, not
-/// necessarily by one alone.
+/// Whether every topic that `asked` matches is matched by at least one of `granted`. The granted patterns may cover it
+/// together, with none that covers it alone.
 ///
-/// Exact, but that a topic's length has an end: patterns that together grant every topic which fits into 255 bytes,
-/// without a `>` among them, do not grant `>`.
+/// Exact, except that a topic's maximum length is ignored: patterns without a `>` that together grant every topic of at most
+/// 255 bytes do not grant `>`.
 #[must_use]
 pub fn covers(granted: &[Pattern], asked: &Pattern) -> bool {
     if let Some(topic) = asked.literal() {
@@ -26,8 +26,8 @@ pub fn covers(granted: &[Pattern], asked: &Pattern) -> bool {
     rests.iter().any(|rest| rest.is_none_or(<[&str]>::is_empty))
 }
 
-/// What is left after `token` of what was asked. The worst that a `*` there can stand for is a token that no granted
-/// pattern names, and whatever is granted for that one is granted for every other; so it meets wildcards only.
+/// The rest of a granted pattern after `token` of the requested one. The worst case of a requested `*` is a token that no granted
+/// pattern names: what covers that token covers every other. So a requested `*` matches only granted wildcards.
 fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
     match rest {
         None | Some([">"]) => Some(None),
@@ -37,9 +37,9 @@ fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
     }
 }
 
-/// Whether one token and more of any kind are granted. The worst are again tokens that nobody names; so only what
-/// consists of wildcards counts, and that differs in its length alone: from some length on there is a `>`, and each
-/// shorter one has stars of its own.
+/// Whether one or more arbitrary tokens are granted. The worst case is again tokens that no granted pattern names, so only rests
+/// that consist of wildcards count, and those differ in length alone: a `>` has to cover every length from some number on, and
+/// a row of stars each shorter length.
 fn cover_any_more(rests: &[Rest<'_>]) -> bool {
     let stars = |tokens: &[&str]| tokens.iter().all(|token| *token == "*");
     let open_after = rests.iter().filter_map(|rest| match rest {
@@ -108,7 +108,7 @@ mod tests {
         })
     }
 
-    /// Every topic of up to `length` tokens; `z` stands for all that no pattern names.
+    /// Every topic of up to `length` tokens; `z` stands for every token that no pattern names.
     fn topics(length: usize) -> Vec<String> {
         let mut all: Vec<String> = ["a", "b", "z"].map(str::to_owned).into();
         let mut last = all.clone();
@@ -121,7 +121,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-        /// As the definition has it: topic by topic, to one token more than any pattern here can tell apart.
+        /// By the definition: topic by topic, up to one token more than the patterns here can distinguish.
         #[test]
         fn agrees_with_trying_every_topic(
             granted in proptest::collection::vec(any_pattern(), 0..6),

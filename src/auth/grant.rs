@@ -1,4 +1,4 @@
-//! What somebody may do.
+//! The rights of a request: a token's grant, and what is public.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,34 +9,34 @@ use crate::topic::{Pattern, PatternSet, Topic};
 /// What a token grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// What may be subscribed to: every pattern all of whose topics these match.
+    /// The topics that may be subscribed to: a pattern is allowed if these cover all its topics.
     pub subscribe: Vec<Pattern>,
-    /// What may be published to: every topic that one of these matches.
+    /// The topics that may be published to.
     pub publish: Vec<Pattern>,
-    /// Whose it is: `sub` (RFC 7519 §4.1.2).
+    /// The token's subject: `sub` (RFC 7519 §4.1.2).
     pub subject: Option<String>,
-    /// Its own name: `jti` (RFC 7519 §4.1.7).
+    /// The token's id: `jti` (RFC 7519 §4.1.7).
     pub id: Option<String>,
-    /// When it was issued: `iat` (RFC 7519 §4.1.6), in milliseconds since the Unix epoch.
+    /// When the token was issued: `iat` (RFC 7519 §4.1.6), in milliseconds since the Unix epoch.
     pub issued_ms: Option<u64>,
-    /// When it ends: `exp` (RFC 7519 §4.1.4), in milliseconds since the Unix epoch.
+    /// When the token expires: `exp` (RFC 7519 §4.1.4), in milliseconds since the Unix epoch.
     pub expires_ms: u64,
-    /// Whether it is an administrator's.
+    /// Whether the token is an administrator's.
     pub admin: bool,
-    /// Events a second that may be published with it, in place of what one address may: the claim `rate`.
+    /// The claim `rate`: events a second that may be published with the token, instead of the address's limit.
     pub event_rate: Option<NonZeroU32>,
-    /// The key that signed the token; `None` where none did.
+    /// The key that signed the token; `None` for a grant without a signed token.
     pub key: Option<Fingerprint>,
 }
 
-/// What whoever asks may do.
+/// What a request may do.
 #[derive(Clone, Debug)]
 pub enum Rights {
-    /// No key is configured, so nobody is asked.
+    /// Everything: no key is configured, so no token is required.
     Open,
-    /// Nobody said who it is: what is public may be read.
+    /// Without a token: only public topics may be read.
     Public(Arc<[Pattern]>),
-    /// What a token or a ticket grants, and what is public.
+    /// With a token or a ticket: its grant, and the public topics.
     Granted(Arc<Grant>, Arc<[Pattern]>),
 }
 
@@ -64,7 +64,7 @@ impl Rights {
             Self::Public(public) => covers(public, pattern),
             Self::Granted(grant, public) if public.is_empty() => covers(&grant.subscribe, pattern),
             Self::Granted(grant, public) => {
-                // Together, since they may cover what neither does alone.
+                // Both together, since they may cover a pattern that neither covers alone.
                 let all: Vec<Pattern> = grant.subscribe.iter().chain(public.iter()).cloned().collect();
                 covers(&all, pattern)
             }
@@ -91,19 +91,19 @@ impl Rights {
         }
     }
 
-    /// The pace of publishing that the token claims.
+    /// The token's claim `rate`.
     #[must_use]
     pub fn event_rate(&self) -> Option<NonZeroU32> {
         self.grant().and_then(|grant| grant.event_rate)
     }
 
-    /// Whether somebody has shown who he is, or nobody is asked.
+    /// Whether the client is authenticated, or needs not be.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !matches!(self, Self::Public(_))
     }
 
-    /// Whether there is anything that may be read.
+    /// Whether the client may subscribe at all.
     #[must_use]
     pub fn may_come(&self) -> bool {
         match self {
@@ -112,20 +112,20 @@ impl Rights {
         }
     }
 
-    /// Whose rights they are, where the token names one.
+    /// The token's subject, if it names one.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.grant().and_then(|grant| grant.subject.as_deref())
     }
 
-    /// Whether the token they came from has ended.
+    /// Whether the token has expired.
     #[must_use]
     pub fn have_expired(&self, now_ms: u64) -> bool {
         self.grant().is_some_and(|grant| now_ms >= grant.expires_ms)
     }
 
-    /// Whether something that belongs to `owner` may be used: what belongs to nobody yet may be by everybody who knows
-    /// its name.
+    /// Whether a client id that belongs to `owner` may be used. An id without an owner may be used by every client that knows
+    /// it.
     #[must_use]
     pub fn may_use(&self, owner: Option<&str>) -> bool {
         match (self, owner) {
@@ -134,7 +134,7 @@ impl Rights {
         }
     }
 
-    /// Whether they are an administrator's.
+    /// Whether these are an administrator's rights.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.grant().is_some_and(|grant| grant.admin)

@@ -1,4 +1,4 @@
-//! What tokens are signed with.
+//! The keys that tokens are signed with: secrets for HS256, and public keys from a JWK set.
 
 use aws_lc_rs::{digest, hmac};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
@@ -6,16 +6,16 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Shortest secret, in bytes: a key for HS256 is at least as long as its hash (RFC 7518 §3.2).
+/// Shortest secret, in bytes: a key for HS256 has to be at least as long as the hash (RFC 7518 §3.2).
 pub const SECRET_MIN_BYTES: usize = 32;
 
-/// Most keys of a set; a token that names none of them is tried against each.
+/// Most keys of a set; a token without a `kid` is tried with each.
 const KEYS_MAX: usize = 64;
 
 /// Shortest modulus of an RSA key, in bytes (RFC 7518 §3.3).
 const MODULUS_MIN_BYTES: usize = 256;
 
-/// The keys in force. Each is good for one algorithm, whatever a token says of itself (RFC 8725 §3.1).
+/// The keys in force. Each is for one algorithm, whatever a token's header says (RFC 8725 §3.1).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys(Kind);
 
@@ -26,7 +26,7 @@ enum Kind {
     Public(Vec<Key>),
 }
 
-/// A secret of HS256.
+/// A secret for HS256.
 #[derive(Clone, PartialEq, Eq)]
 struct Secret {
     bytes: Box<[u8]>,
@@ -50,13 +50,13 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
-/// What tells one key from another, whatever a set calls it; the same on every node. It says nothing of a secret that a
-/// token signed with it does not say.
+/// Identifies a key whatever its `kid` is; the same on every node. It discloses no more of a secret than a token that is signed
+/// with the secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// Of a public key: its algorithm, and its numbers.
+    /// The hash of a public key's algorithm and numbers.
     fn of_public(algorithm: Algorithm, numbers: &[&[u8]]) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(format!("{algorithm:?}").as_bytes());
@@ -67,7 +67,7 @@ impl Fingerprint {
         Self::cut(hash.finish().as_ref())
     }
 
-    /// Of a secret: a signature of a text that is no token.
+    /// A secret's signature of a text that is no token.
     fn of_secret(secret: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
         Self::cut(hmac::sign(&key, b"switchback: the fingerprint of this secret").as_ref())
@@ -79,12 +79,12 @@ impl Fingerprint {
         Self(cut)
     }
 
-    /// As it is kept with a ticket.
+    /// The form in which a ticket stores it.
     pub(super) fn to_number(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
 
-    /// What was kept.
+    /// From the form in which a ticket stores it.
     pub(super) fn from_number(number: u128) -> Self {
         Self(number.to_be_bytes())
     }
@@ -97,7 +97,7 @@ impl std::fmt::Debug for Fingerprint {
 }
 
 impl Keys {
-    /// One secret, for HS256. A line break at its end is the file's, not the secret's.
+    /// One secret, for HS256. A trailing line break is not part of it.
     ///
     /// # Errors
     /// [`KeyError::Short`].
@@ -111,7 +111,7 @@ impl Keys {
         Ok(Self(Kind::Secrets(vec![secret])))
     }
 
-    /// These, and one secret more, which older tokens were signed with: while the secret is exchanged, both are good.
+    /// Adds the secret that older tokens were signed with: during a rotation both secrets are valid.
     ///
     /// # Errors
     /// [`KeyError::Short`], and [`KeyError::Mixed`] where these are public keys.
@@ -122,7 +122,7 @@ impl Keys {
         }
     }
 
-    /// No key at all: every token is refused.
+    /// No key: every token is refused.
     #[must_use]
     pub fn none() -> Self {
         Self(Kind::Public(Vec::new()))
@@ -137,7 +137,7 @@ impl Keys {
         }
     }
 
-    /// Whether the key with this fingerprint is one of them.
+    /// Whether one of the keys has this fingerprint.
     #[must_use]
     pub fn hold(&self, fingerprint: Fingerprint) -> bool {
         match &self.0 {
@@ -147,11 +147,10 @@ impl Keys {
     }
 
     /// The public keys of a JWK set (RFC 7517 §5), for RS256, ES256 and EdDSA. Keys for other uses and algorithms are
-    /// left out, as §5 asks for; what was left out, and why, comes beside the set. A set may be empty: that is how all keys
-    /// are withdrawn.
+    /// ignored, as §5 requires; the reasons are returned beside the keys. A set may be empty: that withdraws all keys.
     ///
     /// # Errors
-    /// [`KeyError`] where it is no set, holds a secret, or keys of which none can be used.
+    /// [`KeyError`] where the text is no set, or the set has a secret, or keys of which none is usable.
     pub fn set(text: &[u8]) -> Result<(Self, Vec<String>), KeyError> {
         #[derive(Deserialize)]
         struct Set {
@@ -163,7 +162,7 @@ impl Keys {
         }
         let (mut keys, mut left_out) = (Vec::new(), Vec::new());
         for (index, value) in set.keys.into_iter().enumerate() {
-            // Published by mistake, anybody could sign with it; and a token could choose it.
+            // A set is usually published: a secret in it would let every reader sign tokens.
             if value["kty"] == "oct" {
                 return Err(KeyError::Secret(index));
             }
@@ -178,7 +177,7 @@ impl Keys {
         Ok((Self(Kind::Public(keys)), left_out))
     }
 
-    /// The keys that a token with this head may have been signed with, each with its one algorithm.
+    /// The keys that a token with this header may have been signed with, each with its one algorithm.
     pub(super) fn candidates(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<Candidate> {
         match &self.0 {
             Kind::Secrets(secrets) => {
@@ -202,7 +201,7 @@ impl Keys {
         }
     }
 
-    /// What to sign with, where that is known here.
+    /// The key to sign with; `None` for public keys.
     pub(super) fn signing(&self) -> Option<EncodingKey> {
         match &self.0 {
             Kind::Secrets(secrets) => secrets.first().map(|secret| EncodingKey::from_secret(&secret.bytes)),
@@ -221,10 +220,10 @@ pub(super) struct Candidate {
 fn key(value: Value) -> Result<Key, &'static str> {
     let jwk: Jwk = serde_json::from_value(value).map_err(|_| "it is not a JWK")?;
     if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return Err("it is not for signatures");
+        return Err("its `use` is not `sig`");
     }
     if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
-        return Err("it is not for verifying");
+        return Err("its `key_ops` does not include `verify`");
     }
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
@@ -233,20 +232,20 @@ fn key(value: Value) -> Result<Key, &'static str> {
         _ => return Err("its type is not RSA, EC with P-256, or OKP with Ed25519"),
     };
     if jwk.common.key_algorithm.is_some_and(|stated| stated != KeyAlgorithm::from(algorithm)) {
-        return Err("its alg is not RS256, ES256 or EdDSA, as its type would have it");
+        return Err("its `alg` is not the one of its type: RS256, ES256 or EdDSA");
     }
     let key = DecodingKey::from_jwk(&jwk).map_err(|_| "its numbers are not base64url")?;
     let length = key.try_get_as_bytes().map(<[u8]>::len).unwrap_or_default();
     let whole = match (&jwk.algorithm, algorithm) {
         (AlgorithmParameters::RSA(numbers), _) => {
-            // Four characters are three bytes.
+            // Four characters of base64url are three bytes.
             numbers.n.len() * 3 / 4 >= MODULUS_MIN_BYTES
         }
         (_, Algorithm::ES256) => length == 65,
         _ => length == 32,
     };
     if !whole {
-        return Err("its numbers have not the right length; RSA takes 2048 bits and more");
+        return Err("its numbers have the wrong length (RSA needs at least 2048 bits)");
     }
     let fingerprint = match &jwk.algorithm {
         AlgorithmParameters::RSA(numbers) => {
@@ -269,26 +268,26 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// A key cannot be used. The message says what would be right, and nothing of the key.
+/// Why a key cannot be used. The message says what would be right, and discloses nothing of the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A secret that can be guessed.
-    #[error("the secret has {0} bytes, and needs 32 at least (RFC 7518 §3.2); make one with: openssl rand -base64 32")]
+    /// The secret is too short.
+    #[error("the secret has {0} bytes, but needs at least 32 (RFC 7518 §3.2); make one with: openssl rand -base64 32")]
     Short(usize),
     /// Not a set.
-    #[error("it is not a JWK set, {{\"keys\":[…]}}: {0}")]
+    #[error("the file is not a JWK set, {{\"keys\":[…]}}: {0}")]
     NoSet(String),
-    /// Secrets and public keys do not go together.
-    #[error("key {0} is a secret (kty oct): a JWK set holds public keys; a secret is given with --jwt-secret-file")]
+    /// The set has a secret.
+    #[error("key {0} is a secret (`kty` is `oct`): a JWK set has public keys only; secrets go into --jwt-secret-file")]
     Secret(usize),
-    /// Nothing is left.
-    #[error("it holds no key for RS256, ES256 or EdDSA ({0})")]
+    /// No key of the set is usable.
+    #[error("the set has no key for RS256, ES256 or EdDSA ({0})")]
     NoKey(String),
     /// Over 64.
-    #[error("it holds more than 64 keys")]
+    #[error("the set has more than 64 keys")]
     TooMany,
     /// A secret beside public keys.
-    #[error("a secret and public keys do not go together: tokens are signed one way")]
+    #[error("a secret and public keys cannot be combined")]
     Mixed,
 }
 
@@ -333,7 +332,7 @@ mod tests {
         ] {
             let found = Keys::set(format!(r#"{{"keys":[{key}]}}"#).as_bytes());
             assert_eq!(found.is_ok(), good, "{key}: {found:?}");
-            // Beside one that can be used it does no harm.
+            // Beside a usable key, an unusable one is ignored.
             let (keys, left_out) = Keys::set(format!(r#"{{"keys":[{rsa}}},{key}]}}"#).as_bytes()).unwrap();
             assert_eq!(left_out.is_empty(), good);
             assert_eq!(keys.candidates(Algorithm::HS256, None).len(), 0);

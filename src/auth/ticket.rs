@@ -1,4 +1,4 @@
-//! What a ticket stands for, as it is kept until it is used.
+//! What a ticket grants, and the form in which it is stored until it is used.
 
 use std::num::NonZeroU32;
 
@@ -11,13 +11,13 @@ use crate::transport::Transport;
 /// A grant for one stream over one transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// What it grants: what the token did that it was made with.
+    /// The grant of the token that requested the ticket.
     pub grant: Grant,
-    /// What it is good for.
+    /// The transport that the ticket is valid for.
     pub transport: Transport,
 }
 
-/// Its text: kept for seconds, but by one version of the server and read by another while nodes are upgraded.
+/// The stored form. It lives for seconds, but may be written by one version of the server and read by another during an upgrade.
 #[derive(Serialize, Deserialize)]
 struct Text<'a> {
     transport: &'a str,
@@ -30,13 +30,13 @@ struct Text<'a> {
     admin: bool,
     #[serde(default)]
     event_rate: Option<NonZeroU32>,
-    /// As text: JSON's readers lose digits of numbers. Missing where an older version wrote it.
+    /// As text, since JSON parsers lose digits of large numbers. Missing where an older version wrote the ticket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
 }
 
 impl Ticket {
-    /// As it is kept.
+    /// Encodes the ticket for the store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let texts = |patterns: &[Pattern]| patterns.iter().map(Pattern::to_string).collect();
@@ -53,11 +53,11 @@ impl Ticket {
             event_rate: grant.event_rate,
             key: grant.key.map(|key| format!("{:x}", key.to_number())),
         };
-        // Texts and numbers always have a form in JSON.
+        // Strings and numbers can always be serialized.
         serde_json::to_vec(&text).unwrap_or_default()
     }
 
-    /// What was kept; `None` where it is not one.
+    /// Decodes a stored ticket; `None` where it is invalid.
     #[must_use]
     pub fn decode(kept: &[u8]) -> Option<Self> {
         let text: Text<'_> = serde_json::from_slice(kept).ok()?;

@@ -1,5 +1,5 @@
-//! Which records are of ids that the server minted, and have not been used yet: visitors leave them behind by the thousand. They
-//! are kept in memory only, for a while, and bounded in bytes, for all and for an address; the oldest go first.
+//! Evicts the records of unused server-minted ids, which visitors leave behind by the thousand. They are kept in memory only,
+//! for a while, within a budget of bytes in total and for each address; the oldest are evicted first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -12,16 +12,16 @@ use crate::topic::PatternSet;
 /// Most bytes of such records.
 const ALL_MAX_BYTES: usize = 16 << 20;
 
-/// Most bytes of those of one address.
+/// Most bytes of such records of one address.
 const ADDRESS_MAX_BYTES: usize = 1 << 20;
 
-/// About what a record takes besides its patterns.
+/// The approximate size of a record without its patterns.
 const RECORD_BYTES: usize = 300;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Minted {
-    /// By the order in which they came.
+    /// In the order of their creation.
     by_age: BTreeMap<u64, Held>,
     by_client: HashMap<Uuid, u64>,
     by_address: HashMap<IpAddr, Share>,
@@ -39,12 +39,12 @@ struct Held {
 #[derive(Debug, Default)]
 struct Share {
     bytes: usize,
-    /// The places of its records in the order of all.
+    /// The keys of its records in [`Minted::by_age`].
     places: std::collections::BTreeSet<u64>,
 }
 
 impl Minted {
-    /// Notes a record; returns whose have to be forgotten for it.
+    /// Adds a record; returns the clients whose records have to be evicted for it.
     pub(super) fn add(&mut self, client: Uuid, address: IpAddr, patterns: &PatternSet) -> Vec<Uuid> {
         self.remove(client);
         let bytes = cost_bytes(patterns);
@@ -64,7 +64,7 @@ impl Minted {
         forgotten
     }
 
-    /// A record is gone, or no longer one of these.
+    /// Removes a record that was deleted, or whose id is in use now.
     pub(super) fn remove(&mut self, client: Uuid) {
         let Some(place) = self.by_client.remove(&client) else { return };
         let Some(held) = self.by_age.remove(&place) else { return };
@@ -78,7 +78,8 @@ impl Minted {
         }
     }
 
-    /// Whose record has to go: the address's oldest where that has too much, else the oldest of all where they have.
+    /// The next client to evict: the address's oldest if the address exceeds its budget, else the oldest of all if they exceed
+    /// theirs.
     fn one_too_many(&self, address: IpAddr) -> Option<Uuid> {
         let share = self.by_address.get(&address)?;
         let oldest = if share.bytes > ADDRESS_MAX_BYTES {

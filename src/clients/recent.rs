@@ -1,8 +1,9 @@
-//! What is known of clients that are connected or were until a minute ago: the newest connection attempt, and how far one was
-//! sent everything.
+//! For clients that are connected or were until a minute ago: the newest connection attempt, and the position up to which every
+//! event was sent.
 //!
-//! A request that a client has given up can reach the server after the one that took its place; by its number it is told
-//! apart, and ends nothing. An acknowledgement can come after its poll has been answered; it is held against what was sent.
+//! A request that a client has aborted can reach the server after the request that replaced it; its attempt number shows that
+//! it is older, so that it ends nothing. An acknowledgement can arrive after the end of its poll; it is checked against the
+//! position that was sent.
 
 use std::collections::HashMap;
 
@@ -10,12 +11,12 @@ use uuid::Uuid;
 
 use crate::cursor::Position;
 
-/// How long this counts once a client is gone: as long as a proxy may have kept an older request back. A page that is loaded
-/// anew, and counts its attempts from 1 again, is served after that.
+/// How long this is kept after a client disconnects: as long as a proxy may delay an older request. A page that was reloaded,
+/// and counts its attempts from 1 again, is served after that.
 const KEPT_MS: u64 = 60_000;
 
-/// Most clients of which this is known, about 60 bytes each. Past it nothing is noted of another: its attempts are taken as if
-/// they had no number, and its acknowledgements are held against the log's end only.
+/// Most clients that are tracked, about 60 bytes each. Above that a new client is not tracked: its attempts count as if they had
+/// no number, and its acknowledgements are checked against the log's end only.
 const CLIENTS_MAX: usize = 100_000;
 
 /// See the module.
@@ -30,7 +31,7 @@ struct Known {
 }
 
 impl Recent {
-    /// Notes an attempt; says whether its client has made no newer one. One without a number is always the newest.
+    /// Records an attempt; returns whether it is the client's newest. An attempt without a number always is.
     pub(super) fn begin(&mut self, client: Uuid, attempt: Option<u64>, now_ms: u64) -> bool {
         let Some(attempt) = attempt else { return true };
         let Some(known) = self.known(client, now_ms) else { return true };
@@ -41,19 +42,19 @@ impl Recent {
         true
     }
 
-    /// Notes how far a client was sent everything on a connection that has ended.
+    /// Records the position up to which a connection that has ended was sent every event.
     pub(super) fn note_sent(&mut self, client: Uuid, sent: Position, now_ms: u64) {
         if let Some(known) = self.known(client, now_ms) {
             known.sent = known.sent.max(Some(sent));
         }
     }
 
-    /// How far a client was sent everything on connections that have ended.
+    /// The position up to which a client was sent every event on connections that have ended.
     pub(super) fn sent(&self, client: Uuid) -> Option<Position> {
         self.0.get(&client)?.sent
     }
 
-    /// Forgets clients that are not connected and have not been for a while.
+    /// Removes clients that have been disconnected for [`KEPT_MS`].
     pub(super) fn forget_old(&mut self, now_ms: u64, is_connected: impl Fn(&Uuid) -> bool) {
         self.0.retain(|client, known| {
             if is_connected(client) {
@@ -84,7 +85,7 @@ mod tests {
         assert!(recent.begin(one, Some(2), 0));
         assert!(!recent.begin(one, Some(1), 0));
         assert!(recent.begin(one, Some(2), 0), "the same request, twice");
-        assert!(recent.begin(one, None, 0), "of a client that does not count");
+        assert!(recent.begin(one, None, 0), "an attempt without a number");
         assert!(recent.begin(other, Some(1), 0));
         recent.forget_old(2 * KEPT_MS, |client| *client == one);
         recent.forget_old(3 * KEPT_MS, |_| false);

@@ -19,14 +19,14 @@ async fn who_has_arrived_is_not_forgotten_before_being_connected() {
     let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
     let (client, before, after) = (Uuid::new_v4(), set("a"), set("b"));
     let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else { panic!("nobody else has the id") };
-    // What is saved every second comes just then.
+    // The periodic flush runs just then.
     clients.flush(1000).await;
     clients.flush(1001).await;
     clients.remember_patterns(client, &after);
     drop(arrived);
     clients.flush(1002).await;
     clients.flush(1003).await;
-    assert!(clients.table().records.is_empty(), "who is gone is in the store alone");
+    assert!(clients.table().records.is_empty(), "the record of a disconnected client is in the store alone");
     let remembered = clients.recall(client).await.unwrap().unwrap();
     assert_eq!(remembered.patterns, after);
 }
@@ -36,17 +36,17 @@ async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
     let store = Arc::new(ScriptedStore::with_held_saves());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
-    // The first is gone before the store has answered: its request was given up.
+    // The first request is aborted before the store has answered.
     assert!(clients.arrive(arrival(client, None, &patterns)).now_or_never().is_none());
-    // The second finds it in the table, and nothing of it is in the store.
+    // The second request finds the record in the table, but it is not in the store.
     let known = clients.recall(client).await.unwrap();
     assert!(known.is_some());
     let mut second = Box::pin(clients.arrive(arrival(client, known, &patterns)));
-    assert!(second.as_mut().now_or_never().is_none(), "it waits as the first did");
+    assert!(second.as_mut().now_or_never().is_none(), "the second request waits for the store, too");
     store.saves.add_permits(1);
     assert!(second.await.is_ok());
     assert!(store.inner.load_client(client).await.unwrap().is_some());
-    // Who comes now has nothing to wait for.
+    // The record is durable: the next request does not wait.
     let known = clients.recall(client).await.unwrap();
     assert!(clients.arrive(arrival(client, known, &patterns)).now_or_never().is_some());
 }
@@ -58,7 +58,7 @@ async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
     let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
     let unasked = PatternSet::default();
     store.saves.add_permits(1);
-    assert!(clients.arrive(arrival(client, None, &unasked)).await.is_ok(), "it has not said yet what it asks for");
+    assert!(clients.arrive(arrival(client, None, &unasked)).await.is_ok(), "the client has sent no patterns yet");
     for patterns in [&patterns, &others] {
         let known = clients.recall(client).await.unwrap();
         let mut arriving = Box::pin(clients.arrive(arrival(client, known, patterns)));
@@ -67,7 +67,7 @@ async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
         assert!(arriving.await.is_ok());
         assert_eq!(store.inner.load_client(client).await.unwrap().unwrap().patterns, *patterns);
     }
-    // One that is saved while it comes to ask for something else is not taken for saved.
+    // A record whose patterns change while it is being saved does not count as saved.
     let known = clients.recall(client).await.unwrap();
     let mut arriving = Box::pin(clients.arrive(arrival(client, known, &patterns)));
     assert!(arriving.as_mut().now_or_never().is_none());
@@ -88,7 +88,7 @@ async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent
     let at = |position| Cursor::new(cursor.epoch, Position(position));
     let ack = |position| Ack { client, cursor: at(position), log: cursor.epoch, rights, now_ms: 2000 };
     assert!(matches!(clients.acknowledge_now(ack(1)).await, Err(ClientError::Unknown)));
-    assert!(clients.recall(client).await.unwrap().is_none(), "nothing is kept of it");
+    assert!(clients.recall(client).await.unwrap().is_none(), "an unknown client gets no record");
     let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
     let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
     let connecting = Connecting { client, transport, patterns, cursor, rights, address, attempt: None, now_ms };
@@ -97,13 +97,13 @@ async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent
     registration.connection.sent(Position(5));
     assert!(matches!(clients.acknowledge_now(ack(6)).await, Err(ClientError::Ahead)));
     assert_eq!(clients.acknowledge_now(ack(4)).await.unwrap(), at(4));
-    // Its last one may come when it has gone.
+    // The last acknowledgement may arrive after the client has disconnected.
     drop(registration);
     clients.flush(2000).await;
     clients.flush(2001).await;
     assert!(matches!(clients.acknowledge_now(ack(6)).await, Err(ClientError::Ahead)));
     assert_eq!(clients.acknowledge_now(ack(5)).await.unwrap(), at(5));
-    // Where it is not known how far that was, only the log's end is.
+    // Where it is not known what was sent, only the log's end limits an acknowledgement.
     clients.flush(100_000).await;
     assert_eq!(clients.acknowledge_now(ack(6)).await.unwrap(), at(6));
 }

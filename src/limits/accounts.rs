@@ -1,4 +1,4 @@
-//! Bytes that are held for each address and each subject.
+//! The bytes held for each address and each subject.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use super::{Key, RateKey};
 use crate::sync::lock;
 
-/// Every body takes a lock twice; several tables keep the workers out of each other's way.
+/// Every body takes a lock twice; sharding keeps the workers from contending for it.
 const SHARDS: usize = 16;
 
-/// One number of bytes a key. A key without any is not kept, so there are never more keys than budgets that hold bytes.
+/// A number of bytes per key. A key with zero bytes is removed, so there are never more keys than budgets that hold bytes.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     hasher: RandomState,
@@ -19,7 +19,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Adds bytes to the account of an address and of its subject; to neither where one of them would pass `bytes_max`.
+    /// Adds bytes to the accounts of an address and its subject; to neither where one of them would exceed `bytes_max`.
     ///
     /// # Errors
     /// Whose account is full: `this address` or `this subject`.
@@ -36,7 +36,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// Takes back what was charged.
+    /// Releases charged bytes.
     pub(super) fn credit(&self, key: &RateKey, bytes: usize) {
         for key in std::iter::once(&key.address).chain(&key.subject) {
             self.credit_one(key, bytes);
@@ -61,7 +61,7 @@ impl Accounts {
                 shard.remove(key);
             }
         }
-        // A storm leaves a large table behind.
+        // A burst of requests leaves a table behind that is too large.
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             shard.shrink_to_fit();
         }

@@ -1,4 +1,4 @@
-//! How many there are: of all, and of each key.
+//! Concurrency counts: of all peers, and of each key.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::{Key, LimitError};
 use crate::sync::lock;
 
-/// Counts of one kind of thing. Keys without any are not kept, so there are never more than there are guards.
+/// Counts of one kind of thing. A key with a count of zero is removed, so there are never more keys than permits.
 #[derive(Debug, Default)]
 pub(super) struct Counts(Mutex<Table>);
 
@@ -16,7 +16,7 @@ struct Table {
     by_key: HashMap<Key, usize>,
 }
 
-/// One that is counted, until it is dropped.
+/// Counts one thing until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     counts: Arc<Counts>,
@@ -24,7 +24,7 @@ pub struct Permit {
 }
 
 impl Counts {
-    /// Counts one more, of all and of each key that has a limit; nothing where one of them is reached.
+    /// Counts one more, in total and for each key that has a limit; counts nothing where a limit is reached.
     pub(super) fn count(
         self: &Arc<Self>,
         what: &'static str,
@@ -66,7 +66,7 @@ impl Drop for Permit {
                 }
             }
         }
-        // A storm leaves a table behind that nobody needs.
+        // A burst of connections leaves a table behind that is too large.
         if table.by_key.capacity() > 1024 && table.by_key.len() < table.by_key.capacity() / 8 {
             table.by_key.shrink_to_fit();
         }

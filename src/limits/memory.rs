@@ -1,10 +1,10 @@
-//! Memory that peers make the server hold: what arrives and is not dealt with yet; what waits to be sent, and the patterns of
-//! those that stay.
+//! Budgets of the memory that peers make the server hold: inbound, bodies and messages that are not processed yet; outbound,
+//! bytes that wait to be sent, and the patterns of open subscriptions.
 //!
 //! Each byte counts three times: for its address, for its subject, and in the total of its direction. The two directions
-//! have totals of their own, so that readers who take nothing cannot keep publishers out; an address or a subject has one
-//! share for both. A part of the inbound total is a reserve: for bodies and messages below 64 KiB, of which one peer gets a
-//! quarter at most, and the last quarter for administrators alone. So what fills the server with large bodies stops neither
+//! have totals of their own, so that slow readers cannot keep publishers out; an address or a subject has one
+//! share for both. A part of the inbound total is a reserve for bodies and messages below 64 KiB. One peer gets a
+//! quarter of the reserve at most, and the last quarter is for administrators alone. So a flood of large bodies stops neither
 //! ordinary publishing nor a revocation.
 
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::accounts::Accounts;
 use super::{LimitError, Limits, RateKey};
 
-/// A body or message below this may use the reserve.
+/// A body or message below this size may use the reserve.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Parts of the reserve: one is the most that one peer gets of it, and one is for administrators alone.
+/// Parts of the reserve: a peer gets one at most, and one is for administrators alone.
 const RESERVE_PARTS: usize = 4;
 
-/// How much memory peers may make the server hold, in bytes.
+/// The memory budgets, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryOptions {
     /// Most bytes of bodies and messages that are arriving or being stored, of all peers together.
     pub inbound_bytes_max: usize,
-    /// How many of those are reserved for bodies below 64 KiB and for administrators; less than half of them.
+    /// How many of the inbound bytes are reserved for bodies below 64 KiB and for administrators; less than half.
     pub reserved_bytes: usize,
     /// Most bytes that wait to be sent, of all peers together.
     pub outbound_bytes_max: usize,
@@ -43,7 +43,7 @@ impl Default for MemoryOptions {
     }
 }
 
-/// What is held at present.
+/// The bytes held at present.
 #[derive(Debug)]
 pub(super) struct Memory {
     options: MemoryOptions,
@@ -55,11 +55,11 @@ pub(super) struct Memory {
     reserved: Accounts,
 }
 
-/// What bytes are charged to.
+/// The pool that bytes are charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pool {
     Inbound,
-    /// The part of the inbound total that is for what is small.
+    /// The part of the inbound total that is for small bodies.
     Reserve,
     /// The part of the reserve that is for administrators.
     Privileged,
@@ -125,14 +125,14 @@ impl Memory {
     }
 }
 
-/// Bytes of one body or message that has arrived, or is arriving, and is not dealt with yet. Given back when dropped.
+/// The bytes of one body or message that is arriving or not processed yet. Released when dropped.
 #[derive(Debug)]
 pub struct InboundBudget {
     limits: Arc<Limits>,
     key: RateKey,
-    /// An administrator's.
+    /// Whether an administrator sent it.
     privileged: bool,
-    /// Announced as larger than what the reserve is for.
+    /// Whether its announced length is too large for the reserve.
     large: bool,
     /// Bytes held, by the pool that they are charged to.
     held: [(Pool, usize); 3],
@@ -144,14 +144,14 @@ impl InboundBudget {
         Self { limits, key, privileged: false, large: false, held }
     }
 
-    /// The same for an administrator, whose last quarter of the reserve nobody else can take.
+    /// Sets whether this is an administrator's, which may use the last quarter of the reserve.
     #[must_use]
     pub fn privileged(mut self, privileged: bool) -> Self {
         self.privileged = privileged;
         self
     }
 
-    /// As many bytes are going to come. What is announced as large gets nothing of the reserve, not even to begin with.
+    /// Sets how many bytes are going to arrive. A large body gets nothing of the reserve, not even for its first bytes.
     pub fn announce(&mut self, bytes: usize) {
         self.large = bytes >= SMALL_BYTES;
     }
@@ -159,8 +159,8 @@ impl InboundBudget {
     /// Holds more bytes.
     ///
     /// # Errors
-    /// [`LimitError::Memory`] where the peer's share is used up, [`LimitError::ServerFull`] where the total is. What was held
-    /// before still is.
+    /// [`LimitError::Memory`] where the peer's share is exhausted, [`LimitError::ServerFull`] where the total is. The bytes held
+    /// before stay held.
     pub fn grow(&mut self, bytes: usize) -> Result<(), LimitError> {
         let small = !self.large && self.bytes().saturating_add(bytes) < SMALL_BYTES;
         let pools = [(true, Pool::Inbound), (small, Pool::Reserve), (self.privileged, Pool::Privileged)];
@@ -177,10 +177,10 @@ impl InboundBudget {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Holds exactly so many bytes from now on.
+    /// Holds exactly `bytes` from now on.
     ///
     /// # Errors
-    /// As [`Self::grow`]; less is never refused.
+    /// As [`Self::grow`]; a smaller number is never refused.
     pub fn set(&mut self, bytes: usize) -> Result<(), LimitError> {
         match bytes.checked_sub(self.bytes()) {
             Some(0) => Ok(()),
@@ -192,10 +192,10 @@ impl InboundBudget {
         }
     }
 
-    /// Charges what is held, and what will be, to another peer.
+    /// Charges the held bytes, and those to come, to another peer.
     ///
     /// # Errors
-    /// As [`Self::grow`], where the other has no room for it; the former peer keeps it then.
+    /// As [`Self::grow`], where the other peer has no room for them; they stay charged to the former peer then.
     pub fn charge_to(&mut self, key: RateKey) -> Result<(), LimitError> {
         for number in 0..self.held.len() {
             let (pool, bytes) = self.held[number];
@@ -225,7 +225,7 @@ impl InboundBudget {
         }
     }
 
-    /// Gives bytes back, the reserve's first: they are the scarcest.
+    /// Releases bytes, the reserve's first: those are the scarcest.
     fn shrink(&mut self, mut bytes: usize) {
         for (pool, held) in &mut self.held {
             let back = bytes.min(*held);
@@ -244,7 +244,7 @@ impl Drop for InboundBudget {
     }
 }
 
-/// Bytes that are held for one peer: until it takes them, or as long as it stays. Given back when dropped.
+/// The bytes held for one peer, until the peer reads them or disconnects. Released when dropped.
 #[derive(Debug)]
 pub struct OutboundBudget {
     limits: Arc<Limits>,
@@ -257,7 +257,7 @@ impl OutboundBudget {
         Self { limits, key, bytes: 0 }
     }
 
-    /// Whom it is charged to.
+    /// The peer that the bytes are charged to.
     pub(crate) fn key(&self) -> &RateKey {
         &self.key
     }
@@ -266,11 +266,11 @@ impl OutboundBudget {
         &self.limits
     }
 
-    /// Holds exactly so many bytes from now on.
+    /// Holds exactly `bytes` from now on.
     ///
     /// # Errors
-    /// [`LimitError::Memory`] where the peer's share is used up, [`LimitError::ServerFull`] where the total is; as many as
-    /// before are held then. Less is never refused.
+    /// [`LimitError::Memory`] where the peer's share is exhausted, [`LimitError::ServerFull`] where the total is; the number
+    /// is unchanged then. A smaller number is never refused.
     pub fn set(&mut self, bytes: usize) -> Result<(), LimitError> {
         let memory = &self.limits.memory;
         if bytes > self.bytes {
@@ -282,10 +282,10 @@ impl OutboundBudget {
         Ok(())
     }
 
-    /// Charges what is held, and what will be, to another peer.
+    /// Charges the held bytes, and those to come, to another peer.
     ///
     /// # Errors
-    /// As [`Self::set`], where the other has no room for it; the former peer keeps it then.
+    /// As [`Self::set`], where the other peer has no room for them; they stay charged to the former peer then.
     pub fn charge_to(&mut self, key: RateKey) -> Result<(), LimitError> {
         self.limits.memory.charge(Pool::Outbound, &key, self.bytes)?;
         self.limits.memory.credit(Pool::Outbound, &self.key, self.bytes);
@@ -323,9 +323,9 @@ mod tests {
         let limits = limits(MemoryOptions::default());
         let mut large: Vec<_> = (0..16).map(|_| limits.inbound(key(1))).collect();
         let refused = large.iter_mut().filter_map(|budget| budget.grow(16 * MIB).err()).collect::<Vec<_>>();
-        assert_eq!(refused.len(), 13, "of 64 MiB, 4 are its part of the reserve");
+        assert_eq!(refused.len(), 13, "of 64 MiB, 4 are the peer's part of the reserve");
         assert!(refused.iter().all(|error| matches!(error, LimitError::Memory { whose: "this address" })));
-        // Its own small bodies still have room, and another's large ones.
+        // The same peer's small bodies still have room, and another peer's large ones.
         let mut small = limits.inbound(key(1));
         small.grow(60 << 10).unwrap();
         limits.inbound(key(2)).grow(16 * MIB).unwrap();
@@ -342,7 +342,7 @@ mod tests {
         let mut all: Vec<_> = (0..8).map(named).collect();
         let refused: Vec<_> = all.iter_mut().filter_map(|budget| budget.grow(16 * MIB).err()).collect();
         assert_eq!(refused, [LimitError::Memory { whose: "this subject" }; 5]);
-        // What was refused for the subject is not counted against the address.
+        // Bytes refused for the subject are not counted against the address.
         limits.inbound(key(7)).grow(60 * MIB).unwrap();
     }
 
@@ -352,10 +352,10 @@ mod tests {
         let mut all: Vec<_> = (0..24).map(|number| limits.inbound(key(number / 4))).collect();
         let full = all.iter_mut().filter_map(|budget| budget.grow(15 * MIB).err()).collect::<Vec<_>>();
         assert!(full.contains(&LimitError::ServerFull("bytes that are arriving")), "{full:?}");
-        assert!(limits.inbound(key(99)).grow(SMALL_BYTES).is_err(), "it is not small");
+        assert!(limits.inbound(key(99)).grow(SMALL_BYTES).is_err(), "a body of this size is not small");
         let mut announced = limits.inbound(key(99));
         announced.announce(16 * MIB);
-        assert!(announced.grow(1000).is_err(), "nor is what is going to be large");
+        assert!(announced.grow(1000).is_err(), "nor is one that is announced as large");
         let mut small: Vec<_> = (0..300).map(|number| limits.inbound(key((number % 250) as u8))).collect();
         let taken = small.iter_mut().filter_map(|budget| budget.set(60 << 10).ok()).count();
         assert!((190..300).contains(&taken), "{taken}: three quarters of the reserve");
@@ -391,7 +391,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back, in whatever order: in the end nothing is held, and never more than may be.
+        /// Whatever is charged and released, in whatever order: never more than the limits is held, and nothing in the end.
         #[test]
         fn everything_is_given_back(steps in proptest::collection::vec((0_u8..3, 0_usize..200_000, any::<bool>()), 0..60)) {
             let options = MemoryOptions {

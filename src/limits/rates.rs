@@ -1,4 +1,4 @@
-//! How often something may be done.
+//! Rate limiters: a bucket per address and per subject.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -10,22 +10,22 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::{Key, LimitError, RateKey};
 
-/// Most keys whose buckets are kept, about 100 bytes each. Past it all are forgotten: everybody has one more burst, which
-/// is better than memory for whoever comes from everywhere.
+/// Most keys whose buckets are kept, about 100 bytes each. Above that all buckets are dropped: every client gets one more
+/// burst, which is better than unbounded memory for an attacker with many addresses.
 const KEYS_MAX: usize = 100_000;
 
-/// How often the keys are looked through, in requests.
+/// How often recovered keys are swept, in requests.
 const SWEEP_EVERY: usize = 20_000;
 
-/// Different rates that tokens claim; past it all their buckets are forgotten. An issuer writes a few.
+/// Most distinct rates claimed by tokens; above that all their buckets are dropped. An issuer uses a few.
 const CLAIMED_RATES_MAX: usize = 1000;
 
-/// A pace, and how much may come at once.
+/// A rate and its burst.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     pub(super) per_second: NonZeroU32,
     pub(super) burst: NonZeroU32,
-    /// What sets it, as a refusal names it.
+    /// What sets the rate, as error messages name it.
     pub(super) set_by: &'static str,
 }
 
@@ -51,7 +51,7 @@ impl Rates {
         }
     }
 
-    /// How many may come at once; `None` is any number.
+    /// The burst; `None` is any number.
     pub(super) fn burst(&self, key: &RateKey) -> Option<NonZeroU32> {
         let subject = self.subject.as_ref().filter(|_| key.subject.is_some());
         self.address.iter().chain(subject).map(|meter| meter.rate.burst).min()
@@ -62,8 +62,8 @@ impl Rates {
     }
 }
 
-/// The rates that tokens claim for their subjects: a meter for each rate, so that a subject with two tokens has two paces
-/// and not twice the burst of one with every change between them.
+/// The rates that tokens claim for their subjects: a meter for each rate, so that a subject with two tokens has two rates.
+/// With one meter it would gain a new burst with every change between the tokens.
 pub(super) struct ClaimedRates {
     what: &'static str,
     burst: NonZeroU32,
@@ -81,7 +81,7 @@ impl ClaimedRates {
         self.meter(per_second).take(self.what, whose, key, number)
     }
 
-    /// How many may come at once: as many as of everybody, and a second's worth at least.
+    /// The burst: the configured one, and at least a second's worth.
     pub(super) fn burst(&self, per_second: NonZeroU32) -> NonZeroU32 {
         self.burst.max(per_second)
     }
@@ -98,7 +98,7 @@ impl ClaimedRates {
         if meters.len() >= CLAIMED_RATES_MAX {
             meters.clear();
         }
-        let rate = Rate { per_second, burst: self.burst(per_second), set_by: "the claim rate of its token" };
+        let rate = Rate { per_second, burst: self.burst(per_second), set_by: "the token's claim `rate`" };
         meters.entry(per_second).or_insert_with(|| Arc::new(Meter::new(rate))).clone()
     }
 }
@@ -106,7 +106,7 @@ impl ClaimedRates {
 struct Meter {
     rate: Rate,
     buckets: RwLock<Arc<DefaultKeyedRateLimiter<Key>>>,
-    /// Requests since the keys were looked through; each adds one at most.
+    /// Requests since the last sweep; each adds one key at most.
     since: AtomicUsize,
 }
 
@@ -150,7 +150,7 @@ impl Meter {
 mod tests {
     use super::*;
 
-    /// Whoever comes from a new address each time costs no more than the bound.
+    /// A client that uses a new address each time costs no more than the bound.
     #[test]
     fn the_keys_are_bounded() {
         let slow = NonZeroU32::MIN;

@@ -1,5 +1,5 @@
-//! What was refused, and to which address and subject, in the log: enough to act on, and no more than a few lines however
-//! often an attacker is refused.
+//! The rate-limited log of refused requests, with their address and subject: enough for an operator to act on, and no more than
+//! a few lines however often an attacker is refused.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,34 +9,34 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// Lines of one address and reason within a second; past it they are counted instead.
+/// Most lines of one address and reason within a second; further refusals are counted instead.
 const LINES_PER_SECOND: u32 = 10;
 
-/// How long they are counted, until one line says how many they were. Of pace that is so from the second refusal on: whoever
-/// is too fast is so a thousand times a second.
+/// How long refusals are counted before one line reports their number. Refusals by a rate limit are counted from the second one
+/// on: a client that is too fast may be refused a thousand times a second.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often what is over is looked for.
+/// How often ended windows are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Addresses and reasons that are known apart, about 100 bytes each; what comes past them is counted together.
+/// Most pairs of address and reason that are counted apart, about 100 bytes each; all others are counted together.
 const WINDOWS_MAX: usize = 1000;
 
 /// Most characters of a message or a subject in a line.
 const TEXT_MAX_CHARS: usize = 250;
 
-/// What is written down.
+/// One refused request, as it is logged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal<'a> {
     /// The client's address.
     pub(crate) address: IpAddr,
-    /// Its token's subject, where that is known.
+    /// The subject of the client's token, if that is known.
     pub(crate) subject: Option<&'a str>,
     /// A short name of what was refused or done: an error's code.
     pub(crate) reason: &'static str,
-    /// What was answered. Control characters and tokens in it are made harmless.
+    /// The message of the response. Control characters and tokens in it are masked.
     pub(crate) message: &'a str,
-    /// Whether it is for pace: one line a minute.
+    /// Whether a rate limit refused it: one line a minute.
     pub(crate) is_pace: bool,
 }
 
@@ -56,22 +56,22 @@ struct Table {
 struct Window {
     began: Instant,
     lines: u32,
-    /// Refusals that were counted and not written, once there were too many lines.
+    /// Refusals that were counted and not logged, once there were too many lines.
     counted: u64,
 }
 
-/// How many refusals were counted since the last line of their kind.
+/// How many refusals of one kind were counted since the last line.
 #[derive(Debug, PartialEq, Eq)]
 struct Summary {
-    /// `None` where they are of many addresses.
+    /// `None` for the refusals that were counted together.
     of: Option<(IpAddr, &'static str)>,
     count: u64,
 }
 
 impl RefusalLog {
-    /// Writes a line, or counts it for the next summary.
+    /// Logs a refusal, or counts it for the next summary.
     pub(crate) fn record(&self, now: Instant, refusal: &Refusal<'_>) {
-        // Where the routes are mounted into another server, nothing else sweeps.
+        // Where the routes are mounted into another application, nothing else calls `sweep`.
         if lock(&self.0).is_to_be_swept(now) {
             self.sweep(now);
         }
@@ -87,16 +87,16 @@ impl RefusalLog {
         }
     }
 
-    /// Writes the summaries that are due, and forgets what is over. Called about once a second.
+    /// Logs the summaries that are due, and removes ended windows. Called about once a second.
     pub(crate) fn sweep(&self, now: Instant) {
         let due = lock(&self.0).take_due(now);
         for Summary { of, count } in due {
             match of {
                 Some((address, reason)) => {
-                    tracing::info!(target: "switchback::refusals", %address, reason, count, "more of the last minute");
+                    tracing::info!(target: "switchback::refusals", %address, reason, count, "more refusals in a minute");
                 }
                 None => {
-                    tracing::info!(target: "switchback::refusals", count, "more of the last minute, from other addresses");
+                    tracing::info!(target: "switchback::refusals", count, "more refusals in a minute, from other addresses");
                 }
             }
         }
@@ -153,8 +153,8 @@ impl fmt::Debug for RefusalLog {
     }
 }
 
-/// A text from outside as it may stand in a line of the log: cut, without control characters, which would let it end the line
-/// and begin one of its own, and without tokens, which are good until they expire.
+/// Text from a client, made safe for a log line: truncated; without control characters, which would let a client forge log
+/// lines; and without tokens, which are valid until they expire.
 struct Legible<'a>(&'a str);
 
 impl fmt::Display for Legible<'_> {
@@ -164,7 +164,7 @@ impl fmt::Display for Legible<'_> {
         for piece in cut.split_inclusive(|c| !is_of_a_token(c)) {
             let rest = piece.trim_start_matches(is_of_a_token);
             let word = &piece[..piece.len() - rest.len()];
-            // All that is signed for this server begins with an object, `{"`, in base64url.
+            // Every JWT begins with `{"` in base64url.
             f.write_str(if word.starts_with("eyJ") && word.contains('.') { "[token]" } else { word })?;
             for c in rest.chars() {
                 if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
@@ -189,11 +189,11 @@ mod tests {
             (0..count).filter(|_| table.admits(start + at, (address(1), "forbidden"), false)).count()
         };
         assert_eq!(written(&mut table, Duration::ZERO, 10), 10);
-        // A second later there is room for ten more, but not once there were too many.
+        // A second later ten more are logged, but not once there were too many.
         assert_eq!(written(&mut table, Duration::from_secs(1), 500), 10);
         assert_eq!(written(&mut table, Duration::from_secs(30), 500), 0);
-        assert!(table.admits(start, (address(1), "unauthorized"), false), "another reason is another matter");
-        assert!(table.admits(start, (address(2), "forbidden"), false), "so is another address");
+        assert!(table.admits(start, (address(1), "unauthorized"), false), "another reason is counted apart");
+        assert!(table.admits(start, (address(2), "forbidden"), false), "another address is counted apart");
         assert_eq!(table.take_due(start + Duration::from_secs(59)), []);
         let due = table.take_due(start + Duration::from_secs(61));
         assert_eq!(due, [Summary { of: Some((address(1), "forbidden")), count: 990 }]);

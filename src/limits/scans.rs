@@ -1,7 +1,7 @@
-//! How much of the log may be looked at in vain: rows that do not match what a peer asks for. A search costs what it looks at, not
-//! what it returns, so its pace is counted in rows, not in requests.
+//! The rate limit of log scans, in rows that were examined and did not match the peer's patterns. A search costs the rows that
+//! it examines, not those that it returns, so requests would be the wrong unit.
 //!
-//! It is paid for afterwards, since only the store knows what a read costs; each is bounded. Whoever is in debt waits.
+//! Rows are charged afterwards, since only the store knows what a read costs; each read is bounded. A peer in debt waits.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use super::{Key, LimitError, Limits, RateKey};
 use crate::sync::lock;
 
-/// How much may be looked at at once, before the rate counts, as time at that rate.
+/// The burst, as time at the rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Longest debt: however much is looked at at the same time, its peer is not shut out for long.
+/// Longest debt: however many rows concurrent reads examine, their peer is not refused for long.
 const DEBT_MAX: Duration = Duration::from_secs(60);
 
-/// Debt with which no new search is begun.
+/// Debt above which a new search is refused.
 const DEBT_REFUSED: Duration = Duration::from_secs(2);
 
-/// Most keys that are kept, about 60 bytes each. Past it those that owe nothing are forgotten, then all.
+/// Most keys that are kept, about 60 bytes each. Above that the keys without debt are removed, then all.
 const KEYS_MAX: usize = 100_000;
 
 /// The rates of addresses and subjects.
@@ -37,12 +37,12 @@ impl Scans {
         }
     }
 
-    /// Refuses a new search of a peer that owes for older ones.
+    /// Refuses a new search of a peer with too much debt from older ones.
     pub(super) fn check(&self, key: &RateKey, now: Instant) -> Result<(), LimitError> {
         for (account, key, whose) in self.accounts(key) {
             let wait = account.debt(key, now);
             if wait > DEBT_REFUSED {
-                let what = "make the server look at rows that it does not subscribe to,";
+                let what = "rows that are read for it and do not match its patterns,";
                 let Account { per_second, set_by, .. } = *account;
                 return Err(LimitError::Rate { what, whose, per_second, set_by, wait });
             }
@@ -50,7 +50,7 @@ impl Scans {
         Ok(())
     }
 
-    /// Charges rows to a peer; how long it has to wait before the next.
+    /// Charges rows to a peer; returns how long it has to wait before its next read.
     fn charge(&self, key: &RateKey, rows: u64, now: Instant) -> Duration {
         self.accounts(key).map(|(account, key, _)| account.charge(key, rows, now)).max().unwrap_or_default()
     }
@@ -62,12 +62,12 @@ impl Scans {
     }
 }
 
-/// What one kind of key owes.
+/// The debts of one kind of key.
 struct Account {
     per_second: NonZeroU32,
-    /// The flag.
+    /// The flag that sets the rate.
     set_by: &'static str,
-    /// When each has paid. Those that owe nothing need not be in it.
+    /// When each key's debt is paid off. A key without debt need not be in it.
     paid: Mutex<HashMap<Key, Instant>>,
 }
 
@@ -97,7 +97,7 @@ impl Account {
     }
 }
 
-/// Who pays for what is looked at in vain.
+/// Charges one peer for the rows that its searches examine without a match.
 #[derive(Debug)]
 pub struct Scanner {
     limits: Arc<Limits>,
@@ -109,7 +109,7 @@ impl Scanner {
         Self { limits, key }
     }
 
-    /// Charges rows that were looked at and did not match; how long to wait before more are looked at.
+    /// Charges rows that were examined and did not match; returns how long to wait before the next read.
     #[must_use]
     pub fn looked_at(&self, vain_rows: u64, now: Instant) -> Duration {
         self.limits.scans.charge(&self.key, vain_rows, now)
@@ -126,14 +126,14 @@ mod tests {
         let (now, one) = (Instant::now(), RateKey::at([10, 0, 0, 1].into()));
         assert_eq!(scans.charge(&one, 1000, now), Duration::ZERO);
         assert_eq!(scans.charge(&one, 500, now), Duration::from_millis(500));
-        assert!(scans.check(&one, now).is_ok(), "it waits a moment, and is served");
+        assert!(scans.check(&one, now).is_ok(), "a small debt delays the search, but does not refuse it");
         assert_eq!(scans.charge(&one, 2000, now), Duration::from_millis(2500));
-        let Err(LimitError::Rate { wait, .. }) = scans.check(&one, now) else { panic!("it owes too much") };
+        let Err(LimitError::Rate { wait, .. }) = scans.check(&one, now) else { panic!("the debt is too large") };
         assert_eq!(wait, Duration::from_millis(2500));
-        assert_eq!(scans.charge(&RateKey::at([10, 0, 0, 2].into()), 1000, now), Duration::ZERO, "of another address");
+        assert_eq!(scans.charge(&RateKey::at([10, 0, 0, 2].into()), 1000, now), Duration::ZERO, "another address");
         let named = RateKey::at([10, 0, 0, 3].into()).named(Some("li".into()));
         assert_eq!(scans.charge(&named, 200, now), Duration::from_secs(1), "a subject has its own rate");
-        assert_eq!(scans.charge(&one, 0, now + Duration::from_secs(4)), Duration::ZERO, "it is paid");
+        assert_eq!(scans.charge(&one, 0, now + Duration::from_secs(4)), Duration::ZERO, "the debt is paid off");
         assert_eq!(scans.charge(&one, u64::MAX, now), DEBT_MAX);
     }
 

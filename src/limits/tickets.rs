@@ -1,5 +1,5 @@
-//! How many tickets of one peer are unused: each is kept in the store until it is used or too old, and there is room for so many
-//! only.
+//! Limits the unused tickets of one peer: each is kept in the store until it is used or expires, and the store's table is
+//! bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::sync::lock;
 /// Most unused tickets that are counted, about 200 bytes each; the store keeps fewer.
 const ALL_MAX: usize = 1_000_000;
 
-/// See the module. A ticket that is used on another node counts here until it is too old.
+/// The counts of unused tickets. A ticket that is used on another node counts here until it expires.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     counts: Arc<Counts>,
@@ -22,12 +22,12 @@ pub(super) struct Tickets {
 #[derive(Debug, Default)]
 struct Unused {
     by_name: HashMap<Box<str>, Permit>,
-    /// In the order in which they were made, which is that of their ends: a server's tickets all live as long.
+    /// In the order in which they were made, which is that of their expiry: all tickets of a server have the same lifetime.
     ends: VecDeque<(Instant, Box<str>)>,
 }
 
 impl Tickets {
-    /// Counts one more, of the subject, or of the address where there is none.
+    /// Counts one more ticket of the subject, or of the address where there is no subject.
     ///
     /// # Errors
     /// [`LimitError::Count`].
@@ -54,12 +54,12 @@ impl Tickets {
         unused.by_name.insert(name.into(), permit);
     }
 
-    /// A ticket is used up.
+    /// Releases the count of a ticket that was used.
     pub(super) fn used(&self, name: &str) {
         lock(&self.unused).by_name.remove(name);
     }
 
-    /// Gives back the counts of tickets that are too old.
+    /// Releases the counts of expired tickets.
     pub(super) fn expire(&self, now: Instant) {
         let mut unused = lock(&self.unused);
         while unused.ends.front().is_some_and(|(end, _)| *end <= now)
@@ -93,6 +93,6 @@ mod tests {
         let one = count(&nobody, now).unwrap();
         assert!(matches!(count(&nobody, now), Err(LimitError::Count { whose: "this address", .. })));
         drop(one);
-        assert!(count(&nobody, now).is_ok(), "one that could not be made does not count");
+        assert!(count(&nobody, now).is_ok(), "a ticket that was not made does not count");
     }
 }

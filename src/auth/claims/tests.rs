@@ -51,7 +51,7 @@ fn grants_what_it_says() {
         key: Some(keys().candidates(Algorithm::HS256, None)[0].fingerprint),
     };
     assert_eq!(grant, Ok(expected));
-    // Nothing that is not said.
+    // Absent claims grant nothing.
     let grant = signed(json!({})).unwrap();
     assert!(grant.subscribe.is_empty() && grant.publish.is_empty() && grant.subject.is_none() && !grant.admin);
     assert_eq!(grant.event_rate, None);
@@ -67,7 +67,7 @@ fn what_is_signed_here_is_accepted_here() {
     assert_eq!(sign(&set, &grant, None, None), None);
 }
 
-/// However far its `exp` is, a token ends at an age.
+/// However far its `exp` is, a token expires at the maximum age.
 #[test]
 fn a_token_ends_at_an_age() {
     let rules = Rules { token_age_max: Some(std::time::Duration::from_secs(3600)), ..Rules::default() };
@@ -167,7 +167,7 @@ fn forged_tokens_are_refused() {
     {
         assert!(verify(text).is_err(), "{text:?}");
     }
-    // Each character counts, but for bits of the last that stand for nothing (which base64url without padding refuses).
+    // Each character counts, except unused bits of the last one (which base64url without padding refuses).
     for at in 0..good.len() {
         let mut bytes = good.clone().into_bytes();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -186,11 +186,11 @@ fn the_key_says_which_algorithm_it_is_for() {
     for (index, signer) in all.iter().enumerate() {
         assert!(verify(&signer.sign(&claims)).is_ok(), "{}: tried with every key that fits", signer.algorithm());
         assert!(verify(&signer.sign_named(&index.to_string(), &claims)).is_ok());
-        // A key of that name for another algorithm, or none of that name.
+        // The key with that `kid` is for another algorithm, or no key has that `kid`.
         for kid in ["0", "1", "2", "3", ""].iter().filter(|kid| **kid != index.to_string()) {
             assert_eq!(verify(&signer.sign_named(kid, &claims)), Err(TokenError::Key), "{kid}");
         }
-        // By its own word it is of another kind.
+        // Its header names another algorithm.
         for alg in
             ["none", "None", "HS256", "HS512", "RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA", "", "ES256K"]
         {
@@ -200,14 +200,14 @@ fn the_key_says_which_algorithm_it_is_for() {
                 assert!(outcome.is_err(), "{alg} by {}", signer.algorithm());
             }
         }
-        // The same kind of key, but not one of ours.
+        // The same kind of key, but not one of this server's.
         let stranger = [Signer::rs256, Signer::es256, Signer::ed_dsa][index]();
         assert_eq!(verify(&stranger.sign(&claims)), Err(TokenError::Signature));
-        // A key that the token itself brings is not looked at (RFC 8725 §3.10).
+        // A key in the token's own header is ignored (RFC 8725 §3.10).
         let head = json!({ "alg": stranger.algorithm(), "jwk": stranger.jwk("0"), "jku": "http://evil.test/keys" });
         assert_eq!(verify(&stranger.sign_as(&head, &claims.to_string())), Err(TokenError::Signature));
     }
-    // The public key, which everybody has, as an HMAC secret: the classic (RFC 8725 §2.1).
+    // The public key, which is known to attackers, as an HMAC secret: the classic attack (RFC 8725 §2.1).
     for signer in &all {
         let public = signer.jwk("0");
         for text in [public.to_string(), jwks(&[signer]), public["n"].as_str().unwrap_or_default().to_owned()] {
@@ -215,7 +215,7 @@ fn the_key_says_which_algorithm_it_is_for() {
             assert_eq!(verify(&Signer::secret(&text).sign_as(&head, &claims.to_string())), Err(TokenError::Key));
         }
     }
-    // And with a secret configured nothing but HS256 is.
+    // With a configured secret only HS256 is accepted.
     for signer in &all {
         assert_eq!(super::tests::verify(&signer.sign(&claims)), Err(TokenError::Key));
     }
@@ -239,7 +239,7 @@ proptest! {
         prop_assert!(verify(&token).is_err());
     }
 
-    /// Whatever the claims are: a grant that is still good, or a refusal.
+    /// Whatever the claims are: a grant that is still valid, or a refusal.
     #[test]
     fn any_claims_are_a_grant_or_a_refusal(
         exp in prop_oneof![any::<f64>().prop_map(|n| json!(n)), any::<i64>().prop_map(|n| json!(n)), Just(json!("x"))],
