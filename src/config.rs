@@ -1,7 +1,7 @@
-//! The command line, the environment and the configuration file, made into one valid [`Config`].
+//! Configuration: the command line, the environment and the configuration file, merged into one valid [`Config`].
 //!
-//! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of its own name in the TOML file. The flag wins, then the
-//! variable, then the file, then the default.
+//! Every flag has a variable `SWITCHBACK_<FLAG>` and a key of the flag's name in the TOML file. The flag takes precedence, then
+//! the variable, then the file, then the default.
 
 mod access;
 mod commands;
@@ -44,35 +44,35 @@ pub use token::{Secret, ShowArgs, TokenArgs};
 #[derive(Debug, Parser)]
 #[command(name = "switchback", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
 pub struct Cli {
-    /// What to do; `serve` where nothing is said.
+    /// The command; `serve` if none is given.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The server's flags, where no command stands before them.
+    /// The server's flags, if no command is given.
     #[command(flatten)]
     pub serve: ServeArgs,
 }
 
-/// What the program does.
+/// The program's commands.
 #[derive(Debug, Subcommand)]
-#[allow(clippy::large_enum_variant)] // One of them exists in a process, once.
+#[allow(clippy::large_enum_variant)] // A process has one value of this type.
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
     /// Publish one event
     Publish(PublishArgs),
-    /// Print events as they come, a line of JSON each
+    /// Print events as they arrive, one line of JSON each
     Subscribe(SubscribeArgs),
-    /// Copy the disk store into one file, while a server runs on it or not
+    /// Copy the disk store into one file, even while a server uses it
     Backup(BackupArgs),
-    /// Sign a token with the server's secret, for trying out
+    /// Sign a token with the server's secret, for trials
     Token(TokenArgs),
 }
 
-/// The command line, with the environment and the file behind it. An empty variable counts as none.
+/// Parses the command line, with the environment and the file as defaults. An empty variable counts as unset.
 ///
 /// # Errors
-/// What clap says of a wrong command line, and where a variable or the file is wrong. `--help` and `--version` come as
-/// errors, too; they come whatever the environment and the file say.
+/// clap's errors of the command line, and those of a variable or the file. `--help` and `--version` are returned as
+/// errors, too, even where the environment or the file is invalid.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = Cli::command();
@@ -84,7 +84,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
     environment::check(&command, std::env::vars_os())
         .map_err(|reason| command.error(ErrorKind::UnknownArgument, reason))?;
     command = environment::lenient(command);
-    // The file is the server's: what is wrong with it is no concern of a client's command.
+    // The file is the server's: an error in it must not fail the other commands.
     if is_server(&arguments)
         && let Some(file) = file::config_file(&arguments)
     {
@@ -93,46 +93,46 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
     Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
-/// Whether the command is `serve`, which need not be said. A command stands before every flag.
+/// Whether the command is `serve`, which is the default. A command is given before all flags.
 fn is_server(arguments: &[OsString]) -> bool {
     let first = arguments.get(1).map(OsString::as_os_str);
     first.is_none_or(|first| first == OsStr::new("serve") || first.as_encoded_bytes().starts_with(b"-"))
 }
 
-/// All that a server needs to know; valid.
+/// A server's complete and valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
     /// Where the log is.
     pub store: StoreConfig,
-    /// How the store is opened.
+    /// The store's options.
     pub store_options: StoreOptions,
-    /// The hub's knobs.
+    /// The hub's options.
     pub hub_options: HubOptions,
-    /// The routes' knobs.
+    /// The options of the routes.
     pub http_options: HttpOptions,
-    /// How long stopping may take.
+    /// The time limit of the shutdown.
     pub drain: Duration,
-    /// How long a request's head may take.
+    /// The timeout of a request's head.
     pub header_timeout: Duration,
-    /// How long a connection is kept on which there is no request.
+    /// The idle timeout of a connection.
     pub keep_alive: Duration,
-    /// How long a peer may take nothing of what is sent to it.
+    /// How long a peer may read none of the bytes that wait for it.
     pub stall_timeout: Duration,
-    /// How much of what waits for it a peer has to take, in bytes a second over `read_rate_window`; 0 is any.
+    /// The slowest rate at which a peer has to read the bytes that wait for it, over `read_rate_window`; 0 is any.
     pub read_bytes_per_second_min: u32,
-    /// How long something may wait before that rate counts.
+    /// How long bytes may wait before that rate applies.
     pub read_rate_window: Duration,
-    /// Most connections at a time.
+    /// Most concurrent connections.
     pub connections_max: usize,
-    /// Most requests at a time on one HTTP/2 connection.
+    /// Most concurrent streams of one HTTP/2 connection.
     pub http2_streams_max: u32,
-    /// The certificate and its key, where TLS ends here.
+    /// The certificate and its key, if the server speaks TLS.
     pub tls: Option<TlsFiles>,
-    /// Where plain HTTP is answered with a redirect to HTTPS.
+    /// The address of a plain HTTP listener that redirects to HTTPS.
     pub http_redirect: Option<SocketAddr>,
-    /// Threads that serve requests.
+    /// The number of worker threads.
     pub workers: usize,
     /// Whether each request is written to the log.
     pub access_log: bool,
@@ -213,7 +213,7 @@ mod tests {
             ["--store", "mongo"],
             ["--allow-origin", "a.test"],
             ["--replicas", "0"],
-            // Taken for a module's name, it would switch every line off.
+            // As a module's name, it would turn off every other line.
             ["--log", "warning"],
             ["--log", "info,switchback"],
             ["--log", "switchback=warning"],
@@ -246,12 +246,12 @@ mod tests {
         assert!(matches!(store(&["--data", "d"]), StoreConfig::Disk { directory } if directory.ends_with("d")));
         assert!(matches!(store(&["--store", "memory"]), StoreConfig::Memory));
         let StoreConfig::Nats(options) = store(&["--store", "nats://n1,n2", "--replicas", "3"]) else {
-            panic!("it is in NATS")
+            panic!("expected the NATS store")
         };
         assert_eq!((options.servers.len(), options.replicas), (2, Some(3)));
     }
 
-    /// On loopback all that comes is this machine's own, unless a proxy says whose it is; a subject is known anywhere.
+    /// On loopback every client is on this machine, unless a proxy names the client's address; subjects are known everywhere.
     #[test]
     fn limits_count_where_it_is_known_whose_they_are() {
         let options = |arguments: &[&str]| serve(arguments).unwrap().limits.options(true);

@@ -1,4 +1,4 @@
-//! The flags of who may come, and what they make.
+//! The flags of authentication and authorization, and the options that they make.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,56 +14,56 @@ use crate::keyring::{KeyRing, KeySource, SecretSource};
 use crate::secret_file::{self, Readable};
 use crate::topic::Pattern;
 
-/// Holds the secret itself. There is no flag for it: every process of the machine may see the flags of every other.
+/// The variable with the secret itself. There is no flag for it: every process of a machine can read the flags of the others.
 pub(crate) const SECRET_VARIABLE: &str = "SWITCHBACK_JWT_SECRET";
 
-/// Where the secret of HS256 is: for the server, and for whoever signs a token to try it out.
+/// The source of the secret for HS256: for the server, and for `token`, which signs with it.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SecretArgs {
-    /// Ask for tokens signed with the secret in this file, by HS256; it has at least 32 bytes, and a line break at its
-    /// end does not count. The server reads it again when it changes. The variable SWITCHBACK_JWT_SECRET may hold the
+    /// Require tokens signed by HS256 with the secret in this file, which has at least 32 bytes; a line break at its
+    /// end does not count. The server reloads the file when it changes. The variable SWITCHBACK_JWT_SECRET may hold the
     /// secret itself instead
     #[arg(long, env = "SWITCHBACK_JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
 }
 
-/// Who may come.
+/// The flags of authentication and authorization.
 #[derive(Args, Clone, Debug)]
 pub struct AccessArgs {
-    /// Where the secret is.
+    /// The secret.
     #[command(flatten)]
     pub secret: SecretArgs,
-    /// Take tokens, too, that are signed with the secret in this file: the former one, while the secret is exchanged. It is
-    /// read again when it changes; an empty file holds none
+    /// Accept tokens signed with the secret in this file, too: the former one, during a rotation. The file is
+    /// reloaded when it changes; an empty file holds no secret
     #[arg(long, env = "SWITCHBACK_JWT_PREVIOUS_SECRET_FILE", value_name = "FILE")]
     pub jwt_previous_secret_file: Option<PathBuf>,
-    /// Ask for tokens signed with a key of the JWK set in this file, by RS256, ES256 or EdDSA; it is read again when it
-    /// changes. What a key has opened ends when the key is taken out; with a set that is empty every token is refused
+    /// Require tokens signed by RS256, ES256 or EdDSA with a key of the JWK set in this file, which is reloaded when it
+    /// changes. When a key is removed, the streams of its tokens end; with an empty set every token is refused
     #[arg(long, env = "SWITCHBACK_JWKS", value_name = "FILE")]
     pub jwks: Option<PathBuf>,
-    /// Refuse tokens that are not for this audience (aud); repeat it, or separate with commas [default: not looked at]
+    /// Refuse tokens that are not for this audience (aud); repeat it, or separate with commas [default: not checked]
     #[arg(long, env = "SWITCHBACK_JWT_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
     pub jwt_audience: Vec<String>,
-    /// Refuse tokens that are not of this issuer (iss); repeat it, or separate with commas [default: not looked at]
+    /// Refuse tokens that are not of this issuer (iss); repeat it, or separate with commas [default: not checked]
     #[arg(long, env = "SWITCHBACK_JWT_ISSUER", value_name = "NAME", value_delimiter = ',')]
     pub jwt_issuer: Vec<String>,
-    /// Take a token for so long from its iat on, whatever its exp says; one without iat is refused [default: as exp says]
+    /// Longest age of a token since its iat, whatever its exp says; a token without iat is refused [default: only exp counts]
     #[arg(long, env = "SWITCHBACK_MAX_TOKEN_AGE", value_name = "DURATION", value_parser = token_age)]
     pub max_token_age: Option<Duration>,
-    /// Refuse files of secrets that others than their owner may read, instead of warning of them
+    /// Refuse secret files that other users than their owner may read, instead of logging a warning
     #[arg(long, env = "SWITCHBACK_STRICT_PERMISSIONS")]
     pub strict_permissions: bool,
-    /// Let everybody subscribe to this, with a key configured; repeat it, or separate with commas
+    /// Let clients without a token subscribe to this, though a key is configured; repeat it, or separate with commas
     #[arg(long, env = "SWITCHBACK_PUBLIC_SUBSCRIBE", value_name = "PATTERN", value_delimiter = ',')]
     pub public_subscribe: Vec<Pattern>,
-    /// How long a ticket may wait to be used (1s to 5m)
+    /// How long an unused ticket is valid (1s to 5m)
     #[arg(long, env = "SWITCHBACK_TICKET_TTL", value_name = "DURATION", default_value = "30s", value_parser = ticket_ttl)]
     pub ticket_ttl: Duration,
-    /// Answer only requests whose Host is this, or a loopback name or address; repeat it, or separate with commas
-    /// [default: any Host, but without a key on loopback only loopback's]
+    /// Accept only requests whose Host is this, or a loopback name or address; repeat it, or separate with commas
+    /// [default: any Host; without a key on loopback only loopback's]
     #[arg(long, env = "SWITCHBACK_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allow_host: Vec<String>,
-    /// Serve everybody: listen on other addresses than loopback, and behind proxies, without a key
+    /// Serve all clients without a token: listen on other addresses than loopback, and behind proxies, without a key
     #[arg(long, env = "SWITCHBACK_ALLOW_ANONYMOUS")]
     pub allow_anonymous: bool,
 }
@@ -71,24 +71,24 @@ pub struct AccessArgs {
 fn ticket_ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration(text)?;
     let range = Duration::from_secs(1)..=Duration::from_secs(300);
-    if range.contains(&ttl) { Ok(ttl) } else { Err("a ticket waits 1s to 5m".into()) }
+    if range.contains(&ttl) { Ok(ttl) } else { Err("a ticket's lifetime must be 1s to 5m".into()) }
 }
 
-/// An age that a token may have.
+/// The longest age of a token.
 fn token_age(text: &str) -> Result<Duration, String> {
     let age = duration(text)?;
-    if age >= Duration::from_secs(1) { Ok(age) } else { Err("a token's age is 1s or more".into()) }
+    if age >= Duration::from_secs(1) { Ok(age) } else { Err("a token's age must be at least 1s".into()) }
 }
 
 impl SecretArgs {
     /// The secret, from the file or the variable; `None` where there is neither.
     ///
     /// # Errors
-    /// [`ConfigError::Key`] where it cannot be used, or both are there.
+    /// [`ConfigError::Key`] where the secret is invalid, or both are given.
     pub fn keys(&self) -> Result<Option<Keys>, ConfigError> {
         match self.source()? {
             Some(SecretSource::File(path)) => {
-                let wrong = |reason: String| ConfigError::Key(format!("--jwt-secret-file {reason}"));
+                let wrong = |reason: String| ConfigError::Key(format!("--jwt-secret-file: {reason}"));
                 let bytes = secret_file::read(&path, Readable::Warned).map_err(|error| wrong(error.to_string()))?;
                 Keys::secret(&bytes).map(Some).map_err(|error| wrong(format!("{}: {error}", path.display())))
             }
@@ -115,15 +115,15 @@ impl SecretArgs {
 }
 
 impl AccessArgs {
-    /// What is done about files of secrets that others may read.
+    /// How to treat secret files that other users may read.
     pub(super) fn readable(&self) -> Readable {
         if self.strict_permissions { Readable::Refused } else { Readable::Warned }
     }
 
-    /// What the routes are told.
+    /// The options for the routes.
     ///
     /// # Errors
-    /// [`ConfigError::Key`] where a key cannot be used, or there are two kinds.
+    /// [`ConfigError::Key`] where a key is invalid, or both kinds of keys are given.
     pub(super) fn options(self) -> Result<AccessOptions, ConfigError> {
         let keys = match self.key_source()? {
             Some(source) => {
@@ -135,7 +135,7 @@ impl AccessArgs {
                     KeySource::Secrets { current: SecretSource::Text(_), .. } => SECRET_VARIABLE,
                 };
                 let ring = KeyRing::follow(source, rules);
-                Some(ring.map_err(|error| ConfigError::Key(format!("{flag} {error}")))?)
+                Some(ring.map_err(|error| ConfigError::Key(format!("{flag}: {error}")))?)
             }
             None => {
                 let idle = [
@@ -144,9 +144,9 @@ impl AccessArgs {
                     ("max-token-age", self.max_token_age.is_some()),
                     ("public-subscribe", !self.public_subscribe.is_empty()),
                 ];
-                // Without a key everything is open: whoever gave these thinks otherwise.
+                // Without a key the server is open to all, which is not what these flags are meant for.
                 if let Some((flag, _)) = idle.into_iter().find(|(_, given)| *given) {
-                    let alone = format!("--{flag} is for tokens, and there is no key: add --jwt-secret-file or --jwks");
+                    let alone = format!("--{flag} has no effect without a key: add --jwt-secret-file or --jwks");
                     return Err(ConfigError::Key(alone));
                 }
                 None
@@ -165,11 +165,11 @@ impl AccessArgs {
         let previous = self.jwt_previous_secret_file.clone();
         match (self.secret.source()?, &self.jwks, previous) {
             (Some(_), Some(_), _) => {
-                let both = "a secret and --jwks are both given: tokens are signed one way, so leave one of them out";
+                let both = "a secret and --jwks are both given: leave one of them out";
                 Err(ConfigError::Key(both.into()))
             }
             (None, _, Some(_)) => {
-                let alone = "--jwt-previous-secret-file is the former secret, and there is no present one: add --jwt-secret-file";
+                let alone = "--jwt-previous-secret-file needs a present secret as well: add --jwt-secret-file";
                 Err(ConfigError::Key(alone.into()))
             }
             (Some(current), None, previous) => {

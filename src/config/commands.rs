@@ -1,4 +1,4 @@
-//! The flags of the commands that are not the server, but for `token`'s.
+//! The flags of the client commands and of `backup`.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use uuid::Uuid;
 
 use super::ShowArgs;
 
-/// The flags of a command that speaks to a server.
+/// The flags of a command that connects to a server.
 #[derive(Args, Clone, Debug)]
 pub struct RemoteArgs {
     /// The server
     #[arg(long, env = "SWITCHBACK_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub server: String,
-    /// Believe the certificates in this file (PEM), and those that they signed, instead of those that the system believes
+    /// Trust the certificates in this file (PEM), and those that they signed, instead of the system's
     #[arg(long, env = "SWITCHBACK_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Who asks.
+    /// The token to present.
     #[command(flatten)]
     pub show: ShowArgs,
 }
@@ -24,9 +24,9 @@ pub struct RemoteArgs {
 /// The flags of `publish`.
 #[derive(Args, Clone, Debug)]
 pub struct PublishArgs {
-    /// Where to publish, such as orders.42.status
+    /// The topic, such as orders.42.status
     pub topic: String,
-    /// JSON, or else a text; - or nothing reads standard input, which may be binary
+    /// JSON, or else text; - or nothing reads standard input, which may be binary
     pub data: Option<String>,
     /// The event's name
     #[arg(long, value_name = "NAME")]
@@ -34,18 +34,18 @@ pub struct PublishArgs {
     /// An idempotency key: the same key on the same topic is stored once
     #[arg(long, value_name = "KEY")]
     pub id: Option<String>,
-    /// Say that the topic has no value now, instead of publishing data
+    /// Publish a deletion, which says that the topic has no value now, instead of data
     #[arg(long, conflicts_with = "data")]
     pub delete: bool,
-    /// A header beside the data; may be repeated, up to 16 of them with 4096 bytes together
+    /// A header of the event; may be repeated, up to 16 headers with 4096 bytes together
     #[arg(long = "header", value_name = "NAME=VALUE")]
     pub headers: Vec<Header>,
-    /// Where the server is.
+    /// The server, and how to connect to it.
     #[command(flatten)]
     pub remote: RemoteArgs,
 }
 
-/// One header of an event, as the command line takes it: `NAME=VALUE`, where the value may hold `=` and may be empty.
+/// One header of an event, from the command line: `NAME=VALUE`, where the value may contain `=` and may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The name; never empty.
@@ -60,7 +60,7 @@ impl std::str::FromStr for Header {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => Ok(Self { name: name.to_owned(), value: value.to_owned() }),
-            _ => Err("a header is NAME=VALUE, such as reason=left"),
+            _ => Err("a header has the form NAME=VALUE, such as reason=left"),
         }
     }
 }
@@ -68,16 +68,16 @@ impl std::str::FromStr for Header {
 /// The flags of `subscribe`.
 #[derive(Args, Clone, Debug)]
 pub struct SubscribeArgs {
-    /// What to subscribe to, such as 'orders.*' or '>'
+    /// The patterns to subscribe to, such as 'orders.*' or '>'
     #[arg(required_unless_present = "client")]
     pub patterns: Vec<String>,
-    /// What to subscribe over; auto takes the best that works
+    /// The transport; auto takes the best one that works
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub transport: SubscribeTransport,
     /// Where to start: a cursor, now, or earliest
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<String>,
-    /// Start with the newest so many events (1 to 1000)
+    /// Start with the newest NUMBER events (1 to 1000)
     #[arg(long, value_name = "NUMBER", conflicts_with = "cursor")]
     pub last: Option<u16>,
     /// Start with the first event of this time: milliseconds since 1970, or RFC 3339 such as 2025-11-21T18:33:20Z
@@ -86,17 +86,17 @@ pub struct SubscribeArgs {
     /// Be this client: the server remembers its patterns and its place
     #[arg(long, value_name = "UUID")]
     pub client: Option<Uuid>,
-    /// Stop after so many events
+    /// Stop after this number of events
     #[arg(long, value_name = "NUMBER")]
     pub count: Option<u64>,
-    /// Where the server is.
+    /// The server, and how to connect to it.
     #[command(flatten)]
     pub remote: RemoteArgs,
 }
 
-/// What the command line can subscribe over.
+/// The transports of `subscribe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[allow(missing_docs)] // Each is the transport of its name.
+#[allow(missing_docs)] // Each is the transport with that name.
 pub enum SubscribeTransport {
     Auto,
     Ws,

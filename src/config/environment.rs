@@ -1,4 +1,4 @@
-//! The environment's part of the settings: which variables count, and which are mistakes.
+//! The environment variables of the configuration: which are valid, and which are mistakes.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,18 +7,18 @@ use clap::{Arg, ArgAction, Command};
 
 use super::{PASSWORD_VARIABLE, SECRET_VARIABLE};
 
-/// What the names of all our variables begin with.
+/// The prefix of all variables of Switchback.
 const PREFIX: &str = "SWITCHBACK_";
 
-/// Variables of those who run the program: its tests, and scripts that have to find it. It does not read them itself.
+/// Variables of the tests, and of scripts that have to find the program. The program itself does not read them.
 const TEST_PREFIX: &str = "SWITCHBACK_TEST_";
 const BINARY: &str = "SWITCHBACK_BIN";
 
-/// How alike two names are, from 0 to 1, before one is suggested for the other. clap suggests flags from 0.7 on.
+/// The similarity of two names, from 0 to 1, from which one is suggested for the other. clap suggests flags from 0.7 on.
 const ALIKE: f64 = 0.8;
 
-/// A command that takes an empty variable for none, as `docker compose` and systemd give those that are not set, and
-/// `1`, `yes` and `on` for true.
+/// Makes a command treat an empty variable as unset, since `docker compose` and systemd pass unset variables so, and
+/// accept `1`, `yes` and `on` as true.
 pub(super) fn lenient(command: Command) -> Command {
     command.mut_args(lenient_argument).mut_subcommands(lenient)
 }
@@ -34,10 +34,10 @@ fn lenient_argument(argument: Arg) -> Arg {
     }
 }
 
-/// Refuses a variable that looks like one of ours and is none: its value would be left out in silence.
+/// Refuses an unknown variable with the prefix of Switchback, whose value would be ignored silently.
 ///
 /// # Errors
-/// A sentence that names the variable, and the one that may have been meant.
+/// A sentence that names the variable, and a known variable with a similar name.
 pub(super) fn check(command: &Command, set: impl Iterator<Item = (OsString, OsString)>) -> Result<(), String> {
     let known = known(command);
     for (name, value) in set {
@@ -47,12 +47,12 @@ pub(super) fn check(command: &Command, set: impl Iterator<Item = (OsString, OsSt
         }
         let meant = alike(name, known.iter().map(String::as_str));
         let meant = meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
-        return Err(format!("the environment has {name}, which is no variable of switchback{meant}"));
+        return Err(format!("the environment variable {name} is not a setting of switchback{meant}"));
     }
     Ok(())
 }
 
-/// The candidate that is most like `name`, where one is like it at all.
+/// The candidate that is most similar to `name`, if any is similar enough.
 pub(super) fn alike<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let rated = candidates.map(|candidate| (strsim::jaro(name, candidate), candidate));
     let best = rated.max_by(|one, other| one.0.total_cmp(&other.0));
@@ -68,8 +68,8 @@ fn known(command: &Command) -> Vec<String> {
     names
 }
 
-/// Variables that Kubernetes sets in every pod for a Service called `switchback` or `switchback-…`, and those of whoever runs
-/// the program.
+/// Whether a variable is one that Kubernetes sets in every pod for a Service called `switchback` or `switchback-…`, or one of the
+/// tests and scripts.
 fn is_of_others(name: &str, value: &OsStr) -> bool {
     let is_url = || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));
     let after_port = name.rsplit("_PORT_").next().unwrap_or_default();
@@ -114,7 +114,7 @@ mod tests {
         assert!(!check_one("SWITCHBACK_QQQQQQQQQQ", "1").unwrap_err().contains("did you mean"));
     }
 
-    /// `kubectl run` beside a Service of this name would not start a single pod else.
+    /// Otherwise no pod would start beside a Service of this name.
     #[test]
     fn what_kubernetes_sets_is_left_alone() {
         for (name, value) in [
@@ -130,6 +130,6 @@ mod tests {
         ] {
             assert_eq!(check_one(name, value), Ok(()), "{name}");
         }
-        assert!(check_one("SWITCHBACK_PORT", "8080").is_err(), "somebody means the flag --listen");
+        assert!(check_one("SWITCHBACK_PORT", "8080").is_err(), "a mistake for the flag --listen");
     }
 }

@@ -1,30 +1,30 @@
-//! Why flags do not make a server.
+//! Errors of the configuration.
 
 use std::net::SocketAddr;
 
-/// The flags do not make a server.
+/// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The address is not one.
-    #[error("--{flag} {text}: {reason}; it is an address and a port, such as 127.0.0.1:8080")]
+    /// The address is invalid.
+    #[error("--{flag} {text}: {reason}; give an address and a port, such as 127.0.0.1:8080")]
     Address {
         /// The flag.
         flag: &'static str,
-        /// What was given.
+        /// The given value.
         text: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Open to all, without having been told so.
+    /// Open to all clients without `--allow-anonymous`.
     #[error(
-        "--listen {0} is not loopback, and there is no key: everybody who reaches it could publish and subscribe; \
-             ask for tokens with --jwt-secret-file or --jwks, or add --allow-anonymous if everybody is meant"
+        "--listen {0} is not a loopback address, and no key is configured: every client could publish and subscribe; \
+             require tokens with --jwt-secret-file or --jwks, or add --allow-anonymous to serve every client"
     )]
     Open(SocketAddr),
-    /// A key cannot be used, or the flags about keys do not go together.
+    /// A key is invalid, or the flags of keys conflict.
     #[error("{0}")]
     Key(String),
-    /// The flags name no NATS store. The URL is not shown: there may be a password in it.
+    /// The flags of the NATS store are invalid. The URL is not shown, since it may have a password.
     #[error("--{flag} {reason}")]
     Nats {
         /// The flag.
@@ -32,15 +32,15 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// One of two flags that need each other.
+    /// A flag is given without another one that it needs.
     #[error("--{given} needs --{missing}")]
     Alone {
-        /// The flag that is there.
+        /// The given flag.
         given: &'static str,
-        /// The flag that is not.
+        /// The missing flag.
         missing: &'static str,
     },
-    /// A number is not within its range.
+    /// A number is out of its range.
     #[error("--{flag} {reason}")]
     Range {
         /// The flag.

@@ -1,4 +1,4 @@
-//! The configuration file: its values stand where the flags' defaults do.
+//! The configuration file: its values replace the flags' defaults.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use clap::ArgAction;
 
 use super::environment::alike;
 
-/// The file has to be known before the command line can be read whole, since it gives the defaults.
+/// Finds the file's path. The file has to be known before the command line is parsed, since it sets the defaults.
 pub(super) fn config_file(arguments: &[OsString]) -> Option<PathBuf> {
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -22,7 +22,7 @@ pub(super) fn config_file(arguments: &[OsString]) -> Option<PathBuf> {
     std::env::var_os("SWITCHBACK_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// The file's values become the flags' defaults, so that clap itself puts flag and variable before them.
+/// Makes the file's values the flags' defaults, so that clap itself gives flags and variables precedence.
 pub(super) fn with_file(mut command: clap::Command, path: &Path) -> Result<clap::Command, clap::Error> {
     let wrong = |command: &mut clap::Command, reason: String| {
         command.error(clap::error::ErrorKind::InvalidValue, format!("{}: {reason}", path.display()))
@@ -36,15 +36,15 @@ pub(super) fn with_file(mut command: clap::Command, path: &Path) -> Result<clap:
         else {
             let flags = command.get_arguments().filter_map(clap::Arg::get_long);
             let meant = alike(&key, flags).map(|meant| format!("did you mean {meant}?"));
-            let meant = meant.unwrap_or_else(|| "the keys are the flags' names, such as max-age".into());
+            let meant = meant.unwrap_or_else(|| "a key has a flag's name, such as max-age".into());
             return Err(wrong(&mut command, format!("{key} is not a flag of the server; {meant}")));
         };
         let Some(values) = texts(&value) else {
-            return Err(wrong(&mut command, format!("{key} is a text, a number, true or false, or a list of texts")));
+            return Err(wrong(&mut command, format!("{key} must be a string, number, boolean or list of strings")));
         };
-        // clap takes the first of several defaults, and says nothing of the others.
+        // clap takes the first of several defaults, and ignores the others silently.
         if !matches!(action, ArgAction::Append) && values.len() != 1 {
-            return Err(wrong(&mut command, format!("{key} takes one value, and the list has {}", values.len())));
+            return Err(wrong(&mut command, format!("{key} takes one value, but the list has {}", values.len())));
         }
         let set = |argument: clap::Arg| argument.default_values(values.clone());
         command = command.mut_arg(id.as_str(), set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), set));

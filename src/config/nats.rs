@@ -8,51 +8,50 @@ use super::ConfigError;
 use crate::secret_file::{self, Readable};
 use crate::store::{JetStreamOptions, parse_servers};
 
-/// The variable that holds the password. There is no such flag: what is on a command line can be read by everyone on the
-/// machine.
+/// The variable with the password. There is no flag for it: every user of a machine can read the command lines.
 pub(super) const PASSWORD_VARIABLE: &str = "SWITCHBACK_NATS_PASSWORD";
 
-/// How NATS is reached, and what Switchback is called there. They matter with `--store nats://…` only.
+/// The connection to NATS, and the names of Switchback's streams and buckets. Used only with `--store nats://…`.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsArgs {
-    /// Copies that NATS keeps of each event [default: 3 in a cluster, else 1]
+    /// Replicas that NATS keeps of each event [default: 3 in a cluster, else 1]
     #[arg(long, env = "SWITCHBACK_REPLICAS", value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: Option<u8>,
-    /// What the names of stream, buckets and subjects in NATS begin with, so that several installations share one
+    /// The prefix of the names of the stream, buckets and subjects in NATS, so that several installations can share one NATS
     #[arg(long, env = "SWITCHBACK_NATS_PREFIX", value_name = "NAME", default_value = "switchback")]
     pub nats_prefix: String,
     /// User; the password comes from the variable SWITCHBACK_NATS_PASSWORD, or from a file
     #[arg(long, env = "SWITCHBACK_NATS_USER", value_name = "NAME")]
     pub nats_user: Option<String>,
-    /// A file that holds the password
+    /// A file with the password
     #[arg(long, env = "SWITCHBACK_NATS_PASSWORD_FILE", value_name = "FILE", requires = "nats_user")]
     pub nats_password_file: Option<PathBuf>,
-    /// A credentials file (JWT and seed, as nsc writes it)
+    /// A credentials file (JWT and seed, as written by nsc)
     #[arg(long, env = "SWITCHBACK_NATS_CREDENTIALS", value_name = "FILE")]
     pub nats_credentials: Option<PathBuf>,
-    /// Authorities to trust besides the system's, in PEM
+    /// Certificate authorities to trust besides the system's, in PEM
     #[arg(long, env = "SWITCHBACK_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
-    /// Our own certificate, in PEM, where NATS asks for one
+    /// This server's client certificate, in PEM, if NATS requires one
     #[arg(long, env = "SWITCHBACK_NATS_CERT", value_name = "FILE", requires = "nats_key")]
     pub nats_cert: Option<PathBuf>,
     /// The key of that certificate, in PEM
     #[arg(long, env = "SWITCHBACK_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
     pub nats_key: Option<PathBuf>,
-    /// Change the stream and the buckets that are there to what the flags say, instead of refusing to start
+    /// Reconfigure an existing stream and its buckets as the flags say, instead of refusing to start
     #[arg(long, env = "SWITCHBACK_NATS_RECONFIGURE")]
     pub nats_reconfigure: bool,
 }
 
 impl NatsArgs {
-    /// What the flags and the store's URL say together.
+    /// Combines the flags with the store's URL.
     ///
     /// # Errors
-    /// [`ConfigError::Nats`]; it shows neither the URL, which may hold a password, nor what is in a file.
+    /// [`ConfigError::Nats`]; it shows neither the URL, which may have a password, nor a file's content.
     pub(super) fn into_options(self, url: &str, readable: Readable) -> Result<JetStreamOptions, ConfigError> {
         let wrong = |flag, reason: String| ConfigError::Nats { flag, reason };
-        // The library opens these by itself; what is asked here is who may have written them.
+        // The library opens these files by itself; only their permissions are checked here.
         for (flag, file) in [("nats-credentials", &self.nats_credentials), ("nats-key", &self.nats_key)] {
             if let Some(file) = file {
                 secret_file::read(file, readable).map_err(|error| wrong(flag, error.to_string()))?;
@@ -62,12 +61,12 @@ impl NatsArgs {
         let login = match (self.nats_user, in_url) {
             (None, in_url) => in_url,
             (Some(_), Some(_)) => {
-                return Err(wrong("nats-user", "is in the URL of --store already: say it once".into()));
+                return Err(wrong("nats-user", "conflicts with the user in the URL of --store".into()));
             }
             (Some(user), None) => Some((user, password(self.nats_password_file.as_deref(), readable)?)),
         };
         if login.is_some() && self.nats_credentials.is_some() {
-            let reason = "stands for a user and a password: give one or the other".into();
+            let reason = "conflicts with a user and a password: give only one of them".into();
             return Err(wrong("nats-credentials", reason));
         }
         Ok(JetStreamOptions {

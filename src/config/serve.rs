@@ -1,4 +1,4 @@
-//! The server's flags, and what they make.
+//! The server's flags, and the [`Config`] that they make.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,80 +17,80 @@ use crate::tail::TailLimits;
 /// The server's flags.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Where to listen: an address and a port; port 0 takes a free one
+    /// The address and port to listen on; port 0 takes a free one
     #[arg(long, env = "SWITCHBACK_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: String,
-    /// Where the log lives: disk, memory (gone with the process), or nats://host:4222[,host:4222...], tls:// for
+    /// Where the log is stored: disk, memory (lost when the process ends), or nats://host:4222[,host:4222...], tls:// for
     /// encrypted connections
     #[arg(long, env = "SWITCHBACK_STORE", value_name = "STORE", default_value = "disk")]
     pub store: StoreChoice,
-    /// Directory of the disk store; made where it is missing
+    /// Directory of the disk store; created if it is missing
     #[arg(long, env = "SWITCHBACK_DATA", value_name = "DIR", default_value = "./switchback-data")]
     pub data: PathBuf,
     /// A TOML file with any of these flags as keys: max-age = "24h"
     #[arg(long, env = "SWITCHBACK_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Who may come.
+    /// Authentication and authorization.
     #[command(flatten)]
     pub access: AccessArgs,
     /// Let pages of this origin read and publish, besides the server's own; repeat it, or separate with commas.
     /// `https://app.example.com`, `https://*.example.com`, or `null`
     #[arg(long, env = "SWITCHBACK_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<AllowedOrigin>,
-    /// Keep events so long (0s: for ever)
+    /// How long events are kept (0s: for ever)
     #[arg(long, env = "SWITCHBACK_MAX_AGE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
     pub max_age: Duration,
-    /// Keep so many events (0: any number)
+    /// Most events that are kept (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
-    /// Keep so many bytes of events, such as 512MiB (0: any number) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
+    /// Most bytes of events that are kept, such as 512MiB (0: any) [default: 16GiB on disk, 4GiB in NATS, 256MiB in memory]
     #[arg(long, env = "SWITCHBACK_MAX_BYTES", value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
-    /// Answer a repeated topic and id with the first one's cursor for so long (0s: never)
+    /// How long a repeated topic and id is answered with the first event's cursor (0s: never)
     #[arg(long, env = "SWITCHBACK_DEDUPE_WINDOW", value_name = "DURATION", default_value = "2m", value_parser = duration)]
     pub dedupe_window: Duration,
-    /// Most ids within that window, about 150 bytes each; past it, publishes with an id are answered 503
+    /// Most ids within that window, about 150 bytes each; further publishes with an id are answered 503
     #[arg(long, env = "SWITCHBACK_DEDUPE_KEYS", value_name = "NUMBER", default_value_t = 1_000_000)]
     pub dedupe_keys: usize,
-    /// Most of them of one publisher: a token's subject, or an address, beyond loopback; past it a publish with an id is answered
-    /// 429 [default: a fifth of dedupe-keys]
+    /// Most ids within that window of one publisher: a token's subject, or an address other than loopback; further publishes with
+    /// an id are answered 429 [default: a fifth of dedupe-keys]
     #[arg(long, env = "SWITCHBACK_DEDUPE_KEYS_PER_PUBLISHER", value_name = "NUMBER")]
     pub dedupe_keys_per_publisher: Option<usize>,
-    /// Say something on a stream that was quiet for so long (100ms to 1h)
+    /// Send a heartbeat on a stream that was idle for this long (100ms to 1h)
     #[arg(long, env = "SWITCHBACK_HEARTBEAT", value_name = "DURATION", default_value = "20s", value_parser = heartbeat)]
     pub heartbeat: Duration,
-    /// End streams that are so old, each at 90 to 100% of it (0s: never)
+    /// Longest age of a stream; each ends at 90 to 100% of it (0s: any)
     #[arg(long, env = "SWITCHBACK_MAX_STREAM_AGE", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub max_stream_age: Duration,
-    /// Spread the ends of streams over so long when the server stops
+    /// The time over which the ends of streams are spread when the server stops
     #[arg(long, env = "SWITCHBACK_DRAIN", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain: Duration,
-    /// Remember clients that are away for so long
+    /// How long disconnected clients are remembered
     #[arg(long, env = "SWITCHBACK_CLIENT_IDLE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
     pub client_idle: Duration,
-    /// Remember so many clients, about 300 bytes each (one counts once more for each whole KiB of its patterns); past it,
-    /// those without a subject are forgotten first, longest away first
+    /// Most clients that are remembered, about 300 bytes each (a client counts once more for each whole KiB of its patterns);
+    /// clients without a subject are evicted first, and among those the longest idle
     #[arg(long, env = "SWITCHBACK_MAX_CLIENTS", value_name = "NUMBER", default_value_t = 100_000)]
     pub max_clients: usize,
-    /// Remember so many of one token's subject; past it, its own longest away is forgotten (0: any number)
+    /// Most remembered clients of one token's subject; its own longest idle client is evicted (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_CLIENTS_PER_SUBJECT", value_name = "NUMBER", default_value_t = 5000)]
     pub max_clients_per_subject: usize,
-    /// Remember so many without a subject of one client address (0: any number) [default: 5000; on loopback 0]
+    /// Most remembered clients without a subject of one client address (0: any number) [default: 5000; on loopback 0]
     #[arg(long, env = "SWITCHBACK_MAX_CLIENTS_PER_ADDRESS", value_name = "NUMBER")]
     pub max_clients_per_address: Option<usize>,
     /// Longest event, as received
     #[arg(long, env = "SWITCHBACK_MAX_EVENT_BYTES", value_name = "BYTES", default_value = "256KiB", value_parser = bytes)]
     pub max_event_bytes: u64,
-    /// Refuse events with keys that mean nothing (400), instead of storing them without, and naming them in the answer
+    /// Refuse events with unknown keys (400), instead of ignoring these keys and naming them in the response
     #[arg(long, env = "SWITCHBACK_STRICT")]
     pub strict: bool,
     /// Longest batch, as received
     #[arg(long, env = "SWITCHBACK_MAX_BATCH_BYTES", value_name = "BYTES", default_value = "4MiB", value_parser = bytes)]
     pub max_batch_bytes: u64,
-    /// Events that each worker keeps at hand; older ones are read from the store
+    /// Events that each worker keeps in memory; older ones are read from the store
     #[arg(long, env = "SWITCHBACK_TAIL_EVENTS", value_name = "NUMBER", default_value_t = 16_384)]
     pub tail_events: usize,
-    /// Bytes of events that are kept at hand
+    /// Bytes of events that are kept in memory
     #[arg(long, env = "SWITCHBACK_TAIL_BYTES", value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
     pub tail_bytes: u64,
     /// Limits.
@@ -99,13 +99,13 @@ pub struct ServeArgs {
     /// TLS.
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Threads that serve requests [default: one a core]
+    /// The number of worker threads [default: one per core]
     #[arg(long, env = "SWITCHBACK_WORKERS", value_name = "NUMBER")]
     pub workers: Option<usize>,
-    /// Serve the pages from this directory instead of those built in
+    /// Serve the pages from this directory instead of the built-in ones
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
-    /// Log each request when its answer is over: who asked, for what, how it went. Of the query only what is no secret
+    /// Log each request when its response has ended: client, path and outcome. Secrets in the query are left out
     #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
     pub access_log: bool,
     /// Serve all of HTTP/1.1 through the actix-web App, as where the routes are embedded: for tests, which hold both ways to the same
@@ -120,19 +120,19 @@ pub struct ServeArgs {
         value_parser = log_filter
     )]
     pub log: String,
-    /// How NATS is reached.
+    /// The connection to NATS.
     #[command(flatten)]
     pub nats: NatsArgs,
 }
 
-/// Clients without a subject that are remembered of one address, of a server that others than this machine reach.
+/// Most remembered clients without a subject of one address, where the server listens on other addresses than loopback.
 const ADDRESS_CLIENTS: usize = 5000;
 
 impl ServeArgs {
-    /// Checks what the flags say together.
+    /// Validates the flags and their combinations.
     ///
     /// # Errors
-    /// [`ConfigError`] says which flag is wrong and what would be right.
+    /// [`ConfigError`] names the invalid flag and what would be valid.
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = address("listen", &self.listen)?;
         let http_redirect = self.tls.redirect()?;
@@ -142,19 +142,19 @@ impl ServeArgs {
             return Err(ConfigError::Open(listen));
         }
         let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
-        range("workers", self.workers != Some(0), "is at least 1")?;
-        range("tail-events", self.tail_events > 0, "is at least 1")?;
-        range("max-clients", self.max_clients > 0, "is at least 1")?;
-        range("max-event-bytes", (1..=64 << 20).contains(&self.max_event_bytes), "is 1 to 64MiB")?;
+        range("workers", self.workers != Some(0), "must be at least 1")?;
+        range("tail-events", self.tail_events > 0, "must be at least 1")?;
+        range("max-clients", self.max_clients > 0, "must be at least 1")?;
+        range("max-event-bytes", (1..=64 << 20).contains(&self.max_event_bytes), "must be 1 to 64MiB")?;
         range(
             "max-batch-bytes",
             (self.max_event_bytes..=1 << 30).contains(&self.max_batch_bytes),
-            "is max-event-bytes to 1GiB",
+            "must be max-event-bytes to 1GiB",
         )?;
         self.limits.check(self.max_event_bytes)?;
         let bytes_max = self.max_bytes.unwrap_or(match self.store {
             StoreChoice::Disk => 16 << 30,
-            // JetStream reserves it ahead, on each server that keeps a copy.
+            // JetStream reserves this space in advance, on each server with a replica.
             StoreChoice::Nats(_) => 4 << 30,
             StoreChoice::Memory => 256 << 20,
         });
@@ -238,5 +238,5 @@ fn some_time(duration: Duration) -> Option<Duration> {
 fn heartbeat(text: &str) -> Result<Duration, String> {
     let heartbeat = duration(text)?;
     let range = Duration::from_millis(100)..=Duration::from_secs(3600);
-    if range.contains(&heartbeat) { Ok(heartbeat) } else { Err("a heartbeat is 100ms to 1h".into()) }
+    if range.contains(&heartbeat) { Ok(heartbeat) } else { Err("the heartbeat must be 100ms to 1h".into()) }
 }

@@ -1,4 +1,4 @@
-//! Which store the flags name.
+//! The choice of the store.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::store::JetStreamOptions;
 
-/// Where a server's log is, with all that it takes to open it.
+/// The store of a server's log, with all that is needed to open it.
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
     /// On disk.
@@ -14,21 +14,21 @@ pub enum StoreConfig {
         /// The data directory.
         directory: PathBuf,
     },
-    /// In memory, gone with the process.
+    /// In memory, lost when the process ends.
     Memory,
     /// In NATS JetStream.
     Nats(Box<JetStreamOptions>),
 }
 
-/// Which engine keeps the log.
+/// The store's engine, as the flag names it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreChoice {
     /// In the data directory.
     Disk,
     /// In memory.
     Memory,
-    /// In NATS JetStream, at this URL, which may hold a password. It is looked at once it can be told what is wrong with
-    /// it without showing it.
+    /// In NATS JetStream, at this URL, which may have a password. The URL is parsed later, where an error does not show it (clap
+    /// shows the value).
     Nats(String),
 }
 
@@ -50,7 +50,7 @@ impl FromStr for StoreChoice {
             "disk" => Ok(Self::Disk),
             "memory" => Ok(Self::Memory),
             nats if nats.starts_with("nats://") || nats.starts_with("tls://") => Ok(Self::Nats(nats.to_owned())),
-            _ => Err("a store is disk, memory, nats://host:4222[,host:4222...] or tls://host:4222".into()),
+            _ => Err("the store must be disk, memory, nats://host:4222[,host:4222...] or tls://host:4222".into()),
         }
     }
 }

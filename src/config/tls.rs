@@ -15,17 +15,17 @@ use crate::secret_file::Readable;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "TLS")]
 pub struct TlsArgs {
-    /// Serve HTTPS (HTTP/1.1 and HTTP/2) with this certificate and those up to its root, as PEM. The file and the key's
-    /// are read again when they change
+    /// Serve HTTPS (HTTP/1.1 and HTTP/2) with the certificate chain in this file, as PEM. This file and the key's
+    /// are reloaded when they change
     #[arg(long, env = "SWITCHBACK_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's key, as PEM
     #[arg(long, env = "SWITCHBACK_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Listen here, too, with plain HTTP, and send whoever comes to HTTPS (308)
+    /// Listen on this address with plain HTTP, too, and redirect every request to HTTPS (308)
     #[arg(long, env = "SWITCHBACK_HTTP_REDIRECT", value_name = "ADDRESS")]
     pub http_redirect: Option<String>,
-    /// Tell browsers to come by HTTPS only, for so long, to every port of this host (Strict-Transport-Security; 0s: don't)
+    /// How long browsers have to use HTTPS only, for every port of this host (Strict-Transport-Security; 0s: not sent)
     #[arg(long, env = "SWITCHBACK_HSTS", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub hsts: Duration,
 }

@@ -1,4 +1,4 @@
-//! The flags of those who make tokens, and of those who show them.
+//! The flags of `token`, and of the commands that present a token.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,47 +16,47 @@ use crate::topic::Pattern;
 /// The flags of `token`.
 #[derive(Args, Clone, Debug)]
 pub struct TokenArgs {
-    /// Where the secret is.
+    /// The secret.
     #[command(flatten)]
     pub secret: SecretArgs,
-    /// Grant subscribing to this; repeat it, or separate with commas
+    /// Grant subscribing to this pattern; repeat it, or separate with commas
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub subscribe: Vec<Pattern>,
-    /// Grant publishing to this; repeat it, or separate with commas
+    /// Grant publishing to this pattern; repeat it, or separate with commas
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub publish: Vec<Pattern>,
-    /// How long it is good for
+    /// How long the token is valid
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     pub ttl: Duration,
-    /// Whose it is (sub): the client ids that it uses belong to this subject
+    /// The token's subject (sub), which then owns the client ids that are used with the token
     #[arg(long, value_name = "NAME")]
     pub subject: Option<String>,
-    /// Whom it is for (aud), where the server asks
+    /// The token's audience (aud), if the server requires one
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
-    /// Who made it (iss), where the server asks
+    /// The token's issuer (iss), if the server requires one
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
-    /// Make it an administrator's
+    /// Grant the rights of an administrator
     #[arg(long)]
     pub admin: bool,
-    /// Let it publish so many events a second (1 to 1000000), whatever its address may
+    /// Events a second that may be published with the token (1 to 1000000), instead of the address's limit
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     pub rate: Option<NonZeroU32>,
 }
 
 fn rate(text: &str) -> Result<NonZeroU32, String> {
     let rate = text.parse().ok().filter(|rate| *rate <= EVENT_RATE_MAX);
-    rate.ok_or_else(|| format!("a rate is 1 to {EVENT_RATE_MAX} events a second"))
+    rate.ok_or_else(|| format!("the rate must be 1 to {EVENT_RATE_MAX} events a second"))
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration(text)?;
     let range = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 3600);
-    if range.contains(&ttl) { Ok(ttl) } else { Err("a token is good for 1s to ten years".into()) }
+    if range.contains(&ttl) { Ok(ttl) } else { Err("a token's lifetime must be 1s to ten years".into()) }
 }
 
-/// A token that is shown to a server, and to nobody else.
+/// A token for the server, which is never printed or logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -82,14 +82,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The token that a command shows.
+/// The token that a command presents.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// A token, where the server asks for one. Whoever may list this machine's processes sees it here: better put it into
+    /// A token, if the server requires one. Every user that can list this machine's processes can read it here: prefer
     /// the variable, or a file
     #[arg(long, env = "SWITCHBACK_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<Secret>,
-    /// A file with the token; it is read again for each connection
+    /// A file with the token, which is reloaded for each connection
     #[arg(long, env = "SWITCHBACK_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 }

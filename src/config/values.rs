@@ -1,4 +1,4 @@
-//! What flags' texts stand for.
+//! Parsers of the flags' values.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::ConfigError;
 
-/// The first address that a text names.
+/// The first socket address that a text resolves to.
 pub(super) fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     let wrong = |reason: String| ConfigError::Address { flag, text: text.to_owned(), reason };
     let mut addresses = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-    addresses.next().ok_or_else(|| wrong("it names no address".into()))
+    addresses.next().ok_or_else(|| wrong("it resolves to no address".into()))
 }
 
 /// `20s`, `5m`, `24h`.
@@ -30,23 +30,23 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         "MiB" | "M" => 20,
         "GiB" | "G" => 30,
         "TiB" | "T" => 40,
-        _ => return Err("bytes are written 1048576, 512KiB, 64MiB or 16GiB".into()),
+        _ => return Err("a number of bytes has the form 1048576, 512KiB, 64MiB or 16GiB".into()),
     };
     let number: Option<u64> = digits.parse().ok();
     let product = number.and_then(|number| number.checked_mul(1 << shift));
-    product.ok_or_else(|| "bytes are written 1048576, 512KiB, 64MiB or 16GiB".into())
+    product.ok_or_else(|| "a number of bytes has the form 1048576, 512KiB, 64MiB or 16GiB".into())
 }
 
-/// A filter of log lines: levels, for all modules or for one: `info`, `warn,switchback=debug`.
+/// Checks a filter of log lines, which is a list of levels for all modules or for one: `info`, `warn,switchback=debug`.
 ///
-/// A word alone that is no level, such as `warning`, is a module's name to the filter's parser, which then logs that module
-/// and nothing else. So it is refused.
+/// A word that is no level, such as `warning`, is refused: the filter's parser would take it as a module's name, and log only
+/// that module.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     let is_level = |directive: &str| directive.parse::<LevelFilter>().is_ok();
     for directive in text.split(',').map(str::trim) {
         if !directive.contains(['=', '[']) && !is_level(directive) {
             return Err(format!(
-                "{directive} is no level: they are error, warn, info, debug, trace and off; a module's is written MODULE=LEVEL"
+                "{directive} is not a level (error, warn, info, debug, trace or off); a module's level has the form MODULE=LEVEL"
             ));
         }
     }
