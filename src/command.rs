@@ -1,4 +1,5 @@
-//! What the program does besides serving: publishing, subscribing, backing up, making tokens; and what its commands share.
+//! The program's commands other than `serve` (`publish`, `subscribe`, `backup`, `token`), and helpers of its process: output,
+//! signals, the log.
 
 mod log;
 mod process;
@@ -19,15 +20,15 @@ pub use remote::RemoteError;
 pub use subscribe::subscribe;
 pub use token::token;
 
-/// Copies the disk store into one file; returns what is to be said of the copy.
+/// Copies the disk store into one file; returns a report to print.
 ///
 /// # Errors
-/// [`BackupError`]; nothing is left then.
+/// [`BackupError`]; no file is left then.
 pub fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
     let report = crate::store::backup(&arguments.data, &arguments.file)?;
     Ok(format!(
         "{}: log {} from {} to {}, {} remembered clients, {} bytes\n\
-         to restore it, put it into an empty data directory as events.db; it becomes a log of its own then",
+         to restore it, put it into an empty data directory as events.db; it then becomes a new log with an epoch of its own",
         arguments.file.display(),
         report.epoch,
         report.floor.next(),
@@ -37,43 +38,43 @@ pub fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
     ))
 }
 
-/// Prints a line on standard output: what a command has to say.
+/// Prints a line on standard output.
 ///
 /// # Errors
-/// Where it cannot be written: `println!` would panic.
+/// Where the line cannot be written: `println!` would panic.
 pub fn print_line(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// Prints a line on standard error, where that can be written.
+/// Prints a line on standard error, and ignores a failed write.
 pub fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "switchback: {line}");
 }
 
-/// Listens, from this call on, for the process being asked to stop: by ctrl-c, or SIGTERM. The future ends then; asked
-/// once more, the process exits at once. Needs a tokio runtime.
+/// Handles SIGINT (ctrl-c) and SIGTERM from this call on. The future completes at the first signal; at the
+/// second the process exits at once. Needs a tokio runtime.
 ///
 /// # Errors
-/// Where the signals cannot be heard.
+/// Where the signals cannot be handled.
 pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = StopSignals::new()?;
     Ok(async move {
         signals.next().await;
         tokio::spawn(async move {
             signals.next().await;
-            tracing::warn!("asked to stop again: not waiting any longer");
+            tracing::warn!("a second signal to stop has arrived: exiting at once");
             std::process::exit(1);
         });
     })
 }
 
-/// SIGHUP, from this call on: a closed terminal, `systemctl reload`, logrotate. It never ends the process then. Needs a
-/// tokio runtime.
+/// Handles SIGHUP from this call on (a closed terminal, `systemctl reload`, logrotate), which no longer ends the process. Needs
+/// a tokio runtime.
 ///
 /// # Errors
-/// Where the signal cannot be heard.
+/// Where the signal cannot be handled.
 pub fn hangups() -> std::io::Result<Hangups> {
     #[cfg(unix)]
     return tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Hangups);
@@ -81,24 +82,24 @@ pub fn hangups() -> std::io::Result<Hangups> {
     Ok(Hangups())
 }
 
-/// SIGHUPs that have come and are to come; on other systems than Unix there are none.
+/// A stream of SIGHUP signals; on other systems than Unix it is empty.
 #[derive(Debug)]
 pub struct Hangups(#[cfg(unix)] tokio::signal::unix::Signal);
 
 impl Hangups {
-    /// Calls `reload` at each, on a thread where it may block.
+    /// Calls `reload` at each signal, on a thread where it may block.
     #[cfg(unix)]
     pub fn each(mut self, reload: impl Fn() + Clone + Send + 'static) {
         tokio::spawn(async move {
             while self.0.recv().await.is_some() {
                 if let Err(error) = tokio::task::spawn_blocking(reload.clone()).await {
-                    tracing::error!(%error, "nothing could be read again");
+                    tracing::error!(%error, "the reload panicked");
                 }
             }
         });
     }
 
-    /// There are none.
+    /// Does nothing: there are no signals.
     #[cfg(not(unix))]
     pub fn each(self, _: impl Fn() + Clone + Send + 'static) {}
 }

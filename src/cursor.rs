@@ -1,4 +1,4 @@
-//! Where in which log: the one place that knows the text form of positions, epochs and cursors.
+//! Positions, epochs and cursors, and their text form, which no other module knows.
 //!
 //! A cursor is opaque to clients and carries no rights. Its text form is `<epoch>-<position>`,
 //! the epoch `[a-z0-9]{1,32}`, the position a decimal `u64` without sign or leading zeros.
@@ -6,23 +6,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An event's place in the log: 1 first, assigned by the store, never reused.
+/// An event's position in the log: from 1 on, assigned by the store, never reused.
 ///
-/// Zero is the place before the first event, so "everything after `Position::ZERO`" is the whole log.
+/// Zero is the position before the first event, so "everything after `Position::ZERO`" is the whole log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
 impl Position {
-    /// The place before the first event.
+    /// The position before the first event.
     pub const ZERO: Self = Self(0);
 
-    /// The place of the event that follows.
+    /// The position of the event that follows.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The place just before this one; zero stays zero.
+    /// The position just before this one; zero stays zero.
     #[must_use]
     pub fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -39,7 +39,7 @@ impl fmt::Display for Position {
 const EPOCH_MAX_BYTES: usize = 32;
 
 /// The log's identity: minted when a log is created or restored from a backup, so that a cursor
-/// into a lost log is told from a cursor into this one.
+/// into a lost log is distinguished from a cursor into this one.
 ///
 /// Stored inline: a cursor is copied with every step of every subscriber, and an allocation or a
 /// reference count there would be the most frequent one in the program.
@@ -100,12 +100,12 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// "Everything up to here that I asked for has reached me."
+/// A client's position in a log: "I have received every event up to here that matches my patterns."
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// Which log.
+    /// The log.
     pub epoch: Epoch,
-    /// The last position that was reached.
+    /// The position up to which every matching event was received.
     pub position: Position,
 }
 
@@ -123,7 +123,7 @@ impl Cursor {
         usize::from(self.epoch.len) + 1 + digits
     }
 
-    /// Whether this is the text form: there is one only, so that nothing needs to be parsed.
+    /// Whether `text` is this cursor's text form, which is unique, so `text` need not be parsed.
     pub(crate) fn is_text(&self, text: &[u8]) -> bool {
         let position = text.strip_prefix(self.epoch.as_bytes()).and_then(|rest| rest.strip_prefix(b"-"));
         position == Some(itoa::Buffer::new().format(self.position.0).as_bytes())
@@ -163,9 +163,9 @@ impl serde::Serialize for Cursor {
     }
 }
 
-/// The text is not a cursor.
+/// The text is no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor: it is <epoch>-<position>, as received from this server, for example k3f9x2-1042")]
+#[error("not a cursor: it has the form <epoch>-<position>, as received from this server, for example k3f9x2-1042")]
 pub struct CursorError;
 
 #[cfg(test)]

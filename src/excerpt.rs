@@ -1,12 +1,12 @@
-//! Pieces of a peer's input, as messages repeat them: long enough to find the place, too short to be of use to an attacker.
+//! Excerpts of a peer's input for error messages: long enough to locate the error, too short to amplify an attack.
 //!
-//! A parser's message may hold the whole input, seven times as long where each byte is written as an escape. It goes into an
-//! answer, which waits in memory until its reader takes it, and into lists of errors.
+//! A parser's message may repeat the whole input, seven times as long if each byte is escaped. The message goes into a
+//! response, which waits in memory until the peer reads it, and into lists of errors.
 
 /// Most characters of input in one message.
 pub(crate) const EXCERPT_MAX_CHARS: usize = 80;
 
-/// The beginning of `text`, with an ellipsis where it goes on.
+/// The beginning of `text`, with an ellipsis if it is longer.
 pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -14,7 +14,7 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
-/// A parser's message in which each quoted piece, in `"` or in a grave accent, is cut to [`EXCERPT_MAX_CHARS`].
+/// A parser's message in which each quoted piece, in `"` or in a grave accent, is truncated to [`EXCERPT_MAX_CHARS`].
 pub(crate) fn shorten_quotes(message: &str) -> String {
     let mut out = String::with_capacity(message.len().min(256));
     let mut rest = message;
@@ -25,7 +25,7 @@ pub(crate) fn shorten_quotes(message: &str) -> String {
         let end = quote_end(quoted, quote);
         out.push_str(&excerpt_of_escaped(&quoted[..end]));
         rest = &quoted[end..];
-        // The closing quote opens none.
+        // The closing quote does not open the next piece.
         if let Some(after) = rest.strip_prefix(char::from(quote)) {
             out.push(char::from(quote));
             rest = after;
@@ -35,22 +35,22 @@ pub(crate) fn shorten_quotes(message: &str) -> String {
     out
 }
 
-/// Where the quote ends, which may be the text's end.
+/// The end of the quoted piece, which may be the text's end.
 fn quote_end(text: &str, quote: u8) -> usize {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() && bytes[at] != quote {
         at += if bytes[at] == b'\\' && quote == b'"' { 2 } else { 1 };
     }
-    // A backslash before a longer character: the step may have ended in the middle of it.
+    // After a backslash before a multi-byte character the index may be within that character.
     (at.min(bytes.len())..=bytes.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(bytes.len())
 }
 
-/// As [`excerpt`], without a half of an escape at its end.
+/// As [`excerpt`], without a part of an escape at its end.
 fn excerpt_of_escaped(text: &str) -> String {
     let Some((end, _)) = text.char_indices().nth(EXCERPT_MAX_CHARS) else { return text.to_owned() };
     let cut = &text[..end];
-    // The longest escape of `Debug` is `\u{10ffff}`; one that is whole is lost with it, which is no matter.
+    // The longest escape of `Debug` is `\u{10ffff}`. A complete escape at the end is dropped as well, which does no harm.
     const ESCAPE_MAX_BYTES: usize = 10;
     let whole = cut.rfind('\\').filter(|at| cut.len() - at < ESCAPE_MAX_BYTES).map_or(cut, |at| &cut[..at]);
     format!("{}…", whole.trim_end_matches('\\'))

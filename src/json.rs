@@ -1,15 +1,15 @@
-//! JSON made safe for every framing, once, when it is published.
+//! JSON made safe for every framing, once, when an event is published.
 //!
 //! The same bytes are then valid in JSON, in JavaScript, inside `<script>`, on one line of SSE or
 //! NDJSON, and in a WebSocket text frame:
 //!
 //! - `<` becomes `\u003c`: neither `</script>` nor `<!--` can end or change a script (WHATWG HTML §13.2.5.4).
 //! - U+2028 and U+2029 become escapes: they end a line in JavaScript before ES2019.
-//! - U+0085 does, too: it ends a line for readers that split text as Unicode has it (Python's `str.splitlines`).
+//! - U+0085 becomes an escape: it ends a line for clients that split text as Unicode defines it (Python's `str.splitlines`).
 //! - raw CR and LF, which JSON allows between tokens only, are dropped: they end a line of SSE.
 //!
-//! Nothing else changes: numbers keep every digit, keys their order, duplicate keys both values. That
-//! is why the text is scanned and copied, not parsed into a tree and written again.
+//! Nothing else changes: numbers keep every digit, keys their order, duplicate keys both values. So the text is scanned
+//! and copied, not parsed into a tree and serialized again.
 
 use std::borrow::Cow;
 
@@ -18,17 +18,17 @@ use bytes::BufMut;
 /// Deepest nesting of arrays and objects in an event's data.
 pub const NESTING_MAX: usize = 128;
 
-/// Why a text is not acceptable as an event's data.
+/// Why a text cannot be an event's data.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// Not JSON (RFC 8259).
     #[error("not JSON: {0}")]
     Syntax(#[from] serde_json::Error),
     /// Deeper than [`NESTING_MAX`].
-    #[error("nested too deep: at most 128 arrays and objects inside each other")]
+    #[error("nested too deep: at most 128 levels of arrays and objects are allowed")]
     Nesting,
     /// Half of a UTF-16 pair: it has no UTF-8 form, so it could not reach every client unchanged.
-    #[error("a lone surrogate: \\ud800 to \\udfff come only in pairs")]
+    #[error("a lone surrogate: \\ud800 to \\udfff are allowed only in pairs")]
     LoneSurrogate,
 }
 
@@ -41,7 +41,7 @@ pub fn safe(text: &str) -> Result<Cow<'_, str>, JsonError> {
     safe_syntax(value.get())
 }
 
-/// As [`safe`], for a text that is known to be one JSON value in syntax: what serde captured as raw.
+/// As [`safe`], for a text whose syntax was checked already, as in serde's `RawValue`.
 ///
 /// # Errors
 /// [`JsonError::Nesting`] and [`JsonError::LoneSurrogate`].
@@ -50,7 +50,7 @@ pub fn safe_syntax(json: &str) -> Result<Cow<'_, str>, JsonError> {
     Ok(escape(json))
 }
 
-/// Appends a string as JSON in the safe form. For the short ones, topics and names, which hardly ever need an escape.
+/// Appends a string as JSON in the safe form. Fast for strings that need no escape, as most topics and names.
 pub fn write_string(text: &str, out: &mut impl BufMut) {
     let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\' | b'<');
     if text.bytes().all(plain) {
@@ -65,34 +65,34 @@ pub fn write_string(text: &str, out: &mut impl BufMut) {
 /// A string as JSON in the safe form.
 #[must_use]
 pub fn string(text: &str) -> String {
-    // Serialising a str into memory cannot fail.
+    // Serializing a str into memory cannot fail.
     let json = serde_json::to_string(text).unwrap_or_default();
     escape(&json).into_owned()
 }
 
-/// How a text stands as a literal in a script, which a key named `__proto__` decides: there it sets the object's
-/// prototype and is no key, and two of them in one object are a syntax error (ECMA-262 §13.2.5.1 and §B.3.1).
+/// Whether a JSON text keeps its meaning as a literal in a script, which depends on keys named `__proto__`: in a script such a
+/// key sets the object's prototype, and two of them in one object are a syntax error (ECMA-262 §13.2.5.1 and §B.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Literal {
-    /// Means the same as the JSON.
+    /// The literal means the same as the JSON.
     #[default]
     Same,
-    /// Is accepted, but a key is lost.
+    /// The literal is valid, but loses a key.
     LosesKeys,
-    /// Is not accepted.
+    /// The literal is a syntax error.
     Illegal,
 }
 
-/// How `json`, a text in the safe form, stands as a literal in a script.
+/// Whether `json`, a text in the safe form, keeps its meaning as a literal in a script.
 #[must_use]
 pub fn as_literal(json: &str) -> Literal {
     let bytes = json.as_bytes();
-    // Nearly every text is done with here, and most of them at the first look.
+    // Nearly every text is decided here, and most by the first test.
     if memchr::memchr2(b'_', b'\\', bytes).is_none() || !json.contains("__proto__") && !json.contains("\\u00") {
         return Literal::Same;
     }
     let mut literal = Literal::Same;
-    // For each object or array that is open, whether such a key was seen in it.
+    // For each open object or array, whether such a key was seen in it.
     let mut open = Vec::new();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
@@ -129,7 +129,7 @@ fn is_proto_key(string: &str, rest: &str) -> bool {
         && serde_json::from_str::<Cow<'_, str>>(string).is_ok_and(|key| key == "__proto__")
 }
 
-/// Depth and surrogates in one pass over the bytes; the syntax was checked before, so this can be lax about it.
+/// Checks depth and surrogates in one pass over the bytes. Relies on the syntax, which was checked before.
 fn check_limits(json: &str) -> Result<(), JsonError> {
     let bytes = json.as_bytes();
     let (mut depth, mut at) = (0_usize, 0);
@@ -152,7 +152,7 @@ fn check_limits(json: &str) -> Result<(), JsonError> {
 
 /// Just past the quote that ends the string whose content begins at `at`.
 fn check_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
-    // Most of what is published is in strings, and little of that is an escape.
+    // Most bytes of events are in strings, and few of those are escapes.
     while let Some(skipped) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
         at += skipped;
         if bytes[at] == b'"' {
@@ -163,7 +163,7 @@ fn check_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     Ok(bytes.len())
 }
 
-/// How long the escape at the start of `bytes` is; a surrogate pair counts as one.
+/// The length of the escape at the start of `bytes`; a surrogate pair counts as one escape.
 fn escape_length(bytes: &[u8]) -> Result<usize, JsonError> {
     match unicode_escape(bytes) {
         None => Ok(2),
@@ -181,10 +181,10 @@ fn unicode_escape(bytes: &[u8]) -> Option<u16> {
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Rewrites what some framing could not carry. Borrowed where nothing has to change, which is nearly always.
+/// Escapes the characters that some framing could not carry. Borrowed if there are none, which is nearly always so.
 fn escape(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
-    // U+2028 and U+2029 are E2 80 A8 and E2 80 A9; what else begins so is looked at by the loop below, and kept. Most texts
+    // U+2028 and U+2029 are E2 80 A8 and E2 80 A9; the loop below keeps other characters with these bytes. Most texts
     // have no E2 at all, and one byte is found faster than two.
     let separator =
         memchr::memchr(0xE2, bytes).and_then(|from| Some(from + memchr::memmem::find(&bytes[from..], b"\xE2\x80")?));
@@ -203,7 +203,7 @@ fn escape(json: &str) -> Cow<'_, str> {
             '\u{85}' => out.push_str("\\u0085"),
             '\u{2028}' => out.push_str("\\u2028"),
             '\u{2029}' => out.push_str("\\u2029"),
-            // Inside strings JSON has them escaped already, so these stand between tokens.
+            // Inside strings JSON has them escaped already, so these are between tokens.
             '\r' | '\n' => {}
             other => out.push(other),
         }

@@ -1,5 +1,4 @@
-//! Files that hold secrets, or that decide who is believed: read whole, and only where nobody but their owner can have
-//! written them.
+//! Files with secrets or trusted keys: read whole, and refused if other users than their owner can have written them.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -8,29 +7,29 @@ use std::path::{Path, PathBuf};
 /// Longest file, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// What is done about a file that its group, or everybody, may read.
+/// How to treat a file that other users than its owner may read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Readable {
-    /// Nothing: what is in it is public.
+    /// The file is accepted: its content is public.
     Allowed,
-    /// A line in the log, when it is read for the first time.
+    /// A warning is logged when the file is read for the first time.
     #[default]
     Warned,
-    /// It is refused.
+    /// The file is refused.
     Refused,
 }
 
-/// A secret's file cannot be used. The message says nothing of what is in it.
+/// Why a secret's file cannot be used. The message does not show the content.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct SecretFileError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it, and what would be right.
+    /// What is wrong with the file, and what would be right.
     pub reason: String,
 }
 
-/// The file's bytes, and a line in the log where `readable` asks for one.
+/// Reads a file, and logs a warning about its permissions where `readable` requires one.
 ///
 /// # Errors
 /// As [`read_again`].
@@ -39,17 +38,17 @@ pub fn read(path: &Path, readable: Readable) -> Result<Vec<u8>, SecretFileError>
     if readable == Readable::Warned && others_may(&metadata, READ) {
         tracing::warn!(
             file = %path.display(),
-            "others than its owner may read this secret: chmod 600 it (--strict-permissions refuses it)"
+            "other users may read this secret: run chmod 600 on the file (--strict-permissions refuses such files)"
         );
     }
     Ok(bytes)
 }
 
-/// As [`read`], of a file that was read before: without a line in the log.
+/// As [`read`], for a file that was read before: without a warning in the log.
 ///
 /// # Errors
-/// [`SecretFileError`] where it cannot be read, is longer than 1 MiB, may be written by others than its owner, or read
-/// by others where `readable` refuses that.
+/// [`SecretFileError`] where the file cannot be read, is longer than 1 MiB, may be written by other users than its owner, or may
+/// be read by them though `readable` refuses that.
 pub fn read_again(path: &Path, readable: Readable) -> Result<Vec<u8>, SecretFileError> {
     open(path, readable).map(|(bytes, _)| bytes)
 }
@@ -58,13 +57,13 @@ fn open(path: &Path, readable: Readable) -> Result<(Vec<u8>, Metadata), SecretFi
     let refused = |reason: String| SecretFileError { path: path.to_owned(), reason };
     let failed = |error: io::Error| refused(error.to_string());
     let mut file = File::open(path).map_err(failed)?;
-    // Of the file that was opened: what the name means may change in between.
+    // The metadata of the opened file: the path may lead to another file in between.
     let metadata = file.metadata().map_err(failed)?;
     if others_may(&metadata, WRITE) {
-        return Err(refused("others than its owner may write it, so it may be anybody's: chmod 600 it".into()));
+        return Err(refused("other users may write it, so it is not trusted: run chmod 600 on it".into()));
     }
     if readable == Readable::Refused && others_may(&metadata, READ) {
-        return Err(refused("others than its owner may read it (--strict-permissions): chmod 600 it".into()));
+        return Err(refused("other users may read it (--strict-permissions): run chmod 600 on it".into()));
     }
     let mut bytes = Vec::new();
     (&mut file).take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -81,11 +80,11 @@ const WRITE: u32 = 0o022;
 #[cfg(unix)]
 fn others_may(metadata: &Metadata, what: u32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    // Devices and pipes, such as a shell's `<(…)`, are as their maker made them.
+    // The modes of devices and pipes, such as a shell's `<(…)`, are not the user's choice.
     metadata.is_file() && metadata.mode() & what != 0
 }
 
-/// Elsewhere there are no such bits.
+/// Other systems have no such bits.
 #[cfg(not(unix))]
 fn others_may(_: &Metadata, _: u32) -> bool {
     false

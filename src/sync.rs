@@ -1,8 +1,8 @@
-//! Locking, once.
+//! Locks that ignore poisoning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, whatever panicked before: what is under a lock here changes in one step, so it is whole even then.
+/// Locks a mutex even if it is poisoned: data under the locks of this crate changes in one step, so a panic leaves it consistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Where events are published, what clients subscribe to, and when the one matches the other.
+//! Topics, to which events are published, and patterns, to which clients subscribe, and their matching.
 //!
 //! The rules are NATS's subject rules: tokens are separated by dots; in a pattern a token may be `*`
 //! (exactly one token), and the last may be `>` (one or more).
@@ -10,14 +10,14 @@ use std::sync::Arc;
 /// Longest topic or pattern, in bytes.
 pub const TOPIC_MAX_BYTES: usize = 255;
 
-/// About what a pattern of a subscription takes besides its text: its places in the set, in the index of subscriptions and in
-/// the registry.
+/// The approximate memory of a subscription's pattern besides its text: its entries in the set, in the subscription index and
+/// in the registry.
 const PATTERN_BYTES: usize = 64;
 
-/// Most patterns that one subscription may hold.
+/// Most patterns of one subscription.
 pub const PATTERNS_MAX: usize = 64;
 
-/// Where an event is published: dot-separated tokens, `orders.42.status`. Cheap to clone.
+/// The topic of an event: dot-separated tokens, `orders.42.status`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
@@ -65,14 +65,14 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// What a client subscribes to: a topic in which tokens may be wildcards. Cheap to clone.
+/// A pattern of topics that a client subscribes to: a topic in which tokens may be wildcards. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     text: Arc<str>,
     shape: Shape,
 }
 
-/// Decided once, when the pattern is parsed, so that the common shapes match by one comparison.
+/// The kind of a pattern, determined when it is parsed, so that the common kinds match by one comparison.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Shape {
     /// No wildcard: matches the topic of the same text.
@@ -90,7 +90,7 @@ impl Pattern {
         &self.text
     }
 
-    /// The topic's text, where the pattern can match one topic only.
+    /// The topic's text, if the pattern can match one topic only.
     #[must_use]
     pub fn literal(&self) -> Option<&str> {
         (self.shape == Shape::Literal).then_some(&*self.text)
@@ -115,7 +115,7 @@ impl Pattern {
         }
     }
 
-    /// Whether an event on `topic` is asked for by this pattern.
+    /// Whether this pattern matches `topic`.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         match self.shape {
@@ -172,8 +172,8 @@ impl FromStr for Pattern {
     }
 }
 
-/// Refuses patterns that are legal, and match nothing that anybody publishes: those of MQTT, and paths. For what a subscriber
-/// or an issuer of tokens writes; topics may be called so.
+/// Refuses patterns that are legal but most likely mistakes: topic filters of MQTT, and paths. For the patterns of subscribers
+/// and tokens; topics may have such names.
 ///
 /// # Errors
 /// [`TopicError::Mqtt`], [`TopicError::TrailingSlash`].
@@ -207,10 +207,10 @@ impl serde::Serialize for Pattern {
     }
 }
 
-/// All that one subscription asks for: at most [`PATTERNS_MAX`] patterns, sorted, none twice.
+/// The patterns of one subscription: at most [`PATTERNS_MAX`], sorted, without duplicates.
 ///
 /// Sorted, so that equal subscriptions compare and hash equal whatever order they were written in;
-/// equal reads of the store are shared by that.
+/// this lets equal reads of the store be shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PatternSet(Arc<[Pattern]>);
 
@@ -218,7 +218,7 @@ impl PatternSet {
     /// A set of `patterns`, each kept once.
     ///
     /// # Errors
-    /// [`TopicError::TooMany`] past [`PATTERNS_MAX`] different ones.
+    /// [`TopicError::TooMany`] where there are more than [`PATTERNS_MAX`] different ones.
     pub fn new(patterns: impl IntoIterator<Item = Pattern>) -> Result<Self, TopicError> {
         let mut list: Vec<Pattern> = patterns.into_iter().collect();
         list.sort_unstable();
@@ -229,13 +229,13 @@ impl PatternSet {
         Ok(Self(list.into()))
     }
 
-    /// The set that asks for everything: `>`.
+    /// The set that matches every topic: `>`.
     #[must_use]
     pub fn everything() -> Self {
         Self([Pattern { text: ">".into(), shape: Shape::Everything }].into())
     }
 
-    /// Whether an event on `topic` is asked for.
+    /// Whether one of the patterns matches `topic`.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(topic))
@@ -246,7 +246,7 @@ impl PatternSet {
         self.0.iter()
     }
 
-    /// About what a subscription to them takes, in bytes.
+    /// The approximate memory of a subscription to these patterns, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
         self.iter().map(|pattern| PATTERN_BYTES + pattern.as_str().len()).sum()
@@ -258,19 +258,19 @@ impl PatternSet {
         self.0.len()
     }
 
-    /// Whether nothing is asked for.
+    /// Whether there are no patterns.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether each pattern can match one topic only, so that an index by topic answers for all of them.
+    /// Whether each pattern can match one topic only, so that an index by topic finds every match.
     #[must_use]
     pub fn all_literal(&self) -> bool {
         self.0.iter().all(|pattern| pattern.literal().is_some())
     }
 
-    /// Whether everything is asked for.
+    /// Whether one of the patterns is `>`.
     #[must_use]
     pub fn has_everything(&self) -> bool {
         self.0.iter().any(Pattern::is_everything)
@@ -290,8 +290,8 @@ fn is_wildcard(token: &str) -> bool {
     matches!(token, "*" | ">")
 }
 
-/// Whether these are tokens of visible ASCII without a wildcard, which is nearly always: then each byte is looked at once,
-/// and no token on its own.
+/// Whether all tokens are visible ASCII without a wildcard, which is nearly always so: a fast path that reads each byte once and
+/// splits no tokens.
 fn is_plain(text: &str) -> bool {
     let mut before = b'.';
     for byte in text.bytes() {
@@ -325,42 +325,43 @@ fn check_token(token: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// The text is not a topic, or not a pattern. The message says what would be right.
+/// Why a text is no topic or no pattern. The message says what would be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// Over [`TOPIC_MAX_BYTES`].
-    #[error("a topic or pattern has at most 255 bytes")]
+    /// Longer than [`TOPIC_MAX_BYTES`].
+    #[error("a topic or pattern must have at most 255 bytes")]
     TooLong,
-    /// Nothing between two dots, at an end, or at all.
+    /// An empty token.
     #[error("a token is empty: topics are tokens separated by single dots, such as orders.42.status")]
     EmptyToken,
     /// A control character or a space.
-    #[error("a topic holds no spaces and no control characters")]
+    #[error("a topic must not contain spaces or control characters")]
     IllegalCharacter,
     /// `*` or `>` in a topic.
-    #[error("a topic that is published to holds no wildcard: * and > are for subscribing")]
+    #[error("the topic of an event must not contain wildcards: * and > are for subscriptions")]
     Wildcard,
     /// `a*` or the like.
-    #[error("a wildcard stands for whole tokens: write orders.* or orders.>, not orders*")]
+    #[error("a wildcard matches whole tokens: write orders.* or orders.>, not orders*")]
     PartialWildcard,
     /// `**` for any number of tokens.
-    #[error("** is no wildcard: > at the end stands for one token or more, as in orders.>")]
+    #[error("** is not a wildcard: > at the end matches one or more tokens, as in orders.>")]
     DoubleStar,
     /// A pattern of MQTT.
     #[error(
-        "this is a topic filter of MQTT: here tokens are separated by dots, * stands for one and > at the end for one or more, as in orders.*.status or orders.>"
+        "this is a topic filter of MQTT: here tokens are separated by dots, * matches one token and > at the end one or more, \
+         as in orders.*.status or orders.>"
     )]
     Mqtt,
     /// A path.
     #[error(
-        "a pattern does not end with a slash: tokens are separated by dots, and orders.> stands for all that is below orders"
+        "a pattern must not end with a slash: tokens are separated by dots, and orders.> matches every topic below orders"
     )]
     TrailingSlash,
     /// `>` before the end.
     #[error("the wildcard > can only be the last token")]
     TailNotLast,
-    /// Over [`PATTERNS_MAX`].
-    #[error("a subscription holds at most 64 patterns")]
+    /// More than [`PATTERNS_MAX`].
+    #[error("a subscription must have at most 64 patterns")]
     TooMany,
 }
 
@@ -456,7 +457,7 @@ mod tests {
             prop_assert_eq!(pattern(&text).matches(&topic.join(".")), definition(&wanted, &topic));
         }
 
-        /// What is looked at once is what looking at each token lets in.
+        /// The fast path accepts exactly the plain texts that the check of each token accepts.
         #[test]
         fn plain_is_visible_ascii_without_wildcards(tokens in proptest::collection::vec("[ -~é]{0,3}", 1..4)) {
             let text = tokens.join(".");

@@ -1,8 +1,8 @@
-//! The transports: a name, a framing and a completion rule each. Another transport is another row.
+//! The transports, each with a name, a framing and a completion rule.
 
 use std::fmt;
 
-/// What a client can be connected over.
+/// A transport that a client can connect over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// `GET /v1/ws`: a WebSocket.
@@ -13,18 +13,18 @@ pub enum Transport {
     Stream,
     /// `GET /v1/iframe`: a document of script chunks, or one batch in a document.
     Iframe,
-    /// `GET /v1/longpoll`: a request that is held until there is something.
+    /// `GET /v1/longpoll`: a request that is answered with the first events, or after a timeout.
     Longpoll,
-    /// `GET /v1/jsonp`: a script that calls a function, held like a long poll.
+    /// `GET /v1/jsonp`: a script that calls a function, answered like a long poll.
     Jsonp,
     /// `GET /v1/poll`: a request that is answered at once.
     Poll,
-    /// `GET /v1/echo`: a WebSocket that is driven as the others are, and to which nothing is delivered.
+    /// `GET /v1/echo`: a WebSocket that echoes messages, without a subscription.
     Echo,
 }
 
 impl Transport {
-    /// All that can be subscribed over, best first: the order of preference that `/v1/info` tells.
+    /// All transports of subscriptions, best first: the order of preference in `/v1/info`.
     pub const ALL: [Self; 7] =
         [Self::Ws, Self::Sse, Self::Stream, Self::Iframe, Self::Longpoll, Self::Jsonp, Self::Poll];
 

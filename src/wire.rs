@@ -1,6 +1,6 @@
-//! Framing: items to bytes, for every transport.
+//! Framing: encodes items into bytes for every transport.
 //!
-//! An item is one line of JSON that is safe everywhere ([`crate::json`]); a framing puts its own few bytes around it.
+//! An item is one line of JSON that is safe in every framing ([`crate::json`]); a framing adds a few bytes around it.
 
 mod control;
 mod script;
@@ -17,18 +17,18 @@ pub use control::{Bye, ByeReason, Control, Gap, GapReason};
 pub use script::{Callback, CallbackError};
 pub use websocket::{binary_frame, close_frame, ping_frame, pong_frame, text_frame};
 
-/// The answer of a request that completes.
+/// The response to a poll.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// The cursor to present next; `None`, on the wire `null`, in an error that answers a request without one.
     pub cursor: Option<Cursor>,
-    /// The items' JSON, with commas between.
+    /// The items' JSON, separated by commas.
     pub items: &'a [u8],
-    /// How all of it stands in a script.
+    /// Whether the items keep their meaning as literals in a script.
     pub literal: Literal,
-    /// Whether a limit cut it, so that the client does best to ask again at once.
+    /// Whether a limit truncated the batch, so that the client should poll again at once.
     pub more: bool,
-    /// Whether the client that the request named is remembered; true also where it named none.
+    /// Whether the server has a record of the request's client; true also where the request named none.
     pub known: bool,
 }
 
@@ -39,30 +39,30 @@ pub enum Framing {
     Json,
     /// A batch as the argument of a call in a script.
     Jsonp(Callback),
-    /// A document with a chunk of script an item, or with one batch.
+    /// A document with a script element per item, or with one batch.
     Iframe {
-        /// Stands in every script tag, and in the document's Content-Security-Policy.
+        /// The nonce of every script element, and of the document's Content-Security-Policy.
         nonce: Box<str>,
-        /// The only window origin that may hear the items; the document's own where it is `None`.
+        /// The only origin of a window that may receive the items; `None` is the document's own.
         target: Option<Box<str>>,
     },
     /// Server-Sent Events.
     Sse {
-        /// Puts 2 KiB of comment first, for readers that hold back the beginning.
+        /// Whether 2 KiB of comment come first, for clients that buffer the beginning of a stream.
         padding: bool,
-        /// Says each item's name in `event:`; else every item is a `message`, and its name stands in the JSON only.
+        /// Whether each item's name is sent in `event:`. If not, every item is a `message`, with its name in the JSON only.
         named: bool,
     },
     /// Newline-delimited JSON.
     Lines,
     /// Text frames.
     WebSocket,
-    /// A WebSocket without items: nothing but pings and the close frame.
+    /// A WebSocket without items: only pings and the close frame.
     SocketControl,
 }
 
 impl Framing {
-    /// What stands before the first item.
+    /// Writes the bytes before the first item.
     pub fn preamble(&self, out: &mut BytesMut) {
         match self {
             Self::Iframe { nonce, target } => script::document_start(nonce, target.as_deref(), out),
@@ -71,7 +71,7 @@ impl Framing {
         }
     }
 
-    /// One event.
+    /// Writes one event.
     pub fn event(&self, event: &Event, out: &mut BytesMut) {
         match self {
             Self::Json | Self::Jsonp(_) => event.write_json(out),
@@ -86,7 +86,7 @@ impl Framing {
         }
     }
 
-    /// One control event; `cursor` is where it leaves the client.
+    /// Writes one control event; `cursor` is the client's position after it.
     pub fn control(&self, control: &Control, cursor: Option<Cursor>, out: &mut BytesMut) {
         let json = control.json(cursor);
         match self {
@@ -102,7 +102,7 @@ impl Framing {
         }
     }
 
-    /// A whole answer. What is so nearly always (no more, known) is left out, since most answers are short polls' empty ones.
+    /// Writes a batch. The usual values of `more` and `known` are left out, since most responses are empty ones to short polls.
     pub fn batch(&self, batch: &Batch<'_>, out: &mut BytesMut) {
         let literal = batch.literal;
         let write = |out: &mut BytesMut| {
@@ -131,7 +131,7 @@ impl Framing {
         }
     }
 
-    /// What stands after the last item of a stream that ends with `bye`.
+    /// Writes the bytes after the last item of a stream that ends with `bye`.
     pub fn ending(&self, bye: &Bye, out: &mut BytesMut) {
         if matches!(self, Self::WebSocket | Self::SocketControl) {
             out.put_slice(&close_frame(bye.reason.close_code(), bye.reason.name()));

@@ -7,7 +7,7 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const BOOT: Uuid = Uuid::from_u128(1);
 
-/// Clocks that a test sets.
+/// Clocks set by a test.
 #[derive(Clone)]
 struct Simulated {
     wall_ms: Arc<AtomicU64>,
@@ -34,13 +34,13 @@ impl Simulated {
         (new.clone(), Clock::with_source(new))
     }
 
-    /// Time goes by on both clocks.
+    /// Advances both clocks.
     fn pass(&self, ms: u64) {
         self.wall_ms.fetch_add(ms, Ordering::Relaxed);
         self.boot_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// The wall clock alone is set.
+    /// Sets the wall clock alone.
     fn jump(&self, ms: i64) {
         self.wall_ms.store(self.wall_ms().saturating_add_signed(ms), Ordering::Relaxed);
     }
@@ -66,7 +66,7 @@ fn after_a_jump_removal_waits_an_hour_and_the_time_before_it_goes_on() {
     for jump_ms in [61_000, -61_000, 8 * 24 * HOUR_MS as i64] {
         let (machine, clock) = Simulated::new(5000);
         machine.jump(jump_ms);
-        // Before anything has looked: what ends does not end by the jump.
+        // Before the next tick: the jump expires nothing.
         assert_eq!(clock.believed_ms(), START_MS);
         assert_eq!(clock.earliest_ms(), START_MS.min(START_MS.saturating_add_signed(jump_ms)));
         let moment = clock.tick();
@@ -93,7 +93,7 @@ fn a_clock_that_comes_back_or_is_confirmed_ends_the_wait() {
     assert!(clock.tick().removes);
     machine.jump(HOUR_MS as i64);
     assert!(!clock.tick().removes);
-    // Another jump, elsewhere: the hour begins anew.
+    // After another jump the hour starts again.
     machine.pass(HOUR_MS - 1000);
     machine.jump(HOUR_MS as i64);
     assert!(!clock.tick().removes);
@@ -110,7 +110,7 @@ fn a_start_compares_with_the_last_run() {
     let run = |believed_ms, boot_ms, boot| LastRun { believed_ms, boot_ms, boot_id: Some(Uuid::from_u128(boot)) };
     let boot_ms = 10 * HOUR_MS;
     let minute = MINUTE_MS;
-    // What the store knows, whether removal waits then, and what is believed.
+    // The store's records, whether retention waits then, and the believed time.
     for (what, last_run, newest_ms, waits, believed_ms) in [
         ("nothing", None, None, false, START_MS),
         ("away for an hour of this boot", Some(run(START_MS - HOUR_MS, 9 * HOUR_MS, 1)), None, false, START_MS),
@@ -127,7 +127,7 @@ fn a_start_compares_with_the_last_run() {
         ("another boot, in the future", Some(run(START_MS + HOUR_MS, 7, 2)), None, true, START_MS + HOUR_MS),
         ("an event of the past", None, Some(START_MS - 30 * HOUR_MS), false, START_MS),
         ("an event of the future", None, Some(START_MS + HOUR_MS), true, START_MS + HOUR_MS),
-        // A run with the right time has seen it: the clock was wrong before, and is not now.
+        // The last run had the right time and saw the event: the clock was wrong before, and is right now.
         ("both", Some(run(START_MS - minute, boot_ms - minute, 1)), Some(START_MS + HOUR_MS), false, START_MS),
     ] {
         let (machine, clock) = Simulated::new(boot_ms);

@@ -1,30 +1,29 @@
-//! The log on standard error, and how little depends on it.
+//! The log on standard error, written by a thread of its own so that a blocked or failing log never affects the workers.
 //!
-//! Standard error can be a pipe that nobody reads any more, a full disk, or a pipe whose reader is stopped. Written to by
-//! the threads that serve, the first two would panic them (both `eprintln!` and tracing-subscriber's report of a failed
-//! write do), and the last would stop them in the middle of a write. So lines go through a bounded queue to a thread of
-//! their own: what cannot be written, and what the queue has no room for, is lost, and nothing else.
+//! Standard error can be a closed pipe, a full disk, or a pipe whose reader is stopped. If worker threads wrote to it,
+//! the first two would make them panic (both `eprintln!` and tracing-subscriber's report of a failed
+//! write do), and the last would block them in the middle of a write. So lines go through a bounded queue to another
+//! thread. Lines that cannot be written, or do not fit into the queue, are dropped.
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-/// Lines that may wait to be written; past it they are dropped.
+/// Most queued lines; further ones are dropped.
 const QUEUED_LINES_MAX: usize = 8192;
 
-/// The thread that writes the log. Dropped, it writes what waits, for a second at most.
+/// The thread that writes the log. When dropped, it flushes the queue, for a second at most.
 #[must_use = "the log ends with it"]
 pub struct LogWriter {
     _worker: WorkerGuard,
 }
 
-/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); with each request, if wanted,
-/// whatever the filter says. Panics become lines of the log, too. Colours are for terminals, where `NO_COLOR` does not say
-/// otherwise.
+/// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); `access_log` turns the access
+/// log on or off, whatever the filter says. Panics are logged, too. Colours are used on terminals, unless `NO_COLOR` is set.
 ///
 /// # Errors
-/// Where the filter is not one.
+/// Where the filter is invalid.
 pub fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter, String> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
     let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });

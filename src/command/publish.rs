@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::remote::{ANSWER_BYTES_MAX, Remote, RemoteError, refused};
 use crate::config::{Header, PublishArgs};
 
-/// Publishes one event; returns the server's answer.
+/// Publishes one event; returns the body of the server's response.
 ///
 /// # Errors
 /// [`RemoteError`].
@@ -39,8 +39,8 @@ pub async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// The event as JSON: its data is written into it as it is, where it is JSON; without data it is a deletion. Headers are written one by
-/// one, so that the server sees a name that is given twice, and refuses it.
+/// The event as JSON. Data that is JSON is copied unchanged; without data the event is a deletion. Headers are written one by
+/// one, so that the server can refuse a duplicate name.
 fn envelope(topic: &str, event: Option<&str>, id: Option<&str>, data: Option<&[u8]>, headers: &[Header]) -> String {
     let (content, encoding) = data.map_or((r#""deleted":true"#.to_owned(), None), written);
     let mut fields = vec![format!("\"topic\":{}", json!(topic)), content];
@@ -54,7 +54,7 @@ fn envelope(topic: &str, event: Option<&str>, id: Option<&str>, data: Option<&[u
     format!("{{{}}}", fields.join(","))
 }
 
-/// Data as the event's field, and its encoding.
+/// Data as a field of the event, and its encoding.
 fn written(data: &[u8]) -> (String, Option<&'static str>) {
     let (data, encoding) = match std::str::from_utf8(data) {
         Ok(text) => match serde_json::from_str::<&RawValue>(text) {

@@ -1,4 +1,4 @@
-//! Speaking to a server from the command line.
+//! The HTTP client of the commands: URLs, TLS roots, the token, and errors.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,52 +13,52 @@ use serde_json::Value;
 use crate::config::{RemoteArgs, ShowArgs};
 use crate::secret_file::{self, Readable, SecretFileError};
 
-/// How long a server may take to begin its answer, besides what it was asked to wait.
+/// Timeout of a response's head, in addition to a long poll's wait.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest answer that is read whole, in bytes.
+/// Longest response that is buffered, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Everything that is not plain in a query (RFC 3986 §2.3).
+/// Every character that is not unreserved in a URL (RFC 3986 §2.3).
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A server did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// It could not be reached.
-    #[error("cannot reach {server}: {reason}; is it running, and is --server right?")]
+    /// The server could not be reached.
+    #[error("cannot reach {server}: {reason}; check that the server is running, and --server")]
     Unreachable {
-        /// Which server.
+        /// The server's URL.
         server: String,
-        /// What went wrong.
+        /// The error.
         reason: String,
     },
-    /// The certificates to be believed cannot be read.
-    #[error("--ca {}: {reason}; it is one or more certificates, as PEM", .file.display())]
+    /// The trusted certificates cannot be read.
+    #[error("--ca {}: {reason}; the file must have one or more certificates, as PEM", .file.display())]
     Ca {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// It refused; the text is the server's.
-    #[error("the server refused ({status}): {message}")]
+    /// The server refused the request.
+    #[error("the server refused the request ({status}): {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The server's own words.
+        /// The server's message.
         message: String,
     },
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// It ended the subscription and does not want it back as it was.
+    /// The server ended the subscription with a `$bye` that allows no reconnect.
     #[error("the server ended the subscription: {0}")]
     Ended(String),
-    /// What came is not what a server of this kind sends.
-    #[error("the answer is not understood: {0}")]
+    /// The response is not one of a Switchback server.
+    #[error("the response is not valid: {0}")]
     Strange(String),
-    /// The token's file cannot be read, or others may have written it.
+    /// The token's file cannot be read, or other users may have written it.
     #[error("--token-file {0}")]
     Token(#[from] SecretFileError),
     /// Standard input or output failed.
@@ -67,7 +67,7 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// Whether trying again can help.
+    /// Whether a retry can help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken(_) => true,
@@ -77,7 +77,7 @@ impl RemoteError {
     }
 }
 
-/// A server, and how to show who one is.
+/// A server, and the token to present to it.
 pub(super) struct Remote {
     pub(super) client: awc::Client,
     server: String,
@@ -86,10 +86,9 @@ pub(super) struct Remote {
 
 impl Remote {
     /// # Errors
-    /// Where the certificates to be believed cannot be read.
+    /// [`RemoteError::Ca`] where the trusted certificates cannot be read.
     pub(super) fn new(arguments: RemoteArgs) -> Result<Self, RemoteError> {
-        // The client asks for the process's provider even where the server speaks plain HTTP. That one is there
-        // already is no error.
+        // The client needs the process's default provider even for plain HTTP. That one is installed already is no error.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = awc::Client::builder().timeout(ANSWER_TIMEOUT);
         let client = match &arguments.ca {
@@ -100,7 +99,7 @@ impl Remote {
         Ok(Self { client, server, show: arguments.show })
     }
 
-    /// The URL of a path with parameters.
+    /// The URL of a path with query parameters.
     pub(super) fn url(&self, path: &str, parameters: &[(&str, &str)]) -> String {
         let mut url = format!("{}{path}", self.server);
         for (index, (name, value)) in parameters.iter().enumerate() {
@@ -112,13 +111,13 @@ impl Remote {
         url
     }
 
-    /// The `Authorization` header, where there is a token.
+    /// The `Authorization` header, if there is a token.
     pub(super) fn authorization(&self) -> Result<Option<(&'static str, String)>, RemoteError> {
         let token = match (&self.show.token, &self.show.token_file) {
             (Some(token), _) => token.reveal().to_owned(),
             (None, Some(path)) => {
                 let bytes = secret_file::read_again(path, Readable::Warned)?;
-                // What is not text is no token, which the server says.
+                // A file that is not UTF-8 has no valid token: the server refuses it.
                 String::from_utf8_lossy(&bytes).trim().to_owned()
             }
             (None, None) => return Ok(None),
@@ -126,7 +125,7 @@ impl Remote {
         Ok(Some(("Authorization", format!("Bearer {token}"))))
     }
 
-    /// Whether the next token may be another one.
+    /// Whether the token may have been replaced by now.
     pub(super) fn may_renew(&self) -> bool {
         self.show.token_file.is_some()
     }
@@ -136,7 +135,7 @@ impl Remote {
     }
 }
 
-/// What a connection needs that believes the certificates in a file, and no others.
+/// A TLS configuration that trusts the certificates in a file, and no others.
 fn believing(file: &Path) -> Result<Arc<ClientConfig>, RemoteError> {
     let broken = |reason: String| RemoteError::Ca { file: file.to_owned(), reason };
     let pem = std::fs::read(file).map_err(|error| broken(error.to_string()))?;
@@ -146,16 +145,16 @@ fn believing(file: &Path) -> Result<Arc<ClientConfig>, RemoteError> {
         added?.map_err(|error| broken(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(broken("there is no certificate in it".into()));
+        return Err(broken("the file has no certificate".into()));
     }
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| broken(error.to_string()))?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// What the server says in an answer that is not a success.
+/// The error of a response that is not a success.
 pub(super) fn refused(status: u16, body: &[u8]) -> RemoteError {
     let object: Option<Value> = serde_json::from_slice(body).ok();
     let message = object.as_ref().and_then(|object| object["error"]["message"].as_str());
-    RemoteError::Refused { status, message: message.unwrap_or("it does not say why").to_owned() }
+    RemoteError::Refused { status, message: message.unwrap_or("it gives no reason").to_owned() }
 }

@@ -1,4 +1,4 @@
-//! `switchback subscribe`: prints events as they come, and comes back with its cursor when a connection ends.
+//! `switchback subscribe`: prints events as they arrive, and reconnects with its cursor when a connection ends.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use serde_json::value::RawValue;
 use super::remote::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, Remote, RemoteError, refused};
 use crate::config::{SubscribeArgs, SubscribeTransport};
 
-/// What `auto` tries, best first.
+/// The transports that `auto` tries, best first.
 const PREFERRED: [SubscribeTransport; 3] =
     [SubscribeTransport::Ws, SubscribeTransport::Sse, SubscribeTransport::Longpoll];
 
-/// Waits between attempts: at random up to a bound that doubles, so that many do not come back at once.
+/// Bounds of the exponential backoff with jitter between attempts, so that many clients do not reconnect at once.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
 
 /// Pause between two short polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a stream may be silent before its heartbeat is known.
+/// Timeout of a silent stream before its heartbeat interval is known.
 const FIRST_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Longest item, in bytes.
 const ITEM_BYTES_MAX: usize = 8 << 20;
 
-/// Prints events until `--count` is reached, the server says not to come back, or the process is stopped.
+/// Prints events until `--count` is reached, the server forbids a reconnect, or the process is stopped.
 ///
 /// # Errors
 /// [`RemoteError`].
@@ -57,7 +57,7 @@ pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
         }
         match ended {
             Ok(()) => {}
-            // The first time round, the next transport may do what this one could not.
+            // Before the first success the next transport may work where this one failed.
             Err(error)
                 if !reader.heard && arguments.transport == SubscribeTransport::Auto && choice + 1 < PREFERRED.len() =>
             {
@@ -65,11 +65,11 @@ pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
                 choice += 1;
                 continue;
             }
-            // By now there may be another token in its file.
+            // The file may have a new token by now.
             Err(RemoteError::Ended(reason)) if reason == "expired" && remote.may_renew() => {}
             Err(error) if !error.is_passing() || reader.cursor.is_none() => return Err(error),
             Err(error) => {
-                super::complain(&format!("{error}; trying again"));
+                super::complain(&format!("{error}; reconnecting"));
                 failures += 1;
             }
         }
@@ -125,9 +125,9 @@ async fn socket(remote: &Remote, parameters: &[(&str, &str)], reader: &mut Reade
     let (_, mut socket) = match request.connect().await {
         Ok(connected) => connected,
         Err(awc::error::WsClientError::InvalidResponseStatus(status)) => {
-            // A refused handshake is reported without its body; the same question, as a poll, is refused in words.
+            // A refused handshake is reported without its body; the same request as a poll is refused with a message.
             drop(get(remote, "/v1/poll", parameters, ANSWER_TIMEOUT).await?);
-            return Err(RemoteError::Strange(format!("the WebSocket was refused with {status}")));
+            return Err(RemoteError::Strange(format!("the WebSocket handshake was refused with {status}")));
         }
         Err(error) => return Err(remote.unreachable(error)),
     };
@@ -172,7 +172,7 @@ async fn stream(
             }
         }
         if buffer.len() > ITEM_BYTES_MAX {
-            return Err(RemoteError::Strange("an item does not end".into()));
+            return Err(RemoteError::Strange("an item is too long".into()));
         }
         match tokio::time::timeout(reader.silence_max, body.next()).await {
             Err(_) => return Err(RemoteError::Broken("the stream fell silent".into())),
@@ -184,9 +184,9 @@ async fn stream(
     }
 }
 
-/// A stream that ends without `$bye` is trouble, and is not come back to at once.
+/// A stream that ends without `$bye` has failed: the reconnect waits.
 fn unannounced() -> RemoteError {
-    RemoteError::Broken("the stream ended without a word".into())
+    RemoteError::Broken("the stream ended without $bye".into())
 }
 
 async fn poll(
@@ -237,22 +237,22 @@ async fn get(
         let body = answer.body().limit(ANSWER_BYTES_MAX).await.unwrap_or_default();
         return Err(refused(status, &body));
     }
-    // Its time was for the head; a stream has none.
+    // The timeout is for the head; a stream has none.
     Ok(answer.timeout(Duration::from_secs(365 * 24 * 3600)))
 }
 
-/// How far one is, across connections.
+/// The state of the subscription across connections.
 struct Reader {
     cursor: Option<String>,
     left: u64,
     silence_max: Duration,
-    /// Whether anything came over the present connection.
+    /// Whether anything was received on the present connection.
     heard: bool,
     retry: Option<Duration>,
 }
 
 impl Reader {
-    /// Takes an item; says whether it was the last that is wanted, or the last of the connection.
+    /// Processes an item; returns whether it was the last of `--count`, or the last of the connection.
     fn item(&mut self, text: &[u8]) -> Result<bool, RemoteError> {
         #[derive(Deserialize)]
         struct Head {

@@ -1,4 +1,4 @@
-//! `switchback token`: a token for trying things out.
+//! `switchback token`: signs a token for trials.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,8 +11,8 @@ use crate::config::{ConfigError, TokenArgs};
 /// [`ConfigError::Key`] where there is no secret.
 pub fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
     let missing = || {
-        let message = "there is no secret to sign with: name its file with --jwt-secret-file, or put it into \
-             SWITCHBACK_JWT_SECRET; tokens for a server with --jwks are signed by whoever has the private key";
+        let message = "there is no secret to sign with: give its file with --jwt-secret-file, or put it into \
+             SWITCHBACK_JWT_SECRET; tokens for a server with --jwks have to be signed with the private key elsewhere";
         ConfigError::Key(message.into())
     };
     let keys = arguments.secret.keys()?.ok_or_else(missing)?;
@@ -22,7 +22,7 @@ pub fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
         subscribe: arguments.subscribe,
         publish: arguments.publish,
         subject: arguments.subject,
-        // So that it can be revoked by itself.
+        // An id lets an administrator revoke this token alone.
         id: Some(uuid::Uuid::new_v4().to_string()),
         issued_ms: Some(millis(now)),
         expires_ms: millis(now + arguments.ttl),

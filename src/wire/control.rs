@@ -1,4 +1,4 @@
-//! Control events: what the server itself says on a subscription. Never stored.
+//! Control events: items that the server itself sends on a subscription. Never stored.
 
 use std::time::Duration;
 
@@ -12,47 +12,47 @@ use crate::transport::Transport;
 /// A control event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Control {
-    /// First on every stream.
+    /// The first item of every stream.
     Hello {
-        /// The client's UUID: the one it gave, or a new one.
+        /// The client's UUID: the one that the request named, or a new one.
         client: Uuid,
-        /// How often a quiet stream says something.
+        /// The interval of heartbeats on an idle stream.
         heartbeat: Duration,
-        /// What the stream runs over.
+        /// The stream's transport.
         transport: Transport,
-        /// Whether the client that the request named is remembered; true also where it named none.
+        /// Whether the server has a record of the request's client; true also where the request named none.
         known: bool,
     },
-    /// Something that was asked for is gone.
+    /// Events that the client was due are not available any more.
     Gap(Gap),
-    /// The stream is alive, and nothing that matches came up to its cursor.
+    /// A heartbeat: there was no match up to its cursor.
     Beat,
     /// The server ends the stream.
     Bye(Bye),
-    /// A request was refused, told where its status cannot be read.
+    /// An error of the request, for transports whose clients cannot read the status.
     Error(Value),
-    /// The answer to a WebSocket message.
+    /// The reply to a WebSocket message.
     Reply {
         /// An object.
         data: Value,
-        /// The message's `ref`: a number as it was written, or a string, as JSON. Not a [`Value`], which would round numbers
+        /// The message's `ref` as JSON: the number as it was written, or a string. Not a [`Value`], which would round numbers
         /// of many digits.
         reference: Option<Box<str>>,
     },
 }
 
-/// From where to where something is gone, and why.
+/// A range of the log that is not available any more, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gap {
     /// Why.
     pub reason: GapReason,
-    /// Where the client was.
+    /// The client's position before the gap.
     pub from: Cursor,
-    /// Where it goes on.
+    /// The position at which delivery continues.
     pub to: Cursor,
-    /// The patterns that lost something, where known.
+    /// The patterns of lost events, where known.
     pub patterns: Vec<Pattern>,
-    /// How many events are gone, where known.
+    /// The number of lost events, where known.
     pub missed: Option<u64>,
 }
 
@@ -63,16 +63,16 @@ pub enum GapReason {
     Expired,
     /// The cursor is of another log.
     Epoch,
-    /// The cursor is past the log's end: what was there is lost.
+    /// The cursor is past the log's end: the events up to it were lost.
     Ahead,
 }
 
-/// Why the server ends a stream, and when to come back.
+/// Why the server ends a stream, and when to reconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bye {
     /// Why.
     pub reason: ByeReason,
-    /// When to come back; `None` means not to, as one was.
+    /// The delay of the reconnect; `None` forbids a reconnect with the same request.
     pub retry: Option<Duration>,
 }
 
@@ -81,15 +81,15 @@ pub struct Bye {
 pub enum ByeReason {
     /// The server stops, or restarts.
     Shutdown,
-    /// The stream has been long or lived long enough.
+    /// The stream has reached its maximum size or age.
     Recycle,
     /// The token has expired.
     Expired,
-    /// The same client came again on the same transport.
+    /// The same client has connected again on the same transport.
     Replaced,
-    /// An administrator ended it.
+    /// An administrator ended the stream.
     Kicked,
-    /// The peer does not keep up, or does not answer.
+    /// The peer reads too slowly, or does not answer pings.
     Slow,
 }
 
@@ -131,7 +131,7 @@ impl ByeReason {
 }
 
 impl Control {
-    /// The event's name: it begins with `$`, which no published event's does.
+    /// The event's name. It begins with `$`, unlike the name of any published event.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -158,7 +158,7 @@ impl Control {
         out.push(b'"');
         if let Some(data) = self.data() {
             out.extend_from_slice(b",\"data\":");
-            // What a `Value` wrote is always acceptable: nothing in it nests deep, and strings have no surrogates.
+            // A serialized `Value` of this server is always valid: it is not deeply nested, and strings have no surrogates.
             let mut text = data.to_string();
             if let Self::Reply { reference: Some(reference), .. } = self
                 && text.pop().is_some()
@@ -208,7 +208,7 @@ impl Control {
     }
 }
 
-/// Whole milliseconds, as every duration on the wire is told.
+/// Whole milliseconds, the unit of durations on the wire.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

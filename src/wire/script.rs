@@ -1,4 +1,4 @@
-//! Script framings: JSONP, and the document that streams into a hidden iframe.
+//! Script framings: JSONP, and the document that is streamed into a hidden iframe.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +14,8 @@ const CALLBACK_MAX_BYTES: usize = 64;
 /// everything up to the first item is padded past this many.
 const DOCUMENT_START_MIN_BYTES: usize = 1024;
 
-/// The name of the function that a JSONP answer calls: identifiers with dots between, nothing else, since it is
-/// written into a script as it is.
+/// The name of the function that a JSONP response calls: identifiers separated by dots, and nothing else, since it is
+/// written into a script unescaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback(Box<str>);
 
@@ -41,15 +41,15 @@ impl fmt::Display for Callback {
     }
 }
 
-/// The text is not the name of a callback.
+/// The text is no valid name of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("callback is the name of a function: letters, digits, _ and $, with dots between parts, at most 64 characters")]
+#[error("`callback` must be a function's name: letters, digits, _ and $, in parts separated by dots, at most 64 bytes")]
 pub struct CallbackError;
 
-/// `/**/name(argument);`: the comment keeps a caller from choosing the first bytes of the file, which some plug-ins
-/// took for a program of theirs (Rosetta Flash).
+/// Writes `/**/name(argument);`. The comment keeps an attacker from choosing the first bytes of the file, which some plug-ins
+/// executed as a program (Rosetta Flash).
 ///
-/// Where the argument does not mean the same as a literal, the script parses it from a string, so that every key stays a key.
+/// Where the argument has another meaning as a literal, the script parses it from a string, so that no key is lost.
 pub(super) fn call(callback: &Callback, literal: Literal, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     out.put_slice(b"/**/");
     out.put_slice(callback.0.as_bytes());
@@ -64,8 +64,8 @@ pub(super) fn call(callback: &Callback, literal: Literal, out: &mut BytesMut, ar
     }
 }
 
-/// One call of `p` in a script element of its own, which a browser runs as soon as its end tag is there. Since `p` reads
-/// the script's text, it is enough that the argument is a legal literal; where it is not, `p` is given its text.
+/// Writes one call of `p` in a script element, which a browser runs as soon as its end tag has arrived. Since `p` reads
+/// the script's text, it is enough that the argument is a valid literal; where it is not, `p` gets it as a string.
 pub(super) fn chunk(nonce: &str, literal: Literal, out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     script_start(nonce, out);
     out.put_slice(b"p(");
@@ -77,21 +77,21 @@ pub(super) fn chunk(nonce: &str, literal: Literal, out: &mut BytesMut, argument:
     out.put_slice(b")</script>\n");
 }
 
-/// JSON as a string in a script.
+/// Writes JSON as a string literal.
 fn quoted(out: &mut BytesMut, argument: impl FnOnce(&mut BytesMut)) {
     let mut json = BytesMut::new();
     argument(&mut json);
-    // It was made of strs.
+    // Always UTF-8: it was written from strs.
     let text = std::str::from_utf8(&json).unwrap_or_default();
     out.put_slice(crate::json::string(text).as_bytes());
 }
 
-/// The head of the document, with `p` in it.
+/// Writes the head of the document, which defines `p`.
 ///
-/// `p` posts the text of its own argument, not the argument written as JSON again: so a number keeps every digit, and a
-/// key that is called `__proto__` stays a key. While a script runs during parsing it is the document's last (WHATWG HTML
-/// §13.2.6.4.8); it is removed once read, so that the document does not grow with what it delivered.
-/// `document.currentScript` would be plainer, but IE does not have it.
+/// `p` posts the text of its argument, not the argument serialized again: so a number keeps every digit, and a
+/// key named `__proto__` stays a key. While a script runs during parsing it is the document's last one (WHATWG HTML
+/// §13.2.6.4.8); `p` removes it, so that the document does not grow with every item.
+/// `document.currentScript` would be simpler, but IE does not have it.
 pub(super) fn document_start(nonce: &str, target: Option<&str>, out: &mut BytesMut) {
     let start = out.len();
     out.put_slice(
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// What is taken is written into a script: nothing passes that its grammar does not have.
+        /// A callback is written into a script, so exactly the names of its grammar are accepted.
         #[test]
         fn callbacks_are_their_grammar(text in prop_oneof!["[a-zA-Z0-9_$.]{0,66}", "[a-z.$_0-9()\\[\\];\\PC]{0,12}"]) {
             let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$';

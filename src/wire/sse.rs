@@ -8,16 +8,16 @@ use super::control::{Control, millis};
 use crate::cursor::Cursor;
 use crate::event::Event;
 
-/// How long an `EventSource` waits before it comes back on its own.
+/// How long an `EventSource` waits before it reconnects by itself.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What stands for "do not come back" to an `EventSource`, which cannot be told so: a day.
+/// The `retry` that stands for "do not reconnect", which an `EventSource` does not know: a day.
 const RETRY_NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Comment bytes for readers that hold back the beginning of a stream.
+/// Comment bytes for clients that buffer the beginning of a stream.
 const PADDING_BYTES: usize = 2048;
 
-/// Names that an `EventSource` takes for its own, so they are not sent as a block's type.
+/// Names with a meaning of their own in an `EventSource`, so they are not sent as an event's type.
 const RESERVED_NAMES: [&str; 3] = ["message", "open", "error"];
 
 pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
@@ -30,7 +30,7 @@ pub(super) fn preamble(padding: bool, out: &mut BytesMut) {
 
 pub(super) fn event(event: &Event, named: bool, out: &mut BytesMut) {
     let name = event.name().filter(|name| named && !RESERVED_NAMES.contains(name));
-    // To the byte, as a WebSocket's frame.
+    // Reserves the exact size, as for a WebSocket's frame.
     let name_bytes = name.map_or(0, |name| "\nevent: ".len() + name.len());
     out.reserve("id: \ndata: \n\n".len() + event.cursor().text_bytes() + name_bytes + event.json_bytes());
     out.put_slice(b"id: ");
@@ -50,7 +50,7 @@ pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], na
         cursor.write(out);
         out.put_u8(b'\n');
     }
-    // In blocks that have data: some readers (`httpx-sse`, `sseclient`) hand one that has none to the application.
+    // `retry` is sent in blocks with data: some clients (`httpx-sse`, `sseclient`) pass a block without data to the application.
     match control {
         Control::Hello { .. } => retry(RETRY, out),
         Control::Bye(bye) => retry(bye.retry.unwrap_or(RETRY_NEVER), out),

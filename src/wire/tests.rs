@@ -25,7 +25,7 @@ fn framings() -> Vec<Framing> {
     ]
 }
 
-/// What a client of each framing finds in the bytes of one item.
+/// The item that a client of each framing parses from its bytes.
 fn unframe(framing: &Framing, bytes: &[u8]) -> String {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     match framing {

@@ -16,7 +16,7 @@ const CONTROL_MAX_BYTES: usize = 125;
 /// One event in a text frame.
 pub(super) fn event(event: &Event, out: &mut BytesMut) {
     let length = event.json_bytes();
-    // To the byte: a buffer that is full when it is handed on needs no second allocation to be shared.
+    // Reserves the exact size: a full buffer can become shared `Bytes` without another allocation.
     out.reserve(header_bytes(length) + length);
     header(TEXT, length, out);
     event.write_json(out);
@@ -40,13 +40,13 @@ pub fn ping_frame() -> Vec<u8> {
     frame(PING, b"")
 }
 
-/// The answer to a ping: its payload, at most 125 bytes of it.
+/// The pong to a ping, with its payload (at most 125 bytes of it).
 #[must_use]
 pub fn pong_frame(payload: &[u8]) -> Vec<u8> {
     frame(PONG, &payload[..payload.len().min(CONTROL_MAX_BYTES)])
 }
 
-/// A close frame; the reason is cut where it would not fit.
+/// A close frame; a reason that is too long is truncated.
 #[must_use]
 pub fn close_frame(code: u16, reason: &str) -> Vec<u8> {
     let mut payload = code.to_be_bytes().to_vec();
