@@ -14,7 +14,7 @@ use crate::wire::ByeReason;
 /// How long the record of a kick is kept, for nodes that receive it late.
 const KICK_TOLD_MS: u64 = 60_000;
 
-/// How far nodes' clocks may be apart: a connection that began so long after a kick is still ended by it.
+/// How far nodes' clocks may be apart: a connection that began within this time after a kick is still ended by it.
 const CLOCKS_APART_MS: u64 = 1000;
 
 /// The denylist of one process.

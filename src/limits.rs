@@ -436,7 +436,7 @@ mod tests {
         let one = key("10.0.0.1");
         assert_eq!(limits.publish(&one, 11), Err(LimitError::Burst(rate(10).unwrap())));
         limits.publish(&one, 10).unwrap();
-        let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5) else { panic!("it has published ten") };
+        let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5) else { panic!("the burst is used up") };
         assert!(wait > Duration::from_secs(3) && wait <= Duration::from_secs(5), "{wait:?}");
         limits.publish(&key("10.0.0.2"), 10).unwrap();
         // A subject is counted across addresses.

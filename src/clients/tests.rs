@@ -18,7 +18,7 @@ fn arrival(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> 
 async fn who_has_arrived_is_not_forgotten_before_being_connected() {
     let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
     let (client, before, after) = (Uuid::new_v4(), set("a"), set("b"));
-    let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else { panic!("nobody else has the id") };
+    let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else { panic!("the id is unused") };
     // The periodic flush runs just then.
     clients.flush(1000).await;
     clients.flush(1001).await;
@@ -89,7 +89,7 @@ async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent
     let ack = |position| Ack { client, cursor: at(position), log: cursor.epoch, rights, now_ms: 2000 };
     assert!(matches!(clients.acknowledge_now(ack(1)).await, Err(ClientError::Unknown)));
     assert!(clients.recall(client).await.unwrap().is_none(), "an unknown client gets no record");
-    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("the id is unused") };
     let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
     let connecting = Connecting { client, transport, patterns, cursor, rights, address, attempt: None, now_ms };
     let registration = clients.connect(connecting);
@@ -115,7 +115,7 @@ async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
     let (client, patterns) = (Uuid::new_v4(), set("a"));
     let arrival = arrival(client, None, &patterns);
     let (transport, cursor, rights, address) = (Transport::Sse, arrival.cursor, arrival.rights, arrival.address);
-    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("nobody else has the id") };
+    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("the id is unused") };
     let (patterns, attempt, now_ms) = (&patterns, None, 1000);
     let registration =
         clients.connect(Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms });

@@ -34,7 +34,7 @@ pub struct PublishArgs {
     /// An idempotency key: the same key on the same topic is stored once
     #[arg(long, value_name = "KEY")]
     pub id: Option<String>,
-    /// Publish a deletion, which says that the topic has no value now, instead of data
+    /// Publish a deletion instead of data: the topic has no value then
     #[arg(long, conflicts_with = "data")]
     pub delete: bool,
     /// A header of the event; may be repeated, up to 16 headers with 4096 bytes together

@@ -194,8 +194,7 @@ impl Worker {
         tail.epoch() == cursor.epoch && tail.end() >= cursor.position
     }
 
-    /// Drains the inbox into the tail. Called before every read: a client that was told that its event is stored then finds the
-    /// event.
+    /// Drains the inbox into the tail. Called before every read, so that a client whose publish has succeeded finds its event.
     fn pump(&self) {
         self.take_in(|inbox| inbox.try_recv().ok());
     }

@@ -96,7 +96,7 @@ impl Memory {
         let before = self.total(pool).fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > total_max {
             self.credit(pool, key, bytes);
-            let what = if pool == Pool::Outbound { "bytes held for its clients" } else { "bytes that are arriving" };
+            let what = if pool == Pool::Outbound { "unsent bytes" } else { "inbound bytes" };
             return Err(LimitError::ServerFull(what));
         }
         Ok(())
@@ -351,7 +351,7 @@ mod tests {
         let limits = limits(MemoryOptions::default());
         let mut all: Vec<_> = (0..24).map(|number| limits.inbound(key(number / 4))).collect();
         let full = all.iter_mut().filter_map(|budget| budget.grow(15 * MIB).err()).collect::<Vec<_>>();
-        assert!(full.contains(&LimitError::ServerFull("bytes that are arriving")), "{full:?}");
+        assert!(full.contains(&LimitError::ServerFull("inbound bytes")), "{full:?}");
         assert!(limits.inbound(key(99)).grow(SMALL_BYTES).is_err(), "a body of this size is not small");
         let mut announced = limits.inbound(key(99));
         announced.announce(16 * MIB);
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(limits.inbound(key(1)).grow(30 * MIB), Err(LimitError::Memory { whose: "this address" }));
         limits.inbound(key(2)).grow(30 * MIB).unwrap();
         let mut other = limits.outbound(key(2));
-        assert_eq!(other.set(50 * MIB), Err(LimitError::ServerFull("bytes held for its clients")));
+        assert_eq!(other.set(50 * MIB), Err(LimitError::ServerFull("unsent bytes")));
         waiting.set(MIB).unwrap();
         other.set(50 * MIB).unwrap();
         drop((waiting, other));

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_keys_are_bounded() {
         let slow = NonZeroU32::MIN;
-        let rates = Rates::new("subscribe", Some(Rate { per_second: slow, burst: slow, set_by: "a test" }), None);
+        let rates = Rates::new("subscriptions", Some(Rate { per_second: slow, burst: slow, set_by: "a test" }), None);
         for number in 0..300_000_u32 {
             let key = RateKey::at(std::net::Ipv4Addr::from_bits(number).into());
             rates.take(&key, NonZeroU32::MIN).unwrap();
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_has_recovered_is_forgotten() {
         let many = NonZeroU32::MAX;
-        let rates = Rates::new("publish", Some(Rate { per_second: many, burst: many, set_by: "a test" }), None);
+        let rates = Rates::new("events", Some(Rate { per_second: many, burst: many, set_by: "a test" }), None);
         for number in 0..1000_u32 {
             rates.take(&RateKey::at(std::net::Ipv4Addr::from_bits(number).into()), NonZeroU32::MIN).unwrap();
         }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_claimed_rate_is_the_subjects_own() {
         let number = |number| NonZeroU32::new(number).unwrap();
-        let rates = ClaimedRates::new("publish", number(10));
+        let rates = ClaimedRates::new("events", number(10));
         let key = |subject: &str| RateKey::at([10, 0, 0, 1].into()).named(Some(subject.into()));
         assert_eq!((rates.burst(number(5)), rates.burst(number(5000))), (number(10), number(5000)));
         rates.take(&key("a"), number(5000), number(5000)).unwrap();

@@ -42,7 +42,7 @@ impl Scans {
         for (account, key, whose) in self.accounts(key) {
             let wait = account.debt(key, now);
             if wait > DEBT_REFUSED {
-                let what = "rows that are read for it and do not match its patterns,";
+                let what = "rows read without a match";
                 let Account { per_second, set_by, .. } = *account;
                 return Err(LimitError::Rate { what, whose, per_second, set_by, wait });
             }

@@ -58,7 +58,7 @@ fn unframe(framing: &Framing, bytes: &[u8]) -> String {
             assert_eq!(length, rest.len());
             text(rest)
         }
-        Framing::SocketControl => panic!("it has no items"),
+        Framing::SocketControl => panic!("this framing has no items"),
     }
 }
 

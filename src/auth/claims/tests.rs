@@ -76,10 +76,10 @@ fn a_token_ends_at_an_age() {
     let grant = at(json!({ "iat": NOW_S - 60, "exp": far })).unwrap();
     assert_eq!(grant.expires_ms, NOW_MS + 3540 * 1000);
     let grant = at(json!({ "iat": NOW_S - 60, "exp": NOW_S + 5 })).unwrap();
-    assert_eq!(grant.expires_ms, NOW_MS + 5000, "no later than it says itself");
+    assert_eq!(grant.expires_ms, NOW_MS + 5000, "no later than its `exp`");
     assert_eq!(at(json!({ "iat": NOW_S - 3600, "exp": far })), Err(TokenError::Expired));
     assert!(at(json!({ "iat": NOW_S + 5, "exp": far })).is_ok(), "clocks differ a little");
-    assert_eq!(at(json!({ "iat": NOW_S + 6, "exp": far })), Err(TokenError::NotYet), "else it would live longer");
+    assert_eq!(at(json!({ "iat": NOW_S + 6, "exp": far })), Err(TokenError::NotYet), "it would exceed the maximum age");
     assert!(matches!(at(json!({ "exp": far })), Err(TokenError::Claims(_))));
 }
 
@@ -87,7 +87,7 @@ fn a_token_ends_at_an_age() {
 fn times_count() {
     assert_eq!(signed(json!({ "exp": NOW_S })), Err(TokenError::Expired));
     assert_eq!(signed(json!({ "exp": 0 })), Err(TokenError::Expired));
-    assert!(signed(json!({ "exp": NOW_S as f64 + 0.5 })).is_ok(), "parts of seconds count");
+    assert!(signed(json!({ "exp": NOW_S as f64 + 0.5 })).is_ok(), "fractions of seconds count");
     assert!(signed(json!({ "exp": 95_617_584_000_u64 })).is_ok(), "the year 5000");
     // Milliseconds, as `Date.now()` has them.
     for claims in [json!({ "exp": NOW_MS + 60_000 }), json!({ "nbf": NOW_MS }), json!({ "iat": NOW_MS })] {
@@ -121,7 +121,7 @@ fn audience_and_issuer_count_where_they_are_configured() {
     assert_eq!(verify(json!({ "aud": [], "iss": iss })), Err(TokenError::Audience));
     assert_eq!(verify(json!({ "aud": "us", "iss": "https://evil.test" })), Err(TokenError::Issuer));
     assert_eq!(verify(json!({ "aud": "us" })), Err(TokenError::Issuer));
-    assert!(signed(json!({ "aud": "them", "iss": "anybody" })).is_ok(), "not looked at");
+    assert!(signed(json!({ "aud": "them", "iss": "anybody" })).is_ok(), "not checked");
 }
 
 #[test]
