@@ -162,11 +162,12 @@ fn says_last(bytes: &[u8]) -> bool {
     ["http/1.0", "close", "websocket"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
 }
 
-/// Whether requests come together of which actix would answer all as the last that it has read: in its version, and with a body or
-/// without one.
+/// Whether requests come together of which actix would answer all as the last that it has read: in its version, with its word on
+/// the connection, and with a body or without one.
 fn is_confusing(bytes: &[u8]) -> bool {
-    let requests = bytes.windows(6).filter(|part| part == b"HTTP/1").count();
-    requests > 1 && (find(bytes, b"HEAD ").is_some() || find(bytes, b"HTTP/1.0").is_some())
+    let bytes = bytes.to_ascii_lowercase();
+    let requests = bytes.windows(6).filter(|part| part == b"http/1").count();
+    requests > 1 && ["head ", "http/1.0", "close"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
 }
 
 /// Sends bytes in two pieces, and reads all that is said.
