@@ -133,8 +133,10 @@ const TIMES_DIFFER: Duration = Duration::from_secs(5);
 pub(super) async fn before_time(node: &Node, time_ms: u64) -> Result<Position, StoreError> {
     let end = Instant::now() + DEADLINE;
     let seen = node.look().await?;
-    let Ok(time) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ms) * 1_000_000) else {
-        // Past the year 9999.
+    // NATS counts nanoseconds in 64 bits: a time past the year 2262 would wrap around to one of the past.
+    let nanos = i128::from(time_ms) * 1_000_000;
+    let Some(time) = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().filter(|_| nanos <= i128::from(i64::MAX))
+    else {
         return Ok(seen.last);
     };
     let found = first_since(node, time - TIMES_DIFFER, end).await?;
