@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::access::{check_admin, check_operator};
-use super::body::{self, MediaType};
+use super::body::JsonBody;
 use super::error::ApiError;
 use super::query::{Fields, number, parse_client};
 use super::resources::json_body;
@@ -20,7 +20,7 @@ use crate::excerpt::{excerpt, shorten_quotes};
 use crate::net::Response;
 
 /// Longest body, in bytes.
-const BODY_BYTES_MAX: usize = 4096;
+pub(super) const BODY_BYTES_MAX: usize = 4096;
 
 /// Longest ban, in seconds: a year.
 const BAN_MAX_S: u64 = 365 * 24 * 3600;
@@ -30,7 +30,6 @@ const FOR_GOOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
 /// `DELETE /v1/clients/{id}`: ends its streams and forgets it; with `ban=SECONDS` it may not come back for so long.
 pub(super) async fn kick(call: Call) -> Answer {
-    call.source().check()?;
     let rights = call.rights().await?;
     check_operator(&rights, &call.options().access)?;
     let client = parse_client(call.request.named().unwrap_or_default())?;
@@ -58,22 +57,14 @@ struct Revocation {
 }
 
 /// `POST /v1/revocations`: a token, by `jti`, or all of a subject's up to now, by `sub`, are worth nothing any more.
-pub(super) async fn revoke(mut call: Call) -> Answer {
-    call.source().check()?;
+pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
     let rights = call.rights().await?;
     if call.options().access.keys.is_none() {
         let message = "this server has no keys, so there are no tokens to revoke";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
     check_admin(&rights)?;
-    let body = call.take_body();
-    let headers = call.request.headers();
-    if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
-        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
-    }
-    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.inbound(&rights)).await?;
-    let wanted: Revocation =
-        serde_json::from_str(body::text(&body)?).map_err(|error| bad(shorten_quotes(&error.to_string())))?;
+    let wanted: Revocation = body.read(&call, &rights, |error| bad(shorten_quotes(&error.to_string()))).await?;
     let now_ms = call.state.hub.clock().wall_ms();
     let last_ms = now_ms + FOR_GOOD_MS;
     let until_ms = match wanted.until {

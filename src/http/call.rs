@@ -171,15 +171,15 @@ impl Call {
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,
     {
-        self.answer_unasked(|call: Self| async move {
+        self.answer_unguarded(|call: Self| async move {
             call.admit()?;
             handler(call).await
         })
         .await
     }
 
-    /// As [`Self::answer`], for a handler that asks [`Self::admit`] itself, or need not.
-    pub(super) async fn answer_unasked<F, R>(self, handler: F) -> Response
+    /// As [`Self::answer`], for a handler that calls [`Self::admit`] itself, or need not.
+    pub(super) async fn answer_unguarded<F, R>(self, handler: F) -> Response
     where
         F: FnOnce(Self) -> R,
         R: Future<Output = Answer>,

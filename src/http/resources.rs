@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::access::{check_client, check_may_come, check_operator};
-use super::body::{self, MediaType};
+use super::body::JsonBody;
 use super::error::ApiError;
 use super::query::{Fields, parse_client};
 use super::scan::wait_after;
@@ -26,7 +26,7 @@ use crate::topic::{PatternSet, TOPIC_MAX_BYTES};
 use crate::transport::Transport;
 
 /// Longest body of an acknowledgement, in bytes.
-const ACK_BYTES_MAX: usize = 1024;
+pub(super) const ACK_BYTES_MAX: usize = 1024;
 
 /// Clients that one answer lists.
 const CLIENTS_LISTED: usize = 1000;
@@ -47,22 +47,13 @@ struct Acknowledgement {
 }
 
 /// `POST /v1/ack`, as JSON or, for `sendBeacon`, as text.
-pub(super) async fn ack(mut call: Call) -> Answer {
-    call.source().check()?;
+pub(super) async fn ack(call: Call, body: JsonBody) -> Answer {
     let rights = call.rights().await?;
     check_may_come(&rights)?;
     // A look into the store, and a write to the disk that is waited for: as much as a subscription.
     call.limits().connect(&call.rate_key_of(&rights))?;
-    let body = call.take_body();
-    let headers = call.request.headers();
-    let kind = MediaType::of(headers)?;
-    if kind.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
-        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
-    }
-    let body = body::read(headers, body, ACK_BYTES_MAX, call.state.options.body_timeout, call.inbound(&rights)).await?;
-    let ack: Acknowledgement = serde_json::from_str(body::text(&body)?).map_err(|error| {
-        ApiError::json("bad_json", &error, "an acknowledgement is {\"client\":UUID,\"cursor\":CURSOR}")
-    })?;
+    let expected = "an acknowledgement is {\"client\":UUID,\"cursor\":CURSOR}";
+    let ack: Acknowledgement = body.read(&call, &rights, |error| ApiError::json("bad_json", error, expected)).await?;
     let client = parse_client(&ack.client)?;
     check_client(&call.state.hub, client)?;
     let hub = &call.state.hub;

@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture};
 use http::Method;
 
+use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
 use super::{Answer, admin, assets, not_found, preflight, publish, resources, subscribe, tickets, websocket};
@@ -113,32 +114,41 @@ impl Route {
             pace => pace,
         };
         match self {
-            Self::Events => asked(call, Methods::Post, publish::events),
-            Self::Topic => asked(call, Methods::Post, publish::topic),
-            Self::Poll => asked(call, Methods::Read, subscribe::poll),
-            Self::Longpoll => asked(call, Methods::Stream, subscribe::longpoll),
-            Self::Jsonp => unasked(call, Methods::Stream, subscribe::jsonp),
-            Self::Iframe => unasked(call, Methods::Stream, subscribe::iframe),
-            Self::Sse => asked(call, Methods::Stream, subscribe::sse),
-            Self::Stream => asked(call, Methods::Stream, subscribe::lines),
-            Self::Ws => asked(call, Methods::Socket, websocket::subscribe),
-            Self::Echo => asked(call, Methods::Socket, websocket::echo),
-            Self::Ack => asked(call, Methods::Post, resources::ack),
-            Self::Info => asked(call, Methods::Read, resources::info),
-            Self::Clients => asked(call, Methods::Read, resources::clients),
+            Self::Events => guarded(call, Methods::Post, Pages::Allowed, publish::events),
+            Self::Topic => guarded(call, Methods::Post, Pages::Allowed, publish::topic),
+            Self::Poll => guarded(call, Methods::Read, Pages::Every, subscribe::poll),
+            Self::Longpoll => guarded(call, Methods::Stream, Pages::Every, subscribe::longpoll),
+            Self::Jsonp => unguarded(call, Methods::Stream, subscribe::jsonp),
+            Self::Iframe => unguarded(call, Methods::Stream, subscribe::iframe),
+            Self::Sse => guarded(call, Methods::Stream, Pages::Every, subscribe::sse),
+            Self::Stream => guarded(call, Methods::Stream, Pages::Every, subscribe::lines),
+            Self::Ws => guarded(call, Methods::Socket, Pages::Allowed, websocket::subscribe),
+            Self::Echo => guarded(call, Methods::Socket, Pages::Allowed, websocket::echo),
+            Self::Ack => with_json(call, resources::ACK_BYTES_MAX, resources::ack),
+            Self::Info => guarded(call, Methods::Read, Pages::Every, resources::info),
+            Self::Clients => guarded(call, Methods::Read, Pages::Every, resources::clients),
             Self::Client => match *call.request.method() {
-                Method::DELETE => asked(call, Methods::ReadDelete, admin::kick),
-                _ => asked(call, Methods::ReadDelete, resources::client),
+                Method::DELETE => guarded(call, Methods::ReadDelete, Pages::Allowed, admin::kick),
+                _ => guarded(call, Methods::ReadDelete, Pages::Every, resources::client),
             },
-            Self::Tickets => asked(call, Methods::Post, tickets::make),
-            Self::Revocations => asked(call, Methods::Post, admin::revoke),
+            Self::Tickets => with_json(call, tickets::BODY_BYTES_MAX, tickets::make),
+            Self::Revocations => with_json(call, admin::BODY_BYTES_MAX, admin::revoke),
             // A probe is answered whatever the server's state.
-            Self::Healthz => unasked(call, Methods::Read, resources::healthz),
-            Self::Readyz => unasked(call, Methods::Read, resources::readyz),
-            Self::Asset(name) => asked(call, Methods::Read, move |call| assets::serve(call, name)),
+            Self::Healthz => unguarded(call, Methods::Read, resources::healthz),
+            Self::Readyz => unguarded(call, Methods::Read, resources::readyz),
+            Self::Asset(name) => guarded(call, Methods::Read, Pages::Every, move |call| assets::serve(call, name)),
             Self::Nothing => call.answer(not_found).boxed_local(),
         }
     }
+}
+
+/// Which pages may make a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// All: CORS keeps the answer from those that may not read it.
+    Every,
+    /// Our own and those on the list: the request changes something, or its answer is kept from nobody.
+    Allowed,
 }
 
 /// What may be done with a resource.
@@ -180,36 +190,54 @@ impl Methods {
     }
 }
 
-/// A handler's answer. Boxed, each by itself: a held request has no room for what others need.
-pub(super) fn asked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, Response>
+/// A handler's answer, once it is checked, in this order: that the call may come at all ([`Call::admit`]), its method, that its
+/// body has an end, and the page that it comes from. Boxed, each by itself: a held request has no room for what others need.
+fn guarded<F, R>(call: Call, methods: Methods, pages: Pages, handler: F) -> LocalBoxFuture<'static, Response>
 where
     F: FnOnce(Call) -> R + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    call.answer(move |call| by_method(call, methods, handler)).boxed_local()
+    call.answer(move |call| by_method(call, methods, pages, handler)).boxed_local()
 }
 
-/// As [`asked`], of a handler of which nothing is asked first: a stream whose status a page cannot read admits the call
-/// itself, and tells a refusal in its own way.
-pub(super) fn unasked<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, Response>
+/// As [`guarded`], of a `POST` whose body is JSON, of at most so many bytes. The handler reads it, once it knows whose memory
+/// that takes.
+fn with_json<F, R>(call: Call, bytes_max: usize, handler: F) -> LocalBoxFuture<'static, Response>
+where
+    F: FnOnce(Call, JsonBody) -> R + 'static,
+    R: Future<Output = Answer> + 'static,
+{
+    guarded(call, Methods::Post, Pages::Allowed, move |mut call| {
+        let body = JsonBody::new(call.take_body(), bytes_max);
+        handler(call, body)
+    })
+}
+
+/// As [`guarded`], of a handler before which only the method and the body's end are checked: a stream whose status a page cannot
+/// read admits the call itself, and tells a refusal in its own way.
+fn unguarded<F, R>(call: Call, methods: Methods, handler: F) -> LocalBoxFuture<'static, Response>
 where
     F: FnOnce(Call) -> R + 'static,
     R: Future<Output = Answer> + 'static,
 {
-    call.answer_unasked(move |call| by_method(call, methods, handler)).boxed_local()
+    call.answer_unguarded(move |call| by_method(call, methods, Pages::Every, handler)).boxed_local()
 }
 
 /// The handler's answer, where the method is one of its own.
-fn by_method<F, R>(call: Call, methods: Methods, handler: F) -> Either<R, Ready<Answer>>
+fn by_method<F, R>(call: Call, methods: Methods, pages: Pages, handler: F) -> Either<R, Ready<Answer>>
 where
     F: FnOnce(Call) -> R,
     R: Future<Output = Answer>,
 {
     match call.request.method() {
-        method if methods.allow(method) => match check_body(&call.request.head) {
-            Ok(()) => Either::Left(handler(call)),
-            Err(error) => Either::Right(ready(Err(error))),
-        },
+        method if methods.allow(method) => {
+            let checked = check_body(&call.request.head);
+            let checked = checked.and_then(|()| if pages == Pages::Allowed { call.source().check() } else { Ok(()) });
+            match checked {
+                Ok(()) => Either::Left(handler(call)),
+                Err(error) => Either::Right(ready(Err(error))),
+            }
+        }
         &Method::OPTIONS => Either::Right(ready(preflight(&call, methods))),
         _ => Either::Right(ready(Err(ApiError::method(methods.names())))),
     }

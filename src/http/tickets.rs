@@ -6,14 +6,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::access::ticket;
-use super::body::{self, MediaType};
+use super::body::JsonBody;
 use super::error::ApiError;
 use super::{Answer, Call};
 use crate::net::Response;
 use crate::transport::Transport;
 
 /// Longest body, in bytes.
-const BODY_BYTES_MAX: usize = 1024;
+pub(super) const BODY_BYTES_MAX: usize = 1024;
 
 #[derive(Deserialize)]
 struct Wanted {
@@ -21,22 +21,15 @@ struct Wanted {
 }
 
 /// Makes a ticket for one stream over one transport, good for what the token grants, once, and not for long.
-pub(super) async fn make(mut call: Call) -> Answer {
-    call.source().check()?;
+pub(super) async fn make(call: Call, body: JsonBody) -> Answer {
     let rights = call.rights().await?;
-    let body = call.take_body();
     let access = &call.state.options.access;
     if access.keys.is_none() {
         let message = "this server has no keys, so nobody needs a ticket";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
-    let headers = call.request.headers();
-    if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
-        return Err(body::unsupported("Content-Type is application/json or text/plain, both holding JSON"));
-    }
-    let body = body::read(headers, body, BODY_BYTES_MAX, call.options().body_timeout, call.inbound(&rights)).await?;
-    let wanted: Wanted = serde_json::from_str(body::text(&body)?)
-        .map_err(|error| ApiError::json("bad_json", &error, "a ticket is asked for with {\"transport\":NAME}"))?;
+    let bad = |error: &_| ApiError::json("bad_json", error, "a ticket is asked for with {\"transport\":NAME}");
+    let wanted: Wanted = body.read(&call, &rights, bad).await?;
     let transport = Transport::ALL.into_iter().find(|transport| transport.name() == wanted.transport);
     let Some(transport) = transport else {
         let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();

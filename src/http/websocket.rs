@@ -53,7 +53,6 @@ const REPLIES_MAX_BYTES: usize = 64 << 10;
 
 /// `/v1/ws`.
 pub(super) async fn subscribe(mut call: Call) -> Answer {
-    call.source().check()?;
     let params = params(&call)?;
     // Before anything is looked up for what is no handshake.
     handshake::check(&call.request).map_err(no_handshake)?;

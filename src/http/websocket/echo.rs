@@ -35,7 +35,6 @@ const PIECE_BYTES: usize = 16 << 10;
 
 /// `/v1/echo`.
 pub(in super::super) async fn echo(mut call: Call) -> Answer {
-    call.source().check()?;
     let rights = call.rights().await?;
     check_may_come(&rights)?;
     let key = call.rate_key_of(&rights);
