@@ -97,7 +97,10 @@ fn hostile_payloads_stay_payloads() {
 
 proptest! {
     #[test]
-    fn any_payload_arrives_as_it_was(data: String, name in "[^\\$\\p{Cc}]{0,20}") {
+    fn any_payload_arrives_as_it_was(
+        data: String,
+        name in "[^\\$\\p{Cc}]{0,20}".prop_filter("`*` is no event's name", |name| name != "*"),
+    ) {
         check(&data, &name);
     }
 }
