@@ -167,7 +167,13 @@ fn says_last(bytes: &[u8]) -> bool {
 fn is_confusing(bytes: &[u8]) -> bool {
     let bytes = bytes.to_ascii_lowercase();
     let requests = bytes.windows(6).filter(|part| part == b"http/1").count();
-    requests > 1 && ["head ", "http/1.0", "close"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
+    requests > 1
+        && ["head ", "http/1.0", "close", "websocket"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
+}
+
+fn has_body(bytes: &[u8]) -> bool {
+    let bytes = bytes.to_ascii_lowercase();
+    ["content-length", "transfer-encoding"].iter().any(|name| find(&bytes, name.as_bytes()).is_some())
 }
 
 /// Sends bytes in two pieces, and reads all that is said.
@@ -326,7 +332,8 @@ fn both_ways_answer_the_same() {
         if is_confusing(&bytes) {
             return Ok(());
         }
-        let cut = cut.index(bytes.len() + 1);
+        // A body that nobody reads ends its connection where it comes after the answer, and not where it is there before.
+        let cut = if has_body(&bytes) { bytes.len() } else { cut.index(bytes.len() + 1) };
         let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
         let (plain, app) = (plain.answers(&bytes, cut).map_err(fail)?, app.answers(&bytes, cut).map_err(fail)?);
         prop_assert_eq!(plain, app, "cut at {}: {:?}", cut, String::from_utf8_lossy(&bytes));

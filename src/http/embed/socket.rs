@@ -5,7 +5,8 @@
 //! whose header is refused ([`FrameCutter`]): then messages come in order, nothing is read that nobody waits for, and what one
 //! socket holds is bounded.
 //!
-//! It has one error for all that is wrong with a close frame: what that is, our own decoder says. And what is wrong inside a frame
+//! actix makes no upgrade where `Upgrade` lists other protocols on the same line as `websocket`: such a handshake, which nobody sends
+//! and our own connections take, is refused with 400 here. actix-ws has one error for all that is wrong with a close frame: what that is, our own decoder says. And what is wrong inside a frame
 //! actix-ws finds once the frame is whole.
 
 use std::cell::RefCell;

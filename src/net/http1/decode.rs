@@ -168,8 +168,7 @@ impl ConnectionHeaders {
             7 if is("trailer") => None,
             7 if is("upgrade") => {
                 self.upgrade_field = true;
-                // Of a list on one line actix makes no upgrade.
-                self.websocket |= is_websocket(value);
+                self.websocket |= value.split(|byte| *byte == b',').any(is_websocket);
                 Some(())
             }
             10 if is("connection") => value.split(|byte| *byte == b',').try_for_each(|option| {
