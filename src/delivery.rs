@@ -1,8 +1,9 @@
-//! What one subscriber is sent, and when: the one place that decides it, for every transport.
+//! Decides what one subscriber is sent, and when, for every transport.
 //!
-//! A [`Delivery`] knows no socket and reads no clock. Its driver calls [`Delivery::step`] with the time, the
-//! tail and what is new, and does what the answer says: write the bytes, fetch older events, wait, or finish. It holds a
-//! position, never a queue: whatever the peer cannot take yet stays in the log.
+//! A [`Delivery`] is a state machine without I/O: it knows no socket and reads no clock. Its driver calls
+//! [`Delivery::step`] with the time, the tail and the pending events, and does what the returned [`Step`] says: write the
+//! bytes, fetch older events, wait, or finish. A delivery holds a position, never a queue: what the peer cannot take yet
+//! stays in the log.
 
 mod items;
 mod timers;
@@ -27,68 +28,67 @@ use items::{ItemWriter, Written};
 use timers::{Timer, TimerTable};
 pub use unsent::UnsentBatch;
 
-/// A write ends after the event that passes this many bytes: with actix's write buffer of 32 KiB it bounds what one
-/// stalled reader holds.
+/// A write ends after the event that passes this many bytes: with actix's write buffer of 32 KiB it bounds the memory of
+/// one stalled peer.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// A batch ends after the event that passes this many bytes: enough for a thousand events of 200 bytes. It is encoded whole,
-/// for its length and its entity tag, but not kept so for a peer that does not take it ([`UnsentBatch`]).
+/// A batch ends after the event that passes this many bytes: enough for a thousand events of 200 bytes. The batch is
+/// encoded as a whole, for its length and its entity tag, but not kept as a whole for a slow peer ([`UnsentBatch`]).
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Most events of one fetch for a stream; a batch has its own limit.
 const FETCH_EVENTS: usize = 256;
 
-/// Looks without a find, at the tail or by a fetch, after which a request that completes at once is answered with how far it
-/// came.
+/// Reads without a match, of the tail or by a fetch, after which a short poll is answered with the cursor that it reached.
 const LOOKS_MAX: u32 = 8;
 
-/// How far an empty batch may move and still be omitted where its peer would do without: behind that, the client would
-/// make the server look at the same events again and again.
+/// How far the cursor of an empty batch may move while the response is still "not modified". Beyond it, the client has to
+/// get the new cursor: the server would scan the same events again with every poll.
 const UNMOVED_EVENTS: u64 = 256;
 
-/// Heartbeats without a sign of life from a peer that is pinged, after which it counts as gone.
+/// Heartbeats without a sign of life after which a pinged peer is disconnected.
 const SILENT_HEARTBEATS: u32 = 2;
 
-/// When a connection is done.
+/// When a response is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
-    /// With whatever there is: a short poll.
+    /// At once, with the events that are there: a short poll.
     AtOnce,
-    /// With the first batch, or an empty one when the time is up: a held request.
+    /// With the first batch, or with an empty one at a deadline: a long poll.
     Held {
-        /// When the time is up.
+        /// The deadline.
         until: Instant,
     },
-    /// When the server says so: a stream.
+    /// Never by itself: a stream, which the server ends.
     Stream {
         /// Ends after the item that passes this many bytes.
         bytes_max: Option<usize>,
-        /// Ends then.
+        /// Ends at this time.
         until: Option<Instant>,
-        /// Whether the peer answers pings, and must.
+        /// Whether the peer is pinged, and has to answer pings.
         pings: bool,
     },
 }
 
-/// What is the same for a connection's whole life.
+/// The parameters of a delivery, fixed for its lifetime.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How items become bytes.
+    /// The encoding of items.
     pub framing: Framing,
-    /// When it is done.
+    /// When the response is complete.
     pub completion: Completion,
-    /// Who it is; only a stream is told.
+    /// The client's id; only a stream is sent it.
     pub client: Uuid,
-    /// Whether the client that the request named is remembered, so that it goes on where it was; true also where the
-    /// request named none. One that is not is told so.
+    /// Whether the client that the request named is remembered, so that it resumes from its cursor; true also where the
+    /// request named none. A client that is not remembered is notified with `known`.
     pub known: bool,
-    /// What it runs over.
+    /// The transport.
     pub transport: Transport,
-    /// How long a stream may be quiet.
+    /// How long a stream may be idle before a `$beat` is sent.
     pub heartbeat: Duration,
     /// Most events in a batch.
     pub events_max: usize,
-    /// Random, one for each connection, so that what many do at once is spread.
+    /// Random, one for each connection: spreads what many connections would do at the same moment.
     pub jitter: u32,
 }
 
@@ -99,11 +99,12 @@ pub enum Step {
     Write,
     /// Read from the store, hand the page to [`Delivery::fetched`], then step again.
     Fetch(ReadRequest),
-    /// Nothing to do until something comes, or the time is there.
+    /// Wait until there are pending events, or until the deadline.
     Wait(Option<Instant>),
-    /// Step again, once others have had their turn: a bounded look at the tail found nothing, and there is more of it.
+    /// Step again after other tasks have run: a bounded scan of the tail found no match, and there is more of the tail to
+    /// scan.
     Yield,
-    /// It is over.
+    /// The delivery has ended.
     Finish,
 }
 
@@ -112,28 +113,28 @@ pub enum Step {
 pub struct Delivery {
     plan: Plan,
     reader: Reader,
-    /// The newest cursor that the peer was sent.
+    /// The newest cursor that was sent to the peer.
     last_sent: Cursor,
     written: Written,
     /// The items of a batch, with commas between.
     items: BytesMut,
     written_bytes: usize,
-    /// Looks that found nothing yet.
+    /// Reads without a match so far.
     looks: u32,
     begun: bool,
     finished: bool,
-    /// The batch was cut by a limit.
+    /// A limit ended the batch before the log's end.
     cut: bool,
     allows_not_modified: bool,
     timers: TimerTable,
-    /// When the peer gave its last sign of life.
+    /// When the last sign of life of the peer arrived.
     last_heard: Instant,
-    /// Why it ends, once that is fixed; [`Timer::Close`] says when.
+    /// The reason and retry delay of the end, once it is scheduled; [`Timer::Close`] is its time.
     closing: Option<Bye>,
 }
 
 impl Delivery {
-    /// A connection that begins now.
+    /// A delivery that begins now.
     #[must_use]
     pub fn new(now: Instant, plan: Plan, patterns: PatternSet, start: StartPoint) -> Self {
         let mut timers = TimerTable::default();
@@ -164,30 +165,30 @@ impl Delivery {
         }
     }
 
-    /// Keeps the place where it starts until something is subscribed, instead of following the log's end.
+    /// Keeps the start position until there is a subscription, instead of following the log's end.
     pub fn await_first_subscribe(&mut self) {
         self.reader.await_first_subscribe();
     }
 
-    /// Whether it keeps a place to start from until something is subscribed.
+    /// Whether the start position is kept until there is a subscription.
     #[must_use]
     pub fn is_awaiting_first_subscribe(&self) -> bool {
         self.reader.is_awaiting_first_subscribe()
     }
 
-    /// How far it has come: no matching event that was not written lies at or before it.
+    /// The cursor that is reached: every matching event at or before it has been written.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.reader.cursor()
     }
 
-    /// What is subscribed.
+    /// The subscribed patterns.
     #[must_use]
     pub fn patterns(&self) -> &PatternSet {
         self.reader.patterns()
     }
 
-    /// How many items were delivered: events, and control events other than `$hello` and `$beat`.
+    /// The number of items that were written: events, and control events other than `$hello` and `$beat`.
     #[must_use]
     pub fn delivered(&self) -> usize {
         self.written.count
@@ -199,71 +200,72 @@ impl Delivery {
         self.finished
     }
 
-    /// Whether it has read all that the tail holds, so that only what comes from now on can be news to it.
+    /// Whether the whole tail has been read: only events that arrive from now on can be pending.
     #[must_use]
     pub fn is_caught_up(&self, tail: &Tail) -> bool {
         self.reader.is_caught_up(tail)
     }
 
-    /// What is subscribed from now on. A fetch that is under way was for the old patterns: the driver drops it.
+    /// Replaces the subscribed patterns. A fetch that is under way is for the old patterns: the driver drops it.
     pub fn set_patterns(&mut self, patterns: PatternSet) {
         self.reader.set_patterns(patterns);
     }
 
-    /// Goes on elsewhere, after a gap where there is one.
+    /// Moves to another position, after a gap where there is one.
     pub fn seek(&mut self, start: StartPoint) {
         self.reader.seek(start);
     }
 
-    /// What a [`Step::Fetch`] found.
+    /// Takes the page that a [`Step::Fetch`] has read.
     pub fn fetched(&mut self, now: Instant, page: Page) {
         self.reader.fetched(now, page);
     }
 
-    /// A [`Step::Fetch`] failed: it is made again a little later.
+    /// A [`Step::Fetch`] has failed: it is retried a little later.
     pub fn fetch_failed(&mut self, now: Instant) {
         self.reader.fetch_failed(now);
     }
 
-    /// Rows that were looked at since this was called last and did not match: what its peer made the server do for nothing. The
-    /// driver charges them to the peer.
+    /// Returns and resets the number of rows that were scanned and did not match. The driver charges them to the peer, for
+    /// which the server did that work.
     pub fn take_vain_rows(&mut self) -> u64 {
         self.reader.take_vain_rows()
     }
 
-    /// Does not look for events before a time. Beats, pings and its end come as ever.
+    /// Reads no events before `at`. Beats, pings and the end keep their times.
     pub fn look_after(&mut self, at: Instant) {
         self.reader.look_after(at);
     }
 
-    /// The peer gave a sign of life.
+    /// A sign of life of the peer arrived.
     pub fn heard(&mut self, now: Instant) {
         self.last_heard = now;
         self.timers.stop(Timer::Silence);
     }
 
-    /// When it ends because the right to it does, whatever else would keep it; `None` where that has no end.
+    /// Sets when the right to the subscription expires, which ends the delivery in any case; `None` where it never expires.
     pub fn set_expiry(&mut self, at: Option<Instant>) {
         self.timers.put(Timer::Expiry, at);
     }
 
-    /// A batch without items that hardly moves need not be written: its peer has one like it. The delivery finishes without it.
+    /// Allows a short poll to finish without a body: the client has a batch like an empty one whose cursor hardly moves.
     pub fn allow_not_modified(&mut self) {
         self.allows_not_modified = true;
     }
 
-    /// What is kept of a finished batch of so many bytes while it is sent; `None` where no event is in it.
+    /// Keeps of a finished batch of `length` bytes what is needed to encode it again; `None` where it has no event.
     #[must_use]
     pub fn into_unsent(self: Box<Self>, length: usize) -> Option<UnsentBatch> {
         UnsentBatch::new(self, length)
     }
 
-    /// Ends it now, for a reason.
+    /// Ends the delivery now, for a reason.
     pub fn end(&mut self, now: Instant, reason: ByeReason) {
         self.close_at(now, reason);
     }
 
-    /// The server stops: it ends at a moment of its own within the time, so that not all come back at once.
+    /// The server shuts down: the delivery ends at a random time within `within`, so that clients do not reconnect all at
+    /// once.
     pub fn drain(&mut self, now: Instant, within: Duration) {
         if self.closing.is_none() {
             let spread = within.mul_f64(0.8 * f64::from(self.plan.jitter) / f64::from(u32::MAX));
@@ -274,36 +276,37 @@ impl Delivery {
     fn close_at(&mut self, at: Instant, reason: ByeReason) {
         self.closing = Some(self.bye(reason));
         self.timers.set(Timer::Close, at);
-        // Once the end is fixed, neither silence nor age ends a stream before. A held request is still answered in time.
+        // Once the end is scheduled, neither silence nor age ends a stream earlier. A long poll still completes at its
+        // deadline.
         self.timers.stop(Timer::Silence);
         if self.plan.completion.is_stream() {
             self.timers.stop(Timer::Completion);
         }
     }
 
-    /// When it ends if nothing ends it before: at its age, with the right to it, or at the time that was fixed. Not for silence,
-    /// which a peer can end any moment.
+    /// The time by which the delivery ends: at the stream's age, at the expiry of the right to it, or at the scheduled end.
+    /// Silence is not included, since the peer may break it at any moment.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
         self.timers.next_of(&[Timer::Completion, Timer::Close, Timer::Expiry])
     }
 
-    /// Whether the next step ends it, or it is over: its end has come, or its peer has been silent for too long.
+    /// Whether the next step ends the delivery, or it has ended: its end is due, or the peer has been silent for too long.
     #[must_use]
     pub fn is_due_to_end(&self, now: Instant) -> bool {
         let end = [Timer::Completion, Timer::Close, Timer::Expiry, Timer::Silence];
         self.finished || end.into_iter().any(|timer| self.timers.is_expired(timer, now))
     }
 
-    /// What is next; bytes to be sent are put into `out`, which is empty when this is called.
+    /// Decides what to do next; bytes to be sent are appended to `out`, which is empty when this is called.
     ///
-    /// `news` tells what came since the last time that [`Self::is_caught_up`] held.
+    /// `news` is what became pending since [`Self::is_caught_up`] last held.
     pub fn step(&mut self, now: Instant, tail: &Tail, news: News, out: &mut BytesMut) -> Step {
         if self.finished {
             return Step::Finish;
         }
         self.reader.skip(tail, news);
-        // Even where it is to end a little later anyway.
+        // Expiry comes first even where another end is scheduled for later.
         if self.timers.is_expired(Timer::Expiry, now) && !self.timers.is_expired(Timer::Close, now) {
             self.end(now, ByeReason::Expired);
         }
@@ -322,7 +325,7 @@ impl Delivery {
         Step::Write
     }
 
-    /// Moves over what the waiter knows to be of no interest, without looking at it.
+    /// Skips the events that the subscription index knows not to match, without scanning them.
     pub(crate) fn skip(&mut self, tail: &Tail, news: News) {
         self.reader.skip(tail, news);
     }
@@ -375,7 +378,7 @@ impl Delivery {
         self.plan.framing.control(&hello, Some(self.last_sent), out);
     }
 
-    /// The ping and the `$beat`, where they are due.
+    /// Writes the ping and the `$beat` where they are due.
     fn write_signs_of_life(&mut self, now: Instant, out: &mut BytesMut) {
         if self.timers.is_expired(Timer::Ping, now) {
             self.timers.set(Timer::Ping, now + self.plan.heartbeat);
@@ -383,17 +386,17 @@ impl Delivery {
             out.put_slice(&ping_frame());
         }
         if self.timers.is_expired(Timer::Beat, now) {
-            // Also where the framing has no item for it, or it would be due again at once.
+            // Also where the framing does not encode a `$beat`: the timer would fire again at once.
             self.timers.set(Timer::Beat, now + self.plan.heartbeat);
             self.plan.framing.control(&Control::Beat, Some(self.reader.cursor()), out);
         }
     }
 
-    /// The peer is pinged: it has been silent for too long after two heartbeats, the last of them with a ping that was not
-    /// answered.
+    /// The peer is pinged. It has been silent for too long after two heartbeats, if it did not answer the ping at the
+    /// second.
     ///
-    /// A peer that is not pinged does not answer: where the ping is late, because the store kept this waiting or the process
-    /// stood still, the peer has a heartbeat from then on. Where the end is fixed, silence does not count any more.
+    /// A peer that is not pinged does not answer. Where the ping is late, because a fetch delayed it or the process was
+    /// suspended, the peer has one heartbeat from the ping on. Once the end is scheduled, silence no longer counts.
     fn expect_sign_of_life(&mut self, now: Instant) {
         if self.closing.is_none() && self.timers.get(Timer::Silence).is_none() {
             let heartbeat = self.plan.heartbeat;
@@ -436,7 +439,7 @@ impl Delivery {
         Step::Write
     }
 
-    /// Waits for the first of all deadlines, for the store's only where `behind`.
+    /// Waits for the earliest deadline; the retry of a fetch counts only where the reader is `behind` the tail.
     fn wait(&mut self, behind: bool) -> Step {
         self.timers.put(Timer::Fetch, self.reader.next_fetch().filter(|_| behind));
         Step::Wait(self.timers.next())
@@ -449,19 +452,20 @@ impl Delivery {
         self.plan.framing.batch(&batch, out);
     }
 
-    /// Whether a limit (of events, bytes, or rows looked at) has ended the batch before the log's end. Not where it came no
-    /// further than its peer was: there a store has to catch up first, and to ask again at once would be a busy loop.
+    /// Whether a limit (of events, bytes or scanned rows) has ended the batch before the log's end. False where the cursor
+    /// did not move: the store has to catch up first, and a client that polled again at once would be a busy loop.
     fn is_cut(&self, now: Instant, tail: &Tail) -> bool {
         self.due_bye(now).is_none() && self.cursor() != self.last_sent && !self.is_caught_up(tail)
     }
 
-    /// Appends what the reader finds, up to the limits; says whether only the store knows more, as [`Reader::read`] does.
+    /// Appends the events that the reader finds, up to the limits; returns whether it is behind the tail, as
+    /// [`Reader::read`] does.
     fn read(&mut self, now: Instant, tail: &Tail, bytes_target: usize, items_max: usize, out: &mut BytesMut) -> bool {
         let (mut writer, reader) = self.item_writer(bytes_target, items_max, out);
         reader.read(now, tail, &mut writer)
     }
 
-    /// What items are written with, besides the reader that finds them.
+    /// The writer for items, and the reader that finds them: two borrows of disjoint fields.
     fn item_writer<'a>(
         &'a mut self,
         bytes_target: usize,
@@ -481,7 +485,7 @@ impl Delivery {
         Step::Write
     }
 
-    /// The `$bye` that is to be sent now, if any.
+    /// The `$bye` that is due now, if any.
     fn due_bye(&self, now: Instant) -> Option<Bye> {
         self.closing.filter(|_| self.timers.is_expired(Timer::Close, now))
     }
@@ -507,7 +511,7 @@ impl Completion {
 
 #[cfg(test)]
 impl Plan {
-    /// What a short poll is given.
+    /// The plan of a short poll.
     fn short_poll(framing: Framing) -> Self {
         Self {
             framing,
@@ -532,7 +536,7 @@ mod tests {
     use crate::log::{Bounds, FeedBatch};
     use crate::tail::TailLimits;
 
-    /// The first step of a short poll from the beginning of a log of so many events, and what it wrote.
+    /// The first step of a short poll from the beginning of a log of `events` events, and the bytes that it wrote.
     fn poll(patterns: &str, events: u64, omits: bool) -> (Step, String) {
         let zero = Position::ZERO;
         let bounds = Bounds { epoch: "e".parse().unwrap(), began: zero, floor: zero, last: zero };

@@ -1,9 +1,10 @@
-//! Events to web pages, in order, once, over whatever transport works.
+//! An event log served to web pages over every transport: in order, each event once, resumable from a cursor.
 //!
-//! Switchback is a server, and a library, for one job: a web page, whatever its age and whatever proxy stands in between,
-//! subscribes to events and gets every one of them, in order, once. The same subscription is offered over short polling, long
-//! polling, JSONP, hidden-iframe streaming, Server-Sent Events, newline-delimited JSON and WebSocket. All are views of one
-//! event log, read from a cursor, so a client picks the transport that works where it is, and changes its mind at any moment.
+//! Switchback is a server, and a library. A web page subscribes to topics and gets every matching event in order, each
+//! once, whatever the age of its browser and whatever proxy lies in between. The same subscription is offered over short
+//! polling, long polling, JSONP, hidden-iframe streaming, Server-Sent Events, newline-delimited JSON and WebSocket. All of
+//! them are views of one event log, read from a cursor, so a client picks a transport that works in its network and may
+//! switch to another at any moment.
 //!
 //! # As a library
 //!
@@ -15,7 +16,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let hub = Hub::open(Arc::new(MemoryStore::new(StoreOptions::default())), HubOptions::default()).await?;
 //!
-//! // A stream of items, from any place in the log…
+//! // A stream of items, from any position in the log…
 //! let mut orders = hub.subscribe(["orders.>"], From::Earliest).await?;
 //! // …or a function that is called, as with an event emitter.
 //! let listener = hub.on("orders.*.status", |event| println!("{}: {}", event.topic(), event.data())).await?;
@@ -31,7 +32,7 @@
 //!
 //! [`routes`] mounts all the transports into any actix-web `App`, under any prefix; [`server::Server`] is the whole server.
 //!
-//! # The walk of an event
+//! # The path of an event
 //!
 //! ```text
 //! http::publish ─▶ Hub::publish ─▶ Store::append ─▶ (feed) every worker's Tail, wake ─▶ Delivery::step ─▶ socket
@@ -39,62 +40,68 @@
 //!                                        └───────────── behind the tail: a bounded read ─────┘
 //! ```
 //!
-//! A publisher is answered once its event is durable; by then the event is in every worker's inbox. A subscriber holds a
-//! position. While it keeps up it reads its worker's [`tail`]; where it has fallen behind that, it reads the [`store`]. Both are one
-//! read from a position, so history and the present meet without a seam. What the socket does not take stays in the log.
+//! A publisher gets its response once its event is durable; by then the event is in every worker's inbox (fan-out). A
+//! subscriber is a position in the log. While the subscriber keeps up, its worker reads the [`tail`] in memory for it; a
+//! subscriber that has fallen behind the tail is served from the [`store`]. Both are one read from a position, so history
+//! and live events meet without a seam. Backpressure is the socket's: what the socket does not take stays in the log.
 //!
-//! An idle stream over plain HTTP/1 is written to by its worker directly, past its task (`net::direct_write`); all
-//! else goes through its body. Handlers know one kind of request and one of answer (`net`), whatever they came over: in our
-//! own server the frequent requests of HTTP/1.1 (`net::http1`) and all of HTTP/2 (`net::http2`) come straight from their
-//! connection, the rest through an actix-web `App` (`http::embed`). There is one table of routes for all (`http::route`). A
-//! WebSocket's messages are read by our own decoder (`net::websocket`), or through an `App` by actix-ws; what is sent is ours.
+//! A worker writes to an idle stream over plain HTTP/1 directly, without waking the stream's task (`net::direct_write`);
+//! all other bytes go through the response body. Handlers see one kind of request and one kind of response (`net`),
+//! whatever the connection is: in the server, the frequent requests of HTTP/1.1 (`net::http1`) and all of HTTP/2
+//! (`net::http2`) are decoded by `net` itself, the rest by an actix-web `App` (`http::embed`). One table of routes serves
+//! both (`http::route`). WebSocket messages are decoded by `net::websocket`, or in an `App` by actix-ws; `wire` encodes the
+//! frames that are sent.
 //!
 //! # Map
 //!
-//! | module | job |
+//! | module | responsibility |
 //! |---|---|
-//! | [`cursor`], [`topic`], [`event`], [`json`], `excerpt` | the vocabulary: where, on what, what; data made safe for every framing, once |
-//! | [`log`] | what the log says of itself: bounds, pages, requests for them, the feed's batches |
-//! | [`store`] | the log: the contract of every engine; in memory, on disk (SQLite), shared by many nodes (NATS JetStream) |
-//! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and who waits for which |
-//! | [`transport`], [`wire`] | the transports, and how items become their bytes |
-//! | `reader` | a position in the log, and what is read there next: of the tail, or of the store; sans I/O |
-//! | [`delivery`] | what one subscriber is sent, and when: sans I/O, for every transport |
-//! | [`auth`] | keys, tokens, what they grant, and whether that covers what is asked: pure |
-//! | `hub`, `clients`, `barred` | publish, subscribe, the feed to the workers; who is there, how far; who is shut out |
-//! | [`clock`] | the time of day, and how far it can be believed after a jump |
-//! | [`secret_file`], [`keyring`] | files that only their owner may have written; the keys in force, read again where their files change |
-//! | [`limits`] | how many, how often, how much memory, by address and subject; the log of refusals |
-//! | `net` | bytes to requests, answers to bytes: TLS, HTTP/1.1, HTTP/2, deadlines, the access log |
-//! | [`http`] | the URLs; requests parsed, deliveries driven |
-//! | [`server`] | a store, a hub, its routes and `net` put together behind a listener |
-//! | [`config`], [`command`] | flags; the program's commands |
+//! | [`cursor`], [`topic`], [`event`], [`json`], `excerpt` | the vocabulary: positions, topics, events; event data is escaped once, for every framing |
+//! | [`log`] | the log's own types: bounds, read requests, pages, batches of the feed |
+//! | [`store`] | the log: the contract of every engine; engines in memory, on disk (SQLite) and on a cluster (NATS JetStream) |
+//! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and an index of the subscriptions that wait for them |
+//! | [`transport`], [`wire`] | the transports, and the encoding of items for each |
+//! | `reader` | a subscriber's position, and its next read from the tail or from the store: sans I/O |
+//! | [`delivery`] | what one subscriber is sent, and when, for every transport: sans I/O |
+//! | [`auth`] | authorization: keys, tokens, their grants, and whether a grant covers a request: pure |
+//! | `hub`, `clients`, `barred` | publish, subscribe, fan-out to the workers; the registry of clients and their cursors; the denylist |
+//! | [`clock`] | the wall clock, and how far it is trusted after a jump |
+//! | [`secret_file`], [`keyring`] | files with checked ownership and mode; the active keys, reloaded when their files change |
+//! | [`limits`] | limits on connections, rates and memory, by address and subject; the log of rejections |
+//! | `net` | decoding of requests, encoding of responses: TLS, HTTP/1.1, HTTP/2, timeouts, the access log |
+//! | [`http`] | routes and handlers: requests are parsed, deliveries are driven |
+//! | [`server`] | the whole server: a store, a hub, its routes and `net` behind a listener |
+//! | [`config`], [`command`] | command line flags; the program's commands |
 //!
-//! Imports point one way: `main → command → server → config → http → {hub, net} → lane → {barred, delivery} → {clients, reader}
-//! → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, waiters}
-//! → {cursor, topic, json, transport, excerpt, secret_file, sync}`: a module uses those of its own group and of the groups behind
-//! it. Among files, too, no two use each other, but for a module and its children.
+//! Imports point one way: `main → command → server → config → http → {hub, net} → lane → {barred, delivery} → {clients,
+//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, waiters} → {cursor, topic, json,
+//! transport, excerpt, secret_file, sync}`: a module imports from its own group and from the groups after it. Among files,
+//! too, there is no cycle but between a module and its children.
 //!
 //! # Invariants
 //!
-//! 1. Only `http::embed`, `net::fallback`, [`server`] and the program know actix-web, and `http::embed` alone actix-ws. The core is usable, and tested, without
-//!    a socket; handlers without a connection.
-//! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or await: time is an
-//!    argument, the next deadline a return value.
-//! 3. A subscriber is a position, never a queue. Nobody holds events on behalf of a client.
-//! 4. Events reach a tail only through the store's feed: to publish here and to hear it from another node are the same path.
-//! 5. A waiter registers before it reads. (Else an event between the read and the wait is slept through.)
-//! 6. Nothing is delivered that is not durable yet, in the mode that the operator chose.
-//! 7. On the hot path a worker takes no lock of others': events are shared, encoded once, but each worker has its own tail
-//!    index and its own waiters; the feed crosses to a worker once a batch, not once a subscriber.
-//! 8. The feed never waits for a worker: where a worker's inbox is full, its tail is reset, and its readers turn to the store.
+//! 1. Only `http::embed`, `net::fallback`, [`server`] and the program depend on actix-web, and `http::embed` alone on
+//!    actix-ws. The core is usable, and tested, without a socket; handlers without a connection.
+//! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or
+//!    await: time is an argument, the next deadline a return value.
+//! 3. A subscriber is a position, never a queue: no component holds events on behalf of a client.
+//! 4. Events reach a tail only through the store's feed: an event published on this node takes the same path as one
+//!    published on another node.
+//! 5. A subscription registers as a waiter before it reads. (Else it would miss the wake-up for an event that arrives
+//!    between the read and the registration.)
+//! 6. No event is delivered before it is durable, in the mode that the operator chose.
+//! 7. On the hot path a worker takes no lock that it shares with other workers: events are shared and encoded once, but
+//!    each worker has its own tail index and its own waiters. The feed is sent to a worker once a batch, not once a
+//!    subscriber.
+//! 8. The feed never waits for a worker: where a worker's inbox is full, its tail is reset, and its subscribers read from
+//!    the store.
 //! 9. No store transaction is held across an await.
-//! 10. A subscriber that is caught up is told the first position that concerns it. What lies before is skipped, not read: the
-//!     cost of a sparse subscription is what it receives.
-//! 11. A worker writes only to a stream at rest: nothing waits to be written before it, and neither its end nor a read for it
-//!     is due. What the socket does not take goes out before all that follows.
+//! 10. A subscriber that is caught up is woken with the first position that matches its patterns. Events before that
+//!     position are skipped, not scanned: the cost of a sparse subscription is the events that it receives.
+//! 11. A worker writes directly only to an idle, drained stream: no bytes are queued before the write, and neither the
+//!     stream's end nor a fetch for it is due. What the socket does not take is sent before any later bytes.
 
-// They panic where the stream cannot be written.
+// These macros panic where the stream cannot be written.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;

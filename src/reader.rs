@@ -1,8 +1,9 @@
-//! Reading the log from a position on: the one place that turns the tail, the pages of a store and a subscriber's news into
-//! events and gaps, in order, once. For deliveries over HTTP ([`crate::delivery`]) and for subscriptions in-process alike.
+//! Reads the log from a position: merges the tail, the pages of the store and the pending events of a subscriber into one
+//! ordered sequence of events and gaps, each event once. Deliveries over HTTP ([`crate::delivery`]) and in-process
+//! subscriptions share this code.
 //!
-//! Sans I/O: the time is an argument, a read from the store is a request that the caller carries out, and what is found goes
-//! to the caller's [`Items`]. A reader holds a position and, for a moment, one page; never a queue.
+//! Sans I/O: the time is an argument, a read from the store is a request that the caller carries out, and the results go to
+//! the caller's [`Items`]. A reader holds a position and, for a moment, one page; never a queue.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,23 +17,23 @@ use crate::topic::PatternSet;
 use crate::waiters::News;
 use crate::wire::{Gap, GapReason};
 
-/// Most comparisons of a topic with a pattern in one fetch that has to scan: below a millisecond, so that those who read at the
-/// same time have their turn soon.
+/// Budget of one fetch that has to scan, in comparisons of a topic with a pattern: less than a millisecond, so that
+/// concurrent fetches are served soon.
 const FETCH_COMPARISONS: u64 = 8192;
 
-/// Fewest rows that one fetch may scan, whatever the number of patterns: 64 patterns at most come to about as many comparisons.
+/// Fewest rows that one fetch may scan, whatever the number of patterns: with 64 patterns that is twice the budget.
 const FETCH_ROWS_MIN: u64 = 256;
 
-/// How long a reader waits before it reads again from a store that could not answer, or that has not come as far as its own
-/// feed. Without the wait a reader of such a store would be a busy loop.
+/// How long a reader waits before it retries a read from a store that failed, or that is behind its own feed. Without the
+/// wait, the reader of such a store would be a busy loop.
 const FETCH_RETRY: Duration = Duration::from_secs(1);
 
-/// Where a subscription begins.
+/// The start of a subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartPoint {
-    /// What the client presented, or where the server put it.
+    /// The cursor that the client presented, or that the server chose.
     pub cursor: Cursor,
-    /// The gap that is delivered before anything else; reading goes on where the gap ends.
+    /// The gap that is delivered before any event; reading continues at the gap's end.
     pub gap: Option<Gap>,
 }
 
@@ -43,13 +44,13 @@ impl StartPoint {
         Self { cursor, gap: None }
     }
 
-    /// The position from which reading goes on: the gap's end where there is one.
+    /// The position from which reading continues: the gap's end where there is one.
     fn resumes_at(&self) -> Cursor {
         self.gap.as_ref().map_or(self.cursor, |gap| gap.to)
     }
 }
 
-/// The gap between a cursor and the log, as far as the log's bounds show one; `None` where the cursor is in the log.
+/// The gap between a cursor and the log, as far as the log's bounds reveal one; `None` where the cursor is in the log.
 #[must_use]
 pub fn gap_at(cursor: Cursor, bounds: &Bounds) -> Option<Gap> {
     if cursor.epoch != bounds.epoch {
@@ -61,44 +62,44 @@ pub fn gap_at(cursor: Cursor, bounds: &Bounds) -> Option<Gap> {
     }
 }
 
-/// A gap of all patterns, with an unknown number of missed events.
+/// A gap that affects all patterns, with an unknown number of missed events.
 fn gap(reason: GapReason, from: Cursor, to: Cursor) -> Gap {
     Gap { reason, from, to, patterns: Vec::new(), missed: None }
 }
 
-/// Takes what a [`Reader`] finds, in the log's order.
+/// Receives what a [`Reader`] finds, in the log's order.
 pub(crate) trait Items {
-    /// A gap; what follows lies after its end.
+    /// A gap; later items lie after its end.
     fn gap(&mut self, gap: Gap);
 
     /// An event that matches.
     fn event(&mut self, event: &Arc<Event>);
 
-    /// Whether no more is wanted for now. The reader then stops behind the item that filled it.
+    /// Whether the batch or buffer is full. The reader then stops after the item that filled it.
     fn is_full(&self) -> bool;
 }
 
-/// A subscriber's position in the log, and what it is about to read there.
+/// A subscriber's position in the log, and its next read.
 #[derive(Debug)]
 pub(crate) struct Reader {
     patterns: PatternSet,
-    /// Every matching event at or before here has been found.
+    /// Every matching event at or before this cursor has been delivered.
     cursor: Cursor,
     /// Boxed, as the page is: both are rare, and every reader would carry their size.
     gap: Option<Box<Gap>>,
     page: Option<Box<Page>>,
-    /// No pattern yet, but a place to start from, which is kept until there is one.
+    /// There is no pattern yet, and the start position is kept until there is one.
     awaiting_first_subscribe: bool,
-    /// When a store that could not answer is read again.
+    /// When a read from the store may be retried.
     fetch_after: Option<Instant>,
-    /// When it may look for events again: until then its peer pays for rows that did not match.
+    /// When events may be read again: until then the peer pays for rows that did not match.
     look_after: Option<Instant>,
-    /// Rows that were looked at, did not match and are not charged to the peer yet.
+    /// Rows that were scanned, did not match and are not charged to the peer yet.
     vain_rows: u64,
 }
 
 impl Reader {
-    /// Of these patterns, from a place on.
+    /// A reader of these patterns, from a start point.
     pub(crate) fn new(patterns: PatternSet, start: StartPoint) -> Self {
         Self {
             patterns,
@@ -112,7 +113,7 @@ impl Reader {
         }
     }
 
-    /// Keeps the place where it starts until there is a pattern, instead of following the log's end.
+    /// Keeps the start position until there is a pattern, instead of following the log's end.
     pub(crate) fn await_first_subscribe(&mut self) {
         self.awaiting_first_subscribe = self.patterns.is_empty();
     }
@@ -121,7 +122,7 @@ impl Reader {
         self.awaiting_first_subscribe
     }
 
-    /// How far it has come: every matching event at or before here was given to the [`Items`].
+    /// The cursor that is reached: every matching event at or before it was passed to the [`Items`].
     pub(crate) fn cursor(&self) -> Cursor {
         self.cursor
     }
@@ -130,27 +131,27 @@ impl Reader {
         &self.patterns
     }
 
-    /// Whether it has read all that the tail holds, so that only what comes from now on can be news to it.
+    /// Whether the whole tail has been read: only events that arrive from now on can be pending.
     pub(crate) fn is_caught_up(&self, tail: &Tail) -> bool {
         let at_end = self.cursor.position >= tail.end() || self.patterns.is_empty();
         self.cursor.epoch == tail.epoch() && at_end && self.page.is_none()
     }
 
-    /// Other patterns from now on. A fetch that is under way was for the old ones: the caller drops it.
+    /// Replaces the patterns. A fetch that is under way is for the old patterns: the caller drops it.
     pub(crate) fn set_patterns(&mut self, patterns: PatternSet) {
         self.patterns = patterns;
         self.awaiting_first_subscribe = false;
         self.page = None;
     }
 
-    /// Goes on elsewhere, after a gap where there is one.
+    /// Moves to another position, after a gap where there is one.
     pub(crate) fn seek(&mut self, start: StartPoint) {
         self.cursor = start.resumes_at();
         self.gap = start.gap.map(Box::new);
         self.page = None;
     }
 
-    /// Moves over what is known to match nothing, without looking at it.
+    /// Skips the events that are known not to match, without scanning them.
     pub(crate) fn skip(&mut self, tail: &Tail, news: News) {
         let clear = match news {
             News::Unknown => return,
@@ -162,7 +163,7 @@ impl Reader {
         }
     }
 
-    /// A read of what comes next from the store, bounded also in the rows that it may look at.
+    /// A request for the next events from the store, with a budget of rows to scan.
     pub(crate) fn request(&self, events_max: usize, bytes_max: usize) -> ReadRequest {
         ReadRequest {
             patterns: self.patterns.clone(),
@@ -173,7 +174,7 @@ impl Reader {
         }
     }
 
-    /// What a [`Self::request`] found.
+    /// Takes the page that a [`Self::request`] has read.
     pub(crate) fn fetched(&mut self, now: Instant, page: Page) {
         let progress = page.through > self.cursor.position || page.trimmed.is_some() || !page.events.is_empty();
         self.fetch_after = (!progress).then(|| now + FETCH_RETRY);
@@ -181,33 +182,34 @@ impl Reader {
         self.page = Some(Box::new(page));
     }
 
-    /// A [`Self::request`] failed: it is made again a little later.
+    /// A [`Self::request`] has failed: it is retried a little later.
     pub(crate) fn fetch_failed(&mut self, now: Instant) {
         self.fetch_after = Some(now + FETCH_RETRY);
     }
 
-    /// Does not look for events before a time.
+    /// Reads no events before `at`.
     pub(crate) fn look_after(&mut self, at: Instant) {
         self.look_after = Some(at);
     }
 
-    /// Rows that were looked at since this was called last, and did not match.
+    /// Returns and resets the number of rows that were scanned and did not match.
     pub(crate) fn take_vain_rows(&mut self) -> u64 {
         std::mem::take(&mut self.vain_rows)
     }
 
-    /// Whether it may read from the store now.
+    /// Whether a read from the store is allowed now.
     pub(crate) fn may_fetch(&self, now: Instant) -> bool {
         self.next_fetch().is_none_or(|at| now >= at)
     }
 
-    /// When it may read from the store again, where it has to wait for that.
+    /// When a read from the store is allowed again, where the reader has to wait.
     pub(crate) fn next_fetch(&self) -> Option<Instant> {
         self.fetch_after.max(self.look_after)
     }
 
-    /// Finds the gap, the fetched page or what the tail holds, as far as `items` takes it; says whether the position is older
-    /// than the tail, so that only the store knows more, or the tail may not be looked at yet.
+    /// Passes the gap, the fetched page and the events of the tail to `items` until those are full. Returns whether the
+    /// reader is behind: its position is older than the tail, so that only the store has the next events, or the tail may
+    /// not be read yet.
     pub(crate) fn read(&mut self, now: Instant, tail: &Tail, items: &mut impl Items) -> bool {
         if self.cursor.epoch != tail.epoch() && self.gap.is_none() {
             let to = Cursor::new(tail.epoch(), tail.began());
@@ -222,7 +224,7 @@ impl Reader {
             self.read_page(*page, items);
         }
         if self.patterns.is_empty() {
-            // Nothing is subscribed, so nothing is left out: the position is the log's end.
+            // There is no subscription, so no event is missed: the position is the log's end.
             if !self.awaiting_first_subscribe {
                 self.cursor.position = self.cursor.position.max(tail.end());
             }
@@ -251,7 +253,8 @@ impl Reader {
     fn read_page(&mut self, page: Page, items: &mut impl Items) {
         if let Some(Trimmed { to, patterns }) = page.trimmed {
             let to = Cursor::new(self.cursor.epoch, to);
-            // Where everything is subscribed, everything between was missed; else only the store could have counted.
+            // With a subscription to everything, every event in between was missed; else only the store could count the
+            // missed ones.
             let missed = self.patterns.has_everything().then(|| to.position.0.saturating_sub(self.cursor.position.0));
             items.gap(Gap { patterns, missed, ..gap(GapReason::Expired, self.cursor, to) });
             self.cursor = to;
@@ -271,7 +274,7 @@ mod tests {
     use crate::log::FeedBatch;
     use crate::tail::TailLimits;
 
-    /// What was found, with room for so many events.
+    /// What was found, with room for `room` events.
     struct Found {
         events_max: usize,
         events: Vec<u64>,
@@ -360,13 +363,13 @@ mod tests {
             } else {
                 reader.fetched(now, empty())
             }
-            assert!(reader.read(now, &tail, &mut Found::of(1)), "only the store knows");
+            assert!(reader.read(now, &tail, &mut Found::of(1)), "only the store has the next events");
             assert!(!reader.may_fetch(now));
             assert_eq!(reader.next_fetch(), Some(now + FETCH_RETRY));
             assert!(reader.may_fetch(now + FETCH_RETRY));
         }
         reader.fetched(now, Page { through: Position(2), ..Page::default() });
-        assert!(reader.may_fetch(now), "it came further");
+        assert!(reader.may_fetch(now), "the position moved");
     }
 
     #[test]

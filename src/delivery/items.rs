@@ -1,4 +1,4 @@
-//! The items of a delivery as they are written: one after the other in a stream, with commas between in a batch.
+//! Encodes the items of a delivery: one after the other in a stream, separated by commas in a batch.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::json::Literal;
 use crate::reader::Items;
 use crate::wire::{Control, Framing, Gap};
 
-/// What has been written so far.
+/// What has been encoded so far.
 #[derive(Debug)]
 pub(super) struct Written {
     /// Items: events, and control events other than `$hello` and `$beat`.
     pub(super) count: usize,
-    /// How the items of a batch stand as a literal in a script.
+    /// How the batch has to be escaped as a JavaScript literal.
     pub(super) literal: Literal,
-    /// Which items of a batch are events. Boxed: streams have none.
+    /// The range of the items that are events. Boxed: streams have none.
     pub(super) span: Option<Box<EventSpan>>,
 }
 
@@ -31,7 +31,7 @@ impl Written {
 /// Writes items into a buffer, up to a limit.
 pub(super) struct ItemWriter<'a> {
     pub(super) framing: &'a Framing,
-    /// Whether the items belong to a batch, in which they are bare JSON, whatever is put around the batch.
+    /// Whether the items belong to a batch, in which every item is bare JSON, whatever the batch is wrapped in.
     pub(super) in_batch: bool,
     pub(super) written: &'a mut Written,
     pub(super) out: &'a mut BytesMut,
@@ -59,7 +59,7 @@ impl<'a> ItemWriter<'a> {
         }
     }
 
-    /// An event of a batch lies between two bytes of its items.
+    /// Extends the range of the batch's events by the event that was just written.
     fn note_event(&mut self, position: Position, start_bytes: usize) {
         let (after, end_bytes) = (position.before(), self.out.len());
         let first = || Box::new(EventSpan { start_bytes, end_bytes, after, through: position, count: 0 });

@@ -1,24 +1,24 @@
-//! The deadlines of a delivery, in one table: a small array, as quinn keeps those of a connection. To look for the next of seven
-//! is cheaper than to keep them in order, since every write moves one of them.
+//! The deadlines of a delivery, in one table: a small array, like quinn's timers of a connection. To search seven entries
+//! for the earliest is cheaper than to keep them sorted, since every write moves one of them.
 
 use std::time::Instant;
 
-/// What happens at a deadline.
+/// What happens when the timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// The stream has been quiet for a heartbeat.
+    /// A `$beat` is due: the stream has been idle for a heartbeat.
     Beat,
-    /// The peer is pinged.
+    /// A ping is due.
     Ping,
     /// The peer has been silent for too long.
     Silence,
-    /// A stream has come to its age, or a held request's wait is over.
+    /// The stream reaches its maximum age, or the long poll its deadline.
     Completion,
-    /// The `$bye` that stands ready is sent.
+    /// The scheduled `$bye` is sent.
     Close,
-    /// The right to the subscription ends.
+    /// The right to the subscription expires.
     Expiry,
-    /// The store may be read again.
+    /// A fetch from the store may be retried.
     Fetch,
 }
 
@@ -26,7 +26,7 @@ impl Timer {
     const COUNT: usize = 7;
 }
 
-/// When each of a delivery's timers goes off, where it is set.
+/// When each timer fires, where it is set.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TimerTable([Option<Instant>; Timer::COUNT]);
 
@@ -39,7 +39,7 @@ impl TimerTable {
         self.put(timer, None);
     }
 
-    /// Sets a timer, or stops it.
+    /// Sets a timer, or stops it with `None`.
     pub(super) fn put(&mut self, timer: Timer, at: Option<Instant>) {
         self.0[timer as usize] = at;
     }
@@ -52,12 +52,12 @@ impl TimerTable {
         self.get(timer).is_some_and(|at| now >= at)
     }
 
-    /// The first deadline of all timers.
+    /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().flatten().min().copied()
     }
 
-    /// The first deadline of some timers.
+    /// The earliest deadline of some timers.
     pub(super) fn next_of(&self, timers: &[Timer]) -> Option<Instant> {
         timers.iter().filter_map(|timer| self.get(*timer)).min()
     }

@@ -1,9 +1,9 @@
-//! A batch that is written and not sent: positions, from which its bytes can be made again.
+//! A batch that is encoded and not sent yet, reduced to the positions from which its bytes can be encoded again.
 //!
-//! A peer may ask for a batch and take it slowly, or not at all. To keep the bytes for it would hold a quarter of a megabyte a
-//! request; what is kept instead is where in the log they came from. An event never changes, and none comes to be between two
-//! positions that were read: so what was read from there reads the same again, unless some of it has been trimmed or
-//! superseded since. Then there is nothing to send on with, and the peer asks again by its cursor.
+//! A client may request a batch and read the response slowly, or not at all. To keep the bytes would cost a quarter of a
+//! megabyte for each such request, so the batch keeps its range of log positions instead. An event never changes, and no
+//! event appears between two positions that were read, so the same range yields the same bytes, unless an event in it has
+//! been trimmed or superseded since. Then the response is cut off, and the client polls again from its cursor.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::log::ReadRequest;
 use crate::topic::PatternSet;
 
-/// Which of a batch's items are events, and which.
+/// The events of a batch: their bytes and their positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EventSpan {
     /// Bytes of the items before the first event.
@@ -24,23 +24,23 @@ pub(super) struct EventSpan {
     pub(super) end_bytes: usize,
     /// The position before the first event.
     pub(super) after: Position,
-    /// The position of the last.
+    /// The position of the last event.
     pub(super) through: Position,
-    /// How many they are.
+    /// The number of events.
     pub(super) count: usize,
 }
 
-/// A finished batch without its events.
+/// A finished batch without the bytes of its events.
 #[derive(Debug)]
 pub struct UnsentBatch {
-    /// With the items besides the events: those before them, then those after.
+    /// Its `items` are those that are not events: those before the events, then those after them.
     delivery: Box<Delivery>,
     span: EventSpan,
     length: usize,
 }
 
 impl UnsentBatch {
-    /// Of a delivery that has finished with a batch of so many bytes; `None` where there is no event in it.
+    /// Of a delivery that has finished with a batch of `length` bytes; `None` where there is no event in it.
     pub(super) fn new(mut delivery: Box<Delivery>, length: usize) -> Option<Self> {
         let span = *delivery.written.span.take().filter(|span| span.end_bytes <= delivery.items.len())?;
         let after = delivery.items.split_off(span.end_bytes);
@@ -51,31 +51,31 @@ impl UnsentBatch {
         Some(Self { delivery, span, length })
     }
 
-    /// Length of the batch, in bytes.
+    /// Length of the encoded batch, in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// What was asked for.
+    /// The subscribed patterns.
     #[must_use]
     pub fn patterns(&self) -> &PatternSet {
         self.delivery.patterns()
     }
 
-    /// The events are those that match, after the first position and up to the second.
+    /// The range of the events: those that match, after the first position and up to the second.
     #[must_use]
     pub fn positions(&self) -> (Position, Position) {
         (self.span.after, self.span.through)
     }
 
-    /// A read of the next of them from the store.
+    /// A read request for the next of the events, after a position.
     #[must_use]
     pub fn request(&self, after: Position) -> ReadRequest {
         ReadRequest { after, ..self.delivery.reader.request(self.delivery.plan.events_max, BATCH_BYTES) }
     }
 
-    /// The bytes of the batch, of all of its events; `None` where these are not all of them, or those of another log.
+    /// Encodes the batch again with all of its events; `None` where `events` are not all of them, or belong to another log.
     #[must_use]
     pub fn write_again(&self, events: &[Arc<Event>]) -> Option<Bytes> {
         let epoch = self.delivery.cursor().epoch;
@@ -114,7 +114,7 @@ mod tests {
     use crate::waiters::News;
     use crate::wire::{Framing, Gap, GapReason};
 
-    /// A batch of events with these texts, behind a gap or not; what was written, and the events.
+    /// A batch of events with these texts, after a gap or not; the encoded bytes, and the events.
     fn batch(framing: Framing, texts: &[String], gap: bool) -> (Option<UnsentBatch>, Bytes, Vec<Arc<Event>>) {
         let zero = Position::ZERO;
         let bounds = Bounds { epoch: "e".parse().unwrap(), began: zero, floor: zero, last: zero };
@@ -139,7 +139,8 @@ mod tests {
     }
 
     proptest! {
-        /// In every framing, and whatever stands before the events, the same bytes come of the same events, and none of others.
+        /// In every framing, and whatever items precede the events, the same events yield the same bytes, and other events
+        /// none.
         #[test]
         fn what_is_written_again_is_the_same(
             texts in proptest::collection::vec("(__proto__|</script>|[a-z\u{2028}]{0,9})", 1..6),
@@ -156,7 +157,7 @@ mod tests {
             prop_assert_eq!(unsent.positions(), (Position::ZERO, Position(texts.len() as u64)));
             prop_assert_eq!(unsent.length(), written.len());
             prop_assert_eq!(unsent.write_again(&events), Some(written));
-            prop_assert_eq!(unsent.write_again(&events[1..]), None, "one is gone");
+            prop_assert_eq!(unsent.write_again(&events[1..]), None, "an event is missing");
         }
     }
 
