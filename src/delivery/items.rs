@@ -16,7 +16,7 @@ use crate::wire::{Control, Framing, Gap};
 pub(super) struct Written {
     /// Items: events, and control events other than `$hello` and `$beat`.
     pub(super) count: usize,
-    /// How the batch has to be escaped as a JavaScript literal.
+    /// Whether the items keep their meaning as a literal in a script.
     pub(super) literal: Literal,
     /// The range of the items that are events. Boxed: streams have none.
     pub(super) span: Option<Box<EventSpan>>,

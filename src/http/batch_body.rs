@@ -1,8 +1,8 @@
-//! The body of a long batch: its bytes are kept only while the socket takes them.
+//! The body of a long batch. Its bytes are kept in memory only while the socket takes them.
 //!
-//! While its connection's task runs, the whole batch is there, and parts of it are given as fast as they are taken: nearly
-//! every peer takes all of it at once. Where the task comes to rest with something left, the bytes are dropped, and made
-//! again from the log when the socket takes more ([`crate::delivery::UnsentBatch`]).
+//! While the connection's task runs, the whole batch is in memory, and its parts are sent as fast as the socket takes them:
+//! nearly every client takes the whole batch at once. Where the task suspends with bytes left, the bytes are dropped, and
+//! encoded again from the log when the socket takes more ([`crate::delivery::UnsentBatch`]).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -21,21 +21,21 @@ use crate::event::Event;
 use crate::hub::Worker;
 use crate::net::Response;
 
-/// Longest batch, in bytes, that waits as it is.
+/// Longest batch, in bytes, that is kept as it is until it is sent.
 const WHOLE_BYTES_MAX: usize = 32 << 10;
 
-/// Bytes of a longer one that are given at a time.
+/// Bytes of a longer batch that are sent at a time.
 const PART_BYTES: usize = 16 << 10;
 
-/// Bytes of batches that one thread keeps whole at a time, all those whose tasks have not come to rest: requests may come a
-/// hundred at once.
+/// Bytes of long batches that one thread keeps in memory, of all those whose tasks are not suspended: a hundred requests
+/// may arrive at once.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
 thread_local! {
     static KEPT_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// An answer with the batch that a delivery has finished with.
+/// A response with the batch that a delivery has finished with.
 pub(super) fn with_batch(response: Response, driver: Box<Driver>, batch: Bytes) -> Response {
     if batch.len() <= WHOLE_BYTES_MAX {
         return response.with_body(batch);
@@ -43,7 +43,7 @@ pub(super) fn with_batch(response: Response, driver: Box<Driver>, batch: Bytes) 
     let (worker, delivery) = driver.into_delivery();
     match delivery.into_unsent(batch.len()) {
         Some(unsent) => response.with_sized_stream(unsent.length(), BatchBody::new(worker, unsent, batch)),
-        // Without an event in it, it cannot be that long.
+        // A batch without an event is never that long.
         None => response.with_body(batch),
     }
 }
@@ -55,17 +55,17 @@ struct BatchBody {
     remaking: Option<LocalBoxFuture<'static, Option<Bytes>>>,
 }
 
-/// Where a batch comes from.
+/// What the batch is encoded from again.
 struct Source {
     worker: Rc<Worker>,
     batch: UnsentBatch,
 }
 
-/// A batch's bytes, counted among the thread's.
+/// The bytes of a batch, charged to the thread's budget.
 struct WholeBatch(Bytes);
 
 impl WholeBatch {
-    /// `None` where the thread keeps enough.
+    /// `None` where the thread's budget is used up.
     fn keep(bytes: Bytes) -> Option<Self> {
         let all = KEPT_BYTES.get() + bytes.len();
         (all <= KEPT_BYTES_MAX).then(|| {
@@ -81,12 +81,12 @@ impl Drop for WholeBatch {
     }
 }
 
-/// The bytes of a batch, for as long as the task runs that takes them.
+/// The bytes of a batch, kept while the task that sends them runs.
 struct Kept {
     bytes: Option<WholeBatch>,
-    /// Parts that were given.
+    /// Parts that were returned.
     parts: usize,
-    /// Whether a task is there that lets go of them.
+    /// Whether a task is running that will drop the bytes.
     watched: bool,
 }
 
@@ -94,15 +94,15 @@ impl BatchBody {
     fn new(worker: Rc<Worker>, batch: UnsentBatch, bytes: Bytes) -> Self {
         let kept = Rc::new(RefCell::new(Kept { bytes: WholeBatch::keep(bytes), parts: 0, watched: false }));
         let body = Self { source: Rc::new(Source { worker, batch }), sent_bytes: 0, kept, remaking: None };
-        // A socket that takes nothing at all asks for no part.
+        // A socket that takes nothing at all never polls for a part.
         body.watch();
         body
     }
 
-    /// The next part of a batch.
+    /// The next part of the batch.
     fn part(&mut self, whole: &[u8]) -> Bytes {
         let rest = whole.get(self.sent_bytes..).unwrap_or_default();
-        // A copy, or whatever holds the part would hold all.
+        // A copy: a slice would keep the whole batch in memory.
         let part = Bytes::copy_from_slice(&rest[..rest.len().min(PART_BYTES)]);
         self.sent_bytes += part.len();
         self.kept.borrow_mut().parts += 1;
@@ -110,7 +110,7 @@ impl BatchBody {
         part
     }
 
-    /// Lets go of the bytes when no part is taken for one turn of the thread's tasks.
+    /// Drops the bytes when no part is taken during one turn of the thread's tasks.
     fn watch(&self) {
         if !std::mem::replace(&mut self.kept.borrow_mut().watched, true) {
             tokio::task::spawn_local(let_go_of(Rc::downgrade(&self.kept)));
@@ -148,7 +148,7 @@ impl Stream for BatchBody {
         let remaking = this.remaking.get_or_insert_with(|| async move { source.bytes().await }.boxed_local());
         let bytes = ready!(remaking.as_mut().poll(cx));
         this.remaking = None;
-        // Cut off: its peer sees that the length is not what was announced, and asks again by its cursor.
+        // The response is cut off: the client sees fewer bytes than `Content-Length`, and polls again from its cursor.
         let Some(bytes) = bytes else { return Poll::Ready(None) };
         this.kept.borrow_mut().bytes = WholeBatch::keep(bytes.clone());
         Poll::Ready(Some(this.part(&bytes)))
@@ -156,7 +156,7 @@ impl Stream for BatchBody {
 }
 
 impl Source {
-    /// The bytes once more; `None` where the log does not have them any longer.
+    /// Encodes the bytes again; `None` where the log has lost some of the events.
     async fn bytes(&self) -> Option<Bytes> {
         let (after, through) = self.batch.positions();
         let bytes = match self.worker.tail_events(self.batch.patterns(), after, through) {
@@ -164,7 +164,7 @@ impl Source {
             None => self.batch.write_again(&self.stored_events().await?),
         };
         if bytes.is_none() {
-            tracing::debug!("a batch is cut off: what it was made of is gone from the log");
+            tracing::debug!("a batch is cut off: its events are no longer in the log");
         }
         bytes
     }
@@ -174,7 +174,7 @@ impl Source {
         let mut events = Vec::new();
         while at < through {
             let page = self.worker.hub().read(self.batch.request(at)).await;
-            let page = page.inspect_err(|error| tracing::warn!(%error, "a batch cannot be read again")).ok()?;
+            let page = page.inspect_err(|error| tracing::warn!(%error, "a batch cannot be read from the store")).ok()?;
             if page.trimmed.is_some() || page.through <= at {
                 return None;
             }

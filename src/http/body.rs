@@ -1,4 +1,4 @@
-//! Bodies, read within limits: of bytes, and of time.
+//! Reads request bodies within limits of bytes, memory and time.
 
 use std::borrow::Cow;
 use std::io;
@@ -18,33 +18,33 @@ use crate::auth::Rights;
 use crate::limits::InboundBudget;
 use crate::net::{Headers, RequestBody, text as header_text};
 
-/// The type of a body, without its parameters.
+/// The media type of a body, without its parameters.
 pub(super) struct MediaType(Cow<'static, str>);
 
-/// What nearly every body is.
+/// The type of nearly every body.
 const JSON: &str = "application/json";
 
 impl MediaType {
-    /// What `Content-Type` says; `None` where nothing is said.
+    /// The type in `Content-Type`; `None` where there is no type.
     ///
     /// # Errors
-    /// 415 where the body is in another character set, or compressed.
+    /// 415 where the body has another charset, or a content coding.
     pub(super) fn of(headers: Headers<'_>) -> Result<Option<Self>, ApiError> {
         let encoding = headers.get(&CONTENT_ENCODING);
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-            return Err(unsupported("bodies are taken as they are, without Content-Encoding"));
+            return Err(unsupported("a body must not have a `Content-Encoding`"));
         }
         let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(None) };
         if value == JSON.as_bytes() {
             return Ok(Some(Self(JSON.into())));
         }
-        let text = header_text(value).ok_or_else(|| unsupported("Content-Type is not readable"))?.to_ascii_lowercase();
+        let text = header_text(value).ok_or_else(|| unsupported("`Content-Type` is not ASCII"))?.to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
         for parameter in parts {
             let charset = parameter.strip_prefix("charset=").map(|charset| charset.trim_matches('"'));
             if charset.is_some_and(|charset| !matches!(charset, "utf-8" | "utf8" | "us-ascii")) {
-                return Err(unsupported("text is taken as UTF-8"));
+                return Err(unsupported("the charset in `Content-Type` must be UTF-8"));
             }
         }
         Ok((!essence.is_empty()).then(|| Self(essence.to_owned().into())))
@@ -67,11 +67,11 @@ pub(super) fn unsupported(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
 }
 
-/// Bytes that are set aside for a body before any of it is there.
+/// Bytes that are reserved for a body before it arrives.
 const FIRST_BYTES: usize = 64 << 10;
 
-/// A whole body, with the memory that is counted for it until it is dropped: after its request is answered, not when it
-/// has arrived, since it is in memory as long as the store takes.
+/// A whole body, with the memory that is charged for it until it is dropped. That is after its request is answered, not
+/// when the body has arrived: it is in memory as long as the store takes.
 pub(super) struct Held {
     bytes: Bytes,
     _budget: InboundBudget,
@@ -85,11 +85,11 @@ impl std::ops::Deref for Held {
     }
 }
 
-/// The whole body.
+/// Reads the whole body.
 ///
 /// # Errors
-/// 413 past `bytes_max`; 429 where the peer's share of memory, 503 where the memory for all bodies together is used up; 408
-/// where the body does not end in time; 400 where it breaks off.
+/// 413 over `bytes_max`; 429 where the client's share of memory is used up, 503 where the memory for all bodies is; 408
+/// where the body does not arrive in time; 400 where it ends early.
 pub(super) async fn read(
     headers: Headers<'_>,
     body: RequestBody,
@@ -99,7 +99,7 @@ pub(super) async fn read(
 ) -> Result<Held, ApiError> {
     let mut payload = match body {
         RequestBody::Stream(payload) => payload,
-        // What follows an upgrade is no body.
+        // The bytes after an upgrade are not a body.
         RequestBody::WebSocket(_) => return Ok(Held { bytes: Bytes::new(), _budget: budget }),
         RequestBody::Full(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
         RequestBody::Full(whole) => {
@@ -122,13 +122,13 @@ pub(super) async fn read(
                 return Err(ApiError::too_large("a body", bytes_max));
             }
             budget_of.grow(chunk.len())?;
-            // Most bodies come in one piece, which is handed on as it is.
+            // Most bodies arrive in one piece, which is returned without a copy.
             if bytes == chunk.len() {
                 first = chunk;
                 continue;
             }
             if body.is_empty() {
-                // What was announced may never come; room for it is made as it does.
+                // The announced bytes may never arrive: the buffer grows as they do.
                 body.reserve(announced.unwrap_or(0).min(FIRST_BYTES));
                 body.extend_from_slice(&std::mem::take(&mut first));
             }
@@ -140,10 +140,10 @@ pub(super) async fn read(
     Ok(Held { bytes, _budget: budget })
 }
 
-/// What comes of `work`, or `None` where that takes too long.
+/// The output of `work`, or `None` on a timeout.
 ///
-/// A body that came with its head is read on the second look: actix calls the handler before it has taken the body out of
-/// what it read. A timer is set only for one that is not there then; it costs more than reading most bodies.
+/// A body that arrived with its head is ready at the second poll: actix calls the handler before it takes the body out of
+/// its read buffer. A timer is set only for a body that is not ready by then: a timer costs more than to read most bodies.
 async fn in_time<T>(time_max: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let mut looked = false;
@@ -196,32 +196,32 @@ impl JsonBody {
 /// A body as UTF-8.
 pub(super) fn text(body: &[u8]) -> Result<&str, ApiError> {
     std::str::from_utf8(body).map_err(|error| {
-        ApiError::bad("bad_utf8", format!("the body is not UTF-8: byte {} does not fit", error.valid_up_to()))
+        ApiError::bad("bad_utf8", format!("the body is not UTF-8: byte {} is invalid", error.valid_up_to()))
     })
 }
 
-/// A body, line by line, without holding more than a line and a chunk.
+/// Reads a body line by line, and holds no more than a line and a chunk.
 pub(super) struct Lines {
     body: RequestBody,
     budget: InboundBudget,
     buffer: BytesMut,
-    /// Bytes of `buffer` in which no line ends.
+    /// Bytes of `buffer` that were searched and have no line end.
     searched: usize,
     bytes_max: usize,
-    /// How long the next line may take: from its first byte on, and until that comes.
+    /// Timeout of a line: from its first byte on, and for that byte to arrive.
     line_time_max: Duration,
-    /// When the line that is not whole began.
+    /// When the incomplete line began.
     begun: Option<Instant>,
-    /// The rest of a line that was too long is being passed over.
+    /// The rest of a line that is too long is being discarded.
     skipping: bool,
     ended: bool,
 }
 
 /// One line.
 pub(super) enum Line {
-    /// Without its end.
+    /// Without its line end.
     Whole(Bytes),
-    /// Longer than a line may be; passed over.
+    /// Longer than the limit; discarded.
     TooLong,
 }
 
@@ -240,13 +240,13 @@ impl Lines {
         }
     }
 
-    /// A line that has arrived already.
+    /// The next line that has arrived already.
     pub(super) fn ready(&mut self) -> Option<Line> {
         loop {
             let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
             let Some(end) = end.map(|end| self.searched + end) else {
                 self.searched = self.buffer.len();
-                // One more may be the carriage return of its end.
+                // One byte more may be the carriage return of the line end.
                 if self.searched <= self.bytes_max + 1 && !self.skipping {
                     return None;
                 }
@@ -267,7 +267,7 @@ impl Lines {
     /// The next line, `None` at the end.
     ///
     /// # Errors
-    /// 408 where nothing comes for too long, or a line does not end in time; 400 where the body breaks off; 429 and 503 as
+    /// 408 where the next line does not begin, or does not end, in time; 400 where the body ends early; 429 and 503 as
     /// [`read`].
     pub(super) async fn next(&mut self) -> Result<Option<Line>, ApiError> {
         loop {
@@ -297,11 +297,11 @@ impl Lines {
 }
 
 fn broken(error: io::Error) -> ApiError {
-    ApiError::bad("bad_body", format!("the body broke off: {error}"))
+    ApiError::bad("bad_body", format!("the body ended early: {error}"))
 }
 
 fn too_slow() -> ApiError {
-    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time")
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")
 }
 
 #[cfg(test)]
@@ -342,7 +342,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes arrive, the same lines come of them; the definition splits the whole.
+        /// However the body is split into chunks, it has the same lines; the definition splits the whole body.
         #[test]
         fn the_cuts_do_not_matter(
             text in proptest::collection::vec(prop_oneof![4 => Just(b'x'), 2 => Just(b'\n'), 1 => Just(b'\r')], 0..60),
@@ -360,7 +360,7 @@ mod tests {
             prop_assert_eq!(lines(chunks), expected);
         }
 
-        /// A body is its chunks, one after the other, as far as the limit goes.
+        /// A body is the concatenation of its chunks, up to the limit.
         #[test]
         fn a_body_is_its_chunks(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..5)) {
             let (head, whole) = (RequestHead::get("/", &[]), chunks.concat());

@@ -1,4 +1,5 @@
-//! Drives a delivery: gives it the time, wakes it, does what it says. All that knows a delivery and a socket.
+//! Drives a [`Delivery`]: supplies the time and the wake-ups, and carries out its steps. The only code that knows both a
+//! delivery and a socket.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::Future as _;
@@ -24,33 +25,33 @@ use crate::store::StoreError;
 use crate::topic::PatternSet;
 use crate::wire::ByeReason;
 
-/// A delivery with its place at a worker and its entry in the registry; leaves both when dropped.
+/// A delivery with its registration at a worker and its entry in the registry of clients; both are released on drop.
 pub(super) struct Driver {
     pub(super) delivery: Delivery,
     pub(super) registration: Option<Registration>,
     seat: Seat,
-    /// What it takes of its peer's limits. Boxed: hardly anything of it is looked at while events come.
+    /// What the delivery takes of the client's limits. Boxed: it is rarely read while events are delivered.
     costs: Box<Costs>,
     hold: Option<Hold>,
     fetch: Option<LocalBoxFuture<'static, Result<Page, StoreError>>>,
-    /// Kept armed for a time at or before the next one that matters: to move it with every write would cost more
-    /// than to be woken once for nothing.
+    /// Armed for a time at or before the next deadline: to re-arm the timer with every write would cost more than an
+    /// occasional spurious wake-up.
     timer: Option<Pin<Box<Sleep>>>,
-    /// When it goes off, for a task that it knows: before that there is no need to look at it. It, and all that it
-    /// touches, lies elsewhere in memory, and would be read anew with every delivery.
+    /// When the timer fires, for the task that is registered with it: before that the timer need not be polled. The timer
+    /// and all that it touches lie elsewhere in memory, and would be loaded with every delivery.
     armed_for: Option<Instant>,
-    /// The task that the registry and the timer know to wake: they are told again only when that changes.
+    /// The task that the registry and the timer wake: it is registered again only when it changes.
     watching: Option<Waker>,
 }
 
-/// What a delivery takes of its peer's limits, given back with it.
+/// What a delivery takes of the client's limits, released on drop.
 pub(super) struct Costs {
-    /// Its place among those that may be open; a short poll has none.
+    /// The permit of an open connection; a short poll has none.
     pub(super) held: Option<Permit>,
-    /// Who pays for what is looked at in vain.
+    /// The budget that rows without a match are charged to.
     pub(super) scanner: Scanner,
-    /// What its patterns take, and its request where that stays. Equal patterns may lie in memory once; each subscription is
-    /// charged for them, since that ends when one of them changes.
+    /// The memory of its patterns, and of its request where that is kept. Equal patterns may be shared in memory, but each
+    /// subscription is charged for them: the sharing ends when one of them changes.
     pub(super) memory: OutboundBudget,
 }
 
@@ -78,7 +79,7 @@ impl Driver {
     /// The next bytes, `None` at the end.
     ///
     /// # Errors
-    /// Where a read from the store failed; the caller may go on, and the delivery asks again later.
+    /// Where a read from the store failed; the caller may continue, and the delivery retries the read later.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut out = BytesMut::new();
         loop {
@@ -90,7 +91,7 @@ impl Driver {
                     Ok(page) => {
                         self.delivery.fetched(now, page);
                         if self.pay(now) {
-                            // What it looked at was in vain: the others first.
+                            // The page had rows without a match: other tasks run first.
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
@@ -133,8 +134,8 @@ impl Driver {
         }
     }
 
-    /// Charges its peer for what was looked at in vain, if anything was; where that is too much at the moment, nothing more is
-    /// looked at for a while.
+    /// Charges the client for rows that did not match, and returns whether there were any. Where the client's budget is
+    /// overdrawn, nothing more is read for it for a while.
     fn pay(&mut self, now: Instant) -> bool {
         let rows = self.delivery.take_vain_rows();
         if rows == 0 {
@@ -147,11 +148,11 @@ impl Driver {
         true
     }
 
-    /// Changes what is asked for; the delivery first moves over what the old patterns are known not to match, so
-    /// that new ones are heard from the present on.
+    /// Replaces the subscribed patterns. The delivery first skips the events that the old patterns are known not to match,
+    /// so that the new patterns apply from the present on.
     ///
     /// # Errors
-    /// Where its peer has no room for them; what was asked for before stays.
+    /// Where the client has no memory left for them; the old patterns stay.
     pub(super) fn set_patterns(&mut self, patterns: PatternSet) -> Result<(), LimitError> {
         self.costs.memory.set(patterns.cost_bytes())?;
         self.seat.catch_up(&mut self.delivery);
@@ -164,19 +165,19 @@ impl Driver {
         Ok(())
     }
 
-    /// A whole answer.
+    /// The whole batch of a poll.
     pub(super) async fn batch(&mut self) -> Result<Bytes, StoreError> {
         let batch = std::future::poll_fn(|cx| self.poll(cx)).await;
         batch.unwrap_or(Ok(Bytes::new()))
     }
 
-    /// What is left of it once it has finished: all else is given back.
+    /// The finished delivery, and its worker; all else is released.
     pub(super) fn into_delivery(self: Box<Self>) -> (Rc<Worker>, Box<Delivery>) {
         let Self { delivery, seat, .. } = *self;
         (seat.worker().clone(), Box::new(delivery))
     }
 
-    /// Waits until it is to end, whatever there is to read until then.
+    /// Waits until the delivery has to end, and reads no events until then.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = runtime_now();
@@ -192,7 +193,7 @@ impl Driver {
         }
     }
 
-    /// Why it is to end, if it is; else the task is woken when it is.
+    /// Why the delivery has to end, if it has to; else the task is registered to be woken when it has to.
     fn ending(&mut self, waker: &Waker) -> Option<ByeReason> {
         if !self.watching.as_ref().is_some_and(|known| known.will_wake(waker)) {
             if let Some(registration) = &self.registration {
@@ -204,10 +205,11 @@ impl Driver {
         self.registration.as_ref()?.connection.ending()
     }
 
-    /// One step outside its task, where there is nothing but to write: if there is more, `false`.
+    /// One step of a direct write, outside the stream's task. Returns `false` where the task has to continue: there is more
+    /// to do than to write.
     ///
-    /// Its end is left to its task, which has the timers for it, and reads first what the peer has said: after a pause of the
-    /// whole process the pongs of all sockets are there, and have not been looked at.
+    /// The end is left to the task: it has the timers for it, and it first reads what the peer has sent. After a suspension
+    /// of the whole process the pongs of all sockets have arrived, but are not processed yet.
     fn push(&mut self, now: Instant, out: &mut BytesMut) -> bool {
         let ending = self.registration.as_ref().is_some_and(|registration| registration.connection.is_ending());
         if self.fetch.is_some() || ending || self.seat.is_draining() || self.delivery.is_due_to_end(now) {
@@ -223,7 +225,7 @@ impl Driver {
         }
     }
 
-    /// Whoever looks at the client sees how far it was sent everything.
+    /// Records in the registry the position up to which the client was sent everything.
     pub(super) fn note_sent(&self) {
         if let Some(registration) = &self.registration {
             registration.connection.sent(self.delivery.cursor().position);
@@ -247,13 +249,13 @@ impl Driver {
     }
 }
 
-/// A stream: read by its task, and written to by its worker while it is at rest, where its connection has a sink.
+/// A stream: polled by its task, and written to directly by its worker while it is idle, where its connection has a sink.
 pub(super) struct StreamDriver {
     driver: RefCell<Driver>,
     sink: Option<DirectSink>,
-    /// Its last byte was given.
+    /// The last byte was returned.
     ended: Cell<bool>,
-    /// Its peer does not take what was written directly.
+    /// The peer does not take the bytes that were written directly.
     slow: Cell<bool>,
 }
 
@@ -262,7 +264,8 @@ impl StreamDriver {
         let (ended, slow) = (Cell::new(false), Cell::new(false));
         let live = Rc::new(Self { driver: RefCell::new(*driver), sink, ended, slow });
         if let Some(sink) = &live.sink {
-            // The head goes first, and whatever waits before it: answers to requests that came together with this one.
+            // The response head is written first, and the responses before it on the connection: those to pipelined
+            // requests.
             sink.block();
             let reader: Weak<Self> = Rc::downgrade(&live);
             live.driver.borrow().seat.push_to(reader);
@@ -276,14 +279,15 @@ impl StreamDriver {
 
     /// The next bytes for the body, `None` at the end.
     ///
-    /// While the peer does not take what was written directly nothing is read for it, but it ends when it is to: the sink
-    /// keeps what is given behind the rest. Where that takes long it is not silent, since it was not pinged.
+    /// While the peer does not take the bytes that were written directly, no events are read for it; the stream still ends
+    /// when it has to, and the sink queues its last bytes behind the others. A peer that is slow for long does not count as
+    /// silent, since it was not pinged.
     ///
     /// # Errors
     /// As [`Driver::poll`].
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut driver = self.driver.borrow_mut();
-        // Whether the socket is broken, whoever writes finds out.
+        // Whether the socket is broken is found out by the next write.
         if self.sink.as_ref().is_some_and(|sink| sink.poll_rest(cx).is_pending()) {
             self.slow.set(true);
             ready!(driver.poll_end(cx));
@@ -297,14 +301,14 @@ impl StreamDriver {
         Poll::Ready(next)
     }
 
-    /// The body gives something: nothing is written directly before that has been written.
+    /// The body returns bytes: no direct write before they are written.
     pub(super) fn block(&self) {
         if let Some(sink) = &self.sink {
             sink.block();
         }
     }
 
-    /// Nothing is written directly any more.
+    /// No more direct writes.
     pub(super) fn end(&self) {
         self.ended.set(true);
     }
@@ -314,7 +318,7 @@ impl Push for StreamDriver {
     fn push(&self, now: Instant, out: &mut BytesMut) -> bool {
         let Some(sink) = &self.sink else { return false };
         if self.ended.get() || !sink.is_clear() {
-            // What waits to be written will bring its task back, which then reads on.
+            // When the queued bytes are written, the stream's task is woken, and reads on.
             return true;
         }
         let Ok(mut driver) = self.driver.try_borrow_mut() else { return false };
@@ -325,7 +329,8 @@ impl Push for StreamDriver {
     }
 }
 
-/// The body of a stream's response. It is pulled: while the socket takes nothing, nothing is read for it.
+/// The body of a stream's response. It is pulled, which is the backpressure: while the socket takes nothing, no events are
+/// read.
 pub(super) struct StreamBody(pub(super) Rc<StreamDriver>);
 
 impl Stream for StreamBody {
@@ -335,8 +340,8 @@ impl Stream for StreamBody {
         loop {
             match ready!(self.0.poll(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
-                // The stream lives on, on heartbeats, and asks again in a moment.
-                Some(Err(error)) => tracing::warn!(%error, "a stream cannot read the store"),
+                // The stream stays open with heartbeats, and retries the read in a moment.
+                Some(Err(error)) => tracing::warn!(%error, "a stream cannot read from the store"),
                 None => return Poll::Ready(None),
             }
         }

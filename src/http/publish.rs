@@ -1,4 +1,5 @@
-//! `POST /v1/events` and `POST /v1/topics/{topic}`.
+//! `POST /v1/events` and `POST /v1/topics/{topic}`: decodes events from JSON, forms, lines and plain bodies, and publishes
+//! them.
 
 use std::borrow::Cow;
 
@@ -26,14 +27,14 @@ use crate::net::{Headers, Request, Response};
 use crate::store::StoreError;
 use crate::topic::Topic;
 
-/// Lines of a stream that are stored together.
+/// Lines of a stream that are stored in one group.
 const LINES_MAX: usize = 256;
 
-/// Errors that the answer to a stream of lines lists, and how many bytes they may have: they are kept as long as it goes on.
+/// Errors that the response to a stream of lines lists, and their bytes: they are kept in memory until the stream ends.
 const LISTED_ERRORS_MAX: usize = 100;
 const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
-/// What a form may hold.
+/// The known fields of a form.
 const FORM_FIELDS: [&str; 6] = ["topic", "event", "data", "id", "deleted", "headers"];
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -49,14 +50,14 @@ pub(super) async fn events(mut call: Call) -> Answer {
     let key = idempotency_key(headers)?;
     let trace = TraceContext::of(headers);
     match kind.as_ref().map(MediaType::as_str) {
-        // The XDomainRequest of Internet Explorer 8 and 9 cannot say a type.
+        // The XDomainRequest of Internet Explorer 8 and 9 cannot set a type.
         None | Some("application/json" | "text/plain") => {
             let body =
                 body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
                 if key.is_some() {
-                    let message = "Idempotency-Key is for a single event; in an array, give each event an id";
+                    let message = "`Idempotency-Key` applies to a single event: in an array, give each event an `id`";
                     return Err(ApiError::bad("bad_id", message));
                 }
                 return array(&call, &rights, &trace, text).await;
@@ -70,7 +71,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
             let body =
                 body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
             let fields = Fields::parse(body::text(&body)?)?;
-            let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "topic is missing"))?;
+            let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "`topic` is missing"))?;
             let event = form_event(topic, &fields)?;
             let mut ignored = Ignored::default();
             fields.names().filter(|name| !FORM_FIELDS.contains(name)).for_each(|name| ignored.add(name));
@@ -81,7 +82,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
             stream(&call, &rights, &trace, lines).await
         }
         _ => Err(body::unsupported(
-            "Content-Type is application/json, application/x-ndjson, text/plain (holding JSON) or application/x-www-form-urlencoded",
+            "`Content-Type` must be application/json, application/x-ndjson, text/plain (with JSON) or application/x-www-form-urlencoded",
         )),
     }
 }
@@ -96,7 +97,7 @@ fn form_event(topic: &str, fields: &Fields<'_>) -> Result<NewEvent, ApiError> {
     }
 }
 
-/// `POST /v1/topics/{topic}`: the body is the data; with `deleted=1` there is neither.
+/// `POST /v1/topics/{topic}`: the body is the data; a deletion with `deleted=1` has no body.
 pub(super) async fn topic(mut call: Call) -> Answer {
     let rights = call.rights().await?;
     check_publisher(&rights)?;
@@ -113,7 +114,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let data = match &kind {
         _ if deleted && body.is_empty() => None,
         _ if deleted => {
-            let message = "deleted=1 says that the topic has no value now: send it without a body";
+            let message = "`deleted=1` says that the topic no longer has a value: send it without a body";
             return Err(ApiError::bad("bad_data", message));
         }
         kind => Some(data_of(kind.as_ref(), &body)?),
@@ -126,7 +127,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     single(&call, &rights, TraceContext::of(headers).on(with_key(event, key)?), Ignored::default()).await
 }
 
-/// What a body is by its type.
+/// The data of a body, by its type.
 fn data_of(kind: Option<&MediaType>, body: &[u8]) -> Result<Data, ApiError> {
     Ok(match kind {
         Some(kind) if kind.is_json() => Data::json(body::text(body)?)?,
@@ -138,7 +139,7 @@ fn data_of(kind: Option<&MediaType>, body: &[u8]) -> Result<Data, ApiError> {
     })
 }
 
-/// What a body is that nothing is said about: JSON if it parses, else text, else bytes.
+/// The data of a body without a type: JSON if it parses, else text, else bytes.
 fn guess(body: &[u8]) -> Result<Data, ApiError> {
     match std::str::from_utf8(body) {
         Ok(text) => json_or_text(text),
@@ -146,13 +147,13 @@ fn guess(body: &[u8]) -> Result<Data, ApiError> {
     }
 }
 
-/// What a body is that is said to be plain text: that is what `fetch` says of every string, so an object or an array was meant
-/// as JSON. A number or a word may be a text.
+/// The data of a `text/plain` body. That is the type which `fetch` sets for every string, so an object or an array is meant
+/// as JSON; a number or a word may be text.
 fn structure_or_text(text: &str) -> Result<Data, ApiError> {
     if text.trim_start().starts_with(['{', '[']) { json_or_text(text) } else { Ok(Data::text(text)) }
 }
 
-/// JSON if it parses, else a string. JSON that breaks a limit is refused, not taken for text.
+/// JSON if it parses, else a string. JSON that exceeds a limit is refused, not stored as text.
 fn json_or_text(text: &str) -> Result<Data, ApiError> {
     match serde_json::from_str::<&RawValue>(text) {
         Ok(value) => Ok(Data::raw(value)?),
@@ -168,16 +169,16 @@ fn topic_in_path(request: &Request) -> Result<Cow<'_, str>, ApiError> {
     }
     percent_decode_str(raw)
         .decode_utf8()
-        .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not UTF-8, percent-encoded"))
+        .map_err(|_| ApiError::bad("bad_utf8", "the topic in the path is not percent-encoded UTF-8"))
 }
 
 fn idempotency_key(headers: Headers<'_>) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(&IDEMPOTENCY_KEY).filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = std::str::from_utf8(value).map(str::to_owned);
-    text.map(Some).map_err(|_| ApiError::bad("bad_id", "Idempotency-Key is not UTF-8"))
+    text.map(Some).map_err(|_| ApiError::bad("bad_id", "`Idempotency-Key` is not UTF-8"))
 }
 
-/// An `id` in the event stands before the header.
+/// An `id` in the event has precedence over the header.
 fn with_key(event: NewEvent, key: Option<String>) -> Result<NewEvent, ApiError> {
     match key {
         Some(key) if event.id().is_none() => Ok(event.with_id(&key)?),
@@ -195,7 +196,7 @@ fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|error| {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
-        ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, with event, id and headers if wanted; or {\"topic\":\"a.b\",\"deleted\":true}")
+        ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, optionally with `event`, `id` and `headers`, or {\"topic\":\"a.b\",\"deleted\":true}")
     })
 }
 
@@ -203,7 +204,7 @@ fn paced(call: &Call, rights: &Rights, events: usize) -> Result<(), ApiError> {
     call.limits().publish(&call.rate_key_of(rights), events).map_err(|error| ApiError::from(error).of(rights))
 }
 
-/// Whose share of the table of ids its events take.
+/// The publisher whose quota of remembered event ids the events use.
 fn publisher(call: &Call, rights: &Rights) -> Option<Publisher> {
     call.limits().publisher(&call.rate_key_of(rights))
 }
@@ -213,7 +214,7 @@ async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored)
     ignored.check(call.options().strict)?;
     paced(call, rights, 1)?;
     let published = call.state.hub.publish(event.by(publisher(call, rights))).await?;
-    // Written out: a tree of values for two of them costs as much as storing the event.
+    // Encoded by hand: a JSON tree for two values costs as much as storing the event.
     let Published { cursor, duplicate, differs } = published;
     if differs || !ignored.names().is_empty() {
         return Ok(created(outcome(&published, &ignored).to_string()));
@@ -229,7 +230,7 @@ async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -
     let options = call.options();
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
-        let message = format!("a batch holds 1 to {} events", options.batch_events_max);
+        let message = format!("a batch must have 1 to {} events", options.batch_events_max);
         let status = if raw.is_empty() { StatusCode::BAD_REQUEST } else { StatusCode::PAYLOAD_TOO_LARGE };
         return Err(ApiError::new(status, if raw.is_empty() { "empty_batch" } else { "too_large" }, message));
     }
@@ -246,12 +247,13 @@ async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -
     paced(call, rights, events.len())?;
     let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().zip(&ignored).map(|(one, ignored)| outcome(one, ignored)).collect();
-    // The furthest: a batch that ends with a repeat of something old still leaves the reader behind what it stored.
+    // The furthest cursor: a batch that ends with a duplicate of an old event still moves the reader past the events that
+    // it stored.
     let cursor = published.iter().map(|one| one.cursor).max_by_key(|cursor| cursor.position);
     Ok(created(json!({ "cursor": cursor, "events": outcomes }).to_string()))
 }
 
-/// What is answered of one event.
+/// The response for one event.
 pub(super) fn outcome(published: &Published, ignored: &Ignored) -> Value {
     let mut outcome = json!({ "cursor": published.cursor, "duplicate": published.duplicate });
     if published.differs {
@@ -268,7 +270,7 @@ fn created(body: impl Into<Bytes>) -> Response {
     Response::new(StatusCode::CREATED).with(CONTENT_TYPE, json).with_body(body)
 }
 
-/// What became of a stream of lines.
+/// The result of a stream of lines.
 #[derive(Default)]
 struct Summary {
     accepted: u64,
@@ -316,14 +318,14 @@ impl Summary {
     }
 }
 
-/// Each line on its own, stored in groups as they arrive. It ends early only where nothing more can be stored, or
-/// nothing more comes; then the answer has that status, and says how far it came.
+/// Publishes each line by itself, stored in groups as the lines arrive. The stream ends early only where no more can be
+/// stored, or no more lines arrive in time; then the response has that status, and counts the lines so far.
 async fn stream(call: &Call, rights: &Rights, trace: &TraceContext, mut lines: Lines) -> Answer {
     let mut summary = Summary::default();
     let end = store_lines(call, rights, trace, &mut lines, &mut summary).await;
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
-            let error = ApiError::bad("bad_lines", "no line was accepted; errors says why");
+            let error = ApiError::bad("bad_lines", "no line was accepted: see `errors`");
             Ok(error.response_with(summary.body(Some(&error))))
         }
         Ok(()) => Ok(created(summary.body(None).to_string())),
@@ -345,7 +347,7 @@ async fn store_lines(
     while let Some(first) = lines.next().await? {
         let mut group = Vec::new();
         let mut next = Some(first);
-        // Whatever has arrived by now is stored together, but no line waits for one that has not.
+        // The lines that have arrived are stored together; no line waits for one that has not.
         while let Some(line) = next {
             number += 1;
             match event_of(&line, rights, options) {
@@ -361,25 +363,25 @@ async fn store_lines(
         if group.is_empty() {
             continue;
         }
-        // Lines are slowed down where others are refused: what is not read yet waits at the publisher.
+        // Lines are slowed down where single events would be refused: the backpressure keeps unread lines at the publisher.
         while let Err(error) = call.limits().publish(&key, group.len()) {
             let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
             note_slowed(call, rights, &error);
             tokio::time::sleep(wait).await;
         }
-        // It may have been going on for hours.
+        // The stream may have been open for hours.
         check_still_good(&call.state.hub, &options.access, rights)?;
         store_group(&call.state.hub, group, summary).await?;
     }
     Ok(())
 }
 
-/// Lines are not refused for pace, but the operator has to learn that they are slowed down, and by which limit.
+/// Lines are not refused for their rate, but the operator has to see that they are slowed down, and by which limit.
 fn note_slowed(call: &Call, rights: &Rights, error: &LimitError) {
     call.refusals().note(&ApiError::from(*error).of(rights));
 }
 
-/// Stores a group of lines, together where the store can; none of them depends on another.
+/// Stores a group of lines, atomically where the store can: the lines are independent of each other.
 async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> Result<(), StoreError> {
     match hub.publish_all(group.clone()).await {
         Ok(published) => published.iter().for_each(|one| summary.count(one)),

@@ -1,4 +1,4 @@
-//! `GET /v1/<transport>`: from a request to a delivery, and its answer.
+//! `GET /v1/<transport>`: authorizes a subscription, opens a delivery for it, and responds in the transport's framing.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Batch, Control, Framing};
 
-/// Rows that one request's search for the newest events may look at in vain.
+/// Rows without a match that one request may scan in search of the newest events.
 const SEARCH_ROWS_MAX: u64 = 1_000_000;
 
 /// `/v1/poll`.
@@ -46,7 +46,7 @@ pub(super) async fn poll(call: Call) -> Answer {
         _ => None,
     };
     if named.is_some() {
-        // Then there is no body to say it.
+        // A 304 has no body that could carry a new cursor.
         driver.delivery.allow_not_modified();
     }
     let body = driver.batch().await?;
@@ -66,35 +66,35 @@ pub(super) async fn longpoll(call: Call) -> Answer {
         open(&call, Transport::Longpoll, &params, Framing::Json, held(params.wait)).await?
     };
     drop(call);
-    // Before there is an answer: it would be kept as long as the request is held.
+    // Before the response is built: it would be in memory as long as the request is held.
     let body = driver.batch().await?;
     Ok(with_batch(json(Response::new(StatusCode::OK)), driver, body))
 }
 
-/// `/v1/jsonp`. A page cannot read its status, so what is refused is told in a batch that moves nothing.
+/// `/v1/jsonp`. A page cannot read the status of a script, so an error is sent as an item of a batch that keeps the cursor.
 pub(super) async fn jsonp(call: Call) -> Answer {
     let (framing, presented) = {
         let fields = Fields::legible(call.request.query_string());
         let Some(callback) = fields.one("callback")? else {
-            return Err(ApiError::bad("bad_callback", "callback is missing: the name of the function to call"));
+            return Err(ApiError::bad("bad_callback", "`callback` is missing: it names the function to call"));
         };
         (Framing::Jsonp(parse_callback(callback)?), presented(&fields))
     };
     let response = Response::new(StatusCode::OK)
         .with(CONTENT_TYPE, "application/javascript; charset=utf-8")
-        // Opened as a page, it is offered as a file instead, and nothing runs.
+        // Opened as a page, the script is offered as a download, and does not run.
         .with(CONTENT_DISPOSITION, "attachment; filename=f.txt");
     let foreign = call.source().check().is_err();
     let response =
         if foreign { response } else { response.with(origin::CROSS_ORIGIN_RESOURCE_POLICY, origin::ANY_ORIGIN) };
     if call.is_head() {
-        // A refusal has the same status; its work is counted.
+        // A refusal has the same status; the failed attempt is charged to the client.
         if let Err(error) = permit_script(&call).await {
             call.refusals().charge(error);
         }
         return Ok(response.without_body());
     }
-    // It is told in an answer of its own, so it is not counted by those who see its error.
+    // The error is sent in a response of status 200, which the error handling would not charge.
     let opened = open_script(&call, &framing).await.map_err(|error| call.refusals().charge(error));
     drop(call);
     let batch = match opened {
@@ -109,7 +109,7 @@ pub(super) async fn jsonp(call: Call) -> Answer {
 
 async fn permit_script(call: &Call) -> Result<(), ApiError> {
     call.admit()?;
-    // It is handed to whatever page loads it, which CORS keeps from it else.
+    // A script runs in any page that loads it; CORS does not protect its content.
     call.source().check()?;
     permit(call, Transport::Jsonp, &params(call)?).await.map(drop)
 }
@@ -122,7 +122,8 @@ async fn open_script(call: &Call, framing: &Framing) -> Result<Box<Driver>, ApiE
     Ok(driver)
 }
 
-/// `/v1/iframe`, streaming or, with `once=1`, polling. A refusal keeps its status, and its document tells the page.
+/// `/v1/iframe`, streaming or, with `once=1`, polling. A refusal keeps its status, and its document passes the error to the
+/// page.
 pub(super) async fn iframe(call: Call) -> Answer {
     let fields = Fields::legible(call.request.query_string());
     let target = fields.one("origin")?;
@@ -187,8 +188,8 @@ pub(super) async fn lines(call: Call) -> Answer {
     Ok(streaming(&call, response, driver))
 }
 
-/// The answer to HEAD where GET's is held or has no end: the same status and headers, at once. Nothing is opened for it,
-/// and no client is remembered or moved.
+/// The response to HEAD where GET's is held or has no end: the same status and headers, at once. No delivery is opened, and
+/// no client is remembered or moved.
 async fn head(call: &Call, transport: Transport, params: &Params, response: Response) -> Answer {
     permit(call, transport, params).await?;
     Ok(response.without_body())
@@ -204,10 +205,10 @@ pub(super) fn params(call: &Call) -> Result<Params, ApiError> {
     Ok(params)
 }
 
-/// Refuses more patterns than a subscription may have here.
+/// Refuses more patterns than a subscription may have on this server.
 pub(super) fn check_patterns(patterns: &PatternSet, patterns_max: usize) -> Result<(), ApiError> {
     if patterns.len() > patterns_max {
-        let message = format!("a subscription has at most {patterns_max} patterns here");
+        let message = format!("a subscription may have at most {patterns_max} patterns on this server");
         return Err(ApiError::bad("too_many_topics", message));
     }
     Ok(())
@@ -220,10 +221,10 @@ fn check_origin(call: &Call, params: &Params) -> Result<(), ApiError> {
     })
 }
 
-/// From parameters to a delivery that has its place: rights, patterns and start are looked up, the client is remembered,
-/// and the worker has come as far as the start.
+/// Opens a delivery: checks the rights, resolves patterns and start, remembers the client, and waits until the worker has
+/// reached the start.
 ///
-/// Boxed, so that what it takes is given back when it is done: a request that is held for a minute would keep room for it.
+/// Boxed, so that the future's memory is freed when it is done: a request that is held for a minute would keep it.
 pub(super) fn open<'a>(
     call: &'a Call,
     transport: Transport,
@@ -244,7 +245,7 @@ async fn opened(
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
     let staying = completion != Completion::AtOnce;
-    // HEAD acknowledges nothing, and takes no connection's place.
+    // HEAD acknowledges nothing, and replaces no connection of the client.
     let named = params.client.filter(|_| !call.is_head());
     let Permitted { rights, key, known, patterns, asked } = permit(call, transport, params).await?;
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
@@ -252,14 +253,14 @@ async fn opened(
     let mut costs = Costs { held: None, scanner, memory: call.limits().outbound(key.clone()) };
     if staying {
         costs.held = Some(call.limits().hold(&key).map_err(limited)?);
-        // A held request keeps its head; of HTTP/2 it is charged already.
+        // A held request keeps its head in memory; a head of HTTP/2 is charged already.
         let is_counted = streaming || call.request.head.version() >= Version::HTTP_2;
         let head_bytes = if is_counted { 0 } else { call.request.head.bytes() };
         costs.memory.set(head_bytes + patterns.cost_bytes()).map_err(limited)?;
     }
     let is_known = params.client.is_none() || known.is_some();
     let worker = call.state.worker();
-    // The same in memory for all who stay and ask for the same.
+    // Equal patterns of long-lived subscriptions are shared in memory.
     let patterns = if staying { worker.shared(patterns) } else { patterns };
     let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
     let from =
@@ -268,7 +269,7 @@ async fn opened(
     let pause = async |vain_rows| {
         looked_at.set(looked_at.get() + vain_rows);
         if looked_at.get() > SEARCH_ROWS_MAX {
-            let message = "a million rows were looked at and too few matched: subscribe to less, or from a cursor";
+            let message = "a million rows were scanned and too few matched: subscribe to less, or from a cursor";
             return Err(StoreError::Busy(message));
         }
         wait_after(&costs.scanner, vain_rows).await;
@@ -278,7 +279,7 @@ async fn opened(
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
     let _arrived = match named {
         Some(client) => {
-            // What this log cannot have given out acknowledges nothing.
+            // A cursor that this log cannot have issued acknowledges nothing.
             let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
@@ -288,10 +289,10 @@ async fn opened(
         None => None,
     };
     if !worker.reach(cursor).await {
-        let message = "this worker has not come as far as the cursor yet; try again";
+        let message = "this worker has not reached the cursor yet: try again";
         return Err(ApiError::unavailable("behind", message));
     }
-    // A stream is told its name, and what is held under a grant has to be found when that is revoked.
+    // A stream is sent its client's id, and a connection under a grant has to be found when the grant is revoked.
     let needs_name = streaming || staying && rights.grant().is_some();
     let client = named.or_else(|| needs_name.then(Uuid::new_v4));
     let connecting = |client, cursor| {
@@ -304,7 +305,8 @@ async fn opened(
         if streaming && params.client.is_none() {
             hub.clients().arrive_minted(&connecting(client, start.cursor));
         }
-        // Once more: from here on, whoever is shut out is ended; who was between the two looks is not let slip.
+        // Checked again: from here on a denial ends the connection, but a client that was denied since the first check is
+        // not registered for that yet.
         check_client(hub, client)?;
     }
     check_still_good(hub, &call.options().access, &rights)?;
@@ -325,22 +327,22 @@ async fn opened(
         delivery.await_first_subscribe();
     }
     delivery.set_expiry(expiry(hub, &rights));
-    // Boxed, so that it stays where it is: it is larger than all that is done with it for a short poll.
+    // Boxed, so that it is never moved: it is larger than all the other state of a short poll.
     Ok((Box::new(Driver::new(delivery, seat, registration, costs, call.hold())), rights))
 }
 
-/// What a subscription was allowed, before anything is opened for it.
+/// An authorized subscription, before anything is opened for it.
 struct Permitted {
     rights: Rights,
     key: RateKey,
-    /// The client that was named, as far as it is remembered.
+    /// The record of the client that the request named, if it is remembered.
     known: Option<ClientRecord>,
     patterns: PatternSet,
-    /// Where the request asks to start.
+    /// The start that the request named.
     asked: Option<From>,
 }
 
-/// Checks what decides a subscription's status: rights, pace, the client and its patterns.
+/// Checks whatever decides a subscription's status: rights, rate, client and patterns.
 async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Permitted, ApiError> {
     let hub = &call.state.hub;
     let rights = call.rights_over(Some(transport)).await?;
@@ -361,11 +363,11 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
         (None, Some(known)) if !known.patterns.is_empty() => known.patterns.clone(),
         (None, _) if transport == Transport::Ws => PatternSet::default(),
         (None, _) => {
-            let message = "topic is missing: give at least one pattern, such as topic=orders.*, or a client whose patterns are remembered";
+            let message = "`topic` is missing: give at least one pattern, such as `topic=orders.*`, or a `client` whose patterns are remembered";
             return Err(ApiError::bad("no_topic", message));
         }
     };
-    // Whoever could once subscribe to what is remembered may not be allowed to any more.
+    // The subject may have lost the right to remembered patterns.
     check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
         Transport::Sse | Transport::Stream => {
@@ -377,13 +379,13 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
     Ok(Permitted { rights, key, known, patterns, asked })
 }
 
-/// When a stream is done: at an age of its own, where one is set.
+/// The completion of a stream: at a randomized maximum age, where one is set.
 pub(super) fn stream_of(call: &Call, bytes_max: Option<usize>, pings: bool) -> Completion {
     let age = call.options().stream_age_max.map(|age| age.mul_f64(rand::random_range(0.9..=1.0)));
     Completion::Stream { bytes_max, until: age.map(|age| runtime_now() + age), pings }
 }
 
-/// No wait at all is a short poll.
+/// The completion of a long poll; without a wait it is a short poll.
 fn held(wait: Duration) -> Completion {
     if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: runtime_now() + wait } }
 }
@@ -396,7 +398,7 @@ fn json(response: Response) -> Response {
     response.with(CONTENT_TYPE, HeaderValue::from_static("application/json"))
 }
 
-/// The document runs its own scripts and nothing else, and only pages that may read it may frame it.
+/// The document may run only its own scripts, and only pages of allowed origins may frame it.
 fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
     let mut ancestors = String::from("'self'");
     for origin in call.options().allowed_origins.current().iter() {
@@ -406,19 +408,19 @@ fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
             ancestors.push_str(&origin);
         }
     }
-    // Browsers that know no nonces (CSP 1.0: Safari 6 to 9 and their time) need 'unsafe-inline'; those that do ignore it.
+    // Browsers without nonces (CSP 1.0: Safari 6 to 9 and their contemporaries) need 'unsafe-inline'; the others ignore it.
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}' 'unsafe-inline'; frame-ancestors {ancestors}; base-uri 'none'; form-action 'none'"
     );
     response
         .with(CONTENT_TYPE, "text/html; charset=utf-8")
         .with(CONTENT_SECURITY_POLICY, policy)
-        // A page that requires it of its frames could not frame the document otherwise.
+        // Else a page that requires COEP of its frames could not frame the document.
         .with(HeaderName::from_static("cross-origin-embedder-policy"), "require-corp")
         .with(HeaderName::from_static("x-robots-tag"), "noindex")
 }
 
-/// The cursor that a refused request presented, if it is one.
+/// The cursor in a refused request, if it is valid.
 fn presented(fields: &Fields<'_>) -> Option<Cursor> {
     match fields.one("cursor").ok().flatten().map(parse_from) {
         Some(Ok(From::Cursor(cursor))) => Some(cursor),
@@ -435,7 +437,7 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     body
 }
 
-/// With a cursor's entity tag.
+/// Adds the cursor's entity tag.
 fn etagged(mut response: Response, cursor: Cursor) -> Response {
     if let Ok(tag) = HeaderValue::from_maybe_shared(etag(cursor)) {
         response.fields.insert(ETAG, tag);
@@ -451,13 +453,13 @@ fn etag(cursor: Cursor) -> Bytes {
     tag.freeze()
 }
 
-/// A cursor's tag, where `If-None-Match` names it.
+/// The cursor's entity tag, where `If-None-Match` lists it.
 fn named_tag(header: &[u8], cursor: Cursor) -> Option<HeaderValue> {
     let is_tag = |tag: &[u8]| {
         let text = tag.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
         text.is_some_and(|text| cursor.is_text(text))
     };
-    // By itself nearly always: then it is handed back, and none is written.
+    // The tag is nearly always the only one: then the header's value is reused, and no tag is encoded.
     if is_tag(header) {
         return HeaderValue::from_bytes(header).ok();
     }
@@ -465,12 +467,12 @@ fn named_tag(header: &[u8], cursor: Cursor) -> Option<HeaderValue> {
     named.then(|| HeaderValue::from_maybe_shared(etag(cursor)).ok()).flatten()
 }
 
-/// Whether `If-None-Match` names the tag.
+/// Whether `If-None-Match` lists the tag.
 pub(super) fn names_tag(header: Option<&[u8]>, wanted: &[u8]) -> bool {
     names(header, |tag| tag.as_bytes() == wanted)
 }
 
-/// Whether `If-None-Match` names a tag that is wanted, by weak comparison (RFC 9110 §13.1.2).
+/// Whether `If-None-Match` lists a wanted tag, by weak comparison (RFC 9110 §13.1.2).
 fn names(header: Option<&[u8]>, is_wanted: impl Fn(&str) -> bool) -> bool {
     let text = header.and_then(header_text).unwrap_or_default();
     text.split(',').map(|tag| tag.trim()).any(|tag| is_wanted(tag.strip_prefix("W/").unwrap_or(tag)))
