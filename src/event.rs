@@ -1,8 +1,8 @@
-//! What was published, and its one encoding.
+//! An event and its encoding.
 //!
-//! An event is encoded once, when it is published or read back from a store: everything after its
-//! cursor stands ready in [`Event::write_json`], which all framings share. A framing only adds its own few
-//! bytes around it, so nothing needs to be cached for each framing.
+//! An event is encoded once, when it is published or read from a store: [`Event::write_json`] appends all that follows its
+//! cursor ready-made, and every framing shares these bytes. A framing only adds a few bytes of its own around them, so no
+//! encoding is cached for each framing.
 
 mod headers;
 
@@ -27,10 +27,10 @@ pub const NAME_MAX_BYTES: usize = 128;
 /// Longest idempotency key, in bytes.
 pub const ID_MAX_BYTES: usize = 128;
 
-/// How far an event's time may be past the moment at which the server took it, in milliseconds.
+/// How far an event's time may be ahead of the server's clock at its receipt, in milliseconds.
 pub const TIME_AHEAD_MAX_MS: u64 = 60_000;
 
-/// The name that an event has where its publisher gave none.
+/// The name of an event whose publisher gave none.
 pub const DEFAULT_NAME: &str = "message";
 
 /// [`DEFAULT_NAME`] as JSON.
@@ -44,7 +44,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// One JSON value, kept as it is written.
+    /// One JSON value, in its original spelling.
     ///
     /// # Errors
     /// [`EventError::Data`] where it is not JSON, nests deeper than 128, or holds a lone surrogate.
@@ -57,13 +57,13 @@ impl Data {
         Ok(Self { json: json::safe_syntax(value.get())?.into(), base64: false })
     }
 
-    /// A text, which reaches clients as a JSON string.
+    /// A text, which clients receive as a JSON string.
     #[must_use]
     pub fn text(text: &str) -> Self {
         Self { json: json::string(text).into(), base64: false }
     }
 
-    /// Bytes, which reach clients as a base64 string beside `"encoding":"base64"`.
+    /// Bytes, which clients receive as a base64 string beside `"encoding":"base64"`.
     #[must_use]
     pub fn binary(bytes: &[u8]) -> Self {
         let mut json = String::with_capacity(bytes.len() * 4 / 3 + 6);
@@ -73,13 +73,13 @@ impl Data {
         Self { json: json.into(), base64: true }
     }
 
-    /// What [`Draft::data`] and [`Draft::is_base64`] gave: for stores, which keep just that.
+    /// Data from [`Draft::data`] and [`Draft::is_base64`]: for stores, which keep these two.
     #[must_use]
     pub fn from_stored(json: &str, base64: bool) -> Self {
         Self { json: json.into(), base64 }
     }
 
-    /// Base64 that somebody else encoded, as a JSON string.
+    /// Data that is base64 already, as a JSON string.
     pub(crate) fn encoded(value: &serde_json::value::RawValue) -> Result<Self, EventError> {
         let text: String = serde_json::from_str(value.get()).map_err(|_| EventError::Base64)?;
         let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| EventError::Base64)?;
@@ -99,32 +99,32 @@ impl Data {
     }
 }
 
-/// How an event's content is written.
+/// The encoding of an event's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Data: a JSON value.
     Json,
     /// Data: bytes, as a base64 string.
     Base64,
-    /// No data: the topic has no value now.
+    /// No data: the topic no longer has a value.
     Deletion,
 }
 
-/// What stands for the data of a deletion where some JSON is needed.
+/// The JSON that stands in for the data of a deletion.
 const NO_DATA: &str = "null";
 
-/// Whose ids are counted together: a number for each subject or address, meaningful within one process.
+/// The publisher whose event ids share one quota: a number for each subject or address, meaningful within one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Publisher(pub std::num::NonZeroU64);
 
-/// What a publisher hands in, checked: whoever holds one may store it.
+/// A validated event of a publisher, ready to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Where it is published.
+    /// The topic on which it is published.
     pub topic: Topic,
     name: Option<Box<str>>,
     id: Option<Arc<str>>,
-    /// `None`: a deletion.
+    /// `None` for a deletion.
     data: Option<Data>,
     headers: EventHeaders,
     publisher: Option<Publisher>,
@@ -137,13 +137,14 @@ impl NewEvent {
         Self { topic, name: None, id: None, data: Some(data), headers: EventHeaders::default(), publisher: None }
     }
 
-    /// An event that says that `topic` has no value now: delivered like any other, with `"deleted":true` and without data.
+    /// An event that says that `topic` no longer has a value: delivered like any other, with `"deleted":true` and without
+    /// data.
     #[must_use]
     pub fn deletion(topic: Topic) -> Self {
         Self { topic, name: None, id: None, data: None, headers: EventHeaders::default(), publisher: None }
     }
 
-    /// The same, whose id takes from the publisher's share of the table of ids.
+    /// The same event, whose id counts against the publisher's quota of remembered ids.
     #[must_use]
     pub fn by(self, publisher: Option<Publisher>) -> Self {
         Self { publisher, ..self }
@@ -152,7 +153,7 @@ impl NewEvent {
     /// An event on `topic` whose data is `value` as JSON.
     ///
     /// # Errors
-    /// [`EventError`] where the topic is not one, or the value has no JSON form.
+    /// [`EventError`] where the topic is invalid, or the value has no JSON form.
     ///
     /// ```
     /// # use switchback::NewEvent;
@@ -164,20 +165,20 @@ impl NewEvent {
         Ok(Self::new(topic.parse()?, Data::json(&text)?))
     }
 
-    /// The same event with a name. `message` is what an event is called anyway; empty means that, too.
+    /// The same event with a name. `message` is the default name; an empty name is the default, too.
     ///
     /// # Errors
-    /// [`EventError::Name`] past 128 bytes, with control characters, where it begins with `$`, which is kept for control
-    /// events, or is `*`, by which clients mean every name.
+    /// [`EventError::Name`] over 128 bytes, with control characters, with a leading `$`, which is reserved for control
+    /// events, or for `*`, with which clients select every name.
     pub fn named(self, name: &str) -> Result<Self, EventError> {
-        // `*` is how clients ask for the events of every name.
+        // Clients select events of every name with `*`.
         if name == "*" {
             return Err(EventError::Name);
         }
         self.name_as_stored(name)
     }
 
-    /// As [`Self::named`], for a name that lies in a store: `*` was legal once.
+    /// As [`Self::named`], for a name from a store: `*` was legal once.
     pub(crate) fn name_as_stored(mut self, name: &str) -> Result<Self, EventError> {
         if name.len() > NAME_MAX_BYTES || name.starts_with('$') || name.contains(char::is_control) {
             return Err(EventError::Name);
@@ -186,11 +187,11 @@ impl NewEvent {
         Ok(self)
     }
 
-    /// The same event with an idempotency key: published again on the same topic within the window,
-    /// it is answered with the first one's cursor and not stored. Empty means none.
+    /// The same event with an idempotency key. An event that is published again on the same topic within the window is not
+    /// stored: its response has the first event's cursor. An empty key means none.
     ///
     /// # Errors
-    /// [`EventError::Id`] past 128 bytes or with control characters.
+    /// [`EventError::Id`] over 128 bytes or with control characters.
     pub fn with_id(mut self, id: &str) -> Result<Self, EventError> {
         if id.len() > ID_MAX_BYTES || id.contains(char::is_control) {
             return Err(EventError::Id);
@@ -199,13 +200,13 @@ impl NewEvent {
         Ok(self)
     }
 
-    /// The same event with these headers, in place of those it had.
+    /// The same event with these headers instead of its own.
     #[must_use]
     pub fn with_headers(self, headers: EventHeaders) -> Self {
         Self { headers, ..self }
     }
 
-    /// Its headers.
+    /// The headers.
     #[must_use]
     pub fn headers(&self) -> &EventHeaders {
         &self.headers
@@ -217,20 +218,20 @@ impl NewEvent {
         self.id.as_ref()
     }
 
-    /// The name, where it is not `message`.
+    /// The name, unless it is `message`.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// What the event will take in a store, roughly, in bytes: what queues and retention count.
+    /// The approximate size of the event in a store, in bytes: counted by queues and retention.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
         let data_bytes = self.data.as_ref().map_or(0, Data::len);
         cost_bytes(self.topic.as_str().len(), self.headers.as_json().len(), data_bytes)
     }
 
-    /// The event as it will be, but for its place in the log. Encodes; done outside any lock.
+    /// Encodes the event, all but its position in the log. To be called outside any lock.
     #[must_use]
     pub fn draft(self, time_ms: u64) -> Draft {
         let (json, content) = match &self.data {
@@ -280,7 +281,7 @@ impl NewEvent {
     }
 }
 
-/// An event that is encoded and timed, and waits for its position: what a store appends.
+/// An event that is encoded and has a time, but no position yet: what a store appends.
 #[derive(Clone, Debug)]
 pub struct Draft {
     topic: Topic,
@@ -293,14 +294,14 @@ pub struct Draft {
     body: Box<[u8]>,
     data: Range<u32>,
     headers: Range<u32>,
-    /// Where the time's digits begin in the body.
+    /// Where the digits of the time begin in the body.
     time_start: u32,
 }
 
 impl Draft {
-    /// The same with a time that is not before `earlier_ms`, the event's before it, so that times do not go back within a log where the clock
-    /// does; but at most [`TIME_AHEAD_MAX_MS`] past its own, so that a clock that was far ahead for a moment does not set the time of all
-    /// that follows.
+    /// The same with a time no earlier than `earlier_ms`, the time of the previous event, so that times do not go back
+    /// within a log when the clock does. At most [`TIME_AHEAD_MAX_MS`] ahead of its own time, so that a clock that was far
+    /// ahead for a moment does not set the time of all later events.
     #[must_use]
     pub fn not_before(mut self, earlier_ms: u64) -> Self {
         let time_ms = earlier_ms.min(self.time_ms.saturating_add(TIME_AHEAD_MAX_MS)).max(self.time_ms);
@@ -315,25 +316,25 @@ impl Draft {
         self
     }
 
-    /// The event at its place. From here on it is immutable.
+    /// The event at its position. From here on it is immutable.
     #[must_use]
     pub fn at(self, epoch: Epoch, position: Position) -> Event {
         Event { cursor: Cursor::new(epoch, position), draft: self }
     }
 
-    /// Whose share of the table of ids its id takes; `None` where nobody's is counted.
+    /// The publisher against whose quota the id counts; `None` where it counts against none.
     #[must_use]
     pub fn publisher(&self) -> Option<Publisher> {
         self.publisher
     }
 
-    /// Where it is published.
+    /// The topic on which it is published.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// The name, where it is not `message`.
+    /// The name, unless it is `message`.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
@@ -357,13 +358,13 @@ impl Draft {
         self.content == Content::Base64
     }
 
-    /// Whether the event says that its topic has no value now; then it has no data.
+    /// Whether the event says that its topic no longer has a value; then it has no data.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
         self.content == Content::Deletion
     }
 
-    /// How the content is written.
+    /// The encoding of the content.
     pub(crate) fn content(&self) -> Content {
         self.content
     }
@@ -380,39 +381,39 @@ impl Draft {
         headers::header(self.headers(), name)
     }
 
-    /// A part of the body.
+    /// A range of the body.
     fn part(&self, range: &Range<u32>) -> &str {
-        // The range was measured when the body was built, from a str: never the fallback.
+        // The range was measured on a str when the body was built: the fallback is never taken.
         let bytes = self.body.get(range.start as usize..range.end as usize).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
-    /// How the JSON stands as a literal in a script; where it is not the same, a script parses it from a string.
+    /// Whether the JSON keeps its meaning as a literal in a script; where it does not, a script parses it from a string.
     #[must_use]
     pub fn literal(&self) -> Literal {
         self.literal
     }
 
-    /// When the server took it: milliseconds since the Unix epoch.
+    /// When the server received the event: milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.time_ms
     }
 
-    /// Tells its payload from others.
+    /// Distinguishes the payload from others.
     #[must_use]
     pub(crate) fn payload_digest(&self) -> PayloadDigest {
         payload_digest(self.name(), self.content, self.headers(), self.data())
     }
 
-    /// What the event takes in a store, roughly, in bytes: what queues and retention count.
+    /// The approximate size of the event in a store, in bytes: counted by queues and retention.
     #[must_use]
     pub fn cost_bytes(&self) -> u64 {
         cost_bytes(self.topic.as_str().len(), self.headers.len(), self.data.len())
     }
 }
 
-/// What was published, at its place in the log; immutable. Derefs to [`Draft`] for what does not depend on the place.
+/// An event at its position in the log; immutable. Derefs to [`Draft`] for all that does not depend on the position.
 #[derive(Clone)]
 pub struct Event {
     cursor: Cursor,
@@ -428,19 +429,19 @@ impl std::ops::Deref for Event {
 }
 
 impl Event {
-    /// The cursor of a client that this event has reached.
+    /// The cursor of a client that has received this event.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.cursor
     }
 
-    /// The place in the log.
+    /// The position in the log.
     #[must_use]
     pub fn position(&self) -> Position {
         self.cursor.position
     }
 
-    /// Length of what [`Self::write_json`] writes, in bytes.
+    /// Length of the output of [`Self::write_json`], in bytes.
     #[must_use]
     pub fn json_bytes(&self) -> usize {
         ITEM_START.len() + self.cursor.text_bytes() + self.draft.body.len()
@@ -454,20 +455,21 @@ impl Event {
     }
 }
 
-/// How every item that has a cursor begins; the rest of an event's body starts with the closing quote.
+/// The first bytes of every item that has a cursor; the rest of an event's body starts with the closing quote.
 const ITEM_START: &[u8] = b"{\"cursor\":\"";
 
 /// Fixed cost of an event in a store, in bytes: its row, its index entry, its allocation.
 const EVENT_OVERHEAD_BYTES: u64 = 64;
 
-/// The first half of the SHA-256 of an event's name, headers, form and data: enough to tell whether a repeated id has the same
-/// payload.
+/// The first half of the SHA-256 of an event's name, headers, encoding and data: enough to detect that a repeated id has
+/// another payload.
 pub(crate) type PayloadDigest = [u8; 16];
 
-/// As [`Draft::payload_digest`], of an event's parts. The headers' trace context does not count (see [`payload_headers`]).
+/// As [`Draft::payload_digest`], of an event's parts. The trace context in the headers does not count (see
+/// [`payload_headers`]).
 pub(crate) fn payload_digest(name: Option<&str>, content: Content, headers: &str, data: &str) -> PayloadDigest {
     let mut context = Context::new(&SHA256);
-    // Names and JSON hold no NUL, so none looks like the beginning of what comes next.
+    // Names and JSON have no NUL, so no part can be mistaken for the start of the next.
     context.update(name.unwrap_or(DEFAULT_NAME).as_bytes());
     let headers = payload_headers(headers);
     if !headers.is_empty() {
@@ -493,7 +495,7 @@ fn cost_bytes(topic_bytes: usize, headers_bytes: usize, data_bytes: usize) -> u6
     topic_bytes as u64 + headers_bytes as u64 + data_bytes as u64 + EVENT_OVERHEAD_BYTES
 }
 
-/// Appends a text; returns where it lies.
+/// Appends a text; returns its range.
 fn append(text: &str, body: &mut Vec<u8>) -> Range<u32> {
     let start = body.len() as u32;
     body.extend_from_slice(text.as_bytes());
@@ -512,28 +514,28 @@ impl PartialEq for Event {
     }
 }
 
-/// An event cannot be published. The message says what would be right.
+/// An event is invalid. The message says what would be valid.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
-    /// The topic is not one.
+    /// The topic is invalid.
     #[error(transparent)]
     Topic(#[from] TopicError),
-    /// The name is not one.
+    /// The name is invalid.
     #[error(
-        "an event name has at most 128 bytes, no control characters, does not begin with $, which control events do, and is not *, which means every name"
+        "`event` must have at most 128 bytes and no control characters, must not begin with `$`, which is reserved for control events, and must not be `*`, which selects every name"
     )]
     Name,
-    /// The idempotency key is not one.
-    #[error("an id has at most 128 bytes and no control characters")]
+    /// The idempotency key is invalid.
+    #[error("`id` must have at most 128 bytes and no control characters")]
     Id,
-    /// The data is not acceptable JSON.
-    #[error("data: {0}")]
+    /// The data is not JSON, or exceeds a limit.
+    #[error("`data` is invalid: {0}")]
     Data(#[from] JsonError),
-    /// The headers are not ones.
+    /// The headers are invalid.
     #[error(transparent)]
     Headers(#[from] HeadersError),
-    /// `encoding` says base64, and `data` is not.
-    #[error("with \"encoding\":\"base64\", data is a string of padded base64 (RFC 4648 §4)")]
+    /// `encoding` is base64, and `data` is not.
+    #[error("with \"encoding\":\"base64\", `data` must be a string of padded base64 (RFC 4648 §4)")]
     Base64,
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP side: the only map of URLs, and what every request passes before its handler.
+//! The HTTP layer: the table of routes, the handlers, and the checks that every request passes before its handler.
 //!
 #![doc = include_str!("http/protocol.md")]
 
@@ -48,10 +48,10 @@ pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, AllowedOrigins, OriginError};
 pub(crate) use site::Site;
 
-/// What every handler returns.
+/// The result of every handler.
 type Answer = Result<Response, ApiError>;
 
-/// CORS preflight (Fetch §3.2.2): yes to our own pages and those on the list, no to others.
+/// CORS preflight (Fetch §3.2.2): permits the server's own pages and allowed origins, and no other.
 fn preflight(call: &Call, methods: Methods) -> Answer {
     call.source().check()?;
     let names = HeaderValue::from_static(methods.names());
@@ -72,7 +72,7 @@ async fn not_found(_: Call) -> Answer {
 fn nothing_here() -> ApiError {
     let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
     let message = format!(
-        "nothing is here; subscribe at GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
+        "there is no such resource: subscribe with GET /v1/<transport>, where the transport is one of {}, and publish with POST /v1/events",
         names.join(", ")
     );
     ApiError::new(StatusCode::NOT_FOUND, "not_found", message)

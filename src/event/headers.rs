@@ -1,4 +1,4 @@
-//! The headers of an event: what its publisher says of it beside its data.
+//! The headers of an event: metadata from its publisher, beside the data.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,17 +13,17 @@ use crate::json::{self, JsonError};
 /// Most headers of an event.
 pub const HEADERS_MAX: usize = 16;
 
-/// Most bytes of the names and values of an event's headers together, in UTF-8, before they are written as JSON.
+/// Most bytes of the names and values of an event's headers together, in UTF-8, before they are encoded as JSON.
 pub const HEADERS_MAX_BYTES: usize = 4096;
 
-/// The two names of W3C Trace Context: they belong to an attempt to publish, not to what is published.
+/// The two names of W3C Trace Context: they belong to one attempt to publish, not to the payload.
 pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 
-/// Strings by name, which travel beside an event's data and mean nothing to the server: a reason, a content type, a trace.
+/// Strings by name, which accompany an event's data and mean nothing to the server: a reason, a content type, a trace.
 ///
-/// They are kept as they came, as one JSON object in the safe form (see [`crate::json`]): in the publisher's order, with its
-/// spelling. Each name is there once, since readers of JSON differ in which of two they take.
+/// They are kept in their original spelling and order, as one JSON object in the safe form (see [`crate::json`]). Each name
+/// is unique, since parsers of JSON differ in which of two duplicates they take.
 ///
 /// ```
 /// # use switchback::EventHeaders;
@@ -46,7 +46,7 @@ impl EventHeaders {
     /// Headers of names and values, in this order.
     ///
     /// # Errors
-    /// [`HeadersError`] for an empty name, a name that is given twice, more than [`HEADERS_MAX`] headers or more than
+    /// [`HeadersError`] for an empty name, a duplicate name, more than [`HEADERS_MAX`] headers or more than
     /// [`HEADERS_MAX_BYTES`].
     pub fn new<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Result<Self, HeadersError> {
         let mut json = String::new();
@@ -63,10 +63,11 @@ impl EventHeaders {
         Ok(Self { json: json.into() })
     }
 
-    /// Headers as a JSON object of strings, kept as it is written.
+    /// Headers as a JSON object of strings, in its original spelling.
     ///
     /// # Errors
-    /// [`HeadersError`] as [`Self::new`], and where it is no object, a value is no string, or a string holds a lone surrogate.
+    /// [`HeadersError`] as [`Self::new`], and where it is not an object, a value is not a string, or a string has a lone
+    /// surrogate.
     pub fn json(text: &str) -> Result<Self, HeadersError> {
         let value: &RawValue = serde_json::from_str(text).map_err(|_| HeadersError::NotAnObject)?;
         Self::raw(value)
@@ -78,7 +79,7 @@ impl EventHeaders {
         Ok(if parse(&safe)?.is_empty() { Self::default() } else { Self { json: safe.into() } })
     }
 
-    /// What [`Self::as_json`] gave: for stores, which keep just that.
+    /// Headers from [`Self::as_json`]: for stores, which keep that.
     #[must_use]
     pub fn from_stored(json: &str) -> Self {
         Self { json: json.into() }
@@ -102,7 +103,7 @@ impl EventHeaders {
         header(&self.json, name)
     }
 
-    /// The same with one more, behind the others.
+    /// The same headers with one more at the end.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -119,24 +120,24 @@ impl EventHeaders {
     }
 }
 
-/// A name and its value as they stand in the object.
+/// A member of the object.
 fn member(name: &str, value: &str) -> String {
     format!("{}:{}", json::string(name), json::string(value))
 }
 
-/// The value of one header of an object that was checked.
+/// The value of one header in a validated object.
 pub(super) fn header(json: &str, name: &str) -> Option<String> {
     pairs(json).into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-/// What of the headers belongs to the payload, in an unambiguous form: all but the trace context, which differs between two
-/// attempts to publish the same.
+/// The headers that belong to the payload, in an unambiguous form: all but the trace context, which differs between two
+/// attempts to publish the same event.
 pub(crate) fn payload_headers(json: &str) -> String {
     let own = pairs(json).into_iter().filter(|(name, _)| !matches!(&**name, TRACEPARENT | TRACESTATE));
     own.map(|(name, value)| member(&name, &value)).collect::<Vec<_>>().join(",")
 }
 
-/// The pairs of an object that was checked; none where there is no object.
+/// The pairs of a validated object; none where there is no object.
 fn pairs(json: &str) -> Pairs<'_> {
     if json.is_empty() { Pairs::new() } else { parse(json).unwrap_or_default() }
 }
@@ -145,7 +146,7 @@ fn parse(json: &str) -> Result<Pairs<'_>, HeadersError> {
     serde_json::from_str::<Parsed<'_>>(json).map_err(|_| HeadersError::NotAnObject)?.0
 }
 
-/// The limits, applied to one pair after the other.
+/// Checks the limits for one pair after the other.
 #[derive(Default)]
 struct Check<'j> {
     pairs: Pairs<'j>,
@@ -172,10 +173,10 @@ impl<'j> Check<'j> {
     }
 }
 
-/// The pairs of any object, or what is wrong with it: serde's own errors would lose which of them it is.
+/// The pairs of any object, or the error: serde's own errors would lose the kind of it.
 struct Parsed<'j>(Result<Pairs<'j>, HeadersError>);
 
-/// A string, borrowed where it is written without escapes. (For `Cow` itself serde always copies.)
+/// A string, borrowed where it has no escapes. (For `Cow` itself serde always copies.)
 #[derive(Deserialize)]
 struct Text<'j>(#[serde(borrow)] Cow<'j, str>);
 
@@ -203,7 +204,7 @@ impl<'de> Visitor<'de> for Members {
                 Err(_) => Err(HeadersError::NotAString(excerpt(&name))),
             };
             if let Err(error) = added {
-                // serde wants the object read to its end.
+                // serde requires that the whole object is read.
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 return Ok(Parsed(Err(error)));
             }
@@ -212,29 +213,29 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// An event's headers are not ones. The message says what would be right.
+/// An event's headers are invalid. The message says what would be valid.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadersError {
-    /// Something else than an object.
-    #[error("headers is an object of strings, such as {{\"reason\":\"left\"}}")]
+    /// Not an object.
+    #[error("`headers` must be an object of strings, such as {{\"reason\":\"left\"}}")]
     NotAnObject,
-    /// A value is a number, a list, `null` or the like; the text names the header.
-    #[error("headers: the value of {0:?} is not a string; write it as one, or put it into data")]
+    /// A value is a number, a list, `null` or the like; the text is the header's name.
+    #[error("`headers`: the value of {0:?} is not a string: make it a string, or put it into `data`")]
     NotAString(String),
-    /// A header without a name.
-    #[error("headers: a header's name is not empty")]
+    /// A header has an empty name.
+    #[error("`headers`: the name of a header must not be empty")]
     NoName,
-    /// A name is there twice.
-    #[error("headers: {0:?} is given twice; each name has one value")]
+    /// Two headers have the same name.
+    #[error("`headers`: {0:?} is given twice: a name must be unique")]
     Twice(String),
     /// More than [`HEADERS_MAX`].
-    #[error("headers: an event has at most 16 of them; put what is more into data")]
+    #[error("`headers`: an event may have at most 16 headers: put more into `data`")]
     TooMany,
     /// More than [`HEADERS_MAX_BYTES`].
-    #[error("headers: names and values have at most 4096 bytes together; put what is longer into data")]
+    #[error("`headers`: names and values may have at most 4096 bytes together: put more into `data`")]
     TooLong,
-    /// A string that cannot reach every client.
-    #[error("headers: {0}")]
+    /// A string that not every client could receive.
+    #[error("`headers`: {0}")]
     Json(#[from] JsonError),
 }
 
@@ -265,7 +266,7 @@ mod tests {
         // 16 names of two bytes; 16 times 254 bytes are what is left.
         assert!(EventHeaders::json(&object(16, &"é".repeat(127))).is_ok());
         assert!(matches!(EventHeaders::json(&object(16, &"x".repeat(255))), Err(HeadersError::TooLong)));
-        // An escape counts as what it stands for.
+        // An escape counts as the character that it encodes.
         assert!(EventHeaders::json(&object(16, &"\\u0000".repeat(254))).is_ok());
         let sixteen: Vec<_> = (0..16).map(|n| (format!("{n:02}"), "x".repeat(254))).collect();
         let full = EventHeaders::new(sixteen.clone()).unwrap();
@@ -308,7 +309,7 @@ mod tests {
         }
     }
 
-    /// The same, written with a space more.
+    /// The same headers, spelt with one more space.
     fn spaced_out(headers: &EventHeaders) -> EventHeaders {
         let begun = headers.as_json().strip_suffix('}').unwrap_or("{");
         EventHeaders::json(&format!("{begun} }}")).unwrap()

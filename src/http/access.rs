@@ -1,4 +1,4 @@
-//! Who asks, and what he may do: from a request's credentials to [`Rights`].
+//! Authentication and authorization: from a request's credentials to [`Rights`].
 
 mod credential;
 
@@ -22,33 +22,33 @@ use crate::transport::Transport;
 use crate::wire::ByeReason;
 use credential::Credential;
 
-/// The farthest end of a grant that a timer is set for; who stays longer is asked again by the next connection.
+/// The latest expiry of a grant for which a timer is set; a longer connection is checked again when the client reconnects.
 const EXPIRY_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Call {
-    /// What whoever asks may do, besides subscribing.
+    /// The rights of the caller, besides subscribing.
     ///
     /// # Errors
-    /// 401 where a credential is no good, 400 where there are several.
+    /// 401 where a credential is invalid, 400 where there are several.
     pub(super) async fn rights(&self) -> Result<Rights, ApiError> {
         self.rights_over(None).await
     }
 
-    /// What whoever asks may do, over a transport. A ticket is used up by it, good for this transport or not.
+    /// The rights of the caller, over a transport. A ticket is consumed, valid for this transport or not.
     ///
     /// # Errors
-    /// As [`Self::rights`]; and where the store cannot say whether a ticket is one.
+    /// As [`Self::rights`]; and where the store cannot look the ticket up.
     pub(super) async fn rights_over(&self, transport: Option<Transport>) -> Result<Rights, ApiError> {
         let rights = self.look_up(transport).await;
         match &rights {
             Ok(rights) => self.pays(rights)?,
-            // Whoever tries one credential after another is counted as if he came each time.
+            // An invalid credential costs as much as a connection: a limit on guessing.
             Err(_) => self.limits().connect(&self.rate_key())?,
         }
         rights
     }
 
-    /// From here on the subject pays, too, for what its request makes the connection hold.
+    /// From here on the subject is charged, too, for what its request makes the connection hold.
     fn pays(&self, rights: &Rights) -> Result<(), ApiError> {
         match &self.request.payer {
             Some(payer) if rights.subject().is_some() => Ok(payer.charge_to(self.rate_key_of(rights))?),
@@ -81,8 +81,8 @@ impl Call {
         Ok(rights)
     }
 
-    /// Whether a cookie may speak for its page. Browsers send it along with whatever any page makes them ask, so it does
-    /// not count for a foreign page; and where something is changed, the request has to say that its page may.
+    /// Whether a cookie counts as a credential. Browsers send it with the requests of any page, so it does not count for a
+    /// cross-origin page; and for a request that changes something, the request has to have an origin that is allowed.
     fn may_use_cookie(&self) -> bool {
         match self.source() {
             RequestOrigin::CrossOrigin => false,
@@ -92,15 +92,15 @@ impl Call {
     }
 }
 
-/// Ends what a key has opened when the key is withdrawn, on every worker: whoever calls it once a worker asks for the same
-/// several times, which costs little, since keys change rarely. What is being opened meanwhile finds out by itself
-/// ([`check_still_good`]).
+/// Ends the connections of a key when the key is removed, on every worker. Each worker registers this, so the same
+/// connections are ended several times, which costs little, since keys change rarely. A connection that is being opened
+/// meanwhile checks by itself ([`check_still_good`]).
 pub(super) fn end_with_their_keys(hub: &Hub, access: &AccessOptions) {
     let Some(ring) = &access.keys else { return };
     let (hub, weak) = (hub.downgrade(), Arc::downgrade(ring));
     ring.watch(move || {
         let (Some(hub), Some(ring)) = (hub.upgrade(), weak.upgrade()) else { return false };
-        // As if they had expired: whoever can get a new token comes back with it.
+        // As if they had expired: a client that can get a new token reconnects with it.
         hub.clients().end_where(ByeReason::Expired, |connection| {
             connection.grant().is_some_and(|grant| !ring.holds_key_of(&grant))
         });
@@ -108,9 +108,9 @@ pub(super) fn end_with_their_keys(hub: &Hub, access: &AccessOptions) {
     });
 }
 
-/// Refuses what has expired or was revoked since it was granted, or whose key was withdrawn.
+/// Refuses a grant that has expired or was revoked since it was checked, or whose key was removed.
 pub(super) fn check_still_good(hub: &Hub, access: &AccessOptions, rights: &Rights) -> Result<(), ApiError> {
-    // Only what was granted ends: the others are not worth a look at the clock.
+    // Only a grant expires: for other rights the clock is not read.
     let Some(grant) = rights.grant() else { return Ok(()) };
     if rights.have_expired(hub.clock().wall_ms()) {
         return Err(TokenError::Expired.into());
@@ -124,12 +124,12 @@ pub(super) fn check_still_good(hub: &Hub, access: &AccessOptions, rights: &Right
     Ok(())
 }
 
-/// Refuses whoever may not subscribe to all of `patterns`. Whether anything was ever published there makes no
-/// difference.
+/// Refuses a caller that may not subscribe to all of `patterns`. The response does not depend on whether an event was ever
+/// published there.
 pub(super) fn check_subscribe(rights: &Rights, patterns: &PatternSet) -> Result<(), ApiError> {
     match rights.refused(patterns) {
         Some(pattern) if rights.is_known() => Err(ApiError::forbidden(format!(
-            "this token does not grant subscribing to all of {}: its subscribe claim has to cover it",
+            "this token does not grant subscribing to all of {}: its `subscribe` claim has to cover it",
             excerpt(pattern.as_str())
         ))
         .of(rights)),
@@ -139,56 +139,56 @@ pub(super) fn check_subscribe(rights: &Rights, patterns: &PatternSet) -> Result<
     }
 }
 
-/// Refuses whoever may not publish at all, before anything of the body is read.
+/// Refuses a caller that may not publish at all, before any of the body is read.
 pub(super) fn check_publisher(rights: &Rights) -> Result<(), ApiError> {
     if !rights.is_known() {
-        return Err(anonymous("publishing takes a token"));
+        return Err(anonymous("publishing requires a token"));
     }
     if !rights.may_publish_somewhere() {
-        return Err(ApiError::forbidden("this token does not grant publishing: it has no publish claim").of(rights));
+        return Err(ApiError::forbidden("this token does not grant publishing: it has no `publish` claim").of(rights));
     }
     Ok(())
 }
 
-/// Refuses whoever may not publish to `topic`.
+/// Refuses a caller that may not publish to `topic`.
 pub(super) fn check_publish(rights: &Rights, topic: &Topic) -> Result<(), ApiError> {
     if rights.may_publish(topic) {
         Ok(())
     } else {
         check_publisher(rights)?;
         Err(ApiError::forbidden(format!(
-            "this token does not grant publishing to {}: its publish claim has to match it",
+            "this token does not grant publishing to {}: its `publish` claim has to match it",
             excerpt(topic.as_str())
         ))
         .of(rights))
     }
 }
 
-/// Refuses whoever has shown nothing and may see nothing.
+/// Refuses a caller that has no credential and no public pattern to subscribe to.
 pub(super) fn check_may_come(rights: &Rights) -> Result<(), ApiError> {
     if rights.may_come() { Ok(()) } else { Err(anonymous("nothing here is public")) }
 }
 
-/// Refuses whoever is not an administrator.
+/// Refuses a caller that is not an administrator.
 pub(super) fn check_admin(rights: &Rights) -> Result<(), ApiError> {
     if rights.is_admin() {
         Ok(())
     } else if rights.is_known() {
-        Err(ApiError::forbidden("this is for administrators: their tokens have \"admin\":true").of(rights))
+        Err(ApiError::forbidden("this requires an administrator's token, with \"admin\":true").of(rights))
     } else {
-        Err(anonymous("this is for administrators"))
+        Err(anonymous("this requires an administrator"))
     }
 }
 
-/// Refuses whoever does not run this server: with a key, whoever is not an administrator. Without one everybody on loopback
-/// does; where everybody is served (`--allow-anonymous`), nobody: a client's id is all that it takes to be that client, so
-/// the list of them is for nobody then.
+/// Refuses a caller that does not operate this server. With a key, that is a caller that is not an administrator. Without a
+/// key every caller on loopback is an operator; but with `--allow-anonymous` none is: a client's id is all that it takes to
+/// impersonate the client, so the list of ids must be for no caller.
 pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<(), ApiError> {
     if access.keys.is_some() {
         check_admin(rights)
     } else if access.allow_anonymous {
         let message =
-            "this server has no key, so nobody is an administrator: give it one with --jwt-secret-file or --jwks";
+            "this server has no key, so no caller is an administrator: give it a key with `--jwt-secret-file` or `--jwks`";
         Err(ApiError::forbidden(message))
     } else {
         Ok(())
@@ -198,33 +198,33 @@ pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<
 /// Refuses a client id that is banned.
 pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
     if hub.barred().is_banned(client, hub.clock().believed_ms()) {
-        return Err(ApiError::forbidden("this client was shut out by an administrator"));
+        return Err(ApiError::forbidden("this client was banned by an administrator"));
     }
     Ok(())
 }
 
-/// When a delivery with these rights ends, if they do.
+/// When a delivery with these rights ends, if the rights expire.
 pub(super) fn expiry(hub: &Hub, rights: &Rights) -> Option<Instant> {
     let expires_ms = rights.grant()?.expires_ms;
     let left = Duration::from_millis(expires_ms.saturating_sub(hub.clock().wall_ms()));
     Some(runtime_now() + left.min(EXPIRY_MAX))
 }
 
-/// What is presented is no good (RFC 6750 §3.1).
+/// The challenge for an invalid credential (RFC 6750 §3.1).
 const INVALID: &str = "Bearer realm=\"switchback\", error=\"invalid_token\"";
 
-/// What is presented is good, but not for this.
+/// The challenge for a valid credential without the necessary rights.
 const INSUFFICIENT: &str = "Bearer realm=\"switchback\", error=\"insufficient_scope\"";
 
-/// Nothing is presented: then there is no error to tell.
+/// The challenge for a missing credential, which has no error.
 const MISSING: &str = "Bearer realm=\"switchback\"";
 
 fn anonymous(why: impl std::fmt::Display) -> ApiError {
-    ApiError::unauthorized(format!("{why}: present a token, as Authorization: Bearer TOKEN")).with_challenge(MISSING)
+    ApiError::unauthorized(format!("{why}: present a token, as `Authorization: Bearer TOKEN`")).with_challenge(MISSING)
 }
 
 fn not_a_ticket() -> ApiError {
-    let message = "the ticket was used, is too old, or is for something else: get a new one from POST /v1/tickets";
+    let message = "the ticket was used, has expired, or is not for this request: get a new one from POST /v1/tickets";
     ApiError::unauthorized(message).with_challenge(INVALID)
 }
 
@@ -249,9 +249,9 @@ impl From<TokenError> for ApiError {
 impl From<ClientError> for ApiError {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Owned => Self::forbidden("this client id belongs to somebody else: choose another"),
+            ClientError::Owned => Self::forbidden("this client id belongs to another subject: choose another id"),
             ClientError::Unknown => Self::unknown_client(),
-            ClientError::Ahead => Self::bad("bad_cursor", "the cursor is beyond what this client was sent"),
+            ClientError::Ahead => Self::bad("bad_cursor", "the cursor is ahead of the last event that this client was sent"),
             ClientError::Store(error) => error.into(),
         }
     }

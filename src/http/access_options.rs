@@ -1,4 +1,4 @@
-//! The knobs of who may come, and which requests a server without a key serves.
+//! Options for access control, and the checks for a server without a key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::keyring::KeyRing;
 use crate::net::{Headers, text};
 use crate::topic::Pattern;
 
-/// Who may come; parsed once, valid ever after.
+/// Access control; parsed once, and valid from then on.
 #[derive(Clone, Debug)]
 pub struct AccessOptions {
-    /// What tokens are signed with; without it everything is open to whoever can reach the server.
+    /// The keys that sign tokens; without keys everything is open to every client that can reach the server.
     pub keys: Option<Arc<KeyRing>>,
-    /// What may be subscribed to without a token, where there are keys.
+    /// The patterns that may be subscribed to without a token, where there are keys.
     pub public_subscribe: Arc<[Pattern]>,
-    /// How long a ticket may wait to be used.
+    /// The lifetime of an unused ticket.
     pub ticket_ttl: Duration,
     /// Whether requests that came through a proxy, or to a name other than loopback's, are served without a key.
     pub allow_anonymous: bool,
@@ -41,7 +41,7 @@ impl Default for AccessOptions {
 }
 
 impl AccessOptions {
-    /// Without a key the server is open, so it serves only what cannot have come from elsewhere: not what a proxy passed on.
+    /// Without a key the server is open, so it refuses what may come from elsewhere: requests through a proxy.
     pub(crate) fn check_open(&self, headers: Headers<'_>) -> Result<(), ApiError> {
         if self.keys.is_some() || self.allow_anonymous {
             return Ok(());
@@ -50,15 +50,16 @@ impl AccessOptions {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "proxied",
-                "this server has no key, and the request came through a proxy: behind one it would be open to all; \
-                 give it a key (--jwt-secret-file or --jwks), or start it with --allow-anonymous if that is meant",
+                "this server has no key, and the request came through a proxy: behind a proxy it would be open to all; \
+                 give it a key (`--jwt-secret-file` or `--jwks`), or start it with `--allow-anonymous` if it should be open",
             ));
         }
         Ok(())
     }
 
-    /// Refuses what was addressed to another name than the server's, where its names are known: where they were given, and on
-    /// loopback without a key. A page can point its own name at any address, and is of the same origin as the server then.
+    /// Refuses a request for another host name than the server's, where its names are known: where they were given, and on
+    /// loopback without a key. Protects from DNS rebinding: a page can point its own name at any address, and then has the
+    /// same origin as the server.
     pub(crate) fn check_name(&self, headers: Headers<'_>, loopback_only: bool) -> Result<(), ApiError> {
         let open = loopback_only && self.keys.is_none() && !self.allow_anonymous;
         if self.allowed_hosts.is_empty() && !open {
@@ -71,7 +72,7 @@ impl AccessOptions {
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "bad_host",
-            "this server does not answer to the name in Host: localhost and loopback addresses, and what --allow-host NAME names",
+            "this server does not serve the name in `Host`, only localhost, loopback addresses and the names of `--allow-host`",
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! What administrators do: end a client's streams, keep it out, take a token back.
+//! The handlers for administrators: disconnect a client, ban it, revoke a token.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ pub(super) const BODY_BYTES_MAX: usize = 4096;
 /// Longest ban, in seconds: a year.
 const BAN_MAX_S: u64 = 365 * 24 * 3600;
 
-/// How long a revocation is kept that has no end: a century, which every store can count.
+/// The lifetime of a revocation without an end: a century, which every store can represent.
 const FOR_GOOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
-/// `DELETE /v1/clients/{id}`: ends its streams and forgets it; with `ban=SECONDS` it may not come back for so long.
+/// `DELETE /v1/clients/{id}`: ends its streams and forgets it; with `ban=SECONDS` its id is banned for that time.
 pub(super) async fn kick(call: Call) -> Answer {
     let rights = call.rights().await?;
     check_operator(&rights, &call.options().access)?;
@@ -36,11 +36,12 @@ pub(super) async fn kick(call: Call) -> Answer {
     let fields = Fields::parse(call.request.query_string())?;
     let ban = number(&fields, "ban", 1..=BAN_MAX_S)?;
     let known = call.state.hub.kick(client, ban.map(Duration::from_secs)).await?;
-    // Whoever knows an id is the client: a part of it is enough to find it among those that are listed.
+    // A client's id is its credential: the log has only a part of it, enough to find the client among those that are
+    // listed.
     let short = excerpt_of_id(client);
     match ban {
-        Some(seconds) => call.note("ban", &rights, &format!("client {short} may not come back for {seconds} s")),
-        None => call.note("kick", &rights, &format!("the connections of client {short} are ended")),
+        Some(seconds) => call.note("ban", &rights, &format!("client {short} is banned for {seconds} s")),
+        None => call.note("kick", &rights, &format!("client {short} is disconnected")),
     }
     match (known, ban) {
         (false, None) => Err(ApiError::unknown_client()),
@@ -70,7 +71,7 @@ pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
     let until_ms = match wanted.until {
         Some(until) if until > 0.0 && until <= NUMERIC_DATE_MAX_S => ((until * 1000.0) as u64).min(last_ms),
         Some(_) => {
-            let message = "until is a time in seconds since 1970, before the year 5000; are these milliseconds?";
+            let message = "`until` must be in seconds since 1970, before the year 5000: is it in milliseconds?";
             return Err(bad(message.into()));
         }
         None => last_ms,
@@ -81,7 +82,7 @@ pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
             let bar = Bar::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
             (bar, json!({ "sub": subject }))
         }
-        _ => return Err(bad("one of jti and sub is needed, and only one".into())),
+        _ => return Err(bad("exactly one of `jti` and `sub` is required".into())),
     };
     call.state.hub.bar(&bar, until_ms).await?;
     call.note(
@@ -96,7 +97,7 @@ pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
     Ok(Response::new(StatusCode::CREATED).with(CONTENT_TYPE, "application/json").with_body(answer.to_string()))
 }
 
-/// Enough of a client's id to recognise it.
+/// A part of a client's id, enough to recognise it.
 fn excerpt_of_id(client: Uuid) -> String {
     let text = client.hyphenated().to_string();
     format!("{}…", &text[..8])
@@ -104,7 +105,7 @@ fn excerpt_of_id(client: Uuid) -> String {
 
 fn legal(name: &str, text: String) -> Result<String, ApiError> {
     if text.is_empty() || text.len() > SUBJECT_MAX_BYTES {
-        return Err(bad(format!("{name} has 1 to {SUBJECT_MAX_BYTES} bytes")));
+        return Err(bad(format!("`{name}` must have 1 to {SUBJECT_MAX_BYTES} bytes")));
     }
     Ok(text)
 }
@@ -112,6 +113,6 @@ fn legal(name: &str, text: String) -> Result<String, ApiError> {
 fn bad(reason: String) -> ApiError {
     ApiError::bad(
         "bad_revocation",
-        format!("{reason}; a revocation is {{\"jti\":ID}} or {{\"sub\":SUBJECT}}, with until if it need not last"),
+        format!("{reason}; a revocation is {{\"jti\":ID}} or {{\"sub\":SUBJECT}}, with `until` if it ends"),
     )
 }

@@ -1,4 +1,4 @@
-//! The client library and the pages: carried in the binary, or read from a directory while one works on them.
+//! Serves the client library and the demo pages: built into the binary, or read from a directory during development.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -26,7 +26,7 @@ macro_rules! assets {
     };
 }
 
-/// What an application's page needs.
+/// The files for an application's page.
 const CLIENT: &[Asset] = assets! {
     "client.js": "text/javascript; charset=utf-8",
     "client.mjs": "text/javascript; charset=utf-8",
@@ -38,7 +38,7 @@ const CLIENT: &[Asset] = assets! {
     "share.d.mts": "text/plain; charset=utf-8",
 };
 
-/// What the server shows by itself.
+/// The server's own pages.
 const PAGES: &[Asset] = assets! {
     "index.html": "text/html; charset=utf-8",
     "pages.css": "text/css; charset=utf-8",
@@ -56,12 +56,12 @@ const PAGES: &[Asset] = assets! {
     "icon.svg": "image/svg+xml",
 };
 
-/// The pages load and connect to nothing but this server; what is not listed is off. `'self'` holds the server's WebSockets,
-/// too (CSP 3 §6.7.2.8); `ws: wss:` would let what was injected speak to any other.
+/// The pages load from and connect to this server only; everything that is not listed is off. `'self'` includes the
+/// server's WebSockets (CSP 3 §6.7.2.8); `ws: wss:` would let injected code connect to any other server.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; frame-src 'self'; \
      connect-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'";
 
-/// What a URL with `?v=` and the present version may be kept: a new version has a new URL.
+/// Caching for a URL with `?v=` and the present version: a new version has a new URL.
 const KEEP: &str = "public, max-age=31536000, immutable";
 
 /// The names of the client library's files.
@@ -89,7 +89,7 @@ pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
     let response = Response::new(if fresh { StatusCode::NOT_MODIFIED } else { StatusCode::OK })
         .with(ETAG, etag)
         .with(CACHE_CONTROL, if kept { KEEP } else { "no-cache" });
-    // What an application's page loads, wherever that page is from.
+    // The files for an application's page, which may be of any origin.
     let shared = client_files().any(|file| file == name);
     let response = if shared { response.with(CROSS_ORIGIN_RESOURCE_POLICY, ANY_ORIGIN) } else { response };
     if fresh {
@@ -104,12 +104,12 @@ pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
 }
 
 async fn read(directory: &Path, name: &str) -> Result<Bytes, ApiError> {
-    // Only names of the tables above are ever joined, so nothing outside the directory can be named.
+    // Only names of the tables above are ever joined, so no file outside the directory can be reached.
     let path = directory.join(name);
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     match read {
         Ok(Ok(content)) => Ok(content.into()),
-        _ => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "the file is not in the directory of --static")),
+        _ => Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "the file is not in the directory of `--static`")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! One request on its way to a handler, and what all requests have in common.
+//! One request with its server state, and the checks that all requests have in common.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
 use crate::net::{Caller, DirectSink, Hold, Request, RequestBody, RequestHead, Response, Scheme};
 
-/// One request. Boxed: each of the futures around its handler has room for it, and a held one keeps them all.
+/// One request. Boxed: the futures around its handler each have room for it, and a held request keeps all of these futures.
 pub(super) struct Call(Box<Parts>);
 
 pub(super) struct Parts {
@@ -27,22 +27,22 @@ pub(super) struct Parts {
     pub(super) state: Rc<State>,
     caller: Caller,
     source: RequestOrigin,
-    /// What its pace is counted as.
+    /// How the request counts against the rate limits.
     pub(super) pace: Pace,
 }
 
-/// What a request is counted as, so that no path can be asked for without end.
+/// How a request counts against the rate limits, so that no path is unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// As one request, before it is looked at.
+    /// As one request, before it is examined.
     Request,
     /// As a publish or a subscription, by its handler; as a request where it is refused before that.
     Own,
-    /// As nothing: a probe that a busy server refuses would have it restarted.
+    /// Not at all: a health check that a busy server refused would have the server restarted.
     Exempt,
 }
 
-/// Counts and writes down what is refused to one caller.
+/// Charges and logs the refusals of one caller.
 pub(super) struct Refusals {
     state: Rc<State>,
     address: IpAddr,
@@ -57,7 +57,7 @@ impl Refusals {
         }
     }
 
-    /// What the caller is told instead of `error`: a refusal costs work, too, and is counted where nothing else was.
+    /// The error to respond with: a refusal costs work, too, and is charged as a request where nothing else was.
     pub(super) fn charge(&self, error: ApiError) -> ApiError {
         let limits = &self.state.options.limits;
         let counts = self.pace == Pace::Own && error.is_client_error();
@@ -67,7 +67,7 @@ impl Refusals {
         error
     }
 
-    /// Writes down a refusal, where `error` is one.
+    /// Logs a refusal, where `error` is one.
     pub(super) fn note(&self, error: &ApiError) {
         if let Some(refusal) = error.refusal(self.address).filter(|_| self.pace != Pace::Exempt) {
             self.state.options.limits.refusals().record(Instant::now(), &refusal);
@@ -94,14 +94,14 @@ impl Call {
         let options = &state.options;
         let caller = Caller::of(&request.peer, request.headers(), &options.trusted_proxies, options.proxy_header);
         if let Some(payer) = &request.payer {
-            // Where that is refused, the peer before it pays on: what waits is the answer to that one.
+            // Where that is refused, the previous payer stays charged: the memory is for the response to its request.
             let _refused = payer.charge_to(RateKey::at(caller.address));
         }
         let source = RequestOrigin::of(request.headers(), caller.scheme, &options.allowed_origins);
         Self(Box::new(Parts { request, state, caller, source, pace: Pace::Request }))
     }
 
-    /// The request's body, which is empty from then on.
+    /// Takes the request's body, and leaves an empty one.
     pub(super) fn take_body(&mut self) -> RequestBody {
         self.request.body.take()
     }
@@ -110,34 +110,34 @@ impl Call {
         &self.state.options
     }
 
-    /// How it came, where that is known.
+    /// The scheme of the request, where it is known.
     pub(super) fn scheme(&self) -> Option<Scheme> {
         self.caller.scheme
     }
 
-    /// What its work is counted against, before anything is known of its rights.
+    /// The key that the request's work is charged to, before its rights are known.
     pub(super) fn rate_key(&self) -> RateKey {
         RateKey::at(self.caller.address)
     }
 
-    /// As [`Self::rate_key`], with the subject of its token.
+    /// As [`Self::rate_key`], with the subject of the token.
     pub(super) fn rate_key_of(&self, rights: &Rights) -> RateKey {
         self.rate_key().named(rights.subject().map(Arc::from)).with_event_rate(rights.event_rate())
     }
 
-    /// Writes down what an administrator did.
+    /// Logs an action of an administrator.
     pub(super) fn note(&self, reason: &'static str, rights: &Rights, message: &str) {
         let (address, subject) = (self.caller.address, rights.subject());
         let done = Refusal { address, subject, reason, message, is_pace: false };
         self.limits().refusals().record(Instant::now(), &done);
     }
 
-    /// What has to be known of the caller once the handler has taken the call.
+    /// What is needed of the caller after the handler has consumed the call.
     pub(super) fn refusals(&self) -> Refusals {
         Refusals { state: self.state.clone(), address: self.caller.address, pace: self.pace }
     }
 
-    /// Memory for its body.
+    /// The memory budget of the body.
     pub(super) fn inbound(&self, rights: &Rights) -> InboundBudget {
         self.limits().inbound(self.rate_key_of(rights)).privileged(rights.is_admin())
     }
@@ -146,17 +146,17 @@ impl Call {
         &self.state.options.limits
     }
 
-    /// Where a stream may be written to directly, if it may.
+    /// The sink for direct writes of a stream, if the connection has one.
     pub(super) fn sink(&self) -> Option<DirectSink> {
         self.request.sink.clone()
     }
 
-    /// How its connection learns that the request waits for events.
+    /// Notifies the connection that the request waits for events.
     pub(super) fn hold(&self) -> Option<Hold> {
         self.request.hold.clone()
     }
 
-    /// Whether only the head of GET's answer is asked for (RFC 9110 §9.3.2).
+    /// Whether only the head of GET's response is requested (RFC 9110 §9.3.2).
     pub(super) fn is_head(&self) -> bool {
         *self.request.method() == Method::HEAD
     }
@@ -165,7 +165,7 @@ impl Call {
         &self.source
     }
 
-    /// Runs a handler inside what all have in common: who may come at all, and the headers of every answer.
+    /// Runs a handler after the common checks (admission), and adds the headers of every response.
     pub(super) async fn answer<F, R>(self, handler: F) -> Response
     where
         F: FnOnce(Self) -> R,
@@ -200,7 +200,7 @@ impl Call {
         }
     }
 
-    /// Whether it may come at all.
+    /// Admission: whether the request is served at all.
     pub(super) fn admit(&self) -> Result<(), ApiError> {
         if let Some(error) = self.request.peer.refused {
             return Err(error.into());
@@ -210,16 +210,16 @@ impl Call {
         self.options().access.check_open(self.request.headers())?;
         self.options().access.check_name(self.request.headers(), self.options().loopback_only)?;
         if self.state.hub.draining().is_some() {
-            return Err(ApiError::unavailable("shutting_down", "this server is shutting down; another will answer"));
+            return Err(ApiError::unavailable("shutting_down", "this server is shutting down: try another server"));
         }
         Ok(())
     }
 }
 
-/// 411 where a body's length cannot be known (RFC 9110 §15.5.12), and 400 where it would reach to the end of the connection:
-/// actix takes all that follows an `Upgrade: websocket` for one body, the next request with its credentials too.
+/// 411 where a body's length cannot be known (RFC 9110 §15.5.12), and 400 where it would extend to the end of the
+/// connection: actix takes all bytes after an `Upgrade: websocket` for one body, the next request with its credentials too.
 pub(super) fn check_body(head: &RequestHead) -> Result<(), ApiError> {
-    // A body of HTTP/2 has an end of its own.
+    // A body of HTTP/2 is delimited by its frames.
     if *head.method() != Method::POST || head.version() >= Version::HTTP_2 {
         return Ok(());
     }
@@ -228,7 +228,7 @@ pub(super) fn check_body(head: &RequestHead) -> Result<(), ApiError> {
         return Ok(());
     }
     if headers.get(&CONTENT_LENGTH).is_none() {
-        let message = "a body comes with its length (Content-Length) or in chunks (Transfer-Encoding: chunked)";
+        let message = "a body must have a `Content-Length` or `Transfer-Encoding: chunked`";
         return Err(ApiError::new(StatusCode::LENGTH_REQUIRED, "length_required", message));
     }
     if headers.texts(&UPGRADE).any(|value| value.trim().eq_ignore_ascii_case("websocket")) {
@@ -237,19 +237,20 @@ pub(super) fn check_body(head: &RequestHead) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// 431 where a request's head is too long. What actix reads of one is bounded as well, but not for us to set.
+/// 431 where a request's head is too long. actix limits what it reads of a head as well, but that limit cannot be
+/// configured.
 fn check_head(head: &RequestHead, bytes_max: usize) -> Result<(), ApiError> {
     if head.has_dropped_fields() {
-        let message = "a request has at most 96 header fields here, each cookie counted";
+        let message = "a request may have at most 96 header fields, each cookie counted";
         return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
     }
-    // Nearly every one is short, whatever of it counts.
+    // Nearly every head is short, by any measure.
     if head.bytes() <= bytes_max {
         return Ok(());
     }
     let url = head.path().len() + head.query().map_or(0, str::len);
     if url + head.headers().bytes() > bytes_max {
-        let message = format!("a URL and its headers have at most {bytes_max} bytes here");
+        let message = format!("a URL and its headers may have at most {bytes_max} bytes");
         return Err(ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", message));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! An event as a publisher writes it, and the keys of it that mean nothing here.
+//! Decodes an event from a publisher's JSON, and collects its unknown keys.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use super::error::ApiError;
 use crate::event::{Data, EventError, EventHeaders, NewEvent};
 use crate::excerpt::excerpt;
 
-/// Most unknown keys that are named; more are ignored without a word.
+/// Most unknown keys that are listed; more are ignored silently.
 const NAMED_MAX: usize = 16;
 
 /// Names of keys that were ignored, each once, at most [`NAMED_MAX`].
 ///
-/// A key that is misspelt (`"topics"`, `"name"`) would else be lost in silence, and its publisher would look for it among the
-/// subscribers.
+/// A misspelt key (`"topics"`, `"name"`) would otherwise be dropped silently, and its author would search for the error at
+/// the subscribers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Ignored(Vec<String>);
 
@@ -25,7 +25,7 @@ impl Ignored {
         &self.0
     }
 
-    /// Adds a name, unless it is known here.
+    /// Adds a name, unless it is listed already.
     pub(super) fn add(&mut self, name: &str) {
         let name = excerpt(name);
         if self.0.len() < NAMED_MAX && !self.0.contains(&name) {
@@ -33,13 +33,13 @@ impl Ignored {
         }
     }
 
-    /// Without the keys that have a meaning besides.
+    /// Without the keys that have another meaning.
     pub(super) fn without(mut self, known: &[&str]) -> Self {
         self.0.retain(|name| !known.contains(&name.as_str()));
         self
     }
 
-    /// Refuses them, where `strict` says so.
+    /// Refuses unknown keys, where `strict` is set.
     ///
     /// # Errors
     /// 400, with the names.
@@ -49,17 +49,17 @@ impl Ignored {
         }
         let names = self.0.join(", ");
         let message = format!(
-            "unknown keys: {names}; an event has topic, event, data, encoding, deleted, headers and id (--strict)"
+            "unknown keys: {names}; an event has topic, event, data, encoding, deleted, headers and id (`--strict`)"
         );
         Err(ApiError::bad("bad_event", message))
     }
 }
 
-/// An event as a publisher writes it.
+/// An event in a publisher's spelling.
 pub(super) struct Envelope<'a> {
     topic: String,
     event: Option<String>,
-    /// Present unless it is a deletion.
+    /// Present unless the event is a deletion.
     data: Option<&'a RawValue>,
     id: Option<String>,
     encoding: Option<String>,
@@ -69,20 +69,20 @@ pub(super) struct Envelope<'a> {
 }
 
 impl Envelope<'_> {
-    /// The event, with what was ignored.
+    /// The event, and the keys that were ignored.
     ///
     /// # Errors
-    /// 400 where a value cannot be published.
+    /// 400 where a value is invalid.
     pub(super) fn into_event(self) -> Result<(NewEvent, Ignored), ApiError> {
         let data = match (self.data, self.encoding.as_deref()) {
             (_, Some(encoding)) if encoding != "base64" => {
-                return Err(ApiError::bad("bad_data", "encoding is base64 or absent"));
+                return Err(ApiError::bad("bad_data", "`encoding` must be \"base64\" or absent"));
             }
             (None, None) => None,
             (None, Some(_)) => {
                 return Err(ApiError::bad(
                     "bad_data",
-                    "encoding says how data is written: leave it out beside deleted",
+                    "`encoding` is the encoding of `data`: leave it out with `deleted`",
                 ));
             }
             (Some(data), None) => Some(Data::raw(data)?),
@@ -95,18 +95,18 @@ impl Envelope<'_> {
     }
 }
 
-/// What an event of these parts holds: its data; `None` for a deletion.
+/// The data of an event; `None` for a deletion.
 ///
 /// # Errors
 /// 400 where both are given, or neither.
 pub(super) fn content(deleted: bool, data: Option<Data>) -> Result<Option<Data>, ApiError> {
     match (deleted, &data) {
         (true, Some(_)) => {
-            let message = "deleted says that the topic has no value now, so data has no place beside it, not even null: leave out one of the two";
+            let message = "`deleted` says that the topic no longer has a value, so `data` must be absent, not even null: leave out one of the two";
             Err(ApiError::bad("bad_data", message))
         }
         (false, None) => {
-            Err(ApiError::bad("bad_data", "data is missing; an event without any is a deletion, with deleted"))
+            Err(ApiError::bad("bad_data", "`data` is missing: an event without data is a deletion, with `deleted`"))
         }
         _ => Ok(data),
     }
@@ -115,7 +115,7 @@ pub(super) fn content(deleted: bool, data: Option<Data>) -> Result<Option<Data>,
 /// An event of its parts; without data a deletion.
 ///
 /// # Errors
-/// 400 where one of them cannot be published.
+/// 400 where a part is invalid.
 pub(super) fn build(
     topic: &str,
     name: Option<&str>,
@@ -143,7 +143,7 @@ enum Key {
     Unknown(String),
 }
 
-/// By hand: what serde derives either forgets unknown keys or, with `flatten`, cannot borrow raw values.
+/// Written by hand: serde's derived code either drops unknown keys or, with `flatten`, cannot borrow raw values.
 impl<'de> Deserialize<'de> for Envelope<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Keys)
@@ -240,7 +240,7 @@ mod tests {
         assert!(!event(r#"{"topic":"a","deleted":false,"data":1}"#).unwrap().is_deletion());
         assert!(!event(r#"{"topic":"a","deleted":null,"data":1}"#).unwrap().is_deletion());
         for (text, expected) in [
-            (r#"{"topic":"a","deleted":true,"data":null}"#, "data has no place"),
+            (r#"{"topic":"a","deleted":true,"data":null}"#, "`data` must be absent"),
             (r#"{"topic":"a","deleted":true,"encoding":"base64"}"#, "encoding"),
             (r#"{"topic":"a","deleted":false}"#, "missing field `data`"),
             (r#"{"topic":"a","deleted":"true"}"#, "boolean"),
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(headers(r#"{"b": "\u0041", "a": ""}"#).unwrap(), r#"{"b": "\u0041", "a": ""}"#);
         assert_eq!((headers("null").unwrap(), headers("{}").unwrap()), (String::new(), String::new()));
         for bad in ["1", "\"a\"", "[]", r#"{"a":1}"#, r#"{"a":"1","a":"1"}"#] {
-            assert!(headers(bad).unwrap_err().starts_with("headers"), "{bad}");
+            assert!(headers(bad).unwrap_err().starts_with("`headers`"), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where a request may carry a token, and what it carries.
+//! Finds the credential of a request: where a request may carry a token, and which one it carries.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use crate::net::Headers;
 /// The cookie that may hold a token.
 const COOKIE_NAME: &str = "switchback_token";
 
-/// What stands before a token in the list of subprotocols, the one header of a WebSocket that a page may fill.
+/// The prefix of a token in the list of subprotocols, the one header of a WebSocket that a page can set.
 const SUBPROTOCOL_PREFIX: &str = "switchback.token.";
 
-/// What a request shows.
+/// The credential of a request.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     Token(String),
@@ -22,8 +22,8 @@ pub(super) enum Credential {
 }
 
 impl Credential {
-    /// The one credential of a request. The cookie counts where `cookies` says so and nothing else is there, since it is
-    /// the browser that sends it, not the page.
+    /// The one credential of a request. A cookie counts where `cookies` is set and there is no other credential, since the
+    /// browser sends it, not the page.
     ///
     /// # Errors
     /// 400 where there are several (RFC 6750 §2).
@@ -37,7 +37,7 @@ impl Credential {
         let first = shown.next();
         if shown.next().is_some() {
             let message =
-                "give one credential: an Authorization header, a switchback.token subprotocol, token or ticket";
+                "give one credential: an `Authorization` header, a `switchback.token` subprotocol, `token` or `ticket`";
             return Err(ApiError::bad("bad_credentials", message));
         }
         Ok(first.or_else(|| cookie(headers).filter(|_| cookies).map(Self::Token)))
@@ -53,12 +53,12 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// `Authorization: Bearer TOKEN` (RFC 6750 §2.1). Another scheme is for somebody in front of this server.
+/// `Authorization: Bearer TOKEN` (RFC 6750 §2.1). Another scheme is for a proxy in front of this server.
 fn bearer(headers: Headers<'_>) -> impl Iterator<Item = String> {
     headers.get_all(&AUTHORIZATION).into_iter().filter_map(|value| {
         let (scheme, rest) = value.split_at_checked(6)?;
         let bearer = scheme.eq_ignore_ascii_case(b"Bearer") && rest.first().is_none_or(u8::is_ascii_whitespace);
-        // What is not text is no token, and refused as one that is not.
+        // A value that is not text is refused as an invalid token.
         bearer.then(|| String::from_utf8_lossy(rest).trim().to_owned())
     })
 }
@@ -68,8 +68,8 @@ fn subprotocols(headers: Headers<'_>) -> impl Iterator<Item = String> {
     offered.filter_map(|protocol| protocol.strip_prefix(SUBPROTOCOL_PREFIX)).map(str::to_owned)
 }
 
-/// The first cookie of the name: browsers put the one of the longest path first (RFC 6265 §5.4). An empty one is what
-/// is left of one that was taken away.
+/// The first cookie of the name: browsers send the one with the longest path first (RFC 6265 §5.4). An empty value remains
+/// where the cookie was cleared.
 fn cookie(headers: Headers<'_>) -> Option<String> {
     let pairs = headers.texts(&COOKIE).flat_map(|list| list.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut values = pairs.filter(|(name, _)| name.trim() == COOKIE_NAME).map(|(_, value)| value.trim());
