@@ -188,7 +188,7 @@ pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<
         check_admin(rights)
     } else if access.allow_anonymous {
         let message =
-            "this server has no key, so no caller is an administrator: give it a key with `--jwt-secret-file` or `--jwks`";
+            "this server has no key, so no caller is an administrator: give it one with `--jwt-secret-file` or `--jwks`";
         Err(ApiError::forbidden(message))
     } else {
         Ok(())

@@ -1,4 +1,4 @@
-//! What is answered to a request that cannot be served: a status, and an object that says what would be right.
+//! Error responses: a status, and a JSON object with a code and a message that says what would be valid.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -18,14 +18,14 @@ use crate::net::Response;
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
-/// Longest message, in bytes. What is quoted in one is cut where it is quoted; this holds for what nobody thought of.
+/// Longest message, in bytes. Quoted input is cut where it is quoted; this limit catches the rest.
 const MESSAGE_MAX_BYTES: usize = 1024;
 
-/// Codes by which refusals are told apart again.
+/// Codes that classify refusals in the log.
 const OVERLOADED: &str = "overloaded";
 const TOO_FAST: &str = "too_fast";
 
-/// A refusal.
+/// An error response.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -34,7 +34,7 @@ pub(crate) struct ApiError {
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     challenge: Option<&'static str>,
-    /// The subject of the token that was refused, for the log.
+    /// The subject of the refused token, for the log.
     subject: Option<Box<str>>,
 }
 
@@ -48,27 +48,28 @@ impl ApiError {
         Self { status, code, message, retry_after: None, allow: None, challenge: None, subject: None }
     }
 
-    /// 400: not the JSON that is expected. `expected` says what would be right.
+    /// 400: not the expected JSON. `expected` is what would be valid.
     pub(crate) fn json(code: &'static str, error: &serde_json::Error, expected: &str) -> Self {
         Self::bad(code, format!("{}; {expected}", shorten_quotes(&error.to_string())))
     }
 
-    /// With the subject that was refused.
+    /// With the subject of the refused token.
     pub(crate) fn of(self, rights: &Rights) -> Self {
         Self { subject: rights.subject().map(Into::into), ..self }
     }
 
-    /// What was wrong, and what would be right.
+    /// What is wrong, and what would be valid.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether it is the client's doing, and not for pace.
+    /// Whether the client caused the error, other than by its rate.
     pub(crate) fn is_client_error(&self) -> bool {
         self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
     }
 
-    /// What stands in the log of refusals; `None` where it is no refusal of access or for a limit, but of a kind of input.
+    /// The entry in the log of refusals; `None` for an error that is about the input, not about access or a limit.
+    /// input.
     pub(crate) fn refusal(&self, address: IpAddr) -> Option<Refusal<'_>> {
         let refuses =
             matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
@@ -78,7 +79,7 @@ impl ApiError {
         refuses.then(|| Refusal { address, subject, reason: self.code, message: &self.message, is_pace })
     }
 
-    /// Whether it is for pace.
+    /// Whether a rate limit is exceeded.
     pub(crate) fn is_pace(&self) -> bool {
         self.code == TOO_FAST
     }
@@ -90,24 +91,25 @@ impl ApiError {
 
     /// 413.
     pub(crate) fn too_large(what: &str, limit_bytes: usize) -> Self {
-        let message = format!("{what} has at most {limit_bytes} bytes here");
+        let message = format!("{what} may have at most {limit_bytes} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
-    /// 404, of an id.
+    /// 404, for a client's id.
     pub(crate) fn unknown_client() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown_client", "no client of this id is connected or remembered")
+        Self::new(StatusCode::NOT_FOUND, "unknown_client", "no client with this id is connected or remembered")
     }
 
-    /// 503: try again a little later, not all at the same moment.
+    /// 503: to be retried a little later, not by all clients at the same moment.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         let seconds = rand::random_range(1..=3);
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         Self { retry_after: Some(Duration::from_secs(seconds)), ..error }
     }
 
-    /// 429: there is room again after a while; not for all at the same moment. After a second at least: at a high rate
-    /// there is room in less, but `Retry-After` is in whole seconds (RFC 9110 §10.2.3), and 0 would bring all back at once.
+    /// 429: there is capacity again after `wait`; clients retry at different moments. After a second at least: at a high
+    /// rate there is capacity sooner, but `Retry-After` is in whole seconds (RFC 9110 §10.2.3), and 0 would bring all
+    /// clients back at once.
     pub(crate) fn too_many(code: &'static str, message: impl Into<Cow<'static, str>>, wait: Duration) -> Self {
         let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         let jittered = seconds + rand::random_range(0..=seconds / 2 + 2);
@@ -117,23 +119,23 @@ impl ApiError {
 
     /// 405.
     pub(crate) fn method(allow: &'static str) -> Self {
-        let message = format!("this resource answers {allow}");
+        let message = format!("this resource supports only {allow}");
         let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
         Self { allow: Some(allow), ..error }
     }
 
-    /// Says which credentials would do (RFC 9110 §11.6.1, RFC 6750 §3).
+    /// Adds the challenge: which credentials would do (RFC 9110 §11.6.1, RFC 6750 §3).
     pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
         Self { challenge: Some(challenge), ..self }
     }
 
-    /// The object that stands under `error`, or in a reply.
+    /// The value of `error` in a body, or in a reply.
     pub(crate) fn object(&self) -> Value {
         json!({ "code": self.code, "message": self.message })
     }
 
-    /// What a page is told that cannot read the status: the object, and when to come back. The object stands there
-    /// as it is and, as in a body, under `error`, so that one reader of errors serves a page on every transport.
+    /// The error item for a page that cannot read the status: the object, and the retry delay. The item has the object's
+    /// keys and also, as in a body, has them under `error`, so that one parser of errors serves a page on every transport.
     pub(crate) fn item_data(&self) -> Value {
         let mut data = self.object();
         data["error"] = self.object();
@@ -143,12 +145,12 @@ impl ApiError {
         data
     }
 
-    /// The answer as JSON.
+    /// The response as JSON.
     pub(crate) fn response(&self) -> Response {
         self.response_with(json!({ "error": self.object() }))
     }
 
-    /// The answer with more than the error in it.
+    /// The response with further keys beside the error.
     pub(crate) fn response_with(&self, body: Value) -> Response {
         let mut response = Response::new(self.status).with(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
@@ -162,7 +164,7 @@ impl ApiError {
         }
         if self.code == "upgrade_required" {
             response = response.with(UPGRADE, HeaderValue::from_static("websocket"));
-            // RFC 6455 §4.2.2: a client of another version learns which one would do.
+            // RFC 6455 §4.2.2: the response names the supported version.
             response = response.with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         response.with_body(body.to_string())
@@ -177,12 +179,12 @@ impl From<StoreError> for ApiError {
             StoreError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
             StoreError::Share(_) => Self::too_many("too_many", error.to_string(), Duration::from_secs(1)),
-            // The store has logged it, once.
+            // The store has logged the error already, once.
             StoreError::Disk(_) => Self::unavailable("store_unavailable", error.to_string()),
             StoreError::Unavailable(reason) => {
-                // The reason may name paths; it is for the log, not for whoever asked.
+                // The reason may name paths: it is logged, not sent to the client.
                 tracing::error!(%reason, "the store is unavailable");
-                Self::unavailable("store_unavailable", "the store does not answer at the moment; try again")
+                Self::unavailable("store_unavailable", "the store does not respond at the moment: try again")
             }
         }
     }
@@ -190,7 +192,7 @@ impl From<StoreError> for ApiError {
 
 impl From<LimitError> for ApiError {
     fn from(error: LimitError) -> Self {
-        /// How long somebody who has too many of something is asked to wait: it is theirs to end some.
+        /// Retry delay for a client that has too many of something: it can close some.
         const WAIT: Duration = Duration::from_secs(1);
         let message = error.to_string();
         match error {
@@ -235,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// At a high rate the bucket may have room by the time that the answer is made.
+    /// At a high rate the bucket may have capacity again before the response is sent.
     #[test]
     fn nobody_is_told_to_come_back_at_once_nor_all_at_the_same_moment() {
         for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::from_millis(9001)] {

@@ -1,11 +1,11 @@
-//! The host that a request is addressed to (RFC 9110 §7.2).
+//! Parses the host of a request (RFC 9110 §7.2).
 
 use http::header::HOST;
 
 use super::error::ApiError;
 use crate::net::Headers;
 
-/// 400 where `Host` names no host (RFC 9112 §3.2). That it is there, and once, actix has seen to.
+/// 400 where `Host` is not a valid host (RFC 9112 §3.2). That there is exactly one is checked by actix.
 pub(super) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
     let Some(host) = headers.get(&HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
     if is_plain_host(host) {
@@ -13,11 +13,11 @@ pub(super) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
     }
     match http::uri::Authority::try_from(host) {
         Ok(authority) if !authority.as_str().contains('@') => Ok(()),
-        _ => Err(ApiError::bad("bad_host", "Host is a host, and a port where that is not the scheme's own")),
+        _ => Err(ApiError::bad("bad_host", "`Host` must be a host, with a port unless it is the scheme's default")),
     }
 }
 
-/// Whether it is letters, digits, hyphens and dots, and a port perhaps: nearly always, and then no parser has to look.
+/// Whether it is letters, digits, hyphens and dots, and perhaps a port: nearly always, and then no parser is needed.
 fn is_plain_host(host: &[u8]) -> bool {
     let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     let (name, rest) = host.split_at(host.iter().take_while(|byte| in_name(byte)).count());
@@ -29,7 +29,7 @@ fn is_plain_host(host: &[u8]) -> bool {
     port && !name.is_empty()
 }
 
-/// The name or address in a `Host`, without a port.
+/// The name or address in a `Host`, without its port.
 pub(super) fn name_of(host: &str) -> &str {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -38,10 +38,10 @@ pub(super) fn name_of(host: &str) -> &str {
     name.trim_end_matches('.')
 }
 
-/// Whether it is a name or an address of this machine's own.
+/// Whether it is a loopback name or address.
 pub(super) fn is_loopback_host(host: &str) -> bool {
     let name = name_of(host);
-    // As it is nearly always written.
+    // The most common spellings.
     if matches!(name, "localhost" | "127.0.0.1" | "::1") {
         return true;
     }
@@ -65,7 +65,7 @@ mod tests {
             let _ = check_host(head.headers());
         }
 
-        /// What is taken for a host without a parser is one by the parser.
+        /// A host that is accepted without the parser is accepted by the parser.
         #[test]
         fn a_plain_host_is_a_host(host in "[a-zA-Z0-9.:@\\[-]{1,12}(:[0-9]{0,6})?") {
             let authority = http::uri::Authority::try_from(host.as_bytes());

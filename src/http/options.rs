@@ -1,4 +1,4 @@
-//! The knobs of the HTTP side.
+//! Options of the HTTP layer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use super::origin::AllowedOrigins;
 use crate::limits::Limits;
 use crate::net::{Headers, ProxyHeader, Response};
 
-/// What the routes do; parsed once, valid ever after.
+/// The options of the routes; parsed once, and valid from then on.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// How long a stream may be quiet before it says something.
+    /// How long a stream may be idle before the server sends a `$beat`.
     pub heartbeat: Duration,
-    /// Ends streams that are older, each at 90 to 100% of it; `None` lets them live.
+    /// Maximum age of a stream, each ends at 90 to 100% of it; `None` sets no limit.
     pub stream_age_max: Option<Duration>,
     /// Ends an iframe's document after the item that passes this many bytes, since the browser keeps all of it.
     pub iframe_bytes_max: usize,
     /// Longest event, in bytes as received; also the most that a publisher's line or form may have.
     pub event_bytes_max: usize,
-    /// Whether an event with keys that mean nothing is refused, instead of stored without them.
+    /// Whether an event with unknown keys is refused, instead of stored without them.
     pub strict: bool,
     /// Longest batch, in bytes as received.
     pub batch_bytes_max: usize,
     /// Most events in a batch.
     pub batch_events_max: usize,
-    /// Longest WebSocket message on `/v1/ws`, in bytes. Each connection may hold that much while one arrives.
+    /// Longest WebSocket message on `/v1/ws`, in bytes: the memory of a connection while a message arrives.
     pub ws_bytes_max: usize,
     /// Longest WebSocket message on `/v1/echo`, in bytes.
     pub echo_bytes_max: usize,
@@ -36,21 +36,21 @@ pub struct HttpOptions {
     pub patterns_max: usize,
     /// Longest request head, in bytes of its URL and headers.
     pub header_bytes_max: usize,
-    /// What is counted, over all workers: clones of these options share it.
+    /// The limits, counted over all workers: clones of these options share them.
     pub limits: Arc<Limits>,
-    /// Proxies that are believed when they say who their client is.
+    /// Proxies that are trusted to name their client's address.
     pub trusted_proxies: Vec<IpNet>,
-    /// The header in which they say so.
+    /// The header in which they name it.
     pub proxy_header: ProxyHeader,
-    /// How long browsers are told to come by HTTPS only, where TLS ends here; zero says nothing.
+    /// The `max-age` of `Strict-Transport-Security`, where the server terminates TLS; zero omits the header.
     pub hsts: Duration,
-    /// How long a request's body may take; for a stream of lines, how long it may pause.
+    /// Timeout of a request's body; for a stream of lines, of each line.
     pub body_timeout: Duration,
     /// Origins that may read and publish besides the server's own.
     pub allowed_origins: AllowedOrigins,
-    /// Who may come.
+    /// Access control.
     pub access: AccessOptions,
-    /// Where the pages are served from instead of those built in.
+    /// The directory from which the pages are served instead of those that are built in.
     pub static_dir: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
     pub loopback_only: bool,
@@ -84,8 +84,8 @@ impl Default for HttpOptions {
 }
 
 impl HttpOptions {
-    /// The answer to a request that was addressed to another name than the server's, as [`AccessOptions::check_name`] has it; for
-    /// a listener that has no routes.
+    /// The response to a request for another host name than the server's, as [`AccessOptions::check_name`] has it; for a
+    /// listener without routes.
     pub(crate) fn wrong_name(&self, headers: Headers<'_>) -> Option<Response> {
         self.access.check_name(headers, self.loopback_only).err().map(|error| error.response())
     }

@@ -1,4 +1,4 @@
-//! Where a request comes from: which pages may read and publish.
+//! The origin of a request, and the allow-list of origins: which pages may read and publish.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,15 +13,15 @@ use http::header::{
 use super::error::ApiError;
 use crate::net::{Headers, ResponseFields, Scheme, text};
 
-/// What a browser says of who asks (Fetch Metadata).
+/// The browser's statement on the origin of a request (Fetch Metadata).
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it),
-/// or `null`, which sandboxed and file pages have.
+/// An origin on the allow-list: `https://app.example.com`, `https://*.example.com` (every name below it), or `null`, the
+/// origin of sandboxed and file pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedOrigin {
     text: String,
-    /// For a wildcard: what stands before and after it.
+    /// For a wildcard: the parts before and after it.
     wildcard: Option<(usize, usize)>,
 }
 
@@ -61,17 +61,17 @@ impl fmt::Display for AllowedOrigin {
     }
 }
 
-/// The allow-list. Clones share it, so that it can be exchanged for all workers while the server runs.
+/// The allow-list. Clones share it, so that it can be replaced for all workers while the server runs.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedOrigins(Arc<RwLock<Arc<[AllowedOrigin]>>>);
 
 impl AllowedOrigins {
-    /// Puts another list in the place of this one. What is open stays open; the next request is judged by the new list.
+    /// Replaces the list. Open connections stay open; the next request is checked against the new list.
     pub fn replace(&self, origins: Vec<AllowedOrigin>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = origins.into();
     }
 
-    /// The list as it is now.
+    /// The present list.
     #[must_use]
     pub fn current(&self) -> Arc<[AllowedOrigin]> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -88,22 +88,22 @@ impl FromIterator<AllowedOrigin> for AllowedOrigins {
     }
 }
 
-/// The text is not an origin.
+/// The text is not a valid origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an origin is a scheme, a host and a port where it is not the scheme's own, without a path: https://app.example.com, https://*.example.com, or null"
+    "an origin is a scheme and a host, with a port unless it is the scheme's default, and without a path: https://app.example.com, https://*.example.com, or null"
 )]
 pub struct OriginError;
 
-/// What the page behind a request is to this server.
+/// How the page that sent a request is related to this server.
 ///
-/// Judged by `Origin`; else by `Referer`, which older browsers send where they send no `Origin`, and all of them with a
-/// script or a frame; else by `Sec-Fetch-Site`, which a page cannot keep the browser from sending.
+/// Decided by `Origin`; else by `Referer`, which older browsers send where they send no `Origin`, and all browsers with a
+/// script or a frame; else by `Sec-Fetch-Site`, which a page cannot suppress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOrigin {
-    /// Nothing is known: no browser, an old one, or an address that was typed.
+    /// Unknown: not a browser, an old one, or an address that was typed.
     Absent,
-    /// A page that this server gave out.
+    /// A page of this server.
     SameOrigin,
     /// A page on the allow-list; its `Origin`, where it sent one.
     Allowed(Option<HeaderValue>),
@@ -115,7 +115,7 @@ impl RequestOrigin {
     pub(crate) fn of(headers: Headers<'_>, scheme: Option<Scheme>, allowed: &AllowedOrigins) -> Self {
         if let Some(value) = headers.get(&ORIGIN) {
             return text(value).map_or(Self::CrossOrigin, |origin| {
-                // What is text can be said again.
+                // Only text can be echoed.
                 let named = || HeaderValue::from_str(origin).ok();
                 Self::judged(origin, named, headers, scheme, allowed)
             });
@@ -144,11 +144,11 @@ impl RequestOrigin {
         }
     }
 
-    /// What the browser says of where the page is from (Fetch Metadata), where the page says nothing. `same-site` is another
+    /// The relation that the browser states in Fetch Metadata, where the request names no page. `same-site` is another
     /// origin.
     fn of_site(headers: Headers<'_>) -> Self {
         match headers.get(&SEC_FETCH_SITE) {
-            // Asked for by the user: typed, or a bookmark.
+            // Requested by the user: typed, or a bookmark.
             None | Some(b"none") => Self::Absent,
             Some(b"same-origin") => Self::SameOrigin,
             Some(_) => Self::CrossOrigin,
@@ -163,8 +163,8 @@ impl RequestOrigin {
         }
     }
 
-    /// The CORS headers of an answer (Fetch §3.2.3), and which pages may take it in (Fetch §3.7), where it does not say that
-    /// itself. Only a listed origin is ever named.
+    /// The CORS headers of a response (Fetch §3.2.3), and which pages may embed it (Fetch §3.7), where the response does
+    /// not say so itself. Only an allowed origin is ever named.
     pub(crate) fn write(&self, headers: &mut ResponseFields) {
         let Self::Allowed(origin) = self else { return };
         if let Some(origin) = origin {
@@ -179,29 +179,29 @@ impl RequestOrigin {
 /// The name of `Cross-Origin-Resource-Policy`.
 pub(crate) const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Its value where pages of every origin may take the answer in. Else it is `same-origin`: a page of elsewhere could load it
-/// as an image or a script, and learn when it comes and how long it is, or read it in its own process.
+/// The value where pages of every origin may embed the response. Else it is `same-origin`: a page of another origin could
+/// load the response as an image or a script, and learn its timing and its length, or read it in its own process.
 pub(crate) const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("cross-origin");
 
-/// The origin of a URL: it ends where the path begins.
+/// The origin of a URL: all that precedes the path.
 fn origin_of(url: &str) -> &str {
     let authority = url.find("://").map_or(0, |at| at + 3);
     let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
     &url[..end]
 }
 
-/// The origin that an iframe's items may be posted to.
+/// Checks the origin that an iframe's items are to be posted to.
 pub(crate) fn check_target(
     origin: &str,
     headers: Headers<'_>,
     scheme: Option<Scheme>,
     allowed: &AllowedOrigins,
 ) -> Result<(), ApiError> {
-    // A sandboxed parent cannot be named as a target: "null" is not one to postMessage.
+    // A sandboxed parent cannot be a target: postMessage does not accept "null".
     if origin != "null" && (is_own(origin, headers, scheme) || allowed.contain(origin)) {
         return Ok(());
     }
-    let message = "origin is the parent page's: this server's own, or one given with --allow-origin";
+    let message = "`origin` must be the parent page's: this server's own, or one given with `--allow-origin`";
     Err(ApiError::bad("bad_origin", message))
 }
 
@@ -209,12 +209,12 @@ fn not_allowed() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
         "origin_not_allowed",
-        "pages of this origin may not use this server: start it with --allow-origin ORIGIN",
+        "pages of this origin may not use this server: start it with `--allow-origin ORIGIN`",
     )
 }
 
-/// Whether a page's host and port are those that the request was sent to, and its scheme, where that is known: where TLS
-/// ends here, or at a trusted proxy that says so. Elsewhere TLS may end in front of this server.
+/// Whether a page's host and port are those of the request, and its scheme, where that is known: where the server
+/// terminates TLS, or a trusted proxy names the scheme. Otherwise TLS may be terminated in front of this server.
 fn is_own(origin: &str, headers: Headers<'_>, scheme: Option<Scheme>) -> bool {
     let Some(host) = headers.text(&HOST) else { return false };
     let (authority, default_port, own) = match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
@@ -237,7 +237,7 @@ mod tests {
     use crate::net::RequestHead;
 
     proptest! {
-        /// A listed name lets in what it says, and nothing that has more in front of it or behind.
+        /// A wildcard permits the names that it covers, and nothing with more before or after them.
         #[test]
         fn a_wildcard_stands_for_names_below(origin in prop_oneof![
             "\\PC{0,40}",
@@ -299,7 +299,7 @@ mod tests {
         }
     }
 
-    /// `Origin`, else `Referer`, else `Sec-Fetch-Site`: each counts only where those before it are absent.
+    /// `Origin`, else `Referer`, else `Sec-Fetch-Site`: each counts only where the previous ones are absent.
     #[test]
     fn what_a_request_says_of_its_page_counts_in_order() {
         let allowed: AllowedOrigins = ["https://app.example.com".parse().unwrap()].into_iter().collect();
@@ -338,13 +338,13 @@ mod tests {
             assert_eq!(word(&found), expected, "{origin:?} {referer:?} {site:?}");
             let mut answer = ResponseFields::default();
             found.write(&mut answer);
-            // An origin that was not sent is not named.
+            // An origin that was not sent is not echoed.
             assert_eq!(answer.contains(ACCESS_CONTROL_ALLOW_ORIGIN.as_str()), origin == Some(app));
             assert_eq!(answer.contains(CROSS_ORIGIN_RESOURCE_POLICY.as_str()), expected == "listed");
         }
     }
 
-    /// A page that came by plain HTTP may have been anybody's.
+    /// A page that was loaded over plain HTTP may have been forged.
     #[test]
     fn the_scheme_counts_where_it_is_known() {
         for (scheme, origin, own) in [

@@ -1,13 +1,14 @@
 //! Signs that a request came through a proxy, a load balancer or a CDN.
 //!
-//! A server without a key is open to whoever reaches it, so it serves only what came straight from its own machine. Every
-//! proxy adds something to what it passes on; which of these headers are believed is another question (`net::peer`).
+//! A server without a key is open to every client that reaches it, so it serves only requests that came straight from its
+//! own machine. Every proxy adds headers to the requests that it forwards; which of these are trusted is another question
+//! (`net::peer`).
 
-/// What the names begin with of headers that only proxies add.
+/// Prefixes of headers that only proxies add.
 const PREFIXES: [&[u8]; 7] =
     [b"x-forwarded-", b"cf-", b"x-amz-cf-", b"x-envoy-", b"x-azure-", b"x-vercel-", b"x-akamai-"];
 
-/// Headers that only proxies add: RFC 7239, RFC 9110 §7.6.3, RFC 8586, and what the usual ones have of their own.
+/// Headers that only proxies add: of RFC 7239, RFC 9110 §7.6.3, RFC 8586, and those of common products.
 const NAMES: [&[u8]; 24] = [
     b"forwarded",
     b"via",
@@ -37,7 +38,7 @@ const NAMES: [&[u8]; 24] = [
 
 /// Whether a header of this name is a sign of a proxy.
 pub(super) fn is_sign(name: &[u8]) -> bool {
-    // By the first letter: of every request every header is looked at, and most are none of these.
+    // By the first letter: every header of every request is checked, and most are none of these.
     let Some(first) = name.first().map(u8::to_ascii_lowercase) else { return false };
     if !matches!(first, b'a' | b'c' | b'd' | b'f' | b'i' | b't' | b'v' | b'x') {
         return false;
@@ -62,7 +63,7 @@ mod tests {
         }
     }
 
-    /// What browsers and their pages send is none.
+    /// Headers of browsers and their pages are no signs of a proxy.
     #[test]
     fn others_are_not() {
         let sent = [

@@ -1,6 +1,6 @@
-//! Whether the store answers, found out at most ten times a second, however often it is asked for.
+//! Whether the store responds: checked at most ten times a second, however often it is queried.
 //!
-//! A probe is never refused for pace: whoever watches the server would take it for dead. So it must cost nothing.
+//! A health check is never refused for its rate: the monitor would take the server for dead. So a check must cost nothing.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,12 +11,12 @@ use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::error::ApiError;
 
-/// How old an answer may be.
+/// Maximum age of a verdict.
 const AGE_MAX: Duration = Duration::from_millis(100);
 
 type Verdict = Result<(), ApiError>;
 
-/// What one worker knows of the store.
+/// One worker's verdict on the store.
 #[derive(Default)]
 pub(super) struct Readiness(Rc<RefCell<Known>>);
 
@@ -27,7 +27,7 @@ struct Known {
 }
 
 impl Readiness {
-    /// The last verdict, or a new one where that is too old; requests that come while it is made share it.
+    /// The last verdict, or a new one where that is too old; concurrent requests share one check (single flight).
     ///
     /// # Errors
     /// Why the store is not ready.
@@ -44,7 +44,8 @@ impl Readiness {
         verdict.await
     }
 
-    /// In a task of its own: the request that began it may be given up, and the next would wait for its rest.
+    /// In a task of its own: the request that began the check may be cancelled, and the next request would wait for the
+    /// rest.
     fn begin(&self, probe: LocalBoxFuture<'static, Verdict>) -> Shared<LocalBoxFuture<'static, Verdict>> {
         let known = Rc::downgrade(&self.0);
         let verdict = async move {
@@ -81,7 +82,7 @@ mod tests {
                 let (looks, open) = (looks.clone(), open.clone());
                 async move {
                     looks.set(looks.get() + 1);
-                    open.await.map_err(|_| ApiError::unavailable("store_unavailable", "it is gone"))
+                    open.await.map_err(|_| ApiError::unavailable("store_unavailable", "the store is gone"))
                 }
                 .boxed_local()
             }

@@ -1,4 +1,4 @@
-//! What there is, and what may be done with it: the one table for all the ways that a request can come.
+//! The table of routes: resources, their methods and handlers, the same for every kind of connection.
 
 use std::future::{Future, Ready, ready};
 
@@ -35,12 +35,12 @@ pub(crate) enum Route {
     Readyz,
     /// A file of the client library or of the pages.
     Asset(&'static str),
-    /// There is nothing here.
+    /// No resource.
     Nothing,
 }
 
 impl Route {
-    /// What a path names; that of the pages only where they are served.
+    /// The resource of a path; the pages' files only where they are served.
     pub(super) fn of(path: &str, pages: bool) -> Self {
         if let Some(below) = path.strip_prefix("/v1/") {
             return Self::below_v1(below).unwrap_or(Self::Nothing);
@@ -57,7 +57,7 @@ impl Route {
         }
     }
 
-    /// What the part of a path after `/v1/` names.
+    /// The resource of the part of a path after `/v1/`.
     pub(super) fn below_v1(below: &str) -> Option<Self> {
         Some(match below {
             "events" => Self::Events,
@@ -84,22 +84,22 @@ impl Route {
         })
     }
 
-    /// Whether requests are held: each lives as long as its answer takes.
+    /// Whether requests may be held: such a request lives as long as its response takes.
     pub(super) fn is_held(self) -> bool {
         matches!(self, Self::Longpoll | Self::Jsonp | Self::Iframe)
     }
 
-    /// Whether it upgrades to WebSocket.
+    /// Whether the resource is a WebSocket.
     pub(super) fn is_websocket(self) -> bool {
         matches!(self, Self::Ws | Self::Echo)
     }
 
-    /// What its requests are counted as.
+    /// How its requests count against the rate limits.
     fn pace(self) -> Pace {
         match self {
             Self::Events | Self::Topic => Pace::Own,
             Self::Poll | Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Pace::Own,
-            // An acknowledgement is counted as a subscription: clients that poll send as many.
+            // An acknowledgement counts as a subscription: clients that poll send as many.
             Self::Ws | Self::Echo | Self::Ack => Pace::Own,
             Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
             Self::Asset(_) | Self::Nothing => Pace::Request,
@@ -107,7 +107,7 @@ impl Route {
         }
     }
 
-    /// The answer to a call.
+    /// Calls the handler.
     pub(super) fn run(self, mut call: Call) -> LocalBoxFuture<'static, Response> {
         call.pace = match self.pace() {
             Pace::Own if *call.request.method() == Method::OPTIONS => Pace::Request,
@@ -153,17 +153,16 @@ enum Pages {
 
 /// What may be done with a resource.
 ///
-/// Asked for by hand, not by actix's guards: those note what they were asked for in every request, for a 405 that we write
-/// ourselves.
+/// Matched by hand, not by actix's guards: these record the wanted method in every request, for a 405 that is written here.
 #[derive(Clone, Copy)]
 pub(super) enum Methods {
-    /// Read in one go.
+    /// Read as a whole.
     Read,
     /// Held, or without an end. HEAD holds nothing.
     Stream,
-    /// A WebSocket: HEAD knows no upgrade.
+    /// A WebSocket: HEAD cannot upgrade.
     Socket,
-    /// Looked at, or ended.
+    /// Read, or deleted.
     ReadDelete,
     Post,
 }
@@ -179,7 +178,7 @@ impl Methods {
         }
     }
 
-    /// As the headers `Allow` and `Access-Control-Allow-Methods` have them.
+    /// The value of `Allow` and `Access-Control-Allow-Methods`.
     pub(super) fn names(self) -> &'static str {
         match self {
             Self::Read | Self::Stream => "GET, HEAD, OPTIONS",

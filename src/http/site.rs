@@ -1,4 +1,4 @@
-//! The way from a request to its handler.
+//! Dispatches a request to its handler.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use super::state::State;
 use crate::hub::Hub;
 use crate::net::{FastPath, Request, Response, Service};
 
-/// What one thread serves: under an `App`, or straight from its connections.
+/// The site of one thread: served under an `App`, or straight from its connections.
 #[derive(Clone)]
 pub(crate) struct Site {
     state: Rc<State>,
@@ -50,8 +50,8 @@ impl Service for Site {
     }
 }
 
-/// A path as it is looked up: percent-encoded or not, a letter is the same (RFC 3986 §6.2.2.2). What has a meaning of its own
-/// where it is encoded stays so, as in actix's router.
+/// The path in the form in which it is looked up: a percent-encoded letter is the same as the letter (RFC 3986 §6.2.2.2).
+/// Characters with a meaning of their own stay encoded, as in actix's router.
 fn routed(path: &str) -> Cow<'_, str> {
     if memchr::memchr(b'%', path.as_bytes()).is_none() {
         return Cow::Borrowed(path);

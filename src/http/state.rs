@@ -1,4 +1,4 @@
-//! What the handlers of one thread share.
+//! The state that the handlers of one thread share.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -8,13 +8,13 @@ use super::options::HttpOptions;
 use super::readiness::Readiness;
 use crate::hub::{Hub, Worker};
 
-/// What every handler of this thread shares.
+/// The state that every handler of this thread shares.
 pub(super) struct State {
     pub(super) hub: Hub,
     pub(super) options: Arc<HttpOptions>,
-    /// Joins the feed with the first request that this thread serves: it has to be done on the thread itself.
+    /// The worker, which joins the feed at the first request of this thread: it has to be done on the thread itself.
     worker: OnceCell<Rc<Worker>>,
-    /// What was last found of the store.
+    /// The last verdict on the store.
     pub(super) readiness: Readiness,
 }
 

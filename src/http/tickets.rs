@@ -1,4 +1,4 @@
-//! `POST /v1/tickets`: what stands for a token where it would have to stand in a URL.
+//! `POST /v1/tickets`: a ticket replaces a token where the token would be in a URL.
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -25,7 +25,7 @@ pub(super) async fn make(call: Call, body: JsonBody) -> Answer {
     let rights = call.rights().await?;
     let access = &call.state.options.access;
     if access.keys.is_none() {
-        let message = "this server has no keys, so nobody needs a ticket";
+        let message = "this server has no keys, so no client needs a ticket";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
     }
     let bad = |error: &_| ApiError::json("bad_json", error, "a ticket is asked for with {\"transport\":NAME}");
@@ -33,19 +33,19 @@ pub(super) async fn make(call: Call, body: JsonBody) -> Answer {
     let transport = Transport::ALL.into_iter().find(|transport| transport.name() == wanted.transport);
     let Some(transport) = transport else {
         let names: Vec<&str> = Transport::ALL.iter().map(|transport| transport.name()).collect();
-        return Err(ApiError::bad("bad_transport", format!("transport is one of {}", names.join(", "))));
+        return Err(ApiError::bad("bad_transport", format!("`transport` must be one of {}", names.join(", "))));
     };
     let Some(ticket) = ticket(&rights, transport) else {
         return Err(ApiError::unauthorized(
-            "a ticket is made from a token: present one, as Authorization: Bearer TOKEN",
+            "a ticket is issued for a token: present one, as `Authorization: Bearer TOKEN`",
         ));
     };
-    // One is kept for each until it is used, or too old.
+    // A ticket is kept for each request until it is used, or expires.
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
     let permit = call.limits().ticket(&key)?;
     let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
-        let message = "the token grants so much that no ticket can hold it: 16 KiB of patterns";
+        let message = "the token's grant is too large for a ticket: it has over 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     };
     call.limits().ticket_made(&name, permit, access.ticket_ttl);

@@ -1,18 +1,19 @@
-//! Trace context of a publish request (W3C Trace Context, level 1): which span published an event, so that a subscriber's span can
-//! link to it.
+//! Trace context of a publish request (W3C Trace Context, level 1): the span that published an event, so that a
+//! subscriber's span can link to it.
 //!
-//! The server opens no span of its own. It passes on what came, and checks the syntax only, since what is broken would break
-//! every subscriber's tracing library instead of the publisher's. As that standard says, a publish is never refused for it.
+//! The server opens no span of its own. It forwards the context, and validates only its syntax, since an invalid one would
+//! break every subscriber's tracing library instead of the publisher's. As that standard requires, a publish is never
+//! refused for it.
 
 use http::header::HeaderName;
 
 use crate::event::{NewEvent, TRACEPARENT, TRACESTATE};
 use crate::net::Headers;
 
-/// Longest `traceparent` that is passed on, in bytes: one of version 00 has 55, later versions may add to that.
+/// Longest `traceparent` that is forwarded, in bytes: one of version 00 has 55, later versions may append to that.
 const PARENT_MAX_BYTES: usize = 256;
 
-/// Longest `tracestate` that is passed on, in bytes: what the standard asks for at least (§3.3.1.5).
+/// Longest `tracestate` that is forwarded, in bytes: the least that the standard requires (§3.3.1.5).
 const STATE_MAX_BYTES: usize = 512;
 
 /// Most members of a `tracestate` (§3.3.1.1).
@@ -24,19 +25,19 @@ static STATE: HeaderName = HeaderName::from_static(TRACESTATE);
 /// The trace context of one request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct TraceContext {
-    /// `traceparent`; nothing is taken without one.
+    /// `traceparent`; without it the context is ignored.
     parent: Option<String>,
-    /// `tracestate`; its members may come in several fields.
+    /// `tracestate`; its members may be spread over several fields.
     state: Option<String>,
 }
 
 impl TraceContext {
-    /// What the request says. What is not well-formed is left out.
+    /// The context of a request. Invalid parts are left out.
     pub(super) fn of(headers: Headers<'_>) -> Self {
         let Some(parent) = headers.text(&PARENT).map(str::trim).filter(|parent| is_parent(parent)) else {
             return Self::default();
         };
-        // Of two nobody could say which is meant.
+        // Of two parents, neither is known to be the right one.
         if headers.get_all(&PARENT).len() > 1 {
             return Self::default();
         }
@@ -44,7 +45,7 @@ impl TraceContext {
         Self { parent: Some(parent.to_owned()), state: is_state(&state).then_some(state) }
     }
 
-    /// The event with this context among its headers, unless its publisher gave it one, or its headers have no room for it.
+    /// Adds this context to the event's headers, unless the publisher set one, or the headers have no room for it.
     pub(super) fn on(&self, event: NewEvent) -> NewEvent {
         let headers = event.headers();
         let Some(parent) = &self.parent else { return event };
@@ -60,7 +61,7 @@ impl TraceContext {
     }
 }
 
-/// `version-trace-parent-flags`, in lower-case hexadecimal (§3.2.2). A later version may add fields behind (§3.2.4).
+/// `version-trace-parent-flags`, in lower-case hexadecimal (§3.2.2). A later version may append fields (§3.2.4).
 fn is_parent(text: &str) -> bool {
     let is_hex = |part: &str, digits: usize| {
         part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -95,7 +96,7 @@ fn is_state(text: &str) -> bool {
         && keys().enumerate().all(|(at, key)| keys().take(at).all(|earlier| earlier != key))
 }
 
-/// `tenant@system`, or a simple key: it begins with a letter, a tenant also with a digit.
+/// `tenant@system`, or a simple key: it begins with a letter, a tenant possibly with a digit.
 fn is_key(key: &str) -> bool {
     let is_name = |name: &str, digit: bool, length: usize| {
         let first = name.bytes().next();
@@ -131,7 +132,7 @@ mod tests {
         TraceContext::of(RequestHead::get("/", &fields).headers())
     }
 
-    /// The headers that an event gets which has no others.
+    /// The headers of an event that has no others.
     fn headers(context: &TraceContext) -> EventHeaders {
         context.on(NewEvent::deletion("a".parse().unwrap())).headers().clone()
     }
