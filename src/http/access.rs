@@ -188,7 +188,7 @@ pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<
         check_admin(rights)
     } else if access.allow_anonymous {
         let message =
-            "this server has no key, so no caller is an administrator: give it one with `--jwt-secret-file` or `--jwks`";
+            "without a key no caller is an administrator: start the server with `--jwt-secret-file` or `--jwks`";
         Err(ApiError::forbidden(message))
     } else {
         Ok(())
@@ -251,7 +251,7 @@ impl From<ClientError> for ApiError {
         match error {
             ClientError::Owned => Self::forbidden("this client id belongs to another subject: choose another id"),
             ClientError::Unknown => Self::unknown_client(),
-            ClientError::Ahead => Self::bad("bad_cursor", "the cursor is ahead of the last event that this client was sent"),
+            ClientError::Ahead => Self::bad("bad_cursor", "the cursor is ahead of what this client was sent"),
             ClientError::Store(error) => error.into(),
         }
     }

@@ -174,7 +174,7 @@ impl Source {
         let mut events = Vec::new();
         while at < through {
             let page = self.worker.hub().read(self.batch.request(at)).await;
-            let page = page.inspect_err(|error| tracing::warn!(%error, "a batch cannot be read from the store")).ok()?;
+            let page = page.inspect_err(|error| tracing::warn!(%error, "a batch cannot be re-read")).ok()?;
             if page.trimmed.is_some() || page.through <= at {
                 return None;
             }

@@ -69,7 +69,6 @@ impl ApiError {
     }
 
     /// The entry in the log of refusals; `None` for an error that is about the input, not about access or a limit.
-    /// input.
     pub(crate) fn refusal(&self, address: IpAddr) -> Option<Refusal<'_>> {
         let refuses =
             matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)

@@ -1,4 +1,4 @@
-//! Query strings and forms, strictly: what is not UTF-8 or stands twice is refused, not guessed at.
+//! Parses query strings and forms strictly: invalid UTF-8 and duplicate parameters are refused, not guessed at.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -18,10 +18,10 @@ use crate::net::{Headers, text as header_text};
 use crate::topic::{Pattern, PatternSet, Topic, check_habits};
 use crate::wire::Callback;
 
-/// Most fields of a query string or a form: 64 patterns, everything else, and room for cache busters.
+/// Most fields of a query string or a form: enough for 64 patterns, every other parameter, and cache busters.
 const FIELDS_MAX: usize = 256;
 
-/// Highest number of a connection attempt: what every JavaScript engine counts exactly (2^53 - 1).
+/// Highest number of a connection attempt: the largest integer that is exact in every JavaScript engine (2^53 - 1).
 const ATTEMPT_MAX: u64 = (1 << 53) - 1;
 
 /// Longest `switched`, in bytes.
@@ -30,7 +30,7 @@ const SWITCHED_MAX_BYTES: usize = 64;
 /// A decoded name and its decoded value.
 type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
 
-/// The fields of a query string or a form, decoded, in order (WHATWG URL §5.1, but for what is not UTF-8, which is refused).
+/// The fields of a query string or a form, decoded, in order (WHATWG URL §5.1, but invalid UTF-8 is refused).
 fn pairs(text: &str) -> impl Iterator<Item = Result<Pair<'_>, ApiError>> {
     let mut rest = Some(text);
     let next = move || {
@@ -42,20 +42,20 @@ fn pairs(text: &str) -> impl Iterator<Item = Result<Pair<'_>, ApiError>> {
     let pairs = std::iter::from_fn(next).filter(|pair| !pair.is_empty()).enumerate();
     pairs.map(|(before, pair)| {
         if before >= FIELDS_MAX {
-            return Err(ApiError::bad("too_many_fields", "a query string or form has at most 256 fields"));
+            return Err(ApiError::bad("too_many_fields", "a query string or form may have at most 256 fields"));
         }
         let (name, value) = cut(pair, b'=').unwrap_or((pair, ""));
         Ok((decode(name)?, decode(value)?))
     })
 }
 
-/// What stands before and after the first of an ASCII character.
+/// Splits at the first occurrence of an ASCII character.
 fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
     let found = memchr::memchr(at, text.as_bytes())?;
     Some((&text[..found], &text[found + 1..]))
 }
 
-/// Fields to be looked up by name.
+/// Fields, for lookup by name.
 pub(crate) struct Fields<'t>(Vec<Pair<'t>>);
 
 impl<'t> Fields<'t> {
@@ -63,12 +63,12 @@ impl<'t> Fields<'t> {
         pairs(text).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The fields that can be read, whatever is wrong with the others: enough to know how a refusal is to be told.
+    /// The valid fields, whatever is wrong with the others: enough to choose the framing of an error.
     pub(crate) fn legible(text: &'t str) -> Self {
         Self(pairs(text).take(FIELDS_MAX).filter_map(Result::ok).collect())
     }
 
-    /// The fields' names, in their order.
+    /// The fields' names, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| &**name)
     }
@@ -82,7 +82,7 @@ impl<'t> Fields<'t> {
 }
 
 fn stands_twice(name: &str) -> ApiError {
-    ApiError::bad("bad_parameter", format!("{name} stands twice; it can have one value only"))
+    ApiError::bad("bad_parameter", format!("`{name}` is given more than once"))
 }
 
 fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
@@ -92,17 +92,17 @@ fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
     let spaced = text.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
     let owned = decoded.map(|text| Cow::Owned(text.into_owned()));
-    owned.map_err(|_| ApiError::bad("bad_utf8", "a field is not UTF-8, percent-encoded"))
+    owned.map_err(|_| ApiError::bad("bad_utf8", "a field is not percent-encoded UTF-8"))
 }
 
-/// The parameters of a subscription. Every one is checked on every transport, whether it matters there or not.
+/// The parameters of a subscription. Each is checked on every transport, whether the transport uses it or not.
 #[derive(Debug)]
 pub(crate) struct Params {
     /// Absent where no `topic` was given.
     pub(crate) patterns: Option<PatternSet>,
     /// `cursor`: a cursor, `now` or `earliest`.
     pub(crate) cursor: Option<From>,
-    /// `lastEventId`, which some polyfills of EventSource send for the header `Last-Event-ID`; empty is absent.
+    /// `lastEventId`, which some polyfills of EventSource send instead of the header `Last-Event-ID`; empty is absent.
     pub(crate) last_event_id: Option<Cursor>,
     pub(crate) client: Option<Uuid>,
     pub(crate) last: Option<usize>,
@@ -111,23 +111,23 @@ pub(crate) struct Params {
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) padding: bool,
-    /// Whether SSE says names in `event:`.
+    /// Whether SSE has the events' names in `event:`.
     pub(crate) named: bool,
-    /// The iframe's postMessage target, not yet held against the allow-list.
+    /// The iframe's postMessage target, not yet checked against the allow-list.
     pub(crate) origin: Option<String>,
-    /// Where a WebSocket's binary frames are published.
+    /// The topic of a WebSocket's binary frames.
     pub(crate) publish: Option<Topic>,
     /// The number of the client's connection attempt.
     pub(crate) attempt: Option<u64>,
 }
 
 impl Params {
-    /// Reads a query string in one pass: each of thousands of short polls a second has one.
+    /// Parses a query string in one pass: each of thousands of short polls a second has one.
     pub(crate) fn parse(text: &str) -> Result<Self, ApiError> {
         let mut patterns = Vec::new();
         let (mut cursor, mut client, mut last, mut limit, mut wait) = (None, None, None, None, None);
         let (mut padding, mut named, mut origin, mut publish) = (None, None, None, None);
-        // What only some transports use is looked at before anything else there; here it is only checked.
+        // Parameters of one transport are parsed by its handler before this; here they are only validated.
         let mut resumed = None;
         let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
         let (mut attempt, mut switched, mut since) = (None, None, None);
@@ -157,7 +157,7 @@ impl Params {
             }
         }
         if last.is_some() && since.is_some() {
-            return Err(ApiError::bad("bad_parameter", "last and since are two places to start: give one of them"));
+            return Err(ApiError::bad("bad_parameter", "`last` and `since` are both start positions: give one"));
         }
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
@@ -177,36 +177,36 @@ impl Params {
     }
 }
 
-/// Takes the value of a field that can have one only.
+/// Sets a field that may be given once.
 fn set<T>(field: &mut Option<T>, name: &str, value: Result<T, ApiError>) -> Result<(), ApiError> {
     if field.replace(value?).is_some() { Err(stands_twice(name)) } else { Ok(()) }
 }
 
-/// A comma is legal in a topic, but in a URL it is nearly always a list that this parameter does not take: it would be one
-/// pattern that matches nothing, in silence. Over a socket a topic with a comma can be subscribed to.
+/// A comma is legal in a topic, but in a URL it is nearly always a list, which this parameter does not accept: it would
+/// silently be one pattern that matches nothing. Over a WebSocket a topic with a comma can be subscribed to.
 fn list_of_topics(text: &str) -> ApiError {
     let first = text.split(',').map(str::trim).find(|part| !part.is_empty()).unwrap_or("a");
     let message = format!(
-        "topic is one pattern: for several, repeat the parameter, topic={}&topic=…, instead of a list with commas",
+        "`topic` is one pattern: for several, repeat the parameter, topic={}&topic=…, instead of a list with commas",
         excerpt(first)
     );
     ApiError::bad("bad_topic", message)
 }
 
-/// A pattern, with the text in the message that was refused: a subscription has up to 64.
+/// A pattern; the error quotes the text, since a subscription has up to 64.
 pub(crate) fn pattern(text: &str) -> Result<Pattern, ApiError> {
     let parsed = check_habits(text).and_then(|()| text.parse());
-    parsed.map_err(|error| ApiError::bad("bad_topic", format!("topic {:?}: {error}", excerpt(text))))
+    parsed.map_err(|error| ApiError::bad("bad_topic", format!("`topic` {:?} is invalid: {error}", excerpt(text))))
 }
 
-/// `cursor`, wherever it is given.
+/// Parses `cursor`, wherever it is given.
 pub(crate) fn parse_from(text: &str) -> Result<From, ApiError> {
     match text {
         "now" => Ok(From::Now),
         "earliest" => Ok(From::Earliest),
         text => text.parse::<Cursor>().map(From::Cursor).map_err(|_| {
             let message =
-                "cursor is now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
+                "`cursor` must be now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
             ApiError::bad("bad_cursor", message)
         }),
     }
@@ -215,19 +215,19 @@ pub(crate) fn parse_from(text: &str) -> Result<From, ApiError> {
 /// A client's UUID: the hyphenated form, in either case (RFC 9562 §4).
 pub(crate) fn parse_client(text: &str) -> Result<Uuid, ApiError> {
     let parsed = if text.len() == 36 { Uuid::try_parse(text).ok() } else { None };
-    let message = "a client is named by a UUID, such as 0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d";
+    let message = "a client's id must be a UUID, such as 0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1d";
     parsed.ok_or_else(|| ApiError::bad("bad_client", message))
 }
 
-/// `switched`, `FROM.TO.REASON`: why a client library has changed its transport. It becomes part of names in metrics and of log
-/// lines, so it is letters, digits, `-` and `_` only.
+/// `switched`, `FROM.TO.REASON`: why a client library has changed its transport. It becomes part of metric names and of log
+/// lines, so it is restricted to letters, digits, `-` and `_`.
 fn check_switched(text: &str) -> Result<(), ApiError> {
     let is_word =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if text.len() <= SWITCHED_MAX_BYTES && text.split('.').count() == 3 && text.split('.').all(is_word) {
         return Ok(());
     }
-    let message = "switched is FROM.TO.REASON, such as ws.sse.silent: letters, digits, - and _, at most 64 bytes";
+    let message = "`switched` must be FROM.TO.REASON, such as ws.sse.silent: letters, digits, - and _, at most 64 bytes";
     Err(ApiError::bad("bad_parameter", message))
 }
 
@@ -237,7 +237,7 @@ pub(crate) fn parse_callback(text: &str) -> Result<Callback, ApiError> {
 
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// The header that an `EventSource` sends when it comes back; empty is absent.
+/// The header that an `EventSource` sends when it reconnects; empty is absent.
 pub(crate) fn last_event_id(headers: Headers<'_>) -> Result<Option<Cursor>, ApiError> {
     let Some(value) = headers.get(&LAST_EVENT_ID) else { return Ok(None) };
     parse_last_event_id(header_text(value).unwrap_or("?"))
@@ -247,11 +247,11 @@ fn parse_last_event_id(text: &str) -> Result<Option<Cursor>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let message = "Last-Event-ID is a cursor as received in id: from this server, such as k3f9x2-1042";
+    let message = "`Last-Event-ID` must be a cursor as received in `id:` from this server, such as k3f9x2-1042";
     text.parse().map(Some).map_err(|_| ApiError::bad("bad_cursor", message))
 }
 
-/// A field that is a number, where it is there.
+/// A numeric field, where it is given.
 pub(crate) fn number(
     fields: &Fields<'_>,
     name: &'static str,
@@ -269,28 +269,28 @@ pub(crate) fn flag(fields: &Fields<'_>, name: &'static str) -> Result<bool, ApiE
 fn whole(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, ApiError> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|number| digits && range.contains(number)).ok_or_else(|| {
-        let message = format!("{name} is a whole number from {} to {}", range.start(), range.end());
+        let message = format!("`{name}` must be a whole number from {} to {}", range.start(), range.end());
         ApiError::bad("bad_parameter", message)
     })
 }
 
-/// Milliseconds that are seconds in truth: times of 1970, of which no event is.
+/// Below this, milliseconds are probably seconds: they are times in 1970, before any event.
 const SECONDS: RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
 
-/// A time: milliseconds since the Unix epoch, or RFC 3339. One before 1970 is 1970.
+/// A time: milliseconds since the Unix epoch, or RFC 3339. A time before 1970 is 1970.
 fn parse_time(name: &str, text: &str) -> Result<u64, ApiError> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // What has more digits than a u64 is as far in the future as any.
+        // A number that exceeds a u64 is in the future in any case.
         let time_ms = text.parse().unwrap_or(u64::MAX);
         if SECONDS.contains(&time_ms) {
-            let message = format!("{name} is in milliseconds since 1970; {text} looks like seconds");
+            let message = format!("`{name}` must be in milliseconds since 1970: is {text} in seconds?");
             return Err(ApiError::bad("bad_parameter", message));
         }
         return Ok(time_ms);
     }
     let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
         let message = format!(
-            "{name} is a time: milliseconds since 1970, such as 1763750000123, or RFC 3339, such as 2025-11-21T18:33:20Z, where the + of an offset is %2B in a URL"
+            "`{name}` must be a time: milliseconds since 1970, such as 1763750000123, or RFC 3339, such as 2025-11-21T18:33:20Z, where the + of an offset is %2B in a URL"
         );
         ApiError::bad("bad_parameter", message)
     })?;
@@ -301,7 +301,7 @@ fn switch(name: &str, text: &str) -> Result<bool, ApiError> {
     match text {
         "0" => Ok(false),
         "1" => Ok(true),
-        _ => Err(ApiError::bad("bad_parameter", format!("{name} is 1 or 0"))),
+        _ => Err(ApiError::bad("bad_parameter", format!("`{name}` must be 1 or 0"))),
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
         Params::parse(text)
     }
 
-    /// Fields that are read, one value each.
+    /// Fields with one value each, which are parsed.
     const SINGLE: [&str; 17] = [
         "cursor",
         "lastEventId",
@@ -335,7 +335,7 @@ mod tests {
         "since",
     ];
 
-    /// What came of a field.
+    /// The parsed value of a field.
     fn read(params: &Params, name: &str) -> String {
         match name {
             "topic" => format!("{:?}", params.patterns),
@@ -447,7 +447,7 @@ mod tests {
             let _ = params(&text);
         }
 
-        /// Whatever stands between them, fields are read as if each stood alone; and none of those with one value stands
+        /// Fields are parsed as if each were given alone, whatever is between them, and no field with one value is given
         /// twice.
         #[test]
         fn each_field_is_read_as_if_it_stood_alone(fields in proptest::collection::vec(

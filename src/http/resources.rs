@@ -1,4 +1,4 @@
-//! What is not publishing or subscribing: acknowledging, clients, the server's own state.
+//! The other handlers: acknowledgements, the list of clients, and the server's own state.
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
@@ -28,16 +28,16 @@ use crate::transport::Transport;
 /// Longest body of an acknowledgement, in bytes.
 pub(super) const ACK_BYTES_MAX: usize = 1024;
 
-/// Clients that one answer lists.
+/// Most clients in one response.
 const CLIENTS_LISTED: usize = 1000;
 
-/// Bytes of patterns after which an answer lists no more clients.
+/// Bytes of patterns after which a response lists no more clients.
 const LISTED_PATTERN_BYTES: usize = 1 << 20;
 
-/// Rows that are read for the lags of one answer, for each of its clients as many.
+/// Row budget for the lags in one response, divided evenly among its clients.
 const LAG_ROWS_MAX: u64 = 20_000;
 
-/// Rows that are read for the lag of one client.
+/// Row budget for the lag of one client.
 const LAG_ROWS_OF_ONE: u64 = 10_000;
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ struct Acknowledgement {
 pub(super) async fn ack(call: Call, body: JsonBody) -> Answer {
     let rights = call.rights().await?;
     check_may_come(&rights)?;
-    // A look into the store, and a write to the disk that is waited for: as much as a subscription.
+    // A read from the store and a durable write: it counts as a subscription.
     call.limits().connect(&call.rate_key_of(&rights))?;
     let expected = "an acknowledgement is {\"client\":UUID,\"cursor\":CURSOR}";
     let ack: Acknowledgement = body.read(&call, &rights, |error| ApiError::json("bad_json", error, expected)).await?;
@@ -62,7 +62,7 @@ pub(super) async fn ack(call: Call, body: JsonBody) -> Answer {
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
         return Err(ApiError::bad(
             "bad_cursor",
-            "the cursor is ahead of the log: what was not sent cannot have arrived",
+            "the cursor is ahead of the log: the client cannot have received it",
         ));
     }
     let ack = Ack { client, cursor, log: bounds.epoch, rights: &rights, now_ms: hub.clock().believed_ms() };
@@ -70,7 +70,7 @@ pub(super) async fn ack(call: Call, body: JsonBody) -> Answer {
     Ok(json_body(&json!({ "client": client, "cursor": remembered })))
 }
 
-/// `GET /v1/info`. How far the log is says how much is published: that is for those who may read any of it.
+/// `GET /v1/info`. The log's end discloses how much is published: it is for callers that may read any of it.
 pub(super) async fn info(call: Call) -> Answer {
     let options = call.options();
     let rights = call.rights().await?;
@@ -99,7 +99,8 @@ pub(super) async fn info(call: Call) -> Answer {
     Ok(json_body(&info))
 }
 
-/// `GET /v1/clients`: those that are connected; `after=UUID` lists on. Its work is bounded, and paced as a subscription's.
+/// `GET /v1/clients`: the connected clients; `after=UUID` continues the list. The work is bounded, and counts as a
+/// subscription.
 pub(super) async fn clients(call: Call) -> Answer {
     let rights = call.rights().await?;
     check_operator(&rights, &call.options().access)?;
@@ -123,7 +124,7 @@ pub(super) async fn clients(call: Call) -> Answer {
     Ok(json_body(&answer))
 }
 
-/// `GET /v1/clients/{id}`. Somebody else's is as one that is not there.
+/// `GET /v1/clients/{id}`. A client of another subject is answered like one that does not exist.
 pub(super) async fn client(call: Call) -> Answer {
     let rights = call.rights().await?;
     check_may_come(&rights)?;
@@ -140,10 +141,10 @@ pub(super) async fn client(call: Call) -> Answer {
     }
 }
 
-/// What the lags of one answer may still cost, and who pays.
+/// The budget for the lags of one response.
 struct Lags {
     scanner: Scanner,
-    /// Rows that may be read for one client.
+    /// Row budget for one client.
     rows_of_one: u64,
 }
 
@@ -155,7 +156,7 @@ async fn describe(hub: &Hub, state: &ClientState, rights: &Rights, lags: &Lags) 
         .filter(|cursor| cursor.epoch == bounds.epoch)
         .map(|cursor| cursor.position);
     let reached = state.sent.or(acknowledged).unwrap_or(bounds.last);
-    // How much is published where the asker may not read (any more) is not his to know.
+    // How much is published where the caller may not read (any more) must not be disclosed to the caller.
     let readable = state.patterns.iter().filter(|pattern| rights.is_admin() || rights.may_read(pattern)).cloned();
     let lag = lags.of(hub, PatternSet::new(readable)?, reached).await?;
     Ok(json!({
@@ -169,8 +170,8 @@ async fn describe(hub: &Hub, state: &ClientState, rights: &Rights, lags: &Lags) 
 }
 
 impl Lags {
-    /// How many matching events wait for a client, counted up to 1000, and for how long, in milliseconds, the first of them
-    /// has; with `more` where the count ended before the log did.
+    /// The lag of a client: the number of pending events that match, counted up to 1000, and the age of the first of them
+    /// in milliseconds; with `more` where the count ended before the log's end.
     async fn of(&self, hub: &Hub, patterns: PatternSet, after: Position) -> Result<Value, ApiError> {
         let end = hub.bounds().last;
         if patterns.is_empty() || after >= end {
@@ -180,7 +181,7 @@ impl Lags {
         let events_max = usize::try_from(rows_max).unwrap_or(usize::MAX).min(1000);
         let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
         let page = hub.read(request).await?;
-        // Also of what matches: it is read to be counted, not to be sent.
+        // Matching rows are charged, too: they are read to be counted, not to be sent.
         wait_after(&self.scanner, page.vain_rows.max(page.rows)).await;
         let since = page.events.first().map_or(0, |event| hub.clock().wall_ms().saturating_sub(event.time_ms()));
         let mut lag = json!({ "events": page.events.len(), "ms": since });
@@ -191,12 +192,12 @@ impl Lags {
     }
 }
 
-/// `GET /healthz`: the process answers.
+/// `GET /healthz`: the process responds.
 pub(super) async fn healthz(_: Call) -> Answer {
     Ok(json_body(&json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: the store answers and takes events, who is shut out is known, and the server is not about to stop.
+/// `GET /readyz`: the store responds and accepts events, the denylist is loaded, and the server is not shutting down.
 pub(super) async fn readyz(call: Call) -> Answer {
     let hub = &call.state.hub;
     if hub.draining().is_some() {
@@ -205,7 +206,7 @@ pub(super) async fn readyz(call: Call) -> Answer {
     let probed = hub.clone();
     call.state.readiness.check(move || async move { probe(&probed).await }.boxed_local()).await?;
     let mut answer = json!({ "status": "ready" });
-    // No reason to take the node out: what ends by time allows for it. But somebody should set a clock right.
+    // Not a reason to take the node out: expiry allows for the skew. But an operator should correct the clock.
     if let Some(ClockSkew { nats_ms, nodes_ms }) = hub.clock_skew().filter(ClockSkew::is_large) {
         answer["clock_skew"] = json!({ "nats_ms": nats_ms, "nodes_ms": nodes_ms });
     }
@@ -214,7 +215,7 @@ pub(super) async fn readyz(call: Call) -> Answer {
 
 async fn probe(hub: &Hub) -> Result<(), ApiError> {
     hub.ready().await.map_err(|error| match error {
-        // Whoever asks for readiness does not publish: the status says no more than that it is not ready.
+        // A health check does not publish: the status means only that the node is not ready.
         StoreError::Full => ApiError::unavailable("disk_full", error.to_string()),
         error => error.into(),
     })?;
@@ -230,7 +231,7 @@ async fn probe(hub: &Hub) -> Result<(), ApiError> {
     if !hub.knows_denied() {
         return Err(ApiError::unavailable(
             "behind",
-            "this node does not know yet which tokens and clients are shut out",
+            "this node has not loaded the banned clients and revoked tokens yet",
         ));
     }
     Ok(())

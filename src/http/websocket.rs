@@ -1,8 +1,8 @@
-//! `GET /v1/ws`, and what it shares with `GET /v1/echo`.
+//! `GET /v1/ws`, and the code that it shares with `GET /v1/echo`.
 //!
-//! A socket is one body that reads and writes: what is sent is framed by the delivery, and the few frames besides go out
-//! between its writes. So a socket costs no task and no queue of its own: that is why actix-ws, which reads the messages of a
-//! socket that came through an `App` (`http::embed`), does not write to it. Its session is a channel, and an encoding for each
+//! A WebSocket is one body that reads and writes: the delivery frames what is sent, and the few other frames are sent
+//! between its writes. So a WebSocket costs no task and no queue of its own. That is why actix-ws reads the messages of a
+//! WebSocket of an `App` (`http::embed`), but does not write to it: its session is a channel, and encodes once a
 //! subscriber.
 
 mod closing;
@@ -45,16 +45,16 @@ pub(super) use echo::echo;
 /// The subprotocol, where the client offers it.
 const SUBPROTOCOL: &str = "switchback.v1";
 
-/// Publishes of one socket that may be under way; past it nothing more is read from it.
+/// Publishes of one WebSocket in flight; at this limit no more messages are read (backpressure).
 const PENDING_MAX: usize = 32;
 
-/// Bytes that may wait to be written besides the delivery's; past it nothing more is read.
+/// Bytes of queued replies and control frames; at this limit no more messages are read.
 const REPLIES_MAX_BYTES: usize = 64 << 10;
 
 /// `/v1/ws`.
 pub(super) async fn subscribe(mut call: Call) -> Answer {
     let params = params(&call)?;
-    // Before anything is looked up for what is no handshake.
+    // The handshake is checked before anything is looked up.
     handshake::check(&call.request).map_err(no_handshake)?;
     let (driver, rights) =
         open(&call, Transport::Ws, &params, Framing::WebSocket, stream_of(&call, None, true)).await?;
@@ -85,7 +85,7 @@ pub(super) async fn subscribe(mut call: Call) -> Answer {
     }))
 }
 
-/// Upgrades, or says why not (RFC 6455 §4.2).
+/// Upgrades the connection, or refuses with the reason (RFC 6455 §4.2).
 fn shake_hands(call: &mut Call, bytes_max: usize, rights: &Rights) -> Result<(Response, Messages), ApiError> {
     let mut response = handshake::accept(&call.request).map_err(no_handshake)?;
     let RequestBody::WebSocket(open) = call.take_body() else {
@@ -106,34 +106,34 @@ fn offers_subprotocol(headers: Headers<'_>) -> bool {
     headers.texts(&SEC_WEBSOCKET_PROTOCOL).flat_map(|offers| offers.split(',')).any(|offer| offer.trim() == SUBPROTOCOL)
 }
 
-/// How far a socket is from its end.
+/// The state of a WebSocket's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Open,
-    /// What waits is written, then it is over.
+    /// The queued bytes are written, then the stream ends.
     Closing,
 }
 
-/// One subscriber's socket.
+/// One subscriber's WebSocket.
 struct Socket {
     live: Rc<StreamDriver>,
     conversation: Conversation,
-    /// `None` once the peer has sent its last.
+    /// `None` after the peer's last message.
     messages: Option<Messages>,
     pending: FuturesOrdered<Pending>,
-    /// A message that waits for a word of the store, and keeps those after it waiting.
+    /// A message that waits for the store, and delays those after it.
     held: Option<HeldMessage>,
-    /// Replies and control frames that wait to be written.
+    /// Queued replies and control frames.
     out: BytesMut,
     end: End,
     /// Waits for the peer's close frame, where the server sent its own first.
     closing: Option<Closing>,
 }
 
-/// A message to be handed in again.
+/// A message to be processed again.
 struct HeldMessage {
     text: String,
-    /// What the text takes.
+    /// The memory of the text.
     _budget: InboundBudget,
     asked: LocalBoxFuture<'static, Result<(), StoreError>>,
 }
@@ -144,9 +144,9 @@ impl Stream for Socket {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = self.get_mut();
         loop {
-            // Also of a peer that does not take what it is sent: it may have come to say goodbye.
+            // Also while the peer does not take what it is sent: its message may be a close frame.
             this.take_in(cx);
-            // While its own messages wait for the store nothing more is read, so its silence is ours.
+            // While the peer's own messages wait for the store, no more are read: then the peer does not count as silent.
             let unread = this.held.is_some() || this.pending.len() >= PENDING_MAX;
             if this.messages.as_mut().is_some_and(Messages::heard) || unread {
                 this.live.driver().delivery.heard(runtime_now());
@@ -163,7 +163,7 @@ impl Stream for Socket {
             }
             match ready!(this.live.poll(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
-                Some(Err(error)) => tracing::warn!(%error, "a socket cannot read the store"),
+                Some(Err(error)) => tracing::warn!(%error, "a WebSocket cannot read from the store"),
                 None => {
                     this.closing = this.messages.take().map(Closing::new);
                     this.end = End::Closing;
@@ -174,7 +174,7 @@ impl Stream for Socket {
 }
 
 impl Socket {
-    /// Reads what the peer says and finishes what it asked for, as far as there is room for the answers.
+    /// Reads the peer's messages and collects finished replies, as long as there is room for replies.
     fn take_in(&mut self, cx: &mut Context<'_>) {
         loop {
             while !self.pending.is_empty()
@@ -200,7 +200,7 @@ impl Socket {
         }
     }
 
-    /// Goes on with the message that was held.
+    /// Processes the held message again.
     fn resume(&mut self, answer: Result<(), StoreError>) {
         let Some(HeldMessage { text, .. }) = self.held.take() else { return };
         match answer {

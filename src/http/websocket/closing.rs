@@ -8,13 +8,13 @@ use tokio::time::Sleep;
 
 use super::incoming::Messages;
 
-/// How long a peer may keep its own close frame, once it has been sent one.
+/// Timeout for the peer's close frame, after the server's was sent.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A socket whose close frame was sent first by the server, and that waits for the peer's.
+/// A WebSocket whose close frame was sent first by the server, and that waits for the peer's.
 ///
-/// A socket that was closed by its peer needs none of this: with the answer both frames have passed, the body ends, and the
-/// connection is closed at once.
+/// One that was closed by its peer needs none of this: with the reply both close frames are exchanged, the body ends, and
+/// the connection is closed at once.
 pub(super) struct Closing {
     messages: Messages,
     timeout: Pin<Box<Sleep>>,
@@ -25,8 +25,8 @@ impl Closing {
         Self { messages, timeout: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) }
     }
 
-    /// Waits for the peer's close frame, or for what stands for it: the end of its bytes, anything at all from a peer whose
-    /// frames cannot be followed any more, or the timeout. Messages that come before it are dropped.
+    /// Waits for the peer's close frame, or for a substitute: the end of its bytes, any bytes of a peer that violated the
+    /// framing, or the timeout. Messages before it are dropped.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.timeout.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

@@ -1,8 +1,8 @@
-//! `GET /v1/echo`: every message comes back as it was, so that a client, or an engineer, sees what lies between.
+//! `GET /v1/echo`: sends every message back unchanged, so that a client, or an engineer, can test the network in between.
 //!
-//! It is driven as a subscriber's socket is, by a delivery to which nothing is subscribed: so heartbeats, the token's expiry,
-//! the greatest age, kicks and a stopping server end it as they end every other, and it is listed among the clients. The
-//! delivery's items are not written ([`Framing::SocketControl`]): a tester would take them for answers.
+//! It is driven as a subscriber's WebSocket is, by a delivery without a subscription: so heartbeats, the token's expiry,
+//! the maximum age, kicks and a shutdown end it as any other, and it is listed among the clients. The delivery's items are
+//! not written ([`Framing::SocketControl`]): a tester would take them for echoes.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -29,8 +29,8 @@ use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Framing, binary_frame, close_frame, pong_frame, text_frame};
 
-/// Bytes that are given to the connection at once, which keeps what it is given until the peer takes it. The rest of an echo
-/// stays here, where it is counted.
+/// Bytes that are passed to the connection at once, which buffers them until the peer takes them. The rest of an echo stays
+/// here, where it is charged.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// `/v1/echo`.
@@ -49,7 +49,7 @@ pub(in super::super) async fn echo(mut call: Call) -> Answer {
     let bytes_max = call.options().echo_bytes_max;
     let (response, messages) = shake_hands(&mut call, bytes_max, &rights)?;
     let driver = driver(&call, &rights, address, costs);
-    // From here on a revocation ends it; what came between the first look and the registration is not let slip.
+    // From here on a revocation ends the WebSocket; checked again for a revocation since the first check.
     check_still_good(&call.state.hub, &call.options().access, &rights)?;
     let out = BytesMut::new();
     Ok(response.with_stream(Echo { driver, messages: Some(messages), out, budget, closing: false, awaited: None }))
@@ -84,15 +84,15 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, costs: Costs) -> Box<Dr
     Box::new(Driver::new(delivery, seat, Some(registration), costs, call.hold()))
 }
 
-/// One echoing socket. While an echo waits to be taken, nothing more is read.
+/// One echoing WebSocket. While an echo is queued, no more messages are read (backpressure).
 struct Echo {
     driver: Box<Driver>,
-    /// `None` once the peer has sent its last.
+    /// `None` after the peer's last message.
     messages: Option<Messages>,
-    /// The frame that waits to be written.
+    /// The queued frame.
     out: BytesMut,
     budget: OutboundBudget,
-    /// What waits is written, then it is over.
+    /// The queued bytes are written, then the stream ends.
     closing: bool,
     /// Waits for the peer's close frame, where the server sent its own first.
     awaited: Option<Closing>,
@@ -124,7 +124,7 @@ impl Stream for Echo {
                     Poll::Ready(None) => this.closing = true,
                     Poll::Pending => match ready!(this.driver.poll(cx)) {
                         Some(Ok(bytes)) => return Poll::Ready(Some(bytes)),
-                        Some(Err(error)) => tracing::warn!(%error, "an echo socket cannot read the store"),
+                        Some(Err(error)) => tracing::warn!(%error, "an echo WebSocket cannot read from the store"),
                         None => {
                             this.awaited = this.messages.take().map(Closing::new);
                             this.closing = true;
@@ -140,7 +140,7 @@ impl Echo {
     fn piece(&mut self) -> Option<Bytes> {
         let piece = self.out.split_to(self.out.len().min(PIECE_BYTES));
         if self.out.is_empty() {
-            // The frame's memory is one piece, which is given back as a whole.
+            // The frame's memory is one allocation, freed as a whole.
             self.out = BytesMut::new();
             let _less_is_never_refused = self.budget.set(0);
         }

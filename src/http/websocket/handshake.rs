@@ -10,26 +10,26 @@ use http::{Method, StatusCode, Version};
 
 use crate::net::{Headers, Request, Response};
 
-/// Why a request does not begin a WebSocket.
+/// Why a request is not a WebSocket handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HandshakeError {
-    #[error("it begins with GET")]
+    #[error("its handshake is a GET request")]
     Method,
-    #[error("it begins with a request of HTTP/1.1")]
+    #[error("its handshake is an HTTP/1.1 request")]
     Protocol,
-    #[error("WebSocket upgrade is expected")]
+    #[error("`Upgrade: websocket` is required")]
     Upgrade,
-    #[error("connection upgrade is expected")]
+    #[error("`Connection: upgrade` is required")]
     Connection,
-    #[error("WebSocket version header is required")]
+    #[error("`Sec-WebSocket-Version` is required")]
     NoVersion,
-    #[error("unsupported WebSocket version")]
+    #[error("`Sec-WebSocket-Version` must be 13")]
     Version,
-    #[error("unknown WebSocket key")]
+    #[error("`Sec-WebSocket-Key` must be 16 bytes in base64")]
     Key,
 }
 
-/// The answer that accepts a handshake, without a body yet.
+/// The response that accepts a handshake, without a body yet.
 pub(super) fn accept(request: &Request) -> Result<Response, HandshakeError> {
     let key = check(request)?;
     Ok(Response::new(StatusCode::SWITCHING_PROTOCOLS)
@@ -37,7 +37,7 @@ pub(super) fn accept(request: &Request) -> Result<Response, HandshakeError> {
         .with(SEC_WEBSOCKET_ACCEPT, accept_key(key)))
 }
 
-/// Whether a request begins a WebSocket; its key.
+/// Checks that a request is a WebSocket handshake; returns its key.
 pub(super) fn check(request: &Request) -> Result<&[u8], HandshakeError> {
     let headers = request.headers();
     if request.method() != Method::GET {

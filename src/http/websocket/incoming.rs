@@ -1,4 +1,4 @@
-//! What comes in on a socket: its messages, one after the other, within the limits of time and memory.
+//! The inbound messages of a WebSocket, one after the other, within limits of time and memory.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,36 +12,36 @@ use tokio::time::Sleep;
 use crate::limits::InboundBudget;
 use crate::net::websocket::{CloseReason, Message, MessageSource};
 
-/// Of a client that publishes too fast, and does not heed the replies that say so.
+/// For a client that publishes too fast, and ignores the replies that say so.
 pub(super) const TOO_FAST: CloseReason = CloseReason { code: 1013, text: "too fast" };
-const TOO_SLOW: CloseReason = CloseReason { code: 1013, text: "the message did not come in time" };
+const TOO_SLOW: CloseReason = CloseReason { code: 1013, text: "the message did not arrive in time" };
 
-/// The answer to a peer's own close frame: its code again (RFC 6455 §5.5.1).
+/// The reply to a peer's own close frame: the same code (RFC 6455 §5.5.1).
 pub(super) fn echoed(code: Option<u16>) -> CloseReason {
     const NORMAL: u16 = 1000;
     CloseReason { code: code.unwrap_or(NORMAL), text: "" }
 }
 
-/// The messages of one peer.
+/// The inbound messages of one peer.
 pub(super) struct Messages {
     source: Box<dyn MessageSource>,
-    /// How long a message may take from its first byte to its last.
+    /// Timeout of a message, from its first byte to its last.
     time_max: Duration,
-    /// When the one that has begun is due; set when its peer is waited for.
+    /// The deadline of the incomplete message; set while its bytes are awaited.
     due: Option<Pin<Box<Sleep>>>,
-    /// What is held of a message that is not whole.
+    /// The memory of an incomplete message.
     budget: InboundBudget,
     bell: Arc<Bell>,
     /// The bell as a waker, for the source.
     ring: Waker,
     /// The task that the bell wakes.
     task: Option<Waker>,
-    /// Refused: where the next frame begins is not known any more.
+    /// Refused: the start of the next frame is no longer known.
     refused: bool,
 }
 
-/// Rings when something has come in. A socket's task runs with every delivery; to look through the layers of the source
-/// each time, for what is hardly ever there, would cost as much as the delivery itself.
+/// Rings when bytes have arrived. A WebSocket's task runs with every delivery; to poll through the layers of the source
+/// each time, for messages that are rare, would cost as much as the delivery itself.
 struct Bell {
     rung: AtomicBool,
     task: AtomicWaker,
@@ -59,22 +59,22 @@ impl Wake for Bell {
 }
 
 impl Messages {
-    /// Of a connection that was upgraded; a message takes at most `time_max`.
+    /// Of an upgraded connection; a message takes at most `time_max`.
     pub(super) fn new(source: Box<dyn MessageSource>, time_max: Duration, budget: InboundBudget) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         let ring = Waker::from(bell.clone());
         Self { source, time_max, due: None, budget, bell, ring, task: None, refused: false }
     }
 
-    /// Whether anything came since this was last asked.
+    /// Whether bytes have arrived since the last call.
     pub(super) fn heard(&mut self) -> bool {
         self.source.take_heard()
     }
 
-    /// The next message; `None` once the peer has sent its last.
+    /// The next message; `None` after the peer's last.
     ///
     /// # Errors
-    /// Why the peer is to be closed; nothing more is read then.
+    /// The reason to close with; no more messages are read then.
     pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Message, CloseReason>>> {
         let same_task = self.task.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
         if same_task && !self.bell.rung.load(Ordering::Acquire) {
@@ -87,14 +87,14 @@ impl Messages {
         self.bell.rung.store(false, Ordering::Relaxed);
         let next = self.read();
         if next.is_ready() {
-            // There may be more that was not looked at.
+            // There may be more messages to poll for.
             self.bell.rung.store(true, Ordering::Relaxed);
         }
         next
     }
 
-    /// Waits for the peer's close frame, or the end of its bytes; what else comes is dropped. Of a peer that was refused
-    /// anything that comes is the end.
+    /// Waits for the peer's close frame, or the end of its bytes; other messages are dropped. After a refusal any bytes
+    /// count as the end.
     pub(super) fn poll_close(&mut self, cx: &Context<'_>) -> Poll<()> {
         loop {
             match ready!(self.poll_next(cx)) {
@@ -114,8 +114,8 @@ impl Messages {
             Poll::Ready(Some(Ok(message))) if message.is_data() => self.due = None,
             Poll::Ready(_) => {}
             Poll::Pending if !self.source.is_amid_message() => self.due = None,
-            // A peer that sends half a message and stays would keep that half here for ever: it answers pings, so that
-            // nothing else ends it.
+            // A peer that sends half a message and stays connected would keep that half in memory for ever: it answers
+            // pings, so no other timeout ends it.
             Poll::Pending => {
                 let time_max = self.time_max;
                 let due = self.due.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));

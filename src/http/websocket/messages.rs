@@ -1,4 +1,4 @@
-//! What a client may say on its socket, and what it is answered.
+//! Handles the messages of a client on its WebSocket, and their replies.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -32,25 +32,25 @@ use crate::store::StoreError;
 use crate::topic::{Pattern, PatternSet, Topic};
 use crate::wire::Control;
 
-/// A reply that is not there yet; `None` where none is due.
+/// A reply in progress; `None` where none is due.
 pub(super) type Pending = LocalBoxFuture<'static, Option<Control>>;
 
-/// Messages in a row that may come too fast, each answered; whoever does not listen is closed.
+/// Messages in a row that may be refused for their rate, each with a reply; then the WebSocket is closed.
 const TOO_FAST_MAX: u32 = 100;
 
-/// What a message leads to.
+/// The outcome of a message.
 pub(super) enum Outcome {
     Close(CloseReason),
     Reply(Option<Control>),
     Pending(Pending),
-    /// The store has to be asked where its log ends; then the message is to be handed in again.
+    /// The store has to be queried for its end; then the message is to be processed again.
     Ask(LocalBoxFuture<'static, Result<(), StoreError>>),
 }
 
-/// Longest `ref`, in bytes: of a string's text, or of a number as it is written.
+/// Longest `ref`, in bytes: of a string's text, or of a number as it is spelt.
 const REF_MAX_BYTES: usize = 256;
 
-/// What every message of one socket refers to.
+/// The context of every message of one WebSocket.
 pub(super) struct Context {
     pub(super) hub: Hub,
     pub(super) options: Arc<HttpOptions>,
@@ -58,15 +58,15 @@ pub(super) struct Context {
     pub(super) client: Uuid,
     pub(super) binary_topic: Option<Topic>,
     pub(super) limits: Arc<Limits>,
-    /// What its work is counted against.
+    /// The key that the messages' work is charged to.
     pub(super) key: RateKey,
-    /// Counts and writes down what is refused.
+    /// Charges and logs refusals.
     pub(super) refusals: Refusals,
-    /// Messages in a row that came too fast.
+    /// Messages in a row that were refused for their rate.
     pub(super) too_fast: Cell<u32>,
 }
 
-/// The parts that tell messages apart.
+/// The common keys of all messages.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(rename = "type")]
@@ -101,7 +101,7 @@ struct Ack {
 }
 
 impl Context {
-    /// Answers a text message; `asked` where that is after [`Outcome::Ask`].
+    /// Handles a text message; `asked` where [`Outcome::Ask`] has completed.
     pub(super) fn text(&mut self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
         let head = match parse::<Head<'_>>(text) {
             Ok(head) => head,
@@ -127,11 +127,11 @@ impl Context {
             },
             "unsubscribe" => self.unsubscribe(text, driver),
             "ack" => self.ack(text, driver),
-            // Whoever pings wants an answer, with a `ref` or without.
+            // A ping always has a reply, with a `ref` or without.
             "ping" => return Outcome::Reply(Some(success(reference, json!({})))),
             "auth" => self.renew(text, driver),
             _ => {
-                let message = "type is subscribe, unsubscribe, publish, ack, auth or ping";
+                let message = "`type` must be subscribe, unsubscribe, publish, ack, auth or ping";
                 Err(ApiError::bad("bad_type", message))
             }
         };
@@ -145,7 +145,7 @@ impl Context {
     pub(super) fn binary(&self, bytes: &bytes::Bytes, driver: &Driver) -> Outcome {
         let Some(topic) = &self.binary_topic else {
             let message =
-                "a binary message is published to the topic that the URL's publish parameter names; there is none";
+                "a binary message is published to the topic in the URL's `publish` parameter, which is missing";
             return self.refuse(None, ApiError::bad("no_topic", message));
         };
         let allowed = self.check_size(bytes.len()).and_then(|()| self.check_publish(topic, driver));
@@ -174,30 +174,30 @@ impl Context {
         check_publish(&self.rights, topic)
     }
 
-    /// Whatever the socket is told when its end is due comes too late.
+    /// A message that is processed when the connection is already ending is too late.
     fn check_here(&self, driver: &Driver) -> Result<(), ApiError> {
         if driver.registration.as_ref().is_some_and(|registration| registration.connection.is_ending()) {
-            return Err(ApiError::forbidden("this connection is being ended"));
+            return Err(ApiError::forbidden("this connection is being closed"));
         }
         check_still_good(&self.hub, &self.options.access, &self.rights)
     }
 
-    /// Another token for the same subject. It has to grant what is subscribed: to drop a part of it in silence would
-    /// look as if nothing came any more. Where it does not, the old one stays until it ends.
+    /// Replaces the token by another for the same subject. It has to grant all that is subscribed: to drop a part silently
+    /// would look as if no more events were published. Where it does not, the old token stays until it expires.
     fn renew(&mut self, text: &str, driver: &mut Driver) -> Result<Value, ApiError> {
         let access = &self.options.access;
         let Some(keys) = &access.keys else {
-            return Err(ApiError::bad("not_supported", "this server has no keys, so there is nothing to renew"));
+            return Err(ApiError::bad("not_supported", "this server has no keys, so there is no token to renew"));
         };
         let message: Renewal = parse(text)?;
-        // To verify a signature is the dear part of another connection, and its pace is the same.
+        // To verify a signature is the expensive part of a new connection, and it has the same rate limit.
         self.paced(self.limits.connect(&self.key))?;
         let now_ms = self.hub.clock().wall_ms();
         let grant = Arc::new(keys.verify(&message.token, now_ms)?);
         let rights = Rights::Granted(grant.clone(), access.public_subscribe.clone());
         check_still_good(&self.hub, access, &rights)?;
         if rights.subject() != self.rights.subject() {
-            return Err(ApiError::forbidden("the new token is of another subject (sub): open another socket for it"));
+            return Err(ApiError::forbidden("the new token has another `sub`: open another WebSocket for it"));
         }
         check_subscribe(&rights, driver.delivery.patterns())?;
         driver.delivery.set_expiry(expiry(&self.hub, &rights));
@@ -205,12 +205,12 @@ impl Context {
             registration.connection.set_grant(grant.clone());
         }
         self.rights = rights;
-        // What was revoked in between found the old one.
+        // A revocation in between was matched with the old token.
         check_still_good(&self.hub, &self.options.access, &self.rights)?;
         Ok(json!({ "expires_in": (grant.expires_ms - now_ms) / 1000 }))
     }
 
-    /// Whether something that is limited may be done.
+    /// Checks the outcome of a rate limit.
     fn paced(&self, allowed: Result<(), LimitError>) -> Result<(), ApiError> {
         match allowed {
             Ok(()) => {
@@ -221,7 +221,7 @@ impl Context {
         }
     }
 
-    /// Tells a refusal; a message that is refused is counted as a refused request is.
+    /// Refuses a message with a reply; it is charged as a refused request is.
     fn refuse(&self, reference: Option<Reference>, error: ApiError) -> Outcome {
         let error = self.refusals.charge(error.of(&self.rights));
         if error.is_pace() {
@@ -245,7 +245,7 @@ impl Context {
         let event = event.by(self.limits.publisher(&self.key));
         let published = async move {
             let published = hub.publish(event).await;
-            // Until then it is in memory, as many as may be under way on one socket.
+            // Until then the event is in memory, and a WebSocket may have several in flight.
             drop(budget);
             match published {
                 Ok(published) => {
@@ -260,13 +260,13 @@ impl Context {
     fn subscription(&self, text: &str, asked: bool) -> Result<Subscribe, ApiError> {
         let message: Subscribe = parse(text)?;
         if !asked {
-            // As much work as another connection.
+            // As much work as a new connection.
             self.paced(self.limits.connect(&self.key))?;
         }
         Ok(message)
     }
 
-    /// A cursor that is not known here may be another node's, of events that have not come here yet.
+    /// A cursor that is unknown here may be from another node, of events that have not arrived here yet.
     fn ask_for(&self, message: &Subscribe, driver: &Driver) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
         let Ok(From::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
         let cursor = self.hub.translate(cursor);
@@ -277,13 +277,13 @@ impl Context {
         Some(async move { hub.bounds_for(cursor).await.map(drop) }.boxed_local())
     }
 
-    /// A message that cannot be answered now.
+    /// The reply to a message that cannot be processed now.
     pub(super) fn unanswered(text: &str, error: ApiError) -> Control {
         refusal(reference_in(text), &error)
     }
 
-    /// New patterns are heard after the cursor in the reply. With nothing subscribed the position is the one given,
-    /// else the one the socket was opened with, else the log's end.
+    /// New patterns apply to events after the cursor in the reply. Without a subscription the position is the given one,
+    /// else the one that the WebSocket was opened with, else the log's end.
     fn subscribe(&self, message: &Subscribe, driver: &mut Driver) -> Result<Value, ApiError> {
         let added = topics(&message.topics)?;
         let from = message.cursor.as_deref().map(parse_from).transpose()?;
@@ -331,10 +331,10 @@ impl Context {
         let cursor = self.hub.translate(message.cursor.parse()?);
         let sent = driver.delivery.cursor();
         if cursor.epoch == sent.epoch && cursor.position > sent.position {
-            return Err(ApiError::bad("bad_cursor", "the cursor is beyond what was sent on this socket"));
+            return Err(ApiError::bad("bad_cursor", "the cursor is ahead of what was sent on this WebSocket"));
         }
         self.check_here(driver)?;
-        // Also what it was moved over without a word.
+        // Includes the events that were skipped because they do not match.
         driver.note_sent();
         let ack = clients::Ack {
             client: self.client,
@@ -350,7 +350,7 @@ impl Context {
 
 fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
     if texts.is_empty() {
-        return Err(ApiError::bad("no_topic", "topics is a list of at least one pattern, such as [\"orders.*\"]"));
+        return Err(ApiError::bad("no_topic", "`topics` must be a list of at least one pattern, such as [\"orders.*\"]"));
     }
     texts.iter().map(|text| pattern(text)).collect()
 }
@@ -362,7 +362,7 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
-/// The `ref` of a message that is otherwise wrong, so that its sender finds it again.
+/// The `ref` of an otherwise invalid message, so that the client can match the error.
 fn reference_in(text: &str) -> Option<Reference> {
     #[derive(Deserialize)]
     struct Referring<'a> {
@@ -375,7 +375,7 @@ fn reference_in(text: &str) -> Option<Reference> {
 fn reference(raw: &RawValue) -> Result<Reference, ApiError> {
     let text = raw.get();
     let legal = match text.as_bytes() {
-        // Written anew: half of a surrogate pair is refused, here and by whoever parses the answer.
+        // Encoded again: half of a surrogate pair is refused, here and by a client's parser.
         [b'"', ..] => serde_json::from_str::<String>(text)
             .ok()
             .filter(|text| text.len() <= REF_MAX_BYTES)
@@ -384,7 +384,7 @@ fn reference(raw: &RawValue) -> Result<Reference, ApiError> {
         _ => None,
     };
     legal.ok_or_else(|| {
-        ApiError::bad("bad_ref", "ref is a number of at most 256 digits, or a string of at most 256 bytes")
+        ApiError::bad("bad_ref", "`ref` must be a number of at most 256 digits, or a string of at most 256 bytes")
     })
 }
 
