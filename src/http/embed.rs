@@ -1,5 +1,5 @@
-//! The routes as a part of an actix-web `App`: its requests to ours, our answers to its. The only file here that knows
-//! actix-web.
+//! Mounts the routes in an actix-web `App`: converts its requests to [`Request`]s, and [`Response`]s to its responses. The
+//! only file of `http` that knows actix-web.
 
 use std::rc::Rc;
 
@@ -27,8 +27,9 @@ use retained::RetainedPayload;
 
 /// The routes of a hub, to be mounted into any actix-web `App`, at its root or under any prefix.
 ///
-/// Mount it in a scope of its own. Two things are the server's to set, not ours, and [`crate::server`] shows them:
-/// `h1_allow_half_closed(false)`, so that a held request ends with its client, and no `Compress` around the streams.
+/// Mount it in a scope of its own. Two settings are the server's, and [`crate::server`] shows them:
+/// `h1_allow_half_closed(false)`, so that a held request ends when its client disconnects, and no `Compress` around the
+/// streams.
 ///
 /// ```no_run
 /// use actix_web::{App, HttpServer, web};
@@ -50,8 +51,8 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
     Site::new(hub, options).mount()
 }
 
-/// What the server shows besides: the comparison page, the page for old browsers, the review desk. Mounted after
-/// [`routes`], whose state it shares.
+/// The server's own pages: the comparison page, the page for old browsers, the review desk. Mounted after [`routes`], whose
+/// state they share.
 pub fn pages(config: &mut web::ServiceConfig) {
     config.service(resource("/", Route::Asset("index.html")));
     for name in assets::page_files() {
@@ -65,7 +66,8 @@ impl Site {
     pub(crate) fn mount(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let state = self.state().clone();
         move |config| {
-            // Not a resource each: the table of routes is ours, and the same where no `App` is asked.
+            // Not one actix resource for each route: the table of routes is `http::route`, and is the same without an
+            // `App`.
             let v1 = web::scope("/v1").app_data(state.clone()).default_service(web::to(v1)).wrap_fn(
                 |mut request, service| {
                     match Route::below_v1(below(request.match_info())) {
@@ -92,7 +94,7 @@ fn resource(path: &str, route: Route) -> actix_web::Resource {
     web::resource(path).to(move |embedded: Embedded| embedded.run(route))
 }
 
-/// Everything below `/v1`.
+/// Dispatches all requests below `/v1`.
 async fn v1(routed: HttpRequest, embedded: Embedded) -> HttpResponse {
     let route = Route::below_v1(below(routed.match_info())).unwrap_or(Route::Nothing);
     drop(routed);
@@ -104,13 +106,13 @@ fn is_websocket(request: &HttpRequest) -> bool {
     Route::below_v1(below(request.match_info())).is_some_and(Route::is_websocket)
 }
 
-/// What stands after `/v1/`, as the router has decoded it.
+/// The part of the path after `/v1/`, as the router has decoded it.
 fn below(routed: &Path<Url>) -> &str {
     routed.unprocessed().strip_prefix('/').unwrap_or_default()
 }
 
-/// Puts a request's headers into a smaller table. actix makes one for 16 to 28 of them, which is 6 KB: most of what a
-/// held request costs, and most clients send five.
+/// Moves a request's headers into a smaller table. actix allocates one for 16 to 28 headers, which is 6 KB: most of the
+/// cost of a held request, and most clients send five.
 fn lighten(head: &mut RequestHead) {
     let headers = head.headers_mut();
     if headers.capacity() > 2 * headers.len() {
@@ -122,8 +124,8 @@ fn lighten(head: &mut RequestHead) {
     }
 }
 
-/// Says what a request upgrades to on one line. The fields may be lists, and lists may be over several lines (RFC 9110 §5.3);
-/// actix-ws looks at the first, and at nothing behind a `close`.
+/// Puts the upgrade of a request on one line. The fields may be lists, and lists may span several lines (RFC 9110 §5.3);
+/// actix-ws reads only the first line, and nothing after a `close`.
 fn join_upgrade(head: &mut RequestHead) {
     let headers = head.headers_mut();
     for (name, option) in [(UPGRADE, "websocket"), (CONNECTION, "upgrade")] {
@@ -139,7 +141,7 @@ fn lists(headers: &HeaderMap, field: &str, option: &str) -> bool {
     lines.flat_map(|line| line.split(',')).any(|element| element.trim().eq_ignore_ascii_case(option))
 }
 
-/// Whether a request has no body of its own, so that what follows it on an upgraded connection is frames.
+/// Whether a request has no body of its own, so that the bytes after it on an upgraded connection are frames.
 fn is_bodiless(request: &HttpRequest) -> bool {
     let length = request.headers().get(CONTENT_LENGTH);
     let is_empty = length.is_none_or(|length| length.as_bytes().trim_ascii().iter().all(|digit| *digit == b'0'));
@@ -150,13 +152,13 @@ fn is_bodiless(request: &HttpRequest) -> bool {
 struct Embedded {
     request: Request,
     state: Rc<State>,
-    /// The body that `request` reads as it comes.
+    /// The body that `request` reads as it arrives.
     retained: Option<RetainedPayload>,
-    /// The connection of our own server.
+    /// The connection, where it is this server's own.
     activity: Option<Rc<Activity>>,
-    /// What actix-ws answers a handshake, should the handler accept it, too.
+    /// The handshake of actix-ws, should the handler accept it.
     handshake: Option<HttpResponse>,
-    /// Whether an answer that streams is sent in chunks.
+    /// Whether a streaming response is chunked.
     chunked: bool,
 }
 
@@ -171,7 +173,7 @@ impl FromRequest for Embedded {
             )));
         };
         let Some(head) = fallback::request_head(request.head()) else {
-            return std::future::ready(Err(actix_web::error::ErrorBadRequest("the method is none")));
+            return std::future::ready(Err(actix_web::error::ErrorBadRequest("the method is invalid")));
         };
         let (mut retained, mut handshake) = (None, None);
         let body = match fallback::request_body(payload.take()) {
@@ -205,7 +207,7 @@ impl FromRequest for Embedded {
 }
 
 impl Embedded {
-    /// Boxed, as all answers are: what an `App` makes of it has no room for what others need.
+    /// Boxed, as all responses are: a held request keeps no room for what other responses need.
     fn run(self, route: Route) -> LocalBoxFuture<'static, HttpResponse> {
         let Self { request, state, retained, activity, handshake, chunked } = self;
         let sink = request.sink.clone();
@@ -222,7 +224,7 @@ impl Embedded {
                 _ => None,
             };
             if retained.is_some() {
-                // What is left of the body would be taken for requests.
+                // The rest of the body would be parsed as requests.
                 response.head_mut().set_connection_type(ConnectionType::Close);
                 activity.inspect(|activity| activity.finish_requests());
             }
@@ -237,11 +239,11 @@ impl Embedded {
 
 /// Bytes of the raw path before the place where the routes are mounted.
 ///
-/// A router's path has as many slashes as the raw one: an encoded slash it leaves as it is.
+/// A router's path has as many slashes as the raw one: the router does not decode an encoded slash.
 fn mount_bytes(request: &HttpRequest) -> usize {
     let routed = request.match_info();
     let before = &routed.as_str()[..routed.as_str().len() - routed.unprocessed().len()];
-    // The last of them begins `/v1`.
+    // The last of them is the one before `v1`.
     let Some(nth) = before.matches('/').count().checked_sub(1) else { return 0 };
     request.uri().path().match_indices('/').nth(nth).map_or(0, |(at, _)| at)
 }

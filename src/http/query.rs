@@ -227,7 +227,7 @@ fn check_switched(text: &str) -> Result<(), ApiError> {
     if text.len() <= SWITCHED_MAX_BYTES && text.split('.').count() == 3 && text.split('.').all(is_word) {
         return Ok(());
     }
-    let message = "`switched` must be FROM.TO.REASON, such as ws.sse.silent: letters, digits, - and _, at most 64 bytes";
+    let message = "`switched` must be FROM.TO.REASON, like ws.sse.silent: letters, digits, - and _, at most 64 bytes";
     Err(ApiError::bad("bad_parameter", message))
 }
 

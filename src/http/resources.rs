@@ -62,7 +62,7 @@ pub(super) async fn ack(call: Call, body: JsonBody) -> Answer {
     if cursor.epoch == bounds.epoch && cursor.position > bounds.last {
         return Err(ApiError::bad(
             "bad_cursor",
-            "the cursor is ahead of the log: the client cannot have received it",
+            "the cursor is ahead of the log: the client cannot have received so much",
         ));
     }
     let ack = Ack { client, cursor, log: bounds.epoch, rights: &rights, now_ms: hub.clock().believed_ms() };

@@ -1,13 +1,13 @@
-//! Streams under a deterministic simulation: the real hub, worker, drivers and direct writes, with simulated sockets and simulated
-//! time, random faults, one seed a run.
+//! Deterministic simulation of streams: the real hub, worker, drivers and direct writes, with simulated sockets, simulated
+//! time and random faults, from one seed a run.
 //!
-//! Sockets take as many bytes as they like, also in the middle of an item, or none for a while; connections are lost with what was
-//! written and not received; the store answers late, with nothing, or not at all; a worker's inbox overflows; clients are kicked and
-//! the server drains. What is feared: an event missing, repeated or out of order without a `$gap`; a gap where nothing was
-//! trimmed; a stream that is mute for longer than a heartbeat, or outlives its end; a task that spins. A task that is not woken
-//! when it should be is found out: nothing else makes it run.
+//! Sockets take a random number of bytes, also up to the middle of an item, or none for a while; connections are lost with
+//! bytes that were written and not received; the store responds late, with an empty page, or not at all; a worker's inbox
+//! overflows; clients are kicked and the server drains. The simulation fails on an event that is missing, repeated or out
+//! of order without a `$gap`; a gap where no event was trimmed; a stream that is silent for longer than a heartbeat, or
+//! outlives its end; a task that spins. A missed wake-up is detected, since nothing else runs the task.
 //!
-//! `SIMULATION_SEED=n` runs one seed again; `SIMULATION_RUNS=n` sets how many are run.
+//! `SIMULATION_SEED=n` repeats one seed; `SIMULATION_RUNS=n` sets the number of runs.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -40,34 +40,34 @@ const DRAIN: Duration = Duration::from_secs(10);
 const TOPICS: [&str; 6] = ["a.1", "a.2", "b.1", "b.2.x", "c", "busy"];
 const SUBSCRIPTIONS: [&[&str]; 6] = [&["a.1"], &["a.*"], &[">"], &["b.>", "a.1"], &["c", "b.1"], &["never"]];
 
-/// What waits to be written, at most, for a body to be asked for more.
+/// Write buffer: the body is polled for more while fewer bytes are queued.
 const BUFFER_BYTES: usize = 2000;
 
-/// Longest time that a read of the store takes.
+/// Maximum latency of a read from the store.
 const LATE_MAX: Duration = Duration::from_secs(3);
 
-/// Time passes in steps of this at most.
+/// Longest step of simulated time.
 const TIME_STEP: Duration = Duration::from_secs(1);
 
 /// More batches than a worker's inbox holds.
 const OVERFLOW_BATCHES: usize = 1100;
 
-/// What a client received.
+/// An item that a client received.
 #[derive(Debug)]
 enum Heard {
     Event(u64),
-    /// A gap's end, and the log's floor by then.
+    /// A gap's end, and the log's floor at that time.
     Gap(u64, u64),
-    /// A control item: everything up to here was delivered.
+    /// A control item: every matching event up to here was delivered.
     Through(u64),
 }
 
 struct Client {
     id: Uuid,
     patterns: PatternSet,
-    /// Where it first started.
+    /// The position of the first start.
     start: u64,
-    /// What it has received for sure, and presents.
+    /// The last cursor that was received, to reconnect with.
     cursor: Option<Cursor>,
     heard: Vec<Heard>,
     stalled: bool,
@@ -79,11 +79,11 @@ struct Connection {
     sink: DirectSink,
     socket: Rc<SimulatedSocket>,
     task: JoinHandle<()>,
-    /// How often its task has asked for more since it was last looked at.
+    /// How often the task has polled the body since the last check.
     polls: Rc<Cell<u32>>,
     opened: Instant,
     last_bytes: Instant,
-    /// The last item that came.
+    /// The last item received.
     last: String,
 }
 
@@ -93,10 +93,10 @@ struct World {
     hub: Hub,
     worker: Rc<Worker>,
     limits: Arc<Limits>,
-    /// The outside ledger: every position with its topic.
+    /// The reference: every position with its topic.
     ledger: BTreeMap<u64, &'static str>,
     drained: Option<Instant>,
-    /// Bytes that were written directly.
+    /// Bytes of direct writes.
     direct_bytes: u64,
 }
 
@@ -122,7 +122,7 @@ impl World {
 
     async fn publish(&mut self) {
         if self.rng.random_bool(0.01) {
-            // Before the worker has its turn.
+            // Before the worker runs.
             for _ in 0..OVERFLOW_BATCHES {
                 let event = self.event();
                 self.hub.publish(event).await.unwrap();
@@ -134,7 +134,7 @@ impl World {
         assert_eq!(published.last().unwrap().cursor.position.0, self.ledger.len() as u64);
     }
 
-    /// How the store reads from now on.
+    /// Sets how the store responds from now on.
     fn change_store(&mut self) {
         let late = LATE_MAX.mul_f64(self.rng.random());
         let readings = [Reading::Answered, Reading::Answered, Reading::Late(late), Reading::Empty, Reading::Failing];
@@ -144,9 +144,9 @@ impl World {
     async fn connect(&mut self, client: &mut Client) {
         let from = client.cursor.map_or(From::Now, From::Cursor);
         let start = self.hub.start(from, &client.patterns, async |_| Ok(())).await.unwrap();
-        assert_eq!(start.gap, None, "the cursor is of this log");
+        assert_eq!(start.gap, None, "the cursor belongs to this log");
         let cursor = start.cursor;
-        assert!(self.worker.reach(cursor).await, "the feed comes as far as the store is");
+        assert!(self.worker.reach(cursor).await, "the feed reaches the end of the store");
         if client.cursor.replace(cursor).is_none() {
             client.start = cursor.position.0;
         }
@@ -185,7 +185,7 @@ impl World {
         client.connection = Some(Connection { stream, sink, socket, task, polls, opened, last_bytes: opened, last });
     }
 
-    /// Lets tasks run, and the client read what has come.
+    /// Lets the client read the bytes that have arrived.
     fn receive(&mut self, client: &mut Client) {
         let Some(mut connection) = client.connection.take() else { return };
         assert!(connection.polls.take() < 10_000, "a connection spins");
@@ -204,7 +204,7 @@ impl World {
             line.clone_into(&mut connection.last);
         }
         if connection.task.is_finished() {
-            assert!(connection.last.contains(r#""$bye""#), "a stream ends without a word: {}", connection.last);
+            assert!(connection.last.contains(r#""$bye""#), "a stream ended without `$bye`: {}", connection.last);
             self.direct_bytes += connection.sink.sent_bytes();
         } else {
             self.check_alive(client, &connection);
@@ -212,18 +212,18 @@ impl World {
         }
     }
 
-    /// A stream that could write has done so in time.
+    /// Checks that a stream which could write has done so in time.
     fn check_alive(&self, client: &Client, connection: &Connection) {
         let fetches = connection.stream.driver.borrow().fetch.is_some();
         if client.stalled || !connection.socket.has_room() || fetches {
             return;
         }
         let now = runtime_now();
-        assert!(now - connection.last_bytes <= HEARTBEAT, "a stream is mute");
+        assert!(now - connection.last_bytes <= HEARTBEAT, "a stream was silent for longer than a heartbeat");
         if let Some(drained) = self.drained {
-            // A read that is under way is waited for: once before the end is fixed, once more when it has come.
+            // A fetch in flight is awaited: once before the end is scheduled, once more when it is due.
             let latest = drained.max(connection.opened) + DRAIN + 2 * LATE_MAX + TIME_STEP;
-            assert!(now <= latest, "a stream outlives the server's end");
+            assert!(now <= latest, "a stream outlived the shutdown");
         }
     }
 
@@ -234,7 +234,7 @@ impl World {
         }
     }
 
-    /// Whether a client has been given all there is; fails where it was given anything else.
+    /// Whether a client has received every matching event; fails where it received anything else.
     fn verify(&self, client: &Client) -> bool {
         let wanted = |after: u64| {
             let mut later = self.ledger.range(after + 1..);
@@ -246,17 +246,17 @@ impl World {
             let next = wanted(at);
             at = match *heard {
                 Heard::Event(position) => {
-                    assert_eq!(next, Some(position), "the next event that is subscribed, and no other");
+                    assert_eq!(next, Some(position), "the next matching event, and no other");
                     position
                 }
                 Heard::Gap(to, floor) => {
-                    assert!(next.is_some_and(|next| next <= to), "a gap where nothing that is subscribed is gone");
-                    assert!(to <= floor, "a gap over what is still there");
+                    assert!(next.is_some_and(|next| next <= to), "a gap without a missing event that matches");
+                    assert!(to <= floor, "a gap beyond the trimmed events");
                     to
                 }
                 Heard::Through(position) => {
-                    assert!(position >= at, "a cursor goes back");
-                    assert_eq!(next.filter(lies_before(position)), None, "an event was passed over in silence");
+                    assert!(position >= at, "a cursor went back");
+                    assert_eq!(next.filter(lies_before(position)), None, "an event was skipped without a gap");
                     position
                 }
             };
@@ -265,7 +265,7 @@ impl World {
     }
 }
 
-/// A connection's task: as that of `net::http1` does, it pulls the body while there is room for more, then writes.
+/// A connection's task: like that of `net::http1`, it polls the body while there is room in the buffer, then writes.
 async fn serve(mut body: StreamBody, sink: DirectSink, polls: Rc<Cell<u32>>) {
     let (mut out, mut ended) = (BytesMut::new(), false);
     poll_fn(|cx| {
@@ -297,7 +297,7 @@ async fn serve(mut body: StreamBody, sink: DirectSink, polls: Rc<Cell<u32>>) {
     .await;
 }
 
-/// Lets time pass, in steps after which tasks have their turn.
+/// Advances the time, in steps after which tasks run.
 async fn pass(mut time: Duration) {
     while !time.is_zero() {
         let step = time.min(TIME_STEP);
@@ -313,7 +313,7 @@ async fn settle(turns: u32) {
     }
 }
 
-/// One run; how many events were received, and bytes written directly.
+/// One run; returns the number of received events and of bytes written directly.
 async fn run(seed: u64) -> (usize, u64) {
     let mut world = World::new(seed).await;
     let mut clients: Vec<Client> = (0..world.rng.random_range(1..5))
@@ -360,7 +360,7 @@ async fn run(seed: u64) -> (usize, u64) {
             }
         }
     }
-    // Quiet at last: everything arrives.
+    // No more faults: every event has to arrive.
     world.store.set_reading(Reading::Answered);
     for _ in 0..2000 {
         if clients.iter().all(|client| client.cursor.is_some() && world.verify(client)) {

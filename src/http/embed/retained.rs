@@ -1,4 +1,4 @@
-//! What is held on to until an answer is out: above all a request's body.
+//! Retains values until a response is sent: above all a request's body.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,30 +13,31 @@ use futures_core::Stream;
 
 use crate::net::RequestBody;
 
-/// A request's body, and whether all of it was read.
+/// A request's body, and whether the whole body was read.
 ///
-/// A body in chunks that is dropped before its end actix reads to that end, so that the connection can be used again, however
-/// long that takes and without a timeout. One that is still there when the answer is out makes it close the connection instead.
+/// A chunked body that is dropped before its end is read to its end by actix, so that the connection can be reused, however
+/// long that takes and without a timeout. A body that still exists when the response is sent makes actix close the
+/// connection instead.
 #[derive(Clone)]
 pub(super) struct RetainedPayload(Rc<RefCell<Retained>>);
 
 struct Retained {
     body: RequestBody,
-    /// It ends with the connection.
+    /// The body ends with the connection.
     endless: bool,
     ended: bool,
 }
 
 impl RetainedPayload {
-    /// Of a body that ends before its connection, or, `endless`, with it.
+    /// Of a body that ends before its connection, or, where it is `endless`, with it.
     pub(super) fn new(body: RequestBody, endless: bool) -> Self {
         Self(Rc::new(RefCell::new(Retained { body, endless, ended: false })))
     }
 
-    /// Reads to the body's end, as far as it is here; says whether that was reached.
+    /// Reads the body to its end, as far as it has arrived; returns whether the end was reached.
     ///
-    /// actix calls a handler before it has looked at what came with the head. Answered at once, it would announce that it closes
-    /// the connection, because of a body that was there all the time.
+    /// actix calls a handler before it has parsed the bytes that arrived with the head. A response at that moment would
+    /// announce `Connection: close`, because of a body that had arrived in full.
     pub(super) async fn finish(&self) -> bool {
         if self.0.borrow().endless {
             return false;
@@ -79,7 +80,7 @@ impl Stream for RetainedPayload {
     }
 }
 
-/// An answer's body that holds on to something until it is dropped.
+/// A response's body that retains a value until it is dropped.
 pub(super) fn beside<T: Unpin + 'static>(answer: BoxBody, retained: T) -> BoxBody {
     BoxBody::new(WithRetained { answer, _retained: retained })
 }

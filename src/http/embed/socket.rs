@@ -1,9 +1,9 @@
-//! WebSockets through an `App`: actix-ws makes the handshake and reads the messages; what is sent stays ours.
+//! WebSockets of an `App`: actix-ws performs the handshake and decodes the messages; `wire` encodes what is sent.
 //!
-//! actix-ws reads all that there is before it gives the first message, gives an error before the messages that preceded it, and
-//! buffers whatever a frame's header announces before it looks at its length. So it is given one frame at a time, and none
-//! whose header is refused ([`FrameCutter`]): then messages come in order, nothing is read that nobody waits for, and what one
-//! socket holds is bounded.
+//! actix-ws reads all available bytes before it returns the first message, returns an error before the messages that
+//! preceded it, and buffers a frame's announced length before it checks that length. So it is passed one frame at a time,
+//! and no frame whose header is refused ([`FrameCutter`]): then messages stay in order, no bytes are read ahead of demand,
+//! and the memory of one WebSocket is bounded.
 //!
 //! actix makes no upgrade where `Upgrade` lists other protocols on the same line as `websocket`: such a handshake, which nobody sends
 //! and our own connections take, is refused with 400 here. actix-ws has one error for all that is wrong with a close frame: what that is, our own decoder says. And what is wrong inside a frame
@@ -37,13 +37,13 @@ pub(super) struct Handshake {
     pub(super) messages: OpenMessages,
 }
 
-/// Accepts a request's handshake, where it is one; `bytes` are what its peer sends after it.
+/// Accepts a request's handshake, where it is one; `bytes` are what the client sends after it.
 pub(super) fn accept(request: &HttpRequest, bytes: RequestBody) -> Option<Handshake> {
     let frames = Rc::new(RefCell::new(FrameCutter::new(bytes)));
     let cut: BoxedPayloadStream = Box::pin(CutFrames(frames.clone()));
     let mut payload = Payload::Stream { payload: cut };
     let payload = web::Payload::from_request(request, &mut payload).into_inner().ok()?;
-    // What is sent comes from our own body, so that the session has nothing to say.
+    // The response body sends the frames, so the session is not used.
     let (response, _session, stream) = actix_ws::handle(request, payload).ok()?;
     let messages = move |bytes_max| -> Box<dyn MessageSource> {
         frames.borrow_mut().headers = HeaderReader::new(bytes_max);
@@ -52,7 +52,7 @@ pub(super) fn accept(request: &HttpRequest, bytes: RequestBody) -> Option<Handsh
     Some(Handshake { response, messages: Box::new(messages) })
 }
 
-/// The answer that accepts a handshake: as actix-ws has it, with the fields and the body of ours.
+/// The response that accepts a handshake: actix-ws's, with the fields and the body of `response`.
 pub(super) fn answer(handshake: HttpResponse, ours: HttpResponse) -> HttpResponse {
     let (ours, body) = ours.into_parts();
     let mut answer = handshake.map_body(|_, session| {
@@ -67,11 +67,11 @@ pub(super) fn answer(handshake: HttpResponse, ours: HttpResponse) -> HttpRespons
     answer
 }
 
-/// The messages that actix-ws reads.
+/// The messages that actix-ws decodes.
 struct Messages {
     stream: MessageStream,
     frames: Rc<RefCell<FrameCutter>>,
-    /// The message whose fragments are coming.
+    /// The message whose fragments are arriving.
     message: Option<Fragments>,
     bytes_max: usize,
 }
@@ -163,7 +163,7 @@ impl MessageSource for Messages {
     }
 }
 
-/// What an error of actix-ws's is to the peer; `None` where its connection broke off, so that there is none left.
+/// The close reason for an error of actix-ws; `None` where the connection is lost, so that no close frame can be sent.
 fn reason_of(error: &ProtocolError) -> Option<CloseReason> {
     Some(match error {
         ProtocolError::UnmaskedFrame | ProtocolError::MaskedFrame => CloseReason::UNMASKED,
@@ -171,7 +171,8 @@ fn reason_of(error: &ProtocolError) -> Option<CloseReason> {
         ProtocolError::Overflow => CloseReason::TOO_BIG,
         ProtocolError::ContinuationFragment(_) => CloseReason::LONG_CONTROL,
         ProtocolError::ContinuationNotStarted | ProtocolError::ContinuationStarted => CloseReason::FRAGMENTS,
-        // Control frames that are too long do not come this far: what is left is half a close code, or one that is not sent.
+        // Control frames that are too long were refused before: what is left is half a close code, or one that must not be
+        // sent.
         ProtocolError::BadOpCode | ProtocolError::InvalidLength(_) => CloseReason::CLOSE_PAYLOAD,
         ProtocolError::Io(error) if error.get_ref().is_some_and(|error| error.is::<Utf8Error>()) => {
             CloseReason::NOT_UTF8
@@ -181,19 +182,19 @@ fn reason_of(error: &ProtocolError) -> Option<CloseReason> {
     })
 }
 
-/// Cuts a peer's bytes into frames.
+/// Cuts the inbound bytes into frames.
 struct FrameCutter {
     bytes: RequestBody,
     headers: HeaderReader,
-    /// What was read and is not given on yet.
+    /// Bytes that were read and are not passed on yet.
     input: Bytes,
-    /// Bytes of the payload that are to come, once a header was read.
+    /// Bytes of the payload that are still to come, after its header was read.
     left_bytes: Option<usize>,
-    /// The close frame that is being given, or has been, with its payload: at most 125 bytes.
+    /// The close frame that is being passed on, or was, with its payload: at most 125 bytes.
     close: Option<(FrameHeader, Vec<u8>)>,
-    /// Bytes that were given of a frame that is not whole.
+    /// Bytes that were passed on of an incomplete frame.
     frame_bytes: usize,
-    /// A frame has just been given whole: it is to be decoded before more is given.
+    /// A frame has just been completed: it is decoded before more bytes are passed on.
     pause: bool,
     heard: bool,
     refused: Option<CloseReason>,
@@ -214,14 +215,15 @@ impl FrameCutter {
         }
     }
 
-    /// What is wrong with the close frame that was given.
+    /// The fault of the close frame that was passed on.
     fn close_refusal(&self) -> CloseReason {
         let read = self.close.as_ref().map(|(header, payload)| read_close(&header.unmasked(payload)));
         read.and_then(Result::err).unwrap_or(CloseReason::CLOSE_PAYLOAD)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
-        // No waker need know of it: actix-ws makes a message or an error of a whole frame, and is polled again for the next.
+        // No waker is needed: actix-ws returns a message or an error for a complete frame, and is polled again for the
+        // next.
         if std::mem::take(&mut self.pause) || self.refused.is_some() {
             return Poll::Pending;
         }
@@ -263,14 +265,14 @@ impl FrameCutter {
         }
         let given = self.input.split_to(given_bytes);
         if self.input.is_empty() {
-            // Else what was read would be held until the next is.
+            // Else the buffer would stay in memory until the next read.
             self.input = Bytes::new();
         }
         Poll::Ready(Some(Ok(given)))
     }
 }
 
-/// The frames, as actix-ws is given them.
+/// The frames, as a stream for actix-ws.
 struct CutFrames(Rc<RefCell<FrameCutter>>);
 
 impl Stream for CutFrames {

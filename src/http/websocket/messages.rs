@@ -350,7 +350,7 @@ impl Context {
 
 fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
     if texts.is_empty() {
-        return Err(ApiError::bad("no_topic", "`topics` must be a list of at least one pattern, such as [\"orders.*\"]"));
+        return Err(ApiError::bad("no_topic", "`topics` must have at least one pattern, such as [\"orders.*\"]"));
     }
     texts.iter().map(|text| pattern(text)).collect()
 }

@@ -1,5 +1,5 @@
-//! Three readers of the same bytes: our own decoder, which handlers have where the connection is ours; actix-ws as they have it
-//! through an `App`; and actix-ws by itself, which holds both to something that is not ours.
+//! Three decoders of the same bytes: `net::websocket`, as handlers use it on this server's connections; actix-ws as they
+//! use it through an `App`; and actix-ws by itself, an independent reference for both.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::*;
 use crate::limits::{Limits, RateKey};
 use crate::net::websocket::FrameReader;
 
-/// Most bytes of a message here.
+/// Longest message in these tests.
 const MAX_BYTES: usize = 300;
 
-/// What became of a peer's bytes.
+/// What a decoder made of the peer's bytes.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome<R> {
     messages: Vec<Message>,
-    /// Why the peer is to be closed; `None` where it closes itself, or its bytes merely end.
+    /// The close code for the peer; `None` where the peer closes, or its bytes merely end.
     refused: Option<R>,
 }
 
-/// Bytes in pieces, and between them the reader is kept waiting.
+/// Bytes in pieces, with `Pending` between them.
 struct Pieces {
     pieces: VecDeque<Bytes>,
     waited: bool,
@@ -87,7 +87,7 @@ fn through_an_app(bytes: &[u8], cuts: &[usize]) -> Outcome<CloseReason> {
     outcome
 }
 
-/// Byte by byte: of what it is given at once it gives an error before the messages that preceded it.
+/// Byte by byte: of bytes that it gets at once actix-ws returns an error before the messages that preceded it.
 fn by_actix_ws(bytes: &[u8]) -> Outcome<u16> {
     let all: Vec<usize> = (0..bytes.len()).collect();
     let bytes: BoxedPayloadStream = Box::pin(Pieces::new(bytes, &all).map(|piece| piece.map_err(PayloadError::Io)));
@@ -118,7 +118,7 @@ fn by_actix_ws(bytes: &[u8]) -> Outcome<u16> {
     Outcome { messages, refused }
 }
 
-/// The code for an error, read off what it says (RFC 6455 §7.4.1).
+/// The close code for an error, by its text (RFC 6455 §7.4.1).
 fn code_of(error: &ProtocolError) -> u16 {
     match error {
         ProtocolError::Overflow => 1009,
@@ -131,7 +131,7 @@ fn code_of(error: &ProtocolError) -> u16 {
     }
 }
 
-/// A frame as a client sends it, its length in as many bytes as it needs, or in more.
+/// A frame as a client sends it, its length in the fewest bytes, or in more.
 fn frame(first: u8, payload: &[u8], mask: [u8; 4], long: bool) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -173,7 +173,7 @@ fn control() -> impl Strategy<Value = Vec<u8>> {
     one_frame(prop::sample::select(vec![0x89, 0x8A]), prop::collection::vec(any::<u8>(), 0..126))
 }
 
-/// A message, cut into fragments anywhere, characters too, with control frames between them.
+/// A message, fragmented anywhere, inside characters too, with control frames between the fragments.
 fn fragmented() -> impl Strategy<Value = Vec<u8>> {
     let between = prop::collection::vec(prop::option::weighted(0.3, control()), 4);
     (1..=2_u8, payload(), prop::collection::vec(any::<usize>(), 0..4), between, any::<[u8; 4]>()).prop_map(
@@ -206,7 +206,7 @@ fn close() -> impl Strategy<Value = Vec<u8>> {
     one_frame(Just(0x88), payload)
 }
 
-/// What a peer may send: mostly right; damaged, perhaps; and, perhaps, with enough behind it for any frame to be whole.
+/// A client's bytes: mostly valid; possibly damaged; and possibly padded, so that any frame is complete.
 fn peer() -> impl Strategy<Value = Vec<u8>> {
     let frames = prop_oneof![
         6 => one_frame(prop::sample::select(vec![0x81, 0x82]), payload()),
@@ -230,7 +230,7 @@ fn peer() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// With enough behind it for a frame that was cut off to be whole.
+/// Padded, so that a frame that was cut off is complete.
 fn completed(bytes: &[u8]) -> Vec<u8> {
     [bytes, &[0; MAX_BYTES + 14]].concat()
 }
@@ -238,7 +238,7 @@ fn completed(bytes: &[u8]) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// However the bytes are cut, handlers are given the same, whichever way they came.
+    /// However the bytes are cut, handlers get the same messages on both paths.
     #[test]
     fn both_ways_read_the_same(
         bytes in peer(),
@@ -247,7 +247,7 @@ proptest! {
     ) {
         let (ours, apps) = (by_our_decoder(&bytes, &cuts), through_an_app(&bytes, &others));
         prop_assert_eq!(&ours.messages, &apps.messages);
-        // actix-ws waits for the whole of a frame that our decoder refuses before that.
+        // actix-ws waits for the whole of a frame that `net::websocket` refuses by its header.
         prop_assert!(apps.refused.is_none() || apps.refused.is_some() == ours.refused.is_some());
         let bytes = completed(&bytes);
         let (ours, apps) = (by_our_decoder(&bytes, &others), through_an_app(&bytes, &cuts));
@@ -255,7 +255,7 @@ proptest! {
         prop_assert_eq!(ours.refused, apps.refused);
     }
 
-    /// Our decoder gives what actix-ws gives, and refuses what it refuses, with the code that the standard has for it.
+    /// `net::websocket` returns the messages that actix-ws returns, and refuses what it refuses, with the standard's code.
     #[test]
     fn our_decoder_is_held_to_actix_ws(bytes in peer(), cuts in prop::collection::vec(any::<usize>(), 0..6)) {
         let bytes = completed(&bytes);
@@ -263,18 +263,18 @@ proptest! {
         let (same, more) = theirs.messages.split_at(ours.messages.len().min(theirs.messages.len()));
         prop_assert_eq!(&ours.messages, same);
         match ours.refused {
-            // actix-ws looks at a text once it is whole: until then control frames may come, and faults of others.
+            // actix-ws validates a text when it is complete: until then control frames may arrive, and other faults.
             Some(CloseReason::NOT_UTF8) => {
                 prop_assert!(more.iter().all(|message| !message.is_data()), "{:?}", more);
             }
-            // It takes a control frame of at most 125 bytes whose length is not in its shortest form.
+            // actix-ws accepts a control frame of at most 125 bytes whose length is not in the shortest form.
             Some(CloseReason::LONG_CONTROL) if more.first().is_some_and(|message| !message.is_data()) => {}
             Some(reason) => {
                 prop_assert!(more.is_empty(), "{:?}", more);
                 let as_well = match reason {
-                    // Which of the two is wrong with a close frame it does not say.
+                    // actix-ws does not report which fault a close frame has.
                     CloseReason::CLOSE_NOT_UTF8 => theirs.refused == Some(1002),
-                    // It waits for all that a header announces, and looks at the limit first.
+                    // actix-ws waits for all that a header announces, and checks the limit first.
                     CloseReason::TOO_BIG => theirs.refused.is_none(),
                     CloseReason::LONG_CONTROL => matches!(theirs.refused, None | Some(1009)),
                     _ => false,
@@ -286,7 +286,7 @@ proptest! {
     }
 }
 
-/// Nothing is read that nobody waits for: a peer that sends more than it is heard waits.
+/// No bytes are read ahead of demand: that is the backpressure for a peer that sends faster than its messages are handled.
 #[test]
 fn an_app_reads_one_message_at_a_time() {
     let bytes = [frame(0x81, b"a", [1; 4], false), frame(0x81, b"b", [2; 4], false)].concat();
