@@ -1,8 +1,8 @@
-//! The messages of a WebSocket, as a client sends them (RFC 6455).
+//! A client's WebSocket messages (RFC 6455), from the bytes of a connection.
 //!
-//! There are two sources of them, and handlers cannot tell which: [`FrameReader`], where the connection is [`http1`]'s, and
-//! actix-ws, where the request came through an `App`. Both give the same messages, and refuse the same with the same codes;
-//! `http::embed` has the test that holds them to it.
+//! Messages have two sources that handlers cannot tell apart: [`FrameReader`] for connections of [`http1`], and actix-ws for
+//! requests that came through an `App`. Both decode the same messages, and fail the connection with the same close codes; a
+//! test in `http::embed` compares them.
 //!
 //! [`http1`]: super::http1
 
@@ -19,29 +19,29 @@ pub(crate) use reader::FrameReader;
 
 use crate::limits::InboundBudget;
 
-/// Where the messages of one WebSocket come from.
+/// The source of one WebSocket's messages.
 pub(crate) trait MessageSource {
-    /// The next message; `None` once the peer has sent its last byte. What is held of a message that is not whole is charged to
-    /// the budget.
+    /// The next message; `None` once the peer has sent its last byte. The buffered bytes of an incomplete message are charged
+    /// to the budget.
     ///
     /// # Errors
-    /// Why the peer is to be closed. Where the next frame begins is not known any more then, so that only
-    /// [`Self::poll_bytes`] is left.
+    /// The reason to close the connection. The start of the next frame is then unknown, so only [`Self::poll_bytes`] may be
+    /// called.
     fn poll_message(
         &mut self,
         cx: &mut Context<'_>,
         budget: &mut InboundBudget,
     ) -> Poll<Option<Result<Message, CloseReason>>>;
 
-    /// Waits for any bytes, or for their end, and drops what there is.
+    /// Waits for bytes or their end, and discards them.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Whether a message has begun that is not whole.
+    /// Whether a message has begun and is incomplete.
     fn is_amid_message(&self) -> bool;
 
-    /// Whether any bytes came since the last call: a long message on a slow connection is a sign of life, too.
+    /// Whether bytes have arrived since the last call: a long message on a slow connection is a sign of life, too.
     fn take_heard(&mut self) -> bool;
 }
 
-/// Begins to read the messages of a connection that became a WebSocket, of at most so many bytes each.
+/// Reads the messages, of at most so many bytes each, of a connection that was upgraded to a WebSocket.
 pub(crate) type OpenMessages = Box<dyn FnOnce(usize) -> Box<dyn MessageSource>>;

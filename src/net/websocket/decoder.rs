@@ -1,4 +1,4 @@
-//! From frames to messages (RFC 6455 §5, §8.1): bytes in, messages out; what is not whole is kept, and nothing else.
+//! Decodes frames to messages (RFC 6455 §5, §8.1), sans I/O: bytes in, messages out. Only incomplete messages are buffered.
 
 use super::header::{FrameHeader, HeaderReader, Opcode};
 use super::message::read_close;
@@ -8,34 +8,34 @@ use super::{CloseReason, Fragments, Message};
 pub(super) struct Decoder {
     bytes_max: usize,
     headers: HeaderReader,
-    /// The frame whose payload is being read.
+    /// The frame whose payload is incomplete.
     frame: Option<Frame>,
-    /// The message that has begun.
+    /// The incomplete message.
     message: Option<Fragments>,
-    /// The payload of a control frame, which may come between the fragments of a message (§5.4).
+    /// The payload of a control frame, which may be between the fragments of a message (§5.4).
     control: Vec<u8>,
 }
 
-/// A frame whose payload is not whole.
+/// A frame whose payload is incomplete.
 struct Frame {
     opcode: Opcode,
     fin: bool,
-    /// Begins with what the next byte is masked with.
+    /// The masking key, rotated so that its first byte masks the next byte of the payload.
     mask: [u8; 4],
     left_bytes: usize,
 }
 
 impl Decoder {
-    /// Of messages of at most so many bytes.
+    /// A decoder of messages of at most so many bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         let headers = HeaderReader::new(bytes_max);
         Self { bytes_max, headers, frame: None, message: None, control: Vec::new() }
     }
 
-    /// Takes the next message off the input; `None` where it is not there as a whole. Then all of the input was taken.
+    /// Takes the next message off the input. `None` if it is incomplete: then all of the input was taken.
     ///
     /// # Errors
-    /// Why the client is to be closed. Nothing more can be decoded then.
+    /// The reason to close the connection. No more can be decoded then.
     pub(super) fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Message>, CloseReason> {
         loop {
             let Some(frame) = &mut self.frame else {
@@ -51,7 +51,7 @@ impl Decoder {
                 frame.unmask(piece, &mut self.control);
             } else if let Some(message) = &mut self.message {
                 frame.unmask(piece, message.bytes_mut());
-                // Of a message that is whole with this, that is seen to below.
+                // If the frame completes its message, the check is below.
                 if !(whole && fin) {
                     message.check()?;
                 }
@@ -65,17 +65,17 @@ impl Decoder {
         }
     }
 
-    /// Whether a message or a frame has begun that is not whole.
+    /// Whether a message or a frame has begun and is incomplete.
     pub(super) fn is_amid_message(&self) -> bool {
         self.headers.is_amid() || self.frame.is_some() || self.message.is_some()
     }
 
-    /// Bytes that are held of what is not whole.
+    /// The buffered bytes of incomplete messages and frames.
     pub(super) fn held_bytes(&self) -> usize {
         self.control.len() + self.message.as_ref().map_or(0, Fragments::len)
     }
 
-    /// Lets go of what is held.
+    /// Releases the buffers.
     pub(super) fn discard(&mut self) {
         *self = Self::new(self.bytes_max);
     }
@@ -96,7 +96,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The message that the frame is, or completes.
+    /// The message that the frame completes.
     fn finish_frame(&mut self) -> Result<Option<Message>, CloseReason> {
         let Some(Frame { opcode, fin, .. }) = self.frame.take() else { return Ok(None) };
         Ok(Some(match opcode {
@@ -115,7 +115,7 @@ impl Decoder {
 }
 
 impl Frame {
-    /// Appends the next piece of the payload as it was before it was masked (§5.3).
+    /// Appends the next piece of the payload, unmasked (§5.3).
     fn unmask(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let from = out.len();
         out.extend_from_slice(piece);
@@ -143,7 +143,7 @@ mod tests {
         header.chain(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask)).collect()
     }
 
-    /// All that is decoded of some pieces, up to what is refused.
+    /// The messages that are decoded from some pieces, and the reason of the refusal that ends them.
     fn decoded(pieces: &[&[u8]]) -> (Vec<Message>, Option<CloseReason>) {
         let (mut decoder, mut messages) = (Decoder::new(20), Vec::new());
         for mut piece in pieces.iter().copied() {
@@ -154,7 +154,7 @@ mod tests {
                     Err(reason) => return (messages, Some(reason)),
                 }
             }
-            assert!(piece.is_empty(), "what is not whole is kept by the decoder");
+            assert!(piece.is_empty(), "the decoder buffers incomplete frames");
         }
         (messages, None)
     }
@@ -177,7 +177,7 @@ mod tests {
         let whole = masked(0x81, b"ab\xFFcdef");
         assert_eq!(decoded(&[&whole[..8]]), (vec![], None));
         assert_eq!(decoded(&[&whole[..9]]), (vec![], Some(CloseReason::NOT_UTF8)));
-        // In the first of more fragments, which never come.
+        // In the first fragment, without waiting for the others.
         assert_eq!(decoded(&[&masked(0x01, b"ab\xFF")]), (vec![], Some(CloseReason::NOT_UTF8)));
         // A character in three fragments, and two thirds of one.
         let (a, b, c) = (masked(0x01, b"\xE2"), masked(0x00, b"\x82"), masked(0x80, b"\xAC"));

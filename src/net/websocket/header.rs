@@ -1,4 +1,4 @@
-//! The headers of frames (RFC 6455 §5.2).
+//! Decodes and checks frame headers (RFC 6455 §5.2).
 
 use super::CloseReason;
 
@@ -50,7 +50,7 @@ impl Opcode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) opcode: Opcode,
-    /// Whether it is its message's last.
+    /// FIN: whether the frame is its message's last.
     pub(super) fin: bool,
     pub(super) mask: [u8; MASK_BYTES],
     /// Length of the payload, in bytes.
@@ -58,16 +58,15 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The payload as it was before it was masked (§5.3).
+    /// Unmasks the payload (§5.3).
     pub(crate) fn unmasked(&self, payload: &[u8]) -> Vec<u8> {
         payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
     }
 }
 
-/// Reads headers, in whatever pieces they come, and refuses a frame by its header alone: what it announces is never waited
-/// for.
+/// Decodes headers from pieces of any size. An invalid frame is refused by its header alone, without waiting for its payload.
 pub(crate) struct HeaderReader {
-    /// Most bytes of a payload.
+    /// Maximal length of a payload, in bytes.
     bytes_max: usize,
     header: [u8; HEADER_MAX_BYTES],
     length: u8,
@@ -78,15 +77,15 @@ impl HeaderReader {
         Self { bytes_max, header: [0; HEADER_MAX_BYTES], length: 0 }
     }
 
-    /// Whether a part of a header was read.
+    /// Whether a part of a header has been read.
     pub(crate) fn is_amid(&self) -> bool {
         self.length > 0
     }
 
-    /// Takes a header off the input; `None` where there is only a part of it, which is remembered.
+    /// Takes a header off the input. `None` if the header is incomplete: its bytes are then buffered.
     ///
     /// # Errors
-    /// Why a frame with such a header is refused, with the first byte that says so.
+    /// The reason to refuse the frame, as soon as the first byte shows it.
     pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<FrameHeader>, CloseReason> {
         if !self.fill(SHORT_BYTES, input) {
             return Ok(None);
@@ -102,7 +101,7 @@ impl HeaderReader {
             return Ok(None);
         }
         let extended = &self.header[SHORT_BYTES..SHORT_BYTES + extended_bytes];
-        // Not in its shortest form is a fault of the peer's (§5.2) from which nothing follows, and which is let pass.
+        // A length that is not in its shortest form violates §5.2, but is harmless, and is accepted.
         let length = match extended_bytes {
             0 => u64::from(second & !MASKED),
             _ => extended.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
@@ -119,7 +118,7 @@ impl HeaderReader {
         Ok(Some(FrameHeader { opcode, fin: first & FIN != 0, mask, length }))
     }
 
-    /// Reads until there are so many bytes of the header; says whether there are.
+    /// Reads until the header has so many bytes; returns whether it has.
     fn fill(&mut self, bytes: usize, input: &mut &[u8]) -> bool {
         let have = usize::from(self.length);
         let missing = bytes.saturating_sub(have).min(input.len());
@@ -131,7 +130,7 @@ impl HeaderReader {
     }
 }
 
-/// Checks what the first two bytes say.
+/// Checks the first two bytes.
 fn check_first(first: u8, second: u8) -> Result<Opcode, CloseReason> {
     if first & RESERVED_BITS != 0 {
         return Err(CloseReason::RESERVED);
@@ -175,7 +174,7 @@ mod tests {
             (126, vec![0x81, 0x80 | 126, 0, 126]),
             (0xFFFF, vec![0x81, 0x80 | 126, 0xFF, 0xFF]),
             (0x1_0000, vec![0x81, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0, 0]),
-            // Longer than they need be.
+            // Lengths that are not in their shortest form.
             (5, vec![0x81, 0x80 | 126, 0, 5]),
             (5, vec![0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 5]),
         ] {

@@ -1,4 +1,4 @@
-//! The messages of a WebSocket whose connection is ours.
+//! Reads WebSocket messages from a connection of [`http1`](crate::net::http1).
 
 use std::io;
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use crate::limits::InboundBudget;
 pub(crate) struct FrameReader<S> {
     bytes: S,
     decoder: Decoder,
-    /// What was read and is not decoded yet.
+    /// Bytes that have been read and not decoded.
     input: Bytes,
     heard: bool,
-    /// There are no more bytes.
+    /// End of the stream.
     ended: bool,
 }
 
 impl<S: Stream<Item = io::Result<Bytes>> + Unpin> FrameReader<S> {
-    /// Of messages of at most so many bytes.
+    /// A reader of messages of at most so many bytes.
     pub(crate) fn new(bytes: S, bytes_max: usize) -> Self {
         Self { bytes, decoder: Decoder::new(bytes_max), input: Bytes::new(), heard: false, ended: false }
     }
@@ -67,7 +67,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> MessageSource for FrameReader<
                     self.heard = true;
                     self.input = bytes;
                 }
-                // Where it broke off there is no peer left that could be sent a reason.
+                // After a connection error no peer is left to send a reason to.
                 Some(Err(_)) | None => self.ended = true,
             }
         }

@@ -1,4 +1,4 @@
-//! What is remembered of clients: a file of its own, so that it never stands in the way of a commit to the log.
+//! Remembered clients: their patterns and acknowledged cursors, in a file of its own, so that saving delays no commit to the log.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,50 +23,50 @@ use crate::topic::{Pattern, PatternSet};
 /// Raised with every change of the table that an older server could not read.
 const VERSION: i32 = 3;
 
-/// The same in a backup, under another name. Those of version 1 had no owner, those of version 2 neither address nor weight.
+/// Also the table of a backup, under another name. Version 1 had no owner, version 2 neither address nor weight.
 const COLUMNS: &str = "(client BLOB PRIMARY KEY NOT NULL, patterns TEXT NOT NULL, epoch TEXT NOT NULL,
     position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT, address TEXT, weight INTEGER NOT NULL DEFAULT 1)";
 
-/// How records are found that are to be forgotten: of all, of one owner, of one address.
+/// For eviction: the least recently seen records of all, of one owner, of one address.
 const INDEXES: &str = "DROP INDEX IF EXISTS clients_seen;
     CREATE INDEX IF NOT EXISTS clients_order ON clients(owner IS NOT NULL, seen);
     CREATE INDEX IF NOT EXISTS clients_owner ON clients(owner) WHERE owner IS NOT NULL;
     CREATE INDEX IF NOT EXISTS clients_address ON clients(address) WHERE address IS NOT NULL";
 
-/// What came with version 3.
+/// The migration to version 3.
 const SHARES: &str = "ALTER TABLE clients ADD COLUMN address TEXT;
     ALTER TABLE clients ADD COLUMN weight INTEGER NOT NULL DEFAULT 1;
     UPDATE clients SET weight = 1 + length(CAST(patterns AS BLOB)) / 1024";
 
-/// Most records that wait to be written; past it, saving is refused. About 300 bytes each.
+/// Maximum of records in the write queue; beyond it, saving is refused. About 300 bytes each.
 const QUEUED_MAX: u64 = 16_384;
 
-/// Most records that one transaction writes.
+/// Maximum of records in one transaction.
 const GROUP: Load = Load { items: 4096, bytes: u64::MAX };
 
-/// What the thread is asked to do.
+/// A job of the thread.
 pub(super) enum ClientJob {
     Save(Vec<ClientRecord>, Saved),
     Load(Uuid, oneshot::Sender<Result<Option<ClientRecord>, StoreError>>),
     Expire(u64),
-    /// Writes something, to see whether that succeeds.
+    /// Test write: whether the disk takes writes.
     Probe(oneshot::Sender<Result<(), StoreError>>),
 }
 
-/// Who waits until records are saved.
+/// Notifies the caller once its records are saved.
 pub(super) type Saved = oneshot::Sender<Result<(), StoreError>>;
 
 pub(super) fn queue() -> Queue<ClientJob> {
     Queue::new(Load { items: QUEUED_MAX, bytes: u64::MAX })
 }
 
-/// Where the clients of `directory` are.
+/// The path of the clients' file in `directory`.
 pub(super) fn clients_path(directory: &Path) -> PathBuf {
     directory.join("clients.db")
 }
 
-/// `clients.db`, with a sync for each group of saves. They are few: a client's first start, an answered acknowledgement, and
-/// once a second all that has changed. The log's commits do not wait for them, since they are another thread's and file's.
+/// `clients.db`, with one sync for each group of saves. Saves are few: a client's first start, an answered acknowledgement, and
+/// once a second all changes. The log's commits do not wait for them: another thread saves them to another file.
 pub(super) struct ClientsFile {
     db: Connection,
     directory: PathBuf,
@@ -75,7 +75,7 @@ pub(super) struct ClientsFile {
     presence: Presence,
 }
 
-/// How much is remembered, in all and of each share.
+/// The weight of the remembered clients: in all, and of each owner and address.
 #[derive(Default)]
 struct Weights {
     all: u64,
@@ -83,7 +83,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// Reads them from the table.
+    /// Computes the weights from the table.
     fn read(db: &Connection) -> rusqlite::Result<Self> {
         let mut weights = Self::default();
         let mut statement = db.prepare("SELECT owner, address, sum(weight) FROM clients GROUP BY owner, address")?;
@@ -113,14 +113,14 @@ impl Weights {
         }
     }
 
-    /// How much there is too much, with a hundredth, so that a full table is not trimmed again for each newcomer.
+    /// The weight to evict: the excess and a hundredth of the limit, so that a full table is not trimmed for each new client.
     fn excess(weight: u64, max: u64) -> Option<u64> {
         weight.checked_sub(max).filter(|excess| *excess > 0).map(|excess| excess + max / 100)
     }
 }
 
 impl ClientsFile {
-    /// Opens the file in `directory`, creating it where there is none.
+    /// Opens the file in `directory`, and creates a missing one.
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = clients_path(directory);
         let step = |version| match version {
@@ -135,7 +135,7 @@ impl ClientsFile {
         Ok(Self { db, directory: directory.to_owned(), options: *options, weights, presence })
     }
 
-    /// Works the queue until it is closed.
+    /// Processes the queue until it is closed.
     pub(super) fn run(mut self, queue: &Queue<ClientJob>, health: &Health) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, true) {
@@ -146,7 +146,7 @@ impl ClientsFile {
                     ClientJob::Load(client, reply) => {
                         self.save(std::mem::take(&mut saves), health);
                         let found = self.load(client).map_err(|error| store_error(&error, &self.directory));
-                        // Whoever asked may have gone; so below.
+                        // The caller may have gone; so below.
                         let _ = reply.send(found);
                     }
                     ClientJob::Probe(reply) => {
@@ -155,7 +155,7 @@ impl ClientsFile {
                     ClientJob::Expire(now_ms) => {
                         self.save(std::mem::take(&mut saves), health);
                         if let Err(error) = self.expire(now_ms) {
-                            tracing::warn!(%error, "clients that were long away could not be forgotten; it is tried again");
+                            tracing::warn!(%error, "idle clients could not be removed; the removal is retried");
                         }
                     }
                 }
@@ -204,7 +204,7 @@ impl ClientsFile {
         })
     }
 
-    /// Runs `work` in a transaction. The weights change with it: where it fails they are read again.
+    /// Runs `work` in a transaction. `work` changes the weights as well: if the transaction fails they are computed again.
     fn transact(
         &mut self,
         work: impl FnOnce(&Connection, &mut Weights) -> rusqlite::Result<()>,
@@ -232,7 +232,7 @@ impl ClientsFile {
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = integer(now_ms.saturating_sub(idle_max_ms));
         self.transact(|db, weights| {
-            // By the index, which has those without an owner before those with one.
+            // In the order of the index, where clients without an owner precede the others.
             for owned in [false, true] {
                 let delete = "DELETE FROM clients WHERE (owner IS NOT NULL) = ?1 AND seen < ?2
                     RETURNING owner, address, weight";
@@ -242,12 +242,12 @@ impl ClientsFile {
         })
     }
 
-    /// Takes the clients out of a restored copy; where one is known here already, what is known here is newer.
+    /// Imports the clients of a restored copy. A client that is known here already is not imported: its record here is newer.
     pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
         let import = || {
             let transaction = self.db.unchecked_transaction()?;
             let owner = owner_column(copy, "restored_clients")?;
-            // Addresses are not taken along: where a client last came from says nothing of where it will come from here.
+            // Addresses are not imported: a client's last address there does not predict its address here.
             let read = format!("SELECT client, patterns, epoch, position, seen, {owner}, NULL FROM restored_clients");
             let mut statement = copy.prepare(&read)?;
             let mut rows = statement.query([])?;
@@ -268,7 +268,7 @@ impl ClientsFile {
                 )?;
             }
             transaction.commit()?;
-            // The copy forgets them next, durably; so they must be durable here.
+            // The copy durably deletes its clients next, so they must be durable here first.
             self.db.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
             Weights::read(&self.db)
         };
@@ -277,8 +277,8 @@ impl ClientsFile {
     }
 }
 
-/// Copies the clients of `directory` into the backup `copy`, which may have some of a restored copy already.
-/// Returns how many it has then.
+/// Copies the clients of `directory` into the backup `copy`, which may contain clients of a restored copy already.
+/// Returns how many clients the backup then contains.
 pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u64> {
     copy.execute_batch(&format!("CREATE TABLE IF NOT EXISTS restored_clients {COLUMNS} WITHOUT ROWID"))?;
     if owner_column(copy, "restored_clients")? != "owner" {
@@ -305,12 +305,12 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u6
     copy.query_row("SELECT count(*) FROM restored_clients", [], |row| row.get(0).map(|count| position(count).0))
 }
 
-/// The owner, or what stands for it in a table that an older server made.
+/// The owner's column, or `NULL` for a table that an older server created.
 fn owner_column(db: &Connection, table: &str) -> rusqlite::Result<&'static str> {
     Ok(if db.column_exists(None, table, "owner")? { "owner" } else { "NULL" })
 }
 
-/// Writes a record over an older one of its client, or anew.
+/// Inserts a client's record, or replaces the older one.
 fn put(db: &Connection, record: &ClientRecord, weights: &mut Weights) -> rusqlite::Result<()> {
     let client = record.client.as_bytes().as_slice();
     let older = "SELECT owner, address, weight FROM clients WHERE client = ?1";
@@ -334,7 +334,7 @@ fn put(db: &Connection, record: &ClientRecord, weights: &mut Weights) -> rusqlit
     Ok(())
 }
 
-/// Forgets at least so much of one share, longest away first.
+/// Evicts clients of at least this weight from one owner's or address's share, least recently seen first.
 fn forget_share(db: &Connection, share: &ClientShare, excess: u64, weights: &mut Weights) -> rusqlite::Result<()> {
     let (find, value) = match share {
         ClientShare::Owner(owner) => {
@@ -349,7 +349,7 @@ fn forget_share(db: &Connection, share: &ClientShare, excess: u64, weights: &mut
     forget(db, &picked, weights)
 }
 
-/// Forgets at least so much of all: those without an owner first, longest away first.
+/// Evicts clients of at least this weight: those without an owner first, each group by least recently seen.
 fn forget_oldest(db: &Connection, excess: u64, weights: &mut Weights) -> rusqlite::Result<()> {
     let mut picked = Vec::new();
     let mut left = excess;
@@ -362,7 +362,7 @@ fn forget_oldest(db: &Connection, excess: u64, weights: &mut Weights) -> rusqlit
     forget(db, &picked, weights)
 }
 
-/// The first clients of at least such a weight together.
+/// The first clients whose weights add up to at least this weight.
 fn pick(mut rows: Rows<'_>, weight: u64) -> rusqlite::Result<Vec<([u8; 16], u64)>> {
     let (mut picked, mut left) = (Vec::new(), weight);
     while left > 0
@@ -383,7 +383,7 @@ fn forget(db: &Connection, clients: &[([u8; 16], u64)], weights: &mut Weights) -
     Ok(())
 }
 
-/// Goes through what a deletion returns: owner, address and weight.
+/// Subtracts the rows that a deletion returns (owner, address, weight) from the weights.
 fn subtract_deleted(mut deleted: Rows<'_>, weights: &mut Weights) -> rusqlite::Result<()> {
     while let Some(row) = deleted.next()? {
         weights.subtract(share(row, 0)?, position(row.get(2)?).0);
@@ -391,7 +391,7 @@ fn subtract_deleted(mut deleted: Rows<'_>, weights: &mut Weights) -> rusqlite::R
     Ok(())
 }
 
-/// Whose share a row takes that has the owner in this column, and the address in the next.
+/// The share that a row counts against; the owner is in this column, the address in the next.
 fn share(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<ClientShare>> {
     if let Some(owner) = row.get(column)? {
         return Ok(Some(ClientShare::Owner(owner)));
@@ -415,7 +415,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
     Ok(ClientRecord { client, patterns, cursor, seen_ms, owner, address: address(row, 6)? })
 }
 
-/// One a line: patterns hold no line ends.
+/// One pattern a line: patterns contain no line breaks.
 fn joined(patterns: &PatternSet) -> String {
     patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join("\n")
 }

@@ -20,26 +20,26 @@ use crate::store::{Note, NoteKind, NoteSink, OpenError, StoreError, StoreOptions
 /// Raised with every change of the table that an older server could not read.
 const VERSION: i32 = 1;
 
-/// The same in a backup, under another name.
+/// Also the table of a backup, under another name.
 const COLUMNS: &str = "(kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, until INTEGER NOT NULL,
     PRIMARY KEY (kind, key))";
 
-/// Notes that wait to be written, at most; past it, saving and taking are refused.
+/// Maximum of notes in the write queue; beyond it, saving and taking are refused.
 const QUEUED_MAX: Load = Load { items: 16_384, bytes: 16 << 20 };
 
-/// Most that one transaction writes.
+/// Maximum of notes in one transaction.
 const GROUP: Load = Load { items: 1024, bytes: 4 << 20 };
 
 const KINDS: [NoteKind; 3] = [NoteKind::Ticket, NoteKind::Ban, NoteKind::Revocation];
 
-/// What the thread is asked to do.
+/// A job of the thread.
 pub(super) enum NoteJob {
     Save(Note, oneshot::Sender<Result<(), StoreError>>),
     Take(NoteKind, String, u64, oneshot::Sender<Result<Option<Note>, StoreError>>),
-    /// Who watches, and who waits until it was told of what is kept.
+    /// A new watcher, and the caller to notify once the watcher has received the stored notes.
     Watch(Arc<dyn NoteSink>, oneshot::Sender<Result<(), StoreError>>),
     Expire(u64),
-    /// Writes something, to see whether that succeeds.
+    /// Test write: whether the disk takes writes.
     Probe(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -47,12 +47,12 @@ pub(super) fn queue() -> Queue<NoteJob> {
     Queue::new(QUEUED_MAX)
 }
 
-/// What a note costs a queue.
+/// The size of a note in a queue.
 pub(super) fn load(note: &Note) -> Load {
     Load { items: 1, bytes: (note.key.len() + note.value.len()) as u64 }
 }
 
-/// Where the notes of `directory` are.
+/// The path of the notes' file in `directory`.
 fn notes_path(directory: &Path) -> PathBuf {
     directory.join("notes.db")
 }
@@ -67,7 +67,7 @@ pub(super) struct NotesFile {
     presence: Presence,
 }
 
-/// What a transaction has done for a job, to be told once it is durable.
+/// The result of a job, to be reported once the transaction is durable.
 enum Done {
     Saved,
     OneTooMany,
@@ -75,7 +75,7 @@ enum Done {
 }
 
 impl NotesFile {
-    /// Opens the file in `directory`, creating it where there is none.
+    /// Opens the file in `directory`, and creates a missing one.
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = notes_path(directory);
         let step = |version| {
@@ -91,7 +91,7 @@ impl NotesFile {
         Ok(Self { db, directory: directory.to_owned(), notes_max: options.notes_max, counts, sink: None, presence })
     }
 
-    /// Works the queue until it is closed.
+    /// Processes the queue until it is closed.
     pub(super) fn run(mut self, queue: &Queue<NoteJob>, health: &Health) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, true) {
@@ -101,17 +101,17 @@ impl NotesFile {
                     NoteJob::Save(..) | NoteJob::Take(..) => group.push(job),
                     NoteJob::Watch(sink, done) => {
                         self.write(std::mem::take(&mut group), health);
-                        // Whoever asked may have gone.
+                        // The caller may have gone.
                         let _ = done.send(self.watch(sink));
                     }
                     NoteJob::Probe(reply) => {
-                        // Whoever asked may not wait any more.
+                        // The caller may have stopped waiting.
                         let _ = reply.send(self.probe(health));
                     }
                     NoteJob::Expire(now_ms) => {
                         self.write(std::mem::take(&mut group), health);
                         if let Err(error) = self.expire(now_ms) {
-                            tracing::warn!(%error, "tickets, bans and revocations that have ended could not be removed; it is tried again");
+                            tracing::warn!(%error, "expired tickets, bans and revocations could not be removed; this is retried");
                         }
                     }
                 }
@@ -127,7 +127,7 @@ impl NotesFile {
         })
     }
 
-    /// One transaction and one sync; who watches is told before anybody is answered.
+    /// One transaction and one sync. Watchers are notified before callers are answered.
     fn write(&mut self, group: Vec<NoteJob>, health: &Health) {
         if group.is_empty() {
             return;
@@ -155,7 +155,7 @@ impl NotesFile {
     fn transact(&mut self, group: &[NoteJob]) -> rusqlite::Result<Vec<Done>> {
         let Self { db, counts, notes_max, .. } = self;
         if !db.is_autocommit() {
-            // The last one failed so badly that it could not even be rolled back then.
+            // The previous transaction failed, and so did its rollback.
             db.execute_batch("ROLLBACK")?;
         }
         let transaction = db.unchecked_transaction()?;
@@ -178,7 +178,7 @@ impl NotesFile {
         Ok(outcomes)
     }
 
-    /// Whoever asked may have gone.
+    /// The caller may have gone.
     fn answer(&self, job: NoteJob, done: Result<Done, StoreError>) {
         match job {
             NoteJob::Save(note, reply) => {
@@ -221,7 +221,7 @@ impl NotesFile {
         Ok(())
     }
 
-    /// Takes the bans and revocations out of a restored copy; where one is known here already, that one is newer.
+    /// Imports the bans and revocations of a restored copy. One that exists here already is not imported: the one here is newer.
     pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
         let import = || {
             if !copy.table_exists(None, "restored_notes")? {
@@ -241,7 +241,7 @@ impl NotesFile {
     }
 }
 
-/// Copies the bans and revocations of `directory` into the backup `copy`: who was shut out stays out. Tickets end
+/// Copies the bans and revocations of `directory` into the backup `copy`, so that they survive a restore. Tickets expire
 /// before a copy could be used.
 pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<()> {
     copy.execute_batch(&format!("CREATE TABLE IF NOT EXISTS restored_notes {COLUMNS} WITHOUT ROWID"))?;
@@ -278,7 +278,7 @@ fn take(db: &Connection, kind: NoteKind, key: &str) -> rusqlite::Result<Option<N
     Ok(db.prepare_cached(take)?.query_row([kind.name(), key], note).optional()?.flatten())
 }
 
-/// A row; `None` where it is of a kind that this version does not know.
+/// A row; `None` if this version does not know its kind.
 fn note(row: &Row<'_>) -> rusqlite::Result<Option<Note>> {
     let name = row.get_ref(0)?.as_str()?;
     let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else { return Ok(None) };

@@ -1,7 +1,7 @@
-//! The tables of `events.db`, and what is loaded from them when the log is opened.
+//! The tables of `events.db`, and the state that is loaded from them when the log is opened.
 //!
-//! Everything that a start needs is stored beside the events and changes in their transactions, so opening reads
-//! the topics and the keys of the idempotency window, never the events: a log of ten million opens at once.
+//! All state that a start needs is stored beside the events and updated in their transactions. So opening reads
+//! the topics and the keys of the idempotency window, never the events: a log of ten million events opens at once.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -29,11 +29,11 @@ use crate::topic::Topic;
 /// "SwLg", in the header of every log.
 pub(super) const LOG_ID: i32 = 0x5377_4c67;
 
-/// "SwBk": a copy that `backup` made and that has not been opened as a log yet.
+/// "SwBk": a copy by `backup` that has not been opened as a log yet.
 pub(super) const BACKUP_ID: i32 = 0x5377_426b;
 
-/// The data of a short event, else nothing: what of it an index keeps within its page. SQLite takes the value out of the
-/// index only where the expression is the index's own, word for word; else it would read the event's page, and nobody would notice.
+/// The data of a short event, which fits into an index's page; else `NULL`. SQLite reads the value from the index only if a
+/// query's expression equals the index's, word for word; else it silently reads the event's page.
 macro_rules! short_data {
     () => {
         "CASE WHEN cost <= 960 THEN data END"
@@ -41,18 +41,18 @@ macro_rules! short_data {
 }
 pub(super) use short_data;
 
-/// `data` stands last: what lies before it is read without following a long value's pages.
+/// `data` is the last column: the columns before it are read without following a long value's overflow pages.
 ///
-/// An event lies in the file twice: by position, and in `e_topic` beside its topic's others. Whoever resumes on a topic
-/// that is one in a thousand would else read a page of 4 KiB for each event, which costs five times what the event itself
-/// does; that is the price of the bytes on the disk. One that is longer than what an index keeps within its page is there
-/// once only: finding it is then the smaller part. (`seq` is named, though an index ends with it anyway, so that what comes after it
-/// does not come between it and its topic.)
+/// An event is stored twice: by position, and in `e_topic` beside its topic's other events. Without that index, a client that
+/// resumes on one topic of a thousand would cost a page read of 4 KiB for each event, five times the cost of the event itself.
+/// The price is space on the disk. An event too long for an index's page is stored once only: the lookup is then the smaller
+/// part of its cost. (`seq` is named, although SQLite appends it to every index, so that the other columns do not separate it
+/// from its topic.)
 ///
-/// The column `base64` holds the form of `data` ([`form`]). The file's `user_version` is the format of its events.
+/// The column `base64` holds the encoding of `data` ([`form`]). The file's `user_version` is the format of its events.
 ///
-/// Keys are found by time, so that a start reads those within the window only; their index costs nothing where nobody
-/// sends any.
+/// Idempotency keys are indexed by time, so that a start reads those within the window only. The index is partial: events
+/// without a key cost nothing.
 const TABLES: &str = concat!(
     "
     CREATE TABLE meta(
@@ -70,25 +70,25 @@ const TABLES: &str = concat!(
 "
 );
 
-/// Where the events of `directory` are.
+/// The path of the events' file in `directory`.
 pub(super) fn events_path(directory: &Path) -> PathBuf {
     directory.join("events.db")
 }
 
-/// The log's own numbers; one row, written with every transaction.
+/// The log's counters: one row, written in every transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogState {
     pub(super) epoch: Epoch,
     pub(super) began: Position,
     pub(super) last: Position,
     pub(super) floor: Position,
-    /// What the retained events cost, in bytes.
+    /// The size of the retained events, in bytes.
     pub(super) bytes: u64,
-    /// The format of its events ([`form`]); the file's `user_version`, raised with the first event that needs it.
+    /// The format of the log's events ([`form`]), which is the file's `user_version`; raised with the first event that needs it.
     pub(super) format: i32,
 }
 
-/// Every topic that has events, or lost some.
+/// Every topic with retained or trimmed events.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     pub(super) by_name: TopicMap<i64>,
@@ -108,7 +108,7 @@ impl Topics {
     }
 }
 
-/// A log, opened for writing, with what is kept of it in memory.
+/// A log that is open for writing, with its state in memory.
 pub(super) struct Opened {
     pub(super) db: Connection,
     pub(super) log: LogState,
@@ -119,12 +119,12 @@ pub(super) struct Opened {
     pub(super) ancestors: Ancestors,
     /// Topics whose marks were folded while loading.
     pub(super) forget: Vec<Topic>,
-    /// Whether keys of trimmed events are kept.
+    /// Whether keys of trimmed events are stored.
     pub(super) has_kept_keys: bool,
 }
 
-/// Opens the log in `directory`, creating it where there is none, and gives a restored copy its new identity.
-/// The directory's lock must be held.
+/// Opens the log in `directory`, creates a missing one, and gives a restored copy its new identity.
+/// The caller must hold the directory's lock.
 pub(super) fn open(
     directory: &Path,
     options: &StoreOptions,
@@ -141,7 +141,7 @@ pub(super) fn open(
     load(db, options, marks_max, now_ms).map_err(|reason| open_error(&path, reason))
 }
 
-/// Opens the log in `directory` for reading only. Its writer must be open already.
+/// Opens the log in `directory` read-only. Its writer must be open already.
 pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     let path = events_path(directory);
     let open = || {
@@ -154,16 +154,16 @@ pub(super) fn open_reader(directory: &Path) -> Result<Connection, OpenError> {
     open().map_err(|error: rusqlite::Error| open_error(&path, error))
 }
 
-/// What the write-ahead log's file is cut to once a long one has been checkpointed.
+/// The size to which the write-ahead log's file is truncated after a checkpoint.
 const WAL_FILE_BYTES: i64 = 16 << 20;
 
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 
-/// Each reader's. A crowd that resumes reads the same pages again: 2,000 of them, of 4 KiB.
+/// The page cache of each reader: 2,000 pages of 4 KiB. Many clients that resume at once read the same pages.
 const READER_CACHE_KIB: i64 = 8 * 1024;
 
-/// A copy from `backup` is whole in one file. A write-ahead log that lies beside it belongs to the log that was
-/// there before, and SQLite would replay it into the copy. Reads the header itself, since SQLite would look at that log first.
+/// A copy by `backup` is complete in one file. A write-ahead log beside it belongs to the log that was in the directory
+/// before, and SQLite would replay it into the copy. This reads the header itself, since SQLite would replay first.
 fn remove_stale_wal(directory: &Path, events: &Path) -> std::io::Result<()> {
     const APPLICATION_ID_AT: u64 = 68;
     let mut id = [0; 4];
@@ -197,13 +197,13 @@ fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) ->
         (LOG_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => {}
         (BACKUP_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => adopt(db, clients, notes)?,
         (LOG_ID | BACKUP_ID, format) if format > form::NEWEST_FORMAT => return Err(file::newer(format)),
-        _ => return Err("it is not a switchback log".into()),
+        _ => return Err("the file is not a Switchback log".into()),
     }
     db.execute_batch(times::TABLES).map_err(text)?;
     db.execute_batch(ancestors::TABLE).map_err(text)?;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(text)?;
     if mode != "wal" {
-        return Err(format!("its journal mode stays {mode}: the file system does not support a write-ahead log"));
+        return Err(format!("the journal mode stays {mode}: the file system does not support a write-ahead log"));
     }
     let pragmas =
         [("wal_autocheckpoint", 0), ("cache_size", -WRITER_CACHE_KIB), ("journal_size_limit", WAL_FILE_BYTES)];
@@ -222,11 +222,11 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Makes a log of its own of a restored copy: what was published after the copy was made is lost, and may have
-/// had the positions that come next. Done before the write-ahead log is switched on, so that the file's header,
-/// which [`remove_stale_wal`] reads, is never behind.
+/// Gives a restored copy a new epoch: events that were published after the copy was made are lost, and may have
+/// had the positions that come next. This precedes the switch to write-ahead logging, so that the file's header,
+/// which [`remove_stale_wal`] reads, is always current.
 fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
-    // If this is cut short, it is done again: what is there already stays.
+    // An interrupted import is repeated: records that were imported already stay.
     clients.import(db)?;
     notes.import(db)?;
     let renew = || {
@@ -242,11 +242,11 @@ fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> R
 
 fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -> Result<Opened, String> {
     let text = |error: rusqlite::Error| error.to_string();
-    let (log, folded) = read_state(&db).map_err(text)?.ok_or("it has lost its head: restore it from a backup")?;
+    let (log, folded) = read_state(&db).map_err(text)?.ok_or("its counters are missing: restore it from a backup")?;
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
-    // Without events, all of them have been trimmed.
+    // A log without events has had all of them trimmed.
     if newest.map_or(log.floor, position) != log.last || log.floor > log.last {
-        return Err("its newest event is not where it should be: restore it from a backup".into());
+        return Err("its newest event is not at its last position: restore it from a backup".into());
     }
     let mut marks = TrimMarks::with_max(marks_max);
     marks.fold_up_to(folded);
@@ -261,7 +261,7 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -
     Ok(Opened { db, log, topics, marks, dedupe, times, ancestors, forget, has_kept_keys })
 }
 
-/// The log's numbers and the floor that marks were folded into; `None` where the row is missing or makes no sense.
+/// The log's counters and the floor that marks were folded into; `None` if the row is missing or invalid.
 pub(super) fn read_state(db: &Connection) -> rusqlite::Result<Option<(LogState, Position)>> {
     let read = "SELECT epoch, began, last, floor, bytes, folded FROM meta WHERE one = 1";
     let format = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -281,7 +281,7 @@ pub(super) fn write_state(db: &Connection, log: &LogState) -> rusqlite::Result<(
         .map(drop)
 }
 
-/// Raises the format of the log's events, in the transaction of the first that needs it.
+/// Raises the format of the log's events, in the transaction of the first event that needs it.
 pub(super) fn write_format(db: &Connection, format: i32) -> rusqlite::Result<()> {
     db.pragma_update(None, "user_version", format)
 }
@@ -301,8 +301,8 @@ fn load_topics(db: &Connection, marks: &mut TrimMarks) -> rusqlite::Result<Topic
     Ok(topics)
 }
 
-/// The keys within the window before now, or before the newest one where that is longer ago; the first `maintain` forgets what is out of
-/// the window since. Counted from the newest one alone, a single key from the future would leave out all others.
+/// The keys within the window before now or before the newest key, whichever is earlier; the first `maintain` removes those that
+/// have left the window since. If the newest key alone were the reference, a single key from the future would exclude all others.
 fn load_keys(
     db: &Connection,
     topics: &Topics,
@@ -316,7 +316,7 @@ fn load_keys(
     let newest = newest.min(integer(now_ms));
     let window_ms = i64::try_from(options.dedupe_window.as_millis()).unwrap_or(i64::MAX);
     let keys_max = i64::try_from(options.dedupe_keys_max).unwrap_or(i64::MAX);
-    // The newest ones, should the limit have been lowered; they come oldest first.
+    // The newest keys, in case the limit was lowered; oldest first.
     let read = "SELECT * FROM (
                     SELECT time, seq, id, topic_id, NULL, name, base64, data FROM e WHERE id IS NOT NULL AND time >= ?1
                     UNION ALL

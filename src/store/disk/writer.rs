@@ -1,4 +1,5 @@
-//! The one thread that writes the log: whatever has queued up becomes one transaction, one sync, and then known.
+//! The single writer thread of the log. It commits in groups: all queued appends become one transaction and one sync, and only
+//! then visible to readers and the feed.
 
 mod maintenance;
 
@@ -28,39 +29,39 @@ use crate::store::{Feed, StoreError};
 use crate::topic::Topic;
 use maintenance::Maintenance;
 
-/// What waits to be appended, at most.
+/// Maximum of events in the append queue.
 const QUEUED_MAX: Load = Load { items: 65_536, bytes: 64 << 20 };
 
-/// What one transaction appends, at most. Bounds how long the first in a group waits for the last.
+/// Maximum of events that one transaction appends. Bounds how long the first in a group waits for the last.
 const GROUP: Load = Load { items: 4096, bytes: 8 << 20 };
 
-/// How long the publishers that have just been answered are waited for, as a share of the last commit.
+/// How long the writer waits for the publishers that it has just answered, as a share of the last commit's duration.
 ///
-/// A publisher that comes while a commit runs waits for that commit's sync and for its own: a sync and a half on average, which
-/// nothing can spare it, since one log has one sync at a time. Publishers that each wait for an answer before they publish
-/// again need not come so: those that were answered together come back together. But where others have queued up meanwhile, and
-/// their commit begins at once, the two groups take turns for ever, and each waits for two syncs. So the answered ones are
-/// waited for, and the groups become one. That gains a whole commit; where they do not come back, it costs this share.
+/// A publish that arrives during a commit waits for that commit's sync and for its own: a sync and a half on average. This is
+/// unavoidable, since one log has one sync at a time. Publishers that each await an answer before they publish again can avoid
+/// it: those that were answered together publish again together. But if other publishes have queued up meanwhile, and their
+/// commit begins at once, the two groups alternate for ever, and each waits for two syncs. So the writer waits for the answered
+/// publishers, and the groups merge. That saves a whole commit; if the publishers do not come back, it costs this share.
 const GATHER_SHARE: u32 = 8;
 
-/// The shortest wait: on a fast disk, about the way of an answer to its publisher and back. `cargo bench --bench disk` shows a
-/// tenth to a fifth more appends a second by it with sixteen publishers and more.
+/// The minimal wait: about a publisher's round trip, for fast disks. `cargo bench --bench disk` shows a tenth to a fifth more
+/// appends a second with it, for sixteen publishers and more.
 const GATHER_MIN: Duration = Duration::from_micros(100);
 
-/// The longest wait, whatever the disk takes.
+/// The maximal wait, however slow the disk is.
 const GATHER_MAX: Duration = Duration::from_millis(100);
 
-/// Most events that a transaction trims, beside twice what it appends: so the log converges when a limit was lowered.
+/// Maximum of events that a transaction trims, beside twice those it appends: so the log converges after a limit was lowered.
 const TRIMMED_MIN: u64 = 1024;
 
-/// Most events that `follow` catches up with at once.
+/// Maximum of events in one catch-up read of `follow`.
 const CATCH_UP_EVENTS: usize = 1024;
 
-/// What the thread is asked to do.
+/// A job of the thread.
 pub(super) enum Job {
-    /// The moment is when it was asked for.
+    /// With the moment of the call.
     Append(Vec<Draft>, Instant, Reply),
-    /// Writes something, to see whether that succeeds.
+    /// Test write: whether the disk takes writes.
     Probe(oneshot::Sender<Result<(), StoreError>>),
     Follow(Position, Arc<dyn Feed>),
     /// [`Shared::now`] has been set.
@@ -85,11 +86,11 @@ pub(super) struct Writer {
     topic_id_next: i64,
     health: Arc<Health>,
     presence: Presence,
-    /// How long the last commit took.
+    /// The duration of the last commit.
     commit: Duration,
 }
 
-/// What a transaction has done, to be told once it is durable.
+/// The result of a transaction, to be published once it is durable.
 struct Written {
     log: LogState,
     topics: HashMap<Topic, i64>,
@@ -117,14 +118,14 @@ impl Writer {
         }
     }
 
-    /// Works the queue until it is closed, and the maintenance between.
+    /// Processes the queue until it is closed, with slices of maintenance in between.
     pub(super) fn run(mut self, queue: &Queue<Job>) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, !self.has_maintenance()) {
             let (mut group, mut expected) = (Vec::new(), 0);
             for job in jobs {
                 match job {
-                    // Its publisher was told that it may not be stored. While it is not, better so.
+                    // The publisher has got an error already. The event is not stored yet, so it is dropped.
                     Job::Append(_, asked, _) if asked.elapsed() >= ANSWER_MAX => {}
                     Job::Append(drafts, _, reply) => group.push((drafts, reply)),
                     other => {
@@ -132,7 +133,7 @@ impl Writer {
                         match other {
                             Job::Follow(after, feed) => self.follow(after, feed),
                             Job::Probe(reply) => {
-                                // Whoever asked may not wait any more.
+                                // The caller may have stopped waiting.
                                 let _ = reply.send(self.probe());
                             }
                             _ => self.maintain(),
@@ -144,9 +145,9 @@ impl Writer {
                 expected = self.append(group, queue);
             }
             self.checkpoint_if_due();
-            // A slice, and then the queue has its turn again: neither waits for all of the other.
+            // Slices of maintenance alternate with the queue: neither waits for all of the other.
             self.maintain_slice();
-            // A publisher that is alone is not waited for.
+            // The writer does not wait for a single publisher.
             if expected > 1 {
                 queue.gather(expected, (self.commit / GATHER_SHARE).clamp(GATHER_MIN, GATHER_MAX));
             }
@@ -156,9 +157,9 @@ impl Writer {
         self.checkpoint_at_end();
     }
 
-    /// Appends a group in one transaction. Whatever cannot be appended fails alone, the disk's failures all together.
+    /// Appends a group in one transaction. An invalid append fails alone; a failure of the disk fails the group.
     ///
-    /// Returns how many jobs there will be if each publisher that is answered comes back: as many, and those that wait already.
+    /// Returns the number of jobs to expect if each answered publisher publishes again: that many, and those queued already.
     fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>, queue: &Queue<Job>) -> usize {
         let first = self.log.last.next();
         let mut fresh = Vec::new();
@@ -171,7 +172,7 @@ impl Writer {
         {
             self.dedupe.undo_from(first);
             for (_, answer) in &mut answers {
-                // What only repeats durable events is as right as before.
+                // Appends that only repeat durable events succeed all the same.
                 if answer.as_ref().is_ok_and(|outcomes| outcomes.iter().any(|outcome| outcome.position >= first)) {
                     *answer = Err(error.clone());
                 }
@@ -179,13 +180,13 @@ impl Writer {
         }
         let expected = queue.len() + answers.len();
         for (reply, answer) in answers {
-            // A publisher that has gone does not hear of it; its events are there.
+            // A publisher may have gone; its events are stored.
             let _ = reply.send(answer);
         }
         expected
     }
 
-    /// Gives the drafts of one append their places behind `fresh`, or leaves everything as it was.
+    /// Assigns the drafts of one append their positions behind `fresh`, or fails without any change.
     fn place(&mut self, drafts: Vec<Draft>, fresh: &mut Vec<Arc<Event>>) -> Result<Vec<Appended>, StoreError> {
         let placed = fresh.len();
         let mut next = fresh.last().map_or(self.log.last, |event| event.position()).next();
@@ -211,19 +212,20 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Writes `fresh`, trims what is too much by it, makes both durable and then known.
+    /// Writes `fresh`, trims what exceeds the limits, makes both durable, and then visible.
     fn write(&mut self, fresh: Vec<Arc<Event>>) -> Result<(), StoreError> {
         let (health, began) = (self.health.clone(), Instant::now());
         let written = health.watch(|| {
-            // A commit that was refused because its files were gone by then may lie in them all the same. Another one, numbered as if it did not,
-            // would leave a log that contradicts itself, should an operator save the files.
+            // A commit that failed because its files had been deleted may be in those files all the same. Another commit that
+            // reuses its positions would make the log contradict itself, if an operator recovered the files.
             self.presence.check()?;
             let written = match self.transact(&fresh) {
-                // What lies in the write-ahead log may be made room of.
+                // A checkpoint may free space in the write-ahead log.
                 Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh),
                 outcome => outcome,
             };
-            // Looked at afterwards, since files may be deleted while they are synced; and first, since SQLite does not know that they were.
+            // Checked after the commit, since files may be deleted during the sync; and before its result, since SQLite does
+            // not notice.
             self.presence.check().and(written)
         })?;
         self.commit = began.elapsed();
@@ -246,7 +248,7 @@ impl Writer {
     /// One transaction. An early return rolls back; nothing outside the database has changed then.
     fn try_transact(&self, fresh: &[Arc<Event>]) -> rusqlite::Result<Written> {
         if !self.db.is_autocommit() {
-            // The last one failed so badly that it could not even be rolled back then.
+            // The previous transaction failed, and so did its rollback.
             self.db.execute_batch("ROLLBACK")?;
         }
         let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
@@ -306,7 +308,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes known what has become durable: first to readers, then to the feed; the answers come last.
+    /// Makes durable events visible: first to readers, then to the feed; publishers are answered last.
     fn tell(&mut self, fresh: Vec<Arc<Event>>, written: Written) {
         let Written { log, topics, trimmed } = written;
         let after = self.log.last;
@@ -351,7 +353,7 @@ impl Writer {
         Limits { retention: self.shared.options.retention, oldest_ms: self.maintenance.oldest_ms, rows_max }
     }
 
-    /// One transaction's worth of trimming, where any is due.
+    /// Trims what is due, at most one transaction's worth.
     pub(super) fn trim_slice(&mut self) -> Result<(), StoreError> {
         if self.trim_is_due() { self.write(Vec::new()) } else { Ok(()) }
     }
@@ -371,7 +373,7 @@ impl Writer {
         self.maintenance.due(oldest_ms, keys_ms);
     }
 
-    /// Reads from the disk what the feed has missed; from then on it hears of every commit.
+    /// Reads the events that the feed has missed from the disk; from then on the feed receives every commit.
     fn follow(&mut self, after: Position, feed: Arc<dyn Feed>) {
         self.feed = Some(feed);
         let mut after = after;
@@ -383,7 +385,7 @@ impl Writer {
                     after = last;
                 }
                 Err(error) => {
-                    // The batch says that something is missing before it; its listener reads it for itself.
+                    // The batch reports that events before it are missing; its listener reads them from the store.
                     tracing::error!(%error, %after, "the feed could not catch up from the disk");
                     return self.push(self.log.last, Vec::new());
                 }

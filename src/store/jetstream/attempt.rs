@@ -1,4 +1,4 @@
-//! One message, sent until JetStream has acknowledged it or the time is up, and what a refusal means.
+//! One message to JetStream, retried until it is acknowledged or its deadline has passed, and the meaning of a refusal.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
@@ -15,13 +15,13 @@ use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
 use crate::store::{Appended, StoreError};
 
-/// What an append comes to.
+/// The result of an append.
 pub(super) type Outcome = Result<Vec<Appended>, StoreError>;
 
-/// From when and until when an append is tried.
+/// The start and the deadline of an append.
 pub(super) struct Attempt {
     epoch: Epoch,
-    /// Where the log ended, at least, before anything was sent.
+    /// A lower bound of the log's end before the first message was sent.
     after: Position,
     pub(super) end: Instant,
 }
@@ -29,16 +29,16 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn new(node: &Node) -> Self {
         let fed = node.fed();
-        // Our own repeats are told from new events within the window only.
+        // Only within the window does JetStream recognize our own repeats.
         let within = DEADLINE.min(node.plan.window.mul_f64(0.75));
         Self { epoch: fed.epoch, after: fed.position, end: Instant::now() + within }
     }
 
-    /// Waits until the feed of this process has what was stored. Where the feed does not come to it in time the answer
-    /// is that it is stored, since it is: a reader here waits for the feed as well.
+    /// Waits until this process's feed has delivered the stored event. If the feed does not within the deadline, the append
+    /// succeeds all the same, since the event is stored: a reader here waits for the feed as well.
     pub(super) async fn fed(&self, node: &Node, stored: &[Appended]) {
         let Some(last) = stored.iter().map(|one| one.position).max() else { return };
-        // A new event that is no further than what was there before is in another stream of the same name.
+        // A new event whose position is not beyond the previous end is in another stream of the same name.
         let replaced = stored.iter().any(|one| !one.duplicate && one.position <= self.after);
         let end = Instant::now() + DEADLINE;
         let fed = if replaced {
@@ -49,12 +49,12 @@ impl Attempt {
             node.until_fed(end, |fed| fed.epoch != self.epoch || fed.position >= last).await
         };
         if !fed {
-            tracing::warn!(position = %last, "an event is stored, and the feed has not brought it yet");
+            tracing::warn!(position = %last, "an event is stored, but the feed has not delivered it yet");
         }
     }
 }
 
-/// A message, ready to be sent as often as it takes.
+/// A message that can be sent repeatedly.
 #[derive(Clone)]
 pub(super) struct Outgoing {
     pub(super) subject: String,
@@ -71,7 +71,7 @@ impl Outgoing {
         }
     }
 
-    /// Sends it, to be acknowledged.
+    /// Sends the message; returns the future of its acknowledgement.
     pub(super) async fn send(self, node: &Node) -> Result<PublishAckFuture, Failure> {
         let message = PublishMessage::build().payload(self.payload).headers(self.headers);
         node.context.send_publish(self.subject, message).await.map_err(|error| Failure::of(node, &error))
@@ -83,22 +83,22 @@ pub(super) async fn acknowledged(node: &Node, sent: PublishAckFuture) -> Result<
     sent.await.map_err(|error| Failure::of(node, &error))
 }
 
-/// Why something was not acknowledged.
+/// Why a message was not acknowledged.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// It may be stored or not; or is known not to be, and could be the next time.
+    /// The message may be stored or not, or is not stored but a retry may succeed.
     Again,
-    /// Nobody listens: the stream is without a leader for a moment, or gone.
+    /// No responders: the stream has no leader for a moment, or does not exist.
     Missing,
-    /// A batch holds an id that is known already.
+    /// A batch contains a duplicate id.
     Known,
-    /// JetStream has too many batches under way.
+    /// JetStream has too many batches in flight.
     Crowded,
-    /// The stream's last id is another than was expected.
+    /// The stream's last id is not the expected one.
     Unknown,
-    /// The stream, or the key of a bucket, is at another sequence than was expected.
+    /// The last sequence of the stream, or of a bucket's key, is not the expected one.
     Changed,
-    /// It is not stored, and will not be.
+    /// The message is not stored, and a retry would not help.
     Final(StoreError),
 }
 
@@ -132,11 +132,11 @@ impl Failure {
             ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::INSUFFICIENT_RESOURCES
             | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => Self::Final(StoreError::Full),
-            // A bucket that is full. Retention keeps the log from it.
+            // A bucket is full. Retention prevents that for the log.
             ErrorCode::STREAM_STORE_FAILED if error.to_string().contains("maximum messages exceeded") => {
-                Self::Final(StoreError::Busy("as many of its kind are kept as may be"))
+                Self::Final(StoreError::Busy("the maximal number of its kind is stored already"))
             }
-            // Its first is on its way, or a leader has just gone.
+            // The first message with this id is in flight, or a leader has just gone.
             ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
             | ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH
             | ErrorCode::CLUSTER_NOT_AVAILABLE
@@ -147,7 +147,7 @@ impl Failure {
     }
 }
 
-/// Waits before the next try; `None` where there is no time for one.
+/// Waits before the next attempt; `None` if the deadline leaves no time for one.
 pub(super) async fn before_next_try(node: &Node, end: Instant) -> Result<(), StoreError> {
     tokio::time::sleep(RETRY_WAIT).await;
     if node.until_up(end).await && Instant::now() < end { Ok(()) } else { Err(away()) }

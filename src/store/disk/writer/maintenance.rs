@@ -1,4 +1,5 @@
-//! What the writer does beside appending, a slice at a time, so that no publisher waits for long.
+//! Maintenance of the log: retention, expiry of topics and keys, vacuum, checkpoints. The writer thread does it in slices
+//! between commits, so that no publisher waits for long.
 
 use std::time::Duration;
 
@@ -13,39 +14,39 @@ use super::Writer;
 use crate::store::StoreError;
 use crate::topic::Topic;
 
-/// Pages that may lie in the write-ahead log before they are checkpointed: 4 MiB.
+/// Size of the write-ahead log, in pages, from which it is checkpointed: 4 MiB.
 const WAL_PAGES: i64 = 1024;
 
-/// Pages in the write-ahead log from which readers are waited for, briefly, so that it starts again: 64 MiB.
+/// Size of the write-ahead log, in pages, from which a checkpoint waits briefly for readers, to restart the log: 64 MiB.
 const WAL_PAGES_MAX: i64 = 16_384;
 
-/// How long they are waited for. Reads are bounded, so only a backup takes longer.
+/// How long a checkpoint waits for readers. Reads are bounded, so only a backup takes longer.
 const WAL_WAIT: Duration = Duration::from_millis(100);
 
-/// Topics that are forgotten, keys that expire, a slice.
+/// Topics that are removed, and keys that expire, in a slice.
 const SLICE_ROWS: usize = 1024;
 
-/// Pages that are given back to the file system, a slice: 4 MiB.
+/// Pages that are returned to the file system in a slice: 4 MiB.
 const SLICE_PAGES: i64 = 1024;
 
-/// Free pages that are kept whatever their share: 16 MiB. The log will grow again.
+/// Free pages that are always kept: 16 MiB. The log will grow again.
 const FREE_PAGES_MIN: i64 = 4096;
 
-/// What is to be done.
+/// The pending maintenance.
 #[derive(Default)]
 pub(super) struct Maintenance {
-    /// Events from before this time are trimmed, until one is met that is younger.
+    /// Events older than this time are trimmed, up to the first younger one.
     pub(super) oldest_ms: Option<u64>,
     /// Topics whose marks were folded.
     pub(super) forget: Vec<Topic>,
     has_kept_keys: bool,
     keys_before_ms: Option<u64>,
     vacuum: Vacuum,
-    /// Something failed: not again before the next regular time, since what fails for want of room fails again at once.
+    /// A task failed: it is retried at the next regular time, since a full disk would fail it again at once.
     stalled: bool,
-    /// How many pages of the write-ahead log are not yet in the database when it is checkpointed next.
+    /// The number of pages not yet in the database at which the write-ahead log is checkpointed next.
     checkpoint_at: i64,
-    /// How many pages it has when it is cut by force next.
+    /// The number of pages at which a checkpoint waits for readers next.
     truncate_at: i64,
 }
 
@@ -62,7 +63,7 @@ impl Maintenance {
         Self { has_kept_keys, forget, checkpoint_at: WAL_PAGES, truncate_at: WAL_PAGES_MAX, ..Self::default() }
     }
 
-    /// The regular ones, once a second or so.
+    /// Schedules the regular tasks, about once a second.
     pub(super) fn due(&mut self, oldest_ms: Option<u64>, keys_before_ms: u64) {
         self.stalled = false;
         self.oldest_ms = oldest_ms;
@@ -85,19 +86,19 @@ impl Maintenance {
 }
 
 impl Writer {
-    /// Whether there is more to do, so that the queue is not waited for.
+    /// Whether more is pending, so that the thread does not wait for the queue.
     pub(super) fn has_maintenance(&self) -> bool {
         !self.maintenance.stalled && (self.trim_is_due() || self.maintenance.any() || self.times.is_due(false))
     }
 
-    /// A slice of each.
+    /// Runs a slice of each task.
     pub(super) fn maintain_slice(&mut self) {
         if !self.has_maintenance() {
             return;
         }
         let outcome = self.trim_slice().and_then(|()| self.try_maintenance().map_err(|error| self.error(&error)));
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the log could not be trimmed or tidied; it is tried again");
+            tracing::warn!(%error, "the log's maintenance failed; it is retried");
             self.maintenance.stalled = true;
         }
     }
@@ -111,7 +112,7 @@ impl Writer {
         self.vacuum_slice()
     }
 
-    /// Stores the floor that marks were folded into; of their topics, those without events are forgotten.
+    /// Stores the floor that marks were folded into, and removes those of their topics that have no events.
     fn forget_slice(&mut self) -> rusqlite::Result<()> {
         let from = self.maintenance.forget.len().saturating_sub(SLICE_ROWS);
         let slice = &self.maintenance.forget[from..];
@@ -122,7 +123,7 @@ impl Writer {
         let transaction = self.db.unchecked_transaction()?;
         transaction.execute("UPDATE meta SET folded = ?1", [integer(folded.0)])?;
         let mut gone = Vec::new();
-        // A mark that was set again since is above the floor, and stays.
+        // A mark that has been set again since then is above the floor, and stays.
         let mut forget = transaction.prepare_cached(
             "DELETE FROM topics WHERE topic = ?1 AND mark <= ?2
                 AND NOT EXISTS (SELECT 1 FROM e INDEXED BY e_topic WHERE e.topic_id = topics.id)",
@@ -155,7 +156,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives pages back where more than a quarter is free, until an eighth is: what retention frees is soon used again.
+    /// Returns pages to the file system if more than a quarter is free, until an eighth is: appends soon reuse what
+    /// retention frees.
     fn vacuum_slice(&mut self) -> rusqlite::Result<()> {
         if self.maintenance.vacuum == Vacuum::Idle {
             return Ok(());
@@ -170,13 +172,13 @@ impl Writer {
             let mut freed = statement.query([])?;
             while freed.next()?.is_some() {}
         } else if worked {
-            // The file gets shorter only when the write-ahead log is checkpointed.
+            // Only a checkpoint of the write-ahead log shortens the file.
             checkpoint(&self.db, "PASSIVE")?;
         }
         Ok(())
     }
 
-    /// Keeps the write-ahead log short. Never waits for readers until it is very long.
+    /// Keeps the write-ahead log short. Waits for readers only when the log is very long.
     pub(super) fn checkpoint_if_due(&mut self) {
         let outcome = checkpoint(&self.db, "NOOP").and_then(|wal| {
             let away = wal.pages - wal.home;
@@ -186,7 +188,7 @@ impl Writer {
             if away < WAL_PAGES {
                 self.maintenance.checkpoint_at = WAL_PAGES;
             }
-            // What cannot be done now, for a reader that does not end (a backup), or for want of room, is tried again
+            // A checkpoint that fails, for a long reader (a backup) or a full disk, is retried
             // when the log has grown further, not with each commit.
             if wal.pages >= self.maintenance.truncate_at {
                 self.maintenance.truncate_at = wal.pages + WAL_PAGES_MAX / 2;
@@ -199,27 +201,27 @@ impl Writer {
             }
         });
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the write-ahead log could not be checkpointed; it is tried again");
+            tracing::warn!(%error, "the write-ahead log could not be checkpointed; the checkpoint is retried");
         }
     }
 
-    /// Makes room in the write-ahead log; whether it worked.
+    /// Frees space in the write-ahead log; returns whether that succeeded.
     pub(super) fn checkpoint_fully(&self) -> bool {
         truncate(&self.db, WAL_WAIT).unwrap_or(false)
     }
 
-    /// Notes when this run ends: a start soon after then sees the smallest jump.
+    /// Stores the time at which this run ends, so that a start soon after detects even a small jump of the clock.
     pub(super) fn store_times_at_end(&mut self) {
         if self.times.is_due(true)
             && let Err(error) = self.times.store(&self.db)
         {
-            tracing::warn!(%error, "when the log was last in use could not be stored; a jump of the clock until the next start may go unnoticed");
+            tracing::warn!(%error, "the time of last use could not be stored; a jump of the clock until the next start may go unnoticed");
         }
     }
 
-    /// Leaves everything in one file.
+    /// Moves everything into one file.
     pub(super) fn checkpoint_at_end(&self) {
-        // Nothing is lost if it fails: the next start reads the write-ahead log.
+        // A failure loses nothing: the next start reads the write-ahead log.
         if !self.checkpoint_fully() {
             tracing::warn!("the write-ahead log could not be checkpointed; the next start does");
         }
@@ -230,7 +232,7 @@ impl Writer {
     }
 }
 
-/// The write-ahead log: its pages, and how many of them are in the main file already.
+/// The write-ahead log: the number of its pages, and how many of them are in the main file already.
 struct Wal {
     busy: bool,
     pages: i64,
