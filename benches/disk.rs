@@ -1,6 +1,6 @@
-//! What the disk store does on this machine: `cargo bench --bench disk [DIRECTORY]`. Prints figures, asserts nothing.
+//! Throughput of the disk store on this machine: `cargo bench --bench disk [DIRECTORY]`. Prints figures, asserts nothing.
 //!
-//! The directory decides what is measured: its file system's sync. It is the current one unless named.
+//! The directory, by default the current one, decides which file system's sync is measured.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use switchback::log::ReadRequest;
 use switchback::store::Store;
 use switchback::{Data, DiskStore, NewEvent, PatternSet, StoreOptions};
 
-/// How long each number of publishers publishes.
+/// How long each number of publishers is measured.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Events of the log that is written in batches, read back and opened again.
+/// Events in the log that is written in batches, read back and opened again.
 const EVENTS: u64 = 1_000_000;
 
 const BATCH: usize = 1000;
@@ -39,7 +39,7 @@ fn draft(topic: &str) -> Draft {
     NewEvent::new(topic, Data::text(&"x".repeat(200))).draft(0)
 }
 
-/// Publishers that each wait for their answer before they publish again.
+/// Publishers that each await an acknowledgement before they publish again.
 async fn publish(directory: &Path, publishers: usize) {
     let store = Arc::new(open(directory));
     let start = Instant::now();

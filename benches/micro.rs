@@ -1,4 +1,4 @@
-//! The pieces that the profile shows, one by one: `cargo bench --bench micro`. Encoding, reading the tail, matching, committing.
+//! Microbenchmarks of the hot path: encoding, tail reads, pattern matching, commits. `cargo bench --bench micro`.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -57,7 +57,7 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-/// A tail as full as one is by default, over so many topics.
+/// A tail that is full by the default limits, over so many topics.
 fn tail(topics: u64) -> Tail {
     let epoch = "k3f9x2".parse().expect("an epoch");
     let bounds = Bounds { epoch, began: Position::ZERO, floor: Position::ZERO, last: Position::ZERO };

@@ -1,4 +1,4 @@
-//! The machine, the figures, and what all abuses do.
+//! Helpers of all abuse scenarios: the machine, connections, figures, table rows.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -15,10 +15,10 @@ use crate::support::raw::{self, Connection};
 /// Connections from one source address, which has about 28,000 ports.
 const PORTS: usize = 2_000;
 
-/// How long a server is given to close what was left, and to return memory.
+/// How long a server has to close abandoned connections and return memory.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// A line of the table.
+/// A row of the table.
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) how: String,
@@ -32,14 +32,14 @@ impl fmt::Display for Row {
     }
 }
 
-/// As many files as are allowed, for this process and for the servers.
+/// Raises the limit of open files to the maximum, for this process and the servers.
 pub(crate) fn raise_open_files() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit it may be raised");
     hard
 }
 
-/// The machine in a line.
+/// One line that describes the machine.
 pub(crate) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
@@ -48,12 +48,12 @@ pub(crate) fn machine() -> String {
     format!("{}, {cores} cores for server and load together, Linux {}", model.unwrap_or("?"), kernel.trim())
 }
 
-/// An address for the connection of this number.
+/// The source address of the n-th connection.
 pub(crate) fn source(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, 1 + (number / PORTS) as u8)
 }
 
-/// Connects, and tries again where the server is not there, or takes no more just now.
+/// Connects, and retries while the server is not up, or refuses connections.
 pub(crate) async fn connect(number: usize, address: &str) -> Connection {
     loop {
         match Connection::from(source(number), address).await {
@@ -74,7 +74,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Begins where the server has served, so that its threads, its pages of the log and its code are there.
+    /// The baseline is measured after warm-up requests, so that the server's threads, page cache and code are loaded.
     pub(crate) async fn of(server: &Server) -> Self {
         let pid = server.pid();
         for number in 0..200 {
@@ -94,7 +94,7 @@ impl Memory {
         Self { pid, address, files: open_files(pid), before_kib: resident_kib(pid), most_kib, watch }
     }
 
-    /// The server was started again.
+    /// After a restart of the server.
     pub(crate) fn is_now(&mut self, server: &Server) {
         self.watch.abort();
         let (pid, watched) = (server.pid(), self.most_kib.clone());
@@ -115,7 +115,7 @@ impl Memory {
         resident_kib(self.pid)
     }
 
-    /// Waits until the server has noticed that all are gone, and has had time to return memory.
+    /// Waits until the server has closed all connections, and has had time to return memory.
     pub(crate) async fn wait(&mut self) {
         let gone = Instant::now();
         while open_files(self.pid) > self.files + 20 {
@@ -124,14 +124,14 @@ impl Memory {
         }
         let noticed = Instant::now();
         while noticed.elapsed() < SETTLE {
-            // As a monitor does: an allocator gives memory back while it is used.
+            // As a monitor does: an allocator returns memory only while it is used.
             let healthy = raw::get(&self.address, "/healthz").await.expect("an answer");
             assert_eq!(healthy.status(), 200);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// As [`Self::wait`]: before, at most, after.
+    /// As [`Self::wait`]; returns memory before, at most, after.
     pub(crate) async fn settled(mut self) -> [u64; 3] {
         self.wait().await;
         let after = self.now_kib();
@@ -150,7 +150,7 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Of many durations.
+/// A distribution of durations.
 #[derive(Default)]
 pub(crate) struct Times(Vec<Duration>);
 
@@ -167,7 +167,7 @@ impl Times {
         self.0.len()
     }
 
-    /// The value, in milliseconds, that a share of them does not exceed.
+    /// The percentile, in milliseconds.
     pub(crate) fn percentile(&mut self, share: f64) -> f64 {
         self.0.sort_unstable();
         let rank = (share * self.0.len() as f64).ceil() as usize;
@@ -175,7 +175,7 @@ impl Times {
         time.as_secs_f64() * 1000.0
     }
 
-    /// The middle, and what one in a hundred exceeds.
+    /// The median and the 99th percentile.
     pub(crate) fn short(&mut self) -> String {
         format!("p50 {:.1} ms, p99 {:.1} ms", self.percentile(0.5), self.percentile(0.99))
     }
@@ -191,7 +191,7 @@ pub(crate) async fn reached(what: &str, count: &AtomicU64, goal: u64) {
     }
 }
 
-/// Publishes on a connection of one's own; returns the answer's status and body.
+/// Publishes on an open connection; returns the response's status and body.
 pub(crate) async fn publish(connection: &mut Connection, events: &Value) -> (u16, Value) {
     let body = events.to_string();
     connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("the server takes it");

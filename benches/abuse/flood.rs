@@ -1,4 +1,4 @@
-//! One address publishes as fast as it can, against a limit, while others publish at an easy pace.
+//! One address publishes as fast as it can, beyond its rate limit, while other publishers stay far below theirs.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use crate::support::raw::{self, Connection};
 const RATE: u64 = 1000;
 const SECONDS: u64 = 15;
 
-/// Connections of who floods.
+/// Connections of the flooding address.
 const LANES: u64 = 16;
-/// Those beside it, each from an address of its own.
+/// The other publishers, each with an address of its own.
 const OTHERS: usize = 20;
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -63,13 +63,13 @@ pub(crate) async fn run() -> Row {
     }
 }
 
-/// Others publish for a while.
+/// The other publishers publish for a while.
 async fn others(server: &Server) -> Times {
     let mut all = tokio::task::JoinSet::new();
     for number in 0..OTHERS {
         let address = server.address().to_owned();
         all.spawn(async move {
-            // An address each, as `connect` gives one to so many.
+            // Each from its own address: `connect` shares an address among many.
             let mut connection = connect(number * 2000, &address).await;
             let (mut times, mut ticks) = (Times::default(), tokio::time::interval(EVERY));
             for number in 0..SECONDS * 1000 * 2 / 3 / EVERY.as_millis() as u64 {

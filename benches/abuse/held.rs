@@ -1,6 +1,6 @@
-//! One address that makes the server hold, or do, what it can: half messages and bodies, answers that nobody reads, patterns,
-//! searches that find nothing, acknowledgements of ids that nobody knows, bad requests. What it holds has an end, and the others
-//! notice little: each has a line with what was held at most, and the others' publishes before and beside it.
+//! One address uses up memory or CPU time: with incomplete messages and bodies, unread responses, patterns, scans without a
+//! match, acknowledgements of unknown ids, invalid requests. The memory it takes is bounded, and other clients are hardly
+//! slowed: the table has, for each attack, the peak of memory, and the latency of other publishers before and during it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
 use crate::support::raw::{Connection, masked};
 
-/// Where the attacker sits.
+/// The attacker's address.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 
-/// How often the others publish.
+/// The interval between the other clients' publishes.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// Publishes of the others that are measured without an attack.
+/// The other clients' publishes that are measured without an attack.
 const CALM: u32 = 500;
 
-/// What it does.
+/// An attack.
 #[derive(Clone, Copy)]
 enum Attack {
     HalfMessages,
@@ -33,7 +33,7 @@ enum Attack {
     BadRequests,
 }
 
-/// All of them, one after the other, each on a server of its own.
+/// Runs all attacks in sequence, each on a fresh server.
 pub(crate) async fn run(mut print: impl FnMut(Row)) {
     for attack in Attack::ALL {
         print(one(attack).await);
@@ -41,7 +41,7 @@ pub(crate) async fn run(mut print: impl FnMut(Row)) {
 }
 
 async fn one(attack: Attack) -> Row {
-    // Those are the defaults of a server that others than this machine reach.
+    // The defaults of a server that does not listen on loopback only.
     let server = Server::start(&[
         "--request-rate-per-address",
         "100",
@@ -85,7 +85,7 @@ async fn one(attack: Attack) -> Row {
     }
 }
 
-/// What the attack reads, or does not.
+/// Publishes the events that the attack reads, or leaves unread.
 async fn fill(server: &Server, attack: Attack) {
     for number in 0..100 {
         let event = match attack {
@@ -96,7 +96,7 @@ async fn fill(server: &Server, attack: Attack) {
     }
 }
 
-/// Publishes from other addresses as long as something goes on; none of it may be refused.
+/// Publishes from other addresses while the attack runs; no publish may be refused.
 async fn beside<T>(server: &Server, work: impl Future<Output = T>) -> (Times, T) {
     let mut work = std::pin::pin!(work);
     let mut connection = connect(0, server.address()).await;
@@ -146,7 +146,7 @@ impl Attack {
         }
     }
 
-    /// How long what it holds stays: longer than a half may (30 s).
+    /// How long the attack keeps its connections: beyond the deadline of incomplete bodies (30 s).
     fn lasts(self) -> Duration {
         match self {
             Self::HalfMessages | Self::HalfBodies => Duration::from_secs(35),
@@ -154,12 +154,12 @@ impl Attack {
         }
     }
 
-    /// Connections that hold what they can; the server may have closed some.
+    /// The attack's open connections; the server may have closed some.
     async fn connections(self, address: &str) -> Vec<Connection> {
         let mut held = Vec::new();
         for number in 0..self.connections_max() {
             let mut connection = Connection::from(ATTACKER, address).await.expect("connected");
-            // It may be refused in the middle of it.
+            // The server may refuse the request while it is being sent.
             let _ = connection.send(self.bytes(number)).await;
             held.push(connection);
         }

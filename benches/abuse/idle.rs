@@ -1,4 +1,4 @@
-//! 15,000 streams that hear nothing, and then something.
+//! 15,000 idle streams, then a fan-out to all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ const CONNECTIONS: usize = 15_000;
 const EVENTS: u64 = 5;
 const KINDS: [&str; 3] = ["ws", "sse", "stream"];
 
-/// Connections that are being opened at a time.
+/// Maximum of connections that are being opened at a time.
 const OPENING: usize = 200;
 
 pub(crate) async fn run() -> Row {
@@ -53,7 +53,7 @@ pub(crate) async fn run() -> Row {
     }
     reached("streams that are greeted", &greeted, CONNECTIONS as u64).await;
     let connected = zero.elapsed();
-    // Two heartbeats long they hear nothing but those.
+    // For two heartbeat intervals the streams receive only heartbeats.
     tokio::time::sleep(Duration::from_secs(40)).await;
     let each_kib = (memory.now_kib() - memory.before_kib()) as f64 / CONNECTIONS as f64;
     for number in 0..EVENTS {

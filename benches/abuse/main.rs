@@ -1,8 +1,8 @@
 //! Load and abuse, with figures: `cargo bench --bench abuse [NAME…]`. Prints a table in Markdown.
 //!
 //! The names are `idle`, `stalled`, `storm`, `slow`, `flood`, `topics` and `held`; all of them take twelve minutes. Each runs the real
-//! server in a process of its own, on a fresh disk store, with the flags' defaults where nothing else is said. What is
-//! wrong is a failure: an event lost, repeated or out of order, an answer that is a fault of the server's. Figures are not.
+//! server in a process of its own, on a fresh disk store, with the flags' defaults unless stated otherwise. A scenario fails
+//! if an event is lost, repeated or out of order, or a response is wrong; it does not fail for its figures.
 
 mod common;
 mod flood;

@@ -1,4 +1,4 @@
-//! Slow-loris, by `slowhttptest` (Debian's package): heads and bodies that come a few bytes at a time.
+//! Slow-loris, by `slowhttptest` (Debian's package): heads and bodies that are sent a few bytes at a time.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::support::raw;
 
 const CONNECTIONS: &str = "1000";
 
-/// Longer than the server waits for a head (10 s) or for a body (30 s).
+/// Longer than the server's deadline for a head (10 s) and for a body (30 s).
 const SECONDS: &str = "40";
 
-/// How often somebody else publishes and reads.
+/// How often another client publishes.
 const EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run() -> Row {
@@ -38,7 +38,7 @@ pub(crate) async fn run() -> Row {
         let (mut times, mut ticks) = (Times::default(), tokio::time::interval(EVERY));
         let output = loop {
             tokio::select! {
-                output = &mut attack => break output.expect("what it said"),
+                output = &mut attack => break output.expect("its output"),
                 _ = ticks.tick() => {
                     let begun = Instant::now();
                     assert_eq!(publish(&mut beside, &json!({ "topic": "beside", "data": stored })).await.0, 201);
@@ -65,7 +65,7 @@ pub(crate) async fn run() -> Row {
     }
 }
 
-/// Without the sequences that colour it.
+/// Removes escape sequences for colours.
 fn plain(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! 1,000 readers that stop reading, and some that do not, at 1,000 events a second for a minute.
+//! Backpressure: 1,000 subscribers stop reading, and some do not, at 1,000 events a second for a minute.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +17,15 @@ const SECONDS: u64 = 60;
 const BATCHES_PER_SECOND: u64 = 100;
 const BATCH: u64 = 10;
 const EVENTS: u64 = SECONDS * BATCHES_PER_SECOND * BATCH;
-/// Events before the clock runs: those that will stall take them first, until all on their way is full.
+/// Events before the measurement: they fill the socket buffers of the subscribers that will stall.
 const FILL: u64 = 2000;
 const ALL: u64 = FILL + EVENTS;
 const KINDS: [&str; 3] = ["ws", "sse", "stream"];
 
-/// Of those that stalled, how many read all of it in the end.
+/// How many of the stalled subscribers resume and read all events in the end.
 const RESUMED: usize = 12;
 
-/// What a stalled reader's kernel takes.
+/// The receive buffer of a stalled subscriber.
 const RECEIVE_BYTES: u32 = 4096;
 
 struct Outcome {
@@ -99,7 +99,7 @@ async fn with(stalled: usize) -> Outcome {
     reached("what fills them", &filled, HEALTHY as u64 * FILL).await;
     let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / BATCHES_PER_SECOND));
     for batch in 0..EVENTS / BATCH {
-        // From when it was due: where this falls behind, that counts as well.
+        // Latency counts from the time at which the event was due, so that a delay of the publisher is included.
         let due = ticks.tick().await.into_std().saturating_duration_since(zero).as_micros() as u64;
         let first = FILL + batch * BATCH;
         let events: Vec<Value> = (first..first + BATCH).map(|n| event(n, due)).collect();

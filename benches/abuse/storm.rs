@@ -1,4 +1,4 @@
-//! 10,000 readers of all transports come at once; their server is killed, and all come back at once.
+//! Reconnect storm: 10,000 subscribers over all transports connect at once; the server is killed, and all reconnect at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::support::raw;
 
 const CROWD: usize = 10_000;
 
-/// Events in front of the kill, and behind it.
+/// Events before the kill, and as many after it.
 const HALF: u64 = 10;
 
 async fn publish(server: &Server, numbers: std::ops::Range<u64>) {
@@ -40,7 +40,7 @@ pub(crate) async fn run() -> Row {
                         begun.fetch_add(1, Ordering::Relaxed);
                     }
                 };
-                // However it ends: the cursor says where to go on.
+                // Any end is fine: the subscriber resumes at its cursor.
                 let _ = follower.follow(connection, 2 * HALF, greeted).await;
             }
             follower.faults

@@ -1,4 +1,4 @@
-//! 10,000 topics, and as many subscriptions of 64 patterns each: 640,000 patterns to be held, found, and forgotten.
+//! 10,000 topics, and as many subscriptions of 64 patterns each: 640,000 patterns to index, match and remove.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,16 +16,16 @@ const SUBSCRIPTIONS: usize = 10_000;
 const PATTERNS: usize = 64;
 const KINDS: [&str; 3] = ["ws", "sse", "stream"];
 
-/// Connections that are being opened at a time.
+/// Maximum of connections that are being opened at a time.
 const OPENING: usize = 200;
 
-/// Every other pattern has a wildcard in it; all of them match one topic each.
+/// Every other pattern has a wildcard; each pattern matches one topic.
 fn pattern(number: usize) -> String {
     let number = number % TOPICS;
     if number.is_multiple_of(2) { format!("t.{number}.news") } else { format!("t.{number}.*") }
 }
 
-/// What the first crowd leaves behind in memory the second has to do with: else it is a leak.
+/// Later rounds must reuse the memory of the first: growth would be a leak.
 const CROWDS: usize = 3;
 
 pub(crate) async fn run() -> Row {

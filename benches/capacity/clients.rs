@@ -1,4 +1,4 @@
-//! Clients that cost as little as possible: they write prepared requests, and count.
+//! Cheap load clients: they write prepared requests, and count deliveries.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 
-/// Stands in every event's data once, and nowhere else.
+/// A byte that is in every event's data once, and nowhere else.
 const MARK: u8 = b'~';
 
-/// One who publishes on a connection of his own.
+/// A publisher with a connection of its own.
 pub(crate) struct Publisher {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -25,7 +25,7 @@ impl Publisher {
         Self { stream, buffer: Vec::with_capacity(1024) }
     }
 
-    /// Publishes 200 bytes, and waits until they are acknowledged.
+    /// Publishes 200 bytes, and awaits the acknowledgement.
     pub(crate) async fn publish(&mut self, topic: &str) {
         let data = format!("\"{}{}\"", char::from(MARK), "x".repeat(197));
         let length = data.len();
@@ -34,16 +34,16 @@ impl Publisher {
         );
         self.stream.write_all(request.as_bytes()).await.expect("the node takes it");
         self.buffer.clear();
-        // The answer is an object, which is all there is to its end.
+        // The response's body is one JSON object without nested ones, so its end is the first `}`.
         while !self.buffer.ends_with(b"}") {
             let read = self.stream.read_buf(&mut self.buffer).await.expect("an answer");
-            assert!(read > 0, "the node hung up");
+            assert!(read > 0, "the node closed the connection");
         }
         assert!(self.buffer.starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&self.buffer));
     }
 }
 
-/// Publishes for a time with so many publishers; returns how many events were acknowledged.
+/// Publishes with so many publishers for a time; returns the number of acknowledged events.
 pub(crate) async fn publish_for(time: Duration, addresses: &[&str], publishers: usize) -> usize {
     let published = Rc::new(Cell::new(0));
     let local = LocalSet::new();
@@ -63,7 +63,7 @@ pub(crate) async fn publish_for(time: Duration, addresses: &[&str], publishers: 
     published.get()
 }
 
-/// Those who listen and count, spread over the nodes.
+/// Subscribers that count deliveries, spread over the nodes.
 pub(crate) struct Subscribers {
     count: usize,
     heard: std::sync::Arc<Heard>,
@@ -77,7 +77,7 @@ struct Heard {
 }
 
 impl Subscribers {
-    /// Connects all of them, and returns once the nodes have said hello, or, where a request is held, have had time to read it.
+    /// Connects all subscribers; returns once each has its `$hello`, or, for long polls, after the nodes have had time to read it.
     pub(crate) async fn connect(addresses: &[&str], count: usize, transport: &str, query: &str) -> Self {
         let heard = std::sync::Arc::new(Heard::default());
         let mut tasks = Vec::with_capacity(count);
@@ -91,7 +91,7 @@ impl Subscribers {
             if transport != "longpoll" {
                 let mut greeting = Vec::new();
                 while !greeting.windows(6).any(|window| window == b"$hello") {
-                    assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the node hung up");
+                    assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the node closed the connection");
                 }
                 count_marks(&greeting, &heard);
             }
@@ -107,7 +107,7 @@ impl Subscribers {
         Self { count, heard, tasks }
     }
 
-    /// Waits until each has heard so many events.
+    /// Waits until each subscriber has received so many events.
     pub(crate) async fn heard(&self, events: usize) {
         let all = events * self.count;
         let heard = async {

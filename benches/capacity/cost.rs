@@ -1,4 +1,4 @@
-//! What one client costs a node: to have it, to keep it awake, to take it back.
+//! The cost of one client on a node: memory when idle, heartbeats, a resume.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::support::Server;
 
 const CLIENTS: usize = 4000;
 
-/// Events that each has missed when it comes back.
+/// Events that a client has missed when it resumes.
 const MISSED: usize = 10;
 
-/// How long heartbeats are watched; there is one a second and client.
+/// How long heartbeats are measured, one a second and client.
 const BEATS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn of_a_client() {
@@ -23,7 +23,7 @@ pub(crate) async fn of_a_client() {
     for transport in ["ws", "sse", "longpoll"] {
         let server = Server::start(&["--workers", "1", "--heartbeat", "1s", "--max-connections", "25000"]);
         let node = [server.address()];
-        // What the server keeps for good once it has had so many is not theirs.
+        // Warm-up: memory that the server allocates once is not part of a client's cost.
         let warm = Subscribers::connect(&node, 200, transport, "topic=quiet&wait=60").await;
         drop(warm);
         let before = resident_bytes(server.pid());

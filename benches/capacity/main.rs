@@ -1,9 +1,9 @@
-//! What nodes add up to, and what a client costs: `cargo bench --bench capacity [nodes|client]`. Prints figures, asserts
+//! Scaling over nodes, and the cost of a client: `cargo bench --bench capacity [nodes|client]`. Prints figures, asserts
 //! nothing. Linux only.
 //!
-//! All nodes, three NATS servers and the load share this machine, so wall-clock rates say little: what one node more is worth
-//! is told by the CPU time that the busiest node spends for each event that is published or delivered, since it is what a
-//! machine of its own would run out of first. Each figure is the median of three rounds, each round on fresh servers, the
+//! All nodes, three NATS servers and the load share this machine, so wall-clock rates mean little. The measure of another
+//! node's worth is the CPU time that the busiest node spends for each event that is published or delivered, since a machine
+//! of its own would run out of CPU time first. Each figure is the median of three rounds, each round on fresh servers, the
 //! numbers of nodes in turn.
 
 mod clients;
@@ -26,24 +26,24 @@ const ROUNDS: usize = 3;
 /// How long each load lasts.
 const TIME: Duration = Duration::from_secs(4);
 
-/// Who publish at a time, each waiting for his answer, spread over the nodes.
+/// Concurrent publishers, each awaiting its acknowledgement, spread over the nodes.
 const PUBLISHERS: usize = 64;
 
-/// Who listen over WebSocket, spread over the nodes.
+/// WebSocket subscribers, spread over the nodes.
 const SUBSCRIBERS: usize = 900;
 
-/// Events a second that all of them hear.
+/// Events a second that every subscriber receives.
 const EVENTS_PER_SECOND: u32 = 30;
 
-/// What is measured of so many nodes in one round.
+/// The figures of so many nodes in one round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
     publishes_per_second: f64,
-    /// CPU microseconds of the busiest node, for each event that is published to any.
+    /// CPU microseconds of the busiest node, for each event that is published to any node.
     publish_busiest_us: f64,
     publish_all_us: f64,
     publish_nats_us: f64,
-    /// CPU microseconds of the busiest node, for each delivery by any.
+    /// CPU microseconds of the busiest node, for each delivery by any node.
     delivery_busiest_us: f64,
     delivery_all_us: f64,
 }
@@ -63,7 +63,7 @@ fn main() {
     });
 }
 
-/// One node, two, three; and one with a log of its own, to compare.
+/// One, two and three nodes over NATS; and one with a log on disk, to compare.
 async fn nodes() {
     let mut on_disk = Vec::new();
     let mut over_nats: [Vec<Figures>; 3] = Default::default();

@@ -1,4 +1,4 @@
-//! What processes have spent, from what Linux says of them.
+//! CPU time and memory of processes, from Linux's `/proc`.
 
 use std::fs;
 
@@ -8,12 +8,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub(crate) struct Cpu(Vec<u64>);
 
 impl Cpu {
-    /// So far, in nanoseconds each.
+    /// At the start of the measurement, in nanoseconds.
     pub(crate) fn of(pids: &[u32]) -> Self {
         Self(pids.iter().map(|pid| cpu_ns(*pid)).collect())
     }
 
-    /// What they have spent since.
+    /// The CPU time since the start, of all processes.
     pub(crate) fn since(&self, pids: &[u32]) -> Self {
         Self(Self::of(pids).0.iter().zip(&self.0).map(|(now, before)| now - before).collect())
     }
@@ -22,13 +22,13 @@ impl Cpu {
         self.0.iter().sum::<u64>() as f64 / 1000.0
     }
 
-    /// Of the one that has spent most.
+    /// The CPU time since the start, of the busiest process.
     pub(crate) fn most_us(&self) -> f64 {
         self.0.iter().max().copied().unwrap_or_default() as f64 / 1000.0
     }
 }
 
-/// Of all its threads; to the nanosecond, where `stat` counts in hundredths of a second.
+/// The CPU time of all threads of a process, in nanoseconds; `stat` would count in hundredths of a second.
 fn cpu_ns(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
     let spent = tasks.flatten().filter_map(|task| {
@@ -38,7 +38,7 @@ fn cpu_ns(pid: u32) -> u64 {
     spent.sum()
 }
 
-/// Memory that a process has in RAM, in bytes.
+/// Resident memory of a process, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -46,8 +46,8 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
     kib.expect("a number") * 1024
 }
 
-/// What the kernel keeps for a TCP socket that nothing waits in: its objects' sizes, in bytes. Nothing where it does not
-/// say (it says so to root only).
+/// Kernel memory of a TCP socket with empty buffers: the sizes of its objects, in bytes. `None` if the kernel does not report
+/// them (only root can read them).
 pub(crate) fn socket_bytes() -> Option<u64> {
     let slabs = fs::read_to_string("/proc/slabinfo").ok()?;
     let size = |name: &str| {
@@ -58,7 +58,7 @@ pub(crate) fn socket_bytes() -> Option<u64> {
     Some(size("TCP")? + size("sock_inode_cache")? + size("dentry")? + size("filp").unwrap_or(256))
 }
 
-/// As many open files as may be; the servers inherit it.
+/// Raises the limit of open files to the maximum; the servers inherit it.
 pub(crate) fn raise_file_limit() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("the soft limit goes up to the hard one");

@@ -1,4 +1,4 @@
-//! What is measured, and for how long.
+//! Command-line arguments: which works and servers are measured, and for how long.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
     pub(crate) rounds: u32,
     /// How long each server is measured in a round of a work.
     pub(crate) time: Duration,
-    /// Figures that are printed, and not kept.
+    /// Figures are printed, and not stored.
     pub(crate) quick: bool,
     pub(crate) report_only: bool,
 }
@@ -32,7 +32,7 @@ impl Arguments {
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} takes a value"));
             match word {
-                // Cargo says so to every benchmark.
+                // Cargo passes this to every benchmark.
                 "--bench" => {}
                 "--quick" => (all.quick, all.rounds, all.time) = (true, 1, Duration::from_millis(1500)),
                 "--report" => all.report_only = true,

@@ -1,4 +1,4 @@
-//! Switchback beside Nchan and the floor, on the same work: `cargo bench --bench compare`.
+//! Compares Switchback with Nchan and with the kernel's floor, on the same work: `cargo bench --bench compare`.
 //!
 //! ```text
 //! cargo bench --bench compare                      all of it: five rounds, half an hour
@@ -7,10 +7,10 @@
 //! cargo bench --bench compare -- --report          only writes the table and the plots again
 //! ```
 //!
-//! Takes two cores and, to install Nchan where it is missing, Debian and root. The server is alone on core 0, the load on
-//! core 1. In each round of a work every server is fresh, and they take turns, shuffled, of a quarter of a second: what else the
-//! machine does meets all of them. What was measured is kept in
-//! `benches/results`, by work, so that a run of some works leaves the others' figures as they were.
+//! Needs two cores and, to install a missing Nchan, Debian and root. The server is alone on core 0, the load on
+//! core 1. In each round of a work every server is fresh, and the servers take turns, shuffled, of a quarter of a second: other
+//! activity on the machine affects all of them. The figures are stored in
+//! `benches/results`, by work, so that a run of some works leaves the other works' figures as they were.
 
 mod arguments;
 mod report;

@@ -1,4 +1,4 @@
-//! Writes the table and the plots from all that is kept.
+//! Writes the table and the plots from the stored figures.
 
 use std::fs;
 use std::path::PathBuf;
@@ -41,13 +41,13 @@ pub(crate) fn write(quick: bool) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Puts the table where the README has room for it.
+/// Replaces the table between the markers in the README.
 fn show(table: &str) -> Result<(), Fault> {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(&file)?;
     let (begin, end) = ("<!-- compare: begin -->\n", "<!-- compare: end -->");
     let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-    let Some((before, after)) = parts else { return Err("the README has no room for the table".into()) };
+    let Some((before, after)) = parts else { return Err("the README has no markers for the table".into()) };
     Ok(fs::write(file, format!("{before}{begin}\n{table}\n{end}{after}"))?)
 }
 

@@ -1,4 +1,4 @@
-//! What was measured, and kept: by work, each with its runs and its machine.
+//! The stored figures, by work: each with its runs and its machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::support::targets::Target;
 use crate::support::{Fault, machine, stats};
 use crate::work;
 
-/// The runs of a work, and where they were done.
+/// The runs of a work, and the machine.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Kept {
     pub(crate) machine: String,
@@ -25,7 +25,7 @@ pub(crate) fn home() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results")
 }
 
-/// Short runs are kept elsewhere: they are for whoever is changing something.
+/// Short runs are stored elsewhere: they are for development, not for the README.
 fn file(quick: bool) -> PathBuf {
     match quick {
         true => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare-quick.json"),
@@ -41,7 +41,7 @@ pub(crate) fn load(quick: bool) -> Result<All, Fault> {
     }
 }
 
-/// Keeps the runs of one work in place of those that were kept before.
+/// Stores the runs of one work in place of its previous runs.
 pub(crate) fn save(work: &str, runs: &[Run], quick: bool) -> Result<(), Fault> {
     let mut all = load(quick)?;
     all.insert(work.into(), Kept { machine: machine::describe(), runs: runs.to_vec() });
@@ -49,7 +49,7 @@ pub(crate) fn save(work: &str, runs: &[Run], quick: bool) -> Result<(), Fault> {
     Ok(fs::write(file(quick), serde_json::to_string_pretty(&all)? + "\n")?)
 }
 
-/// What is looked at in a run.
+/// Selects a figure of a run.
 pub(crate) type Figure = fn(&Run) -> Option<f64>;
 
 /// A server's figures in a work, round by round.
@@ -58,12 +58,12 @@ pub(crate) fn figures(all: &All, work: &str, target: Target, figure: Figure) -> 
     runs.iter().filter(|run| run.target == target.name()).filter_map(figure).collect()
 }
 
-/// The middle one of them.
+/// The median of the figures.
 pub(crate) fn median(all: &All, work: &str, target: Target, figure: Figure) -> Option<f64> {
     Some(stats::median(&figures(all, work, target, figure))).filter(|value| value.is_finite())
 }
 
-/// In the order in which they are listed, those that were measured.
+/// The measured servers, in the order in which they are listed.
 pub(crate) fn measured(all: &All) -> impl Iterator<Item = (&'static str, &Kept)> {
     work::ALL.iter().filter_map(|work| Some((work.name, all.get(work.name)?)))
 }

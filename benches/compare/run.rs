@@ -1,4 +1,4 @@
-//! What is measured of a server at a work.
+//! The figures of one server at one work.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::support::stats;
 use crate::support::targets::Target;
 
-/// What one run measured. What a work does not have is not a number.
+/// The figures of one run; NaN if a work does not have the figure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) target: String,

@@ -1,4 +1,4 @@
-//! One server at one work, in turns with the others.
+//! One server under load at one work, in turns with the other servers.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -12,53 +12,53 @@ use crate::support::{Fault, machine, seen};
 
 const SUBSCRIBERS: u64 = 1000;
 
-/// Subscribers of which each costs memory; so many that the server's own weight does not show.
+/// Connections whose memory is measured: enough that the server's constant part is negligible.
 const IDLE_CONNECTIONS: u64 = 5000;
 
-/// Events that have been published and not reached everybody, where publishing is as fast as that allows.
+/// Maximum of events in flight (published, not received by all subscribers) when publishing at full speed.
 const WINDOW_EVENTS: u64 = 64;
 
-/// Publishers, where one after the other would hold up a store that syncs.
+/// Concurrent publishers, since a single one would be limited by a store's sync.
 const PUBLISHERS: usize = 16;
 
-/// For what is under way to come to rest.
+/// Time for requests and events in flight to settle.
 const SETTLE: Duration = Duration::from_millis(700);
 
-/// For streams to begin.
+/// Deadline for streams to begin.
 const BEGIN_MAX: Duration = Duration::from_secs(20);
 
-/// What the server is made to do.
+/// The kind of a work.
 pub(crate) enum What {
-    /// Deliveries at a rate a second; `None`: as many as go.
+    /// Deliveries at a rate a second; `None`: as many as possible.
     Deliver(Transport, Option<u32>),
-    /// Connections that hear nothing.
+    /// Idle connections.
     Idle(Transport),
-    /// Publishes with nobody there: connections, requests under way on each, events a request.
+    /// Publishes without subscribers: connections, requests in flight on each, events a request.
     Publish { connections: usize, depth: usize, batch: usize },
     /// Short polls that find nothing new, on so many connections.
     Polls { connections: usize },
 }
 
-/// What has not come by then, with nothing else coming either, is lost.
+/// Events that have not arrived after so long a silence are lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 
-/// After a turn, for what a server still does when it has answered.
+/// Pause after a turn, for work that a server does after its response.
 const REST: Duration = Duration::from_millis(10);
 
-/// A server, and the load that is its own.
+/// A server and its load.
 pub(crate) struct Side {
     pub(crate) target: Target,
     server: Running,
     load: Load,
     job: Job,
-    /// Its processes' time at work, and how long it was at work, since it is measured.
+    /// CPU time of the server's processes, and wall-clock time of its turns, since the measurement began.
     cpu: Duration,
     time: Duration,
 }
 
 enum Job {
     Deliver(Publishing<'static>),
-    /// Questions that are asked again as soon as they are answered.
+    /// Requests that are repeated as soon as they are answered.
     Ask {
         connections: usize,
         depth: usize,
@@ -89,7 +89,7 @@ impl Side {
                 let question = target.empty_poll(&server)?;
                 Job::Ask { connections, depth: 1, batch: 1, question: Box::new(move || question.clone()) }
             }
-            What::Idle(_) => return Err("there is nothing to do".into()),
+            What::Idle(_) => return Err("an idle work has no turns".into()),
         };
         if let Job::Ask { connections, .. } = job {
             for _ in 0..connections {
@@ -99,13 +99,13 @@ impl Side {
         Ok(Self { target, server, load, job, cpu: Duration::ZERO, time: Duration::ZERO })
     }
 
-    /// What comes from now on counts.
+    /// Starts the measurement.
     pub(crate) fn measure(&mut self) {
         self.load.figures.on = true;
         (self.cpu, self.time) = Default::default();
     }
 
-    /// Works for so long, and until nothing is under way.
+    /// Runs for so long, and until nothing is in flight.
     pub(crate) fn turn(&mut self, time: Duration) -> Result<(), Fault> {
         let pids = self.server.pids();
         let (cpu, begun) = (machine::cpu_time(&pids), Instant::now());
@@ -121,9 +121,9 @@ impl Side {
         Ok(())
     }
 
-    /// What came of it.
+    /// Ends the measurement; returns its figures.
     pub(crate) fn end(mut self) -> Result<Run, Fault> {
-        // Whatever came twice would come now.
+        // Duplicates would arrive now.
         self.load.until(Duration::from_millis(50), |_| false)?;
         let mut run = Run::of(self.target);
         let figures = &mut self.load.figures;
@@ -147,12 +147,12 @@ impl Side {
     }
 }
 
-/// Measures what connections cost that hear nothing: one server at a time.
+/// Measures the memory of idle connections, one server at a time.
 pub(crate) fn idle(target: Target, connections_max: u64, transport: Transport) -> Result<Run, Fault> {
     let server = target.start(connections_max)?;
     let mut load = Load::new()?;
     let pids = server.pids();
-    // The first of a kind costs what is there for all of them.
+    // The first connection of a kind includes constant costs.
     subscribe(&mut load, target, &server, transport, 1)?;
     let before = machine::memory_bytes(&pids);
     load.greeted = 0;
@@ -174,7 +174,7 @@ fn subscribe(load: &mut Load, target: Target, server: &Running, transport: Trans
     if streams && !load.until(BEGIN_MAX, |load| load.greeted as u64 == count)? {
         return Err(format!("only {} of {count} streams began", load.greeted).into());
     }
-    // A held request shows no sign that it is held.
+    // A client cannot see that its request is held.
     load.until(SETTLE, |_| false)?;
     Ok(())
 }
@@ -195,7 +195,7 @@ fn deliver(
     Ok(Job::Deliver(Publishing::new(askers, pace, Box::new(move |data| target.publish(data)))))
 }
 
-/// Publishes for so long; says when the last of it came.
+/// Publishes for so long; returns the time of the last delivery.
 fn deliveries(load: &mut Load, publishing: &mut Publishing<'_>, time: Duration) -> Result<Instant, Fault> {
     let (begun, published, seen) = (Instant::now(), publishing.total(), load.seen);
     publishing.resume();
@@ -207,7 +207,7 @@ fn deliveries(load: &mut Load, publishing: &mut Publishing<'_>, time: Duration) 
     arrive(load, |load| everything.saturating_sub(load.seen))
 }
 
-/// Asks for so long; says when the last answer came.
+/// Sends requests for so long; returns the time of the last response.
 fn answers(
     load: &mut Load,
     connections: usize,
@@ -230,7 +230,7 @@ fn answers(
     Ok(ended)
 }
 
-/// Waits until nothing is under way, or what is seems to be lost; says when the last of it came.
+/// Waits until nothing is in flight, or the rest seems to be lost; returns the time of the last arrival.
 fn arrive(load: &mut Load, under_way: impl Fn(&Load) -> u64) -> Result<Instant, Fault> {
     let (mut left, mut last) = (under_way(load), Instant::now());
     while left > 0 && last.elapsed() < LOST_AFTER {

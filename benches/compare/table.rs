@@ -1,4 +1,4 @@
-//! The tables: what is to be reached, and all that was measured.
+//! The tables: the targets, and all figures.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ struct Row {
     what: &'static str,
     work: &'static str,
     figure: Figure,
-    /// Who is measured against whom.
+    /// The two servers that are compared.
     pair: (Target, Target),
     bound: Bound,
 }
@@ -59,7 +59,7 @@ const ROWS: &[Row] = {
     ]
 };
 
-/// Ratios beside what they have to be.
+/// Ratios beside their bounds.
 pub(crate) fn bounds(all: &All) -> String {
     let mut out = format!("| work | {} | ratio (spread) | at most / at least | aim | |\n|---|", TARGETS.join(" | "));
     out.push_str(&"---:|".repeat(TARGETS.len()));

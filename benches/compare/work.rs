@@ -1,4 +1,4 @@
-//! The works: each is done by every server, fresh.
+//! The works: each is run on every server, freshly started.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use crate::side::{self, Side, What};
 use crate::support::Fault;
 use crate::support::targets::{Target, Transport};
 
-/// Requests under way on a connection, where they are pipelined.
+/// Pipelined requests in flight on a connection.
 const PIPELINED: usize = 64;
 
 /// Events in a batch.
 const BATCH_EVENTS: usize = 100;
 
-/// Before anything is measured: code that has run, buffers that have grown.
+/// Warm-up before the measurement: code is loaded, buffers have grown.
 const WARM_UP: Duration = Duration::from_millis(700);
 
-/// How long a server is at work before it is another one's turn: long beside what it takes to find the caches as others left
-/// them, short beside what else goes on on the machine, which thus meets all of them.
+/// How long a server's turn is: long compared with the warm-up of the caches, short compared with other activity on the
+/// machine, which thus affects all servers.
 const TURN: Duration = Duration::from_millis(250);
 
-/// The same where events come at a rate. A twentieth of a second lies between two of them, which go to everybody: in a short
-/// turn the first, to whom all of the caches are cold, would be one of five.
+/// The same for events at a rate. The interval between two events is a twentieth of a second: in a short turn the first event,
+/// with cold caches, would be one of five.
 const PACED_TURN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Work {
@@ -64,7 +64,7 @@ pub(crate) const ALL: &[Work] = {
 };
 
 impl Work {
-    /// Whether a server does this work.
+    /// Whether a server supports this work.
     pub(crate) fn concerns(&self, target: Target) -> bool {
         match self.what {
             What::Publish { batch, .. } if batch > 1 => matches!(target, Target::Memory | Target::Disk),
@@ -72,7 +72,7 @@ impl Work {
         }
     }
 
-    /// Has all of the servers do it, each for so long.
+    /// Runs the work on all servers, on each for so long.
     pub(crate) fn round(&self, targets: &[Target], connections_max: u64, time: Duration) -> Result<Vec<Run>, Fault> {
         if let What::Idle(transport) = self.what {
             let run = |target: &Target| side::idle(*target, connections_max, transport).map_err(by(*target));
@@ -85,7 +85,7 @@ impl Work {
             side.measure();
             sides.push(side);
         }
-        // As fast as it goes, there is much under way at the end of each turn, so there is only one.
+        // At full speed, much is in flight at the end of each turn, so there is only one turn.
         let turn = match self.what {
             What::Deliver(_, None) => time,
             What::Deliver(_, Some(_)) => PACED_TURN,
@@ -108,7 +108,7 @@ impl Work {
     }
 }
 
-/// Says whose fault it was.
+/// Adds the server's name to an error.
 fn by(target: Target) -> impl Fn(Fault) -> Fault {
     move |fault| format!("{}: {fault}", target.name()).into()
 }

@@ -1,4 +1,4 @@
-//! The cost of a delivery while everybody is caught up.
+//! The cost of a delivery to subscribers that are caught up.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::support::{Fault, http, machine, servers};
 const DELIVERIES_A_SECOND: u64 = 20_000;
 const SUBSCRIBERS: u64 = 100;
 
-/// Patterns of one subscription; the most is 64.
+/// Patterns of one subscription; the maximum is 64.
 const PATTERNS_A_SOCKET: u64 = 50;
 
-/// Events in a request that fills a log or makes topics known.
+/// Events in a request that fills a log or creates topics.
 pub(crate) const FILL_EVENTS: u64 = 1000;
 
 const ARRIVE_MAX: Duration = Duration::from_secs(30);
 
-/// The first few of some sizes, where it has to be quick.
+/// All sizes, or only the first few for a quick run.
 pub(crate) fn some(sizes: &'static [u64], quick: bool) -> &'static [u64] {
     &sizes[..if quick { sizes.len().min(3) } else { sizes.len() }]
 }
@@ -49,7 +49,7 @@ pub(crate) fn topics(quick: bool) -> Result<Vec<Growth>, Fault> {
         listen(&mut load, &server, &["bench.*"], SUBSCRIBERS)?;
         let number = std::cell::Cell::new(0_u64);
         let request = |data: &str| {
-            // Far apart, so that no topic comes twice while it is fresh.
+            // Topics in a stride, so that a repeated topic is not in the caches.
             number.set(number.get() + 7919);
             publish(&format!("bench.{}", number.get() % count), data)
         };
@@ -64,7 +64,7 @@ pub(crate) fn patterns(quick: bool) -> Result<Vec<Growth>, Fault> {
     for &count in some(&[1, 10, 100, 1000, 10_000], quick) {
         let server = servers::memory(&[])?;
         let mut load = Load::new()?;
-        // They share the topic's first token and its length: what tells them apart is in the middle.
+        // The patterns share the topic's first level and its number of levels: they differ in the middle.
         let all: Vec<String> = (0..count).map(|n| format!("bench.{n}.*.%3E")).collect();
         for some in all.chunks(PATTERNS_A_SOCKET as usize) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
@@ -97,7 +97,7 @@ pub(crate) fn publish(topic: &str, data: &str) -> Vec<u8> {
     http::post(&format!("/v1/topics/{topic}"), "application/json", data)
 }
 
-/// So many sockets, each with all of the patterns.
+/// Opens so many sockets, each with all of the patterns.
 pub(crate) fn listen(load: &mut Load, server: &Running, patterns: &[&str], count: u64) -> Result<(), Fault> {
     let request = http::get(&format!("/v1/ws?topic={}", patterns.join("&topic=")), http::UPGRADE);
     let before = load.greeted;
@@ -145,7 +145,7 @@ pub(crate) fn delivery(
     Ok(cpu.as_secs_f64() * 1e6 / load.figures.deliveries as f64)
 }
 
-/// Publishes so many events in batches, and waits for the answers.
+/// Publishes so many events in batches, and awaits the responses.
 pub(crate) fn fill(server: &Running, count: u64, topic: impl Fn(u64) -> String) -> Result<(), Fault> {
     for from in (0..count).step_by(FILL_EVENTS as usize) {
         let events: Vec<String> = (from..count.min(from + FILL_EVENTS))

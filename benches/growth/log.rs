@@ -1,4 +1,4 @@
-//! What a long log costs: opening it, holding it, adding to it, reading from far back, trimming it.
+//! The costs of a long log: opening, memory, delivery, a resume from far back, trimming.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) fn log(quick: bool) -> Result<Vec<Growth>, Fault> {
     Ok(vec![cost, start, memory])
 }
 
-/// A log of a million events, of which more and more are asked for.
+/// Resumes over a log of a million events, of which more and more match.
 pub(crate) fn resume(quick: bool) -> Result<Vec<Growth>, Fault> {
     let sizes = some(&[1000, 10_000, 100_000, 1_000_000], quick);
     let axis = "events that are returned";
@@ -46,7 +46,7 @@ pub(crate) fn resume(quick: bool) -> Result<Vec<Growth>, Fault> {
     let home = scratch()?;
     let data = home.path().join("data");
     const EVENTS: u64 = 1_000_000;
-    // One in 1000 is the rarest; what is left is everybody else's.
+    // The rarest topic has one event in 1000; other topics share the rest.
     fill(&data, EVENTS, |n| match n {
         n if n % 1000 == 0 => "resume.rare".into(),
         n if n % 100 == 1 => "resume.some".into(),
@@ -64,7 +64,7 @@ pub(crate) fn resume(quick: bool) -> Result<Vec<Growth>, Fault> {
         let pids = server.pids();
         let mut costs = Vec::new();
         let mut times = Vec::new();
-        // As many events of each, that what is cold at first weighs the same: pages, and each reading thread's own.
+        // The same number of events of each, so that cold pages and cold reader threads weigh the same.
         for _ in 0..(100_000 / count).clamp(3, 100) {
             let (begun, cpu) = (Instant::now(), machine::cpu_time(&pids));
             let returned = poll_all(&server, topic)?;
@@ -80,7 +80,7 @@ pub(crate) fn resume(quick: bool) -> Result<Vec<Growth>, Fault> {
     Ok(vec![cost, whole])
 }
 
-/// Follows the cursors from the beginning to the end; says how many events there were.
+/// Polls from the beginning to the end of the log; returns the number of events.
 fn poll_all(server: &Running, topic: &str) -> Result<u64, Fault> {
     let mut connection = server.connection()?;
     let (mut cursor, mut count) = ("earliest".to_owned(), 0);
@@ -97,13 +97,13 @@ fn poll_all(server: &Running, topic: &str) -> Result<u64, Fault> {
     }
 }
 
-/// Publishing on disk: with nothing to trim, and with an event to trim for each that comes.
+/// Publishing on disk: with nothing to trim, and with an event to trim for each new one.
 pub(crate) fn trimming(quick: bool) -> Result<Vec<Growth>, Fault> {
     let title = "publishing on disk, 16 connections, p99 ms: without trimming (1), while trimming (2)";
     let mut growth = Growth::new(title, "1: nothing is trimmed, 2: an event for each that comes", Claim::AtMostTwice);
     const KEPT: &str = "20000";
     let time = Duration::from_secs(if quick { 2 } else { 6 });
-    // Side by side in rounds, and the middle one: the disk has moods of its own.
+    // Both in alternating rounds, and the median: a disk's latency varies.
     let mut rounds = [Vec::new(), Vec::new()];
     for _ in 0..if quick { 1 } else { 5 } {
         for (at, flags) in [&[][..], &["--max-events", KEPT]].into_iter().enumerate() {

@@ -1,7 +1,7 @@
-//! What things cost as they grow: `cargo bench --bench growth`, or with the names of some curves after `--`.
+//! Costs at growing sizes: `cargo bench --bench growth`, or with the names of some curves after `--`.
 //!
 //! Each curve is measured on the real server, on a core of its own, and written to `benches/results`. 'Flat' means that the
-//! largest cost of a unit is at most one and a half times the smallest. `--quick` stops a tenth of the way, and keeps nothing.
+//! largest cost of a unit is at most one and a half times the smallest. `--quick` stops at a tenth, and stores nothing.
 
 mod live;
 mod log;
@@ -19,20 +19,20 @@ use support::stats::short;
 use support::svg::{self, Curve};
 use support::{Fault, machine, stats};
 
-/// What may be said of a curve.
+/// The claim that a curve must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Claim {
     /// The largest is at most one and a half times the smallest.
     Flat,
-    /// It is what it is.
+    /// No claim: the curve is shown only.
     Shown,
     /// The last is at most twice the first.
     AtMostTwice,
-    /// The last is at most so many.
+    /// The last is at most this value.
     AtMost(u32),
 }
 
-/// One cost, as one thing grows.
+/// One cost as a function of one size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Growth {
     pub(crate) title: String,

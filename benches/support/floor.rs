@@ -1,7 +1,7 @@
-//! The floor: what the kernel alone asks for. One `send()` a delivery, no server around it.
+//! The floor: the cost of the kernel alone. One `send()` a delivery, without a real server.
 //!
-//! It knows three things: `GET /sub` is a stream, `GET /held` is answered with the next event, `POST` is an event. Anything
-//! else is answered at once.
+//! It supports three requests: `GET /sub` opens a stream, `GET /held` is answered with the next event, `POST` publishes an event.
+//! Any other request is answered at once.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -96,7 +96,7 @@ fn deliver(peers: &[Peer], to: &[usize], bytes: &[u8]) {
     to.iter().for_each(|at| send(&peers[*at], bytes));
 }
 
-/// Once: what a full socket does not take is lost, and shows in the count.
+/// Writes once: bytes that a full socket does not take are lost, and the count shows it.
 fn send(peer: &Peer, bytes: &[u8]) {
     let _ = (&peer.stream).write(bytes);
 }

@@ -1,8 +1,8 @@
-//! As much of HTTP as a load generator needs, and no more: it shares a machine with what it measures.
+//! The minimum of HTTP that a load generator needs, since it shares a machine with the server that it measures.
 
 use memchr::memmem;
 
-/// Where a whole answer ends.
+/// The end of a complete response.
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) head: &'a [u8],
@@ -10,7 +10,7 @@ pub(crate) struct Answer<'a> {
     pub(crate) bytes: usize,
 }
 
-/// The first answer in `bytes`, once all of it is there. Chunked answers are not: those are streams.
+/// The first complete response in `bytes`. Chunked responses are never complete: those are streams.
 pub(crate) fn answer(bytes: &[u8]) -> Option<Answer<'_>> {
     let head_bytes = memmem::find(bytes, b"\r\n\r\n")? + 4;
     let head = &bytes[..head_bytes];
@@ -29,7 +29,7 @@ pub(crate) fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     std::str::from_utf8(&line[name.len() + 1..]).ok().map(str::trim)
 }
 
-/// What stands after `mark` up to the next quotation mark.
+/// The text between `mark` and the next quotation mark.
 pub(crate) fn quoted<'a>(text: &'a [u8], mark: &str) -> Option<&'a str> {
     let start = memmem::find(text, mark.as_bytes())? + mark.len();
     let length = memchr::memchr(b'"', &text[start..])?;

@@ -1,4 +1,4 @@
-//! The load: one thread that never sleeps, on a core of its own. A sleeping one would charge its wake-ups to the server.
+//! The load generator: one busy-polling thread on a core of its own. The wake-ups of a sleeping one would cost the server time.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -23,15 +23,15 @@ const PORTS_MAX: usize = 20_000;
 /// Bytes in which an iframe's `$bye` begins to show, with the cursor before its name.
 const IFRAME_END_BYTES: usize = 128;
 
-/// What a connection is for.
+/// The role of a connection.
 pub(crate) enum Role {
-    /// Hears a stream; `greeting` is what shows that it has begun.
+    /// Receives a stream; `greeting` marks its beginning.
     Stream { seen: Seen, greeting: &'static [u8], greeted: bool },
-    /// Hears an iframe's stream, and asks for the next document where one has ended.
+    /// Receives an iframe's stream, and requests the next document when one has ended.
     Iframe { seen: Seen, greeted: bool },
-    /// Asks, is held, is answered, asks on.
+    /// Long polling: sends the next request when one is answered.
     Held { seen: Seen, next: fn(&Answer<'_>) -> Option<Vec<u8>> },
-    /// Asks when it is told to: publishers, short polls.
+    /// Sends requests when called: publishers, short polls.
     Asker { asked: VecDeque<Instant>, answered: u64, refused: u64 },
 }
 
@@ -40,12 +40,12 @@ struct Connection {
     role: Role,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// The socket takes no more for now.
+    /// The socket's send buffer is full.
     blocked: bool,
     open: bool,
 }
 
-/// What was counted while it was asked for.
+/// The figures, which are counted while `on` is set.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) on: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Figures {
     /// From the call that published to the read that brought the event, in microseconds.
     pub(crate) latencies_us: Vec<u32>,
     pub(crate) answers: u64,
-    /// From a question to its answer, in microseconds.
+    /// From a request to its response, in microseconds.
     pub(crate) waits_us: Vec<u32>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Load {
     connections: Vec<Connection>,
     zero: Instant,
     pub(crate) figures: Figures,
-    /// Events that all subscribers together have seen.
+    /// Events that all subscribers together have received.
     pub(crate) seen: u64,
     pub(crate) greeted: usize,
     /// Askers that were answered since this was last emptied.
@@ -117,7 +117,7 @@ impl Load {
         Ok(at)
     }
 
-    /// Adds one that asks.
+    /// Adds a connection that sends requests.
     pub(crate) fn asker(&mut self, address: SocketAddr) -> Result<usize, Fault> {
         self.connect(address, Role::Asker { asked: VecDeque::new(), answered: 0, refused: 0 })
     }
@@ -130,7 +130,7 @@ impl Load {
         connection.send(bytes, &self.epoll, to);
     }
 
-    /// Questions of an asker that wait for their answers.
+    /// Requests of an asker that are in flight.
     pub(crate) fn unanswered(&self, of: usize) -> usize {
         match &self.connections[of].role {
             Role::Asker { asked, .. } => asked.len(),
@@ -138,7 +138,7 @@ impl Load {
         }
     }
 
-    /// Takes what is there, and does not wait.
+    /// Reads what has arrived, without waiting.
     pub(crate) fn turn(&mut self) -> Result<(), Fault> {
         let mut ready = std::mem::take(&mut self.ready);
         let count = self.epoll.wait(&mut ready, EpollTimeout::ZERO)?;
@@ -155,7 +155,7 @@ impl Load {
         Ok(())
     }
 
-    /// Turns until something holds; says whether it did in time.
+    /// Polls until a condition holds; returns whether it did within the deadline.
     pub(crate) fn until(&mut self, within: Duration, mut holds: impl FnMut(&Self) -> bool) -> Result<bool, Fault> {
         let begun = Instant::now();
         while !holds(self) {
@@ -182,7 +182,7 @@ impl Load {
         faults
     }
 
-    /// Answers that were not 2xx or 3xx.
+    /// Responses that were not 2xx or 3xx.
     pub(crate) fn refusals(&self) -> u64 {
         let refused = self.connections.iter().map(|connection| match &connection.role {
             Role::Asker { refused, .. } => *refused,
@@ -214,7 +214,7 @@ impl Load {
                 figures.latencies_us.push(u32::try_from(now.saturating_sub(nanos) / 1000).unwrap_or(u32::MAX));
             }
         };
-        // What is whole is read where it lies; only what is cut is kept.
+        // Complete events are read in place; only an incomplete rest is copied.
         let kept = std::mem::take(&mut connection.input);
         let joined;
         let all = if kept.is_empty() {
@@ -240,7 +240,7 @@ impl Load {
                     self.greeted += 1;
                 }
                 match memmem::find(all, b"\"event\":\"$bye\"") {
-                    // The end of the document is waited for; its last cursor is where the next one starts.
+                    // After the end of the document, the next one starts at its last cursor.
                     Some(_) if !all.ends_with(b"0\r\n\r\n") => {}
                     Some(_) => {
                         seen.read(all, delivered);
@@ -248,7 +248,7 @@ impl Load {
                         let cursor = http::last_quoted(all, "{\"cursor\":\"").unwrap_or_default();
                         question = Some(http::get(&format!("/v1/iframe?topic=bench&cursor={cursor}"), ""));
                     }
-                    // Enough is kept for the mark of the end to be seen whole.
+                    // Enough bytes are kept to find an end mark that is split over two reads.
                     None if *greeted => done = seen.read_but(all, IFRAME_END_BYTES, delivered),
                     None => {}
                 }

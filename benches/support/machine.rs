@@ -1,4 +1,4 @@
-//! Cores, processor time and memory, as Linux tells them.
+//! Cores, CPU time and memory, from Linux.
 
 use std::fs;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use nix::unistd::Pid;
 
 use super::Fault;
 
-/// Where the server runs.
+/// The server's core.
 pub(crate) const SERVER_CORE: usize = 0;
-/// Where the load runs.
+/// The load's core.
 pub(crate) const LOAD_CORE: usize = 1;
 
-/// Keeps this thread, and the processes that it starts from now on, on one core.
+/// Pins this thread, and the processes that it starts from now on, to one core.
 pub(crate) fn pin(core: usize) -> Result<(), Fault> {
     let mut cores = CpuSet::new();
     cores.set(core)?;
@@ -22,14 +22,14 @@ pub(crate) fn pin(core: usize) -> Result<(), Fault> {
         .map_err(|error| format!("core {core} cannot be had ({error}): this takes two cores").into())
 }
 
-/// As many open files as may be: a connection is one here and one at the server.
+/// Raises the limit of open files to the maximum: a connection takes one file here and one in the server.
 pub(crate) fn raise_files() -> Result<u64, Fault> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     Ok(most)
 }
 
-/// A process and those it started.
+/// A process and its descendants.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut at = 0;
@@ -51,7 +51,7 @@ pub(crate) fn cpu_time(pids: &[u32]) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// Bytes of memory that are these processes' own: what they share counts once, or in part (PSS).
+/// Memory of these processes in bytes; shared pages count proportionally (PSS).
 pub(crate) fn memory_bytes(pids: &[u32]) -> u64 {
     let kilobytes = pids.iter().filter_map(|pid| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -61,7 +61,7 @@ pub(crate) fn memory_bytes(pids: &[u32]) -> u64 {
     kilobytes.sum::<u64>() * 1024
 }
 
-/// The machine in a line.
+/// One line that describes the machine.
 pub(crate) fn describe() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {

@@ -1,6 +1,6 @@
-//! What the benchmarks share: the machine, the servers under test, the load, the figures.
+//! Shared code of the benchmarks: the machine, the servers under test, the load, the figures.
 //!
-//! A benchmark includes all of it and uses a part.
+//! A benchmark includes the whole module and uses a part.
 #![allow(dead_code)]
 
 pub(crate) mod floor;
@@ -14,5 +14,5 @@ pub(crate) mod stats;
 pub(crate) mod svg;
 pub(crate) mod targets;
 
-/// Whatever stops a measurement.
+/// An error that stops a measurement.
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;

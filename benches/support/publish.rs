@@ -1,4 +1,4 @@
-//! Publishing: at a pace that waits for nobody, or as much as subscribers take.
+//! Publishing: at a fixed rate (open loop), or as fast as the subscribers receive (closed loop).
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ pub(crate) type Request<'a> = Box<dyn Fn(&str) -> Vec<u8> + 'a>;
 /// When the next event is due.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// Every so often, whatever becomes of the last one: an open loop.
+    /// At a fixed interval, whether or not the last event was acknowledged: an open loop.
     Every(Duration),
-    /// When one is answered, as long as so many events have not reached everybody.
+    /// As soon as one is acknowledged, with a maximum of events in flight to the subscribers.
     Window { events: u64, subscribers: u64 },
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Publishing<'a> {
 }
 
 impl<'a> Publishing<'a> {
-    /// `askers` publish side by side, each its own numbers.
+    /// `askers` publish concurrently, each with its own sequence of numbers.
     pub(crate) fn new(askers: Vec<usize>, pace: Pace, request: Request<'a>) -> Self {
         assert!(askers.len() <= PUBLISHERS_MAX, "events are numbered for so many publishers only");
         Self { askers, published: [0; PUBLISHERS_MAX], pace, due: Instant::now(), request }
@@ -37,7 +37,7 @@ impl<'a> Publishing<'a> {
         self.published.iter().sum()
     }
 
-    /// Goes on after a pause, in which nothing was due.
+    /// Resumes after a pause, in which nothing was due.
     pub(crate) fn resume(&mut self) {
         self.due = Instant::now();
     }
@@ -48,7 +48,7 @@ impl<'a> Publishing<'a> {
             Pace::Every(interval) => {
                 while Instant::now() >= self.due {
                     let at = self.total() as usize % self.askers.len();
-                    // From when it was due: were the load late, that would count, too.
+                    // Latency counts from the time at which the event was due, so that a delay of the load is included.
                     self.one(at, load);
                     self.due += interval;
                 }

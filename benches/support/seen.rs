@@ -1,10 +1,10 @@
-//! Numbered events, and what one subscriber has seen of them: each is counted, so is what is lost, repeated, out of order.
+//! Numbered events, and the record of those that one subscriber has received: how many, lost, repeated, out of order.
 
 use std::collections::BTreeSet;
 
 use memchr::memmem;
 
-/// Publishers that may number their events side by side.
+/// Maximum of publishers with sequences of their own.
 pub(crate) const PUBLISHERS_MAX: usize = 16;
 
 /// Size of an event's data, in bytes.
@@ -16,10 +16,10 @@ const PUBLISHER_DIGITS: usize = 2;
 const NUMBER_DIGITS: usize = 9;
 const TIME_DIGITS: usize = 15;
 
-/// From the mark of an event to the last thing that is read of it.
+/// Length from an event's mark to the end of the fields that are read.
 const READ_BYTES: usize = NUMBER_MARK.len() + PUBLISHER_DIGITS + NUMBER_DIGITS + TIME_MARK.len() + TIME_DIGITS;
 
-/// An event's data: who published it as which, when (in nanoseconds of the load's own clock), and what fills it up.
+/// An event's data: its publisher, number and time (in nanoseconds of the load's own clock), and padding.
 pub(crate) fn data(publisher: usize, number: u64, nanos: u64) -> String {
     let mut text = format!("{{\"n\":\"{publisher:02}{number:09}\",\"t\":\"{nanos:015}\",\"p\":\"");
     let end = "\"}";
@@ -28,11 +28,11 @@ pub(crate) fn data(publisher: usize, number: u64, nanos: u64) -> String {
     text
 }
 
-/// Of one subscriber.
+/// The events that one subscriber has received.
 #[derive(Default)]
 pub(crate) struct Seen {
     next: [u64; PUBLISHERS_MAX],
-    /// Skipped, and not seen since.
+    /// Events that were skipped and have not arrived since.
     missing: BTreeSet<(usize, u64)>,
     pub(crate) count: u64,
     pub(crate) repeated: u64,
@@ -55,20 +55,20 @@ impl Seen {
         }
     }
 
-    /// How many of those that were published it has not seen.
+    /// How many of the published events have not arrived.
     pub(crate) fn lost(&self, published: &[u64; PUBLISHERS_MAX]) -> u64 {
         let unseen = published.iter().zip(&self.next).map(|(published, next)| published.saturating_sub(*next));
         unseen.sum::<u64>() + self.missing.len() as u64
     }
 
-    /// Notes the events in `bytes`, and says how many of the bytes need not be looked at again. Each event's time of
-    /// publishing is passed on.
+    /// Records the events in `bytes`, and returns how many of the bytes need not be scanned again. Passes the time of
+    /// publishing of each event to `at`.
     pub(crate) fn read(&mut self, bytes: &[u8], at: impl FnMut(u64)) -> usize {
-        // A mark that has begun at the very end is left for the next time.
+        // A mark that begins at the very end is left for the next call.
         self.read_but(bytes, NUMBER_MARK.len() - 1, at)
     }
 
-    /// As [`Self::read`], and so many bytes at the end are looked at again in any case, but for the events in them.
+    /// As [`Self::read`], but leaves so many bytes at the end to be scanned again, without the events in them.
     pub(crate) fn read_but(&mut self, bytes: &[u8], again: usize, mut at: impl FnMut(u64)) -> usize {
         let mut done = 0;
         while let Some(found) = memmem::find(&bytes[done..], NUMBER_MARK) {

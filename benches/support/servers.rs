@@ -1,4 +1,4 @@
-//! Starts the servers, each fresh, on the core that is theirs.
+//! Starts fresh servers on the servers' core.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -16,28 +16,28 @@ use super::{Fault, floor, http, machine};
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// Events that those keep which keep them in memory, so that they do the same.
+/// Retention of the servers in memory, in events: the same for all.
 pub(crate) const KEPT_EVENTS: u64 = 1000;
 
-/// Where Debian puts the module.
+/// The path of the module in Debian's package.
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-/// A server that runs; ended when dropped.
+/// A running server; terminated when dropped.
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// From the start of the process to its first word, or the first connection that it took.
+    /// From the start of the process to its first output, or the first connection that it accepted.
     pub(crate) start_time: Duration,
     _home: Option<TempDir>,
 }
 
 impl Running {
-    /// The processes that are the server.
+    /// The server's processes.
     pub(crate) fn pids(&self) -> Vec<u32> {
         machine::family(self.child.id())
     }
 
-    /// Asks and waits for a whole answer; for set-up, not for load.
+    /// Sends a request and awaits the complete response; for set-up, not for load.
     pub(crate) fn ask(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let all = self.ask_whole(request)?;
         Ok(http::answer(&all).map(|answer| answer.body.to_vec()).unwrap_or_default())
@@ -48,7 +48,7 @@ impl Running {
         self.connection()?.ask_whole(request)
     }
 
-    /// A connection that asks one thing after the other.
+    /// A connection for sequential requests.
     pub(crate) fn connection(&self) -> Result<Connection, Fault> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(START_MAX))?;
@@ -57,11 +57,11 @@ impl Running {
     }
 }
 
-/// For set-up, and for what one client does alone.
+/// A blocking connection, for set-up and for single clients.
 pub(crate) struct Connection(TcpStream);
 
 impl Connection {
-    /// The body of an answer.
+    /// Sends a request; returns the body of the response.
     pub(crate) fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let all = self.ask_whole(request)?;
         Ok(http::answer(&all).map(|answer| answer.body.to_vec()).unwrap_or_default())
@@ -76,7 +76,7 @@ impl Connection {
                 return Ok(all);
             }
             match stream.read(&mut buffer)? {
-                0 => return Err("the server hung up".into()),
+                0 => return Err("the server closed the connection".into()),
                 read => all.extend_from_slice(&buffer[..read]),
             }
         }
@@ -85,7 +85,7 @@ impl Connection {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // nginx ends its worker when it is asked to end, and would orphan it when killed.
+        // nginx ends its worker on SIGTERM, and would orphan it on SIGKILL.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let asked = Instant::now();
         while asked.elapsed() < STOP_MAX && matches!(self.child.try_wait(), Ok(None)) {
@@ -96,7 +96,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts a program on the server's core and waits for the line in which it says its address.
+/// Starts a program on the server's core and waits for the output line with its address.
 fn start(command: &mut Command, home: Option<TempDir>) -> Result<Running, Fault> {
     machine::pin(machine::SERVER_CORE)?;
     let begun = Instant::now();
@@ -136,25 +136,25 @@ pub(crate) fn disk_in(data: &Path, flags: &[&str]) -> Result<Running, Fault> {
 }
 
 fn switchback(flags: &[&str]) -> Command {
-    // Another build than this one's, to compare two of them.
+    // Another build, to compare two builds.
     let program = std::env::var_os("SWITCHBACK_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_switchback").into());
     let mut command = Command::new(program);
     command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--log", "error", "--drain", "1s"]).args(flags);
     command
 }
 
-/// A directory on the disk that the build is on: `/tmp` may be memory, where a sync costs nothing.
+/// A directory on the build's disk: `/tmp` may be in memory, where a sync costs nothing.
 pub(crate) fn scratch() -> Result<TempDir, Fault> {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(&target)?;
     Ok(tempfile::tempdir_in(target)?)
 }
 
-/// Nchan in nginx, one worker, in memory. Installed with Debian's packages where it is missing.
+/// Nchan in nginx, one worker, in memory. Installs Debian's packages if it is missing.
 pub(crate) fn nchan(connections_max: u64) -> Result<Running, Fault> {
     install_nchan()?;
     let home = tempfile::tempdir()?;
-    // nginx does not say which port it was given, so it gets one that was free a moment ago.
+    // nginx does not report an ephemeral port, so it gets one that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let file = home.path().join("nginx.conf");
     std::fs::write(&file, nchan_configuration(home.path(), address, connections_max))?;
@@ -163,7 +163,7 @@ pub(crate) fn nchan(connections_max: u64) -> Result<Running, Fault> {
     let child = Command::new("nginx").arg("-c").arg(&file).arg("-p").arg(home.path()).stderr(Stdio::null()).spawn();
     machine::pin(machine::LOAD_CORE)?;
     let mut running = Running { child: child?, address, start_time: Duration::ZERO, _home: Some(home) };
-    // It listens before it has its worker.
+    // nginx listens before its worker runs.
     while running.pids().len() < 2 || TcpStream::connect(address).is_err() {
         if begun.elapsed() > START_MAX || !matches!(running.child.try_wait(), Ok(None)) {
             return Err("nginx did not start with Nchan".into());
@@ -189,7 +189,7 @@ fn nchan_configuration(home: &Path, address: SocketAddr, connections_max: u64) -
         "server {{\nlisten {address} backlog=4096;\nnchan_channel_id bench;\nnchan_message_buffer_length {KEPT_EVENTS};\n"
     );
     let _ = writeln!(text, "location = /pub {{ nchan_publisher; }}");
-    // A poll has to be told of a message once before it can ask for what follows it.
+    // A poll must receive a message once before it can request those that follow.
     let first = |kind: &str| if kind == "intervalpoll" { "oldest" } else { "newest" };
     for kind in ["websocket", "eventsource", "longpoll", "intervalpoll"] {
         let first = first(kind);

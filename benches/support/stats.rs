@@ -1,6 +1,6 @@
 //! Medians, percentiles, spreads.
 
-/// The middle one; the mean of the two in the middle. `NaN` of nothing.
+/// The median. `NaN` of an empty slice.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -17,7 +17,7 @@ pub(crate) fn spread(values: &[f64]) -> (f64, f64) {
     (fold(f64::min), fold(f64::max))
 }
 
-/// The value that a share of `sorted` does not exceed: nearest rank.
+/// A percentile of `sorted`, by nearest rank.
 pub(crate) fn percentile(sorted: &[u32], share: f64) -> f64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).map_or(f64::NAN, |value| f64::from(*value))

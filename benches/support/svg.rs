@@ -1,4 +1,4 @@
-//! Two kinds of plots: bars side by side, and curves over a logarithmic axis. Plain SVG, so that a repository shows them.
+//! Two kinds of plots, as plain SVG that a repository can show: grouped bars, and curves over a logarithmic axis.
 
 use std::fmt::Write as _;
 

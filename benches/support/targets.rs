@@ -1,4 +1,4 @@
-//! What is measured against what, and how each is spoken to.
+//! The servers under test, and their requests for each transport.
 
 use super::Fault;
 use super::http::{self, Answer};
@@ -15,7 +15,7 @@ pub(crate) enum Target {
     Disk,
 }
 
-/// Makes a subscriber of one kind, as often as it is called.
+/// Creates subscribers of one kind.
 pub(crate) type MakeRole = Box<dyn Fn() -> Role>;
 
 /// A way to subscribe.
@@ -64,12 +64,12 @@ impl Target {
         matches!(self, Self::Memory | Self::Disk).then(|| http::post("/v1/events", "application/json", &body))
     }
 
-    /// A request that is answered at once that there is nothing new.
+    /// A short poll without new events.
     pub(crate) fn empty_poll(self, server: &Running) -> Result<Vec<u8>, Fault> {
         match self {
             Self::Floor => Ok(http::get("/poll", "")),
             Self::Nchan => {
-                // The first answer has the message; what it is named by is presented from then on.
+                // The first response contains the message; later polls present its validators.
                 server.ask(&self.publish("{}"))?;
                 let first = server.ask_whole(&http::get("/intervalpoll", ""))?;
                 let answer = http::answer(&first).ok_or("no answer")?;
@@ -83,8 +83,8 @@ impl Target {
         }
     }
 
-    /// What a subscriber asks for, and how what it is sent is understood. Nchan has no iframe streaming and no JSONP: the
-    /// nearest that it has, `EventSource` and long polling, stand for them.
+    /// A subscriber's request and its role in the load. Nchan has no iframe streaming and no JSONP: its nearest transports,
+    /// `EventSource` and long polling, replace them.
     pub(crate) fn subscribe(self, transport: Transport, server: &Running) -> Result<(Vec<u8>, MakeRole), Fault> {
         use Transport::{Iframe, Jsonp, Longpoll, Sse, Ws};
         fn held(next: fn(&Answer<'_>) -> Option<Vec<u8>>) -> MakeRole {
@@ -130,12 +130,12 @@ fn switchback_held(path: &str, cursor: &str) -> Vec<u8> {
     http::get(&format!("{path}{cursor}"), "")
 }
 
-/// The next poll presents the batch's cursor, which stands first in it.
+/// The next poll presents the batch's cursor, which is its first key.
 fn switchback_next(path: &str, answer: &Answer<'_>) -> Option<Vec<u8>> {
     Some(switchback_held(path, http::quoted(answer.body, "{\"cursor\":\"")?))
 }
 
-/// The next poll presents what named the last message.
+/// The next poll presents the validators of the last message.
 fn nchan_request(path: &str, answer: &Answer<'_>) -> Option<Vec<u8>> {
     let (time, tag) = (http::header(answer.head, "last-modified")?, http::header(answer.head, "etag")?);
     Some(http::get(path, &format!("If-Modified-Since: {time}\r\nIf-None-Match: {tag}\r\n")))
