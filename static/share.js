@@ -3,29 +3,29 @@
  *
  *   Switchback.connect('', { topics: ['orders.>'], share: true });
  *
- * Tabs of one group elect a leading tab by a Web Lock. It holds the connection, for the patterns
- * of all, and repeats on a BroadcastChannel what arrives there. To the client this is one more
- * transport, the best one: where a browser lacks what it needs it is not supported, where it
- * fails the client falls back to a connection of its own, and every tab keeps its own cursor,
- * which makes each change exact.
+ * Tabs of one group elect a leading tab by a Web Lock. The leading tab holds one connection, for
+ * the patterns of all tabs, and relays its items on a BroadcastChannel. To the client this is one
+ * more transport, the preferred one: in a browser without Web Locks or BroadcastChannel it is not
+ * supported, after a failure the client falls back to a connection of its own, and every tab keeps
+ * its own cursor, which makes each switch exact.
  *
  *   member                                 leading tab
  *   takes a lock named by its id
- *   join { id, topics }             ->     subscribes; waits in line for that lock
- *                                   <-     welcome { id, cursor }: from there on it repeats all
+ *   join { id, topics }             ->     subscribes; queues for that lock
+ *                                   <-     welcome { id, cursor }: relays all after that cursor
  *   reads from its own cursor up to
  *   that one, by itself; then       <-     item, gap, beat
- *   gives the lock back, or dies    ->     gets the lock: takes back what it subscribed for it
- *                                   <-     lead { leader }: a new one; join again
+ *   gives the lock back, or dies    ->     gets the lock: unsubscribes the member's patterns
+ *                                   <-     lead { leader }: a new leader; join again
  *
- * A group is: the same server, the same `share`, and the same rights. Tokens that say the same,
+ * A group is: the same server, the same `share`, and the same rights. Tokens with equal claims,
  * but for their times and ids, are of one group; a tab with another user's token is in another
- * one, whatever it shares. Where cookies tell users apart, name the user in `share`.
+ * group, whatever its `share`. If cookies distinguish users, use the user's name as `share`.
  *
- * A tab takes part as long as one of its connections runs over this transport: when the last one
- * is closed it steps down, and when no tab is left the connection ends.
+ * A tab is a member as long as one of its connections runs over this transport: when the last one
+ * is closed the tab steps down, and when no tab is left the connection ends.
  *
- * A file of its own, in the JavaScript of 2018: browsers without Web Locks need none of it.
+ * A file of its own, in the JavaScript of 2018, since browsers without Web Locks do not need it.
  */
 (function (root) {
   'use strict';
@@ -35,11 +35,11 @@
   // Browsers run the timers of hidden tabs once a minute: two of these must be longer.
   const HEARTBEAT_MS = 45000;
   const LINGER_MS = 1000;        // a session that ends is often followed by the next one at once
-  const CHECK_MS = 20;           // between looks at how far catching up has come
+  const CHECK_MS = 20;           // between checks of a member's catching up
   const STALLED_MS = 30000;      // catching up without progress
   const BUFFER_MAX = 10000;      // items that wait until a member has caught up
   const MEMBERS_MAX = 256;       // of one leading tab; more have connections of their own
-  // Transports whose every answer moves the cursor.
+  // Transports whose every response moves the cursor.
   const CATCH_UP = ['longpoll', 'jsonp', 'iframe-poll'];
   // Claims that differ between tokens of equal rights.
   const OWN_TIMES = ['exp', 'iat', 'nbf', 'jti'];
@@ -61,9 +61,9 @@
   }
 
   /*
-   * What a token says of its bearer: its claims, in one order, without what differs between two
-   * tokens of equal rights. It becomes part of a name that other scripts of this origin can list,
-   * so what is no JWT goes in as a hash: it may be a secret as a whole.
+   * A token's claims, in canonical order, without those that differ between two tokens of equal
+   * rights. The result becomes part of a name that other scripts of this origin can list, so a
+   * token that is no JWT is hashed: the whole token may be secret.
    */
   function rightsOf(window, token) {
     if (!token) return 'anonymous';
@@ -142,7 +142,7 @@
         const { message, code, status } = error;
         this.broadcast({ type: 'refused', id, message, code, status });
       });
-      // A tab that is closed, or crashes, gives its locks back; no clock would notice it as soon.
+      // The browser releases the locks of a tab that is closed or crashes, sooner than any timeout.
       const { signal } = member.abort;
       navigator.locks.request(lockOf(id), { signal }, () => this.forget(id)).catch(() => {});
     }
@@ -155,7 +155,7 @@
       member.subscription.unsubscribe();
     }
 
-    // `lost`: each member opens a connection of its own. Else another tab will lead.
+    // `lost`: each member opens a connection of its own. Otherwise another tab will lead.
     end(lost) {
       if (lost) this.broadcast({ type: 'lost' });
       this.env.clearTimer(this.timer);
@@ -171,8 +171,8 @@
   // ---------------------------------------------------------------- this tab's part in a group
 
   /*
-   * It stands for election while the tab has a session in the group, and leads when its turn
-   * comes. Not while the page is in the back/forward cache, where nothing arrives.
+   * The tab is a candidate while it has a session in the group, and leads once it gets the lock;
+   * but not while the page is in the back/forward cache, where no message arrives.
    */
   class Group {
     constructor(library, env, name, rights, base, retired) {
@@ -188,13 +188,13 @@
       this.stand();
     }
 
-    // Closed by the application is over at once; any other end may be followed by a new session.
+    // A close by the application is final; after any other end a new session may follow.
     detach(session) {
       this.sessions.delete(session);
       if (this.sessions.size) return;
       this.env.clearTimer(this.lingering);
       this.lingering = this.env.setTimer(() => this.retire(), LINGER_MS);
-      // Later: the connection is called closed when all its sessions are.
+      // Deferred: the connection's state is closed only when all its sessions are.
       Promise.resolve().then(() => { if (session.connection.state === 'closed') this.retire(); });
     }
 
@@ -224,13 +224,13 @@
       else if (abort) abort.abort();
     }
 
-    // What ended the leading connection for good would end the next one as well: none is elected for it.
+    // No other tab is elected: the same error would end its connection as well.
     lost() { this.resign(true); }
 
     /*
-     * The token for the leading connection, from the options of a connection in this tab. One
-     * from a function must still grant the same: a page that signs in another user would otherwise
-     * hand that user's events to the previous user's tabs. `null` ends the connection.
+     * The token for the leading connection, from the options of a connection in this tab. A token
+     * from a function must grant the same as before: otherwise a page that signs in another user
+     * would pass that user's events to the previous user's tabs. `null` ends the connection.
      */
     token(done) {
       const options = [...this.sessions].map((session) => session.connection.options.token);
@@ -264,7 +264,7 @@
       this.topics = session.texts;
       this.leader = undefined;
       this.behind = null;     // a connection of its own, until it has caught up with the leader's
-      this.buffer = [];       // what the leader repeats meanwhile; null once caught up
+      this.buffer = [];       // items that the leader relays meanwhile; null once caught up
       this.channel = new env.window.BroadcastChannel(group.name);
       this.channel.onmessage = ({ data }) => this.receive(data);
       this.abort = new env.window.AbortController();
@@ -284,7 +284,7 @@
       switch (message.type) {
         case 'welcome': if (message.id === this.id && !this.leader) this.welcome(message); break;
         case 'refused': if (message.id === this.id) this.refused(message); break;
-        // One that was welcomed starts over: another leader's connection is at another place.
+        // A welcomed member starts over: a new leader's connection is at another cursor.
         case 'lead':
           if (this.leader) this.session.end({ planned: true });
           else if (this.release) this.join();
@@ -297,7 +297,7 @@
       }
     }
 
-    // The server's verdict on the patterns is this session's too; anything else is a fault of sharing.
+    // The server's refusal of a pattern applies to this session too; any other error is one of sharing.
     refused({ message, code, status }) {
       const isVerdict = status === 400 || status === 403;
       this.session.end(isVerdict ? this.library.endings.refused({ code, message }, status) : { message });
@@ -310,7 +310,7 @@
       this.take(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
     }
 
-    // Before the welcome, what the leader repeats is for others.
+    // Items that the leader relays before the welcome are for other members.
     take(item) {
       if (!this.leader) return;
       if (!this.buffer) this.session.hear(item);
@@ -339,8 +339,8 @@
     }
 
     /*
-     * Reads what lies between its own cursor and the leader's. What the leader repeats meanwhile
-     * is buffered; what arrives both ways is dropped by the connection's cursor test.
+     * Reads the events between its own cursor and the leader's. Items that the leader relays meanwhile
+     * are buffered; duplicates are dropped by the connection's cursor check.
      */
     catchUp(history, goal) {
       const { session, topics } = this;
@@ -377,7 +377,7 @@
     live(cursor) {
       const waiting = this.buffer;
       this.buffer = null;
-      // All up to here is delivered: a batch, since that settles what waits for a cursor.
+      // All up to here is delivered: a batch, since that completes waits for a cursor.
       this.session.batch({ cursor, events: [] });
       waiting.forEach((item) => this.session.hear(item));
     }
@@ -419,7 +419,7 @@
     });
   }
 
-  // To import it for its effect is enough, wherever it is bundled with the client.
+  // An import for the side effect is enough, if the file is bundled with the client.
   if (typeof module === 'object' && module.exports) {
     module.exports = install;
     install(require('./client.js'));

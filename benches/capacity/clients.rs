@@ -77,7 +77,7 @@ struct Heard {
 }
 
 impl Subscribers {
-    /// Connects all subscribers; returns once each has its `$hello`, or, for long polls, after the nodes have had time to read it.
+    /// Connects all subscribers; returns once each has its `$hello`, or, for long polls, after a time for the nodes to read them.
     pub(crate) async fn connect(addresses: &[&str], count: usize, transport: &str, query: &str) -> Self {
         let heard = std::sync::Arc::new(Heard::default());
         let mut tasks = Vec::with_capacity(count);
@@ -91,7 +91,7 @@ impl Subscribers {
             if transport != "longpoll" {
                 let mut greeting = Vec::new();
                 while !greeting.windows(6).any(|window| window == b"$hello") {
-                    assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the node closed the connection");
+                    assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the stream ended");
                 }
                 count_marks(&greeting, &heard);
             }
