@@ -99,7 +99,7 @@ fn matching(c: &mut Criterion) {
         }
         let mine = waiters.register(&patterns("orders.*.status"));
         let topic = "orders.x.status".parse().expect("a topic");
-        group.bench_function(format!("one of {count} wildcard patterns is told"), |b| {
+        group.bench_function(format!("one of {count} wildcard patterns matches"), |b| {
             b.iter(|| {
                 waiters.wait(mine, Waker::noop());
                 waiters.caught_up(mine);

@@ -246,7 +246,7 @@ fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
     // A log without events has had all of them trimmed.
     if newest.map_or(log.floor, position) != log.last || log.floor > log.last {
-        return Err("its newest event is not at its last position: restore it from a backup".into());
+        return Err("its newest event is not at the last position: restore it from a backup".into());
     }
     let mut marks = TrimMarks::with_max(marks_max);
     marks.fold_up_to(folded);

@@ -134,7 +134,7 @@ impl Failure {
             | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => Self::Final(StoreError::Full),
             // A bucket is full. Retention prevents that for the log.
             ErrorCode::STREAM_STORE_FAILED if error.to_string().contains("maximum messages exceeded") => {
-                Self::Final(StoreError::Busy("the maximal number of its kind is stored already"))
+                Self::Final(StoreError::Busy("the maximum number of this kind is stored already"))
             }
             // The first message with this id is in flight, or a leader has just gone.
             ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT
