@@ -579,7 +579,7 @@ fn what_is_no_log_is_left_alone() {
     let db = rusqlite::Connection::open(other.join("events.db")).unwrap();
     db.execute_batch("CREATE TABLE mine(x)").unwrap();
     drop(db);
-    assert!(refused(&other).contains("not a switchback log"));
+    assert!(refused(&other).contains("not a Switchback log"));
 
     for file in ["events.db", "clients.db", "notes.db"] {
         let newer = home.path().join(format!("newer {file}"));
