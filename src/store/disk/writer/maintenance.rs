@@ -98,7 +98,7 @@ impl Writer {
         }
         let outcome = self.trim_slice().and_then(|()| self.try_maintenance().map_err(|error| self.error(&error)));
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the log's maintenance failed; it is retried");
+            tracing::warn!(%error, "the log could not be trimmed or vacuumed; this is retried");
             self.maintenance.stalled = true;
         }
     }
