@@ -1,14 +1,14 @@
-//! The library, without the program: its delivery core in simulated time, its stores, the whole of it inside an application, and
-//! which of its files may use which.
+//! Tests of the library, without the program: the delivery core in simulated time, the stores, the library embedded in an
+//! application, and the direction of imports between modules.
 //!
-//! One binary for all of these suites; `cargo test --test library stores::` runs one of them.
+//! All suites are one binary; `cargo test --test library stores::` runs one suite.
 
 mod embedding;
 mod simulation;
 mod stores;
 mod structure;
 
-/// What these suites use of what all tests share.
+/// The part of the common test support that these suites use.
 #[allow(dead_code, unreachable_pub)]
 mod support {
     pub mod nats;

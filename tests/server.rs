@@ -1,8 +1,8 @@
-//! The server, from outside: the real program, over real sockets, with real files and real neighbours.
+//! End-to-end tests of the server: the real program, over real sockets, with real files and real peers (NATS, nginx).
 //!
-//! One binary for all of these suites, since most of what each compiles and links is the same; `cargo test --test server limits::`
-//! runs one of them. What they share is in `support`. Tests run in parallel, so each has servers and directories of its own, on free
-//! ports, and waits for conditions, never for time to pass.
+//! All suites are one binary, since most of what each compiles and links is the same; `cargo test --test server limits::` runs
+//! one suite. Common fixtures and clients are in `support`. Tests run in parallel, so each test has servers and directories of
+//! its own, on free ports, and waits for conditions, never for time to pass.
 
 mod abuse;
 mod access;

@@ -1,6 +1,6 @@
-//! The real binary, abused: HTTP that is none, requests hidden in others, storms, and all of it behind a real proxy.
+//! Abuse of the real binary: malformed HTTP, request smuggling, connection storms, and the same behind a real reverse proxy.
 //!
-//! What is measured is in `benches/abuse`; here is what has to hold on any machine.
+//! Measurements are in `benches/abuse`; this suite asserts what has to hold on any machine.
 
 mod corpus;
 mod direct;

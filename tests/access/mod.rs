@@ -1,6 +1,6 @@
-//! Who may come, and who may not: the real program with keys, over real sockets, on every transport.
+//! Access control: authentication, authorization, origins and tickets of the real program, over real sockets, on every transport.
 //!
-//! Each rule has a test that fails without it. The clients are those of the conformance tests.
+//! Each rule has a test that fails without the rule. The clients are those of the conformance tests.
 
 mod anonymous;
 mod clients;

@@ -1,8 +1,9 @@
-//! Several servers over one log: what holds on one node holds on all of them together, whatever fails beneath.
+//! Several Switchback nodes over one NATS JetStream log: the promises of one node hold for the cluster, whatever NATS fault there
+//! is.
 //!
-//! A real NATS cluster of three, real nodes, clients that send every request to another node, and a ledger outside of all
-//! of them that decides. Randomness comes from a seed that is printed; `CLUSTER_SEED=n` runs the same again, as far as
-//! other processes' timing allows.
+//! A real NATS cluster of three servers, real nodes, clients that send each request to a different node, and an external ledger
+//! that checks every delivery. The random seed is printed; `CLUSTER_SEED=n` runs the same again, as far as the timing of the
+//! processes allows.
 
 mod across;
 mod beneath;
@@ -21,10 +22,10 @@ mod rights;
 
 use crate::support::{DEADLINE, until};
 
-/// Each test with a cluster of three beneath it has the machine to itself: seven processes are enough for it.
+/// Tests with a NATS cluster of three run one at a time: the seven processes of one test are enough for a machine.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// What all that is random in a test comes from.
+/// The seed of everything random in a test.
 fn seed(test: &str) -> u64 {
     let given = std::env::var("CLUSTER_SEED").ok().map(|seed| seed.parse().expect("CLUSTER_SEED is a number"));
     let seed = given.unwrap_or_else(|| rand::random_range(0..1_000_000_000));

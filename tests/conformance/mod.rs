@@ -1,7 +1,7 @@
-//! The wire contract, from outside: the real program, over real sockets, on every transport.
+//! Conformance of the real program to the wire protocol, over real sockets, on every transport.
 //!
-//! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing to the
-//! letter. Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
+//! One suite runs over each transport (`over!` makes a test of each pair), with clients that check every framing strictly.
+//! Tests run in parallel, on free ports, and wait for conditions, never for time to pass.
 
 mod autobahn;
 mod bad_input;

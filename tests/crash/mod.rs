@@ -1,9 +1,11 @@
-//! Power loss: what the real server does to its files under load is recorded, and from the record images are built of what a disk may hold
-//! after any moment: of what was not synced then, nothing, all, some, or torn pieces. Each is opened, and held to what had been promised.
+//! Power loss: the file operations of the real server under load are traced, and disk images are built from the trace, of what a
+//! disk may hold at any moment: none, all, some, or torn pieces of the unsynced writes. The store opens each image, and must keep
+//! its promises.
 //!
-//! A killed process shows nothing of it, since the kernel keeps what was written; and a disk that is really cut off shows one moment an hour.
+//! Killing the process does not test this, since the kernel keeps what was written; cutting a real disk off tests one moment an
+//! hour.
 //!
-//! `CRASH_IMAGES` says how many images (`tests/run long` makes thousands), `CRASH_SEED` has a run's choices again.
+//! `CRASH_IMAGES` is the number of images (`tests/run long` makes thousands); `CRASH_SEED` repeats the choices of a run.
 
 mod check;
 mod disk;
@@ -22,17 +24,17 @@ use disk::{Disk, Unsynced};
 use ledger::Ledger;
 use trace::Record;
 
-/// How many images are built of one recorded run, unless `CRASH_IMAGES` says otherwise.
+/// The number of images built of one recorded run, unless `CRASH_IMAGES` is set.
 const IMAGES: usize = 300;
 
-/// How many the control builds.
+/// The number of images that the control builds.
 const CONTROL_IMAGES: usize = 40;
 
 /// A recorded run.
 struct Run {
     records: Vec<Record>,
     ledger: Ledger,
-    /// The data directory, as the trace names it.
+    /// The data directory, as it is named in the trace.
     root: PathBuf,
     now_ms: u64,
 }
@@ -58,11 +60,11 @@ async fn record(rng: &mut StdRng) -> Run {
     Run { records, ledger, root, now_ms }
 }
 
-/// Builds images of moments chosen by chance and gives what each fails in.
+/// Builds images of random moments and returns the failures.
 async fn judge(run: &Run, images: usize, ignores_syncs: bool, rng: &mut StdRng) -> Vec<String> {
-    // A power loss may come between any two things that are done, from when there is something to lose.
-    let first = run.ledger.promises.iter().map(|promise| promise.from).min().expect("something was promised");
-    let begin = run.records.iter().position(|record| record.at >= first).expect("it is in the trace");
+    // A power loss may come between any two operations, from the first promise on.
+    let first = run.ledger.promises.iter().map(|promise| promise.from).min().expect("the ledger has a promise");
+    let begin = run.records.iter().position(|record| record.at >= first).expect("the first promise is in the trace");
     let mut moments: Vec<usize> = (0..images).map(|_| rng.random_range(begin..run.records.len())).collect();
     moments.sort_unstable();
     let mut disk = Disk::new(ignores_syncs);
@@ -96,12 +98,12 @@ async fn a_power_loss_at_any_moment_breaks_no_promise() {
     let failed = judge(&run, images, false, &mut rng).await;
     assert!(failed.is_empty(), "{} of {images} images:\n{}", failed.len(), failed.join("\n"));
 
-    // The control: on a disk that answers syncs and does not do them, the same images have to fail. Only what is dropped shows it for
-    // sure: where all is kept there is nothing to miss.
+    // The control: on a disk that acknowledges syncs without doing them, the same images have to fail. Only images with the
+    // unsynced writes dropped are sure to fail: where all writes are kept, no event is missing.
     let failed = judge(&run, CONTROL_IMAGES, true, &mut rng).await;
     let dropped = failed.iter().filter(|reason| reason.contains("Dropped")).count();
     println!(
-        "control: {} of {CONTROL_IMAGES} images fail, {dropped} of them with what was unsynced dropped",
+        "control: {} of {CONTROL_IMAGES} images fail, {dropped} of them with the unsynced writes dropped",
         failed.len()
     );
     assert_eq!(

@@ -1,5 +1,5 @@
-//! The library, as an application uses it: publishing, subscribing and listening in-process, and the routes in an `App`
-//! of its own.
+//! The library embedded in an application: publishing, subscribing and listening in-process, and the routes mounted in the
+//! application's own `App`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn event(topic: &str, number: u64) -> NewEvent {
 
 async fn next(subscription: &mut Subscription) -> Item {
     let item = tokio::time::timeout(Duration::from_secs(10), subscription.next()).await;
-    item.expect("an item in time").expect("subscriptions do not end").expect("the store answers")
+    item.expect("an item arrives in time").expect("a subscription does not end").expect("the store answers")
 }
 
 async fn next_data(subscription: &mut Subscription) -> String {
@@ -47,7 +47,7 @@ async fn a_value_is_deleted_in_process() {
     let deletion = NewEvent::deletion("orders.42".parse().unwrap()).with_headers(headers);
     hub.publish_all(vec![event("orders.42", 1), deletion]).await.unwrap();
     assert_eq!(next_data(&mut orders).await, "1");
-    let Item::Event(event) = next(&mut orders).await else { panic!("it was published") };
+    let Item::Event(event) = next(&mut orders).await else { panic!("the event was published") };
     assert!(event.is_deletion());
     assert_eq!((event.header("reason").as_deref(), event.header("by")), (Some("archived"), None));
 }
@@ -101,20 +101,20 @@ async fn gaps_are_items() {
         hub.publish(event("a", number)).await.unwrap();
     }
     let mut late = hub.subscribe(["a"], From::Cursor(first)).await.unwrap();
-    let Item::Gap(gap) = next(&mut late).await else { panic!("events 2 to 6 are gone") };
+    let Item::Gap(gap) = next(&mut late).await else { panic!("events 2 to 6 are trimmed") };
     assert_eq!((gap.reason, gap.from, gap.to.position), (GapReason::Expired, first, Position(6)));
     assert_eq!(next_data(&mut late).await, "7");
     let mut all = hub.subscribe([">"], From::Cursor(first)).await.unwrap();
-    let Item::Gap(gap) = next(&mut all).await else { panic!("events 2 to 6 are gone") };
-    assert_eq!(gap.missed, Some(5), "where everything is subscribed, what was missed is counted");
+    let Item::Gap(gap) = next(&mut all).await else { panic!("events 2 to 6 are trimmed") };
+    assert_eq!(gap.missed, Some(5), "a subscriber to everything learns the number of missed events");
 
     let elsewhere = Cursor::new("another".parse().unwrap(), Position(3));
     let mut lost = hub.subscribe(["a"], From::Cursor(elsewhere)).await.unwrap();
-    let Item::Gap(gap) = next(&mut lost).await else { panic!("it is another log") };
+    let Item::Gap(gap) = next(&mut lost).await else { panic!("the cursor is of another log") };
     assert_eq!(gap.reason, GapReason::Epoch);
     let ahead = Cursor::new(first.epoch, Position(100));
     let mut ahead = hub.subscribe(["a"], From::Cursor(ahead)).await.unwrap();
-    let Item::Gap(gap) = next(&mut ahead).await else { panic!("the log is not that long") };
+    let Item::Gap(gap) = next(&mut ahead).await else { panic!("the cursor is ahead of the log") };
     assert_eq!((gap.reason, gap.to.position), (GapReason::Ahead, Position(9)));
 }
 
@@ -140,7 +140,7 @@ async fn listeners_are_called_until_they_are_removed() {
     got.sort_unstable();
     assert_eq!(got, [("on", "1".into()), ("on", "2".into()), ("once", "1".into())]);
 
-    // `once` has left by itself, so there is room; what is removed is not called again.
+    // The `once` listener has removed itself, so there is room; a removed listener is not called again.
     hub.off(on);
     let last = hub.on("a.1", listen("last")).await.unwrap();
     hub.publish(event("a.1", 4)).await.unwrap();
@@ -158,7 +158,7 @@ async fn listeners_are_called_until_they_are_removed() {
 async fn a_listener_that_panics_disturbs_no_other() {
     let hub = hub().await;
     let (heard, mut calls) = mpsc::unbounded_channel();
-    hub.on("a", |event| assert_ne!(event.data(), "1", "as it was meant to")).await.unwrap();
+    hub.on("a", |event| assert_ne!(event.data(), "1", "the listener panics on purpose")).await.unwrap();
     hub.on("a", move |event| heard.send(event.data().to_owned()).unwrap()).await.unwrap();
     for number in 1..=2 {
         hub.publish(event("a", number)).await.unwrap();
@@ -205,7 +205,7 @@ async fn the_routes_mount_under_any_prefix() {
     assert_eq!(test::call_service(&app, get("/other/healthz")).await.status(), 200);
     assert_eq!(test::call_service(&app, get("/other/v1/nothing")).await.status(), 404);
 
-    // What is published in-process is heard over HTTP.
+    // An event published in-process is delivered over HTTP.
     hub.publish(NewEvent::new("x".parse().unwrap(), Data::text("hi"))).await.unwrap();
     let batch: serde_json::Value =
         test::call_and_read_body_json(&app, get("/deep/events/v1/longpoll?topic=x&last=1")).await;

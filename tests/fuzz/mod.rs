@@ -1,8 +1,8 @@
-//! Whatever comes: generated and mutated input for everything that the server parses, against the real binary.
+//! Fuzzing of the real binary: generated and mutated input for everything that the server parses.
 //!
-//! What holds for all of it: no fault of the server's (5xx), no panic, every refusal is a JSON error, and the next one is
-//! served. Randomness comes from a seed; a failure prints it with the smallest input that fails, and `FUZZ_SEED=n` runs the
-//! same again. `FUZZ_CASES=n` sets how many inputs each test tries.
+//! The properties: no server error (5xx), no panic, every refusal is a JSON error, and the next request is served. A failure
+//! prints its seed with the smallest failing input; `FUZZ_SEED=n` runs the same again. `FUZZ_CASES=n` sets the number of inputs
+//! of each test.
 
 mod access;
 mod bodies;
@@ -22,17 +22,17 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// After so long without an answer to what may be half a request, the peer is told that no more will come.
+/// After this time without a response to what may be a partial request, the client half-closes the connection.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How often a failing input is made smaller: each time is a request or more.
+/// The limit of shrinking steps for a failing input: each step is a request or more.
 const SHRINKS_MAX: u32 = 300;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Tries `cases` inputs, against a server of its own that has to be unharmed in the end.
+/// Tries `cases` inputs against a server of its own, which has to be unharmed at the end.
 fn fuzz<S: Strategy>(
     name: &str,
     flags: &[&str],
@@ -50,7 +50,7 @@ fn fuzz<S: Strategy>(
     });
 }
 
-/// A batch whose events are left as they were written: a number in one may be more than anybody can count to, and is JSON.
+/// A batch whose events stay raw JSON: a number in an event may be larger than any Rust type holds, and is still JSON.
 #[derive(Deserialize)]
 struct Batch<'a> {
     cursor: String,
@@ -58,12 +58,12 @@ struct Batch<'a> {
     events: Vec<&'a RawValue>,
 }
 
-/// Whatever was stored can be read.
+/// Every stored event can be read.
 async fn read_everything(address: &str) {
     let mut cursor = "earliest".to_owned();
     loop {
         let path = format!("/v1/poll?topic=%3E&cursor={cursor}&limit=1000");
-        let answer = raw::get(address, &path).await.expect("history can be read");
+        let answer = raw::get(address, &path).await.expect("the history can be read");
         assert_eq!(answer.status(), 200, "{}", answer.text());
         let batch: Batch<'_> =
             serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error} in {}", answer.text()));
@@ -87,30 +87,30 @@ fn run<S: Strategy>(name: &str, cases: u32, inputs: &S, test: impl Fn(S::Value) 
     }
 }
 
-/// What came back: the head's status, and what was read of the body.
+/// A response: the status of its head, and what was read of the body.
 struct Said {
     status: u16,
     body: Vec<u8>,
 }
 
-/// What is sent is a whole request, and has to be answered; or it may be half of one.
+/// Whether the input is a complete request, which has to be answered, or may be a partial one.
 #[derive(Clone, Copy, PartialEq)]
 enum Sent {
-    /// Its answer's head is read.
+    /// A complete request: the head of the response is read.
     Request,
-    /// Its answer is read to the end, where the server hangs up.
+    /// A complete request: the response is read until the server closes the connection.
     LastRequest,
-    /// As the first, if it is a request at all.
+    /// Possibly a partial request: the head of the response is read, if there is one.
     Anything,
 }
 
-/// Sends bytes as they are, and reads what is said to them.
+/// Sends raw bytes, and reads the response.
 fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Said>, TestCaseError> {
     let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
     let mut stream = TcpStream::connect(address).map_err(fail)?;
     let mut patient = sent != Sent::Anything;
     stream.set_read_timeout(Some(if patient { DEADLINE } else { PATIENCE })).map_err(fail)?;
-    // It may hang up before all was taken.
+    // The server may close the connection before it has read everything.
     let _ = stream.write_all(bytes);
     let (mut said, mut buffer) = (Vec::new(), [0; 8192]);
     let end_of_head = |said: &[u8]| said.windows(4).position(|four| four == b"\r\n\r\n");
@@ -131,14 +131,14 @@ fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Said>, TestCas
         }
     }
     let Some(end) = end_of_head(&said) else {
-        return if said.is_empty() { Ok(None) } else { Err(TestCaseError::fail("half a head")) };
+        return if said.is_empty() { Ok(None) } else { Err(TestCaseError::fail("the response head is incomplete")) };
     };
     let status = std::str::from_utf8(&said[9..12]).ok().and_then(|digits| digits.parse().ok());
     let status = status.ok_or_else(|| TestCaseError::fail(String::from_utf8_lossy(&said).into_owned()))?;
     Ok(Some(Said { status, body: said.split_off(end + 4) }))
 }
 
-/// Neither a fault of the server's, nor a refusal without its reason. That there is no such thing here (501) is one.
+/// The response is neither a server error nor a refusal without a reason. 501 (not implemented) counts as a refusal.
 fn check(said: &Said) -> Result<(), TestCaseError> {
     let text = String::from_utf8_lossy(&said.body);
     if said.status >= 500 && said.status != 501 {

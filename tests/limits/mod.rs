@@ -1,6 +1,6 @@
-//! The real binary at its limits: what one client may take, TLS and HTTP/2, whom it believes, what it writes down.
+//! Limits of the real binary: per-client quotas and rates, TLS and HTTP/2, trusted proxies, and the access log.
 //!
-//! Tests count and wait for conditions; none of them asserts a time.
+//! Tests count and wait for conditions; no test asserts a duration.
 
 mod certificates;
 mod counts;

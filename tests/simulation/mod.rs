@@ -1,15 +1,15 @@
 //! The delivery core under a deterministic simulation: simulated time, random faults, one seed a run.
 //!
-//! A run is a world of one memory store, one worker's tail and waiters, and a few clients, each on some transport. Every
-//! step the world does something at random: it publishes (to few topics, so that patterns overlap), lets time pass, lets a
-//! client's socket take bytes or stall, loses a connection (with what was written but not received), trims, loses
-//! a batch of the feed, drains. What is feared, and checked at every item: an event missing, repeated or out of order without a
-//! `$gap`; a gap where nothing that was asked for was trimmed; a held request that outlives its time; a stream that is
-//! mute for longer than a heartbeat; a connection that spins.
+//! A run is a world of one memory store, one worker's tail and waiters, and a few clients, each on some transport. At every
+//! step the world does one thing at random: it publishes (to few topics, so that patterns overlap), lets time pass, lets a
+//! client's socket accept bytes or stall, loses a connection (with bytes written but not received), trims, loses a batch of the
+//! feed, or drains. Every item is checked for: an event missing, repeated or out of order without a `$gap`; a gap where no
+//! subscribed event was trimmed; a long poll that outlives its deadline; a stream that is silent for longer than a heartbeat;
+//! a connection that spins.
 //!
-//! The drivers of streams, with the direct writes, have a simulation of their own: `src/http/driver/simulation.rs`.
+//! Stream drivers, with their direct writes, have a simulation of their own: `src/http/driver/simulation.rs`.
 //!
-//! `SIMULATION_SEED=n` runs one seed again; `SIMULATION_RUNS=n` sets how many are run.
+//! `SIMULATION_SEED=n` runs one seed again; `SIMULATION_RUNS=n` sets the number of runs.
 
 mod silence;
 
@@ -55,7 +55,7 @@ struct World {
     inbox: Arc<Inbox>,
     tail: Tail,
     waiters: Waiters,
-    /// The outside ledger: every position with its topic.
+    /// The external ledger: every position with its topic.
     ledger: BTreeMap<u64, &'static str>,
     floor: u64,
     draining: bool,
@@ -63,9 +63,9 @@ struct World {
 
 struct Client {
     patterns: PatternSet,
-    /// What it has received for sure, and presents.
+    /// The cursor that the client has received for sure, and presents.
     cursor: Option<Cursor>,
-    /// Position up to which its stream of events has been checked.
+    /// The position up to which the client's events have been checked.
     checked: u64,
     connection: Option<Connection>,
     stalled: bool,
@@ -78,7 +78,7 @@ struct Connection {
     completion: Completion,
     opened: Instant,
     last_bytes: Instant,
-    /// When it said it would look again.
+    /// The deadline that the delivery has returned.
     wait_until: Option<Instant>,
     finished: bool,
 }
@@ -122,7 +122,7 @@ impl World {
         self.floor = self.store.bounds().floor.0;
     }
 
-    /// The feed arrives; now and then a batch is lost on the way, as from a full channel.
+    /// The feed arrives; now and then a batch is lost, as from a full channel.
     fn pump(&mut self) {
         let batches = std::mem::take(&mut *self.inbox.0.lock().unwrap());
         for batch in batches {
@@ -136,7 +136,7 @@ impl World {
                 self.waiters.tell(event.topic(), event.position());
             }
         }
-        // What a lost last batch leaves behind is noticed by the count, as the hub's inbox does.
+        // The loss of the last batch is noticed by its count, as in the hub's inbox.
         let last = self.store.bounds().last;
         if self.tail.end() < last {
             self.tail.reset(last);
@@ -220,7 +220,7 @@ impl World {
                     Step::Write => break,
                     Step::Wait(until) => {
                         connection.wait_until = until;
-                        assert!(until.is_some_and(|until| until > self.now), "waits for a time to come");
+                        assert!(until.is_some_and(|until| until > self.now), "the deadline is in the future");
                         break;
                     }
                     Step::Finish => {
@@ -231,9 +231,9 @@ impl World {
             }
             if !out.is_empty() {
                 connection.last_bytes = self.now;
-                // A batch is written whole, and is the end of its connection.
+                // A batch is written whole, and ends its connection.
                 connection.finished |= !matches!(connection.completion, Completion::Stream { .. });
-                // Written is not received: the connection may be lost with it.
+                // Written bytes are not received yet: they may be lost with the connection.
                 if self.rng.random_bool(0.1) {
                     lost = true;
                     break;
@@ -244,10 +244,10 @@ impl World {
         let age = self.now - connection.opened;
         match connection.completion {
             Completion::Held { .. } if !client.stalled && !lost => {
-                assert!(connection.finished || age < WAIT, "a held request outlives its time");
+                assert!(connection.finished || age < WAIT, "a long poll outlives its deadline");
             }
             Completion::Stream { .. } if !client.stalled && !lost && !connection.finished && room > 3 => {
-                assert!(self.now - connection.last_bytes <= HEARTBEAT, "a stream is mute");
+                assert!(self.now - connection.last_bytes <= HEARTBEAT, "a stream is silent for longer than a heartbeat");
             }
             _ => {}
         }
@@ -282,25 +282,25 @@ impl World {
                 assert_eq!(item["data"]["reason"], "expired");
                 assert_eq!(item["data"]["to"], item["cursor"]);
                 let lost = self.wanted(client, client.checked, position).count();
-                assert!(lost > 0, "a gap where nothing that was asked for is gone");
-                assert!(position <= self.floor, "a gap over what is still there");
+                assert!(lost > 0, "a gap where no subscribed event was trimmed");
+                assert!(position <= self.floor, "a gap over events that are not trimmed");
                 client.checked = position;
             }
             _ => {
                 assert_eq!(item["topic"], self.ledger[&position]);
                 let expected = self.wanted(client, client.checked, u64::MAX).next();
-                assert_eq!(expected, Some(position), "the next event that was asked for, and no other");
+                assert_eq!(expected, Some(position), "the next subscribed event, and no other");
                 client.checked = position;
                 client.received += 1;
             }
         }
     }
 
-    /// A cursor was told: nothing that was asked for may lie between what was checked and it.
+    /// A cursor was delivered: no subscribed event may lie between the last checked position and this cursor.
     fn advance(&self, client: &mut Client, position: u64) {
         assert!(position >= client.checked, "a cursor goes back");
         let skipped = self.wanted(client, client.checked, position).next();
-        assert_eq!(skipped, None, "an event was passed over in silence");
+        assert_eq!(skipped, None, "an event was skipped without a gap");
         client.checked = position;
     }
 
@@ -339,7 +339,7 @@ fn run(seed: u64) -> u64 {
             }
             match &mut client.connection {
                 None => {
-                    // A worker that has not come as far as the cursor waits for its feed before it begins.
+                    // A worker whose tail ends before the cursor waits for its feed before the delivery starts.
                     world.pump();
                     world.connect(client);
                 }
@@ -351,7 +351,7 @@ fn run(seed: u64) -> u64 {
             world.drive(client);
         }
     }
-    // Quiet at last: whoever is connected hears everything.
+    // No more faults: every connected client receives every event.
     world.pump();
     world.draining = false;
     let mut clients = clients.into_inner();

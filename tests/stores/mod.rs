@@ -1,4 +1,4 @@
-//! The stores, each behind the same trait: one contract for all, and what each engine has to do beside it.
+//! The storage engines: one contract suite for all of them, and the tests that are specific to each engine.
 
 mod common;
 mod contract;

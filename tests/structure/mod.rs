@@ -1,5 +1,5 @@
-//! Who imports whom: one way. A module and its children count as one node seen from outside, and may use each other; among
-//! siblings there is no circle, and the crate's own modules stand in the order that `src/lib.rs` documents.
+//! The import graph of the modules is acyclic. Seen from outside, a module and its children are one node, and may use each
+//! other; among siblings there is no cycle, and the crate's modules are in the order that `src/lib.rs` documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 type Module = Vec<String>;
 
-/// Who imports whom below each module: its name, then pairs of its children.
+/// The imports below each module: its name, then pairs of its children (importer, imported).
 type Edges = BTreeMap<Module, BTreeSet<(String, String)>>;
 
-/// How often a name is handed on, at most.
+/// The longest chain of re-exports of a name.
 const ALIASES_MAX: usize = 4;
 
-/// The modules of a crate with their text, without comments and without what only tests see.
+/// The modules of a crate with their text, without comments and without test-only code.
 fn modules(root: &Path) -> BTreeMap<Module, String> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![root.to_path_buf()]);
     while let Some(folder) = folders.pop() {
@@ -30,7 +30,7 @@ fn modules(root: &Path) -> BTreeMap<Module, String> {
             }
         }
     }
-    // What a module declares for its tests is no part of the structure.
+    // Test-only declarations are not part of the structure.
     let declared = |module: &Module, all: &BTreeMap<Module, String>| {
         let (name, parent) = module.split_last()?;
         let declares = |line: &str| line.ends_with(&format!("mod {name};"));
@@ -102,7 +102,7 @@ fn paths(source: &str) -> (Vec<String>, Vec<String>) {
 
 struct Crate {
     modules: BTreeMap<Module, String>,
-    /// What a name that a module has imported stands for.
+    /// The item that an imported name of a module stands for.
     aliases: BTreeMap<(Module, String), (Module, String)>,
 }
 
@@ -141,7 +141,7 @@ impl Crate {
         Some((at, segments.next().unwrap_or_default().to_owned()))
     }
 
-    /// Who imports whom, also by a name that is handed on by the parent.
+    /// The imports, also by a name that the parent re-exports.
     fn edges(&self) -> Edges {
         let mut edges = Edges::new();
         for (module, source) in &self.modules {
@@ -165,7 +165,7 @@ fn child(module: &Module, name: &str) -> Module {
     module.iter().cloned().chain([name.to_owned()]).collect()
 }
 
-/// Those of a graph that lie on a circle, or lead to one.
+/// The nodes of a graph that lie on a cycle, or lead to one.
 fn on_circles(mut edges: BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
     loop {
         let before = edges.len();
@@ -195,7 +195,7 @@ fn no_circle_among_siblings() {
     }
 }
 
-/// Groups, from the program down: each may import what stands in its own or behind it.
+/// Groups, from the program down: each may import from its own group or from later ones.
 fn documented_order() -> Vec<Vec<String>> {
     let map = fs::read_to_string(folder("src/lib.rs")).unwrap().replace("\n//!", "");
     let (_, order) = map.split_once("Imports point one way: `").expect("the map says how imports point");

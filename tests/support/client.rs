@@ -1,4 +1,4 @@
-//! A small client of one shape for every transport.
+//! A small test client with one interface for every transport.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Ws,
 }
 
-/// What the tests' pages call their function.
+/// The JSONP callback of the tests.
 pub(crate) const CALLBACK: &str = "page.on$1";
 
 impl Kind {
@@ -62,17 +62,17 @@ impl Kind {
         }
     }
 
-    /// Whether one connection brings item after item.
+    /// Whether the transport streams: one connection delivers many items.
     pub(crate) fn streams(self) -> bool {
         matches!(self, Self::Iframe | Self::Sse | Self::Stream | Self::Ws)
     }
 
-    /// Whether a request is held until there is something.
+    /// Whether a request is held until there is an event (long polling).
     pub(crate) fn holds(self) -> bool {
         matches!(self, Self::Longpoll | Self::Jsonp | Self::IframeOnce)
     }
 
-    /// Whether `Last-Event-ID` is heard.
+    /// Whether the transport respects `Last-Event-ID`.
     pub(crate) fn resumes_by_header(self) -> bool {
         matches!(self, Self::Sse | Self::Stream)
     }
@@ -89,7 +89,7 @@ impl fmt::Display for Kind {
 pub(crate) struct Query {
     fields: Vec<(String, String)>,
     headers: Vec<(String, String)>,
-    /// As it stands in the URL, encoded or not.
+    /// As in the URL, encoded or not.
     raw: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Query {
         self
     }
 
-    /// The same, but for the value of one field.
+    /// The same query, except for the value of one field.
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.fields.retain(|(known, _)| known != name);
         self.with(name, value)
@@ -122,7 +122,7 @@ impl Query {
         self
     }
 
-    /// A part of the URL as it is, however wrong.
+    /// A raw part of the URL, valid or not.
     pub(crate) fn raw(mut self, text: &str) -> Self {
         self.raw.push(text.to_owned());
         self
@@ -161,7 +161,7 @@ impl Query {
     }
 }
 
-/// What came.
+/// What was received.
 #[derive(Clone, Debug)]
 pub(crate) enum Got {
     Item(Item),
@@ -171,9 +171,9 @@ pub(crate) enum Got {
 /// Why there is no connection.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nobody there, or cut.
+    /// The server does not answer, or the connection was lost.
     Broken(Error),
-    /// The server would not.
+    /// The server refused.
     Refused(Response),
 }
 
@@ -194,15 +194,15 @@ pub(crate) struct Link {
     kind: Kind,
     line: Line,
     queue: VecDeque<Item>,
-    /// The answer's headers.
+    /// The headers of the response.
     pub(crate) headers: Vec<(String, String)>,
-    /// All bytes so far; of a WebSocket, its messages.
+    /// All bytes received so far; of a WebSocket, the messages.
     pub(crate) raw: Vec<u8>,
     callback: String,
 }
 
 impl Link {
-    /// Connects, and checks the head of the answer.
+    /// Connects, and checks the head of the response.
     pub(crate) async fn open(address: &str, kind: Kind, query: &Query) -> Result<Self, Failure> {
         let response = query.request(kind).try_send(address).await?;
         let expected = if kind == Kind::Ws { 101 } else { 200 };
@@ -231,7 +231,7 @@ impl Link {
         Ok(Self { kind, line, queue: VecDeque::new(), headers, raw: Vec::new(), callback: callback.to_owned() })
     }
 
-    /// As [`Self::open`], where it has to work.
+    /// As [`Self::open`], which has to succeed.
     pub(crate) async fn to(address: &str, kind: Kind, query: &Query) -> Self {
         match within("a subscription", Self::open(address, kind, query)).await {
             Ok(link) => link,
@@ -266,7 +266,7 @@ impl Link {
         }
     }
 
-    /// What comes next; `None` at the proper end.
+    /// The next item or batch; `None` at the proper end.
     pub(crate) async fn next(&mut self) -> Result<Option<Got>, Error> {
         loop {
             if let Some(item) = self.queue.pop_front() {
@@ -306,7 +306,7 @@ impl Link {
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(_))) => return Ok(None),
-                    Some(Ok(other)) => panic!("no item: {other:?}"),
+                    Some(Ok(other)) => panic!("not an item: {other:?}"),
                     Some(Err(WsError::Io(error))) => return Err(error),
                     Some(Err(WsError::Protocol(error))) => return Err(Error::new(ErrorKind::ConnectionReset, error)),
                     Some(Err(error)) => panic!("not RFC 6455: {error}"),
@@ -342,20 +342,20 @@ impl Link {
         }
     }
 
-    /// The stream ends here, properly; tells a WebSocket's close code and reason.
+    /// The stream ends properly; returns a WebSocket's close code and reason.
     pub(crate) async fn end(&mut self) -> Option<(u16, String)> {
         self.end_after(|item| item.event == "$beat").await
     }
 
-    /// The same, after items that may come before.
+    /// The same, after items that are allowed before the end.
     pub(crate) async fn end_after(&mut self, may_come: impl Fn(&Item) -> bool) -> Option<(u16, String)> {
         let line = std::mem::take(&mut self.queue);
-        assert!(line.is_empty(), "{} goes on: {line:?}", self.kind);
+        assert!(line.is_empty(), "{} continues after its end: {line:?}", self.kind);
         if let Line::Socket(socket) = &mut self.line {
             return loop {
                 match within("a close frame", socket.next()).await {
                     Some(Ok(Message::Close(frame))) => {
-                        let frame = frame.expect("a close frame says why");
+                        let frame = frame.expect("a close frame has a code and a reason");
                         break Some((frame.code.into(), frame.reason.to_string()));
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -378,18 +378,17 @@ impl Link {
     }
 
     pub(crate) async fn send(&mut self, message: Message) {
-        let Line::Socket(socket) = &mut self.line else { panic!("{} only listens", self.kind) };
-        within("sending on a socket", socket.send(message)).await.expect("the socket takes it");
+        let Line::Socket(socket) = &mut self.line else { panic!("{} cannot send", self.kind) };
+        within("sending on a socket", socket.send(message)).await.expect("the message is sent");
     }
 
     /// The socket itself.
     pub(crate) fn socket(&mut self) -> &mut TcpStream {
-        let Line::Socket(socket) = &mut self.line else { panic!("{} is no socket", self.kind) };
+        let Line::Socket(socket) = &mut self.line else { panic!("{} is not a WebSocket", self.kind) };
         socket.get_mut()
     }
 
-    /// Says something on the socket and waits for its reply; what comes before that has to be nothing but items, which
-    /// are kept.
+    /// Sends a command on the WebSocket and waits for its reply; before the reply only items may arrive, which are queued.
     pub(crate) async fn ask(&mut self, mut message: Value) -> Value {
         let reference = format!("r{}", rand::random::<u32>());
         message["ref"] = json!(reference);
@@ -408,23 +407,23 @@ impl Link {
     }
 }
 
-/// One who subscribes, over one transport after another, and remembers where he is: what a page does.
+/// A subscriber that reads over one transport after another and keeps its cursor, as a page does.
 pub(crate) struct Subscriber {
     pub(crate) address: String,
     pub(crate) kind: Kind,
     pub(crate) query: Query,
-    /// What to present next.
+    /// The cursor to present next.
     pub(crate) cursor: Option<String>,
-    /// What the last stream said first.
+    /// The `$hello` of the last stream.
     pub(crate) hello: Option<Item>,
     pub(crate) link: Option<Link>,
     queue: VecDeque<Item>,
-    /// Where the batch in `queue` ends.
+    /// The cursor at the end of the batch in `queue`.
     batch_end: Option<String>,
 }
 
 impl Subscriber {
-    /// One that is not connected yet.
+    /// A subscriber that is not connected yet.
     pub(crate) fn new(address: &str, kind: Kind, query: Query) -> Self {
         Self {
             address: address.to_owned(),
@@ -438,20 +437,20 @@ impl Subscriber {
         }
     }
 
-    /// One that has its place: everything that is published from here on reaches it.
+    /// A subscriber with a cursor: every event published from now on reaches this subscriber.
     pub(crate) async fn start(address: &str, kind: Kind, query: Query) -> Self {
         let mut this = Self::new(address, kind, query);
         if kind.streams() {
             let mut link = Link::to(address, kind, &this.query).await;
             let hello = link.item().await;
-            assert_eq!(hello.event, "$hello", "first on every stream");
+            assert_eq!(hello.event, "$hello", "$hello is first on every stream");
             this.moved_by(&hello);
             this.link = Some(link);
         } else {
             let query = this.query.clone().set("wait", 0);
             let batch = Link::to(address, kind, &query).await.batch().await;
-            assert!(batch.cursor.is_some(), "{kind} was told {:?}", batch.events);
-            // Something may have come since it started: then it starts just before that.
+            assert!(batch.cursor.is_some(), "{kind} received {:?}", batch.events);
+            // An event may have arrived since the request started: then the start is just before that event.
             let first = batch.events.first().and_then(|item| item.cursor.as_deref());
             this.cursor = first.map(|cursor| moved(cursor, position(cursor) - 1));
             this.take(batch);
@@ -460,27 +459,27 @@ impl Subscriber {
         this
     }
 
-    /// One that starts at a cursor.
+    /// A subscriber that starts at a cursor.
     pub(crate) fn at(address: &str, kind: Kind, query: Query, cursor: &str) -> Self {
         let mut this = Self::new(address, kind, query);
         this.cursor = Some(cursor.to_owned());
         this
     }
 
-    /// Drops the connection, and whatever of a batch was not looked at.
+    /// Drops the connection, and the unread rest of a batch.
     pub(crate) fn cut(&mut self) {
         self.link = None;
         self.queue.clear();
         self.batch_end = None;
     }
 
-    /// Goes over to another transport.
+    /// Switches to another transport.
     pub(crate) fn switch(&mut self, kind: Kind) {
         self.cut();
         self.kind = kind;
     }
 
-    /// One more on another transport, at the same place.
+    /// Another subscriber on another transport, at the same cursor.
     pub(crate) fn beside(&self, kind: Kind) -> Self {
         let mut other = Self::new(&self.address, kind, self.query.clone());
         other.cursor = self.cursor.clone();
@@ -501,7 +500,7 @@ impl Subscriber {
         self.queue.extend(batch.events);
     }
 
-    /// A batch that was looked at whole moves to its end.
+    /// Once a batch is read completely, the cursor moves to its end.
     fn settle(&mut self) {
         if self.queue.is_empty()
             && let Some(end) = self.batch_end.take()
@@ -510,7 +509,7 @@ impl Subscriber {
         }
     }
 
-    /// The next item besides `$hello` and `$beat`, over as many requests as it takes.
+    /// The next item besides `$hello` and `$beat`, over as many requests as needed.
     pub(crate) async fn try_item(&mut self) -> Result<Item, Failure> {
         loop {
             if let Some(item) = self.queue.pop_front() {
@@ -535,7 +534,7 @@ impl Subscriber {
                 Ok(Some(Got::Batch(batch))) => {
                     self.link = None;
                     if batch.events.is_empty() && !self.kind.holds() {
-                        // As a page does between two polls; no test depends on how long.
+                        // As a page does between two polls; no test depends on the duration.
                         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                     }
                     self.take(batch);
@@ -549,7 +548,7 @@ impl Subscriber {
         }
     }
 
-    /// As [`Self::try_item`], where nothing may go wrong.
+    /// As [`Self::try_item`], which has to succeed.
     pub(crate) async fn item(&mut self) -> Item {
         match within(&format!("an item over {}", self.kind), self.try_item()).await {
             Ok(item) => item,
@@ -561,7 +560,7 @@ impl Subscriber {
         }
     }
 
-    /// The next event. Nothing else may come, but for the end of a document that has grown.
+    /// The next event. No other item may arrive, except the end of an iframe document at its byte budget.
     pub(crate) async fn event(&mut self) -> Item {
         loop {
             let item = self.item().await;
@@ -569,7 +568,7 @@ impl Subscriber {
                 return item;
             }
             let recycled = item.event == "$bye" && item.value()["reason"] == "recycle";
-            assert!(self.kind == Kind::Iframe && recycled, "{} was told {item:?}", self.kind);
+            assert!(self.kind == Kind::Iframe && recycled, "{} received {item:?}", self.kind);
         }
     }
 

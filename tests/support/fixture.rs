@@ -1,4 +1,4 @@
-//! What the tests stand on: servers, topics of their own, publishing.
+//! Test fixtures: a shared server, unique topics, publishing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Server;
 use super::http::Request;
 
-/// Runs a test over each of some transports, each as a test of its own.
+/// Makes a test of its own for each of the given transports.
 macro_rules! over {
     (in $test:ident: $($name:ident $kind:ident),+ $(,)?) => { over! { @in $test: $($name $kind),+ } };
     ($kinds:ident: $($test:ident),+ $(,)?) => { $( over! { @$kinds $test } )+ };
@@ -31,7 +31,7 @@ pub(crate) use over;
 
 static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
-/// A server that tests share which need no flags, each with topics of its own. It ends with the last who holds it.
+/// The server of tests that need no flags; each such test has topics of its own. The server ends with its last handle.
 pub(crate) fn shared() -> Arc<Server> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
@@ -41,7 +41,7 @@ pub(crate) fn shared() -> Arc<Server> {
     })
 }
 
-/// A topic that no other test has.
+/// A topic that no other test uses.
 pub(crate) fn topic(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{name}{}", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -58,7 +58,7 @@ pub(crate) async fn publish(server: &Server, topic: &str, data: impl Into<Value>
     answer["cursor"].as_str().expect("a cursor").to_owned()
 }
 
-/// Publishes some on one topic, consecutively; returns their cursors.
+/// Publishes events on one topic, consecutively; returns their cursors.
 pub(crate) async fn publish_all(server: &Server, topic: &str, data: impl IntoIterator<Item = Value>) -> Vec<String> {
     let events: Vec<Value> = data.into_iter().map(|data| json!({ "topic": topic, "data": data })).collect();
     let answer = post_events(server, &json!(events)).await;
@@ -66,13 +66,13 @@ pub(crate) async fn publish_all(server: &Server, topic: &str, data: impl IntoIte
     events.iter().map(|event| event["cursor"].as_str().expect("a cursor").to_owned()).collect()
 }
 
-/// Publishes what has to be accepted.
+/// Publishes a body that has to be accepted.
 pub(crate) async fn post_events(server: &Server, body: &Value) -> Value {
     let answer = Request::post("/v1/events", "application/json", body.to_string()).send(server.address()).await;
     answer.created().await
 }
 
-/// The log's end.
+/// The cursor at the end of the log.
 pub(crate) async fn end_of_log(server: &Server) -> String {
     let info = Request::get("/v1/info").send(server.address()).await.json().await;
     info["cursor"].as_str().expect("a cursor").to_owned()

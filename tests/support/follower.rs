@@ -1,4 +1,5 @@
-//! Readers of numbered events, over any transport, through whatever happens to the server: each knows what it is owed.
+//! Subscribers to numbered events, over any transport, that reconnect through server faults and check for lost, repeated and
+//! misordered events.
 
 use std::io;
 use std::sync::Arc;
@@ -8,19 +9,19 @@ use serde_json::Value;
 
 use super::raw::{Connection, Items};
 
-/// The mixture that a crowd of readers is made of.
+/// The transports of a group of readers, in turn.
 pub(crate) const KINDS: [&str; 6] = ["ws", "sse", "stream", "longpoll", "iframe", "jsonp"];
 
-/// One of them. Events of its topic are numbered from 0 in `data.n`.
+/// One reader. The events of its topic are numbered from 0 in `data.n`.
 pub(crate) struct Follower {
     pub(crate) kind: &'static str,
     topic: String,
     cursor: String,
-    /// The number of the event that comes next.
+    /// The number of the next expected event.
     pub(crate) next: u64,
-    /// Counts the events of a whole crowd.
+    /// Counts the events of all readers of a group.
     seen: Arc<AtomicU64>,
-    /// What came that should not have, or did not come in its place.
+    /// The events that were not expected, or arrived out of order.
     pub(crate) faults: Vec<String>,
 }
 
@@ -29,8 +30,8 @@ impl Follower {
         Self { kind, topic: topic.to_owned(), cursor: cursor.to_owned(), next: 0, seen, faults: Vec::new() }
     }
 
-    /// Reads over one connection until the event before `end` has come, or the connection has ended; `begun` is called
-    /// once the server has said something.
+    /// Reads over one connection until the event before `end` has arrived, or the connection has ended; `begun` is called
+    /// once the server has responded.
     pub(crate) async fn follow(&mut self, connection: Connection, end: u64, begun: impl FnOnce()) -> io::Result<()> {
         if matches!(self.kind, "longpoll" | "jsonp") {
             return self.ask(connection, end, begun).await;
@@ -53,7 +54,7 @@ impl Follower {
         while self.next < end {
             let path = format!("/v1/{}?topic={}&cursor={}&callback=cb", self.kind, self.topic, self.cursor);
             connection.get(&path).await?;
-            // A question that is held is answered by nothing; that it was taken is all that can be known.
+            // A held request (long poll) has no response yet; the reader knows only that the request was sent.
             if let Some(begun) = begun.take() {
                 begun();
             }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as it is on the socket: what a test sends is what it wrote, and what came back can be cut at any byte.
+//! A minimal HTTP/1.1 client: requests are sent byte for byte as a test writes them, and a response can be cut at any byte.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::within;
 
-/// A request, sent on a connection of its own.
+/// A request, sent on a new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     method: String,
@@ -27,7 +27,7 @@ impl Request {
         Self::new("GET", target)
     }
 
-    /// A POST of `body`, with a type where one is given.
+    /// A POST of `body`, with a content type where one is given.
     pub(crate) fn post(target: impl Into<String>, kind: &str, body: impl Into<Vec<u8>>) -> Self {
         let mut request = Self::new("POST", target);
         request.body = Some(body.into());
@@ -39,13 +39,13 @@ impl Request {
         self
     }
 
-    /// Another `Host` than the address that it is sent to.
+    /// A `Host` other than the address that the request is sent to.
     pub(crate) fn host(mut self, host: &str) -> Self {
         self.host = Some(host.to_owned());
         self
     }
 
-    /// Asks for a WebSocket (RFC 6455 §4.1).
+    /// Requests a WebSocket upgrade (RFC 6455 §4.1).
     pub(crate) fn upgrade(self) -> Self {
         self.header("Upgrade", "websocket")
             .header("Connection", "Upgrade")
@@ -68,25 +68,25 @@ impl Request {
         bytes
     }
 
-    /// Sends it and reads the head of the answer.
+    /// Sends the request and reads the head of the response.
     pub(crate) async fn try_send(&self, address: &str) -> Result<Response> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        // A server may answer, and close, before it has read a body that it refuses.
+        // A server may respond and close before it has read a body that it refuses.
         let sent = stream.write_all(&self.text(address)).await;
         let response = Response::read(stream, self.method == "HEAD").await;
         sent.and(response.as_ref().map(drop).map_err(|error| error.kind().into())).or(Ok::<(), Error>(()))?;
         response
     }
 
-    /// As [`Self::try_send`], where there has to be an answer.
+    /// As [`Self::try_send`], where there has to be a response.
     pub(crate) async fn send(&self, address: &str) -> Response {
         let response = within(&self.target, self.try_send(address)).await;
         response.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.target))
     }
 }
 
-/// An answer, whose body may still be on its way.
+/// A response, whose body may be incomplete yet.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -95,7 +95,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Reads the head of an answer.
+    /// Reads the head of a response.
     pub(crate) async fn read(mut stream: TcpStream, bodiless: bool) -> Result<Self> {
         let mut buffer = Vec::new();
         let end = loop {
@@ -152,14 +152,14 @@ impl Response {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// The answer to what was published.
+    /// The response to a publish.
     pub(crate) async fn created(mut self) -> Value {
         let text = self.text().await;
         assert_eq!(self.status, 201, "{text}");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// The error object of a refusal: a code, a message that says something, and nothing else.
+    /// The error object of a refusal: a code, a meaningful message, and no other field.
     pub(crate) async fn error(&mut self) -> (u16, String) {
         assert_eq!(self.header("content-type"), Some("application/json"), "an error is JSON: {}", self.status);
         let body = self.json().await;
@@ -172,7 +172,7 @@ pub(crate) fn error_code(body: &Value) -> String {
     let error = body["error"].as_object().unwrap_or_else(|| panic!("no error object in {body}"));
     let code = error["code"].as_str().unwrap_or_else(|| panic!("no code in {body}"));
     let message = error["message"].as_str().unwrap_or_else(|| panic!("no message in {body}"));
-    assert!(message.len() > 10, "a message says what would be right: {body}");
+    assert!(message.len() > 10, "an error message explains what is valid: {body}");
     assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{body}");
     code.to_owned()
 }
@@ -185,7 +185,7 @@ enum Shape {
     Done,
 }
 
-/// A body as it comes.
+/// A response body, read incrementally.
 #[derive(Debug)]
 pub(crate) struct Body {
     stream: TcpStream,
@@ -194,7 +194,7 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// The next bytes; `None` at the proper end, an error where it breaks off.
+    /// The next bytes; `None` at the proper end, an error where the body is cut off.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         match self.shape {
             Shape::Done | Shape::Length(0) => Ok(None),
@@ -243,7 +243,7 @@ impl Body {
         self.stream.read_buf(&mut self.buffer).await
     }
 
-    /// The socket after an upgrade, with what has been read of it.
+    /// The socket after an upgrade, with the bytes that have been read ahead.
     pub(crate) fn into_socket(self) -> (TcpStream, Vec<u8>) {
         (self.stream, self.buffer)
     }

@@ -1,4 +1,4 @@
-//! Tokens, made without the library that reads them: so that they can be wrong in every way.
+//! JWTs, signed without the library that the server verifies with, so that a token can be invalid in every way.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-/// A key to sign with.
+/// A signing key.
 pub enum Signer {
     Hs256(Vec<u8>),
     Rs256(rsa::KeyPair),
@@ -75,7 +75,7 @@ impl Signer {
         self.sign_as(&json!({ "alg": self.algorithm(), "kid": kid }), &claims.to_string())
     }
 
-    /// Signs any head and any body, right or wrong.
+    /// Signs any header and any claims, valid or not.
     pub fn sign_as(&self, header: &Value, claims: &str) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
         let bytes = message.as_bytes();
@@ -93,7 +93,7 @@ impl Signer {
     }
 }
 
-/// A JWK set of keys that are named by their place: "0", "1", and so on.
+/// A JWK set whose key ids are the indexes "0", "1", and so on.
 pub fn jwks(keys: &[&Signer]) -> String {
     let keys: Vec<Value> = keys.iter().enumerate().map(|(index, key)| key.jwk(&index.to_string())).collect();
     json!({ "keys": keys }).to_string()

@@ -1,10 +1,11 @@
-//! The real binary, run as its user runs it, on a free port and a directory of its own. `SWITCHBACK_BIN` names another
-//! than this build's.
+//! Starts and controls the real server binary, on a free port and in a directory of its own. `SWITCHBACK_BIN` is the path of a
+//! binary other than this build's.
 //!
-//! With `SWITCHBACK_TEST_WAY=app` it serves all of HTTP/1.1 through the actix-web `App`, which else is given only what is rare.
+//! With `SWITCHBACK_TEST_WAY=app` the server serves all of HTTP/1.1 through the actix-web `App`, which otherwise gets only rare
+//! requests.
 //!
-//! With `SWITCHBACK_TEST_STORE=nats` its log is in JetStream instead, wherever a test does not depend on the store: one NATS
-//! for all the servers of a test process, each with names of its own.
+//! With `SWITCHBACK_TEST_STORE=nats` the log is in JetStream, wherever a test does not depend on the store: one NATS server for
+//! all servers of a test process, with separate streams and buckets.
 
 pub(crate) mod client;
 pub(crate) mod fixture;
@@ -31,14 +32,14 @@ use serde_json::Value;
 
 pub(crate) use wait::{DEADLINE, until, within};
 
-/// Connections from one loopback address to itself take their ports from where the server's came from, so its port could
-/// be gone after a restart. On Linux, connections to this address come from another one.
+/// Connections from a loopback address to itself take their ephemeral ports from the same range as the server's port, so that
+/// port could be taken after a restart. On Linux, connections to this address come from a different address.
 const LISTEN: &str = if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" };
 
-/// Bytes that each of the servers' logs may take in a NATS, which reserves them.
+/// The maximum size in bytes of each server's log in NATS, which reserves this space.
 const NATS_LOG_BYTES: &str = "256MiB";
 
-/// Whether the servers' logs are in JetStream.
+/// Whether the logs of the servers are in JetStream.
 pub fn on_nats() -> bool {
     std::env::var("SWITCHBACK_TEST_STORE").is_ok_and(|store| store == "nats")
 }
@@ -48,7 +49,7 @@ pub fn through_app() -> bool {
     std::env::var("SWITCHBACK_TEST_WAY").is_ok_and(|way| way == "app")
 }
 
-/// The NATS of this process; it ends with the last server on it.
+/// The NATS server of this process; it ends with the last Switchback server that uses it.
 fn shared_nats() -> Arc<nats::Nats> {
     static SHARED: Mutex<Weak<nats::Nats>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +60,7 @@ fn shared_nats() -> Arc<nats::Nats> {
     })
 }
 
-/// What is set for a server whose log is in this NATS: the directory's name stands for the directory.
+/// The environment of a server whose log is in this NATS server: the directory's name makes the names unique.
 fn nats_variables(nats: &nats::Nats, directory: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("SWITCHBACK_STORE", nats.url()),
@@ -97,43 +98,43 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one with its default store in an empty directory, and these flags.
+    /// Starts a server with its default store in an empty directory, and these flags.
     pub fn start(flags: &[&str]) -> Self {
         Self::start_at(LISTEN, flags)
     }
 
-    /// As [`Self::start`], on an address of one's own. A server that is started again on its port had better not be on
-    /// 127.0.0.1, where a connection of some other test may have been given that port meanwhile.
+    /// As [`Self::start`], on a given address. A server that is restarted on its port should not be on 127.0.0.1, where a
+    /// connection of another test may have taken that port meanwhile.
     pub fn start_at(listen: &str, flags: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         Self::spawn(&[], directory, texts(flags), listen)
     }
 
-    /// As [`Self::start`], with a umask under which whatever does not ask for a mode may be read and written by everybody.
+    /// As [`Self::start`], with umask 0: files that are created without an explicit mode are world-readable and world-writable.
     pub fn start_without_umask(flags: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         Self::start_under(&["sh", "-c", "umask 000; exec \"$0\" \"$@\""], directory, flags)
     }
 
-    /// Starts one on what lies in `data` of that directory.
+    /// Starts a server on the data in `data` of that directory.
     pub fn start_in(directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
         Self::start_under(&[], directory, flags)
     }
 
-    /// Starts one under another program, such as `strace`, that runs it as the process it was started as itself.
+    /// Starts a server under a wrapper such as `strace`, which must exec the server (the process id stays the same).
     pub fn start_under(wrapper: &[&str], directory: Arc<tempfile::TempDir>, flags: &[&str]) -> Self {
         Self::spawn(wrapper, directory, texts(flags), LISTEN)
     }
 
     fn spawn(wrapper: &[&str], directory: Arc<tempfile::TempDir>, arguments: Vec<String>, listen: &str) -> Self {
-        // Whose log has to be on the disk says so.
+        // A test whose log has to be on disk passes `--store`.
         let nats = (on_nats() && !arguments.iter().any(|argument| argument == "disk")).then(shared_nats);
         let given = if nats.is_some() { without_store(&arguments) } else { arguments.clone() };
-        // Whoever wants a log of its own reads it, too.
+        // A test that passes `--log` reads the log file, too.
         let logged = arguments.iter().any(|argument| argument == "--log");
         let program = std::env::var("SWITCHBACK_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_switchback").to_owned());
         let mut words = wrapper.iter().copied().chain([program.as_str()]);
-        let mut child = Command::new(words.next().expect("the binary is there in any case"))
+        let mut child = Command::new(words.next().expect("the command has at least the binary"))
             .args(words)
             .args(["--listen", listen, "--data"])
             .arg(directory.path().join("data"))
@@ -147,7 +148,7 @@ impl Server {
             .expect("the binary starts");
         let mut greeting = String::new();
         let stdout = child.stdout.take().expect("stdout is a pipe");
-        BufReader::new(stdout).read_line(&mut greeting).expect("the greeting");
+        BufReader::new(stdout).read_line(&mut greeting).expect("the server prints its greeting");
         let url = greeting.split_whitespace().find(|word| word.starts_with("http"));
         let base = url.unwrap_or_else(|| panic!("no address in {greeting:?}")).trim_end_matches(',').to_owned();
         Self { child, base, arguments, directory, nats }
@@ -158,9 +159,9 @@ impl Server {
         self.base.split_once("://").expect("a base without a path").1
     }
 
-    /// What it has logged, where it was given a `--log`.
+    /// The log file of a server that was started with `--log`.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).expect("it was started with --log")
+        std::fs::read_to_string(self.directory.path().join("log")).expect("the server was started with --log")
     }
 
     /// The process id.
@@ -173,55 +174,55 @@ impl Server {
         self.directory.path().join("data")
     }
 
-    /// The directory in which the data directory is, gone with the last server on it.
+    /// The parent of the data directory, removed with the last server that uses it.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The same, kept for as long as this is.
+    /// The same directory, kept for the lifetime of this handle.
     pub fn home(&self) -> Arc<tempfile::TempDir> {
         self.directory.clone()
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("the server is there to be signalled");
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the server runs and can be signalled");
     }
 
-    /// Waits for its end.
+    /// Waits for the exit of the server.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("the server ends")
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the server has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the server can be waited for")
     }
 
-    /// Starts it again on the same directory and port, once it has ended or is about to.
+    /// Starts the server again on the same directory and port, once it has ended or is about to.
     pub fn start_again(self) -> Self {
         self.restarted()
     }
 
-    /// Ends it with SIGKILL and starts it again on the same directory and port.
+    /// Ends the server with SIGKILL and starts it again on the same directory and port.
     pub fn kill_and_restart(self) -> Self {
         self.signal(Signal::SIGKILL);
         self.restarted()
     }
 
-    /// Ends it with SIGTERM and starts it again on the same directory and port.
+    /// Ends the server with SIGTERM and starts it again on the same directory and port.
     pub fn stop_and_restart(self) -> Self {
         self.signal(Signal::SIGTERM);
         self.restarted()
     }
 
-    /// Starts one that has ended again, on the same directory and port.
+    /// Restarts a server that has ended, on the same directory and port.
     pub fn stopped_and_restarted(self) -> Self {
         self.restarted()
     }
 
-    /// Ends it with SIGKILL and starts it again on the same port, with nothing left of its log, which has to be in memory or
-    /// in NATS.
+    /// Ends the server with SIGKILL and starts it again on the same port, with an empty log. The log has to be in memory or in
+    /// NATS.
     pub fn kill_and_lose_log(self) -> Self {
         self.signal(Signal::SIGKILL);
         if let Some(nats) = &self.nats {
@@ -236,7 +237,7 @@ impl Server {
         Self::spawn(&[], self.directory.clone(), self.arguments.clone(), &listen)
     }
 
-    /// Publishes events, one request; returns the answer, which must be 201.
+    /// Publishes events in one request; returns the response, which must be 201.
     pub async fn publish(&self, events: &Value) -> Value {
         let answer = reqwest::Client::new().post(format!("{}/v1/events", self.base)).json(events).send().await;
         let answer = answer.expect("an answer");
@@ -256,7 +257,7 @@ fn texts(flags: &[&str]) -> Vec<String> {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Gone already where a test has ended it.
+        // Fails where the test has ended the server already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

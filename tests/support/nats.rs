@@ -1,7 +1,6 @@
-//! A real NATS server, or a cluster of them, on loopback and in a directory of its own: started, killed, paused, started
-//! again.
+//! Starts, kills, pauses and restarts a real NATS server, or a cluster of servers, on loopback and in a directory of its own.
 //!
-//! The binary is the one that `SWITCHBACK_TEST_NATS` names, else `target/tools/nats-server`, where `tests/run` puts it.
+//! `SWITCHBACK_TEST_NATS` is the path of the binary; the default is `target/tools/nats-server`, where `tests/run` puts it.
 
 mod credentials;
 mod links;
@@ -20,12 +19,12 @@ use serde_json::Value;
 use links::Links;
 use way::State;
 
-/// How long a server or an election may take; on a loaded machine either takes some seconds.
+/// The deadline for a server's start or an election; on a loaded machine either takes some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 const ASK_AGAIN: Duration = Duration::from_millis(25);
 
-/// How long a server may take to answer how it is.
+/// The deadline for a server's monitoring response.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// The user of [`Access::Password`].
@@ -36,26 +35,26 @@ pub const PASSWORD: &str = "s3cret/with@signs";
 /// Who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Anyone.
+    /// Any client.
     Open,
     /// [`USER`] with [`PASSWORD`].
     Password,
-    /// Whoever has [`Nats::credentials_file`].
+    /// Clients with [`Nats::credentials_file`].
     Credentials,
-    /// Anyone over TLS, who knows [`Nats::ca_file`].
+    /// Any client over TLS, which has to trust [`Nats::ca_file`].
     Tls,
 }
 
-/// How the servers of a cluster find each other, and who is told of it.
+/// How the servers of a cluster connect to each other, and whether clients learn of all servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Routes {
-    /// By their ports.
+    /// Directly, by their ports.
     Direct,
-    /// By ways on which one can be cut from the others. Clients learn of all of them, unless they are not to.
+    /// Through proxies that can cut one server off from the others. Clients learn of all servers, unless `advertise` is off.
     Linked { advertised: bool },
 }
 
-/// One server, or a cluster. All of it ends, and its files go, when it is dropped.
+/// One server, or a cluster. On drop all servers are ended and their files removed.
 pub struct Nats {
     access: Access,
     servers: Vec<Server>,
@@ -73,24 +72,24 @@ struct Server {
 }
 
 impl Nats {
-    /// One server on its own, open to anyone.
+    /// A single server, without authentication.
     pub fn single() -> Self {
         Self::start(1, Access::Open, "")
     }
 
-    /// A cluster of three, open to anyone.
+    /// A cluster of three, without authentication.
     pub fn cluster() -> Self {
         Self::start(3, Access::Open, "")
     }
 
-    /// A cluster of three, open to anyone, of which one can be [cut](Self::cut) from the others. Whether clients of one learn of
-    /// the others.
+    /// A cluster of three, without authentication, of which one can be [cut](Self::cut) off from the others. The argument is
+    /// whether clients of one server learn of the others.
     pub fn linked(advertised: bool) -> Self {
         Self::launch(3, Access::Open, "", Routes::Linked { advertised })
     }
 
-    /// So many servers; `more` is what else stands in the configuration of each. Returns once JetStream is ready: where
-    /// there are several, once all of them know who leads.
+    /// Starts this number of servers; `more` is added to the configuration of each. Returns once JetStream is ready: in a
+    /// cluster, once all servers know the leader.
     pub fn start(count: usize, access: Access, more: &str) -> Self {
         Self::launch(count, access, more, Routes::Direct)
     }
@@ -129,12 +128,12 @@ impl Nats {
         nats
     }
 
-    /// How many servers there are, running or not.
+    /// The number of servers, running or not.
     pub fn len(&self) -> usize {
         self.servers.len()
     }
 
-    /// What `--store` takes: all of the servers, with the user and the password where they are asked for.
+    /// The value for `--store`: the URLs of all servers, with user and password where these are required.
     pub fn url(&self) -> String {
         let addresses: Vec<String> = self.servers.iter().map(|server| server.address.to_string()).collect();
         let scheme = if self.access == Access::Tls { "tls" } else { "nats" };
@@ -148,54 +147,54 @@ impl Nats {
         self.servers.iter().map(|server| server.address.to_string()).collect()
     }
 
-    /// The processes that run.
+    /// The ids of the running processes.
     pub fn pids(&self) -> Vec<u32> {
         self.servers.iter().filter_map(|server| Some(server.process.as_ref()?.id())).collect()
     }
 
-    /// The authority that a client has to trust with [`Access::Tls`], in PEM.
+    /// The CA certificate that a client has to trust with [`Access::Tls`], in PEM.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// What a client needs with [`Access::Credentials`].
+    /// The credentials file that a client needs with [`Access::Credentials`].
     pub fn credentials_file(&self) -> PathBuf {
         self.directory.path().join("user.creds")
     }
 
-    /// Ends one with SIGKILL.
+    /// Ends a server with SIGKILL.
     pub fn kill(&mut self, index: usize) {
         self.servers[index].kill();
     }
 
-    /// Holds one still (SIGSTOP): its connections stay, and nothing comes of them.
+    /// Pauses a server (SIGSTOP): its connections stay open and silent.
     pub fn pause(&mut self, index: usize) {
         self.servers[index].signal(Signal::SIGSTOP);
         self.servers[index].paused = true;
     }
 
-    /// Lets one go on that was held still.
+    /// Resumes a paused server.
     pub fn resume(&mut self, index: usize) {
         self.servers[index].signal(Signal::SIGCONT);
         self.servers[index].paused = false;
     }
 
-    /// Starts one that was killed again, on its ports and its files. Returns at once; see [`Self::wait_until_ready`].
+    /// Restarts a killed server, on its ports and its files. Returns at once; see [`Self::wait_until_ready`].
     pub fn restart(&mut self, index: usize) {
         self.servers[index].run();
     }
 
-    /// From now on nothing passes between one server of [`Self::linked`] and the others. Their connections stay open.
+    /// Partitions one server of [`Self::linked`] from the others: no bytes pass, and the connections stay open.
     pub fn cut(&self, index: usize) {
-        self.links.as_ref().expect("it is linked").set(index, State::Mute);
+        self.links.as_ref().expect("the cluster was started with links").set(index, State::Mute);
     }
 
-    /// Lets pass what is sent between one server and the others, and what was sent meanwhile.
+    /// Heals the partition of one server; bytes that were sent meanwhile are forwarded.
     pub fn heal(&self, index: usize) {
-        self.links.as_ref().expect("it is linked").set(index, State::Whole);
+        self.links.as_ref().expect("the cluster was started with links").set(index, State::Whole);
     }
 
-    /// Waits until every server that runs has caught up and, in a cluster, knows who leads it.
+    /// Waits until every running server has caught up and, in a cluster, knows the leader.
     pub fn wait_until_ready(&self) {
         let clustered = self.servers.len() > 1;
         let running = self.servers.iter().filter(|server| server.runs());
@@ -207,12 +206,12 @@ impl Nats {
         }
     }
 
-    /// Which server leads the cluster of JetStream itself, as one that runs knows.
+    /// The JetStream meta leader, as reported by a running server.
     pub fn meta_leader(&self) -> Option<usize> {
         self.running().find_map(|server| self.index_of(&server.meta_leader()?))
     }
 
-    /// Which server leads a stream; `None` where there is no such stream, or nobody leads it at present.
+    /// The leader of a stream; `None` where there is no such stream, or no leader at present.
     pub fn leader_of(&self, stream: &str) -> Option<usize> {
         self.running().find_map(|server| match server.stream(stream)?["cluster"]["leader"].as_str() {
             Some(leader) => self.index_of(leader),
@@ -221,7 +220,7 @@ impl Nats {
         })
     }
 
-    /// The names of the streams that a running server knows of, those beneath key-value buckets among them.
+    /// The names of the streams that a running server knows of, including those of key-value buckets.
     pub fn streams(&self) -> Vec<String> {
         let streams = self.running().flat_map(Server::streams);
         let mut names: Vec<String> = streams.filter_map(|stream| Some(stream["name"].as_str()?.to_owned())).collect();
@@ -230,18 +229,18 @@ impl Nats {
         names
     }
 
-    /// Deletes a stream and all that is in it, as an operator might.
+    /// Deletes a stream and its messages, as an operator might.
     pub fn delete_stream(&self, name: &str) {
         let (addresses, name) = (self.addresses(), name.to_owned());
         let deleting = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let client = async_nats::connect(addresses).await.expect("NATS answers");
-                async_nats::jetstream::new(client).delete_stream(name).await.expect("the stream is there");
+                async_nats::jetstream::new(client).delete_stream(name).await.expect("the stream is deleted");
             });
         };
-        // A thread of its own: whoever calls may be in a runtime already.
-        std::thread::spawn(deleting).join().expect("it is deleted");
+        // A thread of its own: the caller may be in a runtime already.
+        std::thread::spawn(deleting).join().expect("the stream is deleted");
     }
 
     fn running(&self) -> impl Iterator<Item = &Server> {
@@ -269,7 +268,7 @@ impl Server {
 
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // Gone already where it ended by itself.
+            // Fails where the server ended by itself.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -281,8 +280,8 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("it runs");
-        kill(Pid::from_raw(process.id() as i32), signal).expect("it is there to be signalled");
+        let process = self.process.as_ref().expect("the server runs");
+        kill(Pid::from_raw(process.id() as i32), signal).expect("the server can be signalled");
     }
 
     fn configuration_file(&self) -> PathBuf {
@@ -307,7 +306,7 @@ impl Server {
         accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten().cloned().collect()
     }
 
-    /// What it says of itself; nothing where it does not answer.
+    /// The server's monitoring data; `None` where it does not answer.
     fn ask(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect_timeout(&self.monitor, ANSWER).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
@@ -335,7 +334,7 @@ impl Drop for Server {
     }
 }
 
-/// Where the server's binary is.
+/// The path of the NATS server's binary.
 pub fn binary() -> PathBuf {
     let given = std::env::var_os("SWITCHBACK_TEST_NATS").map(PathBuf::from);
     let path = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server"));
@@ -348,8 +347,8 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// An address of loopback that nobody else listens on or connects from, so that ports that were free stay free while a
-/// server is down. Elsewhere than on Linux there is only one.
+/// A loopback address that no other process listens on or connects from, so that a free port stays free while a server is
+/// down. On systems other than Linux there is only one such address.
 fn host_of_its_own() -> IpAddr {
     let part = || rand::random_range(16..=250);
     if cfg!(target_os = "linux") {
@@ -366,7 +365,7 @@ fn reserve(host: IpAddr) -> TcpListener {
 fn configuration(server: &Server, door: &str, cluster: Option<String>, more: &str) -> String {
     let Server { name, address, monitor, directory, .. } = server;
     let store = directory.join("jetstream");
-    // What a stream may take is reserved ahead, whatever it holds.
+    // The maximum size of a stream is reserved at its creation.
     let mut text = format!(
         "server_name: {name}\nlisten: \"{address}\"\nhttp: \"{monitor}\"\n{door}\n{more}\n\
          jetstream {{ store_dir: {store:?}, max_memory_store: 256MB, max_file_store: 1TB }}\n"
@@ -375,11 +374,11 @@ fn configuration(server: &Server, door: &str, cluster: Option<String>, more: &st
     text
 }
 
-/// The part of the configuration on the others of the cluster.
+/// The cluster section of the configuration: the routes to the other servers.
 fn cluster(own: SocketAddr, others: &[String], routes: Routes) -> String {
     let urls: Vec<String> = others.iter().map(|other| format!("\"nats://{other}\"")).collect();
     let urls = urls.join(", ");
-    // Of each other the servers tell an address that nobody listens on, or they would find one past the links.
+    // The advertised address is one without a listener: otherwise the servers would connect to each other around the links.
     let linked = match routes {
         Routes::Direct => String::new(),
         Routes::Linked { advertised } => format!(", advertise: \"{}:1\", no_advertise: {}", own.ip(), !advertised),
@@ -387,7 +386,7 @@ fn cluster(own: SocketAddr, others: &[String], routes: Routes) -> String {
     format!("cluster {{ name: test, listen: \"{own}\", routes: [{urls}]{linked} }}\n")
 }
 
-/// Who may connect, as it stands in the configuration; writes the files that it takes.
+/// The authentication section of the configuration; writes the files that it refers to.
 fn door(access: Access, directory: &Path, host: IpAddr) -> String {
     match access {
         Access::Open => String::new(),
@@ -401,7 +400,7 @@ fn door(access: Access, directory: &Path, host: IpAddr) -> String {
     }
 }
 
-/// A certificate for the host, and the authority that signed it.
+/// A certificate for the host, and the CA that signed it.
 fn write_certificate(directory: &Path, host: IpAddr) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
     let key = || KeyPair::generate().expect("a key");

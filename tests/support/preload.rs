@@ -1,4 +1,4 @@
-//! Libraries in C that are loaded before the server's own, to do to it what no test can do from outside.
+//! `LD_PRELOAD` libraries in C, for fault injection that is impossible from outside of the process.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Server;
 
-/// Builds a library; under a name of this process, since several test runs may share a target directory.
+/// Builds a library; its file name has the process id, since several test runs may share a target directory.
 pub fn build(name: &str, source: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.so", std::process::id()));
     let code = path.with_extension("c");
@@ -19,13 +19,13 @@ pub fn build(name: &str, source: &str) -> PathBuf {
     path
 }
 
-/// What a server is lied to about: its disk and its wall clock.
+/// Fault injection into a server's disk operations and wall clock.
 pub struct Faults {
     control: std::fs::File,
     directory: Arc<tempfile::TempDir>,
 }
 
-/// Where in the control file what stands; see `preload/faults.c`.
+/// The offsets of the fields in the control file; see `preload/faults.c`.
 #[derive(Clone, Copy)]
 pub enum Fault {
     WriteErrno = 8,
@@ -35,12 +35,12 @@ pub enum Fault {
 }
 
 impl Faults {
-    /// A server that can be lied to, on a directory of its own.
+    /// A server with fault injection, on a directory of its own.
     pub fn start(flags: &[&str]) -> (Self, Server) {
         Self::start_ahead(0, flags)
     }
 
-    /// As [`Self::start`], with a wall clock that is ahead of the true one from the beginning, in milliseconds.
+    /// As [`Self::start`], with a wall clock that is ahead of the real one from the beginning, in milliseconds.
     pub fn start_ahead(ahead_ms: i64, flags: &[&str]) -> (Self, Server) {
         static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| build("faults", include_str!("preload/faults.c")));
@@ -48,7 +48,7 @@ impl Faults {
         let path = directory.path().join("control");
         let control = std::fs::OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
         let control = control.expect("a control file");
-        control.set_len(64).expect("room for what it says");
+        control.set_len(64).expect("the control file is sized");
         let faults = Self { control, directory: directory.clone() };
         faults.set_clock(ahead_ms);
         let variables = [
@@ -61,24 +61,24 @@ impl Faults {
         (faults, server)
     }
 
-    /// Lies from now on; 0 ends it.
+    /// Injects a fault from now on; 0 ends it.
     pub fn set(&self, fault: Fault, value: i32) {
         self.control.write_all_at(&value.to_ne_bytes(), fault as u64).expect("the control file is written");
     }
 
-    /// How many syncs there have been.
+    /// The number of syncs so far.
     pub fn syncs(&self) -> i64 {
         let mut bytes = [0; 8];
         self.control.read_exact_at(&mut bytes, 24).expect("the control file is read");
         i64::from_ne_bytes(bytes)
     }
 
-    /// Sets the wall clock ahead of the true one, in milliseconds.
+    /// Sets the wall clock ahead of the real one, in milliseconds.
     pub fn set_clock(&self, ahead_ms: i64) {
         self.control.write_all_at(&ahead_ms.to_ne_bytes(), 0).expect("the control file is written");
     }
 
-    /// The directory in which the server's is.
+    /// The parent of the server's data directory.
     pub fn directory(&self) -> Arc<tempfile::TempDir> {
         self.directory.clone()
     }

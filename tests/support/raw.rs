@@ -1,5 +1,4 @@
-//! A client that is nobody's library: it reads and writes the bytes itself, so that it can do wrong, stop, or stall
-//! wherever a test wants it to.
+//! A byte-level test client without an HTTP library, so that a test can send invalid bytes, stop or stall at any point.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,21 +12,21 @@ use tokio::net::{TcpSocket, TcpStream};
 /// The transports that stream.
 pub(crate) const STREAMS: [&str; 4] = ["sse", "stream", "iframe", "ws"];
 
-/// What a slow peer leaves between two bytes.
+/// The pause of a slow peer between two bytes.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
-/// What bytes go over: a socket, or TLS on one.
+/// The byte stream of a connection: a socket, or TLS on a socket.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A connection and what was read ahead of it.
+/// A connection and the bytes that were read ahead.
 pub(crate) struct Connection {
     stream: Box<dyn Duplex>,
     pub(crate) buffer: Vec<u8>,
 }
 
-/// An answer's head.
+/// The head of a response.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -47,7 +46,7 @@ impl Head {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Head,
@@ -84,17 +83,17 @@ impl Connection {
         Self::narrow(address, None).await
     }
 
-    /// One whose kernel buffers little of what comes, where that is asked for.
+    /// A connection, with a small kernel receive buffer if requested.
     pub(crate) async fn narrow(address: &str, receive_bytes: Option<u32>) -> io::Result<Self> {
         Ok(Self::on(narrow_socket(address, receive_bytes).await?))
     }
 
-    /// One on what is connected already.
+    /// A connection on an established stream.
     pub(crate) fn on(stream: impl Duplex + 'static) -> Self {
         Self { stream: Box::new(stream), buffer: Vec::new() }
     }
 
-    /// One from another loopback address than usual: there are 28,000 ports an address, and limits on one.
+    /// A connection from a given loopback address: there are 28,000 ports an address, and limits for each address.
     pub(crate) async fn from(source: std::net::Ipv4Addr, address: &str) -> io::Result<Self> {
         let address: SocketAddr = address.parse().expect("an address");
         let socket = TcpSocket::new_v4()?;
@@ -108,12 +107,12 @@ impl Connection {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// Sends `GET path`, without waiting for anything.
+    /// Sends `GET path`, without waiting for a response.
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<()> {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
     }
 
-    /// Sends `POST path` with a body of a type.
+    /// Sends `POST path` with a body of a content type.
     pub(crate) async fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> io::Result<()> {
         let length = body.len();
         let head = format!(
@@ -122,14 +121,14 @@ impl Connection {
         self.send([head.as_bytes(), body].concat()).await
     }
 
-    /// Asks for the upgrade to a WebSocket.
+    /// Requests the upgrade to a WebSocket.
     pub(crate) async fn upgrade(&mut self, path: &str) -> io::Result<()> {
         let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n\r\n")).await
     }
 
-    /// Reads what has come, or waits for it; says whether the peer has closed.
+    /// Reads the received bytes, or waits for some; returns whether the peer has closed.
     pub(crate) async fn fill(&mut self) -> io::Result<bool> {
         Ok(self.stream.read_buf(&mut self.buffer).await? == 0)
     }
@@ -153,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// An answer's head.
+    /// The head of a response.
     pub(crate) async fn head(&mut self) -> io::Result<Head> {
         let first = self.line().await?;
         let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -169,7 +168,7 @@ impl Connection {
         }
     }
 
-    /// The next chunk, empty at the end. Takes it whole or not at all, so that waiting for it may be given up.
+    /// The next chunk, empty at the end. Cancel safe: a chunk is consumed completely or not at all.
     async fn chunk(&mut self) -> io::Result<Vec<u8>> {
         let header = loop {
             if let Some(end) = find(&self.buffer, b"\r\n") {
@@ -184,7 +183,7 @@ impl Connection {
         Ok(self.buffer.drain(..whole).skip(header + 2).take(size).collect())
     }
 
-    /// The whole of an answer that ends.
+    /// The complete response, which has to end.
     pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
         let head = self.head().await?;
         let mut body = Vec::new();
@@ -206,22 +205,22 @@ impl Connection {
         Ok(Answer { head, body })
     }
 
-    /// Sends `bytes` now and then until the peer has had enough, and says what it had sent before.
+    /// Sends `bytes` now and then until the peer closes, and returns what the peer had sent before.
     pub(crate) async fn dribble(mut self, bytes: &[u8]) -> Vec<u8> {
         loop {
             let sent = self.send(bytes).await;
             match tokio::time::timeout(PAUSE, self.fill()).await {
-                Err(_) => assert!(sent.is_ok(), "it neither answers nor takes anything"),
+                Err(_) => assert!(sent.is_ok(), "the peer neither responds nor reads"),
                 Ok(Ok(false)) => {}
                 Ok(Ok(true) | Err(_)) => return self.buffer,
             }
         }
     }
 
-    /// Waits until the peer closes, and says what it had sent before.
+    /// Waits until the peer closes, and returns what the peer had sent before.
     pub(crate) async fn closed(&mut self) -> Vec<u8> {
         loop {
-            // A reset is an end, too.
+            // A reset counts as a close, too.
             if self.fill().await.unwrap_or(true) {
                 return std::mem::take(&mut self.buffer);
             }
@@ -229,7 +228,7 @@ impl Connection {
     }
 }
 
-/// A socket whose kernel buffers little of what comes, where that is asked for.
+/// A socket, with a small kernel receive buffer if requested.
 pub(crate) async fn narrow_socket(address: &str, receive_bytes: Option<u32>) -> io::Result<TcpStream> {
     let address: SocketAddr = address.parse().expect("an address");
     let socket = TcpSocket::new_v4()?;
@@ -241,14 +240,14 @@ pub(crate) async fn narrow_socket(address: &str, receive_bytes: Option<u32>) -> 
     Ok(stream)
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 pub(crate) async fn get(address: &str, path: &str) -> io::Result<Answer> {
     let mut connection = Connection::open(address).await?;
     connection.get(path).await?;
     connection.answer().await
 }
 
-/// One request on a connection of its own.
+/// One request on a new connection.
 pub(crate) async fn post(address: &str, body: &Value) -> io::Result<Answer> {
     let mut connection = Connection::open(address).await?;
     connection.post("/v1/events", "application/json", body.to_string().as_bytes()).await?;
@@ -266,13 +265,13 @@ pub(crate) async fn poll(address: &str, path: &str) -> io::Result<(String, Vec<V
     Ok((cursor, batch["events"].as_array().cloned().unwrap_or_default()))
 }
 
-/// Everything that matches, from the beginning to the log's end.
+/// All matching events, from the beginning to the end of the log.
 pub(crate) async fn history(address: &str, pattern: &str) -> Vec<Value> {
     let mut cursor = "earliest".to_owned();
     let mut all = Vec::new();
     loop {
         let path = format!("/v1/poll?topic={pattern}&cursor={cursor}&limit=1000");
-        let (next, events) = poll(address, &path).await.expect("history can be read");
+        let (next, events) = poll(address, &path).await.expect("the history can be read");
         if events.is_empty() && next == cursor {
             return all;
         }
@@ -281,11 +280,11 @@ pub(crate) async fn history(address: &str, pattern: &str) -> Vec<Value> {
     }
 }
 
-/// A position out of a cursor.
+/// The position in a cursor.
 pub(crate) fn position(cursor: &Value) -> u64 {
-    let text = cursor.as_str().unwrap_or_else(|| panic!("{cursor} is no cursor"));
+    let text = cursor.as_str().unwrap_or_else(|| panic!("{cursor} is not a cursor"));
     let position = text.split_once('-').and_then(|(_, position)| position.parse().ok());
-    position.unwrap_or_else(|| panic!("{text} is no cursor"))
+    position.unwrap_or_else(|| panic!("{text} is not a cursor"))
 }
 
 /// A stream of items over any of [`STREAMS`].
@@ -293,17 +292,17 @@ pub(crate) struct Items {
     pub(crate) connection: Connection,
     transport: &'static str,
     chunked: bool,
-    /// What has arrived, without the chunks around it.
+    /// The received bytes, without chunk framing.
     text: Vec<u8>,
     ready: VecDeque<Value>,
-    /// The code that the server closed the WebSocket with.
+    /// The close code of the server's WebSocket close frame.
     pub(crate) close_code: Option<u16>,
     /// Whether pings are answered.
     pub(crate) pongs: bool,
 }
 
 impl Items {
-    /// Subscribes; `query` is what stands behind the `?`.
+    /// Subscribes; `query` is the part of the URL behind the `?`.
     pub(crate) async fn open(address: &str, transport: &'static str, query: &str) -> io::Result<Self> {
         let connection = Connection::open(address).await?;
         Self::over(connection, transport, query).await
@@ -315,13 +314,13 @@ impl Items {
         Self::after(connection, transport, &head)
     }
 
-    /// Asks for the stream, and reads nothing.
+    /// Requests the stream, and reads nothing.
     pub(crate) async fn ask(connection: &mut Connection, transport: &str, query: &str) -> io::Result<()> {
         let path = format!("/v1/{transport}?{query}");
         if transport == "ws" { connection.upgrade(&path).await } else { connection.get(&path).await }
     }
 
-    /// Reads on behind the head.
+    /// Continues behind the head.
     pub(crate) fn after(connection: Connection, transport: &'static str, head: &Head) -> io::Result<Self> {
         let expected = if transport == "ws" { 101 } else { 200 };
         if head.status != expected {
@@ -354,10 +353,10 @@ impl Items {
     /// The next item; there has to be one.
     pub(crate) async fn item(&mut self) -> Value {
         let item = super::within("an item", self.next()).await;
-        item.expect("the stream goes on").expect("the stream has not ended")
+        item.expect("the stream is not cut off").expect("the stream has not ended")
     }
 
-    /// The next item of a name, past all others.
+    /// The next item with this name; all others are skipped.
     pub(crate) async fn named(&mut self, name: &str) -> Value {
         loop {
             let item = self.item().await;
@@ -377,7 +376,7 @@ impl Items {
         }
     }
 
-    /// Reads on beside everything else, so that pings are answered and nothing stalls.
+    /// Reads in a task of its own, so that pings are answered and the stream does not stall.
     pub(crate) fn flowing(mut self) -> Flow {
         let (sender, items) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -456,7 +455,7 @@ impl Items {
     }
 }
 
-/// What is read beside everything else.
+/// The items that the reading task receives.
 pub(crate) struct Flow(tokio::sync::mpsc::UnboundedReceiver<Value>);
 
 impl Flow {
@@ -474,7 +473,7 @@ impl Flow {
         }
     }
 
-    /// Forgets what has come, and waits for the next item of a name.
+    /// Drops the items received so far, and waits for the next item with this name.
     pub(crate) async fn next_named(&mut self, name: &str) {
         while self.0.try_recv().is_ok() {}
         while self.item().await["event"] != name {}
@@ -485,7 +484,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     if what.is_empty() { Some(0) } else { text.windows(what.len()).position(|window| window == what) }
 }
 
-/// A frame as a client sends it. A mask of zeros is one, too.
+/// A masked frame, as a client sends it. The mask is zero, which is valid, too.
 pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

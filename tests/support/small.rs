@@ -1,13 +1,13 @@
-//! A place that can be filled to the last byte.
+//! A small file system (tmpfs) that a test can fill to the last byte.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A file system of its own, so that it can be filled.
+/// A mounted tmpfs of limited size.
 pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
-    /// `None`, and a word on the terminal, where mounting is not permitted.
+    /// Returns `None`, and prints a note, where mounting is not permitted.
     pub(crate) fn mount(mebibytes: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
@@ -28,7 +28,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Lazily: a server that is still on it may be the last thing to go.
+        // A lazy unmount: a server may still use the file system.
         let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
         assert!(unmounted.is_ok_and(|status| status.success()));
     }

@@ -1,10 +1,10 @@
-//! A refusal, as each transport tells it.
+//! A refusal, in the form of each transport.
 
 use super::client::{CALLBACK, Kind};
 use super::http::{Response, error_code};
 use super::wire::{Batch, Chunks, Item, Reader, nonce_of};
 
-/// What a page is told of a refusal over a transport: the error's code, and when to come back.
+/// What a page learns of a refusal over a transport: the error code, and the retry delay.
 pub(crate) async fn told(
     kind: Kind,
     presented: Option<&str>,
@@ -16,18 +16,18 @@ pub(crate) async fn told(
             assert_eq!(response.status, 200, "a page cannot read another");
             assert_eq!(response.header("content-type"), Some("application/javascript; charset=utf-8"));
             let batch = Batch::parse_jsonp(CALLBACK, &response.text().await);
-            assert_eq!(batch.cursor.as_deref(), presented, "it repeats the presented cursor");
+            assert_eq!(batch.cursor.as_deref(), presented, "the refusal repeats the presented cursor");
             batch.events[0].clone()
         }
         Kind::Iframe | Kind::IframeOnce => {
-            assert_eq!(response.status, status, "the iframe keeps the status");
+            assert_eq!(response.status, status, "an iframe response keeps the status");
             assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
             let nonce = nonce_of(response.header("content-security-policy").expect("a policy"));
             let text = response.text().await;
             assert!(text.len() > 512, "padded, or old browsers show a page of their own");
             if kind == Kind::IframeOnce {
                 let batch = Batch::parse_document(&nonce, &text);
-                assert_eq!(batch.cursor.as_deref(), presented, "it repeats the presented cursor");
+                assert_eq!(batch.cursor.as_deref(), presented, "the refusal repeats the presented cursor");
                 batch.events[0].clone()
             } else {
                 let mut reader = Reader::Chunks(Box::new(Chunks::new(&nonce)));

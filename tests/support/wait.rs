@@ -1,14 +1,14 @@
-//! Waiting for conditions, never for time to pass: how long a test takes is the machine's concern, and what it asserts is not.
+//! Waiting for conditions, never for a fixed time: the speed of the machine changes the duration of a test, not its result.
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take that is waited for: far longer than it does, so that only a fault reaches it.
+/// The deadline of every wait: far longer than needed, so that only a fault reaches it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The longest pause between two looks at a condition. The first is a millisecond.
+/// The longest pause between two checks of a condition. The first pause is a millisecond.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// Waits for what must come. Panics after [`DEADLINE`].
+/// Waits for a future that must complete. Panics after [`DEADLINE`].
 pub(crate) async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, coming).await {
         Ok(come) => come,
@@ -16,7 +16,7 @@ pub(crate) async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T 
     }
 }
 
-/// Waits until something holds that must. Panics after [`DEADLINE`], or where one look at the condition takes so long.
+/// Waits until a condition holds. Panics after [`DEADLINE`], also where a single check takes that long.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let (end, mut pause) = (Instant::now() + DEADLINE, Duration::from_millis(1));
     while !within(what, holds()).await {

@@ -1,4 +1,4 @@
-//! What the contract says of each framing, checked to the letter while it is read.
+//! Strict parsers for the framing of each transport: every violation of the protocol fails the test.
 
 use std::collections::VecDeque;
 
@@ -14,14 +14,14 @@ pub(crate) struct Item {
     pub(crate) cursor: Option<String>,
     pub(crate) topic: Option<String>,
     pub(crate) event: String,
-    /// The data's JSON, as it came.
+    /// The JSON of the data, as received.
     pub(crate) data: Option<String>,
     pub(crate) time: Option<u64>,
     pub(crate) id: Option<String>,
     pub(crate) encoding: Option<String>,
-    /// Whether it has `"deleted":true`.
+    /// Whether the item has `"deleted":true`.
     pub(crate) deleted: bool,
-    /// The headers' JSON, as it came.
+    /// The JSON of the headers, as received.
     pub(crate) headers: Option<String>,
 }
 
@@ -31,7 +31,7 @@ struct Fields {
     cursor: Option<String>,
     topic: Option<String>,
     event: String,
-    // Absent is not null here.
+    // An absent field is not the same as null here.
     #[serde(default, deserialize_with = "present")]
     data: Option<Box<RawValue>>,
     time: Option<u64>,
@@ -46,7 +46,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
 }
 
 impl Item {
-    /// Reads an item's JSON; it has exactly the fields that such an item has.
+    /// Parses an item's JSON, which must have exactly the fields of its kind.
     pub(crate) fn parse(json: &str) -> Self {
         assert!(
             !json.contains(['<', '\r', '\n', '\u{85}', '\u{2028}', '\u{2029}']),
@@ -60,12 +60,17 @@ impl Item {
             match event.as_str() {
                 "$hello" | "$gap" | "$bye" => assert!(data.is_some() && cursor.is_some(), "{json}"),
                 "$beat" => assert!(data.is_none() && cursor.is_some(), "{json}"),
-                "$error" | "$reply" => assert!(data.is_some() && cursor.is_none(), "it moves nobody: {json}"),
-                _ => panic!("no control event of the contract: {json}"),
+                "$error" | "$reply" => {
+                    assert!(data.is_some() && cursor.is_none(), "a `$error` or `$reply` has no cursor: {json}")
+                }
+                _ => panic!("not a control event of the protocol: {json}"),
             }
         } else {
             assert!(cursor.is_some() && topic.is_some() && time.is_some(), "{json}");
-            assert!(deleted != Some(false) && data.is_some() != deleted.is_some(), "data, or a deletion: {json}");
+            assert!(
+                deleted != Some(false) && data.is_some() != deleted.is_some(),
+                "an event has either data or a deletion: {json}"
+            );
             assert!(encoding.is_none() || data.is_some(), "{json}");
             assert!(encoding.is_none() || encoding.as_deref() == Some("base64"), "{json}");
         }
@@ -80,7 +85,7 @@ impl Item {
         self.event.starts_with('$')
     }
 
-    /// The data, where it is a value that Rust can hold.
+    /// The data, where it is a value that `serde_json` can represent.
     pub(crate) fn value(&self) -> Value {
         let text = self.data.as_deref().unwrap_or("null");
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -91,12 +96,12 @@ impl Item {
     }
 }
 
-/// The position in a cursor, which has the form of the contract.
+/// The position in a cursor, whose syntax is checked.
 pub(crate) fn position(cursor: &str) -> u64 {
-    let (epoch, position) = cursor.split_once('-').unwrap_or_else(|| panic!("no cursor: {cursor}"));
+    let (epoch, position) = cursor.split_once('-').unwrap_or_else(|| panic!("not a cursor: {cursor}"));
     let legal = epoch.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    assert!((1..=32).contains(&epoch.len()) && legal, "no epoch: {cursor}");
-    let number: u64 = position.parse().unwrap_or_else(|_| panic!("no position: {cursor}"));
+    assert!((1..=32).contains(&epoch.len()) && legal, "not a valid epoch: {cursor}");
+    let number: u64 = position.parse().unwrap_or_else(|_| panic!("not a position: {cursor}"));
     assert_eq!(number.to_string(), position, "not the canonical form: {cursor}");
     number
 }
@@ -107,19 +112,19 @@ pub(crate) fn epoch(cursor: &str) -> &str {
     cursor.split_once('-').map(|(epoch, _)| epoch).unwrap_or_default()
 }
 
-/// The cursor of another place in the same log.
+/// The cursor of another position in the same log.
 pub(crate) fn moved(cursor: &str, to: u64) -> String {
     format!("{}-{to}", epoch(cursor))
 }
 
-/// A whole answer.
+/// A complete batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     pub(crate) cursor: Option<String>,
     pub(crate) events: Vec<Item>,
-    /// Whether a limit cut it.
+    /// Whether the batch was cut by a limit.
     pub(crate) more: bool,
-    /// Whether the client that was named is remembered.
+    /// Whether the named client is remembered.
     pub(crate) known: bool,
 }
 
@@ -137,14 +142,14 @@ impl Batch {
         let events: Vec<Item> = fields.events.iter().map(|event| Item::parse(event.get())).collect();
         let cursor = fields.cursor;
         if events.iter().any(|item| item.event == "$error") {
-            assert_eq!(events.len(), 1, "an error stands alone: {json}");
+            assert_eq!(events.len(), 1, "an error is the only item of its batch: {json}");
         } else {
             let end = position(cursor.as_deref().unwrap_or_else(|| panic!("a batch without a cursor: {json}")));
             let last = events.iter().filter(|item| item.cursor.is_some()).map(Item::at).next_back();
             assert!(last.is_none_or(|last| last <= end), "the batch ends before its last event: {json}");
         }
         assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat")), "{json}");
-        assert!(fields.more != Some(false) && fields.known != Some(true), "what is usual is left out: {json}");
+        assert!(fields.more != Some(false) && fields.known != Some(true), "default values are left out: {json}");
         Self { cursor, events, more: fields.more.is_some(), known: fields.known.is_none() }
     }
 
@@ -157,7 +162,7 @@ impl Batch {
         Self::parse(&literal(argument, quoted, r#""__proto__":"#))
     }
 
-    /// The one chunk of a document that polls.
+    /// The single chunk of an iframe document with `once=1`.
     pub(crate) fn parse_document(nonce: &str, text: &str) -> Self {
         let mut chunks = Chunks::new(nonce);
         let all = chunks.push(text.as_bytes());
@@ -167,8 +172,8 @@ impl Batch {
     }
 }
 
-/// The JSON in a script. In a literal a key `__proto__` sets the prototype, and two in one object are an error; so where
-/// what a script cannot take as it is (`impossible`) is there, and only there, the JSON stands in a string.
+/// The JSON in a script. In an object literal a key `__proto__` sets the prototype, and two such keys are a syntax error; so
+/// where the JSON contains such a key (`impossible`), and only there, the JSON is in a string literal.
 fn literal(argument: &str, quoted: Option<&str>, impossible: &str) -> String {
     let json = match quoted {
         Some(quoted) => serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}")),
@@ -178,19 +183,19 @@ fn literal(argument: &str, quoted: Option<&str>, impossible: &str) -> String {
     json
 }
 
-/// The nonce in the policy of an iframe's document, which allows nothing but scripts that have it.
+/// The nonce in the Content-Security-Policy of an iframe document, which allows only scripts with this nonce.
 pub(crate) fn nonce_of(policy: &str) -> String {
     let directives: Vec<&str> = policy.split(';').map(str::trim).collect();
     assert!(directives.contains(&"default-src 'none'"), "{policy}");
     let scripts = directives.iter().find_map(|directive| directive.strip_prefix("script-src "));
     let nonce = scripts.and_then(|text| text.strip_prefix("'nonce-")?.strip_suffix("' 'unsafe-inline'"));
-    // Browsers that know nonces ignore 'unsafe-inline' beside one; those of CSP 1.0 know nothing else.
+    // Browsers that know nonces ignore 'unsafe-inline' beside a nonce; browsers with CSP 1.0 know only 'unsafe-inline'.
     let nonce = nonce.unwrap_or_else(|| panic!("no nonce, or more than one for old browsers, in {policy}"));
     assert!(nonce.len() >= 22 && nonce.bytes().all(|b| b.is_ascii_alphanumeric()), "{policy}");
     nonce.to_owned()
 }
 
-/// Reads what a stream sends, however it is cut.
+/// An incremental parser of a stream, for any split of its bytes.
 #[derive(Debug)]
 pub(crate) enum Reader {
     Sse(Box<Sse>),
@@ -210,7 +215,7 @@ impl Reader {
         }
     }
 
-    /// The stream ended by itself: nothing is cut off.
+    /// Asserts that the stream ended on an item boundary.
     pub(crate) fn finish(&self) {
         match self {
             Self::Sse(sse) => assert!(sse.buffer.is_empty() && sse.block.is_empty(), "a block is cut off: {sse:?}"),
@@ -229,7 +234,7 @@ fn lines_of<T>(buffer: &mut Vec<u8>, mut read: impl FnMut(&str) -> T) -> Vec<T> 
     all
 }
 
-/// The event stream format (WHATWG HTML §9.2.5), and what the contract puts into it.
+/// The event stream format (WHATWG HTML §9.2.5), and the fields that the protocol uses.
 #[derive(Debug, Default)]
 pub(crate) struct Sse {
     buffer: Vec<u8>,
@@ -258,8 +263,8 @@ impl Sse {
         }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
-        assert!(matches!(name, "id" | "event" | "data" | "retry"), "a field that no client knows: {line}");
-        assert!(self.block.iter().all(|(known, _)| known != name), "twice in a block: {line}");
+        assert!(matches!(name, "id" | "event" | "data" | "retry"), "an unknown field: {line}");
+        assert!(self.block.iter().all(|(known, _)| known != name), "a field is given twice in a block: {line}");
         if name == "retry" {
             assert!(!value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()), "{line}");
         }
@@ -270,10 +275,10 @@ impl Sse {
     fn dispatch(&mut self) -> Option<Item> {
         let block = std::mem::take(&mut self.block);
         let field = |name: &str| block.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        // Some readers hand a block without data to the application.
+        // Some SSE clients pass a block without data to the application.
         let data = field("data").unwrap_or_else(|| panic!("a block without data: {block:?}"));
         let item = Item::parse(data);
-        assert_eq!(field("id"), item.cursor.as_deref(), "id: is the item's cursor");
+        assert_eq!(field("id"), item.cursor.as_deref(), "`id:` is the item's cursor");
         let name = match item.event.as_str() {
             "message" | "open" | "error" => None,
             name => Some(name),
@@ -286,13 +291,13 @@ impl Sse {
         if item.event == "$bye"
             && let Some(retry) = item.value()["retry"].as_u64()
         {
-            assert_eq!(field("retry"), Some(retry.to_string().as_str()), "both say when to come back");
+            assert_eq!(field("retry"), Some(retry.to_string().as_str()), "`retry:` and the item have the same delay");
         }
         Some(item)
     }
 }
 
-/// The document of an iframe: a head with `p` in it, then a script element an item.
+/// An iframe document: a head that defines `p`, then one script element an item.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     nonce: String,
@@ -305,7 +310,7 @@ impl Chunks {
         Self { nonce: nonce.to_owned(), buffer: Vec::new(), begun: false }
     }
 
-    /// The arguments of the calls that are whole.
+    /// The arguments of the complete calls.
     fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         self.buffer.extend_from_slice(bytes);
         let open = format!("<script nonce=\"{}\">p(", self.nonce).into_bytes();
@@ -324,7 +329,7 @@ impl Chunks {
                 "not a chunk: {:?}",
                 String::from_utf8_lossy(&self.buffer)
             );
-            // No `<` stands in the argument, so the first end tag is the chunk's.
+            // The argument has no `<`, so the first end tag is the chunk's.
             let Some(end) = find(&self.buffer, CLOSE) else { break };
             let argument = std::str::from_utf8(&self.buffer[open.len()..end]).expect("a chunk in UTF-8").to_owned();
             assert!(!argument.contains(['<', '\u{85}', '\u{2028}', '\u{2029}']), "{argument}");
@@ -337,13 +342,17 @@ impl Chunks {
 
     fn check_head(&self, head: &str) {
         assert!(head.starts_with("<!DOCTYPE html>"), "{head}");
-        assert!(head.len() >= 1024, "old browsers run no script so early: {} bytes", head.len());
+        assert!(
+            head.len() >= 1024,
+            "the head is too short, old browsers do not run its script yet: {} bytes",
+            head.len()
+        );
         assert!(head.contains("charset=\"utf-8\"") && head.contains("IE=edge"), "{head}");
         let tags: Vec<&str> = head.split("<script").skip(1).collect();
         assert!(tags.iter().all(|tag| tag.starts_with(&format!(" nonce=\"{}\">", self.nonce))), "{head}");
         assert_eq!(tags.len(), 1, "one script defines p: {head}");
         assert!(head.contains("function p(") && head.contains("parent.postMessage("), "{head}");
-        assert!(!head.contains("'*'") && !head.contains("\"*\""), "posted to anybody: {head}");
+        assert!(!head.contains("'*'") && !head.contains("\"*\""), "the document posts messages to any origin: {head}");
     }
 
     fn finish(&self) {

@@ -1,5 +1,5 @@
-//! Credentials files as NATS's own tools make them: an operator vouches for an account, the account for a user (JWTs signed
-//! with nkeys).
+//! Credentials files in the format of NATS's own tools: the operator signs the account's JWT, the account signs the user's JWT
+//! (with nkeys).
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use base64::Engine as _;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-/// Writes `user.creds` for a user of an account that may do everything. Returns what stands in the servers' configuration.
+/// Writes `user.creds` for a user of an account with all permissions. Returns the section for the servers' configuration.
 pub(crate) fn write(directory: &Path) -> String {
     let [operator, system, account, user] =
         [KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account(), KeyPair::new_user()];

@@ -1,4 +1,4 @@
-//! The connections between the servers of a cluster, each by a way of its own, so that one can be cut from the others.
+//! Proxies for the connections between the servers of a cluster, so that a test can partition one server from the others.
 
 use std::net::SocketAddr;
 
@@ -6,16 +6,16 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::way::{State, Way};
 
-/// A way from each server to each other.
+/// A proxy from each server to each other server.
 pub(super) struct Links {
-    /// From which, to which.
+    /// The indexes of the source and the target.
     ways: Vec<(usize, usize, Way)>,
-    /// Its end may not block: that of a test is inside of a runtime.
+    /// Its shutdown may not block: a test ends inside of a runtime.
     runtime: Option<Runtime>,
 }
 
 impl Links {
-    /// To these ports, one of each server.
+    /// Proxies to these ports, one for each server.
     pub(super) fn to(ports: &[SocketAddr]) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let ways = runtime.block_on(async {
@@ -30,12 +30,12 @@ impl Links {
         Self { ways, runtime: Some(runtime) }
     }
 
-    /// Where one server finds the others.
+    /// The addresses at which one server connects to the others.
     pub(super) fn of(&self, from: usize) -> Vec<String> {
         self.ways.iter().filter(|(own, ..)| *own == from).map(|(.., way)| way.address().to_owned()).collect()
     }
 
-    /// What becomes of what is sent between one server and the others.
+    /// Sets the state of the links between one server and the others.
     pub(super) fn set(&self, index: usize, state: State) {
         for (.., way) in self.ways.iter().filter(|(from, to, _)| [*from, *to].contains(&index)) {
             way.set(state);

@@ -1,4 +1,4 @@
-//! A TCP connection on whose way a test can lose it.
+//! A TCP proxy whose connections a test can cut or stall.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of what is sent.
+/// How the proxy treats the bytes that are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It arrives.
+    /// Bytes are forwarded.
     Whole,
-    /// Connections are closed, and nobody answers.
+    /// Connections are closed, and new ones are refused.
     Cut,
-    /// Connections are open, and nothing passes: a cable that was pulled out.
+    /// Connections stay open, and no bytes pass: as with an unplugged cable.
     Mute,
 }
 
-/// A port that passes connections on to another.
+/// A port that forwards connections to another.
 pub struct Way {
     address: String,
     state: Arc<watch::Sender<State>>,
 }
 
 impl Way {
-    /// To a `HOST:PORT`, on the present runtime.
+    /// A proxy to a `HOST:PORT`, on the current runtime.
     pub async fn to(upstream: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -38,12 +38,12 @@ impl Way {
         Self { address, state }
     }
 
-    /// `HOST:PORT` of this end.
+    /// The `HOST:PORT` that the proxy listens on.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// From now on, also for the connections that there are.
+    /// Sets the state, also for the existing connections.
     pub fn set(&self, state: State) {
         self.state.send_replace(state);
     }
@@ -54,7 +54,7 @@ async fn pass_on(mut client: TcpStream, upstream: String, mut state: watch::Rece
     if now == State::Cut {
         return Ok(());
     }
-    // One that comes while nothing passes is taken, and hears nothing.
+    // A new connection in the stalled state is accepted and stays silent.
     let lost = state.wait_for(|state| *state == State::Whole).await.is_err();
     if lost {
         return Ok(());
@@ -69,7 +69,7 @@ async fn pass_on(mut client: TcpStream, upstream: String, mut state: watch::Rece
                     return Ok(());
                 }
                 if now == State::Mute {
-                    // What is on its way is neither lost nor passed on, until it is whole or cut.
+                    // Bytes in flight are neither lost nor forwarded until the link is whole or cut.
                     let _ = state.wait_for(|state| *state != State::Mute).await;
                     if *state.borrow() == State::Cut {
                         return Ok(());
