@@ -1,7 +1,7 @@
-//! The Autobahn test suite's cases against `/v1/echo`, on each way to a socket: straight from its connection, through the
-//! App, and over TLS.
+//! The Autobahn WebSocket test cases against `/v1/echo`, on each path of a WebSocket through the server: our own HTTP/1.1
+//! connection, the actix-web App, and TLS.
 //!
-//! They are run by `kosoku` (PyPI), which has them for today's Python; `tests/run tools` puts it into `target/tools/kosoku`.
+//! The runner is `kosoku` (PyPI), a port of the cases to current Python; `tests/run tools` installs it in `target/tools/kosoku`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use crate::support::{Server, through_app, within};
 /// Cases without compression, 1.1.1 to 10.1.1.
 const CASES: usize = 301;
 
-/// Runs the cases, all or those that are named, and holds that each is passed.
+/// Runs all cases, or the named ones, and asserts that each passes.
 async fn check(url: String, cases: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = root.join("target/tools/kosoku");
@@ -38,21 +38,21 @@ async fn check(url: String, cases: &[&str]) {
     let failed: Vec<&Value> = results.iter().filter(|result| result["passed"] != true).collect();
     assert!(failed.is_empty(), "{url}: {} of {}: {failed:#?}", failed.len(), results.len());
     if cases.is_empty() {
-        assert_eq!(results.len(), CASES, "{url}: all of them were run");
+        assert_eq!(results.len(), CASES, "{url}: all cases were run");
     }
 }
 
 #[tokio::test]
 async fn over_a_plain_connection() {
     if through_app() {
-        // There are none then; the App's cases are those below.
+        // In this mode every WebSocket goes through the App, whose cases are those below.
         return;
     }
     let server = Server::start(&["--store", "memory"]);
     check(format!("ws://{}/v1/echo", server.address()), &[]).await;
 }
 
-/// An encoded path is left to the App.
+/// A percent-encoded path falls back to the App.
 #[tokio::test]
 async fn through_the_app() {
     let server = Server::start(&["--store", "memory"]);

@@ -1,4 +1,4 @@
-//! Wrong in, clear error out: the status of the contract, a code, a message; nothing is lost, nobody else notices.
+//! Invalid input: each error has the documented status, a code and a message; no event is lost, and other clients are unaffected.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,7 +12,7 @@ use crate::support::{Server, within};
 
 over!(every: wrong_subscriptions, refused_while_it_stops);
 
-/// (what is wrong, the code); an empty code stands for any.
+/// (the invalid query, the error code); an empty code matches any.
 fn wrong_queries() -> Vec<(Query, &'static str)> {
     let good = || Query::topic("a");
     let topics = |count: usize| Query::topics((0..count).map(|n| format!("t.{n}")));
@@ -76,14 +76,14 @@ async fn wrong_subscriptions(kind: Kind) {
     let mut bystander = Subscriber::start(server.address(), kind, Query::topic(&topic)).await;
     for (query, code) in wrong_queries() {
         if kind == Kind::JsonpPoll && format!("{query:?}").contains("wait") {
-            // This one says `wait=0` itself.
+            // This kind already sends `wait=0`.
             continue;
         }
         let response = query.request(kind).send(server.address()).await;
         let (found, _) = told(kind, None, response, 400).await;
         assert!(code.is_empty() || found == code, "{query:?}: {found}");
     }
-    // The cursor that was presented comes back, so that a page may go on with it.
+    // The response repeats the presented cursor, so that a page may continue from it.
     let cursor = end_of_log(&server).await;
     let query = Query::topic("a").with("cursor", &cursor).with("limit", 0);
     let response = query.request(kind).send(server.address()).await;
@@ -104,9 +104,13 @@ async fn wrong_subscriptions(kind: Kind) {
     }
     if !matches!(kind, Kind::Iframe | Kind::IframeOnce) {
         let response = Query::topic("a").with("once", "yes").request(kind).send(server.address()).await;
-        assert_eq!(told(kind, None, response, 400).await.0, "bad_parameter", "checked on every transport");
+        assert_eq!(
+            told(kind, None, response, 400).await.0,
+            "bad_parameter",
+            "the parameter is checked on every transport"
+        );
     }
-    // A refused origin or callback is a plain 400 where it counts, and one as any other elsewhere.
+    // A refused origin or callback is a plain 400 on the transport that uses it, and is ignored on others.
     for (name, value) in [("origin", "https://evil.example"), ("origin", "null"), ("origin", "*"), ("origin", "")] {
         let mut response = Query::topic("a").with(name, value).request(kind).send(server.address()).await;
         match kind {
@@ -135,10 +139,10 @@ async fn wrong_subscriptions(kind: Kind) {
     assert_eq!(bystander.values(1).await, ["undisturbed"]);
 }
 
-/// While the server stops, new work is told to come back, in the way of its transport.
+/// During shutdown, new requests are refused with a retry delay, in the form of each transport.
 async fn refused_while_it_stops(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory", "--drain", "30s"]);
-    // The ends of streams are spread over the time: with some of them there is one that keeps the server up.
+    // The ends of streams are spread over the drain time: of several streams, one keeps the server up.
     let mut streams = Vec::new();
     for _ in 0..12 {
         streams.push(Subscriber::start(server.address(), Kind::Stream, Query::topic("a")).await);
@@ -146,17 +150,21 @@ async fn refused_while_it_stops(kind: Kind) {
     let cursor = end_of_log(&server).await;
     server.signal(nix::sys::signal::Signal::SIGTERM);
     let ready = || async { Request::get("/readyz").send(server.address()).await.status == 503 };
-    crate::support::until("it stops", ready).await;
+    crate::support::until("the server drains", ready).await;
     let query = Query::topic("a").with("cursor", &cursor);
     let response = query.request(kind).send(server.address()).await;
     let in_batch = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
     let (code, retry) = told(kind, in_batch.then_some(cursor.as_str()), response, 503).await;
     assert_eq!(code, "shutting_down");
-    assert!(retry.is_some_and(|retry| (500..60_000).contains(&retry)), "with when to come back: {retry:?}");
+    assert!(retry.is_some_and(|retry| (500..60_000).contains(&retry)), "the refusal has a retry delay: {retry:?}");
     let mut answer = Request::post("/v1/events", "application/json", "{}").send(server.address()).await;
     assert!(answer.header("retry-after").is_some());
     assert_eq!(answer.error().await, (503, "shutting_down".to_owned()));
-    assert_eq!(Request::get("/healthz").send(server.address()).await.status, 200, "alive all the same");
+    assert_eq!(
+        Request::get("/healthz").send(server.address()).await.status,
+        200,
+        "the server is alive while it drains"
+    );
 }
 
 #[tokio::test]
@@ -243,7 +251,7 @@ async fn wrong_publishes() {
             let (found, told) = answer.error().await;
             assert!(found == *status && (code.is_empty() || told == *code), "{shown}: {found} {told}");
         }
-        // In an array it takes the others with it; among lines it does not.
+        // In an array a bad event rejects the whole batch; among lines it rejects only its own.
         let array = format!("[{},{body}]", json!({ "topic": topic, "data": "with it" }));
         let mut answer = Request::post("/v1/events", "application/json", array).send(server.address()).await;
         assert_eq!(answer.error().await.0, *status, "in an array: {shown}");
@@ -335,11 +343,11 @@ async fn wrong_publishes() {
     for (name, request, status, code) in cases {
         assert_eq!(request.send(server.address()).await.error().await, (status, code.to_owned()), "{name}");
     }
-    // As long as an event may be.
+    // An event of the maximum size.
     let long = raw(&format!("\"{}\"", "x".repeat((256 << 10) - raw("\"\"").len())));
     assert_eq!(long.len(), 256 << 10);
     single("application/json", &long).send(server.address()).await.created().await;
-    // Whoever hears everything has heard only what was accepted on this topic.
+    // A subscriber to everything has received only the accepted events of this topic.
     let heard = loop {
         let item = bystander.event().await;
         if item.topic.as_deref() == Some(topic.as_str()) {
@@ -350,7 +358,7 @@ async fn wrong_publishes() {
     assert_eq!(heard.data.map(|data| data.len()), Some((256 << 10) - raw("").len()));
 }
 
-/// A body without a length is counted as it comes.
+/// A body without `Content-Length` is counted while it arrives.
 #[tokio::test]
 async fn chunked_bodies_have_limits() {
     let server = shared();
@@ -365,7 +373,7 @@ async fn chunked_bodies_have_limits() {
         let (read, mut write) = stream.into_split();
         let sending = tokio::spawn(async move {
             let chunk = [format!("{:x}\r\n", 64 << 10).into_bytes(), vec![b' '; 64 << 10], b"\r\n".to_vec()].concat();
-            // Until the server hangs up, but not for ever.
+            // Until the server closes the connection, but not for ever.
             for _ in 0..1000 {
                 if write.write_all(&chunk).await.is_err() {
                     break;
@@ -390,7 +398,7 @@ async fn chunked_bodies_have_limits() {
     }
 }
 
-/// A request that never ends is ended.
+/// A request that is never completed times out.
 #[tokio::test]
 async fn requests_that_never_end() {
     let server =
@@ -410,7 +418,7 @@ async fn requests_that_never_end() {
         stream.write_all(text.as_bytes()).await.expect("it is sent");
         let Some(code) = code else {
             let mut answer = Vec::new();
-            within(name, stream.read_to_end(&mut answer)).await.expect("the server hangs up");
+            within(name, stream.read_to_end(&mut answer)).await.expect("the server closes the connection");
             assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{name}");
             continue;
         };
@@ -420,14 +428,14 @@ async fn requests_that_never_end() {
         let body: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}: {text}"));
         assert_eq!(error_code(&body), code, "{name}");
         if name == "lines" {
-            assert_eq!(body["accepted"], 1, "what had come is stored, and said to be");
+            assert_eq!(body["accepted"], 1, "the lines that had arrived are stored and reported");
         }
     }
     let mut subscriber = Subscriber::at(server.address(), Kind::Poll, Query::topic(">"), "earliest");
     assert_eq!(subscriber.event().await.topic.as_deref(), Some("slow"));
 }
 
-/// Bytes that are not HTTP disturb nobody.
+/// Bytes that are not HTTP do not disturb other clients.
 #[tokio::test]
 async fn not_http_at_all() {
     let server = shared();
@@ -446,7 +454,7 @@ async fn not_http_at_all() {
         long.as_bytes(),
     ] {
         let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
-        // It may hang up before all was taken.
+        // The server may close the connection before it has read everything.
         let _ = stream.write_all(bytes).await;
         let mut answer = [0; 12];
         if within("an answer", stream.read_exact(&mut answer)).await.is_ok() {
@@ -457,7 +465,7 @@ async fn not_http_at_all() {
     assert_eq!(bystander.values(1).await, ["undisturbed"]);
 }
 
-/// The longest question that the contract allows is answered on every transport.
+/// The longest query that the protocol allows is accepted on every transport.
 #[tokio::test]
 async fn the_longest_subscription_is_legal() {
     let server = shared();

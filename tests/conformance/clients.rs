@@ -1,4 +1,4 @@
-//! Remembered clients: who comes back with its name alone, over whatever transport, goes on where it was.
+//! Named (durable) clients: a client that reconnects with only its name, over any transport, resumes at its acknowledged cursor.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,8 @@ async fn state(server: &Server, client: &str) -> Value {
 
 /// Waits until the server has noticed that a client's connections are gone.
 async fn gone(server: &Server, client: &str) {
-    until("a connection is gone", || async { state(server, client).await["transports"] == json!([]) }).await;
+    until("the client's connections are closed", || async { state(server, client).await["transports"] == json!([]) })
+        .await;
 }
 
 async fn resumes_by_name_alone(kind: Kind) {
@@ -51,17 +52,18 @@ async fn resumes_by_name_alone(kind: Kind) {
     assert_eq!(subscriber.values(2).await, numbers(0..2));
     subscriber.cut();
     gone(&server, &client).await;
-    // Without a cursor and without patterns: from what it acknowledged, which is what it presented, if anything.
-    let acknowledged = state(&server, &client).await["acknowledged"].as_str().map(position).expect("its first place");
-    assert!(acknowledged <= position(&cursors[1]), "what did not arrive is not acknowledged");
+    // Without a cursor and without patterns: the client resumes at its acknowledged cursor, the last one it presented, if any.
+    let acknowledged =
+        state(&server, &client).await["acknowledged"].as_str().map(position).expect("the first cursor is acknowledged");
+    assert!(acknowledged <= position(&cursors[1]), "an event that did not arrive is not acknowledged");
     if kind.streams() {
-        assert!(acknowledged < position(&cursors[0]), "nothing was presented");
+        assert!(acknowledged < position(&cursors[0]), "no cursor was presented");
     }
     let left = cursors.iter().zip(numbers(0..3)).filter(|(cursor, _)| position(cursor) > acknowledged);
     let left: Vec<Value> = left.map(|(_, value)| value).collect();
     let mut again = Subscriber::new(server.address(), kind, by_name(&client));
-    assert_eq!(again.values(left.len()).await, left, "at least once");
-    // An upper-case name is the same name.
+    assert_eq!(again.values(left.len()).await, left, "events are redelivered (at least once)");
+    // A client name is case-insensitive.
     let mut upper = Subscriber::new(server.address(), kind, by_name(&client.to_uppercase()));
     publish(&server, &topic, 3).await;
     loop {
@@ -83,7 +85,7 @@ async fn resumes_on_another_transport(kind: Kind) {
     publish(&server, &topic, 1).await;
     for other in Kind::ALL {
         let mut other = Subscriber::new(server.address(), other, by_name(&client));
-        assert_eq!(other.values(1).await, [1], "with its patterns, after what it acknowledged");
+        assert_eq!(other.values(1).await, [1], "the client resumes with its patterns, after its acknowledged cursor");
     }
 }
 
@@ -95,25 +97,25 @@ async fn a_presented_cursor_is_acknowledged(kind: Kind) {
     let query = |cursor: &str| Query::topic(&topic).with("client", &client).with("cursor", cursor);
     Link::to(server.address(), kind, &query(&start)).await;
     Link::to(server.address(), kind, &query(&cursors[3])).await;
-    // Only forward.
+    // An acknowledged cursor only moves forward.
     Link::to(server.address(), kind, &query(&cursors[1])).await;
     assert_eq!(state(&server, &client).await["acknowledged"], cursors[3]);
     let mut again = Subscriber::new(server.address(), kind, by_name(&client));
     assert_eq!(again.values(2).await, numbers(4..6));
 }
 
-/// The very first answer is lost: its name alone brings the client back to the same place, even after `kill -9`.
+/// The very first response is lost: with only its name the client resumes at the same cursor, even after `kill -9`.
 async fn the_first_place_is_remembered(kind: Kind) {
     let server = Server::start_at("127.0.0.2:0", &["--workers", "1"]);
     let client = uuid();
     publish(&server, "first.a", "before").await;
     let query = Query::topics(["first.*", "other"]).with("client", &client);
     if kind.holds() {
-        // A held request of which no byte ever comes.
+        // A held request without a byte of response.
         let mut held = Box::pin(Link::to(server.address(), kind, &query));
         let known = || async { state(&server, &client).await["transports"] == json!([kind.transport()]) };
         tokio::select! {
-            _ = &mut held => panic!("answered before there was anything"),
+            _ = &mut held => panic!("the long poll completed before there was an event"),
             () = until("the request is held", known) => {}
         }
     } else {
@@ -134,20 +136,20 @@ async fn acknowledged_over_http(kind: Kind) {
     drop(Subscriber::at(server.address(), kind, Query::topic(&topic).with("client", &client), &start).event().await);
     let mut answer = ack(&server, &client, &cursors[1]).await;
     assert_eq!((answer.status, answer.json().await), (200, json!({ "client": client, "cursor": cursors[1] })));
-    // As `sendBeacon` has it; backwards it does not move.
+    // As `sendBeacon` sends it; the cursor does not move backwards.
     let body = json!({ "client": client, "cursor": cursors[0] }).to_string();
     let mut answer = Request::post("/v1/ack", "text/plain;charset=UTF-8", body).send(server.address()).await;
     assert_eq!((answer.status, &answer.json().await["cursor"]), (200, &json!(cursors[1])));
     let mut again = Subscriber::new(server.address(), kind, by_name(&client));
     assert_eq!(again.values(2).await, numbers(2..4));
-    // Beyond what it was sent nothing can have been heard, nor beyond the log.
+    // A client cannot acknowledge events that were not sent to it, nor positions beyond the log.
     again.cut();
     gone(&server, &client).await;
     let unheard = publish(&server, "unheard.of", 0).await;
     assert_eq!(ack(&server, &client, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
     let beyond = moved(&start, position(&end_of_log(&server).await) + 1_000_000);
     assert_eq!(ack(&server, &client, &beyond).await.error().await, (400, "bad_cursor".to_owned()));
-    // Of another log: no error, and it moves nothing.
+    // A cursor of another log: no error, and no effect.
     assert_eq!(ack(&server, &client, "another-5").await.status, 200);
     let acknowledged = state(&server, &client).await["acknowledged"].as_str().map(position);
     assert!(acknowledged.is_some_and(|at| at >= position(&cursors[1])), "{acknowledged:?}");
@@ -161,7 +163,7 @@ async fn a_stranger_cannot_acknowledge() {
     for _ in 0..2 {
         assert_eq!(ack(&server, &client, &end).await.error().await, (404, "unknown_client".to_owned()));
     }
-    assert_eq!(state(&server, &client).await["error"]["code"], "unknown_client", "nothing is kept of it");
+    assert_eq!(state(&server, &client).await["error"]["code"], "unknown_client", "the client is not remembered");
 }
 
 async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
@@ -169,7 +171,7 @@ async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
     let client = uuid();
     let query = by_name(&client);
     match kind {
-        // It can say later what it wants.
+        // The client can send its patterns later.
         Kind::Ws => assert_eq!(Link::to(server.address(), kind, &query).await.item().await.event, "$hello"),
         Kind::Jsonp | Kind::JsonpPoll => {
             let batch = Link::to(server.address(), kind, &query).await.batch().await;
@@ -177,7 +179,7 @@ async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
         }
         _ => assert_eq!(query.request(kind).send(server.address()).await.status, 400),
     }
-    // It may start where any other may.
+    // The client may start at any position, as others may.
     let topic = topic("stranger");
     publish_all(&server, &topic, numbers(0..3)).await;
     let query = Query::topic(&topic).with("client", uuid()).with("last", 2);
@@ -192,7 +194,11 @@ async fn remembered_after_a_restart(kind: Kind) {
     let query = Query::topic("kept.>").with("client", &client);
     assert_eq!(Subscriber::at(server.address(), kind, query, &start).values(2).await, numbers(0..2));
     for (stop, at) in [(true, 1), (false, 3)] {
-        assert_eq!(ack(&server, &client, &cursors[at]).await.status, 200, "answered once it is remembered");
+        assert_eq!(
+            ack(&server, &client, &cursors[at]).await.status,
+            200,
+            "the response is sent once the client is remembered"
+        );
         server = if stop { server.stop_and_restart() } else { server.kill_and_restart() };
         let state = state(&server, &client).await;
         assert_eq!((&state["acknowledged"], &state["patterns"]), (&json!(cursors[at]), &json!(["kept.>"])));
@@ -201,7 +207,7 @@ async fn remembered_after_a_restart(kind: Kind) {
     }
 }
 
-/// A client is known from a log that is gone: a gap, then everything of this one.
+/// A remembered client's cursor is of a lost log: a gap, then all events of the new log.
 async fn resumes_at_what_it_last_heard_of_another_log(kind: Kind) {
     let server = shared();
     let (topic, client) = (topic("oldlog"), uuid());
@@ -238,8 +244,8 @@ async fn the_newer_connection_wins(kind: Kind) {
         }
     });
     let connected = || async { state(&server, &client).await["transports"] == json!([kind.transport()]) };
-    until("the older is connected", connected).await;
-    // On another transport it may come as it likes: switching overlaps.
+    until("the older connection is open", connected).await;
+    // A connection on another transport does not replace the older one: switching overlaps.
     let other = if kind == Kind::Sse { Kind::Stream } else { Kind::Sse };
     let mut beside = Link::to(server.address(), other, &query).await;
     assert_eq!(beside.item().await.event, "$hello");
@@ -248,20 +254,24 @@ async fn the_newer_connection_wins(kind: Kind) {
     let (bye, event) = tokio::join!(
         async {
             let bye = older.await;
-            // A different client disturbs nobody.
+            // A different client does not replace the connection.
             drop(Link::to(server.address(), Kind::Poll, &Query::topic(&topic).with("client", uuid())).await);
             publish(&server, &topic, "for the newer").await;
             bye
         },
         newer.event()
     );
-    let bye = bye.expect("the older ends");
-    assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "replaced" })), "and not to come back");
+    let bye = bye.expect("the older connection ends");
+    assert_eq!(
+        (bye.event.as_str(), bye.value()),
+        ("$bye", json!({ "reason": "replaced" })),
+        "`$bye` has no retry delay"
+    );
     assert_eq!(event.value(), "for the newer");
-    assert_eq!(beside.telling().await.value(), "for the newer", "it was left alone");
+    assert_eq!(beside.telling().await.value(), "for the newer", "the connection on another transport is not replaced");
 }
 
-/// What a connection is told of whether its client is known.
+/// The `known` field that a connection receives.
 async fn is_known(server: &Server, kind: Kind, query: &Query) -> bool {
     let mut link = Link::to(server.address(), kind, query).await;
     if kind.streams() { link.item().await.value().get("known").is_none() } else { link.batch().await.known }
@@ -272,21 +282,21 @@ async fn is_told_where_it_is_not_known(kind: Kind) {
     let (topic, client) = (topic("known"), uuid());
     let unnamed = Query::topic(&topic).with("wait", 0);
     let query = unnamed.clone().with("client", &client);
-    assert!(!is_known(&server, kind, &query).await, "it comes for the first time");
+    assert!(!is_known(&server, kind, &query).await, "the client connects for the first time");
     assert!(is_known(&server, kind, &query).await);
-    assert!(is_known(&server, kind, &unnamed).await, "it has no name");
-    // A client that was forgotten must learn that it starts now, and not where it was.
+    assert!(is_known(&server, kind, &unnamed).await, "the client has no name");
+    // A forgotten client must learn that it starts now, and not at its old cursor.
     assert_eq!(Request::new("DELETE", format!("/v1/clients/{client}")).send(server.address()).await.status, 200);
     let end = end_of_log(&server).await;
     if kind == Kind::Poll {
         let tagged = query.clone().with("cursor", &end).header("If-None-Match", format!("\"{end}\""));
-        assert!(!is_known(&server, kind, &tagged).await, "304 could not say so");
+        assert!(!is_known(&server, kind, &tagged).await, "a 304 could not have the `known` field");
     } else {
         assert!(!is_known(&server, kind, &query.with("cursor", &end)).await);
     }
 }
 
-/// A request that its client has given up reaches the server after the newer one.
+/// A request that its client has cancelled reaches the server after the newer one.
 async fn an_older_attempt_ends_nothing(kind: Kind) {
     let server = shared();
     let (topic, client) = (topic("attempt"), uuid());
@@ -296,10 +306,15 @@ async fn an_older_attempt_ends_nothing(kind: Kind) {
     let mut newer = Subscriber::new(server.address(), kind, query.with("attempt", 7).with("wait", 60));
     if kind.holds() || kind.streams() {
         let held = async {
-            until("the newer is held", || async { state(&server, &client).await["transports"] != json!([]) }).await;
+            until("the newer request is held", || async { state(&server, &client).await["transports"] != json!([]) })
+                .await;
             for other in Kind::ALL {
                 let bye = told_to_go(&server, other, &late).await;
-                assert_eq!(bye, json!({ "reason": "replaced" }), "{other}, and it is not to come back");
+                assert_eq!(
+                    bye,
+                    json!({ "reason": "replaced" }),
+                    "{other}: the late request is replaced, without a retry delay"
+                );
             }
             publish(&server, &topic, "for the newer").await;
         };
@@ -309,10 +324,14 @@ async fn an_older_attempt_ends_nothing(kind: Kind) {
         assert_eq!(newer.event().await.value(), "for the newer");
         assert_eq!(told_to_go(&server, kind, &late).await, json!({ "reason": "replaced" }));
     }
-    assert_eq!(state(&server, &client).await["patterns"], json!([topic]), "what was given up is not asked for");
+    assert_eq!(
+        state(&server, &client).await["patterns"],
+        json!([topic]),
+        "the patterns of the cancelled request are dropped"
+    );
 }
 
-/// What a connection is told that ends as soon as it has begun.
+/// The `$bye` of a connection that ends as soon as it has begun.
 async fn told_to_go(server: &Server, kind: Kind, query: &Query) -> Value {
     let mut link = Link::to(server.address(), kind, query).await;
     let bye = if kind.streams() {

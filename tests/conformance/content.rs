@@ -1,4 +1,4 @@
-//! What an event may hold beside data, or instead of it: headers, a trace, a deletion.
+//! Event contents other than data: headers, trace context, deletions.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ async fn newest(server: &Server, topic: &str) -> Item {
     Link::to(server.address(), Kind::Poll, &query).await.batch().await.events.pop().expect("an event")
 }
 
-/// Its headers as a value; `null` where it has none.
+/// The event's headers as a value; `null` where there are none.
 fn headers(item: &Item) -> Value {
     item.headers.as_deref().map_or(Value::Null, |text| serde_json::from_str(text).expect("JSON"))
 }
@@ -57,7 +57,7 @@ async fn deletions_and_headers_come_as_they_were_published(kind: Kind) {
     }
 }
 
-/// What would break a framing, as names and as values: it reaches every client as it was written.
+/// Header names and values that would break a framing if unescaped: each reaches every client unchanged.
 async fn hostile_headers(kind: Kind) {
     let server = shared();
     let topic = topic("hostileheaders");
@@ -108,12 +108,12 @@ async fn every_body_can_delete_and_carry_headers() {
         let item = newest(&server, &topic).await;
         assert_eq!((item.deleted, headers(&item), item.event.as_str()), (true, json!({ "a": "b" }), "n"), "{kind}");
     }
-    // A form with an empty field, as a page's form sends what was not filled in.
+    // A form with an empty field, as a page sends an input that was not filled in.
     let form = format!("topic={topic}&data=1&deleted=0&headers=");
     Request::post("/v1/events", "application/x-www-form-urlencoded", form).send(server.address()).await.created().await;
     let item = newest(&server, &topic).await;
     assert_eq!((item.deleted, item.value(), item.headers), (false, json!(1), None));
-    // The body is the data: where there is none, the query says so.
+    // The body is the data: a deletion has none, so the query requests it.
     for kind in ["", "application/json", "text/plain", "application/octet-stream"] {
         publish(&server, &topic, "before").await;
         let request = Request::post(format!("/v1/topics/{topic}?deleted=1&event=gone"), kind, "");
@@ -188,7 +188,7 @@ async fn a_requests_trace_is_taken_where_the_event_has_none() {
         assert!(item.at() > before);
         assert_eq!(headers(&item), taken, "{path} {kind}");
     }
-    // The publisher's own stands before it, whole.
+    // The publisher's own trace context takes precedence, as a whole.
     for own in [json!({ "traceparent": "mine" }), json!({ "tracestate": "mine" })] {
         let event = json!({ "topic": topic, "data": 1, "headers": own });
         traced(Request::post("/v1/events", "application/json", event.to_string()))
@@ -198,7 +198,7 @@ async fn a_requests_trace_is_taken_where_the_event_has_none() {
             .await;
         assert_eq!(headers(&newest(&server, &topic).await), own);
     }
-    // A publish is never refused for its trace.
+    // A publish is never refused for its trace context.
     for bad in ["", "x", &PARENT.to_uppercase(), &PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32))] {
         let request = Request::post("/v1/events", "application/json", event.to_string()).header("traceparent", bad);
         request.header("tracestate", state).send(server.address()).await.created().await;
@@ -211,7 +211,11 @@ async fn a_requests_trace_is_taken_where_the_event_has_none() {
         .await
         .created()
         .await;
-    assert_eq!(headers(&newest(&server, &topic).await), Value::Object(many), "there is no room for it");
+    assert_eq!(
+        headers(&newest(&server, &topic).await),
+        Value::Object(many),
+        "the trace context is left out where there is no room"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! How requests and connections end: half-closed ones, WebSockets, and bodies of no length. Each both ways that a request can
-//! take: straight from its connection, and, for its odd spelling, through the App.
+//! The ends of requests and connections: half-closed connections, WebSockets, and bodies without a length. Each on both paths of
+//! a request: our own HTTP/1.1 connection, and, forced by an unusual header, the fallback to the App.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -9,23 +9,25 @@ use crate::support::http::{Request, Response};
 use crate::support::until;
 use crate::support::{Server, within};
 
-/// A header that leaves a request to the App.
+/// A header that makes a request fall back to the App.
 const ODD: &str = "TE: trailers\r\n";
 
-/// Sends all that a client has to say, closes its sending side, and reads until the server has closed, too.
+/// Sends a text, shuts down the sending side, and reads until the server has closed, too.
 async fn half_closed(server: &Server, text: &str) -> String {
     let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
     stream.write_all(text.as_bytes()).await.expect("sent");
-    stream.shutdown().await.expect("its sending side is closed");
+    stream.shutdown().await.expect("the sending side is shut down");
     let mut said = Vec::new();
-    within("the end of the connection", stream.read_to_end(&mut said)).await.expect("it is closed in order");
+    within("the end of the connection", stream.read_to_end(&mut said))
+        .await
+        .expect("the connection is closed without an error");
     String::from_utf8(said).expect("text")
 }
 
-/// A half-closed connection does not mean that nobody waits for the answer (RFC 9112 §9.6).
+/// A half-closed connection still gets its responses (RFC 9112 §9.6).
 #[tokio::test]
 async fn a_client_that_has_said_all_is_answered() {
-    // On disk: the answers take a moment.
+    // With the disk store the responses take a moment.
     let server = shared();
     let topic = topic("half");
     for odd in ["", ODD] {
@@ -36,7 +38,7 @@ async fn a_client_that_has_said_all_is_answered() {
             let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{odd}\r\n");
             let poll = get(&format!("/v1/poll?topic={topic}&cursor=earliest"));
             let longpoll = get(&format!("/v1/longpoll?topic={topic}&cursor=earliest&wait=60"));
-            // A stream gives what there is.
+            // A short poll returns the events that there are.
             let stream = get(&format!("/v1/stream?topic={topic}&cursor=earliest"));
             let said = half_closed(&server, &stream).await;
             assert_eq!(
@@ -54,7 +56,7 @@ async fn a_client_that_has_said_all_is_answered() {
     }
 }
 
-/// What waits for events, or has no end, ends with its client.
+/// A long poll or a stream ends once its client has half-closed the connection.
 #[tokio::test]
 async fn what_is_held_ends_with_its_client() {
     let server = shared();
@@ -71,7 +73,7 @@ async fn what_is_held_ends_with_its_client() {
                 assert!(said.contains("$hello") && !said.contains("$bye"), "{path} {odd}: {said}");
                 assert!(!said.ends_with("0\r\n\r\n"), "{path} {odd}: cut, not ended: {said}");
             }
-            until("its place is free again", async || {
+            until("the connection's permit is released", async || {
                 let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
                 state["transports"].as_array().is_some_and(Vec::is_empty)
             })
@@ -80,7 +82,7 @@ async fn what_is_held_ends_with_its_client() {
     }
 }
 
-/// A WebSocket to `path`, with what has been read behind the answer to its handshake.
+/// A WebSocket to `path`, with the bytes read ahead behind the handshake's response.
 async fn socket(server: &Server, path: &str) -> TcpStream {
     let stream = TcpStream::connect(server.address()).await.expect("a connection");
     let mut stream = stream;
@@ -94,21 +96,22 @@ async fn socket(server: &Server, path: &str) -> TcpStream {
     response.body.into_socket().0
 }
 
-/// Reads until the server closes TCP; returns the last frame that came.
+/// Reads until the server closes TCP; returns the last frame.
 async fn last_frame(stream: &mut TcpStream, bytes: usize) -> Vec<u8> {
     let mut said = Vec::new();
-    stream.read_to_end(&mut said).await.expect("it is closed in order");
+    stream.read_to_end(&mut said).await.expect("the connection is closed without an error");
     said.split_off(said.len() - bytes)
 }
 
-/// Once both close frames have passed the server closes TCP, first and at once (RFC 6455 §7.1.1); where it has sent its own
-/// and waits for the peer's, it waits a while. So of two sockets, the one that was closed in order ends first.
+/// Once both close frames are exchanged, the server is the first to close TCP, at once (RFC 6455 §7.1.1); where the server has
+/// sent its close frame and the peer's is missing, the server waits a while. So of two sockets, the properly closed one ends
+/// first.
 #[tokio::test]
 async fn a_closed_socket_is_closed_at_once() {
     let server = shared();
     for path in ["/v1/echo", "/v1/%65cho", "/v1/ws?topic=never", "/v1/%77s?topic=never"] {
         let mut waiting = socket(&server, path).await;
-        // Not masked: the server closes, and hears nothing of it.
+        // An unmasked frame: the server sends a close frame, and the peer does not reply.
         waiting.write_all(&[0x81, 1, b'a']).await.expect("sent");
         let mut closed = socket(&server, path).await;
         closed.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).await.expect("sent");
@@ -116,18 +119,18 @@ async fn a_closed_socket_is_closed_at_once() {
             tokio::select! {
                 biased;
                 frame = last_frame(&mut closed, 4) => frame,
-                _ = last_frame(&mut waiting, 4) => panic!("{path}: the socket that was closed in order is kept"),
+                _ = last_frame(&mut waiting, 4) => panic!("{path}: the properly closed socket is kept open"),
             }
         })
         .await;
         assert_eq!(frame, [0x88, 2, 0x03, 0xE8], "{path}");
-        // Nor is the other kept for ever.
+        // The other socket is closed after a while, too.
         let mut rest = Vec::new();
-        within("its end", waiting.read_to_end(&mut rest)).await.expect("it is closed in order");
+        within("its end", waiting.read_to_end(&mut rest)).await.expect("the connection is closed without an error");
     }
 }
 
-/// A body whose length is not known is not taken for an empty one.
+/// A body of unknown length is not treated as an empty one.
 #[tokio::test]
 async fn a_body_has_a_length() {
     let server = shared();
@@ -135,7 +138,7 @@ async fn a_body_has_a_length() {
     for (version, status) in [("1.0", " 400 "), ("1.1", " 411 ")] {
         for path in [format!("/v1/topics/{topic}"), "/v1/events".to_owned(), "/v1/ack".to_owned()] {
             let head = format!("POST {path} HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n");
-            // What follows is its body, most likely, and no request.
+            // The following bytes are most likely its body, not a request.
             let body = format!("POST /v1/topics/{topic} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1");
             for body in ["Test with netcat", &body] {
                 let said = half_closed(&server, &format!("{head}{body}")).await;
@@ -152,8 +155,8 @@ async fn a_body_has_a_length() {
     assert_eq!(poll["events"][0]["cursor"], first);
 }
 
-/// What follows a request that wants an upgrade is not HTTP any more: a body there would have no end but the connection's,
-/// and the next request, with its credentials, would be a part of it.
+/// The bytes after an upgrade request are not HTTP any more: a body there would end only with the connection, and the next
+/// request, with its credentials, would be a part of that body.
 #[tokio::test]
 async fn a_body_has_no_place_behind_an_upgrade() {
     let server = shared();

@@ -1,4 +1,4 @@
-//! What is gone is told, exactly: never silence, and never a gap where nothing asked for was lost.
+//! Gap detection: trimmed events are always reported as a `$gap`, and no `$gap` is sent where no subscribed event was lost.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ over!(every:
 );
 over!(in running_streams_are_told: iframe Iframe, sse Sse, stream Stream, ws Ws);
 
-/// Ten events are kept: of five on `old.a` (1 to 5), one on `both.a` (6), and then ten on `new.a` (7 to 16), the last.
+/// Retention is ten events: of five on `old.a` (1 to 5), one on `both.a` (6), and ten on `new.a` (7 to 16), the last ten.
 async fn trimmed(store: &str) -> (Server, String) {
     let server = Server::start(&["--max-events", "10", "--workers", "1", "--store", store]);
     let start = end_of_log(&server).await;
@@ -37,7 +37,7 @@ fn check_gap(item: &Item, reason: &str, from: &str, to: &str) {
     assert_eq!(item.event, "$gap", "{item:?}");
     let data = item.value();
     assert_eq!((&data["reason"], &data["from"], &data["to"]), (&json!(reason), &json!(from), &json!(to)), "{item:?}");
-    assert_eq!(item.cursor.as_deref(), Some(to), "its cursor is where it ends");
+    assert_eq!(item.cursor.as_deref(), Some(to), "the gap's cursor is its end");
 }
 
 async fn told_where_something_expired(kind: Kind) {
@@ -65,7 +65,7 @@ async fn told_where_something_expired(kind: Kind) {
     let mut subscribers = Vec::new();
     for (patterns, cursor, lost, first) in cases {
         let mut subscriber = Subscriber::at(server.address(), kind, Query::topics(patterns), &at(cursor));
-        // JetStream knows that something is gone, not what it was.
+        // JetStream knows that events were trimmed, not on which topics.
         let lost = if on_nats() { (cursor < 6).then_some(patterns) } else { lost };
         if let Some(lost) = lost {
             let gap = subscriber.item().await;
@@ -85,16 +85,16 @@ async fn told_where_something_expired(kind: Kind) {
             subscribers.push((subscriber, patterns, cursor));
         }
     }
-    // `earliest` asks for what there is: nothing is missing.
+    // `earliest` starts at the oldest retained event: there is no gap.
     let mut earliest = Subscriber::at(server.address(), kind, Query::topic(">"), "earliest");
     assert_eq!(earliest.event().await.value(), 7);
-    // Where nothing is left, the next one is heard.
+    // Where no matching event is left, the next one is delivered.
     publish_all(&server, "never.a", [json!(17)]).await;
     publish_all(&server, "old.a", [json!(17)]).await;
     publish_all(&server, "both.a", [json!(17)]).await;
     for (mut subscriber, patterns, cursor) in subscribers {
         let mut item = subscriber.item().await;
-        // Those three have pushed out three more, and JetStream tells whoever was not connected meanwhile.
+        // Those three have trimmed three more, and JetStream reports a gap to clients that were not connected meanwhile.
         if on_nats() && item.event == "$gap" {
             check_gap(&item, "expired", &at(6), &at(9));
             item = subscriber.item().await;
@@ -110,9 +110,9 @@ async fn another_log_is_a_gap(kind: Kind) {
     for presented in ["another-0", "another-2", "0-18446744073709551615", "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz-1"] {
         let mut subscriber = Subscriber::at(server.address(), kind, Query::topic("log"), presented);
         check_gap(&subscriber.item().await, "epoch", presented, &moved(&end, 0));
-        assert_eq!(subscriber.values(3).await, numbers(0..3), "from where this epoch began");
+        assert_eq!(subscriber.values(3).await, numbers(0..3), "all events from the beginning of this epoch");
     }
-    // A held request is answered with it, though nothing else comes.
+    // A gap completes a held request, even without an event.
     if !kind.streams() {
         let query = Query::topic("other").with("cursor", "another-7");
         let batch = Link::to(server.address(), kind, &query).await.batch().await;
@@ -136,13 +136,13 @@ async fn ahead_of_the_log_is_a_gap(kind: Kind) {
             assert_eq!((batch.events.len(), batch.cursor.as_ref()), (1, Some(&end)));
         }
     }
-    // The end itself is not ahead.
+    // A cursor at the end is not ahead of the log.
     let mut at_end = Subscriber::at(server.address(), kind, Query::topic("log"), &end);
     publish(&server, "log", 3).await;
     assert_eq!(at_end.event().await.value(), 3);
 }
 
-/// A memory store forgets everything when it stops; whoever comes back is told so, with everything that is there now.
+/// A memory store loses its events on restart; a reconnecting client gets a gap, and all events of the new log.
 async fn a_lost_log_is_a_gap(kind: Kind) {
     let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1", "--store", "memory", "--drain", "0s"]);
     let mut subscriber = Subscriber::start(server.address(), kind, Query::topic("log")).await;
@@ -159,14 +159,14 @@ async fn a_lost_log_is_a_gap(kind: Kind) {
     assert_eq!(subscriber.values(1).await, ["new"]);
 }
 
-/// One that is connected hears each event before it expires, however few are kept.
+/// A connected subscriber receives each event before it is trimmed, however small the retention.
 async fn running_streams_are_told(kind: Kind) {
     let server = Server::start(&["--max-events", "5", "--workers", "1"]);
     let mut subscriber = Subscriber::start(server.address(), kind, Query::topic("log")).await;
     for n in 0..30 {
         publish(&server, "log", n).await;
         if n % 10 == 9 {
-            assert_eq!(subscriber.values(10).await, numbers(n - 9..n + 1), "what it was sent is not lost to it");
+            assert_eq!(subscriber.values(10).await, numbers(n - 9..n + 1), "events that were sent are not lost");
         }
     }
 }
@@ -190,7 +190,7 @@ async fn a_gap_is_never_304() {
     }
 }
 
-/// A restored backup is another log that goes on where the copy was made: the gap says from where.
+/// A restored backup is another log, which continues at the position of the copy: the gap has this position.
 #[tokio::test]
 async fn a_restored_log_goes_on_where_it_was_copied() {
     let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1", "--store", "disk"]);
@@ -199,7 +199,7 @@ async fn a_restored_log_goes_on_where_it_was_copied() {
     let copy = server.directory().join("copy.db");
     let backup = |server: &Server| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchback"));
-        command.arg("backup").arg(&copy).arg("--data").arg(server.data()).output().expect("it runs")
+        command.arg("backup").arg(&copy).arg("--data").arg(server.data()).output().expect("the backup command runs")
     };
     let output = backup(&server);
     assert!(output.status.success(), "{output:?}");
@@ -207,12 +207,12 @@ async fn a_restored_log_goes_on_where_it_was_copied() {
     server.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(server.wait().success());
     // The copy is put into an empty directory.
-    std::fs::remove_dir_all(server.data()).expect("the old log goes");
+    std::fs::remove_dir_all(server.data()).expect("the old log is removed");
     std::fs::create_dir(server.data()).expect("an empty directory");
-    std::fs::copy(&copy, server.data().join("events.db")).expect("the copy takes the log's place");
+    std::fs::copy(&copy, server.data().join("events.db")).expect("the copy is put in place");
     let restored = server.stopped_and_restarted();
     let now = end_of_log(&restored).await;
-    assert_ne!(epoch(&now), epoch(&copied), "a restored log is another");
+    assert_ne!(epoch(&now), epoch(&copied), "a restored log has another epoch");
     assert_eq!(position(&now), position(&copied));
     let mut subscriber = Subscriber::at(restored.address(), Kind::Stream, Query::topic("log"), &moved(&copied, 4));
     check_gap(&subscriber.item().await, "epoch", &moved(&copied, 4), &moved(&now, 3));

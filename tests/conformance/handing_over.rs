@@ -1,4 +1,4 @@
-//! What is plain and what is not, on one connection: it is served by turns of two, and nobody can tell.
+//! Fast-path requests and requests that fall back to the App, mixed on one connection: the client sees no difference.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use crate::support::http::find;
 use crate::support::{Server, within};
 
-/// A request for nothing in particular.
+/// An ordinary GET request.
 fn get(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
@@ -21,10 +21,12 @@ fn publish(topic: &str, data: &str) -> String {
 const POLL: &str = "/v1/poll?topic=%3E&cursor=earliest";
 const LAST: &str = "Connection: close\r\n";
 
-/// The statuses of the answers, and everything that was said, of a server that closes in the end.
+/// The statuses of the responses, and all bytes, of a server that closes the connection at the end.
 async fn all(mut stream: TcpStream) -> (Vec<u16>, String) {
     let mut said = Vec::new();
-    within("the end of the connection", stream.read_to_end(&mut said)).await.expect("it is closed in order");
+    within("the end of the connection", stream.read_to_end(&mut said))
+        .await
+        .expect("the connection is closed without an error");
     let said = String::from_utf8(said).expect("text");
     let statuses = said.match_indices("HTTP/1.1 ").map(|(at, _)| said[at + 9..at + 12].parse().expect("a status"));
     (statuses.collect(), said)
@@ -82,10 +84,10 @@ async fn thousands_of_requests_may_come_together() {
         let cursor = said[at + found.len()..].split('"').next().expect("a cursor");
         cursor.split_once('-').and_then(|(_, position)| position.parse::<usize>().ok()).expect("a position")
     });
-    assert!(positions.take(COUNT).eq(1..=COUNT), "stored in the order in which they came");
+    assert!(positions.take(COUNT).eq(1..=COUNT), "pipelined events are stored in the order of their arrival");
 }
 
-/// However a request is cut into packets, and wherever that is noticed.
+/// Requests are parsed the same for every split into packets.
 #[tokio::test]
 async fn requests_may_come_in_pieces() {
     let server = Server::start(&["--store", "memory", "--workers", "1"]);
@@ -94,7 +96,7 @@ async fn requests_may_come_in_pieces() {
         let mut stream = connect(&server).await;
         for bytes in text.as_bytes().chunks(piece) {
             stream.write_all(bytes).await.expect("sent");
-            // Its turn, so that it may see the piece by itself.
+            // A yield, so that the server may read the piece by itself.
             tokio::task::yield_now().await;
         }
         let (statuses, said) = all(stream).await;
@@ -110,10 +112,10 @@ async fn who_says_nothing_is_told_and_let_go() {
     let mut stream = connect(&server).await;
     stream.write_all(get(POLL, "").as_bytes()).await.expect("sent");
     let (statuses, said) = all(stream).await;
-    assert_eq!(statuses, [200], "between requests it is let go without a word: {said}");
+    assert_eq!(statuses, [200], "an idle keep-alive connection is closed without a response: {said}");
 }
 
-/// What was meant for a socket is no request.
+/// Bytes meant for a WebSocket are not parsed as a request.
 #[tokio::test]
 async fn a_socket_that_is_refused_ends_its_connection() {
     let server = Server::start(&["--store", "memory"]);

@@ -1,4 +1,5 @@
-//! HEAD: GET's status and headers, at once; nothing is held, and nobody is acknowledged or remembered (RFC 9110 §9.3.2).
+//! HEAD: the status and headers of GET, at once (RFC 9110 §9.3.2). No request is held, and no client is acknowledged or
+//! remembered.
 
 use crate::support::Server;
 use crate::support::fixture::{publish, shared, topic, uuid};
@@ -18,7 +19,7 @@ async fn ask(server: &Server, method: &str, path: &str) -> Response {
     Request::new(method, path).send(server.address()).await
 }
 
-/// The headers that do not depend on the moment, or on how the body's end is told.
+/// The headers that depend neither on the time nor on the framing of the body.
 fn lasting(response: &Response) -> Vec<(String, String)> {
     let passing = ["date", "content-length", "transfer-encoding", "connection", "content-security-policy", "etag"];
     let mut headers = response.headers.clone();

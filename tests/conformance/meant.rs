@@ -1,4 +1,4 @@
-//! A publish stores what was meant, or says what it did not take.
+//! Publishing never guesses: an event is stored as the publisher meant it, or refused with an explanation.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn publish(server: &Server, event: &Value) -> Value {
     Request::post("/v1/events", "application/json", event.to_string()).send(server.address()).await.created().await
 }
 
-/// `fetch(url, { body: JSON.stringify(x) })` says `text/plain`.
+/// `fetch(url, { body: JSON.stringify(x) })` sends `text/plain`.
 #[tokio::test]
 async fn plain_text_that_is_an_object_or_an_array_is_json() {
     let server = shared();
@@ -38,7 +38,7 @@ async fn plain_text_that_is_an_object_or_an_array_is_json() {
     }
 }
 
-/// The first one stays; who sends the same id with something else hears of it.
+/// The first event with an id stays; a publisher that sends the id again with a different payload is notified.
 #[tokio::test]
 async fn an_id_with_another_payload_differs() {
     let server = shared();
@@ -54,7 +54,7 @@ async fn an_id_with_another_payload_differs() {
     assert_eq!(publish(&server, &named).await, expected);
     let array = publish(&server, &json!([event(json!({ "a": 1 })), event(json!(0))])).await;
     assert_eq!(array["events"], json!([same, expected]));
-    // Within one array, too.
+    // The same within one array.
     let pair = json!([{ "topic": topic, "data": 1, "id": "l" }, { "topic": topic, "data": 2, "id": "l" }]);
     let pair = publish(&server, &pair).await;
     assert_eq!((&pair["events"][0]["duplicate"], pair["events"][0].get("differs")), (&json!(false), None));
@@ -63,10 +63,10 @@ async fn an_id_with_another_payload_differs() {
     let request = Request::post("/v1/events", "application/x-ndjson", lines);
     let summary = request.send(server.address()).await.created().await;
     assert_eq!((&summary["duplicates"], &summary["differing"]), (&json!(2), &json!(1)));
-    assert_eq!(last_on(&server, &topic).await.value(), json!(1), "nothing of it was stored");
+    assert_eq!(last_on(&server, &topic).await.value(), json!(1), "no event of the refused array was stored");
 }
 
-/// It is known after a restart, too.
+/// The id is also known after a restart.
 #[tokio::test]
 async fn a_restart_keeps_what_tells_payloads_apart() {
     let server = Server::start(&["--store", "disk"]);
@@ -119,7 +119,7 @@ async fn strict_servers_refuse_unknown_keys() {
     publish(&server, &json!({ "topic": "a", "event": "e", "data": 1, "id": "k" })).await;
 }
 
-/// What is legal and cannot be meant is refused, and the message says what would be right.
+/// A topic that is valid but certainly a mistake is refused, and the message suggests a correct one.
 #[tokio::test]
 async fn habits_of_others_are_refused_with_what_is_right() {
     let server = shared();

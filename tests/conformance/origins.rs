@@ -1,4 +1,4 @@
-//! Which pages may read and publish, and which requests an open server serves at all.
+//! Origin checks: CORS and cross-origin publishing, and the protection of a server without keys against DNS rebinding.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn server() -> Server {
     ])
 }
 
-/// Origins that are neither the server's own nor on the list, however much they look like it.
+/// Cross-origin values that resemble the server's own origin or an allowed one.
 fn foreign(server: &Server) -> Vec<String> {
     let port = server.address().rsplit_once(':').expect("a port").1.parse::<u16>().expect("a port");
     let mut all: Vec<String> = [
@@ -53,7 +53,7 @@ fn foreign(server: &Server) -> Vec<String> {
 
 fn check_cors(response: &Response, origin: Option<&str>) {
     assert_eq!(response.header("access-control-allow-origin"), origin);
-    assert!(response.header("vary").is_some_and(|vary| vary.contains("Origin")), "caches keep them apart");
+    assert!(response.header("vary").is_some_and(|vary| vary.contains("Origin")), "caches keep the origins apart");
     let credentials = response.header("access-control-allow-credentials");
     let exposed = response.header("access-control-expose-headers").unwrap_or_default();
     if origin.is_some() {
@@ -73,23 +73,23 @@ async fn pages_read_with_leave(kind: Kind) {
         let response = ask(listed).send(server.address()).await;
         assert_eq!(response.status, open, "{listed}");
         check_cors(&response, Some(listed));
-        // An error, too, can be read.
+        // A page of an allowed origin can read errors, too.
         let response = Query::topic("a..b").request(kind).header("Origin", listed).send(server.address()).await;
         check_cors(&response, Some(listed));
     }
     let response = ask(&own).send(server.address()).await;
-    assert_eq!(response.status, open, "its own page");
+    assert_eq!(response.status, open, "a page of the server's own origin");
     for foreign in foreign(&server) {
         let mut response = ask(&foreign).send(server.address()).await;
         check_cors(&response, None);
         if kind == Kind::Ws {
             assert_eq!(response.error().await, (403, "origin_not_allowed".to_owned()), "{foreign}");
         } else {
-            // The browser keeps the answer from the page; to others it is an answer.
+            // The browser hides the response from the page; other clients can read it.
             assert_eq!(response.status, 200, "{foreign}");
         }
     }
-    // Not a page at all.
+    // Not a request of a page.
     let response = Query::topic("a").set("wait", 0).request(kind).send(server.address()).await;
     assert_eq!(response.status, open);
     check_cors(&response, None);
@@ -177,7 +177,7 @@ async fn preflights() {
     }
 }
 
-/// Whatever a proxy says that it passed something on.
+/// The headers by which proxies mark a forwarded request.
 const FORWARDED: [(&str, &str); 12] = [
     ("X-Forwarded-For", "192.0.2.1"),
     ("x-forwarded-for", ""),
@@ -193,7 +193,7 @@ const FORWARDED: [(&str, &str); 12] = [
     ("X-Amz-Cf-Id", "x"),
 ];
 
-/// Other names than loopback's: a page may point a name of its own at 127.0.0.1.
+/// DNS rebinding: a page may resolve a host name of its own to 127.0.0.1.
 const WRONG_HOSTS: [&str; 6] =
     ["example.com", "evil.example:80", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example:9", "0x7f.1.evil"];
 
@@ -212,7 +212,7 @@ async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
     for host in ["localhost", "localhost:8080", "app.localhost:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8080", "[::1]"] {
         assert_eq!(ask().host(host).send(server.address()).await.status, open, "{host}");
     }
-    // Where it was meant, it is served.
+    // A host that the operator has allowed is served.
     let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
     let ask = || Query::topic("a").set("wait", 0).request(kind);
     assert_eq!(
@@ -266,6 +266,6 @@ async fn the_target_says_which_host_is_meant() {
         let request = Request::post("http://a.test/v1/topics/a", "text/plain", "1").host("b.test");
         request.header("Origin", origin).send(server.address()).await.status
     };
-    assert_eq!(publish("http://a.test").await, 201, "its own page");
-    assert_eq!(publish("http://b.test").await, 403, "the page of another");
+    assert_eq!(publish("http://a.test").await, 201, "a page of the server's own origin");
+    assert_eq!(publish("http://b.test").await, 403, "a page of another origin");
 }

@@ -1,4 +1,4 @@
-//! Short polling over HTTP's own means: entity tags, `HEAD`, and the version of the protocol.
+//! HTTP semantics of polling and of the iframe: entity tags, `HEAD`, HTTP/1.0, byte budgets and origins.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,10 +24,10 @@ async fn nothing_new_is_304() {
     }
     for tag in ["\"other\"", "W/\"x-1\"", start.as_str(), ""] {
         let mut answer = ask(tag.to_owned()).send(server.address()).await;
-        assert_eq!(answer.status, 200, "{tag} names nothing");
+        assert_eq!(answer.status, 200, "{tag} matches nothing");
         assert_eq!(answer.json().await, json!({ "cursor": start, "events": [] }));
     }
-    // Something that does not match is nothing new; the cursor that the client keeps stays good.
+    // An event that does not match does not change the entity tag; the client's cursor stays valid.
     publish(&server, "other", 1).await;
     let quiet = ask(format!("\"{start}\"")).send(server.address()).await;
     assert!(matches!(quiet.status, 304 | 200));
@@ -36,14 +36,14 @@ async fn nothing_new_is_304() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("etag"), Some(format!("\"{end}\"").as_str()), "the entity tag is the cursor");
     assert_eq!(Batch::parse(&answer.text().await).events.len(), 1);
-    // Who presents no cursor, or another than it names, gets an answer with one.
+    // A client that presents no cursor, or one that differs from the tag, gets a response with a cursor.
     for query in [Query::topic("tag"), Query::topic("tag").with("cursor", "now"), Query::topic("tag").with("last", 1)] {
         let request = query.request(Kind::Poll).header("If-None-Match", format!("\"{end}\""));
         assert_eq!(request.send(server.address()).await.status, 200, "{query:?}");
     }
 }
 
-/// A client that is held at 304 for long is moved on, or else the server would look at the same events for ever.
+/// A client that gets 304 for long is given a newer cursor, or else the server would scan the same events at each poll.
 #[tokio::test]
 async fn a_quiet_poller_keeps_a_good_cursor() {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
@@ -77,7 +77,7 @@ async fn head_is_get_without_a_body() {
     }
 }
 
-/// Proxies speak HTTP/1.0 to what stands behind them: no chunks there.
+/// Some proxies speak HTTP/1.0 to the server: no chunked bodies there.
 async fn over_http_1_0(kind: Kind) {
     if kind == Kind::Ws {
         // A WebSocket needs HTTP/1.1 (RFC 6455 §4.1).
@@ -113,7 +113,7 @@ async fn over_http_1_0(kind: Kind) {
     assert!(body.starts_with(first), "no chunk sizes: {body}");
 }
 
-/// `padding=1` is for readers that hold back the beginning of a stream; elsewhere it is a parameter like any other.
+/// `padding=1` is for clients that buffer the beginning of a stream; on other transports it is an ordinary parameter.
 async fn padding_on_request(kind: Kind) {
     let server = shared();
     let topic = topic("padding");
@@ -127,7 +127,7 @@ async fn padding_on_request(kind: Kind) {
     assert_eq!(subscriber.values(1).await, [1]);
 }
 
-/// The document ends itself once it has grown, with where to go on.
+/// An iframe document ends at its byte budget, with a cursor to continue from.
 #[tokio::test]
 async fn a_document_is_recycled() {
     let server = shared();
@@ -159,7 +159,7 @@ async fn a_document_is_recycled() {
         }
     }
     assert_eq!(documents, 3);
-    // One event past the budget is an answer all the same.
+    // A single event that exceeds the budget is delivered all the same.
     let start = end_of_log(&server).await;
     publish(&server, &topic, "z".repeat(200 << 10)).await;
     let mut link = Link::to(server.address(), Kind::Iframe, &Query::topic(&topic).with("cursor", start)).await;
@@ -169,7 +169,7 @@ async fn a_document_is_recycled() {
     link.end().await;
 }
 
-/// The iframe's items go to a window of one origin: the server's own, or one that was asked for and is allowed.
+/// The iframe posts its items to a window of one origin: the server's own, or a requested one that is allowed.
 #[tokio::test]
 async fn an_iframe_posts_to_one_origin() {
     let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-origin", "https://app.example.com"]);
@@ -209,7 +209,7 @@ async fn nonces_are_used_once() {
     }
 }
 
-/// An `EventSource` that is to hear everything in `onmessage` asks for blocks without names.
+/// An `EventSource` that is to receive everything in `onmessage` requests blocks without event names.
 #[tokio::test]
 async fn events_without_names_on_request() {
     let server = shared();

@@ -1,4 +1,4 @@
-//! Publishing: every body, every type, all or nothing, and once.
+//! Publishing: body formats, content types, atomic batches, and deduplication.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ async fn post(server: &Server, kind: &str, body: impl Into<Vec<u8>>) -> Response
     Request::post("/v1/events", kind, body).send(server.address()).await
 }
 
-/// What is on a topic from a cursor on, up to the present.
+/// The events on a topic after a cursor, up to the present.
 async fn all_on(server: &Server, topic: &str, from: &str) -> Vec<Item> {
     let query = Query::topic(topic).with("cursor", from).with("limit", 1000);
     Link::to(server.address(), Kind::Poll, &query).await.batch().await.events
@@ -96,7 +96,7 @@ async fn an_array_is_all_or_nothing() {
             assert_eq!(answer.error().await.0, 400, "{bad} at {at}");
         }
     }
-    assert_eq!(all_on(&server, &topic, &start).await.len(), 10, "nothing of a refused batch is stored");
+    assert_eq!(all_on(&server, &topic, &start).await.len(), 10, "no event of a refused batch is stored");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn the_body_itself_as_data() {
         assert_eq!((item.value(), item.encoding), (value, encoding), "{kind}");
         assert_eq!(item.event, "named");
     }
-    // Without a name, and with what a path has to encode.
+    // Without an event name, and with characters that a path has to encode.
     Request::post("/v1/topics/weird%2F%C3%A9%3F.%25", "text/plain", "x").send(server.address()).await.created().await;
     let item = all_on(&server, "weird/é?.%", &start).await.pop().expect("the event");
     assert_eq!((item.event.as_str(), item.topic.as_deref()), ("message", Some("weird/é?.%")));
@@ -193,7 +193,7 @@ async fn a_repeat_is_stored_once() {
     assert_eq!(first["duplicate"], false);
     let same = json!({ "cursor": first["cursor"], "duplicate": true });
     assert_eq!(post_events(&server, &event(&topic, 1)).await, same);
-    // Whatever its payload, in whatever body; it is told where that is another.
+    // The repeat is recognised for any payload and body format; a different payload is reported.
     let other_payload = json!({ "cursor": first["cursor"], "duplicate": true, "differs": true });
     assert_eq!(post_events(&server, &event(&topic, 2)).await, other_payload);
     let form = format!("topic={topic}&data=3&id=key");
@@ -213,7 +213,7 @@ async fn a_repeat_is_stored_once() {
     assert_eq!((&reply["ok"], &reply["cursor"], &reply["duplicate"]), (&json!(true), &first["cursor"], &json!(true)));
     // The key is topic and id together.
     assert_eq!(post_events(&server, &event(&other, 9)).await["duplicate"], false);
-    // An id in the event stands before the header.
+    // An id in the event takes precedence over the header.
     let both = Request::post("/v1/events", "application/json", event(&topic, 10).to_string());
     assert_eq!(both.header("Idempotency-Key", "new").send(server.address()).await.created().await, other_payload);
     let items = all_on(&server, &topic, &start).await;
@@ -242,7 +242,7 @@ async fn repeats_inside_one_array_count() {
     assert!(again["events"].as_array().is_some_and(|all| all.iter().all(|one| one["duplicate"] == true)), "{again}");
 }
 
-/// Many at once with one key: one is stored, all are answered with its cursor.
+/// Many concurrent publishes with one key: one is stored, all responses have its cursor.
 #[tokio::test]
 async fn repeats_at_the_same_moment() {
     let server = shared();
@@ -271,7 +271,7 @@ async fn repeats_after_a_restart() {
     );
 }
 
-/// Without a window a repeat is an event like any other.
+/// Without a deduplication window a repeat is stored again.
 #[tokio::test]
 async fn no_window_no_repeats() {
     let server = Server::start(&["--workers", "1", "--store", "memory", "--dedupe-window", "0s"]);
@@ -281,7 +281,7 @@ async fn no_window_no_repeats() {
     }
 }
 
-/// What was acknowledged is there for whoever asks next, on any worker.
+/// Read your writes: an acknowledged event is visible to the next request, on any worker.
 #[tokio::test]
 async fn answered_is_readable() {
     let server = shared();
@@ -296,7 +296,7 @@ async fn answered_is_readable() {
     }
 }
 
-/// Publishers at once: their events come in one total order, each publisher's in its own.
+/// Concurrent publishers: all events are in one total order, which keeps each publisher's order.
 #[tokio::test]
 async fn one_total_order() {
     let server = shared();
@@ -319,7 +319,7 @@ async fn one_total_order() {
     for publisher in publishers {
         publisher.await.expect("a publisher ends");
     }
-    assert!(all.iter().all(|one| one == &all[0]), "the same order for all");
+    assert!(all.iter().all(|one| one == &all[0]), "all subscribers see the same order");
     for name in 0..4 {
         let own: Vec<&Value> = all[0].iter().filter(|data| data[0] == name).map(|data| &data[1]).collect();
         assert_eq!(own, numbers(0..40).iter().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! What is neither publishing nor subscribing.
+//! The resources besides publishing and subscribing: log information, health checks, client administration, `Allow`.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ async fn info() {
     assert_eq!(info["heartbeat"], 5000);
     assert_eq!(info["limits"]["event_bytes"], 100 << 10);
     assert_eq!(info["limits"]["patterns"], 64);
-    // The end now is a place to start from.
+    // The cursor at the end of the log is valid to start from.
     let mut subscriber = Subscriber::at(server.address(), Kind::Sse, Query::topic("a"), &last);
     publish_all(&server, "a", numbers(3..4)).await;
     assert_eq!(subscriber.values(1).await, [3]);
@@ -37,7 +37,7 @@ async fn alive_and_ready() {
         let mut answer = Request::get(path).send(server.address()).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{path}");
         assert!(answer.json().await.is_object(), "{path}");
-        // Balancers ask through whatever stands between, by address.
+        // Load balancers send health checks by address, also through proxies.
         let odd = Request::get(path).host("example.com").header("X-Forwarded-For", "192.0.2.1");
         assert_eq!(odd.send(server.address()).await.status, 200, "{path}");
     }
@@ -63,7 +63,7 @@ async fn who_is_subscribed() {
     assert_eq!(one["transports"], json!(["ws", "sse", "iframe"]));
     assert_eq!(one["patterns"], json!(["other", "seen.*"]), "in order");
     assert_eq!((&one["sent"], &one["acknowledged"]), (&json!(cursors[4]), &json!(cursors[1])));
-    assert_eq!(one["lag"]["events"], 0, "all was sent: {one}");
+    assert_eq!(one["lag"]["events"], 0, "the client has no lag: {one}");
     assert!(one["lag"]["ms"].is_u64());
 }
 
@@ -81,21 +81,21 @@ async fn clients_are_listed_and_leave() {
     let one = listed().await.expect("who is connected is listed");
     assert_eq!((&one["transports"], &one["patterns"]), (&json!(["stream"]), &json!([topic])));
     drop(link);
-    until("it has left", || async { listed().await.is_none() }).await;
-    // It is remembered all the same, with what it lacks.
+    until("the client is disconnected", || async { listed().await.is_none() }).await;
+    // The client is still remembered, with its lag.
     publish_all(&server, &topic, numbers(0..3)).await;
     let one = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
     assert_eq!((&one["transports"], &one["lag"]["events"]), (&json!([]), &json!(3)));
     assert!(one["acknowledged"].as_str().is_some_and(|cursor| position(cursor) >= position(&start)));
     assert!(one["sent"].is_null(), "{one}");
-    // Nobody knows this one.
+    // An unknown client.
     let mut answer = Request::get(format!("/v1/clients/{}", uuid())).send(server.address()).await;
     assert_eq!(answer.error().await, (404, "unknown_client".to_owned()));
     let mut answer = Request::get("/v1/clients/me").send(server.address()).await;
     assert_eq!(answer.error().await, (400, "bad_client".to_owned()));
 }
 
-/// A client that is gone, even in the middle of a held request, is noticed.
+/// A disconnect is noticed, even during a held request.
 #[tokio::test]
 async fn who_hangs_up_is_gone() {
     let server = shared();
@@ -115,9 +115,9 @@ async fn who_hangs_up_is_gone() {
             let one = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
             one["transports"].clone()
         };
-        until("it is connected", || async { transports().await == json!([kind.transport()]) }).await;
+        until("the client is connected", || async { transports().await == json!([kind.transport()]) }).await;
         held.abort();
-        until("it is gone", || async { transports().await == json!([]) }).await;
+        until("the client is disconnected", || async { transports().await == json!([]) }).await;
     }
 }
 
@@ -153,7 +153,7 @@ async fn unknown_paths_and_methods() {
     }
 }
 
-/// Cursors in other data than an item's own move nobody.
+/// Text in an event's data that resembles a cursor does not acknowledge anything.
 #[tokio::test]
 async fn an_acknowledgement_needs_a_client_and_a_cursor() {
     let server = shared();
@@ -180,7 +180,7 @@ async fn an_acknowledgement_needs_a_client_and_a_cursor() {
     assert_eq!(Request::get(format!("/v1/clients/{client}")).send(server.address()).await.status, 404);
 }
 
-/// What one look at the clients costs is bounded: past it their lags are not counted to the end.
+/// The cost of listing clients is bounded: beyond the row budget the lags are not counted to the end.
 #[tokio::test]
 async fn a_list_of_clients_that_lag_is_bounded_in_work() {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
@@ -195,7 +195,7 @@ async fn a_list_of_clients_that_lag_is_bounded_in_work() {
         held.push(tokio::spawn(async move { Link::to(&address, kind, &query).await }));
     }
     let list = async || Request::get("/v1/clients").send(server.address()).await.json().await;
-    until("all are held", || async { list().await["clients"].as_array().map(Vec::len) == Some(30) }).await;
+    until("all requests are held", || async { list().await["clients"].as_array().map(Vec::len) == Some(30) }).await;
     for round in 0..3 {
         let events = (0..1000).map(|number| json!({ "topic": format!("t.{number}.{round}"), "data": 0 }));
         post_events(&server, &json!(events.collect::<Vec<_>>())).await;
@@ -203,12 +203,12 @@ async fn a_list_of_clients_that_lag_is_bounded_in_work() {
     let listed = list().await;
     let lags: Vec<&Value> = listed["clients"].as_array().expect("a list").iter().map(|one| &one["lag"]).collect();
     if on_nats() {
-        // JetStream finds in its index that nothing matches, without looking at the rows between.
+        // JetStream finds in its index that no event matches, without a scan.
         assert!(lags.iter().all(|lag| **lag == json!({ "events": 0, "ms": 0 })), "{lags:?}");
     } else {
-        assert!(lags.iter().all(|lag| lag["more"] == true), "none is counted to the end: {lags:?}");
+        assert!(lags.iter().all(|lag| lag["more"] == true), "no lag is counted to the end: {lags:?}");
     }
-    // By itself each is told.
+    // A request for a single client counts its lag to the end.
     let last = listed["clients"][29]["client"].as_str().expect("a client");
     let alone = Request::get(format!("/v1/clients/{last}")).send(server.address()).await.json().await;
     assert_eq!(alone["lag"], json!({ "events": 0, "ms": 0 }));

@@ -1,4 +1,4 @@
-//! Clients that others wrote, unmodified.
+//! Unmodified third-party clients: curl, an EventSource library, tokio-tungstenite.
 
 use std::process::Stdio;
 
@@ -62,7 +62,7 @@ async fn curl_reads_server_sent_events() {
     assert_eq!(line(&mut lines).await, "");
 }
 
-/// `curl -d` publishes, however little it is told.
+/// `curl -d` publishes, with as few options as possible.
 #[tokio::test]
 async fn curl_publishes() {
     let server = shared();
@@ -95,7 +95,7 @@ async fn curl_publishes() {
     assert_eq!(subscriber.values(8).await, expected);
 }
 
-/// A third party's EventSource: names, ids, coming back by itself through restarts with `Last-Event-ID`.
+/// A third-party EventSource: event names, ids, and automatic reconnection through restarts with `Last-Event-ID`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_source_comes_back_by_itself() {
     let mut server = Server::start_at("127.0.0.2:0", &["--workers", "1", "--heartbeat", "200ms", "--drain", "0s"]);
@@ -121,7 +121,7 @@ async fn an_event_source_comes_back_by_itself() {
                 let item = Item::parse(&event.data);
                 heard.push((event.id.expect("an id"), event.event_type, item.value()));
                 if heard.len().is_multiple_of(4) && heard.len() < 12 {
-                    // It is stopped, then killed; what is published meanwhile is not lost.
+                    // The server is stopped, then killed; events published meanwhile are not lost.
                     let n = heard.len() as u32;
                     let kill = n == 8;
                     cursors.extend(publish_all(&server, "source", numbers(n..n + 2)).await);
@@ -132,9 +132,9 @@ async fn an_event_source_comes_back_by_itself() {
                 }
             }
             Ok(Some(SSE::Connected(_) | SSE::Comment(_))) => {}
-            // It says that the connection broke, and comes back.
+            // The client reports the lost connection, and reconnects.
             Err(_) => {}
-            Ok(None) => panic!("it gave up"),
+            Ok(None) => panic!("the EventSource gave up"),
         }
     }
     let expected: Vec<(String, String, Value)> = (0..12)
@@ -177,7 +177,7 @@ async fn tungstenite_subscribes_and_publishes() {
             match read.next().await {
                 Some(Ok(Message::Close(frame))) => break frame,
                 Some(Ok(_)) => {}
-                other => panic!("no close: {other:?}"),
+                other => panic!("not a close frame: {other:?}"),
             }
         }
     })

@@ -1,4 +1,4 @@
-//! What holds over every transport: where a subscription starts, what it hears, in which order.
+//! Subscription semantics over every transport: start positions, pattern filters, order, heartbeats and ends.
 
 use serde_json::{Value, json};
 
@@ -48,14 +48,14 @@ async fn hello(kind: Kind) {
             "known": false,
         })
     );
-    assert!(hello.at() >= end, "it starts now");
+    assert!(hello.at() >= end, "the subscription starts now");
 
-    // One who names no client is given a name.
+    // A subscriber without a client name is assigned one.
     let mut link = Link::to(server.address(), kind, &Query::topic(&topic("hello"))).await;
     let hello = link.item().await;
     let given = hello.value()["client"].as_str().and_then(|text| text.parse::<uuid::Uuid>().ok());
     assert!(given.is_some(), "{hello:?}");
-    assert!(hello.value().get("known").is_none(), "it has no name that could be known: {hello:?}");
+    assert!(hello.value().get("known").is_none(), "a new name has no `known` field: {hello:?}");
 }
 
 async fn from_now_on(kind: Kind) {
@@ -72,7 +72,7 @@ async fn from_now_on(kind: Kind) {
     }
 }
 
-/// Somebody publishes all the while: the cursor that a subscriber is given first parts what it hears from what not.
+/// Under concurrent publishing, the first cursor of a subscriber is the exact boundary: only later events are delivered.
 async fn nothing_before_and_everything_after(kind: Kind) {
     let server = shared();
     let topic = topic("race");
@@ -107,7 +107,7 @@ async fn from_a_cursor(kind: Kind) {
     assert_eq!(all.values(5).await, numbers(0..5));
     let mut rest = Subscriber::at(server.address(), kind, query(), &cursors[2]);
     assert_eq!(rest.values(2).await, numbers(3..5));
-    // Both go on with what comes.
+    // Both receive the following events.
     publish(&server, &topic, 5).await;
     assert_eq!(all.values(1).await, [5]);
     assert_eq!(rest.values(1).await, [5]);
@@ -115,7 +115,7 @@ async fn from_a_cursor(kind: Kind) {
     let mut zero = Subscriber::at(server.address(), kind, query(), &moved(&before, 0));
     assert_eq!(zero.values(6).await, numbers(0..6));
     if let Some(hello) = &zero.hello {
-        assert_eq!(hello.cursor, Some(moved(&before, 0)), "the stream starts where it was asked to");
+        assert_eq!(hello.cursor, Some(moved(&before, 0)), "the stream starts at the requested cursor");
     }
 }
 
@@ -140,8 +140,8 @@ async fn since_a_time(kind: Kind) {
         last = all.event().await.time;
     }
     let then = last.expect("a time");
-    // Events of a time that is later for sure: the log's times are this clock's.
-    until("the clock goes on", || async {
+    // Events with a time that is certainly later: the log uses the clock of this machine.
+    until("the clock advances", || async {
         std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_millis() as u64 > then
     })
     .await;
@@ -154,7 +154,7 @@ async fn since_a_time(kind: Kind) {
     };
     for since in [later.to_string(), (then + 1).to_string(), rfc3339(later)] {
         let mut subscriber = Subscriber::new(server.address(), kind, Query::topic(&topic).with("since", &since));
-        // NATS knows when it took an event, not what its time is: those of the five seconds before come as well.
+        // NATS knows when an event was stored, not the event's own time: events of the five seconds before are delivered as well.
         let expected = if on_nats() { numbers(0..5) } else { numbers(3..5) };
         assert_eq!(subscriber.values(expected.len()).await, expected, "{since}");
     }
@@ -165,8 +165,8 @@ async fn since_a_time(kind: Kind) {
     let ahead = Query::topic(&topic).with("since", "9999-12-31T23:59:59Z");
     let mut ahead = Subscriber::start(server.address(), kind, ahead).await;
     publish(&server, &topic, 5).await;
-    assert_eq!(ahead.values(1).await, [5], "in the future: now");
-    // A cursor stands before it.
+    assert_eq!(ahead.values(1).await, [5], "a time in the future starts now");
+    // A cursor takes precedence over the time.
     let mut resumed = Subscriber::at(server.address(), kind, Query::topic(&topic).with("since", later), &start);
     assert_eq!(resumed.values(6).await, numbers(0..6));
 }
@@ -179,9 +179,9 @@ async fn the_newest_few(kind: Kind) {
         publish(&server, &other, "other").await;
     }
     let mut three = Subscriber::new(server.address(), kind, Query::topic(&topic).with("last", 3));
-    assert_eq!(three.values(3).await, numbers(3..6), "of those that match");
+    assert_eq!(three.values(3).await, numbers(3..6), "the last three of the matching events");
     let mut all = Subscriber::new(server.address(), kind, Query::topic(&topic).with("last", 1000));
-    assert_eq!(all.values(6).await, numbers(0..6), "fewer where there are fewer");
+    assert_eq!(all.values(6).await, numbers(0..6), "all events where there are fewer than requested");
     publish(&server, &topic, 6).await;
     assert_eq!(three.values(1).await, [6]);
     assert_eq!(all.values(1).await, [6]);
@@ -194,7 +194,7 @@ async fn a_cursor_stands_before_last(kind: Kind) {
     let query = Query::topic(&topic).with("last", 1);
     let mut by_cursor = Subscriber::at(server.address(), kind, query.clone(), &cursors[0]);
     assert_eq!(by_cursor.values(3).await, numbers(1..4));
-    // So does what is remembered of a client.
+    // The remembered cursor of a client takes precedence, too.
     let client = uuid();
     let known = Query::topic(&topic).with("client", &client).with("cursor", &cursors[1]);
     Subscriber::start(server.address(), kind, known).await.cut();
@@ -213,21 +213,21 @@ async fn last_event_id(kind: Kind) {
     assert_eq!(
         hello.cursor.as_deref(),
         Some(cursors[expected].as_str()),
-        "the header stands before the cursor where it counts"
+        "the header takes precedence over the cursor, on transports that use the header"
     );
     assert_eq!(link.telling().await.value(), json!(expected + 1));
-    // As polyfills of EventSource send it, to spare a preflight.
+    // As EventSource polyfills send it, to avoid a CORS preflight.
     let mut link = Link::to(server.address(), kind, &query.clone().with("lastEventId", &cursors[2])).await;
     assert_eq!(link.item().await.cursor.as_deref(), Some(cursors[expected].as_str()));
     assert_eq!(link.telling().await.value(), json!(expected + 1));
-    // Empty is absent.
+    // An empty value is the same as an absent one.
     for query in [query.clone().header("Last-Event-ID", ""), query.with("lastEventId", "")] {
         let mut link = Link::to(server.address(), kind, &query).await;
         assert_eq!(link.item().await.cursor.as_deref(), Some(cursors[0].as_str()));
     }
 }
 
-/// However the connection ends, the cursor that was seen last says where to go on.
+/// After any end of the connection, the last seen cursor is the position to resume at.
 async fn the_rest_after_a_cut(kind: Kind) {
     let server = shared();
     let topic = topic("cut");
@@ -268,7 +268,7 @@ async fn one_token_and_the_rest(kind: Kind) {
             assert!(more.events.is_empty(), "{pattern}: {more:?}");
         }
     }
-    // Nothing that came before the last one is still to come.
+    // No event before the last one is delivered afterwards.
     let mut everything = Subscriber::at(server.address(), kind, Query::topic(&format!("{root}.a.b")), &start);
     publish(&server, &format!("{root}.a"), "no").await;
     publish(&server, &format!("{root}.a.b"), "yes").await;
@@ -284,7 +284,7 @@ async fn overlapping_patterns_deliver_once(kind: Kind) {
         publish(&server, &format!("{root}.a"), n).await;
     }
     assert_eq!(subscriber.values(5).await, numbers(0..5));
-    // Also of what is read from the past, and alone with `>`.
+    // The same for history, and with `>` alone.
     let start = moved(subscriber.cursor.as_deref().expect("a cursor"), 0);
     let mut again = Subscriber::at(server.address(), kind, Query::topics(&patterns), &start);
     assert_eq!(again.values(5).await, numbers(0..5));
@@ -328,7 +328,7 @@ async fn items_are_what_was_published(kind: Kind) {
     }
 }
 
-/// What would break one framing or another, if it were written as it came.
+/// Payloads that would break a framing if they were written unescaped.
 const HOSTILE: [&str; 24] = [
     r#""</script><script>alert(1)</script>""#,
     r#""<!--<script>""#,
@@ -373,11 +373,11 @@ async fn hostile_payloads(kind: Kind) {
         let item = subscriber.event().await;
         assert_eq!(item.event, "</script>\u{2028}");
         let data = item.data.expect("data");
-        assert_eq!(plain(&data), plain(payload), "as it was written, but for escapes that mean the same");
+        assert_eq!(plain(&data), plain(payload), "the data is unchanged, except for equivalent escapes");
     }
 }
 
-/// JSON without what may be written in two ways: line ends between tokens, and `<`, U+0085, U+2028 and U+2029 in strings.
+/// Normalised JSON: without line ends between tokens, and with `<`, U+0085, U+2028 and U+2029 in strings in one form.
 fn plain(json: &str) -> String {
     let mut out = json
         .replace("\\u003c", "<")
@@ -388,7 +388,7 @@ fn plain(json: &str) -> String {
     out
 }
 
-/// More than one write, one batch or one read from the store holds, in order and once.
+/// More events than a single write, batch or store read holds are delivered in order, once.
 async fn far_behind(kind: Kind) {
     let server = Server::start(&["--tail-events", "50", "--workers", "2"]);
     let start = end_of_log(&server).await;
@@ -412,7 +412,7 @@ async fn far_behind(kind: Kind) {
     }
     let mut last = Subscriber::new(server.address(), kind, Query::topic("far.a").with("last", 2));
     let values: Vec<Value> = last.values(2).await.iter().map(|value| value["n"].clone()).collect();
-    assert_eq!(values, expected[expected.len() - 2..], "looked up in the store");
+    assert_eq!(values, expected[expected.len() - 2..], "the events are read from the store");
 }
 
 async fn unknown_parameters_are_ignored(kind: Kind) {
@@ -424,18 +424,22 @@ async fn unknown_parameters_are_ignored(kind: Kind) {
     assert_eq!(subscriber.values(1).await, [1]);
 }
 
-/// A stream that hears nothing is told how far the log has come, so that it need not look again.
+/// Heartbeats advance the cursor of an idle stream, so that a reconnect need not scan the same events again.
 async fn heartbeats_move_the_cursor(kind: Kind) {
     let server = Server::start(&["--heartbeat", "100ms", "--workers", "1", "--store", "memory"]);
     let mut link = Link::to(server.address(), kind, &Query::topic("quiet")).await;
     let hello = link.item().await;
     assert_eq!(hello.value()["heartbeat"], 100);
     let first = link.item().await;
-    assert_eq!((first.event.as_str(), first.at()), ("$beat", hello.at()), "nothing came");
+    assert_eq!(
+        (first.event.as_str(), first.at()),
+        ("$beat", hello.at()),
+        "the first heartbeat has the cursor of `$hello`"
+    );
     let last = publish_all(&server, "loud", numbers(0..10)).await.pop().expect("a cursor");
     let beat = loop {
         let beat = link.item().await;
-        assert_eq!(beat.event, "$beat", "nothing matched");
+        assert_eq!(beat.event, "$beat", "no event matched");
         if beat.at() > hello.at() {
             break beat;
         }
@@ -443,7 +447,7 @@ async fn heartbeats_move_the_cursor(kind: Kind) {
     assert_eq!(beat.cursor, Some(last));
     publish(&server, "quiet", 1).await;
     assert_eq!(link.telling().await.value(), 1);
-    // A cursor from a heartbeat is one to start from.
+    // A heartbeat's cursor is valid to start from.
     let mut again =
         Subscriber::at(server.address(), kind, Query::topics(["quiet", "loud"]), &beat.cursor.expect("one"));
     assert_eq!(again.event().await.topic.as_deref(), Some("quiet"));
@@ -464,7 +468,7 @@ async fn streams_have_an_age(kind: Kind) {
     assert!(hello.at() < bye.at());
 }
 
-/// A server that stops says so on whatever is open, with where to go on and when to come back; then it ends well.
+/// Graceful shutdown: every open connection gets a `$bye` with a cursor and a retry delay; then the server exits with success.
 async fn told_of_a_stop(kind: Kind) {
     let mut server = Server::start(&["--workers", "1", "--drain", "500ms"]);
     let cursor = publish(&server, "stop", 1).await;
@@ -484,7 +488,7 @@ async fn told_of_a_stop(kind: Kind) {
         let cursor = bye.cursor.clone();
         (bye, cursor)
     });
-    until("it is connected", || async {
+    until("the subscriber is connected", || async {
         let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
         state["transports"] == json!([kind.transport()])
     })
@@ -493,11 +497,15 @@ async fn told_of_a_stop(kind: Kind) {
     let (bye, end) = open.await.expect("it is told");
     assert_eq!((bye.event.as_str(), &bye.value()["reason"]), ("$bye", &json!("shutdown")));
     assert!(bye.value()["retry"].is_u64(), "{bye:?}");
-    assert_eq!((bye.cursor.as_ref(), end.as_ref()), (Some(&cursor), Some(&cursor)), "where to go on");
+    assert_eq!(
+        (bye.cursor.as_ref(), end.as_ref()),
+        (Some(&cursor), Some(&cursor)),
+        "the end has the cursor to resume at"
+    );
     assert!(server.wait().success());
 }
 
-/// A batch ends with its last event where the limit cuts it; its cursor is the one to present next.
+/// A batch that is cut by the limit ends with its last event; the batch's cursor is the one to present next.
 async fn limits_and_cursors(kind: Kind) {
     let server = shared();
     let (topic, other) = (topic("limit"), topic("limitother"));
@@ -512,20 +520,24 @@ async fn limits_and_cursors(kind: Kind) {
         let batch = Link::to(server.address(), kind, &query).await.batch().await;
         let values: Vec<Value> = batch.events.iter().map(|item| item.value()).collect();
         assert_eq!(values, expected);
-        assert_eq!(batch.more, values.len() == limit, "asking again at once helps where the limit cut it");
+        assert_eq!(batch.more, values.len() == limit, "`more` is set exactly where the limit cut the batch");
         let end = batch.cursor.expect("a cursor");
         if values.len() == limit {
-            assert_eq!(Some(&end), batch.events.last().and_then(|item| item.cursor.as_ref()), "cut by the limit");
+            assert_eq!(
+                Some(&end),
+                batch.events.last().and_then(|item| item.cursor.as_ref()),
+                "a batch cut by the limit has the cursor of its last event"
+            );
         }
         cursor = end;
     }
-    // 256 where nothing is said.
+    // The default limit is 256.
     publish_all(&server, &topic, numbers(0..300)).await;
     let batch = Link::to(server.address(), kind, &Query::topic(&topic).with("cursor", cursor)).await.batch().await;
     assert_eq!((batch.events.len(), batch.more), (256, true));
 }
 
-/// A batch moves its client past what did not match, never past what did.
+/// A batch's cursor skips events that did not match, and never an event that did.
 async fn a_batch_says_where_it_ends(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let start = end_of_log(&server).await;
@@ -549,13 +561,13 @@ async fn held_until_something_comes(kind: Kind) {
     let start = end_of_log(&server).await;
     let query = Query::topic(&topic).with("cursor", start).with("wait", 60).with("client", &client);
     let mut subscriber = Box::pin(Link::to(server.address(), kind, &query));
-    // It is held: the server knows it, and has not answered.
+    // The request is held: the server lists the client, and has not responded.
     let held = || async {
         let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
         state["transports"] == json!([kind.transport()])
     };
     tokio::select! {
-        _ = &mut subscriber => panic!("answered before there was anything"),
+        _ = &mut subscriber => panic!("the long poll completed before there was an event"),
         () = until("the request is held", held) => {}
     }
     publish(&server, &other, "not for it").await;
@@ -572,15 +584,15 @@ async fn held_until_the_time_is_up(kind: Kind) {
     for wait in [0, 1] {
         let query = Query::topic("held").with("cursor", &start).with("wait", wait);
         let batch = Link::to(server.address(), kind, &query).await.batch().await;
-        assert_eq!((batch.events.len(), batch.cursor.as_ref()), (0, Some(&start)), "empty, with a cursor");
+        assert_eq!((batch.events.len(), batch.cursor.as_ref()), (0, Some(&start)), "the batch is empty, with a cursor");
     }
-    // What did not match moves the cursor of an empty batch, too.
+    // Events that did not match advance the cursor of an empty batch, too.
     let query = Query::topic("held").with("cursor", moved(&start, 0)).with("wait", 1);
     let batch = Link::to(server.address(), kind, &query).await.batch().await;
     assert_eq!((batch.events.len(), batch.cursor), (0, Some(start)));
 }
 
-/// Without `wait` a request is held too: it is still there when something comes.
+/// Without `wait` a long poll is held, too: it completes with the next event.
 async fn held_by_default(kind: Kind) {
     let server = shared();
     let topic = topic("default");

@@ -1,5 +1,5 @@
-//! The headline: over every ordered pair of transports, switched at random moments under load, each event comes, in
-//! order, once. Also while the server is stopped or killed in the middle, and while answers are lost on the way.
+//! Transport switching, the central promise: for every ordered pair of transports, with switches at random moments under load,
+//! each event is delivered in order, once. Also while the server is stopped or killed, and while responses are lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::http::Request;
 use crate::support::wire::{Item, position};
 use crate::support::{Server, within};
 
-/// What goes wrong on the way.
+/// The fault that is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     Nothing,
@@ -100,7 +100,7 @@ async fn every_pair(trouble: Trouble) {
     log.sort_by_key(|event| event.at);
     assert_eq!(log.len(), EVENTS + 1);
     assert!(log.windows(2).all(|two| two[0].at < two[1].at), "no position twice");
-    assert_eq!(position(&end_of_log(&server).await), log[EVENTS].at, "nothing is stored twice, nothing besides");
+    assert_eq!(position(&end_of_log(&server).await), log[EVENTS].at, "no event is stored twice, and no other event");
 
     let (mut hops, mut losses) = (0, 0);
     for reader in readers {
@@ -127,11 +127,11 @@ async fn every_pair(trouble: Trouble) {
     }
     println!("{trouble:?}: {hops} switches, {losses} broken connections");
     if trouble != Trouble::Nothing {
-        assert!(losses > 0, "nothing went wrong, so nothing was tested");
+        assert!(losses > 0, "no fault was injected, so nothing was tested");
     }
 }
 
-/// An event that was acknowledged, or heard.
+/// An event that was acknowledged to a publisher or delivered to a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stored {
     at: u64,
@@ -139,7 +139,7 @@ struct Stored {
     data: Value,
 }
 
-/// Publishes its share of the events, up to so many in a request.
+/// Publishes its share of the events, up to a maximum in each request.
 async fn load(address: String, most: usize, published: Arc<AtomicUsize>, mut rng: StdRng) -> Vec<Stored> {
     let mut log = Vec::new();
     while log.len() < EVENTS / 2 {
@@ -153,13 +153,13 @@ async fn load(address: String, most: usize, published: Arc<AtomicUsize>, mut rng
             .collect();
         log.extend(publish(&address, events, &mut rng).await);
         published.fetch_add(count, Ordering::Relaxed);
-        // As the world does: not all at once, so that the readers are at the live end, too.
+        // Not all at once, so that the readers also reach the live end.
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..8))).await;
     }
     log
 }
 
-/// Publishes until it is acknowledged; each event has an id, so that a repeat does no harm.
+/// Publishes with retries until the batch is acknowledged; each event has an id, so that a retry is idempotent.
 async fn publish(address: &str, events: Vec<Value>, rng: &mut StdRng) -> Vec<Stored> {
     let body = match &events[..] {
         [one] if rng.random() => one.to_string(),
@@ -190,7 +190,7 @@ async fn publish(address: &str, events: Vec<Value>, rng: &mut StdRng) -> Vec<Sto
     events.iter().zip(&cursors).map(stored).collect()
 }
 
-/// The rules of subjects, once more and plainly.
+/// An independent, simple implementation of pattern matching.
 fn matches(pattern: &str, topic: &str) -> bool {
     let (mut pattern, mut topic) = (pattern.split('.'), topic.split('.'));
     loop {
@@ -204,7 +204,7 @@ fn matches(pattern: &str, topic: &str) -> bool {
     }
 }
 
-/// One who goes to and fro between two transports.
+/// A reader that switches back and forth between two transports.
 struct Hopper {
     address: String,
     kinds: [Kind; 2],
@@ -213,19 +213,19 @@ struct Hopper {
     rng: StdRng,
     on: usize,
     reader: Reader,
-    /// What was heard, each once.
+    /// The received events, without repeats.
     heard: Vec<Stored>,
     hops: usize,
     losses: usize,
 }
 
-/// A subscriber, and where in `heard` it is: what it is given again has to be the same again, in the same order.
+/// A subscriber and its index in `heard`: redelivered events have to be the same, in the same order.
 struct Reader {
     subscriber: Subscriber,
     next: Option<usize>,
 }
 
-/// What a reader came to.
+/// The result of a reader.
 struct Done {
     kinds: [Kind; 2],
     patterns: Vec<&'static str>,
@@ -284,7 +284,7 @@ impl Hopper {
         Done { kinds, patterns, heard, hops, losses }
     }
 
-    /// Hears one item, or hangs up in the middle of whatever is under way.
+    /// Reads one item, or drops the connection at a random point.
     async fn listen(&mut self, trouble: Trouble) {
         if self.rng.random_ratio(1, 15) {
             let patience = Duration::from_micros(self.rng.random_range(0..8000));
@@ -326,9 +326,9 @@ impl Hopper {
         self.on = 1 - self.on;
         let kind = self.kinds[self.on];
         match self.rng.random_range(0..4) {
-            // Break before make: whatever was on its way is lost with the connection.
+            // Break before make: bytes in flight are lost with the connection.
             0 | 1 => self.reader.subscriber.switch(kind),
-            // Make before break: both for a while, from the same place.
+            // Make before break: both connections for a while, from the same cursor.
             2 => {
                 let subscriber = self.reader.subscriber.beside(kind);
                 let newer = Reader { subscriber, next: self.reader.next };
@@ -356,15 +356,15 @@ impl Hopper {
                     }
                 }
             }
-            // By name alone: from what was acknowledged, so that some may come again.
+            // By name alone: the client resumes at its acknowledged cursor, so some events may be redelivered.
             _ => {
                 if let Some(cursor) = self.reader.subscriber.cursor.clone() {
                     let body = json!({ "client": self.client, "cursor": cursor }).to_string();
-                    // It may be lost, too: then it is older.
+                    // The acknowledgement may be lost, too: then the cursor is older.
                     let _ = Request::post("/v1/ack", "text/plain", body).try_send(&self.address).await;
                 }
                 if self.heard.is_empty() {
-                    // It may not be known yet.
+                    // The client may not be known yet.
                     self.reader.subscriber.switch(kind);
                     return;
                 }
@@ -394,7 +394,7 @@ impl Reader {
         }
         let event = Stored { at: item.at(), topic: item.topic.clone().expect("a topic"), data: item.value() };
         let next = self.next.unwrap_or_else(|| {
-            // By name alone it may have been put back, never forward.
+            // With the name alone the cursor may have moved back, never forward.
             heard.iter().position(|known| known.at >= event.at).unwrap_or(heard.len())
         });
         if next < heard.len() {
@@ -406,8 +406,7 @@ impl Reader {
     }
 }
 
-/// Passes connections on, and loses some of their answers after the server has written them: all of an answer, or what
-/// comes after some bytes.
+/// A TCP proxy that loses some responses after the server has written them: a whole response, or the part after some bytes.
 async fn cutting_proxy(upstream: String, seed: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -437,7 +436,7 @@ async fn pass_on(client: TcpStream, upstream: String, passed: Option<usize>) -> 
         let forwarded = read.min(left);
         to_client.write_all(&buffer[..forwarded]).await?;
         left -= forwarded;
-        // The answer was written, and is not passed on (any further).
+        // The response was written by the server, and is not forwarded (any further).
         if read == 0 || left == 0 {
             break;
         }

@@ -1,4 +1,4 @@
-//! What a WebSocket can do that the others cannot, and what it must not.
+//! WebSocket specifics: commands and replies, publishing, acknowledgements, close codes, fragmentation, pings and handshakes.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -16,14 +16,14 @@ use crate::support::until;
 use crate::support::wire::{Item, moved, position};
 use crate::support::{Server, within};
 
-/// A socket that has said hello.
+/// A WebSocket that has received its `$hello`.
 async fn connect(server: &Server, query: &Query) -> Link {
     let mut link = Link::to(server.address(), Kind::Ws, query).await;
     assert_eq!(link.item().await.event, "$hello");
     link
 }
 
-/// The next `$reply`; nothing but heartbeats comes before it.
+/// The next `$reply`; only heartbeats may arrive before it.
 async fn reply(link: &mut Link) -> Value {
     let item = link.telling().await;
     assert_eq!(item.event, "$reply", "{item:?}");
@@ -47,18 +47,18 @@ async fn subscribes_later() {
     assert_eq!(answer["ok"], true);
     assert!(
         position(answer["cursor"].as_str().expect("a cursor")) >= position(&end),
-        "with nothing subscribed: the log's end"
+        "without a subscription, the cursor is the end of the log"
     );
     publish(&server, &a, 1).await;
     publish(&server, &b, "not asked for").await;
     assert_eq!(link.telling().await.value(), 1);
-    // Another pattern beside the first; the same one twice is one.
+    // Another pattern beside the first; a repeated pattern counts once.
     let answer = link.ask(json!({ "type": "subscribe", "topics": [b, b, a] })).await;
     assert_eq!(answer["ok"], true);
     publish(&server, &b, 2).await;
     publish(&server, &a, 3).await;
     assert_eq!((link.telling().await.value(), link.telling().await.value()), (json!(2), json!(3)));
-    // And away.
+    // Unsubscribed again.
     assert_eq!(link.ask(json!({ "type": "unsubscribe", "topics": [a, "never.asked.for"] })).await["ok"], true);
     publish(&server, &a, "no more").await;
     publish(&server, &b, 4).await;
@@ -83,18 +83,18 @@ async fn subscribes_later_from_a_cursor() {
         for n in first..4 {
             assert_eq!(link.telling().await.value(), n, "from {cursor}");
         }
-        // Again with nothing subscribed, again from where it likes.
+        // Again without a subscription, and from any cursor.
         link.ask(json!({ "type": "unsubscribe", "topics": [topic] })).await;
         link.ask(json!({ "type": "subscribe", "topics": [topic], "cursor": cursors[2] })).await;
         assert_eq!(link.telling().await.value(), 3);
     }
-    // The URL's cursor waits for the first pattern.
+    // The cursor of the URL applies to the first pattern.
     let mut link = connect(&server, &Query::default().with("cursor", &cursors[0])).await;
     link.ask(json!({ "type": "subscribe", "topics": [topic] })).await;
     for n in 1..4 {
         assert_eq!(link.telling().await.value(), n);
     }
-    // One of another log is a gap here, too.
+    // A cursor of another log is a gap here, too.
     let mut link = connect(&server, &Query::default()).await;
     link.ask(json!({ "type": "subscribe", "topics": [topic], "cursor": "other-1" })).await;
     let gap = link.telling().await;
@@ -102,7 +102,7 @@ async fn subscribes_later_from_a_cursor() {
     assert_eq!(link.telling().await.value(), 0);
 }
 
-/// A pattern is added while its events pour in: the reply's cursor parts what is heard from what a poll has to fetch.
+/// A pattern is added while its events arrive: the reply's cursor is the boundary between the live events and those to poll for.
 #[tokio::test]
 async fn a_pattern_is_heard_from_the_replys_cursor_on() {
     let server = shared();
@@ -120,7 +120,7 @@ async fn a_pattern_is_heard_from_the_replys_cursor_on() {
         let query = if already { Query::topic(&old) } else { Query::default() };
         let mut link = connect(&server, &query).await;
         let begun = || async { position(&end_of_log(&server).await) > position(&start) + 10 };
-        until("the publisher is at it", begun).await;
+        until("the publisher has begun", begun).await;
         let answer = link.ask(json!({ "type": "subscribe", "topics": [new] })).await;
         let from = answer["cursor"].as_str().expect("a cursor").to_owned();
         publisher.await.expect("the publisher ends");
@@ -154,7 +154,7 @@ async fn patterns_are_remembered_as_they_change() {
     let state = || async { Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await };
     assert_eq!(state().await["patterns"], json!([b]));
     drop(link);
-    until("the socket is gone", || async { state().await["transports"] == json!([]) }).await;
+    until("the WebSocket is closed", || async { state().await["transports"] == json!([]) }).await;
     assert_eq!(state().await["patterns"], json!([b]));
     publish(&server, &b, 1).await;
     let mut again = Subscriber::new(server.address(), Kind::Longpoll, Query::default().with("client", &client));
@@ -175,18 +175,18 @@ async fn publishes() {
         (&json!(true), event.cursor.as_deref(), &json!(false))
     );
     assert_eq!((event.event.as_str(), event.value(), event.id.as_deref()), ("named", json!({ "n": 1 }), Some("k")));
-    // The publisher hears it as anybody does.
+    // The publisher receives its own event as any subscriber.
     assert_eq!(link.telling().await, event);
-    // Without a ref nothing is answered; numbers keep their digits.
+    // Without `ref` there is no reply; numbers keep their digits.
     let raw = format!(r#"{{"type":"publish","topic":"{topic}","data":[1e999,123456789012345678901234567890]}}"#);
     link.send(Message::text(raw)).await;
     assert_eq!(link.telling().await.data.as_deref(), Some("[1e999,123456789012345678901234567890]"));
-    // A ref is a number or a string, and comes back as it was.
+    // `ref` is a number or a string, and is returned unchanged.
     for reference in [json!(7), json!(-1.5), json!("x"), json!("")] {
         link.say(&json!({ "type": "publish", "topic": "elsewhere", "data": 1, "ref": reference })).await;
         assert_eq!(reply(&mut link).await["ref"], reference);
     }
-    // Replies come in the order of the messages.
+    // Replies are in the order of the messages.
     for n in 0..50 {
         link.say(&json!({ "type": "publish", "topic": "elsewhere", "data": n, "ref": n })).await;
     }
@@ -206,13 +206,13 @@ async fn publishes_binary_frames() {
         let item = link.telling().await;
         assert_eq!((item.data.as_deref(), item.encoding.as_deref()), (Some(base64), Some("base64")));
     }
-    // Text is heard beside it.
+    // Text messages still work beside binary ones.
     assert_eq!(link.ask(json!({ "type": "ping" })).await["ok"], true);
-    // Nowhere to publish to.
+    // A topic is missing.
     let mut link = connect(&server, &Query::topic(&topic)).await;
     link.send(Message::binary(&b"x"[..])).await;
     assert_eq!(refused(&reply(&mut link).await), "no_topic");
-    // Too long for an event, not for a message.
+    // Too large for an event, not for a message.
     let mut link = connect(&server, &Query::topic(&topic).with("publish", &topic)).await;
     link.send(Message::binary(vec![0; 300 << 10])).await;
     assert_eq!(refused(&reply(&mut link).await), "too_large");
@@ -232,7 +232,7 @@ async fn acknowledges_what_was_sent() {
     assert_eq!(link.ask(json!({ "type": "ack", "cursor": cursors[2] })).await["ok"], true);
     let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
     assert_eq!(state["acknowledged"], cursors[2]);
-    // Not back, and not beyond what was sent.
+    // An acknowledgement moves neither back nor beyond the sent events.
     assert_eq!(link.ask(json!({ "type": "ack", "cursor": cursors[0] })).await["ok"], true);
     let beyond = moved(&cursors[3], position(&cursors[3]) + 1_000_000);
     let answer = link.ask(json!({ "type": "ack", "cursor": beyond })).await;
@@ -242,7 +242,7 @@ async fn acknowledges_what_was_sent() {
     }
     let state = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
     assert_eq!(state["acknowledged"], cursors[2]);
-    // What lies in the log and was not sent on this socket is beyond, too.
+    // Events in the log that were not sent on this socket cannot be acknowledged either.
     let mut parked = connect(&server, &Query::default().with("cursor", &cursors[1]).with("client", uuid())).await;
     assert_eq!(refused(&parked.ask(json!({ "type": "ack", "cursor": cursors[2] })).await), "bad_cursor");
     assert_eq!(parked.ask(json!({ "type": "ack", "cursor": cursors[1] })).await["ok"], true);
@@ -257,7 +257,7 @@ async fn pings() {
     assert_eq!(reply(&mut link).await, json!({ "ok": true }));
     link.say(&json!({ "type": "ping", "ref": 5 })).await;
     assert_eq!(reply(&mut link).await, json!({ "ok": true, "ref": 5 }));
-    // A number comes back as it was written, however many digits it has.
+    // A number is returned as it was written, with all its digits.
     for number in ["9".repeat(200), "1e400".to_owned(), "-0.10".to_owned()] {
         link.send(Message::text(format!("{{\"type\":\"ping\",\"ref\":{number}}}"))).await;
         let data = link.telling().await.data.expect("data");
@@ -265,7 +265,7 @@ async fn pings() {
     }
 }
 
-/// There are no keys here, so there is nothing to renew; but that is no reason to close.
+/// This server has no keys, so a token cannot be renewed; but the connection stays open.
 #[tokio::test]
 async fn auth_is_answered() {
     let server = shared();
@@ -275,7 +275,7 @@ async fn auth_is_answered() {
     assert_eq!(link.ask(json!({ "type": "ping" })).await["ok"], true);
 }
 
-/// Whatever is wrong with a message is answered on the open socket, with its ref where it had one.
+/// Every error in a message is reported on the open socket, with the message's `ref` if there is one.
 #[tokio::test]
 async fn wrong_messages_are_answered() {
     let server = shared();
@@ -334,17 +334,17 @@ async fn wrong_messages_are_answered() {
             assert_eq!(answer["ref"], 1, "{shown}: {answer}");
         }
     }
-    // Nothing has changed: it hears what it heard, and nothing was published.
+    // The subscription is unchanged, and nothing was published.
     publish(&server, "a", "for nobody").await;
     publish(&server, &topic, "still here").await;
     assert_eq!(link.telling().await.value(), "still here");
 }
 
-/// A frame as a client sends it, or should not.
+/// A client's frame, valid or not.
 fn frame(first: u8, masked: bool, payload: &[u8]) -> Vec<u8> {
     let mut out = header(first, masked, payload.len() as u64);
     if masked {
-        // With a mask of zeros the payload stays as it is.
+        // A mask of zeros leaves the payload unchanged.
         out.extend_from_slice(&[0; 4]);
     }
     out.extend_from_slice(payload);
@@ -372,7 +372,7 @@ const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
-/// Peers that break the protocol are closed with the code that says how; nobody else notices.
+/// A protocol violation closes the connection with the matching close code; other clients are unaffected.
 #[tokio::test]
 async fn abusive_peers_are_closed() {
     let server = shared();
@@ -402,17 +402,17 @@ async fn abusive_peers_are_closed() {
     ];
     for (name, bytes, code) in cases {
         let mut link = connect(&server, &Query::topic(&topic)).await;
-        // It may be closed before all was taken.
+        // The server may close the connection before it has read everything.
         let _ = link.socket().write_all(&bytes).await;
         let (told, reason) = link.end().await.unwrap_or_else(|| panic!("{name}: no close frame"));
         assert_eq!(told, code, "{name}: {reason}");
-        assert!(!reason.is_empty(), "{name}: closed with a reason");
+        assert!(!reason.is_empty(), "{name}: the close frame has a reason");
     }
     publish(&server, &topic, "undisturbed").await;
     assert_eq!(bystander.values(1).await, ["undisturbed"]);
 }
 
-/// Just as much as is allowed is allowed.
+/// Messages of exactly the maximum size are accepted.
 #[tokio::test]
 async fn a_message_may_have_a_mebibyte() {
     let server = shared();
@@ -421,7 +421,7 @@ async fn a_message_may_have_a_mebibyte() {
     text.push_str(&" ".repeat((1 << 20) - text.len()));
     link.send(Message::text(text.clone())).await;
     assert_eq!(reply(&mut link).await["ref"], "big");
-    // In pieces, with a ping between them.
+    // Fragmented, with a ping between the fragments.
     let (head, tail) = text.as_bytes().split_at(1000);
     let bytes = [frame(0x01, true, head), frame(PING, true, b"?"), frame(0x80, true, tail)].concat();
     link.socket().write_all(&bytes).await.expect("it is taken");
@@ -439,7 +439,7 @@ async fn a_close_is_answered() {
         (b"", None),
     ];
     let all = ["/v1/ws", "/v1/echo"].into_iter().flat_map(|path| closes.map(|(payload, code)| (path, payload, code)));
-    // At once: a closed socket may linger for a second each.
+    // Concurrently: each closed socket may linger for a second.
     futures_util::future::join_all(all.map(|(path, payload, code)| close(&server, path, payload, code))).await;
 }
 
@@ -454,13 +454,13 @@ async fn close(server: &Server, path: &str, payload: &[u8], code: Option<u16>) {
         match within("a close frame", socket.next()).await {
             Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
             Some(Ok(_)) => {}
-            other => panic!("no close frame: {other:?}"),
+            other => panic!("not a close frame: {other:?}"),
         }
     };
     assert!(answer == code || code.is_none() && answer == Some(1000), "{path} {payload:?}: {answer:?}");
-    // Then the server hangs up.
+    // Then the server closes TCP.
     if let Some(Ok(other)) = within("the end", socket.next()).await {
-        panic!("after the close: {other:?}");
+        panic!("a message after the close frame: {other:?}");
     }
 }
 
@@ -487,14 +487,14 @@ async fn a_ping_is_answered_with_its_payload() {
                         break;
                     }
                     Some(Ok(Message::Text(_) | Message::Ping(_))) if path != "/v1/echo" => {}
-                    other => panic!("no pong: {other:?}"),
+                    other => panic!("not a pong: {other:?}"),
                 }
             }
         }
     }
 }
 
-/// The next message that is no heartbeat.
+/// The next message that is not a heartbeat.
 async fn echo(socket: &mut WebSocketStream<MaybeTlsStream<TcpStream>>) -> Message {
     loop {
         match within("an echo", socket.next()).await.expect("open").expect("whole") {
@@ -526,7 +526,7 @@ async fn echo_changes_nothing() {
         socket.send(message.clone()).await.expect("it is taken");
         assert_eq!(&echo(&mut socket).await, message);
     }
-    // Many under way at once come back in order.
+    // Many concurrent messages are echoed in order.
     for n in 0..100 {
         socket.feed(Message::text(n.to_string())).await.expect("it is taken");
     }
@@ -534,14 +534,14 @@ async fn echo_changes_nothing() {
     for n in 0..100 {
         assert_eq!(echo(&mut socket).await, Message::text(n.to_string()));
     }
-    // A message in pieces is one message.
+    // A fragmented message is one message.
     let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
     let bytes = [frame(0x01, true, b"a\xc3"), frame(0x00, true, b""), frame(0x80, true, b"\xa9b")].concat();
     stream.write_all(&bytes).await.expect("it is taken");
     assert_eq!(echo(&mut socket).await, Message::text("aéb"));
     let close = CloseFrame { code: CloseCode::Away, reason: "done".into() };
     socket.close(Some(close)).await.expect("it is taken");
-    // What may not come.
+    // Invalid messages.
     for (bytes, code) in [
         (frame(TEXT, true, b"\xff"), 1007),
         (frame(TEXT, false, b"x"), 1002),
@@ -553,12 +553,12 @@ async fn echo_changes_nothing() {
         stream.write_all(&bytes).await.expect("it is taken");
         match echo(&mut socket).await {
             Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), code),
-            other => panic!("no close frame: {other:?}"),
+            other => panic!("not a close frame: {other:?}"),
         }
     }
 }
 
-/// A peer from which nothing comes for two heartbeats is closed; one that answers pings, or says anything, is not.
+/// A peer that is silent for two heartbeats is closed; a peer that answers pings, or sends any message, is not.
 #[tokio::test]
 async fn silence_is_detected() {
     let server = Server::start(&["--heartbeat", "150ms", "--workers", "1", "--store", "memory"]);
@@ -573,18 +573,18 @@ async fn silence_is_detected() {
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut all);
     within("the end of a mute peer's socket", read).await.expect("the server hangs up");
     let pings = all.windows(2).filter(|two| two == b"\x89\x00").count();
-    assert!(pings >= 1, "it was asked first");
+    assert!(pings >= 1, "the server pings before it closes");
     let close = [&[0x88, 6][..], &1013_u16.to_be_bytes(), b"slow"].concat();
     assert!(all.ends_with(&close), "{:?}", String::from_utf8_lossy(&all));
     assert!(crate::support::http::find(&all, b"\"event\":\"$bye\",\"data\":{\"reason\":\"slow\"").is_some());
-    // One that answers.
+    // A peer that answers pings.
     let mut link = connect(&server, &Query::topic("a")).await;
     for _ in 0..10 {
         assert_eq!(link.item().await.event, "$beat");
     }
 }
 
-/// A handshake that is none is refused before the upgrade, as JSON.
+/// An invalid handshake is refused before the upgrade, as JSON.
 #[tokio::test]
 async fn handshakes() {
     let server = shared();
@@ -609,14 +609,22 @@ async fn handshakes() {
             assert_eq!(response.error().await, (400, "upgrade_required".to_owned()), "{path}, {name}");
         }
         let answer = upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").send(server.address()).await;
-        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None), "{path}: none was offered");
+        assert_eq!(
+            (answer.status, answer.header("sec-websocket-protocol")),
+            (101, None),
+            "{path}: no subprotocol was offered"
+        );
         let foreign = upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").header("Sec-WebSocket-Protocol", "chat, other");
         let answer = foreign.send(server.address()).await;
-        assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None), "{path}: not ours");
+        assert_eq!(
+            (answer.status, answer.header("sec-websocket-protocol")),
+            (101, None),
+            "{path}: an unknown subprotocol"
+        );
     }
 }
 
-/// With a filter that changes all the time under load, each event comes once or not at all, in order.
+/// With patterns that change all the time under load, each event is delivered at most once, in order.
 #[tokio::test]
 async fn patterns_change_under_load() {
     let server = shared();
@@ -644,16 +652,16 @@ async fn patterns_change_under_load() {
     while heard.last().is_none_or(|item| item.value() != "end") {
         heard.push(link.telling().await);
     }
-    assert!(heard.windows(2).all(|two| two[0].at() < two[1].at()), "in order, each once");
+    assert!(heard.windows(2).all(|two| two[0].at() < two[1].at()), "events are in order, without repeats");
     let steady = |item: &Item| item.topic.as_deref() == Some(format!("{root}.0").as_str()) && item.at() > hello;
     let query = Query::topic(&format!("{root}.0")).with("cursor", &start).with("limit", 1000);
     let all = Link::to(server.address(), Kind::Poll, &query).await.batch().await.events;
     let expected: Vec<Item> = all.into_iter().filter(steady).collect();
     let kept: Vec<Item> = heard.into_iter().filter(steady).collect();
-    assert_eq!(kept, expected, "what is asked for all the while comes all the while");
+    assert_eq!(kept, expected, "every event of the permanent pattern is delivered");
 }
 
-/// Odd, and right (RFC 9110 §7.6.1, §7.8): lists, and lists over several lines. `/v1/%65cho` is served by the App.
+/// Unusual but valid headers (RFC 9110 §7.6.1, §7.8): lists, also over several lines. `/v1/%65cho` is served by the App.
 #[tokio::test]
 async fn upgrades_may_be_lists() {
     let server = shared();
@@ -680,7 +688,7 @@ async fn upgrades_may_be_lists() {
             assert_eq!(read, [0x8A, 0], "{path}: {lines}");
         }
     }
-    // HTTP/1.0 knows no upgrade.
+    // HTTP/1.0 has no upgrade.
     let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
     let head = "GET /v1/echo HTTP/1.0\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -50,7 +50,7 @@ pub enum Access {
 enum Routes {
     /// Directly, by their ports.
     Direct,
-    /// Through proxies that can cut one server off from the others. Clients learn of all servers, unless `advertise` is off.
+    /// Through proxies that can cut one server off from the others. Clients learn of all servers, unless `advertised` is false.
     Linked { advertised: bool },
 }
 
