@@ -1,4 +1,4 @@
-//! A server without a key that serves everybody: nobody is its operator, and no client is anybody else's to end.
+//! A server with `--allow-anonymous`, without keys: no client has operator rights, and no client can end another one.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ async fn ids_are_secrets(kind: Kind) {
     let client = uuid();
     let mut link = Link::to(server.address(), kind, &Query::topic("a").with("client", &client)).await;
     assert_eq!(link.item().await.event, "$hello");
-    // Whoever has an id is that client. So nobody is told the ids of others.
+    // A client id is a bearer secret here, so the ids of other clients are not listed.
     for path in ["/v1/clients".to_owned(), format!("/v1/clients?after={}", uuid())] {
         let mut response = Request::get(path).send(server.address()).await;
         assert_eq!(response.error().await, (403, "forbidden".into()));
@@ -22,17 +22,17 @@ async fn ids_are_secrets(kind: Kind) {
     let end = Request::new("DELETE", format!("/v1/clients/{client}"));
     assert_eq!(end.send(server.address()).await.error().await, (403, "forbidden".into()));
     let own = Request::get(format!("/v1/clients/{client}")).send(server.address()).await.json().await;
-    assert_eq!(own["patterns"], json!(["a"]), "who knows the id sees its own");
+    assert_eq!(own["patterns"], json!(["a"]), "a client that knows the id sees its own state");
     let event = Request::post("/v1/topics/a", "application/json", "1").send(server.address()).await;
     assert_eq!(event.status, 201);
-    assert_eq!(link.telling().await.value(), 1, "it was left alone");
+    assert_eq!(link.telling().await.value(), 1, "the other client's connection is not ended");
 }
 
 #[test]
 fn it_says_so_at_its_start() {
     let log = |listen: &str, flags: &[&str]| {
         let mut server = Server::start_at(listen, &[&["--log", "warn", "--store", "memory"], flags].concat());
-        // What it logs is written by a thread of its own, which has written all of it when the server has ended.
+        // The log is written by a thread of its own, which has written everything once the server has ended.
         server.signal(nix::sys::signal::Signal::SIGTERM);
         assert!(server.wait().success());
         server.log()

@@ -1,4 +1,4 @@
-//! Whose a client is, and how an administrator ends, bans and revokes, on every transport.
+//! Ownership of clients by token subjects, and the administrator's disconnect, ban and revocation, on every transport.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn belongs_to_its_first_subject(kind: Kind) {
     let keyed = Keyed::start(&["--public-subscribe", "a"]);
     let client = uuid();
     let named = || Query::topic("a").with("client", &client);
-    // One without a subject does not make it anybody's.
+    // A token without a subject does not claim the client.
     keyed.serves(kind, &named(), "nobody's").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's from now on").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's").await;
@@ -39,7 +39,7 @@ async fn belongs_to_its_first_subject(kind: Kind) {
     keyed
         .refuses(kind, &of(&keyed, json!({ "sub": "wu", "admin": true }), named()), 403, "an administrator is not li")
         .await;
-    // To ask after it, or to acknowledge for it, is no way either; it is as if it were not there.
+    // Another subject can neither query the client nor acknowledge for it: the response is the same as for an unknown client.
     let by = async |more: Value, request: Request| {
         request.header("Authorization", bearer(&keyed.token(more))).send(keyed.address()).await
     };
@@ -54,13 +54,13 @@ async fn belongs_to_its_first_subject(kind: Kind) {
     assert_eq!(by(json!({ "sub": "wu" }), ack()).await.error().await, (403, "forbidden".into()));
     assert_eq!(ack().send(keyed.address()).await.error().await, (403, "forbidden".into()));
     assert_eq!(by(json!({ "sub": "li" }), ack()).await.status, 200);
-    // It is li's after a restart, too.
+    // The client is still li's after a restart.
     let keyed = keyed.restarted(Server::stop_and_restart);
     keyed.refuses(kind, &of(&keyed, json!({ "sub": "wu" }), named()), 403, "another's, still").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's, still").await;
 }
 
-/// The last thing that a connection is told, and how it ends.
+/// The last item of a connection, and how the connection ends.
 async fn last_word(kind: Kind, link: &mut Link) -> Item {
     let bye = if kind.streams() {
         let bye = link.telling().await;
@@ -77,14 +77,14 @@ async fn last_word(kind: Kind, link: &mut Link) -> Item {
 }
 
 async fn connected(keyed: &Keyed, count: usize) {
-    until("somebody is connected", || async {
+    until("a client is connected", || async {
         let listed = keyed.administer(Request::get("/v1/clients")).await.json().await;
         listed["clients"].as_array().is_some_and(|clients| clients.len() == count)
     })
     .await;
 }
 
-/// A connection that is open, or held.
+/// An open stream or a held request.
 async fn open(keyed: &Keyed, kind: Kind, query: Query) -> tokio::task::JoinHandle<Item> {
     let address = keyed.address().to_owned();
     tokio::spawn(async move {
@@ -101,7 +101,7 @@ async fn ends_within_a_second(kind: Kind) {
     let client = uuid();
     let end = |ban: &str| Request::new("DELETE", format!("/v1/clients/{client}{ban}"));
     let named = || of(&keyed, json!({ "sub": "li" }), Query::topic("a").with("client", &client));
-    // For administrators only, whoever it is.
+    // For administrators only, also for the client's own subject.
     let token = bearer(&keyed.token(json!({ "sub": "li" })));
     let mut response = end("").header("Authorization", token).send(keyed.address()).await;
     assert_eq!(response.error().await, (403, "forbidden".into()));
@@ -111,19 +111,19 @@ async fn ends_within_a_second(kind: Kind) {
     connected(&keyed, 1).await;
     let mut response = keyed.administer(end("")).await;
     assert_eq!((response.status, response.json().await), (200, json!({ "client": client })));
-    told.await.expect("it was told");
-    // It is forgotten, whoever's it was, and may come again.
+    told.await.expect("the connection was notified");
+    // The client is forgotten, with its owner, and may reconnect.
     connected(&keyed, 0).await;
     assert_eq!(keyed.administer(Request::get(format!("/v1/clients/{client}"))).await.status, 404);
     let anew = of(&keyed, json!({ "sub": "wu" }), Query::topic("a").with("client", &client));
     keyed.serves(kind, &anew, "it is nobody's now").await;
-    // With a ban it may not.
+    // With a ban the client may not reconnect.
     connected(&keyed, 0).await;
     let told = open(&keyed, kind, anew.clone()).await;
     connected(&keyed, 1).await;
     let answer = keyed.administer(end("?ban=600")).await.json().await;
     assert_eq!(answer, json!({ "client": client, "ban": 600 }));
-    told.await.expect("it was told");
+    told.await.expect("the connection was notified");
     keyed.refuses(kind, &anew, 403, "banned").await;
     for wrong in ["?ban=0", "?ban=-1", "?ban=x", "?ban=99999999999"] {
         assert_eq!(keyed.administer(end(wrong)).await.status, 400, "{wrong}");
@@ -134,17 +134,17 @@ async fn a_banned_client_does_not_come(kind: Kind) {
     let keyed = Keyed::start(&["--public-subscribe", "a"]);
     let client = uuid();
     let named = Query::topic("a").with("client", &client);
-    // Before it ever came.
+    // A ban before the client's first connection.
     let request = Request::new("DELETE", format!("/v1/clients/{client}?ban=600"));
     assert_eq!(keyed.administer(request).await.status, 200);
     keyed.refuses(kind, &named, 403, "banned").await;
     let ack = json!({ "client": client, "cursor": keyed.end().await }).to_string();
     assert_eq!(Request::post("/v1/ack", "", ack).send(keyed.address()).await.status, 403);
     keyed.serves(kind, &Query::topic("a").with("client", uuid()), "another").await;
-    // Not after a restart, either.
+    // The ban survives a restart.
     let keyed = keyed.restarted(Server::kill_and_restart);
     keyed.refuses(kind, &named, 403, "still banned").await;
-    // A newer ban takes the place of the older one: that is how it is lifted.
+    // A newer ban replaces the older one; a ban is lifted by a shorter one.
     let request = Request::new("DELETE", format!("/v1/clients/{client}?ban=1"));
     assert_eq!(keyed.administer(request).await.status, 200);
     until("the ban is over", || async { named.request(Kind::Poll).send(keyed.address()).await.status == 200 }).await;
@@ -156,19 +156,19 @@ async fn revoke(keyed: &Keyed, body: Value) -> Value {
 
 async fn a_revoked_token_ends(kind: Kind) {
     let keyed = Keyed::start(&[]);
-    // Even where the client has no name: what is held by a token is found by it.
+    // Also where the client has no name: connections are found by the token's subject.
     let by_id = open(&keyed, kind, of(&keyed, json!({ "jti": "t1" }), Query::topic("a"))).await;
     connected(&keyed, 1).await;
     revoke(&keyed, json!({ "jti": "t2" })).await;
     revoke(&keyed, json!({ "sub": "t1" })).await;
     assert_eq!(revoke(&keyed, json!({ "jti": "t1" })).await, json!({ "jti": "t1" }));
-    by_id.await.expect("it was told");
+    by_id.await.expect("the connection was notified");
     connected(&keyed, 0).await;
     let by_subject = open(&keyed, kind, of(&keyed, json!({ "sub": "li", "jti": "t3" }), Query::topic("a"))).await;
     connected(&keyed, 1).await;
     let until = now_s() + 600;
     assert_eq!(revoke(&keyed, json!({ "sub": "li", "until": until })).await, json!({ "sub": "li", "until": until }));
-    by_subject.await.expect("it was told");
+    by_subject.await.expect("the connection was notified");
 }
 
 async fn a_revoked_token_does_not_come(kind: Kind) {
@@ -180,18 +180,18 @@ async fn a_revoked_token_does_not_come(kind: Kind) {
     keyed.refuses(kind, &by(json!({ "sub": "li" })), 401, "one that does not say when it was issued").await;
     keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() - 5 })), 401, "one from before").await;
     keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() + 3 })), 401, "from before, by a clock ahead").await;
-    // Whoever logs in again is let in again.
+    // A token that is issued after the revocation is accepted.
     keyed.serves(kind, &by(json!({ "sub": "li", "iat": now_s() + 7 })), "one from after").await;
     keyed.serves(kind, &by(json!({ "jti": "t2", "sub": "wu" })), "another").await;
     let publish = Request::post("/v1/topics/a", "", "1");
     let token = bearer(&keyed.token(json!({ "publish": ["a"], "jti": "t1" })));
     let mut response = publish.header("Authorization", token).send(keyed.address()).await;
-    assert_eq!(response.error().await, (401, "unauthorized".into()), "it publishes nothing, either");
+    assert_eq!(response.error().await, (401, "unauthorized".into()), "a revoked token cannot publish either");
     let keyed = keyed.restarted(Server::kill_and_restart);
     keyed.refuses(kind, &of(&keyed, json!({ "jti": "t1" }), Query::topic("a")), 401, "after a restart").await;
 }
 
-/// A ticket is worth what its token is worth when it is used.
+/// A ticket is checked against its token's state at the time of use.
 #[tokio::test]
 async fn a_ticket_of_a_revoked_token_opens_nothing() {
     let keyed = Keyed::start(&[]);
@@ -214,7 +214,7 @@ async fn a_socket_cannot_be_renewed_with_a_revoked_token() {
         json!({ "type": "auth", "token": token })
     };
     assert_eq!(link.ask(auth("t2")).await["error"]["code"], "unauthorized");
-    // The token that it is renewed with is the one that counts from then on.
+    // After a renewal the new token decides.
     assert_eq!(link.ask(auth("t3")).await["ok"], true);
     revoke(&keyed, json!({ "jti": "t1" })).await;
     assert_eq!(link.ask(json!({ "type": "ping" })).await["ok"], true);
@@ -243,7 +243,7 @@ async fn revocations_say_whom_they_mean() {
     assert_eq!(request.send(server.address()).await.error().await, (501, "not_supported".into()));
 }
 
-/// How much is published where a client may not read any more is not its to know, though its patterns are remembered.
+/// A client must not learn how much is published on topics that it may not read any more, though its patterns are remembered.
 #[tokio::test]
 async fn lag_is_counted_over_what_is_granted() {
     let keyed = Keyed::start(&["--public-subscribe", "news"]);
@@ -276,7 +276,7 @@ async fn lag_is_counted_over_what_is_granted() {
     assert_eq!(lag(json!({ "admin": true })).await, 5);
 }
 
-/// Without a key: on loopback everybody is the operator; where everybody is served, nobody is.
+/// Without a key: on loopback every client has operator rights; with `--allow-anonymous` no client has.
 #[tokio::test]
 async fn without_keys_only_loopback_may_kick() {
     for (flags, status) in [(&[][..], 200), (&["--allow-anonymous"], 403)] {

@@ -1,4 +1,5 @@
-//! A token's end: streams do not outlive it, held requests complete by it, and a fresh one goes on without loss.
+//! Token expiry: a stream ends with its token, a held request completes by then, and the client resumes with a fresh token
+//! without loss.
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -13,10 +14,10 @@ over!(streams: ends_with_its_token, no_drain_keeps_it);
 over!(held: completes_with_its_token);
 over!(every: goes_on_with_a_fresh_token);
 
-/// Seconds that the tokens of these tests are good for; only the server's clock passes them.
+/// The lifetime of the tokens of these tests, in seconds; only the server's simulated clock reaches their end.
 const GOOD_S: u64 = 600;
 
-/// A stream whose token ends in so many seconds.
+/// A stream whose token expires in this number of seconds.
 async fn stream(keyed: &Keyed, kind: Kind, seconds: u64) -> Link {
     let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": keyed.now_s() + seconds }));
     let mut link = Link::to(keyed.address(), kind, &query.with("cursor", "now")).await;
@@ -24,7 +25,7 @@ async fn stream(keyed: &Keyed, kind: Kind, seconds: u64) -> Link {
     link
 }
 
-/// It is ended by its token: without `retry`, since the client is not to come back as it was.
+/// Asserts that the stream ends with its token: without `retry`, since the client must not reconnect with the same token.
 async fn ends(link: &mut Link) {
     let bye = link.telling().await;
     assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "expired" })));
@@ -35,7 +36,7 @@ async fn ends_with_its_token(kind: Kind) {
     let mut link = stream(&keyed, kind, GOOD_S).await;
     let mut shorter = stream(&keyed, Kind::Sse, GOOD_S / 2).await;
     keyed.pass(GOOD_S - 60);
-    // The server has looked at its clock, and not a moment too early for the other.
+    // The server has checked its clock, and has not ended the other stream early.
     ends(&mut shorter).await;
     keyed.publish("a", 1).await;
     assert_eq!(link.telling().await.value(), 1);
@@ -44,7 +45,7 @@ async fn ends_with_its_token(kind: Kind) {
     assert_eq!(link.end().await, (kind == Kind::Ws).then(|| (1008, "expired".to_owned())));
 }
 
-/// Nobody sets a clock: a timer ends it.
+/// Without a clock change: a timer ends the stream.
 #[tokio::test]
 async fn a_timer_ends_a_stream_with_its_token() {
     let keyed = Keyed::start(&[]);
@@ -53,10 +54,10 @@ async fn a_timer_ends_a_stream_with_its_token() {
     let mut link = Link::to(keyed.address(), Kind::Sse, &query).await;
     assert_eq!(link.item().await.event, "$hello");
     ends(&mut link).await;
-    assert!(now_s() >= exp, "not a moment before");
+    assert!(now_s() >= exp, "the stream does not end before the token");
 }
 
-/// The server is stopping, and would let the stream live for an hour.
+/// The server drains, with a grace period of an hour for the stream.
 async fn no_drain_keeps_it(kind: Kind) {
     let keyed = Keyed::start_with_clock(&["--drain", "1h"]);
     let mut link = stream(&keyed, kind, GOOD_S).await;
@@ -64,7 +65,7 @@ async fn no_drain_keeps_it(kind: Kind) {
     keyed.pass(GOOD_S + 1);
     let bye = link.telling().await;
     assert_eq!(bye.event, "$bye");
-    // Of those that are told to go over an hour, one in a thousand goes in the moment until the server looks at its clock.
+    // Ends are spread over an hour: one stream in a thousand ends in the moment before the server checks its clock.
     let reason = bye.value()["reason"].as_str().expect("a reason").to_owned();
     assert!(reason == "expired" || reason == "shutdown", "{reason}");
 }
@@ -81,10 +82,10 @@ async fn completes_with_its_token(kind: Kind) {
     let batch = held.await.expect("a batch");
     assert_eq!(batch.events.len(), 1, "{batch:?}");
     assert_eq!(batch.events[0].value(), json!({ "reason": "expired" }));
-    assert!(batch.cursor.is_some(), "from here it goes on");
+    assert!(batch.cursor.is_some(), "the batch has the cursor to resume at");
 }
 
-/// Token after token ends between events; each time the client goes on at its cursor with the next.
+/// Token after token expires between events; each time the client resumes at its cursor with the next token.
 async fn goes_on_with_a_fresh_token(kind: Kind) {
     let keyed = Keyed::start_with_clock(&[]);
     let fresh = || {
@@ -116,7 +117,7 @@ async fn a_socket_is_renewed_in_place() {
     let mut link = Link::to(keyed.address(), Kind::Ws, &query).await;
     assert_eq!(link.item().await.event, "$hello");
     let auth = |more| json!({ "type": "auth", "token": keyed.token(more) });
-    // What would not do as well changes nothing.
+    // A token that would not be sufficient is refused, and changes nothing.
     for (message, code, why) in [
         (auth(json!({ "subscribe": ["b"], "sub": "li" })), "forbidden", "it has to cover what is subscribed"),
         (auth(json!({ "subscribe": ["a"], "sub": "wu" })), "forbidden", "another subject"),
@@ -131,17 +132,17 @@ async fn a_socket_is_renewed_in_place() {
     let reply = link.ask(auth(json!({ "subscribe": ["a", "b"], "publish": ["a"], "sub": "li" }))).await;
     assert_eq!(reply["ok"], true, "{reply}");
     assert!(reply["expires_in"].as_u64().is_some_and(|left| left > 500), "{reply}");
-    // What the new one grants, it grants at once.
+    // The rights of the new token apply at once.
     assert_eq!(link.ask(json!({ "type": "subscribe", "topics": ["b"] })).await["ok"], true);
     assert_eq!(link.ask(json!({ "type": "publish", "topic": "a", "data": 1 })).await["ok"], true);
     assert_eq!(link.telling().await.value(), 1);
-    // Past the first one's end it lives on, unlike another that had such a token and no other.
+    // The renewed stream outlives the first token; a stream without a renewal does not.
     let mut other = stream(&keyed, Kind::Sse, 60).await;
     keyed.pass(120);
     ends(&mut other).await;
     assert_eq!(link.ask(json!({ "type": "publish", "topic": "a", "data": 2 })).await["ok"], true);
     assert_eq!(link.telling().await.value(), 2);
-    // A shorter one may follow a longer one, and ends it.
+    // A renewal with an earlier expiry is accepted, and ends the stream earlier.
     let reply = link.ask(auth(json!({ "subscribe": [">"], "sub": "li", "exp": keyed.now_s() + 60 }))).await;
     assert_eq!(reply["ok"], true, "{reply}");
     keyed.pass(120);
@@ -149,14 +150,14 @@ async fn a_socket_is_renewed_in_place() {
     assert_eq!(link.end().await, Some((1008, "expired".into())));
 }
 
-/// Each verifies a signature. So they have the pace of those who connect, by the subject whose the socket is.
+/// Each renewal verifies a signature, so renewals count towards the connection rate of the socket's subject.
 #[tokio::test]
 async fn renewing_has_a_pace() {
     let keyed = Keyed::start(&["--connect-rate-per-subject", "1", "--connect-burst", "3"]);
     let li = json!({ "subscribe": ["a"], "sub": "li" });
     let mut link = Link::to(keyed.address(), Kind::Ws, &keyed.query("a", li.clone())).await;
     assert_eq!(link.item().await.event, "$hello");
-    // To connect was the first of three; at one a second, some of thirty have to come too soon.
+    // The connection was the first of three; at one a second, some of thirty renewals exceed the rate.
     let mut refused = 0;
     for number in 0..30 {
         let reply = link.ask(json!({ "type": "auth", "token": keyed.token(li.clone()) })).await;
@@ -167,15 +168,15 @@ async fn renewing_has_a_pace() {
         }
     }
     assert!(refused > 0);
-    // The others have a pace of their own.
+    // Other subjects have rates of their own.
     let wu = json!({ "subscribe": ["a"], "sub": "wu" });
     let mut other = Link::to(keyed.address(), Kind::Ws, &keyed.query("a", wu.clone())).await;
     assert_eq!(other.item().await.event, "$hello");
     assert_eq!(other.ask(json!({ "type": "auth", "token": keyed.token(wu) })).await["ok"], true);
-    // Whoever does not listen is closed; what was no token counts, too.
+    // A client that ignores the refusals is closed; invalid tokens count, too.
     let message = json!({ "type": "auth", "token": "x" }).to_string();
     let frame = [&[0x81, 0x80 | message.len() as u8, 0, 0, 0, 0], message.as_bytes()].concat();
-    // It may be closed in the middle of it.
+    // The server may close the connection while the client still sends.
     let _ = link.socket().write_all(&frame.repeat(500)).await;
     let told = |item: &Item| matches!(item.event.as_str(), "$reply" | "$beat");
     assert_eq!(link.end_after(told).await, Some((1013, "too fast".into())));

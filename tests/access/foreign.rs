@@ -1,4 +1,4 @@
-//! Pages of foreign origins: no cookie speaks for them, and no browser lets them take an answer in.
+//! Cross-origin pages: a cookie does not authenticate their requests, and browsers do not let them load a response.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ over!(every: no_cookie_counts_for_a_foreign_page);
 
 const LISTED: &str = "https://app.example.com";
 
-/// What browsers send of a foreign page, and what a page may try that wants to look like another.
+/// The headers that browsers send for a cross-origin page, and those by which a page may try to disguise itself.
 const FOREIGN: [&[(&str, &str)]; 8] = [
     &[("Origin", "https://evil.example")],
     &[("Origin", "null")],
@@ -24,7 +24,7 @@ const FOREIGN: [&[(&str, &str)]; 8] = [
     &[("Origin", "https://evil.example"), ("Referer", LISTED), ("Sec-Fetch-Site", "same-origin")],
 ];
 
-/// A long poll that an image asks for tells a foreign page when something happens, though it cannot read what.
+/// A long poll loaded as an image would leak the time of an event to a cross-origin page, though not its content.
 async fn no_cookie_counts_for_a_foreign_page(kind: Kind) {
     let keyed = Keyed::start(&["--allow-origin", LISTED]);
     let token = keyed.token(json!({ "subscribe": ["a"], "publish": ["a"] }));
@@ -35,7 +35,7 @@ async fn no_cookie_counts_for_a_foreign_page(kind: Kind) {
     let script = matches!(kind, Kind::Jsonp | Kind::JsonpPoll);
     for headers in FOREIGN {
         let response = of_page(headers).request(kind).send(keyed.address()).await;
-        // A socket and a script are refused for their page alone.
+        // A WebSocket and a script are refused for their origin alone.
         let (status, code) =
             if script || kind == Kind::Ws { (403, "origin_not_allowed") } else { (401, "unauthorized") };
         assert_eq!(told(kind, None, response, status).await.0, code, "{headers:?}");
@@ -56,7 +56,7 @@ async fn no_cookie_counts_for_a_foreign_page(kind: Kind) {
     }
 }
 
-/// Where a request is refused for its page, the token that it shows makes no difference.
+/// A request that is refused for its origin is refused with any token.
 #[tokio::test]
 async fn foreign_pages_change_nothing_even_with_a_token() {
     let keyed = Keyed::start(&["--allow-origin", LISTED]);
@@ -77,7 +77,7 @@ async fn foreign_pages_change_nothing_even_with_a_token() {
     }
 }
 
-/// `Cross-Origin-Resource-Policy` (Fetch §3.7): only what is meant for pages of elsewhere is for them, errors included.
+/// `Cross-Origin-Resource-Policy` (Fetch §3.7): only resources for other origins are `cross-origin`, errors included.
 #[tokio::test]
 async fn answers_say_which_pages_may_take_them_in() {
     let keyed = Keyed::start(&["--allow-origin", LISTED, "--public-subscribe", "news"]);

@@ -1,4 +1,4 @@
-//! A server with a secret, and tokens for it.
+//! The fixture of the access tests: a server with a secret, tokens signed with it, and a simulated wall clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,12 +15,12 @@ use crate::support::until;
 
 pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
 
-/// A server, and what its tokens are signed with.
+/// A server, and the key that its tokens are signed with.
 pub(crate) struct Keyed {
     pub(crate) server: Server,
     pub(crate) signer: Signer,
     _file: tempfile::NamedTempFile,
-    /// What sets the server's wall clock, and by how many seconds it is ahead.
+    /// Controls the server's wall clock, with the seconds that this clock is ahead.
     clock: Option<(Faults, AtomicU64)>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs()
 }
 
-/// Claims that end in ten minutes, unless they say otherwise.
+/// Claims that expire in ten minutes, unless `exp` is given.
 pub(crate) fn claims(more: Value) -> Value {
     claims_at(now_s(), &more)
 }
@@ -51,7 +51,7 @@ impl Keyed {
         Self::start_by(flags, |flags| (Server::start(flags), None))
     }
 
-    /// As [`Self::start`], with a wall clock of its own, which [`Self::pass`] sets ahead.
+    /// As [`Self::start`], with a simulated wall clock, which [`Self::pass`] sets ahead.
     pub(crate) fn start_with_clock(flags: &[&str]) -> Self {
         Self::start_by(flags, |flags| {
             let (faults, server) = Faults::start(flags);
@@ -68,7 +68,7 @@ impl Keyed {
         Self { server, signer: Signer::secret(SECRET), _file: file, clock }
     }
 
-    /// The same, once its server has been started again.
+    /// The same fixture after a restart of its server.
     pub(crate) fn restarted(mut self, restart: impl FnOnce(Server) -> Server) -> Self {
         self.server = restart(self.server);
         self
@@ -79,10 +79,10 @@ impl Keyed {
         now_s() + self.clock.as_ref().map_or(0, |(_, ahead_s)| ahead_s.load(Ordering::Relaxed))
     }
 
-    /// Sets the server's wall clock ahead. Each request goes by it at once; the server looks once a second whether it was set, and then
-    /// ends what is over.
+    /// Sets the server's wall clock ahead. Requests use the new time at once; the server checks once a second whether the clock
+    /// was set, and then ends expired connections.
     pub(crate) fn pass(&self, seconds: u64) {
-        let (faults, ahead_s) = self.clock.as_ref().expect("it was started with a clock of its own");
+        let (faults, ahead_s) = self.clock.as_ref().expect("the server was started with a simulated clock");
         let ahead_s = ahead_s.fetch_add(seconds, Ordering::Relaxed) + seconds;
         faults.set_clock(1000 * i64::try_from(ahead_s).expect("less than an age"));
     }
@@ -96,7 +96,7 @@ impl Keyed {
         self.signer.sign(&claims_at(self.now_s(), &more))
     }
 
-    /// Grants everything.
+    /// A token that grants everything.
     pub(crate) fn root(&self) -> String {
         self.token(json!({ "subscribe": [">"], "publish": [">"] }))
     }
@@ -105,7 +105,7 @@ impl Keyed {
         self.token(json!({ "admin": true, "sub": "the administrator" }))
     }
 
-    /// A subscription that shows a token in its header.
+    /// A subscription with a token in the `Authorization` header.
     pub(crate) fn query(&self, topic: &str, more: Value) -> Query {
         Query::topic(topic).header("Authorization", bearer(&self.token(more)))
     }
@@ -118,14 +118,14 @@ impl Keyed {
         answer.created().await["cursor"].as_str().expect("a cursor").to_owned()
     }
 
-    /// The log's end.
+    /// The cursor at the end of the log.
     pub(crate) async fn end(&self) -> String {
         let request = Request::get("/v1/info").header("Authorization", bearer(&self.root()));
         let info = request.send(self.address()).await.json().await;
         info["cursor"].as_str().expect("a cursor").to_owned()
     }
 
-    /// Waits until the server has a connection of this client.
+    /// Waits until the server lists a connection of this client.
     pub(crate) async fn connected(&self, client: &str) {
         until("the client is connected", async || {
             let mut answer = self.administer(Request::get(format!("/v1/clients/{client}"))).await;
@@ -139,7 +139,7 @@ impl Keyed {
         request.header("Authorization", bearer(&self.admin())).send(self.address()).await
     }
 
-    /// The request is refused with this status, and tells the page so in the way of its transport.
+    /// Asserts that the request is refused with this status, in the form of its transport.
     pub(crate) async fn refuses(&self, kind: Kind, query: &Query, status: u16, why: &str) {
         let response = query.request(kind).send(self.address()).await;
         let code = match status {
@@ -155,7 +155,7 @@ impl Keyed {
         assert_eq!((found.as_str(), retry), (code, None), "{kind}: {why}");
     }
 
-    /// The request is served.
+    /// Asserts that the request is served.
     pub(crate) async fn serves(&self, kind: Kind, query: &Query, why: &str) {
         let query = query.clone().set("wait", 0);
         let mut link = crate::support::client::Link::to(self.address(), kind, &query).await;

@@ -1,4 +1,4 @@
-//! Public keys: each algorithm, several keys, and files that change while the server runs.
+//! Public keys (JWKS): each algorithm, several keys, and key files that are reloaded while the server runs.
 
 use std::fs;
 
@@ -43,13 +43,17 @@ async fn every_algorithm_is_verified_with_the_keys_that_are_for_it() {
         assert_eq!(publics.status(&signer.sign(&granted())).await, 200, "{}", signer.algorithm());
         assert_eq!(publics.status(&signer.sign_named(&index.to_string(), &granted())).await, 200);
         let wrong = ((index + 1) % 3).to_string();
-        assert_eq!(publics.status(&signer.sign_named(&wrong, &granted())).await, 401, "another key's name");
-        // The public key as a secret.
+        assert_eq!(publics.status(&signer.sign_named(&wrong, &granted())).await, 401, "the `kid` of another key");
+        // The public key used as an HMAC secret (algorithm confusion).
         for secret in [signer.jwk(&index.to_string()).to_string(), jwks(&[&all[0], &all[1], &all[2]])] {
-            assert_eq!(publics.status(&Signer::secret(secret).sign(&granted())).await, 401, "mixed kinds");
+            assert_eq!(
+                publics.status(&Signer::secret(secret).sign(&granted())).await,
+                401,
+                "the algorithm does not fit the key"
+            );
         }
         let stranger = [Signer::rs256, Signer::es256, Signer::ed_dsa][index]();
-        assert_eq!(publics.status(&stranger.sign(&granted())).await, 401, "a stranger's");
+        assert_eq!(publics.status(&stranger.sign(&granted())).await, 401, "an unknown key");
     }
 }
 
@@ -59,25 +63,25 @@ async fn a_set_is_read_again_when_it_changes_and_kept_where_it_breaks() {
     let publics = Publics::start(&jwks(&[&old]));
     let (by_old, by_new) = (old.sign(&granted()), new.sign(&granted()));
     assert_eq!((publics.status(&by_old).await, publics.status(&by_new).await), (200, 401));
-    // Both for a while, as one rotates keys.
+    // Both keys for a while, as in a key rotation.
     fs::write(&publics.file, jwks(&[&old, &new])).expect("keys");
     until("the new key is known", || async { publics.status(&by_new).await == 200 }).await;
     assert_eq!(publics.status(&by_old).await, 200);
     fs::write(&publics.file, jwks(&[&new])).expect("keys");
-    until("the old key is gone", || async { publics.status(&by_old).await == 401 }).await;
-    // Broken ones change nothing. The one that is whole again shows that they were looked at.
+    until("the old key is removed", || async { publics.status(&by_old).await == 401 }).await;
+    // Invalid key files change nothing. The valid file afterwards shows that the invalid ones were read.
     let third = Signer::rs256();
     let by_third = third.sign(&granted());
     for broken in ["", "{", r#"{"keys":{}}"#, &Signer::secret("x".repeat(32)).jwk("0").to_string()] {
         fs::write(&publics.file, broken).expect("no keys");
         assert_eq!(publics.status(&by_new).await, 200, "{broken}");
     }
-    fs::remove_file(publics.file.path()).expect("it is there");
+    fs::remove_file(publics.file.path()).expect("the key file is removed");
     assert_eq!(publics.status(&by_new).await, 200, "without a file");
     fs::write(publics.file.path(), jwks(&[&third])).expect("keys");
     until("the third key is known", || async { publics.status(&by_third).await == 200 }).await;
     assert_eq!(publics.status(&by_new).await, 401);
-    // The server never asks anybody for a key, whatever the token says.
+    // The server never fetches a key from a URL in the token (`jku`, `x5u`).
     let head = json!({ "alg": "RS256", "jwk": third.jwk("0"), "kid": "0" });
     assert_eq!(publics.status(&Signer::rs256().sign_as(&head, &granted().to_string())).await, 401);
     assert_eq!(Request::get("/healthz").send(publics.server.address()).await.status, 200);

@@ -1,4 +1,5 @@
-//! Two nodes on one store: a ticket of one opens a stream of the other, once; who is shut out here is shut out there.
+//! Access control across two nodes on one store: a ticket of one node opens one stream on the other; bans and revocations apply
+//! to both.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::support::fixture::uuid;
 use crate::support::http::Request;
 use crate::support::nats::Nats;
 
-/// Two nodes, and what they share.
+/// Two nodes, and their common store.
 fn nodes(nats: &Nats) -> [Keyed; 2] {
     let url = nats.url();
     [(); 2].map(|()| Keyed::start(&["--store", &url, "--replicas", "1"]))
@@ -31,7 +32,7 @@ async fn a_ticket_is_good_once_on_any_node() {
         one.refuses(kind, &query, 401, "used there").await;
         other.refuses(kind, &query, 401, "used here").await;
     }
-    // Of many who come to both at once, one is let in.
+    // Of many concurrent uses on both nodes, one is accepted.
     for _ in 0..5 {
         let answer = post(&one, "/v1/tickets", json!({ "transport": "poll" }), json!({ "subscribe": ["a"] })).await;
         let query = Query::topic("a").with("ticket", answer["ticket"].as_str().expect("a ticket"));
@@ -76,7 +77,7 @@ async fn who_is_shut_out_on_one_node_is_on_the_other() {
         assert_eq!(link.telling().await.value(), kicked);
         other.refuses(Kind::Poll, &query, 401, "revoked there, too").await;
     }
-    // A node that starts later knows what was said before it did, from its first answer on.
+    // A node that starts later knows earlier bans and revocations, from its first response on.
     let late = Keyed::start(&["--store", &nats.url(), "--replicas", "1"]);
     late.refuses(Kind::Poll, &named("li"), 403, "banned before it came").await;
     let token = late.query("a", json!({ "subscribe": ["a"], "jti": "t1" }));

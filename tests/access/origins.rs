@@ -1,4 +1,5 @@
-//! Pages of elsewhere: what a cookie does for them (nothing), what a script may load, which names a server answers to.
+//! CSRF, script inclusion and DNS rebinding: cookies do not authenticate cross-site requests, JSONP is checked by origin, and
+//! `Host` has to be a name of the server.
 
 use serde_json::json;
 
@@ -14,7 +15,7 @@ over!(every: behind_a_proxy_with_a_key, names_that_were_configured);
 
 const LISTED: &str = "https://app.example.com";
 
-/// Cross-site request forgery: the browser sends the cookie with whatever any page makes it send.
+/// Cross-site request forgery: the browser attaches the cookie to requests that any page causes.
 #[tokio::test]
 async fn a_cookie_publishes_only_for_pages_that_may() {
     let keyed = Keyed::start(&["--allow-origin", LISTED]);
@@ -38,7 +39,7 @@ async fn a_cookie_publishes_only_for_pages_that_may() {
             let mut response = request.clone().header("Origin", foreign).send(keyed.address()).await;
             assert_eq!(response.error().await, (403, "origin_not_allowed".into()), "{foreign}");
         }
-        // Old browsers send no Origin with a form. Without a word of where it is from it is not trusted.
+        // Old browsers send no Origin with a form. A request without any origin header is not trusted.
         for (name, value, refused) in [
             ("X-Nothing", "", (401, "unauthorized")),
             ("Sec-Fetch-Site", "none", (401, "unauthorized")),
@@ -52,9 +53,9 @@ async fn a_cookie_publishes_only_for_pages_that_may() {
             assert_eq!(response.error().await, (refused.0, refused.1.into()), "{name}: {value}");
         }
         let response = request.clone().header("Authorization", bearer(&token)).send(keyed.address()).await;
-        assert_eq!(response.status, 201, "whoever shows a token says so himself");
+        assert_eq!(response.status, 201, "a request with an explicit token is not forged");
     }
-    assert_ne!(keyed.end().await, start, "by the token");
+    assert_ne!(keyed.end().await, start, "the event is published by the token's right");
     let before = keyed.end().await;
     let referer = format!("{own}/page?x");
     for (name, value) in [
@@ -72,7 +73,7 @@ async fn a_cookie_publishes_only_for_pages_that_may() {
     assert_ne!(keyed.end().await, before);
 }
 
-/// A script hands its data to whatever page loads it, so the page has to be one that may read. Without a key, too.
+/// A script exposes its data to the page that loads it, so the page's origin has to be allowed. Without a key, too.
 async fn scripts_are_for_pages_that_may_read(kind: Kind) {
     let keyed = Keyed::start(&["--allow-origin", LISTED, "--public-subscribe", "news"]);
     let open = Server::start(&["--workers", "1", "--store", "memory", "--allow-origin", LISTED]);
@@ -97,7 +98,7 @@ async fn scripts_are_for_pages_that_may_read(kind: Kind) {
             (Some("cross-site"), Some("https://app.example.com.evil.example/"), false),
             (Some("cross-site"), Some("https://evil.example/https://app.example.com/"), false),
             (Some("cross-site"), Some("about:client"), false),
-            // A browser that says nothing of sites may still say which page it is.
+            // A browser without `Sec-Fetch-Site` may still send a `Referer`.
             (None, Some("https://evil.example/"), false),
             (None, Some("https://app.example.com/"), true),
             (None, Some(own.as_str()), true),
@@ -116,7 +117,7 @@ async fn scripts_are_for_pages_that_may_read(kind: Kind) {
     }
 }
 
-/// With a key it may stand behind a proxy, under any name.
+/// With a key the server may be behind a proxy, under any host name.
 async fn behind_a_proxy_with_a_key(kind: Kind) {
     let keyed = Keyed::start(&[]);
     let query = keyed.query("a", json!({ "subscribe": ["a"] })).with("wait", 0);
@@ -124,7 +125,7 @@ async fn behind_a_proxy_with_a_key(kind: Kind) {
     assert_eq!(request.send(keyed.address()).await.status, if kind == Kind::Ws { 101 } else { 200 });
 }
 
-/// With a key or without, wherever it listens: a page may point a name of its own at any address.
+/// DNS rebinding: with a key or without, on any address, a page may resolve a host name of its own to the server.
 async fn names_that_were_configured(kind: Kind) {
     let names = ["--workers", "1", "--store", "memory", "--allow-host", "App.test,other.test"];
     let secret = tempfile::NamedTempFile::new().expect("a file");
@@ -157,7 +158,7 @@ async fn names_that_were_configured(kind: Kind) {
         }
         let publish = Request::post("/v1/topics/a", "", "1").host("evil.test").send(&address).await;
         assert_eq!(publish.status, 403);
-        // Who looks whether the server is alive comes by its address.
+        // Health checks use the server's IP address.
         assert_eq!(Request::get("/healthz").host("10.0.0.1").send(&address).await.status, 200);
     }
 }

@@ -1,4 +1,4 @@
-//! Files of secrets: only their owner may have written them, and what the server makes is its owner's alone.
+//! File permissions: secret files must be writable by their owner only, and the server's own files are private to its user.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use crate::support::jwt::{Signer, jwks};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
-/// What it says before it ends, which it does in any case: its last flag is wrong.
+/// The server's output before it exits, which it always does: its last flag is invalid.
 fn said(flags: &[&str]) -> String {
     let output = Command::new("timeout")
         .args(["--kill-after=1", "20", BINARY, "--store", "memory", "--listen", "127.0.0.1:0"])
@@ -21,7 +21,7 @@ fn said(flags: &[&str]) -> String {
         .args(["--workers", "0"])
         .stdin(Stdio::null())
         .output()
-        .expect("it runs");
+        .expect("the binary runs");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -40,7 +40,7 @@ fn a_secret_that_others_may_write_is_refused() {
         (0o644, &[secret[0], secret[1], "--strict-permissions"], SECRET, Some("may read it")),
         (0o620, &secret, SECRET, Some("may write it")),
         (0o666, &secret, SECRET, Some("may write it")),
-        // Public keys are no secret, but whoever writes them is believed.
+        // Public keys are not secret, but a user who can write them can forge tokens.
         (0o644, &[set[0], set[1], "--strict-permissions"], "", None),
         (0o664, &set, "", Some("may write it")),
         (0o600, &set, "", None),
@@ -48,27 +48,27 @@ fn a_secret_that_others_may_write_is_refused() {
     let keys = jwks(&[&Signer::ed_dsa()]);
     for (mode, flags, text, told) in cases {
         std::fs::write(&file, if text.is_empty() { keys.as_str() } else { text }).expect("written");
-        set_permissions(file.path(), Permissions::from_mode(mode)).expect("it is ours");
+        set_permissions(file.path(), Permissions::from_mode(mode)).expect("the mode is set");
         let said = said(flags);
         match told {
             Some(told) => assert!(said.contains(told) && said.contains("chmod 600"), "{mode:o} {flags:?}: {said}"),
             None => assert!(!said.contains("other users"), "{mode:o} {flags:?}: {said}"),
         }
-        // A warning is no refusal: then it is the last flag that is.
+        // After a mere warning the server refuses its last flag.
         let refused = told.is_some_and(|told| !told.contains("this secret"));
         assert_eq!(said.contains("--workers"), !refused, "{mode:o} {flags:?}: {said}");
         assert!(!said.contains(SECRET), "{said}");
     }
 }
 
-/// The same for every other file with a secret in it.
+/// The same for every other file that contains a secret.
 #[test]
 fn each_file_of_a_secret_is_looked_at() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let other = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&other, SECRET).expect("written");
     let (path, other) = (file.path().to_str().expect("a path"), other.path().to_str().expect("a path"));
-    set_permissions(file.path(), Permissions::from_mode(0o602)).expect("it is ours");
+    set_permissions(file.path(), Permissions::from_mode(0o602)).expect("the mode is set");
     let nats = ["--store", "nats://127.0.0.1:1"];
     for flags in [
         &["--jwt-secret-file", other, "--jwt-previous-secret-file", path][..],
@@ -81,13 +81,13 @@ fn each_file_of_a_secret_is_looked_at() {
             .args(flags)
             .stdin(Stdio::null())
             .output()
-            .expect("it runs");
+            .expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("may write it") && said.contains(path), "{flags:?}: {said}");
     }
 }
 
-/// Whatever the umask, and wherever the directory came from.
+/// With any umask, in new and existing directories.
 #[tokio::test]
 async fn what_the_server_writes_is_its_owners_alone() {
     let server = Server::start_without_umask(&["--store", "disk"]);
@@ -100,13 +100,13 @@ async fn what_the_server_writes_is_its_owners_alone() {
         .arg("--data")
         .arg(server.data())
         .output()
-        .expect("it runs");
+        .expect("the binary runs");
     assert!(made.status.success(), "{made:?}");
-    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("the file exists").permissions().mode() & 0o777;
     assert_eq!(mode(&server.data()), 0o700);
     let mut files: Vec<_> =
         std::fs::read_dir(server.data()).expect("a directory").map(|entry| entry.expect("a file").path()).collect();
-    assert!(files.len() >= 6, "the log, clients, revocations, and what lies beside them: {files:?}");
+    assert!(files.len() >= 6, "the log, clients, revocations, and their companion files: {files:?}");
     files.push(backup);
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());

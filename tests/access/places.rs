@@ -1,4 +1,4 @@
-//! Where a token may stand.
+//! Where a token is accepted: header, cookie, query parameter or WebSocket subprotocol.
 
 use serde_json::json;
 
@@ -18,11 +18,11 @@ async fn a_token_may_stand_in_three_places(kind: Kind) {
     keyed.serves(kind, &Query::topic("a").with("token", &token), "the URL").await;
     let cookie = Query::topic("a").header("Cookie", format!("x=y; switchback_token={token}"));
     if jsonp {
-        // Any page could load the script, and the browser would send the cookie along.
+        // Any page could load the script, and the browser would attach the cookie.
         keyed.refuses(kind, &cookie, 401, "never by cookie").await;
     } else {
         keyed.serves(kind, &cookie, "a cookie").await;
-        // A foreign page has none of it, whatever the browser sends.
+        // For a cross-origin page the cookie is ignored.
         let foreign = cookie.header("Origin", "https://evil.example");
         let status = if kind == Kind::Ws { 403 } else { 401 };
         let response = foreign.request(kind).send(keyed.address()).await;
@@ -46,7 +46,7 @@ async fn a_socket_may_have_it_in_its_subprotocols() {
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
     let response = ask(format!("switchback.token.{token}, switchback.v1")).await;
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
-    // Alone it is not echoed: it is a secret.
+    // A subprotocol with a token is never echoed, since the token is a secret.
     let response = ask(format!("switchback.token.{token}")).await;
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
     assert_eq!(ask("switchback.v1, switchback.token.x".into()).await.status, 401);

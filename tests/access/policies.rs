@@ -1,4 +1,4 @@
-//! What answers say to browsers about themselves: nothing reflected unchecked, no token passed on.
+//! Security headers of responses: Content-Security-Policy, `Referrer-Policy`, content types; no unchecked reflection of input.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -61,7 +61,7 @@ async fn the_frames_document_runs_its_own_scripts_and_is_framed_by_pages_that_ma
     }
     nonces.sort_unstable();
     nonces.dedup();
-    assert_eq!(nonces.len(), 4, "one of its own for each answer");
+    assert_eq!(nonces.len(), 4, "each response has its own nonce");
 }
 
 #[tokio::test]
@@ -81,7 +81,10 @@ async fn pages_have_a_strict_policy() {
             assert!(policy.contains(directive), "{path}: {policy}");
         }
         let text = response.text().await;
-        assert!(!text.contains("onclick=") && !text.contains("javascript:"), "{path} runs under its policy");
+        assert!(
+            !text.contains("onclick=") && !text.contains("javascript:"),
+            "{path} has no inline script that its policy would block"
+        );
     }
 }
 
@@ -94,7 +97,7 @@ async fn a_script_is_a_script_and_no_page() {
     assert!(response.text().await.starts_with("/**/cb("));
 }
 
-/// What goes into a script is a name, or is not there at all.
+/// A callback that is written into a script is a valid name, or refused.
 fn no_callback() -> impl Strategy<Value = String> {
     let injected = prop_oneof![
         Just("alert(1)//".to_owned()),
@@ -137,7 +140,7 @@ fn no_origin() -> impl Strategy<Value = String> {
     })
 }
 
-/// Whatever is tried, an illegal callback or origin is a plain 400 that repeats none of it.
+/// An invalid callback or origin is a plain 400 that does not reflect the input.
 #[test]
 fn nothing_that_was_not_checked_is_reflected() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -1,4 +1,4 @@
-//! What a token grants, wherever it is asked for: at connect, at every resume, for every publish and every pattern.
+//! Authorization by a token's rights: checked at connect, at every resume, for every publish and every pattern.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -43,7 +43,7 @@ async fn all_that_is_asked_for_has_to_be_granted(kind: Kind) {
     ] {
         keyed.refuses(kind, &ask(granted.clone(), asked), 403, &format!("{asked:?} by {granted}")).await;
     }
-    // To publish is another thing.
+    // The right to publish is separate.
     let token = keyed.token(json!({ "publish": [">"] }));
     keyed.refuses(kind, &Query::topic("a").header("Authorization", bearer(&token)), 403, "only publishing").await;
 }
@@ -56,7 +56,7 @@ async fn what_is_public_is_for_everybody(kind: Kind) {
     for topics in [&["news"][..], &["a"], &[">"], &["news.a", "a"], &["weather.>"]] {
         keyed.refuses(kind, &Query::topics(topics), 401, "a token would do").await;
     }
-    // Beside what a token grants; together they may cover what neither does alone.
+    // Public patterns add to a token's rights; together they may cover a pattern that neither covers alone.
     let with = |granted: &str, topics: &[&str]| {
         let token = keyed.token(json!({ "subscribe": [granted] }));
         Query::topics(topics).header("Authorization", bearer(&token))
@@ -66,7 +66,7 @@ async fn what_is_public_is_for_everybody(kind: Kind) {
     keyed.refuses(kind, &with("a", &["b"]), 403, "neither").await;
 }
 
-/// A client comes back with a token that grants less.
+/// A client reconnects with a token that grants less.
 async fn rights_are_asked_for_again(kind: Kind) {
     let keyed = Keyed::start(&[]);
     let client = uuid();
@@ -80,20 +80,20 @@ async fn rights_are_asked_for_again(kind: Kind) {
     assert_eq!(subscriber.event().await.value(), 1);
     let cursor = subscriber.cursor.clone().expect("a cursor");
     subscriber.cut();
-    // With its cursor, and with the patterns that are remembered of it.
+    // With its cursor, and with its remembered patterns.
     let resumed = Query::topics(["a", "b"]).with("cursor", &cursor);
     let batched = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
     for (query, presented) in [(resumed, Some(cursor.as_str()).filter(|_| batched)), (Query::default(), None)] {
         let response = with(json!(["a"]), query).request(kind).send(keyed.address()).await;
         assert_eq!(told(kind, presented, response, 403).await.0, "forbidden");
     }
-    // What is left of its rights it may still use.
+    // The remaining rights still work.
     keyed.publish("a", 2).await;
     let mut left = Subscriber::at(keyed.address(), kind, with(json!(["a"]), Query::topic("a")), &cursor);
     assert_eq!(left.event().await.value(), 2);
 }
 
-/// Whether anything was ever published where one may not look makes no difference to what one is told.
+/// No side channel: responses do not depend on events that the client may not read.
 async fn forbidden_and_absent_look_alike(kind: Kind) {
     let keyed = Keyed::start(&[]);
     keyed.publish("secret.here", 1).await;
@@ -131,7 +131,7 @@ async fn publishing_is_granted_topic_by_topic() {
     let lines = Request::post("/v1/events", "application/x-ndjson", r#"{"topic":"orders.1","data":1}"#);
     for (how, request) in publishes("orders.1").into_iter().chain([("lines", lines)]) {
         let mut response = request.clone().send(keyed.address()).await;
-        assert_eq!(response.error().await, (401, "unauthorized".into()), "{how}: nobody publishes unknown");
+        assert_eq!(response.error().await, (401, "unauthorized".into()), "{how}: publishing requires a token");
         let mut response = request.header("Authorization", "Bearer x").send(keyed.address()).await;
         assert_eq!(response.error().await, (401, "unauthorized".into()), "{how}");
     }
@@ -139,7 +139,7 @@ async fn publishing_is_granted_topic_by_topic() {
         let mut response = request.header("Authorization", bearer(&token)).send(keyed.address()).await;
         assert_eq!(response.error().await, (403, "forbidden".into()), "{how}");
     }
-    // All of an array or nothing of it.
+    // An array is accepted or refused as a whole.
     let mixed = json!([{ "topic": "orders.1", "data": 1 }, { "topic": "others.1", "data": 1 }]).to_string();
     let request = Request::post("/v1/events", "application/json", mixed).header("Authorization", bearer(&token));
     assert_eq!(request.send(keyed.address()).await.error().await, (403, "forbidden".into()));
@@ -148,7 +148,7 @@ async fn publishing_is_granted_topic_by_topic() {
         let response = request.header("Authorization", bearer(&token)).send(keyed.address()).await;
         assert_eq!(response.status, 201, "{how}");
     }
-    // Lines each on its own.
+    // Each line by itself.
     let lines = ["orders.1", "others.1", "orders.2"].map(|topic| json!({ "topic": topic, "data": 1 }).to_string());
     let request = Request::post("/v1/events", "application/x-ndjson", lines.join("\n"));
     let answer = request.header("Authorization", bearer(&token)).send(keyed.address()).await.created().await;
@@ -168,7 +168,7 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
     let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2", "b"] })).await;
     assert_eq!((&reply["ok"], code(&reply)), (&json!(false), json!("forbidden")));
     let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2"] })).await;
-    assert_eq!(reply["topics"], json!(["a.1", "a.2"]), "nothing of what was refused");
+    assert_eq!(reply["topics"], json!(["a.1", "a.2"]), "refused patterns are not subscribed");
     for topic in ["a.2", "b"] {
         let reply = link.ask(json!({ "type": "publish", "topic": topic, "data": 1 })).await;
         assert_eq!(code(&reply), "forbidden", "{topic}");
@@ -185,7 +185,7 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
     assert_eq!(link.item().await.event, "$hello");
     link.send(Message::binary(vec![1, 2, 3])).await;
     assert_ne!(keyed.end().await, start);
-    // Nobody who is unknown opens one, where nothing is public.
+    // Without public patterns, a WebSocket requires a token.
     keyed.refuses(Kind::Ws, &Query::default(), 401, "nothing to hear").await;
 }
 
@@ -197,13 +197,13 @@ async fn what_is_beside_publishing_and_subscribing() {
         let request = if token.is_empty() { request } else { request.header("Authorization", bearer(token)) };
         request.send(keyed.address()).await
     };
-    // Those who watch the server need no key, and neither do those who load its files.
+    // Health checks, metrics and static files need no token.
     for path in ["/healthz", "/readyz", "/client.js", "/client.mjs", "/"] {
         for token in ["", "x"] {
             assert_eq!(ask(Request::get(path), token).await.status, 200, "{path}");
         }
     }
-    // What a client has to know before it has a token; how far the log is only for those who may come.
+    // A client without a token gets the protocol information; the log's position requires access.
     let mut info = ask(Request::get("/v1/info"), "").await.json().await;
     assert!(info["transports"].is_array() && info["cursor"].is_null() && info["epoch"].is_null(), "{info}");
     info = ask(Request::get("/v1/info"), &token).await.json().await;

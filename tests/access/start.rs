@@ -1,4 +1,4 @@
-//! Safe as started: what refuses to start, and where secrets never show.
+//! Secure startup: unsafe configurations are refused, and secrets never appear in output, logs or the process list.
 
 use std::io::Read as _;
 use std::process::{Command, Output, Stdio};
@@ -12,7 +12,7 @@ use crate::support::jwt::{Signer, jwks};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
-/// Runs it to its end, which has to come by itself.
+/// Runs the binary until it exits by itself.
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let directory = tempfile::tempdir().expect("a directory");
     let child = Command::new("timeout")
@@ -22,7 +22,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .output();
-    child.expect("it runs")
+    child.expect("the binary runs")
 }
 
 fn told(output: &Output) -> String {
@@ -31,7 +31,7 @@ fn told(output: &Output) -> String {
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&file, text).expect("it is written");
+    std::fs::write(&file, text).expect("the file is written");
     file
 }
 
@@ -45,7 +45,7 @@ fn it_says_why_it_does_not_start() {
     let (keys, mixed) = (file(&jwks(&[&Signer::ed_dsa()])), file(&jwks(&[&Signer::ed_dsa(), &Signer::secret(SECRET)])));
     let public = ["--listen", "0.0.0.0:0"];
     for (arguments, environment, words) in [
-        // Open to all only where told so, and it says what to do.
+        // Anonymous access only with an explicit flag, which the error names.
         (&public[..], &[][..], &["0.0.0.0", "--jwt-secret-file", "--jwks", "--allow-anonymous"][..]),
         (&["--listen", "[::]:0"], &[], &["--allow-anonymous"]),
         (&["--jwt-secret-file", path(&short)], &[], &["9 bytes", "32", "openssl rand"]),
@@ -57,7 +57,7 @@ fn it_says_why_it_does_not_start() {
         (&["--jwks", path(&secret)], &[], &["--jwks", "JWK set"]),
         (&["--jwks", path(&mixed)], &[], &["key 1", "secret", "--jwt-secret-file"]),
         (&["--jwks", "/nowhere/keys"], &[], &["/nowhere/keys"]),
-        // Whoever gives these thinks that there is a key.
+        // These flags make sense only with a key.
         (&["--public-subscribe", "news.>"], &[], &["--public-subscribe", "--jwt-secret-file"]),
         (&["--jwt-audience", "us"], &[], &["--jwt-audience", "--jwks"]),
         (&["--jwt-secret-file", path(&secret), "--public-subscribe", "a..b"], &[], &["--public-subscribe"]),
@@ -70,7 +70,7 @@ fn it_says_why_it_does_not_start() {
             assert!(told.contains(word), "{arguments:?}: {word:?} is missing in: {told}");
         }
         for text in [SECRET, "too short", "too short, too"] {
-            assert!(!told.contains(text), "{arguments:?} tells a secret: {told}");
+            assert!(!told.contains(text), "{arguments:?} prints a secret: {told}");
         }
     }
 }
@@ -97,11 +97,11 @@ fn help_shows_no_secret() {
         let told = told(&output);
         assert!(!told.contains(SECRET) && !told.contains("eyJ."), "{told}");
     }
-    // And no flag takes the secret, where every process of the machine could read it.
+    // No flag takes the secret itself, since every process of the machine could read it.
     assert!(!told(&run(&["--help"], &[])).contains("--jwt-secret "));
 }
 
-/// The secret in the environment; what is asked and refused; everything that the server writes about it.
+/// The secret in the environment does not appear in any output: responses, errors, logs.
 #[tokio::test]
 async fn nothing_that_is_written_has_a_secret_in_it() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -113,7 +113,7 @@ async fn nothing_that_is_written_has_a_secret_in_it() {
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(&log).expect("a log"))
         .spawn()
-        .expect("it starts");
+        .expect("the server starts");
     let mut stdout = child.stdout.take().expect("a pipe");
     let mut greeting = Vec::new();
     let mut byte = [0];
@@ -147,8 +147,8 @@ async fn nothing_that_is_written_has_a_secret_in_it() {
             answers.push_str(&response.text().await);
         }
     }
-    child.kill().expect("it is ended");
-    child.wait().expect("it ends");
+    child.kill().expect("the server is killed");
+    child.wait().expect("the server ends");
     let log = std::fs::read_to_string(&log).expect("a log");
     let (_, signature) = good.rsplit_once('.').expect("a signature");
     for (what, text) in [("the log", &log), ("an answer", &answers), ("the greeting", &greeting)] {
@@ -178,13 +178,13 @@ async fn the_command_makes_tokens_that_the_server_takes() {
     let clients = |token: &str| Request::get("/v1/clients").header("Authorization", bearer(token));
     assert_eq!(clients(&admin).send(keyed.address()).await.status, 200);
     assert_eq!(clients(&token).send(keyed.address()).await.status, 403);
-    // By the variable, too; and it says what is missing.
+    // With the environment variable, too; and the error names the missing setting.
     let output = run(&["token", "--subscribe", "a"], &[("SWITCHBACK_JWT_SECRET", SECRET)]);
     assert!(output.status.success() && output.stdout.starts_with(b"eyJ"));
     let output = run(&["token", "--subscribe", "a"], &[]);
     assert!(!output.status.success() && told(&output).contains("--jwt-secret-file"), "{}", told(&output));
 
-    // What the other commands show: by variable, flag and file, over every transport.
+    // The output of the other commands: by variable, flag and file, over every transport.
     let token_file = file(&format!("{token}\n"));
     let to = ["--server", keyed.server.base.as_str()];
     let as_file = ["--token-file", path(&token_file)];

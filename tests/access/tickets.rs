@@ -1,4 +1,4 @@
-//! Tickets: for one stream, over one transport, once, and not for long.
+//! Tickets: short-lived, single-use credentials for one stream over one transport.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn ticket(keyed: &Keyed, transport: &str, more: Value) -> String {
     let answer = answer.created().await;
     assert!(answer["expires_in"].as_u64().is_some_and(|seconds| (1..=300).contains(&seconds)), "{answer}");
     let ticket = answer["ticket"].as_str().expect("a ticket").to_owned();
-    assert!(ticket.len() >= 22 && !ticket.contains('.'), "opaque, and nobody guesses it: {ticket}");
+    assert!(ticket.len() >= 22 && !ticket.contains('.'), "a ticket is opaque and unguessable: {ticket}");
     ticket
 }
 
@@ -26,7 +26,7 @@ async fn opens_one_stream(kind: Kind) {
     let query = Query::topic("a").with("ticket", &ticket);
     keyed.serves(kind, &query, "once").await;
     keyed.refuses(kind, &query, 401, "twice").await;
-    // It grants what the token did.
+    // A ticket grants the rights of its token.
     let ticket = self::ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
     keyed.refuses(kind, &Query::topic("b").with("ticket", &ticket), 403, "not granted").await;
     keyed.refuses(kind, &Query::topic("a").with("ticket", "x"), 401, "none").await;
@@ -40,7 +40,7 @@ async fn is_for_one_transport(kind: Kind) {
     let ticket = ticket(&keyed, other, json!({ "subscribe": ["a"] })).await;
     let query = Query::topic("a").with("ticket", &ticket);
     keyed.refuses(kind, &query, 401, "for another transport").await;
-    // Whoever tried has used it up.
+    // A refused attempt has used the ticket up.
     let other = if other == "sse" { Kind::Sse } else { Kind::Ws };
     keyed.refuses(other, &query, 401, "used").await;
 }
@@ -48,7 +48,7 @@ async fn is_for_one_transport(kind: Kind) {
 async fn is_in_time(kind: Kind) {
     let keyed = Keyed::start_with_clock(&["--ticket-ttl", "30s"]);
     let ticket = ticket(&keyed, kind.transport(), json!({ "subscribe": ["a"] })).await;
-    // A stream that ends in the same time shows that the server has looked at its clock.
+    // The end of a stream with the same expiry shows that the server has checked its clock.
     let query = keyed.query("a", json!({ "subscribe": ["a"], "exp": keyed.now_s() + 30 }));
     let mut stream = Link::to(keyed.address(), Kind::Sse, &query).await;
     assert_eq!(stream.item().await.event, "$hello");
@@ -87,7 +87,7 @@ async fn only_a_token_makes_one() {
     let good = r#"{"transport":"sse"}"#;
     assert_eq!(ask(good).send(keyed.address()).await.error().await, (401, "unauthorized".into()));
     let answer = ask(good).header("Authorization", bearer(&token)).send(keyed.address()).await.created().await;
-    // A ticket for a ticket would never end.
+    // A ticket obtained by a ticket would extend access for ever.
     let ticket = answer["ticket"].as_str().expect("a ticket");
     let request = Request::post(format!("/v1/tickets?ticket={ticket}"), "application/json", good);
     assert_eq!(request.send(keyed.address()).await.error().await, (401, "unauthorized".into()));
@@ -102,12 +102,12 @@ async fn only_a_token_makes_one() {
     }
     let foreign = ask(good).header("Authorization", bearer(&token)).header("Origin", "https://evil.example");
     assert_eq!(foreign.send(keyed.address()).await.error().await, (403, "origin_not_allowed".into()));
-    // Nobody needs one where there are no keys; the client library then goes without.
+    // Without keys no ticket is needed; the client library then connects without one.
     let server = crate::support::fixture::shared();
     assert_eq!(ask(good).send(server.address()).await.error().await, (501, "not_supported".into()));
 }
 
-/// Of many who come with the same ticket at once, one is let in.
+/// Of many concurrent uses of a ticket, one is accepted.
 #[tokio::test]
 async fn a_ticket_is_used_once_however_many_try() {
     let keyed = Keyed::start(&[]);
@@ -128,7 +128,7 @@ async fn a_ticket_is_used_once_however_many_try() {
     }
 }
 
-/// Whoever makes one ticket after the other has a share, and leaves room for others.
+/// The number of open tickets for each subject is limited, so that there is room for others.
 #[tokio::test]
 async fn one_subject_has_a_share_of_them() {
     let keyed = Keyed::start(&["--max-tickets-per-subject", "2"]);
@@ -142,7 +142,7 @@ async fn one_subject_has_a_share_of_them() {
     assert_eq!(ask("mallory").await.status, 201);
     assert_eq!(ask("mallory").await.error().await, (429, "too_many".to_owned()));
     assert_eq!(ask("li").await.status, 201);
-    // One that is used makes room.
+    // A used ticket frees its permit.
     keyed.serves(Kind::Sse, &Query::topic("a").with("ticket", first), "it is one of the two").await;
     assert_eq!(ask("mallory").await.status, 201);
 }

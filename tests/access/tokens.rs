@@ -1,4 +1,4 @@
-//! Tokens that are no good: forged, expired, of another algorithm, for another audience.
+//! Invalid tokens: forged, expired, with a wrong algorithm, for another audience.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn are_refused(kind: Kind) {
     }
     keyed.refuses(kind, &Query::topic("a"), 401, "no token at all").await;
     keyed.refuses(kind, &Query::topic("a").header("Authorization", "Basic eDp5"), 401, "another scheme").await;
-    // It cannot be read what it was signed with.
+    // The algorithm of the signature cannot be read.
     let response = query("x").request(kind).send(keyed.address()).await;
     assert!(!format!("{:?}", response.headers).contains(SECRET));
 }
@@ -71,7 +71,7 @@ async fn audience_and_issuer(kind: Kind) {
     }
 }
 
-/// A token that is no good is told so, even where none would have been needed: its page should know.
+/// An invalid token is refused even where no token is needed, so that the page learns of its error.
 async fn public_topics_are_no_excuse(kind: Kind) {
     let keyed = Keyed::start(&["--public-subscribe", "news.>"]);
     keyed.serves(kind, &Query::topic("news.a"), "public").await;

@@ -1,4 +1,4 @@
-//! Keys that are taken away or exchanged while the server runs, and what they opened.
+//! Removal and rotation of keys while the server runs, and the effect on open connections.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ over!(in what_a_withdrawn_key_opened_ends: longpoll Longpoll, jsonp Jsonp, ifram
       stream Stream, ws Ws);
 over!(in an_empty_set_refuses_and_ends: longpoll Longpoll, jsonp Jsonp, sse Sse, ws Ws);
 
-/// A server whose keys lie in a file.
+/// A server with a key file.
 struct Publics {
     server: Server,
     file: tempfile::NamedTempFile,
@@ -32,7 +32,7 @@ impl Publics {
         Self { server, file }
     }
 
-    /// Puts other keys in the place of these, as a whole.
+    /// Replaces the key file atomically.
     fn write(&self, keys: &[&Signer]) {
         let new = self.file.path().with_extension("new");
         fs::write(&new, jwks(keys)).expect("keys");
@@ -43,7 +43,7 @@ impl Publics {
         poll(&self.server, token).await
     }
 
-    /// A connection that is open, or held; how it ended. Of what is held the answer begins when it ends.
+    /// Opens a stream or a held request, and returns its end. The response of a held request begins only at its end.
     fn open(&self, kind: Kind, token: &str) -> tokio::task::JoinHandle<Value> {
         let (address, query) = (self.server.address().to_owned(), by(token).with("wait", 60));
         tokio::spawn(async move {
@@ -71,9 +71,9 @@ fn granted() -> Value {
     claims(json!({ "subscribe": ["a"], "publish": ["a"] }))
 }
 
-/// Held requests are open once they are listed, which takes an administrator of the key that stays.
+/// Held requests are open once they are listed; the list requires an administrator's token of the key that stays.
 async fn connected(publics: &Publics, admin: &str, count: usize) {
-    until("they are connected", || async {
+    until("the clients are connected", || async {
         let request = Request::get("/v1/clients").header("Authorization", bearer(admin));
         let listed = request.send(publics.server.address()).await.json().await;
         listed["clients"].as_array().is_some_and(|clients| clients.len() == count)
@@ -94,12 +94,12 @@ async fn what_a_withdrawn_key_opened_ends(kind: Kind) {
     assert_eq!(other.item().await.event, "$hello");
     connected(&publics, &admin, 2).await;
     publics.write(&[&stays]);
-    // As if the token had expired: with another one it may come back.
-    assert_eq!(ended.await.expect("it was told"), json!({ "reason": "expired" }));
+    // The same as for an expired token: with another token the client may reconnect.
+    assert_eq!(ended.await.expect("the connection was notified"), json!({ "reason": "expired" }));
     assert_eq!((publics.status(&by_gone).await, publics.status(&by_stays).await), (401, 200));
     let ticket = Query::topic("a").with("ticket", ticket).request(Kind::Poll).send(publics.server.address()).await;
-    assert_eq!(ticket.status, 401, "made with a token of that key");
-    // What another key opened goes on.
+    assert_eq!(ticket.status, 401, "a ticket of a removed key's token is refused");
+    // Connections of other keys stay open.
     assert_eq!(other.ask(json!({ "type": "publish", "topic": "a", "data": 1 })).await["ok"], true);
     assert_eq!(other.telling().await.value(), 1);
 }
@@ -111,18 +111,18 @@ async fn an_empty_set_refuses_and_ends(kind: Kind) {
     let ended = publics.open(kind, &token);
     connected(&publics, &signer.sign(&claims(json!({ "admin": true }))), 1).await;
     publics.write(&[]);
-    assert_eq!(ended.await.expect("it was told"), json!({ "reason": "expired" }));
+    assert_eq!(ended.await.expect("the connection was notified"), json!({ "reason": "expired" }));
     assert_eq!(publics.status(&token).await, 401);
-    // It is not open: nobody publishes, and what is public is all that is read.
+    // Without keys the server is not anonymous: publishing is refused, and only public topics are readable.
     let address = publics.server.address();
     assert_eq!(Query::topic("a").request(Kind::Poll).send(address).await.status, 401);
     assert_eq!(Query::topic("news").request(Kind::Poll).send(address).await.status, 200);
     assert_eq!(Request::post("/v1/topics/news", "", "1").send(address).await.status, 401);
     publics.write(&[&signer]);
-    until("the key is back", || async { publics.status(&token).await == 200 }).await;
+    until("the key is restored", || async { publics.status(&token).await == 200 }).await;
 }
 
-/// Whoever restarts it meanwhile does not open it, either.
+/// A restart without keys does not make the server anonymous either.
 #[tokio::test]
 async fn a_server_that_starts_without_a_key_is_not_open() {
     let publics = Publics::start(&[]);
@@ -133,7 +133,7 @@ async fn a_server_that_starts_without_a_key_is_not_open() {
     until("there is a key", || async { publics.status(&signer.sign(&granted())).await == 200 }).await;
 }
 
-/// Two secrets at a time: no token that is in use is refused while they are exchanged, and the old one's end when it goes.
+/// Rotation with two secrets: no token in use is refused during the rotation, and connections of the old secret end with it.
 #[tokio::test]
 async fn a_secret_is_exchanged_while_the_server_runs() {
     let home = tempfile::tempdir().expect("a directory");
@@ -142,8 +142,8 @@ async fn a_secret_is_exchanged_while_the_server_runs() {
         let new = path.with_extension("new");
         fs::write(&new, text).expect("written");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        fs::set_permissions(&new, private).expect("its owner's alone");
-        fs::rename(new, path).expect("it takes the other's place");
+        fs::set_permissions(&new, private).expect("the mode is set to 600");
+        fs::rename(new, path).expect("the file is replaced");
     };
     put(&current, SECRET);
     put(&previous, "");
@@ -156,24 +156,24 @@ async fn a_secret_is_exchanged_while_the_server_runs() {
     assert_eq!((poll(&server, &old).await, poll(&server, &new).await), (200, 401));
     let mut link = Link::to(server.address(), Kind::Sse, &by(&old)).await;
     assert_eq!(link.item().await.event, "$hello");
-    // First the old one goes beside, so that there is no moment at which it is not known.
+    // First the old secret is added as the second, so that it is known at every moment.
     put(&previous, SECRET);
     put(&current, &format!("{NEXT}\n"));
-    until("the new one counts", || async { poll(&server, &new).await == 200 }).await;
+    until("the new secret is accepted", || async { poll(&server, &new).await == 200 }).await;
     assert_eq!(poll(&server, &old).await, 200);
-    // What cannot be one changes nothing.
+    // An invalid secret changes nothing.
     put(&current, "too short");
     put(&previous, "too short");
     server.signal(Signal::SIGHUP);
     assert_eq!((poll(&server, &old).await, poll(&server, &new).await), (200, 200));
     put(&current, NEXT);
     put(&previous, "\n");
-    until("the old one is gone", || async { poll(&server, &old).await == 401 }).await;
+    until("the old secret is removed", || async { poll(&server, &old).await == 401 }).await;
     assert_eq!(poll(&server, &new).await, 200);
     assert_eq!(link.telling().await.value(), json!({ "reason": "expired" }));
 }
 
-/// A token without an end worth the name, as identity providers hand out to services.
+/// A token with a very late expiry, as identity providers issue to services.
 #[tokio::test]
 async fn a_token_is_no_older_than_the_server_allows() {
     let keyed = super::keyed::Keyed::start(&["--max-token-age", "1h"]);
@@ -182,13 +182,13 @@ async fn a_token_is_no_older_than_the_server_allows() {
     keyed.refuses(Kind::Poll, &query(json!(now_s() - 3601)), 401, "too old").await;
     keyed.refuses(Kind::Poll, &query(json!(now_s() + 60)), 401, "of the future").await;
     keyed.refuses(Kind::Poll, &query(Value::Null), 401, "nobody knows how old").await;
-    // What it opens ends by its age, too.
+    // Its connections end by the maximum token age, too.
     let mut link = Link::to(keyed.address(), Kind::Sse, &query(json!(now_s() - 3598))).await;
     assert_eq!(link.item().await.event, "$hello");
     assert_eq!(link.telling().await.value(), json!({ "reason": "expired" }));
 }
 
-/// A closed terminal, `systemctl reload`, logrotate: nothing ends.
+/// SIGHUP (a closed terminal, `systemctl reload`, logrotate) reloads, and does not end the server.
 #[tokio::test]
 async fn sighup_reads_again_and_ends_nothing() {
     let signer = Signer::ed_dsa();
@@ -202,9 +202,12 @@ async fn sighup_reads_again_and_ends_nothing() {
     assert_eq!(link.item().await.event, "$hello");
     for round in 1..=3 {
         server.signal(Signal::SIGHUP);
-        until("it says so", || async { server.log().matches("certificates were read again").count() == round }).await;
+        until("the reload is logged", || async {
+            server.log().matches("certificates were read again").count() == round
+        })
+        .await;
     }
-    // The allow-list is exchanged, too; what is wrong changes nothing.
+    // The list of allowed origins is reloaded, too; an invalid file changes nothing.
     let token = bearer(&signer.sign(&granted()));
     let publish = || {
         let request = Request::post("/v1/topics/a", "", "2").header("Origin", "https://app.example.com");
@@ -217,7 +220,7 @@ async fn sighup_reads_again_and_ends_nothing() {
     assert_eq!(link.telling().await.value(), 2);
     fs::write(&settings, "allow-origin = [").expect("written");
     server.signal(Signal::SIGHUP);
-    until("it says so", || async { server.log().contains("the settings stay as they were") }).await;
+    until("the reload is logged", || async { server.log().contains("the settings stay as they were") }).await;
     assert_eq!(publish().send(server.address()).await.status, 201);
     assert_eq!(link.telling().await.value(), 2);
     assert_eq!(link.ask(json!({ "type": "publish", "topic": "a", "data": 1 })).await["ok"], true);

@@ -61,7 +61,7 @@ impl Item {
                 "$hello" | "$gap" | "$bye" => assert!(data.is_some() && cursor.is_some(), "{json}"),
                 "$beat" => assert!(data.is_none() && cursor.is_some(), "{json}"),
                 "$error" | "$reply" => {
-                    assert!(data.is_some() && cursor.is_none(), "a `$error` or `$reply` has no cursor: {json}")
+                    assert!(data.is_some() && cursor.is_none(), "an `$error` or `$reply` has no cursor: {json}")
                 }
                 _ => panic!("not a control event of the protocol: {json}"),
             }
