@@ -81,7 +81,7 @@ async fn a_set_is_read_again_when_it_changes_and_kept_where_it_breaks() {
     fs::write(publics.file.path(), jwks(&[&third])).expect("keys");
     until("the third key is known", || async { publics.status(&by_third).await == 200 }).await;
     assert_eq!(publics.status(&by_new).await, 401);
-    // The server never fetches a key from a URL in the token (`jku`, `x5u`).
+    // A key inside the token (`jwk`) is never trusted.
     let head = json!({ "alg": "RS256", "jwk": third.jwk("0"), "kid": "0" });
     assert_eq!(publics.status(&Signer::rs256().sign_as(&head, &granted().to_string())).await, 401);
     assert_eq!(Request::get("/healthz").send(publics.server.address()).await.status, 200);

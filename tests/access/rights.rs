@@ -197,7 +197,7 @@ async fn what_is_beside_publishing_and_subscribing() {
         let request = if token.is_empty() { request } else { request.header("Authorization", bearer(token)) };
         request.send(keyed.address()).await
     };
-    // Health checks, metrics and static files need no token.
+    // Health checks and static files need no token.
     for path in ["/healthz", "/readyz", "/client.js", "/client.mjs", "/"] {
         for token in ["", "x"] {
             assert_eq!(ask(Request::get(path), token).await.status, 200, "{path}");

@@ -1,4 +1,4 @@
-//! Certificates for a test, and clients that believe them.
+//! Test certificates, and clients that trust them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// A certificate that signed itself, and its key.
+/// A self-signed certificate, and its key.
 pub(crate) struct Certificate {
     pub(crate) pem: String,
     pub(crate) key_pem: String,
@@ -23,15 +23,15 @@ impl Certificate {
         Self { pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
     }
 
-    /// Puts it where a server reads it.
+    /// Writes the certificate and the key to the server's files.
     pub(crate) fn write(&self, files: &Files) {
         std::fs::write(&files.certificate, &self.pem).expect("written");
         std::fs::write(&files.key, &self.key_pem).expect("written");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&files.key, private).expect("its owner's alone");
+        std::fs::set_permissions(&files.key, private).expect("the mode is set to 600");
     }
 
-    /// A connection that believes this one only, and offers a protocol.
+    /// A connection that trusts only this certificate, and offers an ALPN protocol.
     pub(crate) async fn connect(&self, address: &str, protocol: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -50,7 +50,7 @@ impl Certificate {
     }
 }
 
-/// Where a server reads its certificate.
+/// The paths of a server's certificate and key.
 pub(crate) struct Files {
     _directory: tempfile::TempDir,
     pub(crate) certificate: PathBuf,
@@ -64,7 +64,7 @@ impl Files {
         Self { _directory: directory, certificate, key }
     }
 
-    /// The flags that name them.
+    /// The flags with these paths.
     pub(crate) fn flags(&self) -> [&str; 4] {
         ["--tls-cert", text(&self.certificate), "--tls-key", text(&self.key)]
     }
@@ -74,7 +74,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path of text")
 }
 
-/// A server with TLS, its certificate, and where that lies.
+/// A server with TLS, its certificate, and the certificate's files.
 pub(crate) fn server(flags: &[&str]) -> (crate::support::Server, Certificate, Files) {
     let (certificate, files) = (Certificate::new(), Files::new());
     certificate.write(&files);

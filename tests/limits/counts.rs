@@ -1,11 +1,11 @@
-//! How many there may be: connections and open subscriptions, of all, of one address; and that each is given back.
+//! Limits on the number of connections and open subscriptions, in total and for each address; every permit is released.
 
 use serde_json::Value;
 
 use crate::support::Server;
 use crate::support::raw::{self, Answer, Connection, Items, STREAMS};
 
-/// An answer that says: not now, and when.
+/// Asserts that a response is a refusal with a retry delay.
 pub(crate) fn assert_told(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{answer:?}");
     let after: Option<u64> = answer.head.header("retry-after").and_then(|text| text.parse().ok());
@@ -29,14 +29,14 @@ async fn connections_of_one_address_are_counted() {
     }
     let mut fourth = Connection::open(address).await.expect("connected");
     assert_told(&get(&mut fourth, "/v1/info").await, 429, "too_many");
-    // Having been told so, it is closed.
+    // After the refusal the connection is closed.
     assert!(super::within("a close", fourth.closed()).await.is_empty());
-    // Another address is not concerned.
+    // Another address is not affected.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.77:0".parse().expect("an address")).expect("bound");
     let mut other = Connection::on(socket.connect(address.parse().expect("an address")).await.expect("connected"));
     assert_eq!(get(&mut other, "/v1/info").await.status(), 200);
-    // What has gone makes room.
+    // A closed connection releases its permit.
     open.pop();
     super::until("there is room again", async || {
         raw::get(address, "/v1/info").await.is_ok_and(|answer| answer.status() == 200)
@@ -55,7 +55,7 @@ async fn all_connections_are_counted() {
         open.push(connection);
     }
     assert_told(&raw::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
-    // Those who watch it see that it lives.
+    // Health checks are still answered.
     assert_eq!(raw::get(address, "/healthz").await.expect("an answer").status(), 200);
     open.clear();
     super::until("there is room again", async || {
@@ -64,7 +64,7 @@ async fn all_connections_are_counted() {
     .await;
 }
 
-/// However many come at once: those past what is told of are cut, and the server goes on.
+/// A connection flood: connections beyond those that get a refusal are cut, and the server continues.
 #[tokio::test]
 async fn a_crowd_past_the_limit_is_cut() {
     let server = Server::start(&["--max-connections", "2"]);
@@ -77,15 +77,15 @@ async fn a_crowd_past_the_limit_is_cut() {
     for _ in 0..600 {
         crowd.push(Connection::open(address).await.expect("connected"));
     }
-    // More than those that are told may be waiting: the last are closed without a word.
-    let mut last = crowd.pop().expect("there is one");
+    // More connections than get a refusal may be waiting: the last are closed without a response.
+    let mut last = crowd.pop().expect("the crowd is not empty");
     assert!(super::within("a close", last.closed()).await.is_empty());
     drop(crowd);
     server_goes_on(&server, &mut held[0]).await;
 }
 
 async fn server_goes_on(server: &Server, items: &mut Items) {
-    super::until("it is published", async || {
+    super::until("the event is published", async || {
         let event = serde_json::json!({ "topic": "a", "data": "still here" });
         raw::post(server.address(), &event).await.is_ok_and(|answer| matches!(answer.status(), 201 | 503))
     })
@@ -93,7 +93,7 @@ async fn server_goes_on(server: &Server, items: &mut Items) {
     items.named("$hello").await;
 }
 
-/// Each kind of subscription that stays open counts, and gives its place back, however it ends.
+/// Each kind of open subscription takes a permit, and releases it at any end.
 #[tokio::test]
 async fn open_subscriptions_are_counted() {
     for (flags, status, code) in
@@ -117,7 +117,7 @@ async fn open_subscriptions_are_counted() {
                 }
                 assert_told(&connection.answer().await.expect("an answer"), status, code);
             }
-            // A page cannot read a status: it is told in an item.
+            // A page cannot read a status, so the refusal is an item.
             let jsonp = raw::get(address, "/v1/jsonp?topic=a&callback=f").await.expect("an answer");
             let text = jsonp.text();
             let batch = text.strip_prefix("/**/f(").and_then(|rest| rest.strip_suffix(");")).expect("a call");
@@ -129,17 +129,17 @@ async fn open_subscriptions_are_counted() {
             let iframe = raw::get(address, "/v1/iframe?topic=a").await.expect("an answer");
             assert_eq!(iframe.status(), status);
             assert!(iframe.text().contains("\"$error\"") && iframe.text().contains("\"retry\":"), "{}", iframe.text());
-            // Short polls hold nothing.
+            // Short polls hold no permit.
             assert_eq!(raw::get(address, "/v1/poll?topic=a").await.expect("an answer").status(), 200);
             drop(open);
-            super::until("their places are free", async || {
+            super::until("the permits are released", async || {
                 let Ok(mut items) = Items::open(address, "sse", "topic=a").await else { return false };
                 items.named("$hello").await;
                 let more = futures_util::future::join_all((0..3).map(|_| Items::open(address, "sse", "topic=a")));
                 more.await.iter().all(Result::is_ok)
             })
             .await;
-            super::until("they are gone again", async || {
+            super::until("the subscriptions have ended", async || {
                 let answer = raw::get(address, "/v1/longpoll?topic=a&wait=0").await.expect("an answer");
                 answer.status() == 200 && {
                     let four = futures_util::future::join_all((0..4).map(|_| Items::open(address, "sse", "topic=a")));
@@ -147,7 +147,7 @@ async fn open_subscriptions_are_counted() {
                 }
             })
             .await;
-            super::until("all are gone", async || {
+            super::until("all subscriptions have ended", async || {
                 let clients = raw::get(address, "/v1/clients").await.expect("an answer").json();
                 clients["clients"].as_array().is_some_and(Vec::is_empty)
             })

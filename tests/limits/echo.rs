@@ -1,5 +1,5 @@
-//! The echo socket is a socket as the others are: listed, and ended with its token, by an administrator, by its age, with the
-//! server, and where its peer has gone.
+//! `/v1/echo` has the lifecycle of every WebSocket: it is listed, and ended with its token, by an administrator, at its maximum
+//! age, at shutdown, and when its peer is silent.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::keyed::{keyed, now_s, token};
 use crate::support::Server;
 use crate::support::raw::{Connection, Items, masked};
 
-/// An echo socket, past the upgrade.
+/// An echo WebSocket after its upgrade.
 async fn echo(server: &Server, claims: &Value) -> Items {
     let mut connection = Connection::open(server.address()).await.expect("connected");
     connection.upgrade(&format!("/v1/echo?token={}", token(claims))).await.expect("sent");
@@ -15,7 +15,7 @@ async fn echo(server: &Server, claims: &Value) -> Items {
     Items::after(connection, "ws", &head).expect("a socket")
 }
 
-/// The code that it is closed with. It has to echo until then, and to say nothing besides.
+/// The close code. Until the close the socket has to echo, and to send nothing else.
 async fn close_code(mut items: Items) -> u16 {
     items.connection.send(masked(0x81, b"\"hello\"")).await.expect("sent");
     assert_eq!(items.item().await, "hello");
@@ -49,7 +49,7 @@ async fn is_listed_and_can_be_kicked() {
     assert_eq!(close_code_of_ended(items).await, 1008);
 }
 
-/// As [`close_code`], of one that is being closed already.
+/// As [`close_code`], for a socket that is being closed already.
 async fn close_code_of_ended(mut items: Items) -> u16 {
     assert_eq!(super::within("its end", items.next()).await.expect("frames"), None);
     items.close_code.expect("a close frame")
@@ -60,7 +60,7 @@ async fn ends_with_its_token() {
     let (server, _secret) = keyed(&[]);
     let exp = now_s() + 2;
     assert_eq!(close_code(echo(&server, &json!({ "exp": exp })).await).await, 1008);
-    assert!(now_s() >= exp, "not a moment before");
+    assert!(now_s() >= exp, "the socket does not end before its token");
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn ends_at_its_age_and_with_the_server() {
     assert_eq!(close_code_of_ended(items).await, 1001);
 }
 
-/// A peer that answers no ping is gone; one that does stays.
+/// A peer that answers no ping is closed; a peer that does stays connected.
 #[tokio::test]
 async fn is_pinged() {
     let server = Server::start(&["--heartbeat", "500ms"]);
@@ -90,10 +90,10 @@ async fn is_pinged() {
     let mut alive = echo(&server, &json!({})).await;
     let answering = tokio::spawn(async move { alive.next().await.map(|item| (item, alive.close_code)) });
     assert_eq!(close_code_of_ended(silent).await, 1013);
-    assert!(!answering.is_finished(), "its pings are answered");
+    assert!(!answering.is_finished(), "the peer that answers pings stays connected");
 }
 
-/// A long message comes back as it was, however it was cut, and whatever the heartbeats do meanwhile.
+/// A long message is echoed unchanged, for any fragmentation, also with heartbeats in between.
 #[tokio::test]
 async fn echoes_what_is_long() {
     let server = Server::start(&["--heartbeat", "100ms"]);

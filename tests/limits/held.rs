@@ -1,5 +1,5 @@
-//! What one address or one subject makes the server hold for as long as it stays, or does not read: charged while it is held,
-//! refused or cut past its share, and given back.
+//! Memory budgets for each address and subject, for open subscriptions and unsent bytes: memory is charged while it is held,
+//! refused or cut beyond the share, and released.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::support::raw::{Connection, Items, masked};
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
-/// A small share, and no other limit that would end who does not read.
+/// A small budget, and no other limit that would end a slow reader.
 const FLAGS: [&str; 10] = [
     "--max-memory-per-peer",
     "2MiB",
@@ -32,11 +32,11 @@ const FLAGS: [&str; 10] = [
     "warn",
 ];
 
-/// Many times what a kernel takes for a peer with a narrow window.
+/// Many times what the kernel buffers for a peer with a small receive window.
 const EVENTS: usize = 20;
 const EVENT_BYTES: usize = 200_000;
 
-/// A connection whose kernel takes little, from an address.
+/// A connection with a small kernel receive buffer, from an address.
 async fn narrow(source: Ipv4Addr, address: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -44,7 +44,7 @@ async fn narrow(source: Ipv4Addr, address: &str) -> TcpStream {
     socket.connect(address.parse().expect("an address")).await.expect("connected")
 }
 
-/// Completes when the peer resets a connection, whatever has not been read of it.
+/// Completes when the server resets a connection, also with unread bytes.
 pub(crate) fn reset_of(stream: &TcpStream) -> impl Future<Output = ()> + use<> {
     let watched = std::os::fd::AsFd::as_fd(stream).try_clone_to_owned().expect("another handle");
     let watched = TcpStream::from_std(watched.into()).expect("a socket");
@@ -53,7 +53,7 @@ pub(crate) fn reset_of(stream: &TcpStream) -> impl Future<Output = ()> + use<> {
     }
 }
 
-/// Opens subscriptions that nothing is read of, until the server resets one.
+/// Opens subscriptions without reading them, until the server resets one.
 async fn stall_until_one_is_cut(server: &Server, certificate: Option<&Certificate>, request: &str) {
     const MOST: usize = 100;
     let (cut, mut seen) = tokio::sync::mpsc::channel::<()>(1);
@@ -72,7 +72,7 @@ async fn stall_until_one_is_cut(server: &Server, certificate: Option<&Certificat
             drop(connection);
         }));
         if tokio::time::timeout(Duration::from_millis(20), seen.recv()).await.is_ok() {
-            assert!(number >= 3, "a share has room for several: {number}");
+            assert!(number >= 3, "a budget has room for several: {number}");
             break;
         }
     }
@@ -99,7 +99,7 @@ fn upgrade(path: &str) -> String {
     )
 }
 
-/// All events, from an address.
+/// Reads all events, from an address.
 async fn reads_all(server: &Server, source: Ipv4Addr) {
     let stream = narrow(source, server.address()).await;
     let mut connection = Connection::on(stream);
@@ -120,15 +120,15 @@ async fn answers_that_are_not_read_take_a_share_and_are_cut_past_it() {
     for request in [
         get("/v1/stream?topic=long&cursor=earliest"),
         upgrade("/v1/ws?topic=long&cursor=earliest"),
-        // Which takes the way through the `App`.
+        // This request falls back to the `App`.
         "GET /v1/sse?topic=long&cursor=earliest HTTP/1.0\r\nHost: localhost\r\n\r\n".to_owned(),
     ] {
         stall_until_one_is_cut(&server, None, &request).await;
         reads_all(&server, CALM).await;
     }
-    // What it held is given back: nothing is cut any more.
+    // The memory is released: no connection is cut any more.
     reads_all(&server, ATTACKER).await;
-    super::until("it was written down", async || server.log().contains("unsent_bytes")).await;
+    super::until("the cut is logged", async || server.log().contains("unsent_bytes")).await;
 }
 
 #[tokio::test]
@@ -171,12 +171,12 @@ async fn patterns_of_open_streams_take_a_share_and_are_refused_past_it() {
             429 => break head,
             status => panic!("{status}"),
         }
-        assert!(open.len() < 200, "they are not counted");
+        assert!(open.len() < 200, "patterns are not charged");
     };
     assert!(refused.header("retry-after").is_some() && open.len() > 50, "{}: {refused:?}", open.len());
     let mut other = Items::over(from(CALM).await, "stream", &query(0)).await.expect("of another address");
     other.named("$hello").await;
-    // On a socket the refusal is a reply, and what was subscribed before stays.
+    // On a WebSocket the refusal is a reply, and earlier subscriptions stay.
     let mut socket = Items::over(from(ATTACKER).await, "ws", "topic=a").await.expect("a small one has room");
     socket.named("$hello").await;
     let message = json!({ "type": "subscribe", "topics": patterns(100_000_000)[..63], "ref": 1 }).to_string();
@@ -185,7 +185,7 @@ async fn patterns_of_open_streams_take_a_share_and_are_refused_past_it() {
     assert_eq!((&reply["data"]["ok"], &reply["data"]["error"]["code"]), (&json!(false), &json!("too_many")), "{reply}");
     server.publish(&json!({ "topic": "a", "data": 1 })).await;
     assert_eq!(super::within("its event", socket.next()).await.expect("open").expect("an event")["data"], 1);
-    // What has gone makes room.
+    // A closed subscription releases its memory.
     drop(open);
     super::until("there is room again", async || {
         socket.connection.send(masked(0x81, message.as_bytes())).await.expect("sent");
@@ -194,7 +194,7 @@ async fn patterns_of_open_streams_take_a_share_and_are_refused_past_it() {
     .await;
 }
 
-/// Heads of requests that wait, of one subject from two addresses: it has one share.
+/// Heads of held requests, of one subject from two addresses: they share one budget.
 #[tokio::test]
 async fn heads_over_http2_are_charged_to_the_subject() {
     let (certificate, files) = (Certificate::new(), certificates::Files::new());
@@ -213,7 +213,7 @@ async fn heads_over_http2_are_charged_to_the_subject() {
             let request = request.header("authorization", bearer(subject)).body(()).expect("a request");
             answers.push(connection.begin(request).await);
         }
-        // Answered after all of them have been looked at.
+        // This is answered after all of them have been processed.
         assert_eq!(connection.get("/healthz").await.status, 200);
         for answer in &mut answers {
             if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), answer).await {

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::certificates::{self, Certificate};
 use crate::support::Server;
 
-/// One connection; it runs beside the test, until it is dropped.
+/// A connection, driven by a task of its own until it is dropped.
 pub(crate) struct Connection {
     pub(crate) requests: SendRequest<Bytes>,
     pub(crate) driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
     authority: String,
 }
 
-/// An answer, whose body is still on its way.
+/// A response whose body is still arriving.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -39,7 +39,7 @@ impl Connection {
         Self { requests, driver: tokio::spawn(connection), authority: server.address().to_owned() }
     }
 
-    /// From another loopback address than usual.
+    /// A connection from a given loopback address.
     pub(crate) async fn from(source: Ipv4Addr, certificate: &Certificate, server: &Server) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind((source, 0).into()).expect("bound");
@@ -49,7 +49,7 @@ impl Connection {
         Self { requests, driver: tokio::spawn(connection), authority: server.address().to_owned() }
     }
 
-    /// Sends a request; its answer is not waited for.
+    /// Sends a request, without waiting for the response.
     pub(crate) async fn begin(&mut self, request: Request<()>) -> h2::client::ResponseFuture {
         let mut requests = self.requests.clone().ready().await.expect("room for a stream");
         requests.send_request(request, true).expect("sent").0
@@ -96,7 +96,7 @@ impl Drop for Connection {
 }
 
 impl Answer {
-    /// What comes, as it comes; what is taken of it has to be given back to the window.
+    /// Reads the next bytes, and releases the flow-control window for them.
     pub(crate) fn body(&mut self) -> &mut RecvStream {
         &mut self.body
     }
@@ -108,7 +108,7 @@ impl Answer {
                 self.text.extend_from_slice(&bytes);
                 true
             }
-            Some(Err(error)) => panic!("the stream breaks: {error}"),
+            Some(Err(error)) => panic!("the stream failed: {error}"),
             None => false,
         }
     }
@@ -119,7 +119,7 @@ impl Answer {
         String::from_utf8(std::mem::take(&mut self.text)).expect("text")
     }
 
-    /// Reads on until it contains something.
+    /// Reads until the body contains a text.
     pub(crate) async fn until(&mut self, what: &str) -> String {
         loop {
             let text = String::from_utf8_lossy(&self.text).into_owned();
@@ -172,9 +172,9 @@ async fn every_transport_but_websocket_works() {
 async fn requests_keep_their_meaning() {
     let (server, certificate, _files) = certificates::server(&[]);
     let mut connection = Connection::open(&certificate, &server).await;
-    // A page of ours, and one that is not: `:authority` is what `Host` is elsewhere.
+    // A same-origin and a cross-origin page: `:authority` takes the place of `Host`.
     let own = format!("https://{}", server.address());
-    // TLS ends here, so that the scheme counts.
+    // TLS is terminated by this server, so the scheme is checked.
     let plain = format!("http://{}", server.address());
     for (origin, status) in [(own.as_str(), 201), ("https://evil.example", 403), (plain.as_str(), 403)] {
         let request = connection.request("POST", "/v1/topics/a").header("origin", origin).body(());
@@ -194,14 +194,14 @@ async fn requests_keep_their_meaning() {
     let request = connection.request("GET", &format!("/v1/poll?topic=a&cursor={cursor}")).header("if-none-match", tag);
     let mut answer = connection.send(request.body(()).expect("a request"), None).await.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.all().await.len()), (304, 0));
-    // Larger than a window: it opens as the body is read.
+    // Larger than the flow-control window, which is released as the body is read.
     let text = "x".repeat(200_000);
     connection.publish(&json!({ "topic": "large", "data": text })).await;
     let mut answer = connection.get("/v1/poll?topic=large&cursor=earliest").await;
     assert!(answer.all().await.contains(&text));
 }
 
-/// More than the six connections of HTTP/1.1, on one.
+/// More streams than the six connections of HTTP/1.1, on one connection.
 #[tokio::test]
 async fn many_streams_share_a_connection() {
     let (server, certificate, _files) = certificates::server(&[]);
@@ -223,7 +223,7 @@ async fn many_streams_share_a_connection() {
     }
 }
 
-/// Nobody waits for a heartbeat to see that somebody is gone: it is an hour away.
+/// A disconnect is noticed without a heartbeat, which is an hour away.
 #[tokio::test]
 async fn what_is_aborted_is_freed_at_once() {
     let (server, certificate, _files) = certificates::server(&["--heartbeat", "1h"]);
@@ -237,18 +237,19 @@ async fn what_is_aborted_is_freed_at_once() {
             let mut requests = connection.requests.clone().ready().await.expect("ready");
             let request = connection.request("GET", &path).body(()).expect("a request");
             streams.push(requests.send_request(request, true).expect("sent"));
-            super::until("it is there", async || watching.transports(client).await == 1).await;
+            super::until("the client is connected", async || watching.transports(client).await == 1).await;
         }
         let (_answer, mut stream) = streams.remove(0);
         stream.send_reset(Reason::CANCEL);
-        super::until("the one that was reset is gone", async || watching.transports(clients[0]).await == 0).await;
-        assert_eq!(watching.transports(clients[1]).await, 1, "the other one of the connection is not");
+        super::until("the reset stream is removed", async || watching.transports(clients[0]).await == 0).await;
+        assert_eq!(watching.transports(clients[1]).await, 1, "the connection's other stream stays open");
         connection.driver.abort();
-        super::until("what was on the connection is gone", async || watching.transports(clients[1]).await == 0).await;
+        super::until("the streams of the connection are removed", async || watching.transports(clients[1]).await == 0)
+            .await;
     }
 }
 
-/// One that takes nothing is reset; the others of its connection go on.
+/// A stalled stream is reset; the other streams of its connection continue.
 #[tokio::test]
 async fn a_stalled_stream_ends_alone() {
     let flags = ["--stall-timeout", "2s", "--heartbeat", "500ms"];
@@ -258,7 +259,7 @@ async fn a_stalled_stream_ends_alone() {
     let connection = builder.initial_window_size(16 << 10).initial_connection_window_size(8 << 20);
     let mut connection = Connection::with(&certificate, &server, connection).await;
     let client = uuid::Uuid::new_v4();
-    // Its window is never opened.
+    // The stream's flow-control window is never released.
     let stalled = connection.get(&format!("/v1/sse?topic=a&client={client}")).await;
     let mut healthy = connection.get("/v1/sse?topic=a&topic=end").await;
     healthy.until("$hello").await;
@@ -268,10 +269,10 @@ async fn a_stalled_stream_ends_alone() {
         let events: Vec<Value> = (0..50).map(|number| json!({ "topic": "a", "data": [number, text] })).collect();
         watching.publish(&json!(events)).await;
     }
-    super::until("the stalled one is cut", async || watching.transports(client).await == 0).await;
+    super::until("the stalled stream is reset", async || watching.transports(client).await == 0).await;
     watching.publish(&json!({ "topic": "end", "data": "the end" })).await;
-    let heard = super::within("the healthy one", healthy).await.expect("it hears everything");
-    assert_eq!(heard.matches("\"topic\":\"a\"").count(), 2000, "nothing is missing");
+    let heard = super::within("the healthy stream", healthy).await.expect("the healthy stream receives everything");
+    assert_eq!(heard.matches("\"topic\":\"a\"").count(), 2000, "no event is missing");
     let mut stalled = stalled.body;
     let ended = async {
         while let Some(data) = stalled.data().await {
@@ -284,7 +285,7 @@ async fn a_stalled_stream_ends_alone() {
     assert_eq!(super::within("its end", ended).await, Some(Reason::CANCEL));
 }
 
-/// No `App` is behind HTTP/2, and what one would find is found.
+/// HTTP/2 requests do not go through the `App`, and have the same routes.
 #[tokio::test]
 async fn every_path_is_found_as_over_http1() {
     let (server, certificate, _files) = certificates::server(&[]);
@@ -310,7 +311,7 @@ async fn every_path_is_found_as_over_http1() {
     }
 }
 
-/// The end of an answer needs no room that its client has no reason to give.
+/// The end of a response needs no flow-control window.
 #[tokio::test]
 async fn an_answer_that_fills_its_window_ends() {
     let (server, certificate, _files) = certificates::server(&[]);
@@ -330,7 +331,8 @@ async fn an_answer_that_fills_its_window_ends() {
     assert_eq!(super::within("the end", reading).await, length);
 }
 
-/// As over HTTP/1: a field more is a byte on the wire, and may be kilobytes here.
+/// The number of header fields is limited as over HTTP/1: with HPACK a field is a byte on the wire, and may be kilobytes in
+/// memory.
 #[tokio::test]
 async fn more_fields_than_a_request_may_have_are_refused() {
     let (server, certificate, _files) = certificates::server(&[]);
@@ -348,7 +350,7 @@ async fn more_fields_than_a_request_may_have_are_refused() {
     }
 }
 
-/// Some clients lose the answer to an upload whose stream is reset behind it.
+/// Some clients lose the response to an upload whose stream is reset after it.
 #[tokio::test]
 async fn a_refused_upload_is_read_on() {
     let (server, certificate, _files) = certificates::server(&[]);
@@ -371,7 +373,7 @@ async fn a_refused_upload_is_read_on() {
     }
 }
 
-/// A slow body is answered, and the connection goes on.
+/// A slow body gets a 408 response, and the connection stays open.
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let (server, certificate, _files) = certificates::server(&["--body-timeout", "1s"]);
@@ -384,7 +386,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert_eq!(connection.get("/v1/info").await.status, 200);
 }
 
-/// A connection without requests ends; one with a stream does not, however quiet.
+/// An idle connection without streams times out; a connection with a quiet stream does not.
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
     let (server, certificate, _files) = certificates::server(&["--keep-alive", "1s", "--header-timeout", "1s"]);
@@ -393,13 +395,13 @@ async fn an_idle_connection_is_closed() {
     stream.until("$hello").await;
     let mut idle = Connection::open(&certificate, &server).await;
     assert_eq!(idle.get("/v1/info").await.status, 200);
-    // With a goodbye, or, where this side was about to answer that, with a broken pipe.
-    let _ = super::within("its end", &mut idle.driver).await.expect("it runs");
+    // With GOAWAY, or with a broken pipe where this side was about to respond to it.
+    let _ = super::within("the end of the idle connection", &mut idle.driver).await.expect("the driver does not panic");
     streaming.publish(&json!({ "topic": "a", "data": "still here" })).await;
     stream.until("still here").await;
 }
 
-/// Streams end with the server, told when to come back.
+/// At shutdown streams end with a retry delay.
 #[tokio::test]
 async fn a_stop_is_told() {
     let (mut server, certificate, _files) = certificates::server(&["--drain", "1s"]);
@@ -410,5 +412,5 @@ async fn a_stop_is_told() {
     let text = stream.all().await;
     assert!(text.contains("\"$bye\"") && text.contains("shutdown"), "{text}");
     let ended = tokio::task::spawn_blocking(move || server.wait());
-    assert!(super::within("the server's end", ended).await.expect("it ends").success());
+    assert!(super::within("the server's end", ended).await.expect("the server ends").success());
 }

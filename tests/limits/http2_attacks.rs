@@ -1,4 +1,4 @@
-//! HTTP/2 as it is abused: the server ends the connection, and answers others meanwhile.
+//! Known attacks over HTTP/2: the server closes the attacker's connection, and serves others meanwhile.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -35,7 +35,7 @@ fn request() -> Vec<u8> {
     block
 }
 
-/// Sends until the server has had enough, at most so many times.
+/// Sends repeatedly until the server closes the connection, up to a maximum.
 async fn until_refused(times: u32, mut next: impl FnMut(u32) -> Vec<u8>) -> bool {
     let (server, certificate, _files) = certificates::server(&[]);
     let mut stream = certificate.connect(server.address(), "h2").await.expect("TLS");
@@ -43,7 +43,7 @@ async fn until_refused(times: u32, mut next: impl FnMut(u32) -> Vec<u8>) -> bool
     let (mut read, mut write) = tokio::io::split(stream);
     let reading = tokio::spawn(async move {
         let mut buffer = [0; 16 << 10];
-        // Until it closes.
+        // Until the server closes.
         while read.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
     });
     let mut refused = false;
@@ -56,13 +56,13 @@ async fn until_refused(times: u32, mut next: impl FnMut(u32) -> Vec<u8>) -> bool
     if !refused {
         refused = tokio::time::timeout(std::time::Duration::from_secs(5), reading).await.is_ok();
     }
-    // Whatever became of it, others are served.
+    // In any case, others are served.
     let mut other = Connection::open(&certificate, &server).await;
     assert_eq!(other.get("/v1/info").await.status, 200);
     refused
 }
 
-/// CVE-2023-44487: requests that are reset as soon as they are made.
+/// CVE-2023-44487 (rapid reset): requests that are reset at once.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
     let refused = until_refused(200_000, |number| {
@@ -73,14 +73,14 @@ async fn rapid_resets_end_the_connection() {
     assert!(super::within("the end of it", refused).await);
 }
 
-/// CVE-2024-27316: a head that never ends.
+/// CVE-2024-27316 (CONTINUATION flood): a head that never ends.
 #[tokio::test]
 async fn endless_heads_end_the_connection() {
     let refused = until_refused(20_000, |number| {
         if number == 0 {
             return frame(HEADERS, END_STREAM, 1, &request());
         }
-        // `x: yyyy…`, not to be remembered.
+        // `x: yyyy…`, never indexed.
         let mut block = vec![0x00, 0x01, b'x', 0x7F, 0x81, 0x06];
         block.extend(vec![b'y'; 128 + 768]);
         frame(CONTINUATION, 0, 1, &block)
@@ -88,7 +88,7 @@ async fn endless_heads_end_the_connection() {
     assert!(super::within("the end of it", refused).await);
 }
 
-/// Empty ones, too.
+/// Empty CONTINUATION frames, too.
 #[tokio::test]
 async fn empty_continuations_end_the_connection() {
     let refused = until_refused(200_000, |number| match number {
@@ -98,7 +98,7 @@ async fn empty_continuations_end_the_connection() {
     assert!(super::within("the end of it", refused).await);
 }
 
-/// Streams past the limit are refused, not queued.
+/// Streams beyond the limit are refused, not queued.
 #[tokio::test]
 async fn streams_past_the_limit_are_refused() {
     let (server, certificate, _files) = certificates::server(&["--max-http2-streams", "3"]);
@@ -120,7 +120,7 @@ async fn streams_past_the_limit_are_refused() {
             stream.read_exact(&mut head).await.expect("a frame");
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
             let mut payload = vec![0; length];
-            stream.read_exact(&mut payload).await.expect("its payload");
+            stream.read_exact(&mut payload).await.expect("the payload of the frame");
             if head[3] == RST_STREAM {
                 const REFUSED_STREAM: u32 = 7;
                 assert_eq!(payload, REFUSED_STREAM.to_be_bytes());
@@ -132,14 +132,14 @@ async fn streams_past_the_limit_are_refused() {
     assert_eq!(refused, [7, 9]);
 }
 
-/// Pings are answered one at a time, and cost nothing that grows.
+/// Pings are answered one at a time, with bounded memory.
 #[tokio::test]
 async fn pings_without_end_cost_nothing() {
     let (server, certificate, _files) = certificates::server(&[]);
     let mut stream = certificate.connect(server.address(), "h2").await.expect("TLS");
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("sent");
     let pings: Vec<u8> = (0..1000).flat_map(|_| frame(PING, 0, 0, &[0; 8])).collect();
-    // Nothing is read: what cannot be answered is not read any more, either.
+    // The client reads nothing: the server stops reading once its responses cannot be sent.
     for _ in 0..1000 {
         if !matches!(
             tokio::time::timeout(std::time::Duration::from_secs(1), stream.write_all(&pings)).await,

@@ -1,4 +1,4 @@
-//! A server with a secret, and tokens for it.
+//! The fixture of the limits tests with keys: a server with a secret, and tokens signed with it.
 
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub(crate) fn now_s() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// A token with these claims, good for an hour unless they say otherwise.
+/// A token with these claims, which expires in an hour unless `exp` is given.
 pub(crate) fn token(claims: &Value) -> String {
     let mut all = claims.clone();
     if all.get("exp").is_none() {

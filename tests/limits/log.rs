@@ -1,11 +1,11 @@
-//! What is written down: each request once, and no secret, however it came.
+//! The access log: each request is logged once, and no secret is logged, however the secret was sent.
 
 use serde_json::json;
 
 use crate::support::Server;
 use crate::support::raw::{self, Connection, Items, STREAMS};
 
-/// What must not be found anywhere.
+/// The secret that must not be logged.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
 
 #[tokio::test]
@@ -17,9 +17,9 @@ async fn each_request_is_written_down_when_it_is_over() {
     raw::get(address, "/nowhere").await.expect("an answer");
     let mut items = Items::open(address, "sse", "topic=a&cursor=earliest").await.expect("open");
     items.news().await;
-    assert!(!server.log().contains("/v1/sse"), "a stream is written down when it is over");
+    assert!(!server.log().contains("/v1/sse"), "a stream is logged when it ends");
     drop(items);
-    super::until("all are written down", async || server.log().contains(" sse")).await;
+    super::until("all requests are logged", async || server.log().contains(" sse")).await;
     let log = server.log();
     for told in [
         "127.0.0.1 \"POST /v1/events HTTP/1.1\" 201 ",
@@ -31,22 +31,25 @@ async fn each_request_is_written_down_when_it_is_over() {
         assert!(log.contains(told), "{told}: {log}");
     }
     assert!(!log.contains("payload"));
-    assert!(!log.contains('\x1b'), "colours are for terminals: {log:?}");
+    assert!(!log.contains('\x1b'), "terminal colours in a file: {log:?}");
     assert_eq!(log.lines().filter(|line| line.contains("switchback::access")).count(), 4, "{log}");
 }
 
-/// What goes past actix is counted with the rest, and what stands around chunks is not.
+/// Bytes of direct writes are counted, too; chunk framing is not.
 #[tokio::test]
 async fn the_bytes_of_a_stream_are_all_counted() {
     let server = Server::start(&["--log", "warn", "--access-log", "--max-stream-age", "2s"]);
     let address = server.address();
     for transport in STREAMS {
-        // The second on the same connection has its own count, where there can be one.
+        // The second request on the same connection has its own count, where keep-alive is possible.
         let mut connection = Connection::open(address).await.expect("connected");
         for round in 0..if transport == "ws" { 1 } else { 2 } {
             let query = format!("topic=a&last={}", round + 1);
             Items::ask(&mut connection, transport, &query).await.expect("sent");
-            super::until("it is open", async || connection.fill().await.is_ok() && connection.buffer.len() > 300).await;
+            super::until("the stream is open", async || {
+                connection.fill().await.is_ok() && connection.buffer.len() > 300
+            })
+            .await;
             for number in 0..20 {
                 let event = json!({ "topic": "a", "data": format!("{transport} {number}") });
                 raw::post(address, &event).await.expect("an answer");
@@ -69,7 +72,7 @@ async fn nothing_is_written_down_unasked() {
     assert!(!server.log().contains("/v1/info"), "{}", server.log());
 }
 
-/// The client that a trusted proxy names is who asked.
+/// The logged address is the client that a trusted proxy names.
 #[tokio::test]
 async fn the_client_behind_a_trusted_proxy_is_written_down() {
     let server =
@@ -78,10 +81,10 @@ async fn the_client_behind_a_trusted_proxy_is_written_down() {
     let request = "GET /v1/info HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
     connection.send(request).await.expect("sent");
     connection.answer().await.expect("an answer");
-    super::until("it is written down", async || server.log().contains("192.0.2.7 \"GET /v1/info")).await;
+    super::until("the request is logged", async || server.log().contains("192.0.2.7 \"GET /v1/info")).await;
 }
 
-/// Whatever we say, in whatever detail: nothing that was a secret is in it.
+/// At every log level, no secret is logged.
 #[tokio::test]
 async fn no_secret_is_ever_written_down() {
     let server = Server::start(&["--log", "off,switchback=trace", "--access-log"]);
@@ -124,7 +127,7 @@ async fn no_secret_is_ever_written_down() {
     let mut connection = Connection::open(address).await.expect("connected");
     connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
     assert_eq!(connection.answer().await.expect("an answer").status(), 400);
-    super::until("all are written down", async || {
+    super::until("all requests are logged", async || {
         server.log().lines().filter(|line| line.contains("switchback::access")).count() > count
     })
     .await;

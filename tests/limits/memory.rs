@@ -1,4 +1,4 @@
-//! Memory: what one address makes the server hold is bounded and ends in time, and takes nothing from the others.
+//! Memory for inbound data: the buffers for one address are bounded, released by a deadline, and leave room for other addresses.
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +28,7 @@ async fn publish(address: &str, from: Ipv4Addr, bytes: usize) -> u16 {
     super::within("an answer", connection.answer()).await.expect("an answer").status()
 }
 
-/// Ten half messages from one address: most are refused, and nobody's publishing is, not even of that address.
+/// Ten incomplete messages from one address: most are refused, and publishing still works, even for that address.
 #[tokio::test]
 async fn half_messages_of_one_address_take_its_share_only() {
     let flags = ["--max-memory-per-peer", "8MiB", "--max-arriving-bytes", "16MiB", "--max-echo-bytes", "2MiB"];
@@ -38,7 +38,7 @@ async fn half_messages_of_one_address_take_its_share_only() {
     let mut sockets = Vec::new();
     for _ in 0..10 {
         let mut socket = echo(address, attacker).await;
-        // It may be closed in the middle of it.
+        // The server may close the connection while the client still sends.
         let _ = socket.connection.send(half_message()).await;
         sockets.push(socket);
     }
@@ -55,7 +55,7 @@ async fn half_messages_of_one_address_take_its_share_only() {
     }
 }
 
-/// Where several addresses fill all there is, small bodies still have room, and large ones again once they have gone.
+/// Where several addresses fill the whole budget, small bodies still have room, and large ones do once the addresses disconnect.
 #[tokio::test]
 async fn a_full_server_takes_small_bodies() {
     let flags = ["--max-arriving-bytes", "8MiB", "--max-memory-per-peer", "4MiB", "--max-echo-bytes", "2MiB"];
@@ -63,7 +63,7 @@ async fn a_full_server_takes_small_bodies() {
     let address = server.address();
     let calm = Ipv4Addr::new(127, 0, 0, 9);
     let mut sockets = Vec::new();
-    super::until("it is full", async || {
+    super::until("the budget is full", async || {
         let number = 100 + sockets.len() as u8 % 100;
         let mut socket = echo(address, Ipv4Addr::new(127, 0, 0, number)).await;
         let _ = socket.connection.send(half_message()).await;
@@ -76,7 +76,7 @@ async fn a_full_server_takes_small_bodies() {
     super::until("there is room again", async || publish(address, calm, 200 << 10).await == 201).await;
 }
 
-/// A body, a line, a message: each has its time, and what was kept of it is given back.
+/// A body, a line, a message: each has a deadline, after which its memory is released.
 #[tokio::test]
 async fn no_half_lasts() {
     let server = Server::start(&["--body-timeout", "1s"]);
@@ -109,7 +109,7 @@ async fn no_half_lasts() {
     }
 }
 
-/// A line that goes on byte by byte has its time from its first byte on; lines that end in time go on for ever.
+/// The deadline of a line counts from its first byte; a stream of lines that end in time has no deadline.
 #[tokio::test]
 async fn a_dripping_line_is_cut_and_a_slow_stream_of_lines_is_not() {
     let server = Server::start(&["--body-timeout", "2s"]);
@@ -128,7 +128,7 @@ async fn a_dripping_line_is_cut_and_a_slow_stream_of_lines_is_not() {
     assert!(String::from_utf8_lossy(&dripping.buffer).starts_with("HTTP/1.1 408"));
 }
 
-/// Errors repeat little of what was sent, and a stream of lines keeps few of them.
+/// Errors quote little of the input, and a stream of lines keeps only the first errors.
 #[tokio::test]
 async fn errors_are_short_whatever_was_sent() {
     let server = Server::start(&[]);

@@ -1,4 +1,4 @@
-//! Whom the server believes about where a request comes from.
+//! Trusted proxies: which forwarded headers the server accepts for the address of a client.
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ async fn publish(server: &Server, headers: &str) -> Answer {
     connection.answer().await.expect("an answer")
 }
 
-/// Publishes as each until one is refused; says how many were accepted.
+/// Publishes with each header until one is refused; returns the number of accepted requests.
 async fn accepted(server: &Server, headers: impl Fn(u32) -> String) -> usize {
     for number in 0..20 {
         if publish(server, &headers(number)).await.status() == 429 {
@@ -32,7 +32,7 @@ const SLOW: [&str; 5] = ["--allow-anonymous", "--publish-rate-per-address", "1",
 async fn a_proxy_that_is_not_trusted_is_not_believed() {
     let server = Server::start(&SLOW);
     let accepted = accepted(&server, |number| format!("X-Forwarded-For: 10.0.0.{number}\r\n")).await;
-    assert!((5..10).contains(&accepted), "one address, whatever it says: {accepted}");
+    assert!((5..10).contains(&accepted), "an untrusted peer is one address, with any header: {accepted}");
 }
 
 #[tokio::test]
@@ -40,11 +40,11 @@ async fn a_trusted_proxy_speaks_for_its_clients() {
     let flags: Vec<&str> = SLOW.into_iter().chain(["--trusted-proxy", "127.0.0.0/8,10.9.0.0/16"]).collect();
     let server = Server::start(&flags);
     let many = accepted(&server, |number| format!("X-Forwarded-For: 192.0.2.{number}, 10.9.1.1\r\n")).await;
-    assert_eq!(many, 20, "each is somebody else");
-    // What a client made up stands on the left, and helps nothing.
+    assert_eq!(many, 20, "each forwarded address is a client of its own");
+    // Addresses forged by the client are on the left, and are ignored.
     let one = accepted(&server, |number| format!("X-Forwarded-For: 198.51.100.{number}, 203.0.113.1\r\n")).await;
     assert!((5..10).contains(&one), "{one}");
-    // The other header is somebody's invention.
+    // The other header is forged.
     let ignored = |number| format!("Forwarded: for=192.0.3.{number}\r\nX-Forwarded-For: 203.0.113.2\r\n");
     let one = accepted(&server, ignored).await;
     assert!((5..10).contains(&one), "{one}");
@@ -57,12 +57,12 @@ async fn the_other_header_where_that_is_the_one() {
     let server = Server::start_at("127.0.0.1:0", &flags);
     let many = accepted(&server, |number| format!("Forwarded: for=\"[2001:db8:{number}::1]\";proto=https\r\n")).await;
     assert_eq!(many, 20);
-    // One network of IPv6 is one client.
+    // One IPv6 /64 network is one client.
     let one = accepted(&server, |number| format!("Forwarded: for=\"[2001:db8:ffff::{number}]\"\r\n")).await;
     assert!((5..10).contains(&one), "{one}");
 }
 
-/// To be trusted is not to be let in: without a key, what came through a proxy came from anywhere.
+/// A trusted proxy does not grant access: without a key, a forwarded request may come from anywhere.
 #[tokio::test]
 async fn a_trusted_proxy_is_refused_where_there_is_no_key() {
     let server = Server::start(&["--trusted-proxy", "127.0.0.0/8"]);
@@ -70,7 +70,7 @@ async fn a_trusted_proxy_is_refused_where_there_is_no_key() {
     assert_eq!((answer.status(), answer.code().as_str()), (403, "proxied"));
 }
 
-/// Connections of a trusted proxy are many clients', and not counted as one's.
+/// Connections of a trusted proxy carry many clients, and are not counted as those of one address.
 #[tokio::test]
 async fn a_trusted_proxy_has_any_number_of_connections() {
     let trusted = ["--max-connections-per-address", "2", "--trusted-proxy", "127.0.0.0/8", "--allow-anonymous"];
@@ -88,7 +88,7 @@ async fn a_trusted_proxy_has_any_number_of_connections() {
     }
 }
 
-/// A page that was not on HTTPS is not the server's own, where a trusted proxy says that the server is.
+/// A page on plain HTTP is not same-origin where a trusted proxy reports that the server is on HTTPS.
 #[tokio::test]
 async fn the_scheme_that_a_trusted_proxy_tells_counts() {
     let flags = ["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8"];

@@ -1,5 +1,5 @@
-//! How often: subscriptions and events a second, of one address; what is too fast is told so, and nothing of it is lost
-//! or stored by halves.
+//! Rate limits: subscriptions and events a second for one address; excess requests are refused with a retry delay, and no batch
+//! is lost or stored in part.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ async fn publishing_has_a_pace() {
     assert_eq!(raw::post(address, &json!(batch)).await.expect("an answer").status(), 201);
     assert_told(&raw::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
     assert_eq!(stored(address, "a").await, 5, "a batch is stored whole or not at all");
-    // What never has room is another matter: it is no use to come back with it.
+    // A batch above the burst size never has room: it is refused without a retry delay.
     let six: Vec<Value> = (0..6).map(|number| json!({ "topic": "a", "data": number })).collect();
     let answer = raw::post(address, &json!(six)).await.expect("an answer");
     assert_eq!((answer.status(), answer.code().as_str()), (413, "too_large"));
@@ -30,7 +30,7 @@ async fn publishing_has_a_pace() {
         raw::post(address, &json!({ "topic": "b", "data": 1 })).await.expect("an answer").status() == 201
     })
     .await;
-    // Another address has a pace of its own.
+    // Another address has a rate of its own.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.77:0".parse().expect("an address")).expect("bound");
     let mut other = Connection::on(socket.connect(address.parse().expect("an address")).await.expect("connected"));
@@ -38,7 +38,7 @@ async fn publishing_has_a_pace() {
     assert_eq!(other.answer().await.expect("an answer").status(), 201);
 }
 
-/// A stream of lines is slowed down: what is not read yet waits where it is.
+/// A stream of lines is slowed down by backpressure: unread lines stay in the socket.
 #[tokio::test]
 async fn lines_are_slowed_down_and_all_stored() {
     let server = Server::start(&["--publish-rate-per-address", "200", "--publish-burst", "10"]);
@@ -65,12 +65,12 @@ async fn subscribing_has_a_pace() {
     let mut connection = Connection::open(address).await.expect("connected");
     connection.upgrade("/v1/ws?topic=a").await.expect("sent");
     assert_told(&connection.answer().await.expect("an answer"), 429, "too_fast");
-    // Publishing, and asking about the server, is not subscribing.
+    // Publishing and `/v1/info` do not count as subscribing.
     assert_eq!(raw::get(address, "/v1/info").await.expect("an answer").status(), 200);
     assert_eq!(raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
 }
 
-/// On a socket it is told in a reply; whoever does not listen is closed, and what was accepted is stored.
+/// On a WebSocket the refusal is a reply; a client that ignores it is closed, and accepted events are stored.
 #[tokio::test]
 async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
     let server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "3"]);
@@ -83,7 +83,7 @@ async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
     for number in 0..10 {
         items.connection.send(publish(number)).await.expect("sent");
     }
-    // A refusal does not wait for the store, so it may come before an earlier publish's reply.
+    // A refusal does not wait for the store, so it may arrive before the reply to an earlier publish.
     let (mut accepted, mut refused) = (0, 0);
     while accepted + refused < 10 {
         let reply = items.named("$reply").await;
@@ -97,7 +97,7 @@ async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
     }
     assert!(accepted >= 3 && refused > 0, "{accepted} {refused}");
     let flood: Vec<u8> = (0..500).flat_map(publish).collect();
-    // It may be closed in the middle of it.
+    // The server may close the connection while the client still sends.
     let _ = items.connection.send(flood).await;
     let closed = async {
         while let Ok(Some(item)) = items.next().await {
@@ -109,7 +109,7 @@ async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
     assert_eq!(stored(server.address(), "a").await, accepted);
 }
 
-/// A flood of one address leaves the others their pace.
+/// A flood from one address does not use up the rates of others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_does_not_stop_the_others() {
     let server = Server::start(&["--publish-rate-per-address", "50", "--publish-burst", "50"]);
@@ -135,7 +135,7 @@ async fn a_flood_does_not_stop_the_others() {
         connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");
         assert_eq!(connection.answer().await.expect("an answer").status(), 201);
     }
-    let [accepted, refused] = super::within("the flood's end", flooding).await.expect("it ends");
+    let [accepted, refused] = super::within("the flood's end", flooding).await.expect("the flood ends");
     assert!(refused > accepted, "{accepted} {refused}");
     assert_eq!((stored(&address, "flood").await, stored(&address, "calm").await), (accepted, 50));
 }

@@ -1,4 +1,4 @@
-//! Readers that take what they asked for slowly: what they receive, and what they make the server hold meanwhile.
+//! Slow readers of responses: what they receive, and how much memory the server holds for them meanwhile.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::Server;
 /// Bytes of one event's data.
 const EVENT_BYTES: usize = 100_000;
 
-/// A poll's longest batch: past 256 KiB after its third event.
+/// The longest batch of a poll: more than 256 KiB after its third event.
 async fn publish(server: &Server) {
     for event in events() {
         server.publish(&event).await;
@@ -25,7 +25,7 @@ fn events() -> [Value; 3] {
     [0, 1, 2].map(|number| json!({ "topic": "long", "data": format!("{number}{}", "x".repeat(EVENT_BYTES)) }))
 }
 
-/// A server with TLS that has them.
+/// A server with TLS that stores these events.
 async fn over_tls(flags: &[&str]) -> (Server, Certificate, Files) {
     let (server, certificate, files) = certificates::server(flags);
     let mut connection = Connection::open(&certificate, &server).await;
@@ -35,14 +35,14 @@ async fn over_tls(flags: &[&str]) -> (Server, Certificate, Files) {
     (server, certificate, files)
 }
 
-/// A connection whose kernel takes little at a time.
+/// A connection with a small kernel receive buffer.
 async fn narrow(address: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
     socket.connect(address.parse().expect("an address")).await.expect("connected")
 }
 
-/// All that is answered to a request, read in small pieces, with turns for others between them.
+/// The whole response to a request, read in small pieces, with yields in between.
 async fn read_slowly(address: &str, request: &str) -> Vec<u8> {
     let mut stream = narrow(address).await;
     stream.write_all(request.as_bytes()).await.expect("sent");
@@ -61,8 +61,8 @@ fn body_of(answer: &[u8]) -> &[u8] {
     &answer[end + 4..]
 }
 
-/// What is dropped while a peer takes nothing is the same once it is made again: by the plain way (the connection's second
-/// request, which closes it, goes through the `App`), from the tail and, where that is too short, from the store.
+/// A batch that is dropped while its peer stalls is encoded again with the same bytes: on the fast path (the connection's second
+/// request, which closes it, goes through the `App`), from the tail and, where the tail is too short, from the store.
 #[tokio::test]
 async fn a_long_batch_that_is_taken_slowly_is_the_same() {
     for flags in [&[][..], &["--tail-events", "1"]] {
@@ -73,7 +73,7 @@ async fn a_long_batch_that_is_taken_slowly_is_the_same() {
         assert_eq!(events.len(), 3);
         for (path, close) in [(path, true), ("/v1/jsonp?callback=f&topic=long&cursor=earliest", true), (path, false)] {
             let host = server.address();
-            // The answer of the last request, which is refused, is the end.
+            // The refusal of the last request ends the connection.
             let end = if close { "Connection: close\r\n" } else { "" };
             let one = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{end}\r\n");
             let request =
@@ -93,7 +93,7 @@ async fn a_long_batch_that_is_taken_slowly_is_the_same() {
     }
 }
 
-/// Many requests for long batches, none of which is taken: what is held for each is not the batch.
+/// Many requests for long batches that are not read: the server does not hold the batch for each.
 #[tokio::test]
 async fn batches_that_are_not_taken_are_not_held() {
     const PEERS: usize = 200;
@@ -106,13 +106,13 @@ async fn batches_that_are_not_taken_are_not_held() {
         for _ in 0..number {
             let mut peer = narrow(server.address()).await;
             peer.write_all(ask(server.address()).as_bytes()).await.expect("sent");
-            // It is being answered.
+            // The response has begun.
             let mut first = [0; 16];
             super::within("an answer", peer.read_exact(&mut first)).await.expect("read");
             peers.push(peer);
         }
     };
-    // What is there for all is there then.
+    // Memory that all connections share is allocated by now.
     connect(&mut peers, 20).await;
     let before = memory_kib(server.pid());
     connect(&mut peers, PEERS).await;
@@ -120,7 +120,7 @@ async fn batches_that_are_not_taken_are_not_held() {
     assert!(each <= EACH_KIB, "{each} KiB for each");
 }
 
-/// The same over HTTP/2, where a window that stays shut keeps the batch from being sent at all.
+/// The same over HTTP/2, where a closed flow-control window keeps the batch from being sent at all.
 #[tokio::test]
 async fn batches_behind_a_closed_window_are_not_held() {
     const STREAMS: usize = 90;
@@ -136,16 +136,16 @@ async fn batches_behind_a_closed_window_are_not_held() {
     assert!(each <= 64, "{each} KiB for each");
 }
 
-/// No other limit ends who reads slowly.
+/// Flags without any other limit that would end a slow reader.
 const RATE_FLAGS: [&str; 6] = ["--min-read-rate", "1024", "--read-rate-window", "1s", "--stall-timeout", "1h"];
 
-/// Reads a byte now and then, which is below every rate but none, until the connection is reset.
+/// Reads a byte now and then, which is below every minimum rate, until the connection is reset.
 async fn drip(mut stream: impl AsyncRead + AsyncWrite + Unpin, reset: impl Future, address: &str) {
     let ask = format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\n\r\n");
     stream.write_all(ask.as_bytes()).await.expect("sent");
     let dripping = async {
         loop {
-            stream.read_exact(&mut [0; 1]).await.expect("there is more");
+            stream.read_exact(&mut [0; 1]).await.expect("the connection has more bytes");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -155,7 +155,7 @@ async fn drip(mut stream: impl AsyncRead + AsyncWrite + Unpin, reset: impl Futur
     }
 }
 
-/// A reader below the minimum rate is cut, over HTTP/1 and over TLS; one that is slow, but above it, has everything.
+/// A reader below the minimum rate is cut, over HTTP/1 and over TLS; a slow reader above this rate receives everything.
 #[tokio::test]
 async fn a_connection_below_the_minimum_rate_is_cut() {
     let server = Server::start(&RATE_FLAGS);
@@ -178,7 +178,7 @@ async fn a_connection_over_tls_below_the_minimum_rate_is_cut() {
     drip(certificate.over(stream, "http/1.1").await.expect("TLS"), reset, server.address()).await;
 }
 
-/// Over HTTP/2 the stream is cut alone.
+/// Over HTTP/2 only the stream is reset.
 #[tokio::test]
 async fn a_stream_below_the_minimum_rate_is_reset() {
     const WINDOW_BYTES: u32 = 1000;
@@ -193,23 +193,23 @@ async fn a_stream_below_the_minimum_rate_is_reset() {
                 part = slow.body().data() => match part {
                     Some(Ok(part)) => owed += part.len(),
                     Some(Err(error)) => return error,
-                    None => panic!("all of it was sent"),
+                    None => panic!("the whole response was sent"),
                 },
                 () = tokio::time::sleep(Duration::from_millis(20)), if owed > 0 => {
-                    slow.body().flow_control().release_capacity(1).expect("it was received");
+                    slow.body().flow_control().release_capacity(1).expect("the window is released");
                     (owed, taken) = (owed - 1, taken + 1);
-                    assert!(taken < EVENT_BYTES, "it is not cut");
+                    assert!(taken < EVENT_BYTES, "the slow stream is not cut");
                 }
             }
         }
     };
     let error = super::within("its end", end).await;
     assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
-    assert_eq!(connection.get("/healthz").await.status, 200, "the others of its connection go on");
+    assert_eq!(connection.get("/healthz").await.status, 200, "other streams of the connection continue");
 }
 
 fn memory_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the VmRSS of the process");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }

@@ -1,4 +1,5 @@
-//! Every path has a pace, but the probes; a claimed rate is its subject's own; and refusals are written down, few of them.
+//! Request rates: every path but the health checks is limited; a rate in a token applies to its subject; refusals are logged,
+//! in limited number.
 
 use serde_json::json;
 
@@ -32,7 +33,7 @@ async fn every_path_has_a_pace_but_the_probes() {
         })
         .await;
     }
-    // What is refused on a path with a pace of its own counts, too.
+    // Refused requests on a path with a rate of its own count, too.
     super::until("bad publishes are refused", async || {
         let answer = ask(address, "POST /v1/events", "Content-Type: application/json\r\n", "{").await;
         answer.status() == 429
@@ -47,14 +48,14 @@ async fn every_path_has_a_pace_but_the_probes() {
             assert_eq!(raw::get(address, path).await.expect("an answer").status(), 200);
         }
     }
-    // Publishing as such has another pace, and so has another address.
+    // Publishing has a separate rate, and so has another address.
     assert_eq!(raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
     let mut other = Connection::from([127, 0, 0, 77].into(), address).await.expect("connected");
     other.get("/v1/info").await.expect("sent");
     assert_eq!(other.answer().await.expect("an answer").status(), 200);
 }
 
-/// On loopback, too: behind the proxy each client has its address.
+/// On loopback, too: behind a trusted proxy each client has its own address.
 #[tokio::test]
 async fn limits_of_an_address_count_behind_a_trusted_proxy() {
     let server = Server::start(&["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8", "--connect-burst", "5"]);
@@ -88,7 +89,7 @@ async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
         let answer = publish(json!({ "sub": "backend", "publish": ["a"], "rate": 100_000 })).await;
         assert_eq!(answer.status(), 201, "{}", answer.text());
     }
-    // It is a pace, too: and of the subject alone.
+    // The claimed rate is of this subject alone.
     super::until("a claimed rate is reached", async || {
         publish(json!({ "sub": "slow", "publish": ["a"], "rate": 1 })).await.status() == 429
     })
@@ -96,7 +97,7 @@ async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
     for rate in [json!(0), json!(1_000_001), json!("many"), json!(-1)] {
         assert_eq!(publish(json!({ "publish": ["a"], "rate": rate })).await.status(), 401);
     }
-    // Said once a minute for an address, with the flag.
+    // Logged once a minute for an address, with the flag.
     for _ in 0..20 {
         publish(plain()).await;
     }
@@ -106,7 +107,7 @@ async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
     assert!(lines[0].contains("page") && lines[0].contains("--publish-rate-per-address"), "{log}");
 }
 
-/// Nothing of a body is waited for where its sender may not publish.
+/// A publish without the right is refused before its body arrives.
 #[tokio::test]
 async fn the_right_to_publish_is_checked_before_the_body() {
     let (server, _secret) = keyed(&[]);
@@ -123,14 +124,14 @@ async fn the_right_to_publish_is_checked_before_the_body() {
         let head = format!(
             "POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
         );
-        // Of the body nothing ever comes.
+        // The body is never sent.
         connection.send(head).await.expect("sent");
         let head = super::within("a refusal", connection.head()).await.expect("a head");
         assert_eq!(head.status, status, "{path}");
     }
 }
 
-/// Each refusal of an address and reason stands there, until there are too many; and no secret does.
+/// Each refusal is logged with address and reason, up to a limit, and without secrets.
 #[tokio::test]
 async fn refusals_are_written_down() {
     let (server, _secret) = keyed(&["--log", "info"]);
@@ -143,14 +144,14 @@ async fn refusals_are_written_down() {
     assert_eq!(ask(address, "GET /v1/poll?topic=a&token=eyJhbGciOi.eyJzdWIi.c2ln", "", "").await.status(), 401);
     let admin = format!("Authorization: Bearer {}\r\n", token(&json!({ "sub": "root", "admin": true })));
     assert_eq!(ask(address, "POST /v1/revocations", &admin, "{\"sub\":\"eve\"}").await.status(), 201);
-    super::until("it is written", async || server.log().contains("revocation")).await;
+    super::until("the revocation is logged", async || server.log().contains("revocation")).await;
     let log = server.log();
     let refused: Vec<&str> = log.lines().filter(|line| line.contains("forbidden")).collect();
     assert!((1..=40).contains(&refused.len()), "ten a second, until there are too many: {log}");
     for line in refused {
         assert!(line.contains("127.0.0.1") && line.contains("eve\\n2026"), "{line}");
     }
-    let revoked = log.lines().find(|line| line.contains("revocation")).expect("it is written");
+    let revoked = log.lines().find(|line| line.contains("revocation")).expect("the revocation is logged");
     assert!(revoked.contains("root") && revoked.contains("eve"), "{revoked}");
     assert!(log.contains("unauthorized") && !log.contains("eyJ"), "{log}");
 }

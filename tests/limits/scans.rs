@@ -1,4 +1,4 @@
-//! How much of the log one peer may have looked at in vain, and that what is found meanwhile is whole.
+//! The scan budget: how many rows of the log one address may make the server scan without a match, with complete results.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::counts::assert_told;
 use crate::support::Server;
 use crate::support::raw::{self, Answer, STREAMS};
 
-/// Topics: so many that a pattern with wildcards has to be looked for row by row.
+/// The number of topics: so many that a pattern with wildcards needs a scan row by row.
 const TOPICS: usize = 6000;
 
-/// A server with an event on each of many topics, and one at the end that is looked for.
+/// A server with an event on each of many topics, and the searched event at the end.
 async fn server(store: &str, flags: &[&str]) -> Server {
     let server = Server::start(&[&["--store", store, "--tail-events", "1000"], flags].concat());
     let all: Vec<Value> =
@@ -24,7 +24,7 @@ async fn server(store: &str, flags: &[&str]) -> Server {
     server
 }
 
-/// A path with as many patterns as there may be, all of which have to be compared.
+/// A path with the maximum number of patterns, all of which have to be compared.
 fn path(transport: &str, more: &str) -> String {
     let absent: Vec<String> = (0..63).map(|number| format!("topic=*.*.x{number}")).collect();
     format!("/v1/{transport}?{}&topic=*.*.b{more}", absent.join("&"))
@@ -45,11 +45,11 @@ async fn a_poll_is_cut_where_it_has_looked_enough_and_goes_on_from_there() {
             if batch["events"] != json!([]) {
                 break batch;
             }
-            assert_eq!(batch["more"], true, "there is more to look at: {batch}");
-            assert_ne!(batch["cursor"], cursor, "it has come further");
+            assert_eq!(batch["more"], true, "there is more to scan: {batch}");
+            assert_ne!(batch["cursor"], cursor, "the cursor advances");
             cursor = batch["cursor"].as_str().expect("a cursor").to_owned();
         };
-        assert!(polls > 1, "{store}: one request looked at everything");
+        assert!(polls > 1, "{store}: one request scanned everything");
         assert_eq!(batch["events"][0]["topic"], "few.1.b");
     }
 }
@@ -58,15 +58,15 @@ async fn a_poll_is_cut_where_it_has_looked_enough_and_goes_on_from_there() {
 async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
     for store in ["memory", "disk"] {
         let server = server(store, &["--scan-rate-per-address", "50"]).await;
-        // It looks at some hundred rows, and owes for them.
+        // The request scans some hundred rows, which are charged to its budget.
         let answer = get(&server, &path("poll", "&cursor=earliest")).await;
         assert_eq!((answer.status(), &answer.json()["more"]), (200, &json!(true)), "{answer:?}");
         for path in [path("poll", "&last=1"), path("longpoll", "&cursor=earliest"), path("sse", "")] {
             let answer = get(&server, &path).await;
             assert_told(&answer, 429, "too_fast");
-            assert!(answer.text().contains("--scan-rate-per-address"), "it names the flag: {answer:?}");
+            assert!(answer.text().contains("--scan-rate-per-address"), "the error names the flag: {answer:?}");
         }
-        // Publishing is not concerned, nor is anybody else's reading.
+        // Publishing and other addresses are not affected.
         assert_eq!(
             raw::post(server.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(),
             201
@@ -80,7 +80,7 @@ async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
     }
 }
 
-/// A stream in debt lives on, on beats, and finds what it looks for in the end.
+/// A stream over its scan budget stays open with heartbeats, and finds its event at the end.
 #[tokio::test]
 async fn a_stream_in_debt_waits_and_misses_nothing() {
     for transport in STREAMS {

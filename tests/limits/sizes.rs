@@ -1,4 +1,4 @@
-//! How long, and how large: heads, bodies, messages, patterns, and connections on which nothing comes.
+//! Size limits and timeouts of heads, bodies, messages, patterns and idle connections.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ async fn heads_are_bounded() {
     assert_eq!(raw::get(server.address(), &short).await.expect("an answer").status(), 200);
 }
 
-/// What comes after a first request has no more time than the first had.
+/// A later request on a connection has the same head timeout as the first.
 #[tokio::test]
 async fn no_head_is_waited_for_without_end() {
     let server = Server::start(&["--header-timeout", "1s", "--keep-alive", "1s"]);
@@ -41,7 +41,7 @@ async fn no_head_is_waited_for_without_end() {
     }
 }
 
-/// A head that comes byte by byte is not waited for, either: the time is the head's, not the byte's.
+/// The timeout is for the whole head, so that a head that arrives byte by byte times out, too.
 #[tokio::test]
 async fn a_slow_head_is_cut_though_it_goes_on() {
     let server = Server::start(&["--header-timeout", "1s", "--keep-alive", "1s"]);
@@ -101,13 +101,13 @@ async fn messages_are_bounded() {
     }
 }
 
-/// What many send by halves is bounded for all of them together, and given back.
+/// The memory for incomplete bodies and messages is bounded for all clients together, and released.
 #[tokio::test]
 async fn what_is_arriving_is_bounded_for_all_together() {
-    // One worker: two might refuse each other's.
+    // With one worker: two workers might refuse each other's requests.
     let server = Server::start(&["--workers", "1", "--max-arriving-bytes", "1MiB", "--max-batch-bytes", "1MiB"]);
     let address = server.address();
-    // A body that stops short of its end, and a message that does.
+    // An incomplete body, and an incomplete message.
     let half = vec![b' '; 700 << 10];
     let begun = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n";
     let mut bodies = Vec::new();
@@ -116,7 +116,7 @@ async fn what_is_arriving_is_bounded_for_all_together() {
     let head = echo.head().await.expect("a head");
     let mut echo = Items::after(echo, "ws", &head).expect("a socket");
     super::until("there is no room for both", async || {
-        // One more each time: it may be this that is refused, where the other is read first.
+        // A new one each time: this one may be the refused one, where the other is read first.
         let mut body = Connection::open(address).await.expect("connected");
         let _ = body.send([begun.as_bytes(), &half].concat()).await;
         bodies.push(body);

@@ -1,4 +1,4 @@
-//! TLS: every transport over it, its certificate exchanged, its flags, the redirect, the command line.
+//! TLS: every transport over TLS, certificate reload, flags, the redirect from HTTP, and the commands over HTTPS.
 
 use std::process::{Command, Output};
 
@@ -43,7 +43,7 @@ async fn every_transport_works_over_tls() {
         let answer = super::within(path, connection.answer()).await.expect("an answer");
         assert!(answer.status() == 200 && answer.text().contains("\"data\":7"), "{path}: {answer:?}");
         assert_eq!(answer.head.header("x-accel-buffering"), Some("no"));
-        assert_eq!(answer.head.header("strict-transport-security"), None, "only where it was asked for");
+        assert_eq!(answer.head.header("strict-transport-security"), None, "HSTS is sent only where requested");
     }
 }
 
@@ -71,20 +71,23 @@ async fn the_certificate_is_exchanged_while_streams_go_on() {
     let mut items = Items::over(secure(&first, &server).await, "sse", "topic=a").await.expect("open");
     items.named("$hello").await;
 
-    // What is broken, or does not belong together, is not served.
+    // An invalid certificate, or a certificate with another's key, is not served.
     let second = Certificate::new();
     std::fs::write(&files.certificate, "-----BEGIN CERTIFICATE-----\nAAAA").expect("written");
     secure(&first, &server).await;
     std::fs::write(&files.certificate, &second.pem).expect("written");
     secure(&first, &server).await;
-    assert!(second.connect(server.address(), "http/1.1").await.is_err(), "its key is not there yet");
+    assert!(
+        second.connect(server.address(), "http/1.1").await.is_err(),
+        "the new certificate is not served before its key"
+    );
 
     std::fs::write(&files.key, &second.key_pem).expect("written");
     super::until("the new certificate is served", async || second.connect(server.address(), "http/1.1").await.is_ok())
         .await;
-    assert!(first.connect(server.address(), "http/1.1").await.is_err(), "the old one is not served any more");
+    assert!(first.connect(server.address(), "http/1.1").await.is_err(), "the old certificate is not served any more");
     publish(&second, &server, "a", 1).await;
-    assert_eq!(items.news().await["data"], 1, "a stream that was open goes on");
+    assert_eq!(items.news().await["data"], 1, "an open stream continues");
 }
 
 fn refused(flags: &[&str]) -> String {
@@ -121,7 +124,7 @@ fn wrong_flags_say_what_would_be_right() {
 
 #[tokio::test]
 async fn plain_http_is_sent_to_https() {
-    // A port that is free, for as long as nobody else takes it: the greeting names the one of HTTPS only.
+    // A port that is free unless another process takes it: the greeting has only the HTTPS port.
     let plain = std::net::TcpListener::bind("127.0.0.3:0").and_then(|listener| listener.local_addr());
     let plain = plain.expect("a free port").to_string();
     let (server, _certificate, _files) =
@@ -138,7 +141,7 @@ async fn plain_http_is_sent_to_https() {
         let answer = super::within("a redirect", connection.answer()).await.expect("an answer");
         assert_eq!((answer.status(), answer.head.header("location")), (308, Some(location.as_str())));
     }
-    // What is refused over HTTPS is not sent there.
+    // Requests that HTTPS would refuse are not redirected.
     for (host, status) in
         [("", 400), ("user@evil.example", 400), ("a b", 400), ("evil.example", 403), ("10.0.0.1:80", 403)]
     {
@@ -170,14 +173,14 @@ async fn the_command_line_speaks_https() {
         let text = String::from_utf8_lossy(&heard.stdout);
         assert!(heard.status.success() && text.contains("\"data\":7"), "{transport}: {heard:?}");
     }
-    // Whom nobody vouches for is not believed.
+    // A certificate that no trusted CA signed is refused.
     let unbelieved = command(&server, &["publish", "a.b", "8"]).await;
     assert!(!unbelieved.status.success());
     let broken = command(&server, &["publish", "a.b", "8", "--ca", "/nowhere.pem"]).await;
     assert!(String::from_utf8_lossy(&broken.stderr).contains("--ca /nowhere.pem"));
 }
 
-/// As without TLS: who takes nothing is cut.
+/// As without TLS: a stalled reader is cut.
 #[tokio::test]
 async fn a_stalled_reader_is_cut_in_time() {
     let (server, certificate, _files) = certificates::server(&["--stall-timeout", "2s", "--heartbeat", "500ms"]);
@@ -200,7 +203,7 @@ async fn a_stalled_reader_is_cut_in_time() {
         connection.post("/v1/events", "application/json", json!(events).to_string().as_bytes()).await.expect("sent");
         assert_eq!(connection.answer().await.expect("an answer").status(), 201);
     }
-    // The document of an iframe is recycled after 128 KiB, which a socket and TLS may hold between them.
+    // An iframe document is recycled after 128 KiB, which the buffers of the socket and of TLS may hold.
     for (transport, client, _connection) in stalled.iter().filter(|(transport, ..)| *transport != "iframe") {
         super::until(&format!("the stalled {transport} is cut"), async || {
             let mut connection = secure(&certificate, &server).await;
