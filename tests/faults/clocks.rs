@@ -1,4 +1,4 @@
-//! The wall clock is set under the running server.
+//! Jumps of the wall clock while the server runs, and across a restart.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ async fn a_jump_ahead_removes_nothing() {
     publish(&server, 2).await;
     faults.set_clock(8 * 24 * HOUR_MS);
     super::until("the jump is logged", async || server.log().contains("has jumped ahead")).await;
-    // What is published now has the clock's time. Its being there says that the writer has been through a maintenance or two.
+    // An event published now has the clock's time. Once it is stored, the writer has run its maintenance at least once.
     for number in 3..=5 {
         publish(&server, number).await;
     }
@@ -49,17 +49,17 @@ async fn an_event_of_the_future_keeps_none_behind_it() {
     for number in 2..=4 {
         publish(&server, number).await;
     }
-    super::until("all of them are removed", async || numbers(&server).await.is_empty()).await;
+    super::until("all events are trimmed", async || numbers(&server).await.is_empty()).await;
 }
 
 #[tokio::test]
 async fn a_restart_compares_the_clock_with_the_last_run() {
     let (faults, server) = Faults::start(&["--max-age", "10m", "--log", "info"]);
     publish(&server, 1).await;
-    // The server has noted the time once it has been maintained.
+    // The server stores the time during maintenance.
     let server = server.stop_and_restart();
     publish(&server, 2).await;
-    // It is started again as it was first, without what lies about the clock; so the clock is set while it still does.
+    // The restart is without fault injection, so the clock is set before.
     let directory = faults.directory();
     drop(server);
     let db = rusqlite::Connection::open(directory.path().join("data/events.db")).expect("the log");
@@ -67,7 +67,7 @@ async fn a_restart_compares_the_clock_with_the_last_run() {
     db.execute("UPDATE e SET time = time - ?1", [HOUR_MS]).expect("changed");
     drop(db);
     let server = Server::start_in(directory, &["--max-age", "10m", "--log", "info"]);
-    // The log is written beside everything else, so it may come after the greeting.
+    // The log is written by a thread of its own, so the line may come after the greeting.
     super::until("the jump is logged", async || server.log().contains("has jumped ahead")).await;
     assert_eq!(numbers(&server).await, [1, 2]);
 }
@@ -88,7 +88,7 @@ async fn a_stream_ends_when_the_clock_says_that_its_token_is_over() {
     assert_eq!(bye["data"]["reason"], "expired");
 }
 
-/// After a jump removal by age waits, and goes on where the operator says that the clock is right (SIGHUP).
+/// After a jump, retention by age is suspended until the operator confirms the clock (SIGHUP).
 #[tokio::test]
 async fn after_a_jump_removal_by_age_goes_on_at_sighup() {
     let (faults, server) = Faults::start(&["--max-age", "1h", "--log", "info"]);
@@ -98,9 +98,9 @@ async fn after_a_jump_removal_by_age_goes_on_at_sighup() {
     for number in 2..=4 {
         publish(&server, number).await;
     }
-    assert_eq!(numbers(&server).await, [1, 2, 3, 4], "removal waits");
+    assert_eq!(numbers(&server).await, [1, 2, 3, 4], "retention by age is suspended");
     server.signal(Signal::SIGHUP);
-    super::until("it goes on", async || numbers(&server).await == [2, 3, 4]).await;
+    super::until("retention by age resumes", async || numbers(&server).await == [2, 3, 4]).await;
     publish(&server, 5).await;
-    assert_eq!(numbers(&server).await, [2, 3, 4, 5], "what was published since is of today");
+    assert_eq!(numbers(&server).await, [2, 3, 4, 5], "events published since have today's time");
 }

@@ -1,4 +1,4 @@
-//! The program as a command: what it prints, how it ends, and where its settings come from.
+//! The command line: output, exit codes, and settings from flags, environment and files.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -12,10 +12,10 @@ use crate::support::raw;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
-/// Runs it to its end, in a directory where it may leave things.
+/// Runs the binary until it exits, in a scratch directory.
 fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    // Should it not end by itself, it is ended, and has failed.
+    // A command that does not exit by itself is killed, and fails.
     let mut child = Command::new("timeout")
         .args(["--kill-after=1", "40", BINARY])
         .args(arguments)
@@ -25,8 +25,8 @@ fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("it runs");
-    // One that does not read its input may have gone already.
+        .expect("the binary runs");
+    // A command that does not read its input may have exited already.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     child.wait_with_output().expect("it ends")
 }
@@ -40,7 +40,7 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// It ends with a code and a message with certain words in it, and says nothing else.
+/// Asserts the exit code, certain words in the error message, and no other output.
 fn check_refusal(output: &Output, code: i32, words: &[&str]) {
     let message = told(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
@@ -94,7 +94,7 @@ async fn publish_says_what_became_of_the_event() {
     check_refusal(&publish(&["a", "1", "--nonsense"], b""), 2, &["--nonsense"]);
     let nobody = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &[], b"");
     check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1", "--server"]);
-    // The server's place comes from the environment, too.
+    // The server's URL is read from the environment, too.
     let from_environment = run(&["publish", "a", "1"], &[("SWITCHBACK_SERVER", &server.base)], b"");
     assert_eq!(from_environment.status.code(), Some(0), "{from_environment:?}");
 }
@@ -132,7 +132,7 @@ async fn subscribe_prints_events_over_every_transport() {
     check_refusal(&subscribe(&["a", "--since", "yesterday"]), 1, &["since", "RFC 3339"]);
 }
 
-/// It is a client like others: it comes back with its cursor.
+/// `switchback subscribe` reconnects with its cursor, as any client.
 #[tokio::test]
 async fn subscribe_goes_on_through_restarts() {
     let mut server = Server::start(&["--drain", "200ms"]);
@@ -145,7 +145,7 @@ async fn subscribe_goes_on_through_restarts() {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("it runs");
+            .expect("the binary runs");
         let output = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         children.push((transport, child, output));
     }
@@ -164,7 +164,7 @@ async fn subscribe_goes_on_through_restarts() {
         server = if round == 1 { server.stop_and_restart() } else { server.kill_and_restart() };
     }
     for (transport, mut child, mut output) in children {
-        let end = super::within(transport, child.wait()).await.expect("it ends");
+        let end = super::within(transport, child.wait()).await.expect("the command exits");
         assert_eq!(end.code(), Some(0), "{transport}");
         assert_eq!(output.next_line().await.expect("readable"), None);
     }
@@ -195,7 +195,7 @@ async fn backup_copies_or_says_why_not() {
     let astray = format!("{nowhere}/deep/copy.db");
     check_refusal(&run(&["backup", &astray, "--data", data], &[], b""), 1, &["nowhere/deep"]);
     check_refusal(&run(&["backup"], &[], b""), 2, &["FILE"]);
-    assert_eq!(std::fs::read_dir(empty.path()).expect("readable").count(), 0, "nothing is left behind");
+    assert_eq!(std::fs::read_dir(empty.path()).expect("readable").count(), 0, "no file is left behind");
 }
 
 async fn heartbeat(wrapper: &[&str], flags: &[&str]) -> u64 {
@@ -252,7 +252,7 @@ fn wrong_settings_are_refused_by_name() {
     check_refusal(&run(&["--store", "redis://localhost:6379"], &[], b""), 2, &["--store", "nats://"]);
 }
 
-/// As `docker compose` and systemd give those that are not set; and the ways in which people say yes.
+/// Empty variables, as from `docker compose` and systemd, count as unset; and the accepted spellings of a boolean.
 #[tokio::test]
 async fn an_empty_variable_is_none() {
     let empty =
@@ -275,7 +275,7 @@ fn help_comes_whatever_the_settings_are() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", told(&output));
         assert!(!output.stdout.is_empty());
     }
-    // The file is the server's: a client's command does not read it.
+    // The configuration file is the server's: client commands do not read it.
     let nobody = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &settings[..1], b"");
     check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1"]);
 }
@@ -287,7 +287,7 @@ async fn it_listens_to_others_only_when_told_so_in_as_many_words() {
     check_refusal(&run(&["serve", "--listen", "0.0.0.0:0"], &[], b""), 1, &words);
     check_refusal(&run(&[], &[("SWITCHBACK_LISTEN", "0.0.0.0:0")], b""), 1, &words);
     check_refusal(&run(&["--listen", "[::]:0"], &[], b""), 1, &["[::]", "--allow-anonymous"]);
-    // The last one stands.
+    // The last value wins.
     let refused = ["--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0"];
     assert_ne!(run(&refused, &[], b"").status.code(), Some(0));
 
@@ -295,7 +295,7 @@ async fn it_listens_to_others_only_when_told_so_in_as_many_words() {
     let open = Server::start_under(&["env", "SWITCHBACK_ALLOW_ANONYMOUS=true"], directory, &[]);
     assert_eq!(raw::get(open.address(), "/v1/info").await.expect("an answer").status(), 200);
 
-    // A port that is taken is told as such.
+    // A port that is in use is reported as such.
     let taken = run(&["--listen", open.address(), "--store", "memory"], &[], b"");
     check_refusal(&taken, 1, &["cannot listen on", open.address(), "--listen"]);
 }

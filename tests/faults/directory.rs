@@ -1,4 +1,4 @@
-//! What becomes of a data directory: two servers on one, a restored backup, a log that was torn at its end.
+//! Faults of a data directory: two servers on one directory, a restored backup, a torn end of the log.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,9 +45,9 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
             .args(["--listen", "127.0.0.1:0", "--log", "error", "--data"])
             .arg(server.data())
             .output();
-        let second = second.expect("it runs");
+        let second = second.expect("the binary runs");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
-        assert!(second.stdout.is_empty(), "it does not greet: {second:?}");
+        assert!(second.stdout.is_empty(), "the second server prints no greeting: {second:?}");
         let told = said(&second);
         let who = format!("process {}", server.pid());
         for word in ["in use by another switchback", &who, "--data", server.data().to_str().expect("a plain path")] {
@@ -59,7 +59,7 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
     for number in 1..=5 {
         assert_eq!(items.news().await["data"], number);
     }
-    // With its end, however that comes, the directory is free.
+    // Any end of the server releases the directory.
     let server = server.kill_and_restart();
     assert_eq!(numbers(&server).await, [1, 2, 3, 4, 5]);
 }
@@ -70,7 +70,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     let old = publish(&server, 1..=5).await;
     let client = "5a2b7a3e-6f0e-4a9e-9d5e-0c6f4b1d2e3f";
     let mut acknowledge = raw::Connection::open(server.address()).await.expect("connected");
-    // It comes once, so that its patterns are known, and acknowledges some.
+    // The client connects once, so that its patterns are remembered, and acknowledges some events.
     let first = format!("/v1/longpoll?topic=a&client={client}&cursor=earliest&wait=0");
     assert_eq!(raw::poll(server.address(), &first).await.expect("a batch").1.len(), 5);
     let ack = json!({ "client": client, "cursor": old[2] }).to_string();
@@ -79,8 +79,13 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
 
     // While the server runs.
     let file = server.directory().join("copy.db");
-    let backup =
-        Command::new(BINARY).arg("backup").arg(&file).arg("--data").arg(server.data()).output().expect("it runs");
+    let backup = Command::new(BINARY)
+        .arg("backup")
+        .arg(&file)
+        .arg("--data")
+        .arg(server.data())
+        .output()
+        .expect("the binary runs");
     assert!(backup.status.success(), "{backup:?}");
     let lost = publish(&server, 6..=8).await;
 
@@ -105,7 +110,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
         }
     };
 
-    // Cursors from before the backup's end get what it contains, and nothing is gone for them; those of what was lost get a gap.
+    // Cursors from before the backup's end get the events of the backup, without a gap; cursors of lost events get a gap.
     let mut streams = Vec::new();
     for transport in STREAMS {
         for (from, next) in [(&old[2], Some(4)), (&old[4], None), (&lost[2], None)] {
@@ -138,7 +143,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
         assert_eq!(batch["cursor"], began);
         gap(&lost[0])(&batch["events"][0]);
     }
-    // The one that was remembered, too, by its name alone; and it goes on.
+    // The remembered client resumes, too, with its name alone.
     let mut remembered = Items::open(&address, "sse", &format!("client={client}")).await.expect("open");
     for number in 4..=5 {
         assert_eq!(remembered.news().await["data"], number);
@@ -172,7 +177,7 @@ fn copy_of(data: &Path) -> (Arc<tempfile::TempDir>, PathBuf) {
 #[tokio::test]
 async fn a_log_torn_at_its_end_keeps_everything_before() {
     let mut server = Server::start(&[]);
-    // One after the other, so that each is a group of its own.
+    // Sequentially, so that each event is a commit group of its own.
     let cursors = publish(&server, 1..=12).await;
     server.signal(Signal::SIGKILL);
     server.wait();
@@ -194,7 +199,7 @@ async fn a_log_torn_at_its_end_keeps_everything_before() {
         let torn = Server::start_in(home, &[]);
         let expected: Vec<u64> = (1..=last).collect();
         assert_eq!(numbers(&torn).await, expected, "{what}");
-        // It is the same log, and goes on where it ends.
+        // The log is the same, and continues at its end.
         let reader = format!("topic=a&cursor={}", cursors[9].as_str().expect("a cursor"));
         let mut items = Items::open(torn.address(), "sse", &reader).await.expect("open");
         let next = publish(&torn, 77..=77).await;
@@ -203,7 +208,7 @@ async fn a_log_torn_at_its_end_keeps_everything_before() {
             assert_eq!(items.news().await["data"], number, "{what}");
         }
         if last < 12 {
-            // Whoever had heard what was torn away is told, once the log does not reach that far.
+            // A subscriber that had received the torn events gets a gap, since the log is shorter now.
             let (home, wal) = copy_of(&server.data());
             let mut bytes = fs::read(&wal).expect("the write-ahead log");
             tear(&mut bytes);

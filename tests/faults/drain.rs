@@ -1,4 +1,4 @@
-//! Stopping: everybody is told, new work is sent elsewhere, and to clients the restart is a pause.
+//! Graceful shutdown: open connections are notified, new requests are refused, and for clients a restart is a mere pause.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn check_bye(item: &Value) {
     assert!(retry.is_some_and(|retry| retry < 60_000), "{item}");
 }
 
-/// Waits for the end of a stream; says when it came.
+/// Waits for the end of a stream; returns its time.
 async fn stream_end(transport: &'static str, mut items: Items) -> Instant {
     check_bye(&items.news().await);
     let end = Instant::now();
@@ -41,7 +41,7 @@ async fn held_end(kind: &str, mut connection: Connection) -> Instant {
     end
 }
 
-/// New work is refused, in the way that its sender can read.
+/// New requests are refused, in a form that their sender can read.
 async fn check_refusals(address: &str, kept: &mut Connection) {
     for path in ["/v1/poll?topic=a", "/v1/longpoll?topic=a", "/v1/sse?topic=a", "/v1/stream?topic=a", "/v1/info"] {
         let answer = raw::get(address, path).await.expect("an answer");
@@ -52,7 +52,7 @@ async fn check_refusals(address: &str, kept: &mut Connection) {
     let answer = raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
     assert_eq!(answer.status(), 503, "publishing");
     kept.get("/v1/poll?topic=a").await.expect("sent");
-    assert_eq!(kept.answer().await.expect("an answer").status(), 503, "on a connection that was there");
+    assert_eq!(kept.answer().await.expect("an answer").status(), 503, "on a keep-alive connection");
     let mut socket = Connection::open(address).await.expect("connected");
     socket.upgrade("/v1/ws?topic=a").await.expect("sent");
     assert_eq!(socket.answer().await.expect("an answer").status(), 503, "WebSocket");
@@ -114,7 +114,7 @@ async fn ctrl_c_tells_everyone() {
 #[tokio::test]
 async fn with_nobody_connected_it_is_prompt() {
     let mut server = Server::start(&["--drain", "1h"]);
-    // One that is connected and asks for nothing holds nothing up.
+    // An idle connection does not delay the shutdown.
     let mut idle = Connection::open(server.address()).await.expect("connected");
     idle.get("/v1/info").await.expect("sent");
     idle.answer().await.expect("an answer");
@@ -122,7 +122,7 @@ async fn with_nobody_connected_it_is_prompt() {
     assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
-/// Whoever reads the greeting may count on it.
+/// Once the greeting is printed, signals are handled.
 #[tokio::test]
 async fn it_can_be_stopped_as_soon_as_it_has_greeted() {
     for _ in 0..10 {
@@ -142,17 +142,17 @@ async fn a_second_signal_ends_it_at_once() {
             streams.push(Items::open(&address, "sse", "topic=a").await.expect("open"));
         }
         server.signal(first);
-        super::until("it drains", async || {
+        super::until("the server drains", async || {
             raw::get(&address, "/v1/poll?topic=a").await.expect("an answer").status() == 503
         })
         .await;
-        assert_eq!(server.ended(), None, "it waits for its streams");
+        assert_eq!(server.ended(), None, "the server waits for its streams");
         server.signal(second);
         assert_eq!(super::end_of(&mut server).await.code(), Some(1));
     }
 }
 
-/// Who does not read does not hear either, and keeps nobody waiting for longer than the drain.
+/// A stalled reader cannot receive its `$bye`, and delays the shutdown no longer than the drain time.
 #[tokio::test]
 async fn a_stalled_reader_does_not_hold_the_end_up() {
     let mut server = Server::start(&["--drain", "1s"]);
@@ -175,12 +175,12 @@ async fn a_restart_is_a_pause() {
     let load = Load::start(&server, &["sse", "ws", "longpoll", "stream", "iframe"]).await;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM] {
         let goal = load.acknowledged() + 150;
-        super::until("publishing goes on", async || load.acknowledged() >= goal).await;
+        super::until("publishing continues", async || load.acknowledged() >= goal).await;
         server.signal(signal);
         assert_eq!(super::end_of(&mut server).await.code(), Some(0));
         server = server.start_again();
     }
     let goal = load.acknowledged() + 150;
-    super::until("publishing goes on", async || load.acknowledged() >= goal).await;
+    super::until("publishing continues", async || load.acknowledged() >= goal).await;
     println!("restart: {} events", load.judge().await);
 }

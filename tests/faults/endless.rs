@@ -1,4 +1,4 @@
-//! Requests that never end, say too much, or say it in a way of their own.
+//! Incomplete, oversized and unusually framed requests.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ async fn answer(connection: &mut Connection) -> Answer {
     super::within("an answer", connection.answer()).await.expect("an answer")
 }
 
-/// It still serves everybody else.
+/// Asserts that other clients are still served.
 async fn check_alive(server: &Server) {
     let published = server.publish(&json!({ "topic": "alive", "data": 1 })).await;
     let path = "/v1/poll?topic=alive&last=1";
@@ -36,7 +36,7 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     check_alive(&server).await;
 }
 
-/// A head has a size, too.
+/// The size of a head is limited.
 #[tokio::test]
 async fn a_head_without_bounds_is_refused() {
     let server = Server::start(&["--header-timeout", "1h"]);
@@ -72,7 +72,7 @@ async fn a_body_that_never_ends_is_not_waited_for() {
             let refused = answer(&mut stopped).await;
             assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"), "{path} {framing}");
 
-            // Every byte in time, and the whole of it not.
+            // Each byte arrives in time, but the whole body does not.
             let mut slow = Connection::open(address).await.expect("connected");
             slow.send(&head).await.expect("sent");
             while tokio::time::timeout(PAUSE, slow.fill()).await.is_err() {
@@ -80,16 +80,16 @@ async fn a_body_that_never_ends_is_not_waited_for() {
             }
             let refused = answer(&mut slow).await;
             assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"), "{path} {framing}, slowly");
-            // What was asked for next can't be told from the rest of the body.
+            // A next request cannot be distinguished from the rest of the body.
             super::within("the end of who stopped", stopped.closed()).await;
             super::within("the end of who dribbles", slow.dribble(more.as_bytes())).await;
         }
     }
-    assert_eq!(raw::history(address, "%3E").await.len(), 0, "nothing of it is stored");
+    assert_eq!(raw::history(address, "%3E").await.len(), 0, "no event of it is stored");
     check_alive(&server).await;
 }
 
-/// A stream of lines may take as long as it likes, if it goes on.
+/// A stream of lines has no total deadline while lines arrive.
 #[tokio::test]
 async fn lines_may_be_slow_but_not_stop() {
     let server = Server::start(&["--body-timeout", "1s"]);
@@ -114,18 +114,18 @@ async fn lines_may_be_slow_but_not_stop() {
     for number in 12..15 {
         stopped.send(line(number)).await.expect("sent");
     }
-    // The lines that have come are stored at once, not when the stream ends.
-    super::until("the lines are there", async || raw::history(server.address(), "lines").await.len() == 15).await;
+    // Complete lines are stored at once, not at the end of the stream.
+    super::until("the lines are stored", async || raw::history(server.address(), "lines").await.len() == 15).await;
     let refused = answer(&mut stopped).await;
     assert_eq!((refused.status(), refused.code().as_str()), (408, "timeout"));
-    assert_eq!(refused.json()["accepted"], 3, "it says how far it came");
+    assert_eq!(refused.json()["accepted"], 3, "the response has the number of accepted lines");
 
-    // One that breaks off has published what had come.
+    // A stream that is cut off has published its complete lines.
     let mut broken = Connection::open(server.address()).await.expect("connected");
     broken.send(head).await.expect("sent");
     broken.send(line(15)).await.expect("sent");
     broken.send("ff\r\n{\"topic\":").await.expect("sent");
-    super::until("the line is there", async || raw::history(server.address(), "lines").await.len() == 16).await;
+    super::until("the line is stored", async || raw::history(server.address(), "lines").await.len() == 16).await;
     drop(broken);
     let data: Vec<Value> =
         raw::history(server.address(), "lines").await.iter().map(|item| item["data"].clone()).collect();
@@ -146,7 +146,7 @@ async fn a_line_that_never_ends_takes_no_memory() {
     );
     connection.send(head).await.expect("sent");
     for _ in 0..64 {
-        connection.send(&filling).await.expect("it reads on");
+        connection.send(&filling).await.expect("the server continues to read");
     }
     connection.send(format!("\n{good}")).await.expect("sent");
     let done = answer(&mut connection).await;
@@ -172,7 +172,7 @@ async fn a_socket_that_answers_no_ping_is_closed() {
     assert_eq!(super::within("the close", dead.next()).await.expect("a proper end"), None);
     assert_eq!(dead.close_code, Some(1013));
     super::within("the connection's end", dead.connection.closed()).await;
-    // The other has been there for as long.
+    // The other socket has been open for as long.
     let published = server.publish(&json!({ "topic": "a", "data": 1 })).await;
     assert_eq!(alive.news().await["cursor"], published["cursor"]);
 }
@@ -192,7 +192,7 @@ async fn a_frame_announced_as_huge_is_refused_by_its_header() {
                 let mut frame = vec![first, 0x80 | 127];
                 frame.extend(length.to_be_bytes());
                 items.connection.send(frame).await.expect("sent");
-                // The mask and the payload never come.
+                // The mask and the payload are never sent.
                 while let Some(item) = super::within("the close", items.next()).await.expect("a proper close") {
                     assert_eq!(item["event"], "$hello", "{item}");
                 }
@@ -201,11 +201,11 @@ async fn a_frame_announced_as_huge_is_refused_by_its_header() {
             }
         }
     }
-    // In pieces it may not be longer either.
+    // A fragmented message has the same limit.
     let mut pieces = Items::open(server.address(), "ws", "topic=a").await.expect("open");
     let piece = vec![b'x'; MIB / 4];
     for number in 0..8 {
-        // It may have been closed by then.
+        // The server may have closed the connection by then.
         let _ = pieces.connection.send(masked(if number == 0 { 0x01 } else { 0x00 }, &piece)).await;
     }
     while super::within("the close", pieces.next()).await.expect("a proper close").is_some() {}
@@ -233,7 +233,7 @@ async fn pipelined_requests_are_answered_in_order() {
         let created = answer(&mut connection).await;
         assert_eq!((created.status(), position(&created.json()["cursor"])), (201, number + 1));
     }
-    // Behind one that is held, others wait their turn.
+    // Requests pipelined behind a held one wait.
     let cursor = raw::get(server.address(), "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let cursor = cursor.as_str().expect("a cursor");
     let held = format!(
@@ -243,7 +243,7 @@ async fn pipelined_requests_are_answered_in_order() {
     let info = "GET /v1/info HTTP/1.1\r\nHost: localhost\r\n\r\n";
     connection.send(format!("{info}{held}{info}{info}")).await.expect("sent");
     assert!(answer(&mut connection).await.json()["version"].is_string());
-    super::until("it is held", async || {
+    super::until("the request is held", async || {
         let path = format!("/v1/clients/{}", uuid::Uuid::from_u128(7));
         raw::get(server.address(), &path).await.expect("an answer").status() == 200
     })
@@ -255,7 +255,7 @@ async fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-/// nginx speaks HTTP/1.0 to its upstreams unless it is told otherwise; there are no chunks in it.
+/// nginx speaks HTTP/1.0 to its upstreams unless configured otherwise; HTTP/1.0 has no chunked bodies.
 #[tokio::test]
 async fn http_1_0_is_streamed_to_until_the_connection_ends() {
     let server = Server::start(&["--max-stream-age", "2s"]);
@@ -279,7 +279,7 @@ async fn http_1_0_is_streamed_to_until_the_connection_ends() {
     assert_eq!((batch.head.is_chunked(), batch.json()["events"].as_array().map(Vec::len)), (false, Some(2)));
 }
 
-/// The client writes all of it before it reads: it must still find the answer.
+/// A client that writes the whole body before it reads must still get the response.
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_answered_readably() {
     let server = Server::start(&[]);
@@ -306,7 +306,7 @@ async fn a_body_beyond_the_limit_is_answered_readably() {
                 for piece in body.chunks(64 << 10) {
                     let size = format!("{:x}\r\n", piece.len());
                     let parts: [&[u8]; 3] = if chunked { [size.as_bytes(), piece, b"\r\n"] } else { [b"", piece, b""] };
-                    // Where the server has closed already, what it said can still be read.
+                    // Where the server has closed already, its response can still be read.
                     if connection.send(parts.concat()).await.is_err() {
                         return;
                     }
@@ -322,11 +322,11 @@ async fn a_body_beyond_the_limit_is_answered_readably() {
             assert!((400..500).contains(&refused.status()));
         }
     }
-    assert_eq!(raw::history(address, "%3E").await.len(), 0, "nothing of it is stored");
+    assert_eq!(raw::history(address, "%3E").await.len(), 0, "no event of it is stored");
     check_alive(&server).await;
 }
 
-/// Refused before its body has come, and it goes on, or stops without an end: neither keeps the connection.
+/// A request refused before its body has arrived, whose body then continues or stalls: neither keeps the connection open.
 #[tokio::test]
 async fn a_refused_body_is_not_waited_for_either() {
     let server = Server::start(&[]);
@@ -354,7 +354,7 @@ async fn a_refused_body_is_not_waited_for_either() {
     }
     check_alive(&server).await;
 
-    // One that was read to its end leaves the connection as it was.
+    // A body that was read completely leaves the connection usable.
     let mut connection = Connection::open(server.address()).await.expect("connected");
     for position in 2..5 {
         let body = r#"{"topic":"a","data":1}"#;
@@ -365,7 +365,7 @@ async fn a_refused_body_is_not_waited_for_either() {
     }
 }
 
-/// Questions are not taken in faster than answers are.
+/// Backpressure on pipelined requests: requests are not read faster than responses are.
 #[tokio::test]
 async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
     const SOCKETS: usize = 20;
@@ -380,11 +380,11 @@ async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
             sockets.push(tokio::spawn(async move {
                 let mut connection = Connection::narrow(&address, Some(4096)).await.expect("connected");
                 connection.upgrade(&format!("/v1/{path}")).await.expect("sent");
-                // Until nothing more is taken from it.
+                // Until the server reads no more.
                 let mut sent = 0;
                 while tokio::time::timeout(10 * PAUSE, connection.send(&questions)).await.is_ok() {
                     sent += questions.len();
-                    assert!(sent < 64 * MIB, "it takes in everything");
+                    assert!(sent < 64 * MIB, "the server reads without backpressure");
                 }
                 connection
             }));
@@ -392,7 +392,7 @@ async fn a_socket_that_asks_and_does_not_listen_takes_no_memory() {
     }
     let mut stuck = Vec::new();
     for socket in sockets {
-        stuck.push(super::within("it to have enough", socket).await.expect("it has enough"));
+        stuck.push(super::within("backpressure", socket).await.expect("the server stops reading"));
     }
     let grown_kib = super::memory_kib(server.pid(), "VmHWM") - before_kib;
     println!("asking: {grown_kib} KiB for {} sockets", stuck.len());

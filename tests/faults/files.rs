@@ -1,4 +1,4 @@
-//! No more files may be opened: those who are connected are served, and it heals by itself.
+//! The limit of open files is reached: connected clients are served, and the server recovers by itself.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ async fn with_no_files_left_it_serves_on_and_recovers() {
     };
     publish().await;
 
-    // More than may be open, and fewer than the kernel lets wait.
+    // More than the file limit, and fewer than the listen backlog.
     let mut crowd = Vec::new();
     for _ in 0..LIMIT + LIMIT / 2 {
         let mut connection = Connection::open(&address).await.expect("the kernel connects");
@@ -39,7 +39,7 @@ async fn with_no_files_left_it_serves_on_and_recovers() {
             publish().await;
         }
     }
-    super::until("no file is left", async || super::open_files(server.pid()) >= LIMIT - 2).await;
+    super::until("the file limit is reached", async || super::open_files(server.pid()) >= LIMIT - 2).await;
     for _ in 0..20 {
         publish().await;
     }

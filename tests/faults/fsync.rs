@@ -1,5 +1,6 @@
-//! A killed process cannot show a missing sync, since the kernel keeps what was written. So the system calls themselves
-//! are watched: no answer goes out before the sync of what it promises has returned.
+//! Durability by system call traces: no response is sent before the sync of its events has returned.
+//!
+//! Killing the process cannot show a missing sync, since the kernel keeps what was written; so the calls are traced with strace.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use crate::support::raw::{self, Connection};
 
 const WATCHED: &str = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync";
 
-/// One system call: the lines of the trace at which it was entered and left, and what it was called with.
+/// A system call: the lines of the trace at which it was entered and left, and its arguments.
 #[derive(Debug)]
 struct Call {
     name: String,
@@ -31,13 +32,13 @@ impl Call {
     }
 
     fn is_write_to(&self, file: &str) -> bool {
-        // The descriptor stands first, with its path.
+        // The descriptor is the first argument, with its path.
         let target = self.arguments.split('>').next().unwrap_or_default();
         matches!(self.name.as_str(), "write" | "writev" | "pwrite64" | "pwritev") && target.contains(file)
     }
 }
 
-/// The calls of a trace. One that another thread's came between is told in two lines.
+/// The calls of a trace. A call that is interrupted by another thread's has two lines.
 fn calls(trace: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut unfinished: HashMap<&str, usize> = HashMap::new();
@@ -66,7 +67,7 @@ fn calls(trace: &str) -> Vec<Call> {
     calls
 }
 
-/// The positions that an answer promises.
+/// The positions that a response acknowledges.
 fn promised(call: &Call) -> Vec<u64> {
     let cursors = call.arguments.split(r#"\"cursor\":\""#).skip(1);
     cursors
@@ -77,7 +78,7 @@ fn promised(call: &Call) -> Vec<u64> {
         .collect()
 }
 
-/// Publishes one request's events; notes which marker came to stand where.
+/// Publishes the events of one request, and records the position of each marker.
 async fn publish(connection: &mut Connection, topic: &str, markers: &[String], placed: &mut HashMap<u64, String>) {
     let events: Vec<Value> =
         markers.iter().map(|marker| json!({ "topic": topic, "data": format!("<{marker}>") })).collect();
@@ -93,7 +94,7 @@ async fn publish(connection: &mut Connection, topic: &str, markers: &[String], p
     }
 }
 
-/// Whether processes may be traced; says so where they may not.
+/// Whether processes may be traced; prints a note where they may not.
 fn can_trace() -> bool {
     let permitted = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     let permitted = permitted.expect("strace is installed; tests/run installs it where it is missing");
@@ -103,7 +104,7 @@ fn can_trace() -> bool {
     permitted.status.success()
 }
 
-/// A server whose system calls are written down.
+/// A server whose system calls are traced.
 struct Traced {
     server: Server,
     trace: PathBuf,
@@ -114,18 +115,18 @@ impl Traced {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let trace = directory.path().join("trace");
         let path = trace.to_str().expect("a plain path").to_owned();
-        // As a grandchild (-D), so that the server is our child; with paths (-y); with whole pages of the log (-s).
+        // With strace as a grandchild (-D), so that the server is our child; with paths (-y); with whole pages of the log (-s).
         let wrapper = ["strace", "-D", "-f", "-y", "-s", "70000", "-e", WATCHED, "-o", &path];
         Self { server: Server::start_under(&wrapper, directory, &[]), trace }
     }
 
-    /// Stops the server; all that it called.
+    /// Stops the server, and returns its system calls.
     async fn end(mut self) -> Vec<Call> {
         self.server.signal(Signal::SIGTERM);
         let process = format!("{} ", self.server.pid());
         assert!(super::end_of(&mut self.server).await.success());
         let mut text = String::new();
-        super::until("the trace is whole", async || {
+        super::until("the trace is complete", async || {
             text = String::from_utf8_lossy(&std::fs::read(&self.trace).expect("the trace")).into_owned();
             text.lines().any(|line| line.starts_with(&process) && line.ends_with("+++ exited with 0 +++"))
         })
@@ -134,13 +135,13 @@ impl Traced {
     }
 }
 
-/// A disk that fails now and then: what could not be made durable is not acknowledged, and not delivered.
+/// A disk that fails now and then: events that are not durable are neither acknowledged nor delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_is_an_answer_that_fails() {
     if !can_trace() {
         return;
     }
-    // So seldom that a commit has a chance: it takes one sync, or a dozen writes.
+    // So rarely that a commit can succeed: a commit needs one sync, or a dozen writes.
     for (calls, rate) in [("fsync,fdatasync", "60+7"), ("pwrite64", "300+101")] {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=EIO:when={rate}"));
@@ -149,11 +150,11 @@ async fn a_sync_that_fails_is_an_answer_that_fails() {
         let wrapper = ["strace", "-D", "-f", "-q", "-s", "0", "-e", &trace, "-e", &inject, "-o", log];
         let server = Server::start_under(&wrapper, directory.clone(), &[]);
         let load = Load::start(&server, &["sse", "ws", "longpoll"]).await;
-        super::until("publishing goes on", async || load.acknowledged() >= 400).await;
+        super::until("publishing continues", async || load.acknowledged() >= 400).await;
         let failed = std::fs::read_to_string(log).expect("the trace").matches("(INJECTED)").count();
         assert!(failed > 3, "only {failed} calls failed");
         println!("{calls}: {} events, {failed} calls failed", load.judge().await);
-        // What was refused does not come back, and what was not does.
+        // Refused events do not reappear after a restart, and acknowledged ones do.
         let before = raw::history(server.address(), "load.%3E").await;
         let server = server.kill_and_restart();
         let after = raw::history(server.address(), "load.%3E").await;
@@ -194,7 +195,7 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
     let calls = traced.end().await;
     let (log, data) = ("/events.db-wal", format!("<{}>", data.to_str().expect("a plain path")));
     let answers: Vec<&Call> = calls.iter().filter(|call| call.arguments.contains("HTTP/1.1 201")).collect();
-    assert_eq!(answers.len(), 15 + 48, "each answer is seen in the trace");
+    assert_eq!(answers.len(), 15 + 48, "each response is in the trace");
     let mut checked = 0;
     for answer in &answers {
         for position in promised(answer) {
@@ -213,15 +214,15 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
             checked += 1;
         }
     }
-    // An array's answer tells its last cursor twice.
+    // The response to an array has its last cursor twice.
     assert!(checked >= placed.len() && placed.len() == 30 + 48, "{checked} of {}", placed.len());
-    // A file whose name is not durable is not there after a power loss.
+    // A file whose directory entry is not durable is lost at a power loss.
     let first = answers.iter().map(|answer| answer.entered).min().expect("answers");
     assert!(calls.iter().any(|call| call.is_sync_of(&data) && call.left < first), "the directory was not synced");
 }
 
-/// Where a client starts, and what it acknowledged, is on the disk before it is answered: else it would be forgotten by a power
-/// loss, and miss what came since when it comes back by its id alone.
+/// A client's start and acknowledgement are durable before the response: otherwise a power loss would forget the client, which
+/// would miss events when it reconnects with its id alone.
 #[tokio::test]
 async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
     if !can_trace() {
@@ -229,7 +230,7 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
     }
     let traced = Traced::start();
     let mut connection = Connection::open(traced.server.address()).await.expect("connected");
-    // Its pattern is its marker in the file, and its id is in both answers.
+    // The pattern is the client's marker in the file, and the id is in both responses.
     let clients: Vec<String> = (0..6).map(|_| uuid::Uuid::new_v4().to_string()).collect();
     for (number, client) in clients.iter().enumerate() {
         connection.get(&format!("/v1/longpoll?wait=0&topic=marker-{number}.x&client={client}")).await.expect("sent");
@@ -246,10 +247,10 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
         of_one && call.arguments.contains("HTTP/1.1 200")
     };
     let answers: Vec<&Call> = calls.iter().filter(is_answer).collect();
-    assert_eq!(answers.len(), 2 * clients.len(), "each answer is seen in the trace");
+    assert_eq!(answers.len(), 2 * clients.len(), "each response is in the trace");
     for (number, answers) in answers.chunks(2).enumerate() {
         let marker = format!("marker-{number}.x");
-        // The first write of the record is for its start, one of the later ones for its acknowledgement.
+        // The first write of the record is for the start, a later one for the acknowledgement.
         let mut after = 0;
         for answer in answers {
             let written = calls
@@ -258,7 +259,7 @@ async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
             let written = written.unwrap_or_else(|| panic!("{marker} was not written"));
             let covers =
                 |sync: &&Call| sync.is_sync_of(log) && sync.entered > written.left && sync.left < answer.entered;
-            assert!(calls.iter().any(|call| covers(&call)), "{marker} was answered without a sync");
+            assert!(calls.iter().any(|call| covers(&call)), "{marker} was acknowledged without a sync");
             after = answer.left;
         }
     }

@@ -1,4 +1,4 @@
-//! No room: publishing is refused, everything else goes on, and it heals by itself.
+//! Disk full: publishing is refused, reading continues, and the server recovers by itself once there is space.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::support::Server;
 use crate::support::raw::{self, Connection, Items};
 use crate::support::small::Small;
 
-/// What was acknowledged: each event's position and number.
+/// The acknowledged events: position and number.
 struct Filler {
     address: String,
     stored: Vec<(u64, u64)>,
@@ -17,7 +17,7 @@ struct Filler {
 }
 
 impl Filler {
-    /// Publishes one event of a size; says whether there was room.
+    /// Publishes one event of a size; returns whether there was space.
     async fn publish(&mut self, bytes: usize) -> bool {
         self.number += 1;
         let event =
@@ -25,13 +25,13 @@ impl Filler {
         let answer = super::within("an answer", raw::post(&self.address, &event)).await.expect("an answer");
         match answer.status() {
             201 => {
-                assert_eq!(answer.json()["duplicate"], false, "what was refused is not known");
+                assert_eq!(answer.json()["duplicate"], false, "the id of a refused event is not remembered");
                 self.stored.push((raw::position(&answer.json()["cursor"]), self.number));
                 true
             }
             507 => {
                 assert_eq!(answer.code(), "disk_full");
-                // The same again is not taken for a repeat of something that is there.
+                // A retry is not treated as a duplicate of a stored event.
                 self.number -= 1;
                 false
             }
@@ -55,13 +55,13 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; 10 << 20]).expect("the ballast fits");
     let home = Arc::new(tempfile::tempdir_in(disk.path()).expect("a directory"));
-    // The tail holds little, so that history is read from the disk.
+    // The tail is small, so that history is read from the disk.
     let server = Server::start_in(home, &["--heartbeat", "300ms", "--tail-bytes", "64KiB"]);
     let address = server.address().to_owned();
     let mut filler = Filler { address: address.clone(), stored: Vec::new(), number: 0 };
     let mut readers = Vec::new();
     for transport in raw::STREAMS {
-        // An iframe ends after its byte budget, so it hears of what comes afterwards only.
+        // An iframe ends at its byte budget, so it subscribes to later events only.
         let topic = if transport == "iframe" { "later" } else { "fill.*" };
         let items = Items::open(&address, transport, &format!("topic={topic}&cursor=earliest")).await.expect("open");
         readers.push((transport, items.flowing()));
@@ -83,7 +83,7 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let refused = super::within("an answer", lines.answer()).await.expect("an answer");
     assert_eq!((refused.status(), refused.json()["accepted"].as_u64()), (507, Some(0)));
 
-    // Everyone who reads goes on reading: those who were there, with beats, and new ones.
+    // Reading continues: for the open streams, with heartbeats, and for new ones.
     for (transport, items) in &mut readers {
         if *transport != "iframe" {
             for (position, number) in &filler.stored {
@@ -104,10 +104,13 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
         assert_eq!(raw::get(&address, path).await.expect("an answer").status(), 200, "{path}");
     }
 
-    // Room again: nothing has to be restarted, and nothing has been lost.
+    // Space again: no restart is needed, and no event is lost.
     fs::remove_file(&ballast).expect("the ballast goes");
-    super::until("publishing goes on", async || filler.publish(150_000).await).await;
-    super::until("it is ready", async || raw::get(&address, "/readyz").await.expect("an answer").status() == 200).await;
+    super::until("publishing continues", async || filler.publish(150_000).await).await;
+    super::until("the server is ready", async || {
+        raw::get(&address, "/readyz").await.expect("an answer").status() == 200
+    })
+    .await;
     let (position, number) = filler.stored[filler.stored.len() - 1];
     for (transport, items) in &mut readers {
         if *transport != "iframe" {

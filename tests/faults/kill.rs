@@ -1,4 +1,4 @@
-//! `kill -9` in a loop, under load.
+//! Repeated `kill -9` under load.
 
 use rand::RngExt as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::support::Server;
 
 const ROUNDS: usize = 10;
 
-/// Acknowledged before the next blow, so that there is something to lose.
+/// The number of acknowledged events before the next kill, so that there is something to lose.
 const BETWEEN: usize = 60;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,15 +18,15 @@ async fn nothing_acknowledged_is_lost_and_nothing_comes_twice() {
     let load = Load::start(&server, &["sse", "ws", "longpoll", "stream"]).await;
     for round in 0..ROUNDS {
         let goal = load.acknowledged() + BETWEEN;
-        super::until("publishing goes on", async || load.acknowledged() >= goal).await;
+        super::until("publishing continues", async || load.acknowledged() >= goal).await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await;
-        // Sometimes twice in a row: while the log is being opened, too.
+        // Sometimes twice in a row, so that the log's recovery is interrupted, too.
         server = server.kill_and_restart();
         if round % 4 == 3 {
             server = server.kill_and_restart();
         }
     }
     let goal = load.acknowledged() + BETWEEN;
-    super::until("publishing goes on", async || load.acknowledged() >= goal).await;
+    super::until("publishing continues", async || load.acknowledged() >= goal).await;
     println!("kill: {} events", load.judge().await);
 }

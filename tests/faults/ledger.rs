@@ -1,5 +1,4 @@
-//! What was promised, kept outside the server: publishers that note every answer, followers that note every event, and
-//! the judgement over both.
+//! The external ledger: publishers record every acknowledgement, followers record every event, and the two are compared.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -12,45 +11,45 @@ use serde_json::{Value, json};
 use crate::support::Server;
 use crate::support::raw::{self, Connection, Items, STREAMS, position};
 
-/// How long a pause is before something is tried again.
+/// The pause before a retry.
 const RETRY: Duration = Duration::from_millis(15);
 
-/// How a publisher goes about it.
+/// The style of a publisher.
 #[derive(Clone, Copy, Debug)]
 enum Style {
-    /// One event a request, without an id: what is not answered is not asked for again.
+    /// One event a request, without an id: a request without a response is not retried.
     Single,
-    /// One event a request, with an id, asked for until it is answered.
+    /// One event a request, with an id, retried until it is acknowledged.
     Keyed,
-    /// Several with ids, asked for until they are answered.
+    /// Several events a request with ids, retried until they are acknowledged.
     Batch,
 }
 
 #[derive(Default)]
 struct Promised {
-    /// Where each event was said to be.
+    /// The acknowledged position of each event.
     positions: BTreeMap<String, u64>,
-    /// What was asked for and never answered: it may be there, once.
+    /// Events without a response: each may be stored, at most once.
     unanswered: HashSet<String>,
 }
 
-/// Events in the order they came: their positions, and what was published there.
+/// Events in the order of delivery: position and marker.
 type Log = Vec<(u64, String)>;
 
-/// A load on a server, and everything that was seen of it.
+/// A load on a server, and its ledger.
 pub(crate) struct Load {
     address: String,
     epoch: String,
     promised: Arc<Mutex<Promised>>,
     stop: Arc<AtomicBool>,
-    /// Where the log ends, once nothing more is published.
+    /// The end of the log, once publishing has stopped.
     end: Arc<AtomicU64>,
     publishers: Vec<tokio::task::JoinHandle<()>>,
     followers: Vec<(&'static str, tokio::task::JoinHandle<Log>)>,
 }
 
 impl Load {
-    /// Begins to publish and to follow, from the log's present end.
+    /// Begins to publish and to follow, from the current end of the log.
     pub(crate) async fn start(server: &Server, transports: &[&'static str]) -> Self {
         let address = server.address().to_owned();
         let info = raw::get(&address, "/v1/info").await.expect("an answer").json();
@@ -79,12 +78,12 @@ impl Load {
         Self { address, epoch, promised, stop, end, publishers: publishers.into(), followers }
     }
 
-    /// How many events were acknowledged so far.
+    /// The number of events acknowledged so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.promised.lock().expect("no publisher panicked").positions.len()
     }
 
-    /// Stops publishing, lets everybody catch up, and judges. Returns how many events there were.
+    /// Stops publishing, lets the followers catch up, and checks the ledger. Returns the number of events.
     pub(crate) async fn judge(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for publisher in self.publishers {
@@ -106,7 +105,7 @@ impl Load {
     }
 }
 
-/// Everything acknowledged is there where it was said to be, nothing is there twice, and nothing that was not asked for.
+/// Asserts that every acknowledged event is at its position, no event is stored twice, and no other events are stored.
 fn check_promises(log: &Log, promised: &Promised) {
     let mut found = BTreeMap::new();
     let mut before: BTreeMap<&str, u64> = BTreeMap::new();
@@ -114,10 +113,10 @@ fn check_promises(log: &Log, promised: &Promised) {
     for (position, marker) in log {
         assert!(*position > last, "{marker} is out of order: {position} after {last}");
         last = *position;
-        assert!(found.insert(marker.clone(), *position).is_none(), "{marker} is there twice");
+        assert!(found.insert(marker.clone(), *position).is_none(), "{marker} is stored twice");
         let known = promised.positions.contains_key(marker) || promised.unanswered.contains(marker);
-        assert!(known, "nobody published {marker}");
-        // Each publisher asks for one thing after the other.
+        assert!(known, "{marker} was never published");
+        // Each publisher sends one request after the other.
         let (name, number) = marker.split_once('-').expect("a marker has two parts");
         let number: u64 = number.parse().expect("a number");
         assert!(before.insert(name, number).is_none_or(|before| before < number), "{marker} comes too late");
@@ -138,9 +137,9 @@ struct Publisher {
     style: Style,
     promised: Arc<Mutex<Promised>>,
     connection: Option<Connection>,
-    /// The last request with ids that was answered.
+    /// The last acknowledged request with ids.
     answered: Option<(Vec<String>, String)>,
-    /// The connection was lost since.
+    /// Whether the connection was lost since.
     lost: bool,
 }
 
@@ -171,7 +170,7 @@ impl Publisher {
         if self.lost
             && let Some((markers, body)) = self.answered.take()
         {
-            // What was acknowledged before is still known.
+            // The ids of acknowledged events are still remembered.
             self.settle(&markers, &body, true).await;
         }
         self.settle(markers, &body, false).await;
@@ -180,7 +179,7 @@ impl Publisher {
         }
     }
 
-    /// Asks until there is an answer, or none is to be had.
+    /// Retries until there is a response, or no retry is allowed.
     async fn settle(&mut self, markers: &[String], body: &str, repeated: bool) {
         loop {
             match self.ask(body).await {
@@ -188,7 +187,7 @@ impl Publisher {
                     self.lost &= !repeated;
                     return self.note(markers, &answer.json(), repeated);
                 }
-                // Refused is not stored, so that asking again does not make two of it.
+                // A refused event is not stored, so a retry cannot store it twice.
                 Ok(answer) if answer.status() == 503 => {
                     assert!(answer.head.header("retry-after").is_some(), "{answer:?}")
                 }
@@ -232,12 +231,15 @@ impl Publisher {
         };
         assert_eq!(outcomes.len(), markers.len(), "{answer}");
         let positions: Vec<u64> = outcomes.iter().map(|outcome| position(&outcome["cursor"])).collect();
-        assert!(positions.windows(2).all(|two| two[0] + 1 == two[1]), "a batch is in one piece: {answer}");
+        assert!(
+            positions.windows(2).all(|two| two[0] + 1 == two[1]),
+            "the positions of a batch are consecutive: {answer}"
+        );
         assert_eq!(position(&answer["cursor"]), positions[positions.len() - 1]);
         let repeated = outcomes.iter().filter(|outcome| outcome["duplicate"] == true).count();
         assert!(repeated == 0 || repeated == outcomes.len(), "a batch is stored whole or not at all: {answer}");
         assert!(repeated == 0 || !matches!(self.style, Style::Single), "{answer}");
-        assert!(!known || repeated > 0, "{markers:?} were acknowledged, and are not known any more: {answer}");
+        assert!(!known || repeated > 0, "{markers:?} were acknowledged, and their ids are forgotten: {answer}");
         let mut promised = self.promised.lock().expect("nobody panicked");
         for (marker, position) in markers.iter().zip(positions) {
             let before = promised.positions.insert(marker.clone(), position);

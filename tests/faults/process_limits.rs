@@ -1,4 +1,4 @@
-//! What the operating system allows the process: few open files, small files.
+//! Resource limits of the process (ulimit): few open files, small files.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::Server;
 use crate::support::raw;
 
-/// A server under limits that a shell sets.
+/// A server under limits set by a shell.
 fn limited(limits: &str, flags: &[&str]) -> Server {
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
     let command = format!("{limits}; exec \"$@\"");
@@ -27,11 +27,11 @@ fn open_files_limits(pid: u32) -> (u64, u64) {
 async fn the_limit_of_open_files_is_raised() {
     let server = limited("ulimit -Sn 200; ulimit -Hn 1000", &["--store", "memory", "--log", "warn"]);
     assert_eq!(open_files_limits(server.pid()), (1000, 1000));
-    super::until("what is left is told", async || server.log().contains("--max-connections")).await;
+    super::until("the reduced limit is logged", async || server.log().contains("--max-connections")).await;
     let server =
         limited("ulimit -Sn 200; ulimit -Hn 1000", &["--store", "memory", "--log", "warn", "--max-connections", "500"]);
     raw::get(server.address(), "/healthz").await.expect("an answer");
-    assert_eq!(server.log(), "", "it is enough");
+    assert_eq!(server.log(), "", "no warning where the limit is sufficient");
 }
 
 #[test]
@@ -43,15 +43,15 @@ fn too_few_open_files_are_refused_at_start() {
             .args(["-c", &command, "sh", env!("CARGO_BIN_EXE_switchback"), "--listen", "127.0.0.1:0"])
             .current_dir(directory.path())
             .output()
-            .expect("it runs");
+            .expect("the binary runs");
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{limit}: {told}");
         assert!(told.contains("ulimit -n") && !told.contains("panicked"), "{limit}: {told}");
-        assert!(output.stdout.is_empty(), "{limit}: it has not said that it listens");
+        assert!(output.stdout.is_empty(), "{limit}: the server prints no greeting");
     }
 }
 
-/// Past the limit of file size a publish is refused, as on a full disk; the process and its readers stay.
+/// Beyond the file size limit a publish is refused, as on a full disk; the process and its readers continue.
 #[tokio::test]
 async fn the_limit_of_file_size_refuses_publishers() {
     // In blocks of 512 bytes.
@@ -65,9 +65,9 @@ async fn the_limit_of_file_size_refuses_publishers() {
             503 | 507 => refused += 1,
             status => panic!("{status}: {}", answer.text()),
         }
-        assert!(stored < 100, "the limit does not count");
+        assert!(stored < 100, "the limit is not applied");
     }
-    assert!(stored > 3, "only {stored} fitted");
+    assert!(stored > 3, "only {stored} events fit");
     assert_eq!(server.ended(), None);
     assert_eq!(raw::history(server.address(), "a").await.len(), stored);
     assert_eq!(raw::get(server.address(), "/healthz").await.expect("an answer").status(), 200);

@@ -1,5 +1,5 @@
-//! A disk that refuses, hangs, or loses its files under the server: it is not ready then, publishers get an error that says what is wrong,
-//! and nothing is acknowledged that is not there.
+//! A disk that fails, hangs, or loses the server's files: `/readyz` reports not ready, publishers get an error with the cause,
+//! and no event is acknowledged that is not stored.
 
 use std::fs;
 use std::process::Command;
@@ -24,10 +24,10 @@ async fn readiness(server: &Server) -> Answer {
     super::within("an answer", raw::get(server.address(), "/readyz")).await.expect("an answer")
 }
 
-/// The answer that it is not ready for this reason, once there is one: each worker may know the store as it was a moment ago.
+/// Waits until `/readyz` fails with this reason: a worker's view of the store may be a moment old.
 async fn unreadiness(server: &Server, words: &str) -> Answer {
     let mut answer = readiness(server).await;
-    super::until("it is not ready", async || {
+    super::until("the server is not ready", async || {
         answer = readiness(server).await;
         answer.status() == 503 && answer.text().contains(words)
     })
@@ -35,7 +35,7 @@ async fn unreadiness(server: &Server, words: &str) -> Answer {
     answer
 }
 
-/// Not ready, and publishing is refused with these words.
+/// Asserts that the server is not ready, and refuses to publish with these words.
 async fn is_refused(server: &Server, words: &str) {
     for answer in [unreadiness(server, words).await, publish(server, 99).await] {
         assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
@@ -59,10 +59,10 @@ async fn while_writing_fails_it_is_not_ready_and_then_it_heals() {
         (Fault::SyncErrno, Errno::EIO, "the disk reports an error"),
     ] {
         faults.set(fault, errno as i32);
-        // Nobody has published since: that a write fails is found out by trying.
+        // No publish has failed since: the server probes the disk by itself.
         is_refused(&server, words).await;
         faults.set(fault, 0);
-        super::until("it is well again", async || is_well(&server).await).await;
+        super::until("the server has recovered", async || is_well(&server).await).await;
     }
 }
 
@@ -71,7 +71,7 @@ async fn a_disk_that_hangs_is_an_error_and_not_silence() {
     let (faults, mut server) = Faults::start(&["--drain", "1s"]);
     assert!(is_well(&server).await);
     faults.set(Fault::SyncHangs, 1);
-    // The first waits for the sync, the second for the first; both are answered while the disk still hangs.
+    // The first publish waits for the sync, the second for the first; both get a response while the disk still hangs.
     let address = server.address().to_owned();
     let waiting = [1, 2].map(|number| {
         let address = address.clone();
@@ -86,11 +86,11 @@ async fn a_disk_that_hangs_is_an_error_and_not_silence() {
         assert_eq!((answer.status(), answer.code().as_str()), (503, "store_unavailable"), "{answer:?}");
         assert!(answer.text().contains("repeat it with the same id"), "{answer:?}");
     }
-    // Readers are none of it.
+    // Readers are not affected.
     assert_eq!(raw::get(&address, "/v1/poll?topic=a&cursor=earliest").await.expect("an answer").status(), 200);
     faults.set(Fault::SyncHangs, 0);
-    super::until("it is well again", async || is_well(&server).await).await;
-    // The same again is stored once, whether it was stored meanwhile or not.
+    super::until("the server has recovered", async || is_well(&server).await).await;
+    // A retry is stored once, whether the first attempt was stored meanwhile or not.
     for number in [1, 2] {
         let event = json!({ "topic": "a", "data": number, "id": number.to_string() });
         assert_eq!(raw::post(&address, &event).await.expect("an answer").status(), 201);
@@ -108,37 +108,37 @@ async fn nothing_is_acknowledged_in_files_that_are_deleted() {
     for name in ["events.db", "events.db-wal", "events.db-shm"] {
         let server = Server::start(&[]);
         assert!(is_well(&server).await, "{name}");
-        fs::remove_file(server.data().join(name)).expect("it is there");
-        // The very next one.
+        fs::remove_file(server.data().join(name)).expect("the file is removed");
+        // The very next publish is refused.
         assert_eq!(publish(&server, 1).await.status(), 503, "{name}");
         is_refused(&server, "deleted or replaced").await;
-        // Another in its place is not the one that is open.
+        // A different file in its place is not the open one.
         fs::write(server.data().join(name), "").expect("written");
         is_refused(&server, "deleted or replaced").await;
     }
     for name in ["clients.db", "notes.db"] {
         let server = Server::start(&[]);
         assert!(is_well(&server).await, "{name}");
-        fs::remove_file(server.data().join(name)).expect("it is there");
+        fs::remove_file(server.data().join(name)).expect("the file is removed");
         unreadiness(&server, "deleted or replaced").await;
-        // The log is whole.
+        // The log is complete.
         assert_eq!(publish(&server, 1).await.status(), 201, "{name}");
     }
     let server = Server::start(&[]);
     assert!(is_well(&server).await);
-    fs::remove_dir_all(server.data()).expect("it is there");
+    fs::remove_dir_all(server.data()).expect("the file is removed");
     is_refused(&server, "deleted or replaced").await;
 }
 
-/// The server still has the files open, and leaves everything in one file when it ends.
+/// The server still has the files open, and checkpoints everything into one file at shutdown.
 #[tokio::test]
 async fn what_was_acknowledged_before_is_there_after_a_restart() {
     for name in ["events.db-wal", "events.db-shm"] {
         let server = Server::start(&["--log", "warn"]);
         assert!(is_well(&server).await, "{name}");
-        fs::remove_file(server.data().join(name)).expect("it is there");
+        fs::remove_file(server.data().join(name)).expect("the file is removed");
         assert_eq!(publish(&server, 1).await.status(), 503, "{name}");
-        // Retention has its turn, too.
+        // Retention fails, too.
         super::until("retention is refused", async || server.log().contains("could not be trimmed")).await;
         let server = server.stop_and_restart();
         let history = raw::history(server.address(), "a").await;
@@ -152,7 +152,7 @@ async fn the_lock_holds_although_its_file_is_deleted() {
     let server = Server::start(&[]);
     for again in [false, true] {
         let lock = server.data().join("lock");
-        fs::remove_file(&lock).expect("it is there");
+        fs::remove_file(&lock).expect("the file is removed");
         if again {
             fs::write(&lock, "").expect("written");
         }
@@ -160,11 +160,11 @@ async fn the_lock_holds_although_its_file_is_deleted() {
             .args(["--kill-after=1", "40", BINARY, "--listen", "127.0.0.1:0", "--log", "error", "--data"])
             .arg(server.data())
             .output()
-            .expect("it runs");
+            .expect("the binary runs");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
         let told = String::from_utf8_lossy(&second.stderr).into_owned();
         assert!(told.contains("in use by another switchback"), "{told}");
-        // The second one has left none, or leaves the one that it found.
+        // The second server leaves no lock file, or leaves the existing one.
         fs::write(&lock, "").expect("written");
     }
     assert!(is_well(&server).await);
@@ -173,7 +173,7 @@ async fn the_lock_holds_although_its_file_is_deleted() {
     assert!(is_well(&Server::start_in(directory, &[])).await);
 }
 
-/// Publishes so many events, each once the one before it is answered.
+/// Publishes this number of events, each after the response to the one before.
 async fn publish_in_turn(server: &Server, events: u64) {
     let mut connection = raw::Connection::open(server.address()).await.expect("connected");
     for number in 0..events {
@@ -183,8 +183,8 @@ async fn publish_in_turn(server: &Server, events: u64) {
     }
 }
 
-/// Publishers that each wait for an answer before they publish again come to share each sync, however they began: they do not
-/// take turns, in which each would wait for two.
+/// Group commit: concurrent publishers that each wait for their response come to share each sync. They do not alternate, in which
+/// case each would wait for two syncs.
 #[tokio::test]
 async fn on_a_slow_disk_publishers_share_each_sync() {
     const EVENTS: u64 = 12;
@@ -199,7 +199,7 @@ async fn on_a_slow_disk_publishers_share_each_sync() {
         let all = (0..publishers).map(|_| publish_in_turn(&server, EVENTS));
         futures_util::future::join_all(all).await;
         let together = faults.syncs() - before;
-        // The first comes alone; a machine that is busy lets one come late now and then.
+        // The first commits alone; on a busy machine a publisher is late now and then.
         assert!(together <= alone * 3 / 2, "{publishers} publishers: {together} syncs, and {alone} for one");
     }
 }

@@ -1,5 +1,5 @@
-//! Readers that read slowly, a few bytes at a time: what their sockets do not take at once comes later, whole and in order,
-//! whatever is said meanwhile; and they end when they are to.
+//! Slow readers, a few bytes at a time: partial writes are continued later, complete and in order, with heartbeats and replies in
+//! between; and the streams end in time.
 
 use std::io;
 use std::pin::Pin;
@@ -17,10 +17,10 @@ use crate::support::Server;
 use crate::support::jwt::Signer;
 use crate::support::raw::{self, Connection, Items, masked, narrow_socket};
 
-/// What a slow reader's kernel buffers, at least.
+/// The minimum that the kernel buffers for a slow reader.
 const RECEIVE_BYTES: u32 = 4096;
 
-/// Most bytes of one read.
+/// The maximum of bytes of one read.
 const READ_BYTES: usize = 64;
 
 /// A socket that is read a few bytes at a time.
@@ -54,11 +54,11 @@ impl AsyncWrite for Trickle {
     }
 }
 
-/// Publishes one event after the other, so that each finds the streams at rest.
+/// Publishes one event after the other, so that each finds the streams idle (direct writes).
 struct Publisher {
     connection: Connection,
     path: String,
-    /// How many there are.
+    /// The number of published events.
     published: u64,
 }
 
@@ -77,7 +77,7 @@ impl Publisher {
     }
 }
 
-/// Reads a stream, and checks all that it is sent.
+/// Reads a stream, and checks every item.
 struct Reader {
     items: Option<Items>,
     transport: &'static str,
@@ -95,7 +95,7 @@ impl Reader {
         Self { items: Some(items), transport, cursor: String::new(), events: 0, replies: 0, last: String::new() }
     }
 
-    /// Says something that is answered: with a frame of the protocol, and with an item.
+    /// Sends a ping and a command, which get a pong frame and a `$reply`.
     async fn ask(&mut self, reference: u64) {
         let connection = &mut self.items.as_mut().expect("open").connection;
         connection.send(masked(0x89, b"still here")).await.expect("sent");
@@ -133,7 +133,7 @@ impl Reader {
         item["cursor"].as_str().expect("a cursor").clone_into(&mut self.cursor);
     }
 
-    /// A document has a budget of bytes; then the next is asked for, on the same connection.
+    /// An iframe document ends at its byte budget; then the next is requested, on the same connection.
     async fn come_back(&mut self) {
         assert_eq!((self.transport, self.last.as_str()), ("iframe", "$bye"), "after {} events", self.events);
         let connection = self.items.take().expect("open").connection;
@@ -142,7 +142,7 @@ impl Reader {
     }
 }
 
-/// By turns it does not read while much comes, and reads along; a socket asks for answers meanwhile.
+/// The reader alternates between stalling under load and reading live; a WebSocket also requests replies.
 async fn gets_every_byte(transport: &'static str) {
     let mut rng = super::seeded(transport);
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1s"]);
@@ -170,7 +170,7 @@ async fn gets_every_byte(transport: &'static str) {
             tokio::join!(publishing, reader.read(goal, asked));
         }
     }
-    // At rest again, it is beaten for.
+    // Once the stream is idle again, it gets heartbeats.
     if reader.last != "$bye" {
         reader.items.as_mut().expect("open").named("$beat").await;
     }
@@ -196,10 +196,10 @@ async fn ws_gets_every_byte() {
     gets_every_byte("ws").await;
 }
 
-/// Streams whose documents have no budget.
+/// The streams without a byte budget.
 const ENDLESS: [&str; 3] = ["sse", "stream", "ws"];
 
-/// Streams that nobody reads, each in the middle of an event that its socket took in part.
+/// Unread streams, each with an event partially written to its socket.
 struct Stalled {
     streams: Vec<(&'static str, uuid::Uuid, Connection)>,
     address: String,
@@ -219,7 +219,7 @@ impl Stalled {
         Self { streams, address: address.to_owned(), query: String::new() }
     }
 
-    /// Those who look, and publish, come with this.
+    /// Observes and publishes with this token.
     fn looked_at_with(mut self, token: &str) -> Self {
         self.query = format!("?token={token}");
         self
@@ -235,28 +235,28 @@ impl Stalled {
         self.client(client).await.is_none_or(|state| state["transports"].as_array().is_some_and(Vec::is_empty))
     }
 
-    /// Publishes until all of them hang, or have ended already.
+    /// Publishes until all streams are blocked, or have ended already.
     async fn fill(&mut self) {
         const LAG_EVENTS: u64 = 3;
         let clients: Vec<uuid::Uuid> = self.streams.iter().map(|(_, client, _)| *client).collect();
         for client in &clients {
-            super::until("it is connected", async || self.client(*client).await.is_some()).await;
+            super::until("the client is connected", async || self.client(*client).await.is_some()).await;
         }
         let mut publisher = Publisher::new(&self.address, &self.query).await;
         for client in clients {
             loop {
-                let state = self.client(client).await.expect("it is known");
+                let state = self.client(client).await.expect("the client is known");
                 let gone = state["transports"].as_array().is_some_and(Vec::is_empty);
                 if gone || state["lag"]["events"].as_u64() >= Some(LAG_EVENTS) {
                     break;
                 }
-                assert!(publisher.published < 10_000, "it never hangs: {state}");
+                assert!(publisher.published < 10_000, "the stream is never blocked: {state}");
                 publisher.publish(3000).await;
             }
         }
     }
 
-    /// Reads what is left: the events from the first on, without a hole, then the reason.
+    /// Reads the rest: all events from the first on, without a hole, then the reason of the end.
     async fn check_ends(self, reason: &str, close_code: u16) {
         for (transport, _, mut connection) in self.streams {
             let head = super::within("a head", connection.head()).await.expect("a head");
@@ -275,7 +275,7 @@ impl Stalled {
             let end = super::within("the end", items.next()).await;
             assert!(matches!(end, Ok(None)), "{transport} ends properly: {end:?}");
             assert_eq!(items.close_code, (transport == "ws").then_some(close_code));
-            assert!(items.connection.buffer.is_empty(), "{transport}: nothing comes after its end");
+            assert!(items.connection.buffer.is_empty(), "{transport}: no bytes follow the end");
         }
     }
 
@@ -354,7 +354,7 @@ async fn a_drain_ends_who_reads_on_late() {
     assert_eq!(super::end_of(&mut server).await.code(), Some(0));
 }
 
-/// Its pings could not be sent: it is not silent, it is slow.
+/// A WebSocket whose pings could not be sent is slow, not silent.
 #[tokio::test]
 async fn who_is_slow_is_not_called_silent() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "2s", "--stall-timeout", "1h"]);
@@ -383,7 +383,7 @@ async fn who_is_slow_is_not_called_silent() {
     assert!(!stalled.is_gone(client).await);
 }
 
-/// Answers that have not gone out yet are before a stream that was asked for with them.
+/// Unsent responses precede a stream that was pipelined behind them.
 #[tokio::test]
 async fn a_stream_waits_for_the_answers_before_it() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1h"]);
@@ -405,7 +405,7 @@ async fn a_stream_waits_for_the_answers_before_it() {
         let head = super::within("a head", connection.head()).await.expect("a head");
         let mut items = Items::after(connection, transport, &head).expect("a stream");
         let hello = items.item().await;
-        assert_eq!(hello["event"], "$hello", "first of all");
+        assert_eq!(hello["event"], "$hello", "`$hello` is the first item");
         let mut next = raw::position(&hello["cursor"]);
         assert!(next >= first);
         for _ in 0..20 {
@@ -419,8 +419,8 @@ async fn a_stream_waits_for_the_answers_before_it() {
     }
 }
 
-/// Over HTTP/1.0 there are no chunks; and some proxies ask for a WebSocket in front of everything, which actix takes for
-/// a reason to leave them out.
+/// HTTP/1.0 has no chunked bodies; and some proxies add WebSocket upgrade headers to every request, for which actix omits the
+/// chunks.
 #[tokio::test]
 async fn what_is_not_in_chunks_is_never_in_chunks() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1h"]);

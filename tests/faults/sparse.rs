@@ -1,4 +1,4 @@
-//! A reader of next to nothing in a long log.
+//! Sparse subscriptions: a reader of very few events in a long log.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::support::raw::{self, Items, position};
 
 const EVENTS: u64 = 200_000;
 
-/// One in so many is of interest.
+/// One of this number of events matches.
 const EVERY: u64 = 100_000;
 
 const BATCH: u64 = 1000;
@@ -40,7 +40,7 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
     let rare: Vec<(u64, u64)> = rare.iter().map(|(number, outcome)| (*number, position(&outcome["cursor"]))).collect();
     assert_eq!(rare.len() as u64, EVENTS / EVERY);
 
-    // Everything is behind the tail, which is warmed with the newest only.
+    // All matching events are behind the tail, which is warmed with only the newest events.
     let mut server = server.stop_and_restart();
     let address = server.address().to_owned();
     let found = |items: &[Value]| -> Vec<(u64, u64)> {
@@ -59,7 +59,7 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
     let (_, last) = raw::poll(&address, "/v1/poll?topic=rare.one&last=1").await.expect("a batch");
     assert_eq!(found(&last), rare[1..]);
 
-    // Counted in the same files, without the server.
+    // Rows and pages are counted on the same files, without the server.
     server.signal(Signal::SIGTERM);
     assert!(super::end_of(&mut server).await.success());
     let store = Arc::new(DiskStore::open(&server.data(), StoreOptions::default()).expect("the log"));
@@ -69,7 +69,7 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
         let patterns = PatternSet::new(["rare.*".parse().expect("a pattern")]).expect("patterns");
         let request = ReadRequest { patterns, after, events_max: 1, bytes_max: 1 << 20, rows_max: 1000 };
         let page = store.read(request).await.expect("a page");
-        assert!(page.through > after, "an empty page goes on");
+        assert!(page.through > after, "an empty page advances");
         rows += page.rows;
         events += page.events.len();
         pages += 1;

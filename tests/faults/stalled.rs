@@ -1,4 +1,4 @@
-//! Readers that stop reading: they cost a cursor, hurt nobody, and find everything when they come back.
+//! Stalled readers: each costs the server a cursor, does not slow other clients, and misses no event when it resumes.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ const READERS: usize = 1000;
 
 const TRANSPORTS: [&str; 3] = ["sse", "ws", "stream"];
 
-/// What each of them may cost.
+/// The maximum memory for each reader.
 const EACH_KIB: u64 = 64;
 
-/// What of it the kernel may hold for each, beyond that: a container is charged for it as well.
+/// The maximum in kernel socket buffers for each reader in addition, which a container is charged for as well.
 const EACH_UNSENT_KIB: u64 = 256;
 
-/// As many files as are allowed, for this process and the server that it starts.
+/// Raises the soft limit of open files to the hard limit, for this process and the server.
 fn raise_open_files() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit it may be raised");
@@ -40,7 +40,7 @@ async fn publish(server: &Server, first: u64, count: u64) {
     }
 }
 
-/// What the kernel still has to send from a server's address, over all of its connections.
+/// The unsent bytes in the kernel's buffers for a server's address, over all connections.
 fn unsent_bytes(address: &str) -> u64 {
     let address: std::net::SocketAddrV4 = address.parse().expect("an address");
     let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
@@ -50,7 +50,7 @@ fn unsent_bytes(address: &str) -> u64 {
     queues.map(|queues| u64::from_str_radix(queues.split(':').next().unwrap_or_default(), 16).expect("a number")).sum()
 }
 
-/// Reads the events numbered `first..end`, and nothing else.
+/// Reads the events numbered `first..end`, and no others.
 async fn read_all(mut items: Items, first: u64, end: u64) {
     for number in first..end {
         assert_eq!(items.news().await["data"][0], number);
@@ -61,13 +61,13 @@ async fn read_all(mut items: Items, first: u64, end: u64) {
 async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     let files = raise_open_files();
     assert!(files > READERS as u64 + 100, "only {files} files may be open, in this process and in the server");
-    // A small tail, so that what is kept for everybody together is the same before and after.
+    // A small tail, so that the shared memory is the same before and after.
     let server = Server::start(&["--tail-bytes", "1MiB", "--stall-timeout", "1h", "--heartbeat", "1h"]);
     let address = server.address().to_owned();
     publish(&server, 0, 2000).await;
     let cursor = raw::get(&address, "/v1/info").await.expect("an answer").json()["cursor"].clone();
     let start = cursor.as_str().expect("a cursor").to_owned();
-    // What the server keeps for everybody together is there already: pages of the log, threads, the tail.
+    // Shared memory is allocated already: pages of the log, threads, the tail.
     let warming = (0..8).map(|_| {
         let address = address.clone();
         tokio::spawn(async move { raw::history(&address, "a").await.len() })
@@ -85,7 +85,7 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
         Items::ask(&mut connection, transport, &format!("topic=a&cursor={start}&client={client}")).await.expect("sent");
         stalled.push((transport, connection));
     }
-    super::until("all are connected", async || super::open_files(server.pid()) > READERS).await;
+    super::until("all readers are connected", async || super::open_files(server.pid()) > READERS).await;
     let mut healthy = Vec::new();
     for transport in TRANSPORTS {
         let items = Items::open(&address, transport, &format!("topic=a&cursor={start}")).await.expect("open");
@@ -94,10 +94,10 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     let began = Instant::now();
     publish(&server, 2000, 3000).await;
     for reader in healthy {
-        super::within("a healthy reader", reader).await.expect("it receives everything");
+        super::within("a healthy reader", reader).await.expect("the reader receives everything");
     }
     let took = began.elapsed();
-    // They have stalled indeed: what was sent to them ends well before the log does.
+    // The readers have stalled indeed: their sent events end well before the log does.
     for number in [1_u128, 2, 3, 500, 1000] {
         let path = format!("/v1/clients/{}", uuid::Uuid::from_u128(number));
         let client = raw::get(&address, &path).await.expect("an answer").json();
@@ -115,7 +115,7 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
         "{unsent_kib} KiB wait in the kernel for {READERS} readers"
     );
 
-    // Some read on, where they are, and get everything.
+    // Some readers resume, and get everything.
     for (transport, mut connection) in stalled.drain(..).step_by(READERS / 9 - 1) {
         let head = super::within("a head", connection.head()).await.expect("a head");
         let items = Items::after(connection, transport, &head).expect("a stream");
@@ -123,7 +123,7 @@ async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
     }
 }
 
-/// With a timeout for it, who takes nothing is cut, and who has nothing to take is not.
+/// With a write timeout, a stalled reader is cut, and an idle one is not.
 #[tokio::test]
 async fn a_stalled_reader_is_cut_in_time() {
     let server = Server::start(&["--stall-timeout", "2s", "--heartbeat", "500ms"]);
@@ -148,7 +148,7 @@ async fn a_stalled_reader_is_cut_in_time() {
         })
         .await;
     }
-    // The quiet one has been there for longer than the timeout, and still is.
+    // The idle stream has been open for longer than the timeout, and still is.
     let end = Instant::now() + Duration::from_secs(3);
     while Instant::now() < end {
         let item = idle.item().await;

@@ -1,4 +1,4 @@
-//! A log that cannot be written: its reader is gone, its disk is full, or its reader is stopped. Nothing else changes.
+//! A log output that cannot be written: its reader has exited, its disk is full, or its reader is stopped. Service is unaffected.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -11,24 +11,24 @@ use nix::sys::signal::Signal;
 use crate::support::Server;
 use crate::support::raw::{self, Connection, Items};
 
-/// A server whose standard error is `file`, and that has much to say there.
+/// A server whose standard error is `file`, with the access log on.
 fn logging_to(file: &Path, flags: &[&str]) -> Server {
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
     let wrapper = ["sh", "-c", "exec \"$@\" 2>\"$0\"", file.to_str().expect("a path in UTF-8")];
     Server::start_under(&wrapper, directory, &[&["--access-log"], flags].concat())
 }
 
-/// A pipe with a name, and its reading end, which nobody reads.
+/// A named pipe, and its reading end, which is never read.
 fn pipe(directory: &Path) -> (std::path::PathBuf, File) {
     let path = directory.join("log");
     let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
     assert!(made.success());
-    // Not waiting for the other end to be opened.
+    // Non-blocking: without waiting for the other end to be opened.
     let reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path);
     (path, reader.expect("the pipe is there"))
 }
 
-/// It serves, and stops in order: its streams are told, and it exits with 0.
+/// Asserts that the server serves, and shuts down gracefully: streams get `$bye`, and the exit code is 0.
 async fn check_service(mut server: Server) {
     // More lines than a pipe holds (64 KiB).
     let mut connection = Connection::open(server.address()).await.expect("connected");
@@ -65,7 +65,7 @@ async fn with_a_reader_that_is_stopped() {
     check_service(logging_to(&path, &["--store", "memory"])).await;
 }
 
-/// Out of files for a moment, with nobody to tell: what comes later is accepted.
+/// Out of file descriptors for a moment, with an unreadable log: later connections are accepted.
 #[tokio::test]
 async fn while_files_run_out() {
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
@@ -77,7 +77,7 @@ async fn while_files_run_out() {
         connection.get("/v1/longpoll?topic=b&wait=60").await.expect("sent");
         crowd.push(connection);
     }
-    super::until("there are no files left", async || super::open_files(server.pid()) >= 96).await;
+    super::until("the file limit is reached", async || super::open_files(server.pid()) >= 96).await;
     drop(crowd);
     for _ in 0..3 {
         let answer = super::within("an answer", raw::get(server.address(), "/healthz")).await;
@@ -85,7 +85,7 @@ async fn while_files_run_out() {
     }
 }
 
-/// Where a process listens on loopback, from what Linux says of its files.
+/// The loopback address that a process listens on, from `/proc`.
 fn listening_port(pid: u32) -> Option<u16> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
@@ -100,7 +100,7 @@ fn listening_port(pid: u32) -> Option<u16> {
     })
 }
 
-/// The greeting is for whoever reads it.
+/// A greeting that cannot be written does not stop the server.
 #[tokio::test]
 async fn a_greeting_that_cannot_be_written() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -111,22 +111,24 @@ async fn a_greeting_that_cannot_be_written() {
         .stdout(full())
         .stderr(full())
         .spawn()
-        .expect("it starts");
+        .expect("the server starts");
     let mut port = None;
-    super::until("it listens", async || {
-        assert_eq!(server.try_wait().expect("it can be asked"), None, "it has ended");
+    super::until("the server listens", async || {
+        assert_eq!(server.try_wait().expect("the exit status can be queried"), None, "the server has ended");
         port = listening_port(server.id());
         port.is_some()
     })
     .await;
     let address = format!("127.0.0.1:{}", port.expect("a port"));
-    super::until("it serves", async || raw::get(&address, "/readyz").await.is_ok_and(|answer| answer.status() == 200))
-        .await;
-    server.kill().expect("it runs");
-    server.wait().expect("it ends");
+    super::until("the server is ready", async || {
+        raw::get(&address, "/readyz").await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    server.kill().expect("the server runs");
+    server.wait().expect("the server ends");
 }
 
-/// A command whose answer cannot be written has failed, and says so where it can.
+/// A command whose output cannot be written fails, and reports this on standard error.
 #[test]
 fn an_answer_that_cannot_be_written() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -138,7 +140,7 @@ fn an_answer_that_cannot_be_written() {
         .arg(&secret)
         .stdout(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"))
         .output()
-        .expect("it runs");
+        .expect("the binary runs");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("standard output") && !told.contains("panicked"), "{told}");
