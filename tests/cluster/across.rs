@@ -1,4 +1,4 @@
-//! What one node was told, another knows: repeats, places, names.
+//! State that nodes share: deduplication ids, cursors, and remembered clients.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ async fn a_repeat_is_known_on_every_node() {
     let first = post(nodes.address(0), &one).await.created().await;
     assert_eq!(first["duplicate"], false);
     for node in nodes.addresses().all() {
-        // Whatever its payload is.
+        // With any payload.
         let again = json!({ "topic": "orders.1", "data": 2, "id": "one" });
         let again = post(&node, &again).await.created().await;
         assert_eq!((&again["duplicate"], &again["cursor"]), (&json!(true), &first["cursor"]));
@@ -42,7 +42,7 @@ async fn a_repeat_is_known_on_every_node() {
     // The key is topic and id together.
     let other = json!({ "topic": "orders.2", "data": 1, "id": "one" });
     assert_eq!(post(nodes.address(1), &other).await.created().await["duplicate"], false);
-    // The header is an id, too.
+    // The id may also be in the header.
     let with_header = |node: usize| {
         let request = Request::post("/v1/topics/orders.3", "application/json", "3").header("Idempotency-Key", "one");
         let address = nodes.address(node).to_owned();
@@ -87,7 +87,7 @@ async fn a_batch_is_one_wherever_it_is_repeated() {
     assert_eq!(position(&end_of_log(nodes.address(2)).await), places[49]);
 }
 
-/// The cursor of what was just published is good on a node that may not have heard of it yet: no gap, and no silence.
+/// The cursor of a just published event is valid on a node that may not have received the event yet: no gap, and no lost event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_is_good_on_a_node_that_lags() {
     let (_nats, nodes) = three();
@@ -96,17 +96,17 @@ async fn a_cursor_is_good_on_a_node_that_lags() {
     for n in 1..60_usize {
         let node = &all[n % 3];
         let next = published(&all[(n + 1) % 3], "log", n).await;
-        // After the one before: exactly this one.
+        // From the cursor before: exactly this event.
         let kind = Kind::ALL[n % Kind::ALL.len()];
         let mut subscriber = Subscriber::at(node, kind, Query::topic("log"), &cursor);
         assert_eq!(subscriber.event().await.value(), n, "{kind}");
-        // After this one: nothing, which is no gap either.
+        // From this cursor: no event, and no gap.
         let poll = Query::topic("log").with("cursor", &next).request(Kind::Poll);
         let batch = poll.send(&all[(n + 2) % 3]).await.json().await;
         assert_eq!((&batch["events"], &batch["cursor"]), (&json!([]), &json!(next)));
         cursor = next;
     }
-    // One that nobody was ever given is ahead, on every node.
+    // A cursor that was never issued is ahead, on every node.
     for node in &all {
         let ahead = moved(&cursor, 1000);
         let mut subscriber = Subscriber::at(node, Kind::Longpoll, Query::topic("log"), &ahead);
@@ -128,18 +128,18 @@ async fn a_client_resumes_by_name_on_another_node() {
         assert_eq!(subscriber.values(1).await, [0]);
         let cursor = subscriber.cursor.clone().expect("a cursor");
         subscriber.cut();
-        // Acknowledged at another node than the one that it was heard from.
+        // Acknowledged at a node other than the one that delivered the event.
         let body = json!({ "client": client, "cursor": cursor }).to_string();
         let answer = Request::post("/v1/ack", "application/json", body).send(&all[(turn + 1) % 3]).await;
         assert_eq!(answer.status, 200);
         published(&all[turn % 3], &topic, 1).await;
-        // At a third by its name alone, without patterns.
+        // At a third node with the name alone, without patterns.
         let mut again = Subscriber::new(&all[(turn + 2) % 3], kind, Query::default().with("client", &client));
         assert_eq!(again.values(1).await, [1], "{kind}");
     }
 }
 
-/// What was sent is known of a client whichever node it was sent by, and what was not is refused on each.
+/// Every node knows which events any node has sent to a client; an acknowledgement beyond them is refused on each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acknowledgement_beyond_what_was_sent_is_refused_on_every_node() {
     let (_nats, mut nodes) = three();
@@ -159,12 +159,12 @@ async fn an_acknowledgement_beyond_what_was_sent_is_refused_on_every_node() {
         assert_eq!(ack(&node, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
         assert_eq!(ack(&node, &heard).await.status, 200);
     }
-    // Of a node that has ended nobody knows what it has sent.
+    // What an ended node has sent is unknown.
     nodes.kill(1, || {});
     assert_eq!(ack(nodes.address(1), &unheard).await.status, 200);
 }
 
-/// A node that comes later has what was there before, and what is remembered.
+/// A node that is added later has the earlier events, and the remembered clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_later_knows_it_all() {
     let (_nats, mut nodes) = three();
@@ -176,7 +176,7 @@ async fn a_node_that_comes_later_knows_it_all() {
             published(nodes.address(n % 3), &format!("a.{}", n % 7), n).await;
         }
     };
-    // It reads meanwhile: one that takes nothing for two heartbeats is told `$bye`.
+    // The client reads meanwhile: a client that is silent for two heartbeats gets `$bye`.
     let ((), heard) = tokio::join!(publishing, subscriber.values(300));
     assert_eq!(heard.len(), 300);
     let cursor = subscriber.cursor.clone().expect("a cursor");
@@ -193,7 +193,7 @@ async fn a_node_that_comes_later_knows_it_all() {
     let mut again = Subscriber::new(newest, Kind::Sse, Query::default().with("client", &client));
     let heard = again.values(250).await;
     assert_eq!(heard, (50..300).map(Value::from).collect::<Vec<_>>());
-    // Far behind its tail, and only a part of it.
+    // Far behind the node's tail, and only some of the topics.
     let mut part = Subscriber::at(newest, Kind::Longpoll, Query::topic("a.3"), &moved(&cursor, 0));
     assert_eq!(part.values(43).await, (0..300).filter(|n| n % 7 == 3).map(Value::from).collect::<Vec<_>>());
 }

@@ -1,4 +1,4 @@
-//! What the other tests stand on does what it says: the NATS servers come up, fail and come back as they are told to.
+//! Tests of the NATS fixture: its servers start, fail, elect leaders and recover as the other tests assume.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use async_nats::jetstream::{self, stream};
 use crate::support::nats::{Access, Nats, PASSWORD, USER};
 
 async fn create(nats: &Nats, options: ConnectOptions, replicas: usize) -> jetstream::Context {
-    // One that is held still is noticed by its silence.
+    // A paused server is detected by its silence.
     let options = options.ping_interval(Duration::from_millis(500));
     let client = options.connect(nats.addresses()).await.expect("a connection");
     let context = jetstream::new(client);
@@ -22,11 +22,11 @@ async fn create(nats: &Nats, options: ConnectOptions, replicas: usize) -> jetstr
     context
 }
 
-/// Stores one, however often it takes: an election may come between.
+/// Stores a message, with retries: an election may intervene.
 async fn store(context: &jetstream::Context) {
     let end = Instant::now() + Duration::from_secs(60);
-    while let Err(error) = context.publish("log.a", "x".into()).await.expect("it is sent").await {
-        assert!(Instant::now() < end, "nothing is stored: {error}");
+    while let Err(error) = context.publish("log.a", "x".into()).await.expect("the message is sent").await {
+        assert!(Instant::now() < end, "the message is not stored: {error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -37,19 +37,19 @@ async fn a_cluster_outlives_its_leader() {
     assert!(nats.meta_leader().is_some());
     let context = create(&nats, ConnectOptions::new(), 3).await;
     store(&context).await;
-    let first = nats.leader_of("LOG").expect("it has a leader");
+    let first = nats.leader_of("LOG").expect("the stream has a leader");
     nats.kill(first);
     store(&context).await;
     assert_ne!(nats.leader_of("LOG"), Some(first));
     nats.restart(first);
     nats.wait_until_ready();
-    let second = nats.leader_of("LOG").expect("it has a leader");
+    let second = nats.leader_of("LOG").expect("the stream has a leader");
     nats.pause(second);
     store(&context).await;
     nats.resume(second);
     nats.wait_until_ready();
-    let mut stream = context.get_stream("LOG").await.expect("it is still there");
-    assert!(stream.info().await.expect("it tells").state.messages >= 3);
+    let mut stream = context.get_stream("LOG").await.expect("the stream still exists");
+    assert!(stream.info().await.expect("the stream's information").state.messages >= 3);
     assert_eq!((nats.len(), nats.streams()), (3, vec!["LOG".to_owned()]));
 }
 
@@ -76,7 +76,7 @@ async fn a_server_may_ask_for_credentials() {
 async fn a_server_may_speak_tls() {
     let nats = Nats::start(1, Access::Tls, "");
     let stranger = ConnectOptions::new().require_tls(true).connect(nats.addresses()).await;
-    assert!(stranger.is_err(), "the authority is nobody's that the system knows");
+    assert!(stranger.is_err(), "the CA is not trusted by the system");
     let options = ConnectOptions::new().require_tls(true).add_root_certificates(nats.ca_file());
     store(&create(&nats, options, 1).await).await;
 }

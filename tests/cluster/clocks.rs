@@ -1,4 +1,4 @@
-//! A node whose wall clock is wrong: it says so, and what other nodes have made ends for it when it ends for them.
+//! Clock skew between nodes: it is reported, and tokens, tickets and bans expire on all nodes at the same time.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::support::preload::Faults;
 
 const SECRET: &str = "a secret that all nodes have, 32+";
 
-/// How far a node is ahead: longer than a ticket lives.
+/// The skew of the node that is ahead: longer than a ticket's lifetime.
 const AHEAD_MS: i64 = 120_000;
 
-/// A NATS, a node whose clock is right, and one whose clock is not.
+/// NATS, a node with the right clock, and a node with a wrong clock.
 struct Skewed {
     right: Server,
     wrong: Server,
@@ -38,7 +38,7 @@ impl Skewed {
     }
 }
 
-/// A token that is good by both clocks.
+/// A token that is valid by both clocks.
 fn bearer(mut claims: Value) -> String {
     claims["exp"] = json!(switchback::clock::wall_ms() / 1000 + 3600);
     format!("Bearer {}", Signer::secret(SECRET).sign(&claims))
@@ -68,9 +68,13 @@ async fn what_others_made_ends_when_it_ends_for_them() {
         let nodes = Skewed::start(ahead_ms);
         let (right, wrong) = (&nodes.right, &nodes.wrong);
         let (first, second) = (ticket(right).await, ticket(wrong).await);
-        assert_eq!(status_by(&first, wrong).await, 200, "one of the right clock, where it is {ahead_ms} ms ahead");
-        assert_eq!(status_by(&second, right).await, 200, "one of a clock that is {ahead_ms} ms ahead");
-        // A ban that is shorter than the clocks are apart.
+        assert_eq!(
+            status_by(&first, wrong).await,
+            200,
+            "a ticket of the right clock, on the node that is {ahead_ms} ms ahead"
+        );
+        assert_eq!(status_by(&second, right).await, 200, "a ticket of the clock that is {ahead_ms} ms ahead");
+        // A ban that is shorter than the skew.
         for (banning, other) in [(right, wrong), (wrong, right)] {
             let client = uuid::Uuid::new_v4().to_string();
             let request = Request::new("DELETE", format!("/v1/clients/{client}?ban=60"));
@@ -90,15 +94,18 @@ async fn what_others_made_ends_when_it_ends_for_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_says_how_far_its_clock_is_from_the_others() {
     let nodes = Skewed::start(AHEAD_MS);
-    super::until("the wrong clock is known where it is wrong", async || {
+    super::until("the node with the wrong clock reports the skew", async || {
         let skew = skew_of(&nodes.wrong).await;
         is_near(&skew["nats_ms"], -AHEAD_MS) && is_near(&skew["nodes_ms"], -AHEAD_MS)
     })
     .await;
-    super::until("and at the other node", async || is_near(&skew_of(&nodes.right).await["nodes_ms"], AHEAD_MS)).await;
-    assert!(is_near(&skew_of(&nodes.right).await["nats_ms"], 0), "it agrees with NATS");
+    super::until("the other node reports the skew", async || {
+        is_near(&skew_of(&nodes.right).await["nodes_ms"], AHEAD_MS)
+    })
+    .await;
+    assert!(is_near(&skew_of(&nodes.right).await["nats_ms"], 0), "the right clock agrees with NATS");
     for node in [&nodes.wrong, &nodes.right] {
-        super::until("it is in the log", async || node.log().contains("differ by more than 5 seconds")).await;
+        super::until("the skew is logged", async || node.log().contains("differ by more than 5 seconds")).await;
     }
 }
 

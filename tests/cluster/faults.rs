@@ -1,5 +1,5 @@
-//! Three nodes over three NATS servers, under load over every transport, while one after the other of what they are made
-//! of fails: nothing acknowledged is lost, nothing is repeated, and it goes on by itself.
+//! Fault injection into a cluster of three nodes over three NATS servers, under load over every transport: no acknowledged event
+//! is lost, none is repeated, and the cluster recovers by itself.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::load::{Load, Report};
 use super::nodes::{Nodes, stream_of};
 use crate::support::nats::Nats;
 
-/// Acknowledged before the next fault, and after it.
+/// The number of acknowledged events before each fault, and after it.
 const BETWEEN: usize = 150;
 
-/// How long a server of NATS is held still: longer than it takes the others to elect another leader.
+/// How long a NATS server is paused: longer than an election takes.
 const HELD_STILL: Duration = Duration::from_secs(10);
 
-/// Runs a load, and a fault in the middle of it.
+/// Runs a load, with a fault in the middle.
 async fn while_it_runs(what: &str, fault: impl FnOnce(&mut Nats, &mut Nodes, &Load)) -> Report {
     let _alone = MACHINE.lock().await;
     let (mut nats, mut nodes) = tokio::task::block_in_place(|| {
@@ -29,7 +29,7 @@ async fn while_it_runs(what: &str, fault: impl FnOnce(&mut Nats, &mut Nodes, &Lo
     load.judge(what).await
 }
 
-/// Waits, from where blocking is allowed, until publishing has gone on.
+/// Waits, from a blocking context, until publishing has continued.
 fn goes_on(load: &Load) {
     tokio::runtime::Handle::current().block_on(load.more(BETWEEN));
 }
@@ -56,7 +56,7 @@ async fn the_leader_is_held_still() {
     while_it_runs("the stream's leader held still for 10 s", |nats, _, load| {
         let leader = nats.leader_of(&stream_of(nats)).expect("somebody leads");
         nats.pause(leader);
-        // The time is the fault.
+        // The fault is this pause.
         std::thread::sleep(HELD_STILL);
         goes_on(load);
         nats.resume(leader);
@@ -87,7 +87,7 @@ async fn a_node_is_killed_and_another_added() {
         assert_eq!(nodes.len(), 3);
     })
     .await;
-    assert!(report.failures > 0, "nothing went wrong, so nothing was tested");
+    assert!(report.failures > 0, "no request failed, so nothing was tested");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,5 +99,5 @@ async fn the_nodes_are_restarted_in_turn() {
         }
     })
     .await;
-    assert!(report.failures > 0, "nothing went wrong, so nothing was tested");
+    assert!(report.failures > 0, "no request failed, so nothing was tested");
 }

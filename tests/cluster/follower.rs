@@ -1,4 +1,4 @@
-//! One who listens over one transport, each request to another node, and keeps everything that he hears.
+//! A subscriber over one transport that sends each request to a different node, and records every received event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use super::nodes::Addresses;
 use crate::support::client::{Failure, Got, Kind, Link, Query};
 use crate::support::wire::Item;
 
-/// A stream that says nothing for so long is mute: heartbeats come every second.
+/// A stream that is silent for this long has failed: heartbeats are sent every second.
 const MUTE: Duration = Duration::from_secs(20);
 
-/// How long a connection may take to be answered. A node that waits for its feed says so after 5 s.
+/// The deadline for a response. A node that waits for its feed responds with an error after 5 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Follower {
@@ -27,13 +27,13 @@ pub(crate) struct Follower {
     cursor: String,
     account: Account,
     pauses: Pauses,
-    /// How long it does something else between two requests.
+    /// The pause between two requests.
     away: Duration,
     requests: usize,
     failures: Arc<AtomicUsize>,
 }
 
-/// What one who listened came to.
+/// The result of a subscriber.
 pub(crate) struct Done {
     pub(crate) account: Account,
     pub(crate) longest_pause: Duration,
@@ -41,7 +41,7 @@ pub(crate) struct Done {
 }
 
 impl Follower {
-    /// One that counts connections that broke or were refused.
+    /// A subscriber that counts broken and refused connections.
     pub(crate) fn new(
         kind: Kind,
         part: Part,
@@ -66,7 +66,7 @@ impl Follower {
         }
     }
 
-    /// One that is away for a while between two requests, and falls behind.
+    /// A subscriber that pauses between two requests, and falls behind.
     pub(crate) fn away(mut self, away: Duration) -> Self {
         self.away = away;
         if !away.is_zero() {
@@ -75,7 +75,7 @@ impl Follower {
         self
     }
 
-    /// Listens until the end was heard.
+    /// Reads until the end marker.
     pub(crate) async fn run(mut self) -> Done {
         while !self.is_done() {
             self.node = self.nodes.another(&self.node, &mut self.rng);
@@ -107,9 +107,9 @@ impl Follower {
         if !self.kind.streams() {
             let batch = match self.next(&mut link).await? {
                 Some(Got::Batch(batch)) => batch,
-                other => panic!("{}: no batch: {other:?}", self.account.who),
+                other => panic!("{}: not a batch: {other:?}", self.account.who),
             };
-            // Sometimes the page goes away in the middle of it, and comes back with what it had looked at.
+            // Sometimes the page disconnects in the middle of a batch, and resumes after the last event that it processed.
             let looked_at = if self.rng.random_ratio(1, 8) { self.rng.random_range(0..4) } else { usize::MAX };
             let whole = looked_at >= batch.events.len();
             batch.events.iter().take(looked_at).for_each(|item| self.hear(item));
@@ -129,7 +129,7 @@ impl Follower {
             }
             match self.next(&mut link).await? {
                 Some(Got::Item(item)) => self.hear(&item),
-                Some(other) => panic!("{}: no item: {other:?}", self.account.who),
+                Some(other) => panic!("{}: not an item: {other:?}", self.account.who),
                 None => break,
             }
         }
@@ -138,7 +138,7 @@ impl Follower {
 
     async fn next(&self, link: &mut Link) -> Result<Option<Got>, Failure> {
         let next = tokio::time::timeout(MUTE, link.next()).await;
-        Ok(next.unwrap_or_else(|_| panic!("{}: {} is mute", self.account.who, self.node))?)
+        Ok(next.unwrap_or_else(|_| panic!("{}: {} is silent", self.account.who, self.node))?)
     }
 
     fn hear(&mut self, item: &Item) {
@@ -166,13 +166,13 @@ impl Follower {
         assert!(usual, "{} at {}: {item:?}", self.account.who, self.cursor);
     }
 
-    /// Nobody there, cut, or a node that says that it cannot just now.
+    /// No connection, a lost connection, or a node that is unavailable at the moment (503).
     fn refused(&self, why: Failure) {
         if let Failure::Refused(response) = why {
             assert_eq!(response.status, 503, "{}: {response:?}", self.account.who);
-            // To a page, which reads no header, the document says it.
+            // A page cannot read headers, so the document has the retry delay.
             let told = self.kind.transport() == "iframe" || response.header("retry-after").is_some();
-            assert!(told, "503 says when to ask again: {response:?}");
+            assert!(told, "a 503 has a retry delay: {response:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is gone is told, whatever took it: somebody who deleted the stream, or time.
+//! Gaps in a cluster: events lost by a deleted stream or by retention are reported on every node.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::nats::Nats;
 use crate::support::wire::{Item, epoch, moved, position};
 use crate::support::within;
 
-/// The next item, past the words of a node that cannot just now.
+/// The next item, skipping errors of a node that is unavailable at the moment.
 pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
     let who = subscriber.kind;
     let told = tokio::time::timeout(super::DEADLINE, async {
@@ -28,14 +28,14 @@ pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    told.await.unwrap_or_else(|_| panic!("{who} is told nothing"))
+    told.await.unwrap_or_else(|_| panic!("{who} receives no item"))
 }
 
-/// Publishes until it is acknowledged; the id makes asking again safe.
+/// Publishes until the event is acknowledged; the id makes retries safe.
 async fn published(address: &str, topic: &str, data: impl Into<Value>) -> String {
     let body = json!({ "topic": topic, "data": data.into(), "id": uuid::Uuid::new_v4() }).to_string();
     let mut cursor = None;
-    super::until("it is published", async || {
+    super::until("the event is published", async || {
         let answer = Request::post("/v1/events", "application/json", body.clone()).try_send(address).await;
         let Ok(mut answer) = answer else { return false };
         let answered = answer.json().await;
@@ -58,7 +58,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     let all = nodes.addresses().all();
     let mut subscribers = Vec::new();
     for (turn, kind) in Kind::ALL.into_iter().enumerate() {
-        // One that is connected all the while, if that is its way, and one that comes back later.
+        // A subscriber that stays connected, if its transport streams, and one that reconnects later.
         subscribers.push(Subscriber::start(&all[turn % 3], kind, Query::topic("log.>")).await);
         subscribers.push(Subscriber::start(&all[(turn + 1) % 3], kind, Query::topic("log.>")).await);
     }
@@ -74,7 +74,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     }
     let client = async_nats::connect(nats.addresses()).await.expect("NATS is there");
     let deleted = async_nats::jetstream::new(client).delete_stream(stream_of(&nats)).await;
-    assert!(deleted.expect("it is deleted").success);
+    assert!(deleted.expect("the stream is deleted").success);
     for n in 5..8 {
         published(&all[n % 3], "log.b", n).await;
     }
@@ -86,7 +86,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
         let gap = told(subscriber).await;
         let data = gap.value();
         assert_eq!((gap.event.as_str(), &data["reason"]), ("$gap", &json!("epoch")), "{}: {gap:?}", subscriber.kind);
-        assert_eq!(epoch(data["from"].as_str().expect("from where")), epoch(&before), "{}", subscriber.kind);
+        assert_eq!(epoch(data["from"].as_str().expect("the gap has `from`")), epoch(&before), "{}", subscriber.kind);
         assert_eq!((data["to"].as_str(), gap.cursor.as_deref()), (Some(&*began), Some(&*began)), "{}", subscriber.kind);
         for n in 5..8 {
             let event = told(subscriber).await;
@@ -95,7 +95,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     }
 }
 
-/// Reads numbers that are published in order, and allows one to be missing only where a gap said so.
+/// Reads numbers that are published in order; numbers may be missing only where a `$gap` reports it.
 struct Careful {
     subscriber: Subscriber,
     heard: u64,
@@ -114,24 +114,24 @@ impl Careful {
             assert_eq!((&data["reason"], item.cursor.as_deref()), (&json!("expired"), Some(to)), "{kind}: {item:?}");
             assert!(self.gap.is_none_or(|(_, end)| end == position(from)), "{kind}: {item:?} after {:?}", self.gap);
             assert!(position(from) >= position(&before), "{kind}: {item:?} at {before}");
-            assert!(position(from) < position(to), "{kind}: nothing is gone: {item:?}");
+            assert!(position(from) < position(to), "{kind}: no event is lost in this gap: {item:?}");
             self.gap = Some((position(from), position(to)));
             self.gaps += 1;
             return;
         }
         let number = item.value().as_u64().unwrap_or_else(|| panic!("{kind}: {item:?}"));
         match self.gap.take() {
-            None => assert_eq!(number, self.heard + 1, "{kind}: a silent jump"),
+            None => assert_eq!(number, self.heard + 1, "{kind}: events are missing without a gap"),
             Some((_, to)) => {
-                assert!(number > self.heard + 1, "{kind}: nothing was missing before {number}");
-                assert_eq!(item.at(), to + 1, "{kind}: it goes on where the gap ends");
+                assert!(number > self.heard + 1, "{kind}: no event is missing before {number}");
+                assert_eq!(item.at(), to + 1, "{kind}: the stream continues at the end of the gap");
             }
         }
         self.heard = number;
     }
 }
 
-/// Events that are kept, and that are published.
+/// The numbers of retained and of published events.
 const KEPT: u64 = 60;
 const PUBLISHED: u64 = 900;
 
@@ -158,7 +158,7 @@ async fn retention_that_overtakes_is_told() {
                 while reader.heard < PUBLISHED {
                     reader.read().await;
                     if reader.heard % 20 == 3 && reader.heard < PUBLISHED {
-                        // Away until it is overtaken; a stream's connection goes, too.
+                        // Disconnected until retention overtakes the cursor.
                         reader.subscriber.cut();
                         let overtaken = (reader.heard + KEPT + 1).min(PUBLISHED);
                         let published =
@@ -177,6 +177,6 @@ async fn retention_that_overtakes_is_told() {
     for reader in readers {
         let ended = tokio::time::timeout(super::DEADLINE, reader).await.expect("a reader comes to the end");
         let (kind, gaps) = ended.expect("a reader does not panic");
-        assert!(gaps > 0, "{kind} was never overtaken, so nothing was tested");
+        assert!(gaps > 0, "retention never overtook {kind}, so nothing was tested");
     }
 }

@@ -1,5 +1,5 @@
-//! The harness is held to its word first: on one node, whose log is on disk, all is well; and a way to the node on which
-//! events are lost or repeated is told, whatever the transport.
+//! Tests of the harness: on a single node with a log on disk it finds no error; with a proxy that makes events be lost or
+//! repeated, it reports the error, on every transport.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ async fn one_node_that_is_killed() {
     }
     load.more(150).await;
     let report = load.judge("one node, killed twice").await;
-    assert!(report.failures > 0, "nothing went wrong, so nothing was tested");
+    assert!(report.failures > 0, "no request failed, so nothing was tested");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,12 +31,12 @@ async fn a_way_that_repeats_is_told() {
     told(-3).await;
 }
 
-/// Events that are in the log before anybody listens; the first of them are lied about. More than one request gets at most,
-/// so that everybody is lied to, and so few that nobody is moved past the end.
+/// The number of events in the log before the subscribers start; the proxy corrupts cursors of the first. More than one request
+/// delivers, so that every subscriber is affected, and so few that no cursor is moved past the end.
 const PUBLISHED: usize = 320;
 const LIED_ABOUT: u64 = 250;
 
-/// On the way cursors are moved by so many positions.
+/// The number of positions by which the proxy moves cursors.
 async fn told(by: i64) {
     let nodes = Nodes::on_disk();
     let lying = lying_proxy(nodes.address(0).to_owned(), by).await;
@@ -46,16 +46,16 @@ async fn told(by: i64) {
     let (promised, accounts, _) = load.finish().await;
     let wrong = judge(&promised, &accounts).expect_err("the ledger tells");
     println!("moved by {by}: {wrong}");
-    // Each of those who went that way is caught by himself, too; what the node itself says is right.
+    // The fault is found for each subscriber behind the proxy by itself; the node's own log is correct.
     let (history, others) = accounts.split_last().expect("accounts");
     assert_eq!(judge(&promised, std::slice::from_ref(history)), Ok(()));
-    // Who is slow takes in more at a time than is lied about.
+    // A slow subscriber receives more events at a time than are corrupted.
     for account in others.iter().filter(|account| account.part == Part::All && !account.who.contains("slow")) {
         judge(&promised, &[history.clone(), account.clone()]).expect_err(&account.who);
     }
 }
 
-/// Passes connections on, and moves the cursor in every request.
+/// A proxy that moves the cursor in every request.
 async fn lying_proxy(upstream: String, by: i64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -69,7 +69,7 @@ async fn lying_proxy(upstream: String, by: i64) -> String {
 
 async fn pass_on(mut client: TcpStream, upstream: String, by: i64) -> std::io::Result<()> {
     let mut server = TcpStream::connect(upstream).await?;
-    // A request's head comes in one piece.
+    // The head of a request arrives in one read.
     let mut head = vec![0; 8 << 10];
     let read = client.read(&mut head).await?;
     server.write_all(moved(&String::from_utf8_lossy(&head[..read]), by).as_bytes()).await?;

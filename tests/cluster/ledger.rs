@@ -1,26 +1,26 @@
-//! The ledger: what was published and acknowledged, and what everybody heard, kept outside the servers; and the judgement
-//! over both.
+//! The external ledger: records the acknowledged events of all publishers and the received events of all subscribers, and
+//! compares the two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// The marker of the event that ends a test: after it nothing is published.
+/// The marker of the last event of a test.
 pub(crate) const END: &str = "end-0";
 
-/// An event as it was heard: where, and the marker in it.
+/// A received event: position and marker.
 pub(crate) type Heard = (u64, String);
 
-/// What the publishers were told. A marker is `PUBLISHER-NUMBER`; each publisher asks for one thing after the other.
+/// The acknowledgements of the publishers. A marker is `PUBLISHER-NUMBER`; each publisher sends one request after the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Promised {
     acknowledged: BTreeMap<String, u64>,
-    /// Asked for, and not acknowledged: it may be there, once.
+    /// Published without an acknowledgement: may be stored, at most once.
     uncertain: BTreeSet<String>,
     wrong: Vec<String>,
     answers: Pauses,
 }
 
-/// The longest time between two of the same kind.
+/// The longest time between two events of the same kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pauses {
     last: Option<Instant>,
@@ -48,12 +48,12 @@ impl Promised {
         self.uncertain.insert(marker.to_owned());
     }
 
-    /// How many were acknowledged.
+    /// The number of acknowledged events.
     pub(crate) fn count(&self) -> usize {
         self.acknowledged.len()
     }
 
-    /// How many were asked for in vain, or so it seemed.
+    /// The number of publishes without an acknowledgement.
     pub(crate) fn uncertain_count(&self) -> usize {
         self.uncertain.len()
     }
@@ -64,18 +64,18 @@ impl Promised {
     }
 }
 
-/// Which of the events somebody asked for.
+/// The events that a subscriber has subscribed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     All,
-    /// Of one publisher.
+    /// The events of one publisher.
     Publisher(&'static str),
-    /// Every third of each publisher's.
+    /// Every third event of each publisher.
     Third(u64),
 }
 
 impl Part {
-    /// Where the event is published.
+    /// The topic of the event.
     pub(crate) fn topic(marker: &str) -> String {
         let (name, number) = split(marker);
         format!("load.{name}.{}", number % 3)
@@ -103,10 +103,10 @@ impl Part {
 
 fn split(marker: &str) -> (&str, u64) {
     let parts = marker.split_once('-').and_then(|(name, number)| Some((name, number.parse().ok()?)));
-    parts.unwrap_or_else(|| panic!("no marker: {marker}"))
+    parts.unwrap_or_else(|| panic!("not a marker: {marker}"))
 }
 
-/// What one who listened heard.
+/// The events that one subscriber received.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) who: String,
@@ -114,8 +114,8 @@ pub(crate) struct Account {
     pub(crate) heard: Vec<Heard>,
 }
 
-/// Every acknowledged event exactly once, where it was said to be, in order; besides them nothing but what was asked for
-/// without an answer, at most once; and everybody heard the same.
+/// Checks that every acknowledged event is delivered exactly once, at its position, in order; that other events are only those
+/// without an acknowledgement, at most once; and that all subscribers agree.
 pub(crate) fn judge(promised: &Promised, accounts: &[Account]) -> Result<(), String> {
     if let Some(wrong) = promised.wrong.first() {
         return Err(wrong.clone());
@@ -152,7 +152,7 @@ fn judge_log(promised: &Promised, Account { who, heard, .. }: &Account) -> Resul
     in_the_order_it_was_asked_for(promised)
 }
 
-/// Who was answered before he asked again has the two in this order.
+/// A publisher's event that was acknowledged before the next request precedes that request's event.
 fn in_the_order_it_was_asked_for(promised: &Promised) -> Result<(), String> {
     let mut of_each: BTreeMap<&str, BTreeMap<u64, u64>> = BTreeMap::new();
     for (marker, position) in &promised.acknowledged {
@@ -188,11 +188,11 @@ fn agrees(account: &Account, whole: &Account) -> Result<(), String> {
     ))
 }
 
-/// The judgement itself is judged: each of these histories breaks one promise.
+/// Tests of the ledger itself: each of these histories violates one promise.
 mod tests {
     use super::*;
 
-    /// Two publishers take turns, from position 11 on; the last but one was never answered and is there.
+    /// Two publishers alternate, from position 11 on; the last event but one was not acknowledged and is stored.
     fn good() -> (Promised, Vec<Account>) {
         let mut promised = Promised::default();
         let mut heard = Vec::new();
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!((promised.count(), accounts[1].heard.len(), accounts[2].heard.len()), (20, 11, 7));
     }
 
-    /// Applies a fault to one account or to all; the ledger has to say so.
+    /// Applies a fault to one account or to all; the ledger has to report it.
     fn is_told(fault: impl Fn(&mut Vec<Heard>)) {
         for which in [Some(0), Some(1), Some(2), None] {
             let (promised, mut accounts) = good();
@@ -250,7 +250,7 @@ mod tests {
     fn a_repeated_event_is_told() {
         is_told(|heard| heard.insert(4, heard[3].clone()));
         is_told(|heard| heard.insert(5, heard[2].clone()));
-        // Stored twice is repeated, too, whoever was told which of them.
+        // An event that is stored twice counts as repeated, too.
         is_told(|heard| heard.push((50, heard[2].1.clone())));
     }
 
@@ -280,7 +280,7 @@ mod tests {
         assert!(judge(&promised, &accounts).is_err());
         accounts[0].heard.drain(last..last + 2);
         accounts[0].heard.remove(last - 1);
-        assert_eq!(judge(&promised, &accounts), Ok(()), "b-9 need not be there");
+        assert_eq!(judge(&promised, &accounts), Ok(()), "b-9 need not be stored");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A load over all transports on all nodes, and the judgement over it.
+//! A load over all transports on all nodes, checked by the ledger.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::nodes::{Addresses, end_of_log};
 use super::publisher::{Publisher, Style};
 use crate::support::client::{Kind, Link, Query};
 
-/// How long one that is slow is away between two requests: events for longer than a node's tail.
+/// The pause of a slow subscriber between two requests: longer than a node's tail covers.
 const AWAY: Duration = Duration::from_secs(2);
 
 pub(crate) struct Load {
@@ -28,24 +28,24 @@ pub(crate) struct Load {
     failures: Arc<AtomicUsize>,
 }
 
-/// What came of it.
+/// The result of a load.
 pub(crate) struct Report {
-    /// Events that everybody heard.
+    /// The number of events that all subscribers received.
     pub(crate) events: usize,
-    /// The longest time in which nothing was acknowledged.
+    /// The longest time without an acknowledgement.
     pub(crate) publish_pause: Duration,
-    /// The longest time in which one who was not slow heard nothing.
+    /// The longest time without an event for a subscriber that is not slow.
     pub(crate) delivery_pause: Duration,
-    /// Connections of subscribers that broke or were refused.
+    /// The number of broken or refused connections of subscribers.
     pub(crate) failures: usize,
-    /// Publishes that were not acknowledged.
+    /// The number of publishes without an acknowledgement.
     pub(crate) uncertain: usize,
-    /// How often the one who did so least turned to a node; who was slow aside.
+    /// The smallest number of requests of a subscriber, except slow ones.
     pub(crate) fewest_requests: usize,
 }
 
 impl Load {
-    /// Begins to publish, and to listen over every transport, from the log's present end.
+    /// Begins to publish, and to subscribe over every transport, from the current end of the log.
     pub(crate) async fn start(nodes: &Addresses, seed: u64) -> Self {
         let mut load = Self::publishing(nodes, seed).await;
         load.listen(nodes);
@@ -76,7 +76,7 @@ impl Load {
         }
     }
 
-    /// Listens over every transport, to everything that was published so far, by way of these addresses.
+    /// Subscribes over every transport, from the beginning of the load, through these addresses.
     pub(crate) fn listen(&mut self, at: &Addresses) {
         let whole = Kind::ALL.map(|kind| (kind, Part::All, Duration::ZERO));
         let parts = [
@@ -95,30 +95,30 @@ impl Load {
         self.followers.extend(followers);
     }
 
-    /// How many events were acknowledged so far.
+    /// The number of events acknowledged so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.promised.lock().expect("no publisher panicked").count()
     }
 
-    /// Waits until so many more are acknowledged.
+    /// Waits until this number of further events is acknowledged.
     pub(crate) async fn more(&self, count: usize) {
         let goal = self.acknowledged() + count;
-        super::until("publishing goes on", async || self.acknowledged() >= goal).await;
+        super::until("publishing continues", async || self.acknowledged() >= goal).await;
     }
 
     /// Waits until a subscriber's connection breaks or is refused.
     pub(crate) async fn failure(&self) {
         let before = self.failures.load(Ordering::Relaxed);
-        super::until("somebody fails to connect", async || self.failures.load(Ordering::Relaxed) > before).await;
+        super::until("a subscriber fails to connect", async || self.failures.load(Ordering::Relaxed) > before).await;
     }
 
-    /// Stops publishing, lets everybody come to the end, and judges.
+    /// Stops publishing, lets all subscribers reach the end, and checks the ledger.
     pub(crate) async fn judge(self, what: &str) -> Report {
         let (promised, accounts, mut report) = self.finish().await;
         if let Err(wrong) = judge(&promised, &accounts) {
             panic!("{what}: {wrong}");
         }
-        assert!(report.fewest_requests > 2, "somebody never changed nodes");
+        assert!(report.fewest_requests > 2, "a subscriber never changed nodes");
         report.events = accounts[0].heard.len();
         println!(
             "{what}: {} events, {} of {} publishes without an answer were stored; nothing acknowledged for at most \
@@ -133,7 +133,7 @@ impl Load {
         report
     }
 
-    /// Everything that was promised and heard, once all is heard; also what each node says that the log holds.
+    /// All acknowledgements and received events, once every subscriber is at the end; also each node's view of the log.
     pub(crate) async fn finish(self) -> (Promised, Vec<Account>, Report) {
         self.stop.store(true, Ordering::Relaxed);
         for publisher in self.publishers {
@@ -176,10 +176,10 @@ impl Load {
 
 async fn joined<T>(who: &str, task: JoinHandle<T>) -> T {
     let ended = tokio::time::timeout(super::DEADLINE, task).await;
-    ended.unwrap_or_else(|_| panic!("{who} does not come to the end")).unwrap_or_else(|error| panic!("{who}: {error}"))
+    ended.unwrap_or_else(|_| panic!("{who} does not reach the end")).unwrap_or_else(|error| panic!("{who}: {error}"))
 }
 
-/// What one node says that the log holds, read at the end.
+/// One node's view of the log, read at the end.
 async fn history(node: &str, start: &str) -> Account {
     let mut account = Account { who: format!("the history of {node}"), part: Part::All, heard: Vec::new() };
     let mut cursor = start.to_owned();

@@ -1,5 +1,5 @@
-//! A node that has lost its NATS: it says so to publishers and to who asks whether it is ready, its subscribers stay, and
-//! they are caught up without a gap.
+//! A node that has lost its connection to NATS: publishers get an error, `/readyz` reports not ready, subscribers stay connected,
+//! and catch up without a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,37 +43,38 @@ async fn lost(how: State) {
     let start = end_of_log(lonely.address()).await;
     way.set(how);
 
-    // Publishers are told to come back, in a while that a page would wait for.
-    super::until("it says that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
+    // Publishers get a retry delay that is short enough for a page.
+    super::until("the node reports that it has lost NATS", async || publish(&lonely, 1000).await.0 == 503).await;
     let (status, retry, error) = publish(&lonely, 1001).await;
     assert_eq!((status, retry), (503, true), "{error}");
-    assert!(!error.to_string().contains(way.address()), "whose business is it where NATS is: {error}");
-    super::until("it is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
-    assert_eq!(status_of(&lonely, "/healthz").await, 200, "restarting it would not help");
+    assert!(!error.to_string().contains(way.address()), "the error exposes the address of NATS: {error}");
+    super::until("the node is not ready", async || status_of(&lonely, "/readyz").await == 503).await;
+    assert_eq!(status_of(&lonely, "/healthz").await, 200, "the node is alive: a restart would not help");
     assert_eq!(status_of(&other, "/readyz").await, 200);
-    // Who is on a stream stays there, and hears heartbeats.
+    // Streams stay open, and get heartbeats.
     for (kind, beats, _) in listeners.iter().filter(|(kind, ..)| kind.streams()) {
         let before = beats.load(Ordering::Relaxed);
         super::until(&format!("{kind} beats"), async || beats.load(Ordering::Relaxed) > before + 3).await;
     }
-    // A poll that is at the end is answered, or told to come back.
+    // A poll at the end of the log completes, or gets a retry delay.
     for kind in [Kind::Poll, Kind::Longpoll] {
         let poll = Query::topic("log").with("cursor", &start).with("wait", 1).request(kind);
         let answer = poll.send(lonely.address()).await;
         assert!(answer.status == 200 || answer.header("retry-after").is_some(), "{kind}: {answer:?}");
     }
-    // The others go on.
+    // The other nodes continue.
     for n in 1..50 {
         assert_eq!(publish(&other, n).await.0, 201);
     }
 
     way.set(State::Whole);
-    super::until("it is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
-    super::until("it publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
+    super::until("the node is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
+    super::until("the node publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
     for (kind, _, listener) in listeners {
         let heard = tokio::time::timeout(super::DEADLINE, listener).await;
-        let mut heard = heard.unwrap_or_else(|_| panic!("{kind} is not caught up")).expect("a listener does not panic");
-        // What it was refused may be there or not, once; what was acknowledged is there, in order.
+        let mut heard =
+            heard.unwrap_or_else(|_| panic!("{kind} does not catch up")).expect("the subscriber does not panic");
+        // Refused events may be stored or not, at most once; acknowledged events are stored, in order.
         let mut refused: Vec<u64> = heard.iter().copied().filter(|number| (1000..2000).contains(number)).collect();
         refused.sort_unstable();
         assert!(refused.windows(2).all(|two| two[0] < two[1]), "{kind}: twice: {refused:?}");
@@ -82,7 +83,7 @@ async fn lost(how: State) {
     }
 }
 
-/// Hears everything up to the last, and counts heartbeats. Who is on a stream stays on the one.
+/// Reads all events up to the last, and counts heartbeats. A stream must not be reconnected.
 async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64> {
     let kind = subscriber.kind;
     let mut heard = Vec::new();
@@ -101,9 +102,9 @@ async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64>
     heard
 }
 
-/// The status, whether it is said when to ask again, and what is said.
+/// The status, whether there is a retry delay, and the body.
 async fn publish(server: &Server, number: u64) -> (u16, bool, Value) {
-    // Each is asked for again and again, and is there once.
+    // Each is retried many times, and stored once.
     let event = json!({ "topic": "log", "data": number, "id": number.to_string() });
     let request = Request::post("/v1/events", "application/json", event.to_string());
     let mut answer = request.send(server.address()).await;

@@ -1,4 +1,4 @@
-//! The servers of a test, and where clients find them.
+//! The nodes of a test, and the list of their addresses for clients.
 
 use std::sync::{Arc, RwLock};
 
@@ -10,10 +10,10 @@ use crate::support::Server;
 use crate::support::http::Request;
 use crate::support::nats::Nats;
 
-/// What every node is started with: quick heartbeats, and a tail so short that those who lag have to read the store.
+/// The flags of every node: short heartbeats, and a tail so short that lagging subscribers have to read the store.
 const FLAGS: [&str; 8] = ["--workers", "1", "--heartbeat", "1s", "--drain", "300ms", "--tail-events", "200"];
 
-/// Where the nodes are at present; whoever holds it sees them come and go.
+/// The current addresses of the nodes, shared: every holder sees changes.
 #[derive(Clone, Default)]
 pub(crate) struct Addresses(Arc<RwLock<Vec<String>>>);
 
@@ -22,7 +22,7 @@ impl Addresses {
         Self(Arc::new(RwLock::new(all)))
     }
 
-    /// Another than the last, where there is another.
+    /// A node other than the last one, where there is one.
     pub(crate) fn another(&self, last: &str, rng: &mut StdRng) -> String {
         let all = self.all();
         let others: Vec<&String> = all.iter().filter(|address| *address != last).collect();
@@ -33,15 +33,15 @@ impl Addresses {
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
-        self.0.read().expect("nobody panicked").clone()
+        self.0.read().expect("the lock is not poisoned").clone()
     }
 
     fn set(&self, all: Vec<String>) {
-        *self.0.write().expect("nobody panicked") = all;
+        *self.0.write().expect("the lock is not poisoned") = all;
     }
 }
 
-/// Nodes that share a log. All of them end when it is dropped.
+/// Nodes that share a log. All nodes end on drop.
 pub(crate) struct Nodes {
     servers: Vec<Server>,
     flags: Vec<String>,
@@ -49,12 +49,12 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// One node with a log on disk.
+    /// A single node with a log on disk.
     pub(crate) fn on_disk() -> Self {
         Self::start(1, FLAGS.map(str::to_owned).into())
     }
 
-    /// So many nodes over NATS, with these flags besides the usual.
+    /// This number of nodes over NATS, with additional flags.
     pub(crate) fn over(nats: &Nats, count: usize, more: &[&str]) -> Self {
         let replicas = nats.len().to_string();
         let url = nats.url();
@@ -63,7 +63,7 @@ impl Nodes {
         Self::start(count, flags)
     }
 
-    /// All at once, so that they also race for making the log.
+    /// Starts all nodes at once, so that they also race to create the log.
     fn start(count: usize, flags: Vec<String>) -> Self {
         let servers = std::thread::scope(|scope| {
             let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| start_one(&flags))).collect();
@@ -74,14 +74,14 @@ impl Nodes {
         nodes
     }
 
-    /// One more.
+    /// Adds a node.
     pub(crate) fn add(&mut self) {
         self.servers.push(start_one(&self.flags));
         self.tell();
     }
 
-    /// Ends one with SIGKILL, for good. Clients learn of it as one learns of such things: nobody answers, then, once
-    /// that has been `noticed`, it is off the list.
+    /// Ends a node with SIGKILL, for good. At first clients get no response from its address; once this has been `noticed`, the
+    /// node is removed from the list.
     pub(crate) fn kill(&mut self, index: usize, noticed: impl FnOnce()) {
         self.servers[index].signal(nix::sys::signal::Signal::SIGKILL);
         drop(self.servers.remove(index));
@@ -89,13 +89,13 @@ impl Nodes {
         self.tell();
     }
 
-    /// Stops one with SIGTERM and starts it again, on the same port.
+    /// Stops a node with SIGTERM and starts it again, on the same port.
     pub(crate) fn restart(&mut self, index: usize) {
         let server = self.servers.remove(index).stop_and_restart();
         self.servers.insert(index, server);
     }
 
-    /// Ends one with SIGKILL and starts it again, on the same port.
+    /// Ends a node with SIGKILL and starts it again, on the same port.
     pub(crate) fn kill_and_restart(&mut self, index: usize) {
         let server = self.servers.remove(index).kill_and_restart();
         self.servers.insert(index, server);
@@ -123,13 +123,13 @@ fn start_one(flags: &[String]) -> Server {
     Server::start(&flags)
 }
 
-/// The log's end, as a node sees it.
+/// The cursor at the end of the log, as seen by a node.
 pub(crate) async fn end_of_log(address: &str) -> String {
     let info: Value = Request::get("/v1/info").send(address).await.json().await;
     info["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {info}")).to_owned()
 }
 
-/// The name of the stream that is the log: the only one that no key-value bucket stands on.
+/// The name of the log's stream: the only stream that is not of a key-value bucket.
 pub(crate) fn stream_of(nats: &Nats) -> String {
     let mut logs: Vec<String> = nats.streams().into_iter().filter(|name| !name.starts_with("KV_")).collect();
     assert_eq!(logs.len(), 1, "one log: {logs:?}");

@@ -1,5 +1,5 @@
-//! A server of NATS that is cut from its peers, and goes on as if it still led them: what it says is not believed, and a node that
-//! knows another server leaves it.
+//! Network partition: a NATS server is cut off from its peers while it still acts as leader. Nodes must not trust its stale
+//! state, and a node that knows another server switches to that one.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -13,13 +13,13 @@ use crate::support::http::Request;
 use crate::support::nats::Nats;
 use crate::support::wire::moved;
 
-/// A cluster, a node whose only server leads the log, and one at the other servers.
+/// A cluster, a node whose only NATS server is the leader of the log, and a node at the other servers.
 struct Split {
     nats: Nats,
     leader: usize,
-    /// At the leader.
+    /// The node at the leader.
     near: Server,
-    /// At the others.
+    /// The node at the other servers.
     far: Server,
 }
 
@@ -32,7 +32,7 @@ impl Split {
             let url = format!("nats://{}", addresses.join(","));
             Server::start(&["--store", &url, "--replicas", "3", "--workers", "1", "--heartbeat", "1s"])
         };
-        // It makes the log, so that it has a leader.
+        // This node creates the log, so that there is a leader.
         drop(start(&addresses));
         let leader = nats.leader_of(&stream_of(&nats)).expect("a log has a leader");
         let mut others = addresses.clone();
@@ -42,11 +42,11 @@ impl Split {
     }
 }
 
-/// Publishes by a node until it is acknowledged; the id makes asking again safe.
+/// Publishes by a node until the event is acknowledged; the id makes retries safe.
 async fn published(node: &Server, number: u64) -> String {
     let body = json!({ "topic": "log", "data": number, "id": number.to_string() }).to_string();
     let mut cursor = None;
-    super::until("it is published", async || {
+    super::until("the event is published", async || {
         let answer = Request::post("/v1/events", "application/json", body.clone()).try_send(node.address()).await;
         let Ok(mut answer) = answer else { return false };
         cursor = answer.json().await["cursor"].as_str().map(str::to_owned);
@@ -60,7 +60,7 @@ async fn status_of(node: &Server, path: &str) -> u16 {
     Request::get(path).send(node.address()).await.status
 }
 
-/// What a node answers a poll from a cursor with: its status, and its items.
+/// A node's response to a poll from a cursor: the status and the items.
 async fn polled(node: &Server, kind: Kind, cursor: &str) -> (u16, Vec<Value>) {
     let query = Query::topic("log").with("cursor", cursor).with("wait", 1);
     let mut answer = query.request(kind).send(node.address()).await;
@@ -68,7 +68,7 @@ async fn polled(node: &Server, kind: Kind, cursor: &str) -> (u16, Vec<Value>) {
     (status, answer.json().await["events"].as_array().cloned().unwrap_or_default())
 }
 
-/// A stream from a cursor is not begun, or ends, without a word about the log.
+/// Asserts that a stream from a cursor is refused, or ends, without any event or gap.
 async fn refused(node: &Server, kind: Kind, cursor: &str) {
     let opened = Link::open(node.address(), kind, &Query::topic("log").with("cursor", cursor)).await;
     match opened {
@@ -90,17 +90,18 @@ async fn a_server_that_is_cut_from_its_peers_is_not_believed() {
     let start = end_of_log(far.address()).await;
     drop(Subscriber::start(far.address(), Kind::Sse, named).await);
     let base = published(&far, 0).await;
-    super::until("the node at the leader has it", async || polled(&near, Kind::Poll, &start).await.1.len() == 1).await;
+    super::until("the node at the leader has the event", async || polled(&near, Kind::Poll, &start).await.1.len() == 1)
+        .await;
 
     nats.cut(leader);
-    // From here on it believes to lead a log of one event, and says so to whoever looks.
+    // From here on the server acts as the leader of a log of one event.
     super::until("the node at the cut server is not ready", async || status_of(&near, "/readyz").await == 503).await;
-    assert_eq!(status_of(&near, "/healthz").await, 200, "to restart it would not help");
+    assert_eq!(status_of(&near, "/healthz").await, 200, "the node is alive: a restart would not help");
     let mut cursor = base.clone();
     for number in 1..30 {
         cursor = published(&far, number).await;
         if number % 10 == 9 {
-            // A client that comes from the other side of the cut, with what it was given there.
+            // A client from the other side of the partition, with a cursor that it got there.
             let polls = [Kind::Poll, Kind::Longpoll].map(|kind| polled(&near, kind, &cursor));
             for (status, items) in join_all(polls).await {
                 assert!(matches!(status, 200 | 503) && items.is_empty(), "at {cursor}: {status} {items:?}");
@@ -108,7 +109,7 @@ async fn a_server_that_is_cut_from_its_peers_is_not_believed() {
         }
     }
     super::until("the node at the others is ready", async || status_of(&far, "/readyz").await == 200).await;
-    // One that is ahead of everybody, and one of a log that there is not, are no better known to it.
+    // A cursor ahead of the log, and a cursor of an unknown log, cannot be judged either.
     let ahead = moved(&cursor, 1_000_000);
     for strange in [&*ahead, "another-5"] {
         let (status, items) = polled(&near, Kind::Poll, strange).await;
@@ -116,7 +117,7 @@ async fn a_server_that_is_cut_from_its_peers_is_not_believed() {
         let streams = Kind::ALL.into_iter().filter(|kind| kind.streams());
         join_all(streams.map(|kind| refused(&near, kind, strange))).await;
     }
-    // What is remembered of a client is not known there either.
+    // The state of a remembered client is not available there either.
     let by_name = Query::default().with("client", &client).request(Kind::Poll);
     assert_eq!(by_name.send(near.address()).await.status, 503);
 
@@ -126,7 +127,7 @@ async fn a_server_that_is_cut_from_its_peers_is_not_believed() {
         let mut subscriber = Subscriber::at(near.address(), kind, Query::topic("log"), &base);
         assert_eq!(subscriber.values(29).await, (1..30).map(Value::from).collect::<Vec<_>>(), "{kind}");
     }
-    // Now that it is known to be so, it is told.
+    // Once the state is known again, the gaps are reported.
     let (_, items) = polled(&near, Kind::Poll, &ahead).await;
     assert_eq!(items.first().map(|item| &item["data"]["reason"]), Some(&json!("ahead")), "{items:?}");
 }

@@ -1,4 +1,4 @@
-//! One who publishes, each request to another node, and notes what he was told.
+//! A publisher that sends each request to a different node, and records the acknowledgements.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,18 +13,18 @@ use super::nodes::Addresses;
 use crate::support::http::Request;
 use crate::support::wire::position;
 
-/// How he goes about it.
+/// The style of a publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// One event a request, without an id: what is not acknowledged is not asked for again.
+    /// One event a request, without an id: a publish without an acknowledgement is not retried.
     Single,
-    /// One event a request, with an id, asked for until it is acknowledged.
+    /// One event a request, with an id, retried until it is acknowledged.
     Keyed,
-    /// Several with ids, asked for until they are acknowledged.
+    /// Several events a request with ids, retried until they are acknowledged.
     Batch,
 }
 
-/// How long an answer may take before it counts as none.
+/// The deadline for a response.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Publisher {
@@ -36,18 +36,18 @@ pub(crate) struct Publisher {
     pub(crate) last: String,
 }
 
-/// What came of a request.
+/// The result of a request.
 enum Told {
     /// The positions.
     Acknowledged(Vec<(u64, bool)>),
-    /// The server said that it could not.
+    /// The server refused (503).
     Refused,
-    /// No answer.
+    /// No response.
     Nothing,
 }
 
 impl Publisher {
-    /// Publishes until it is told to stop.
+    /// Publishes until the load is stopped.
     pub(crate) async fn run(mut self, stop: Arc<AtomicBool>) {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -59,7 +59,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes as its style has it, until nothing more is to be done for these.
+    /// Publishes these markers in its style, with retries where the style has them.
     pub(crate) async fn publish(&mut self, markers: &[String]) {
         let events: Vec<Value> = markers
             .iter()
@@ -79,7 +79,7 @@ impl Publisher {
             match self.ask(&body, markers.len()).await {
                 Told::Acknowledged(outcomes) => {
                     self.note(markers, &outcomes, certain);
-                    // What was answered is known on every other node.
+                    // The ids of acknowledged events are known on every other node.
                     if self.style != Style::Single
                         && self.rng.random_ratio(1, 20)
                         && let Told::Acknowledged(again) = self.ask(&body, markers.len()).await
@@ -90,10 +90,10 @@ impl Publisher {
                     return;
                 }
                 Told::Refused | Told::Nothing if self.style == Style::Single => {
-                    let mut promised = self.promised.lock().expect("nobody panicked");
+                    let mut promised = self.promised.lock().expect("the lock is not poisoned");
                     return markers.iter().for_each(|marker| promised.uncertain(marker));
                 }
-                // Whether it was stored is not known: only its id makes asking again safe.
+                // It is unknown whether the event was stored: only an id makes a retry safe.
                 Told::Refused | Told::Nothing => certain = false,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -113,7 +113,7 @@ impl Publisher {
         match answer.status {
             201 => {}
             503 => {
-                assert!(answer.header("retry-after").is_some(), "503 says when to ask again: {text}");
+                assert!(answer.header("retry-after").is_some(), "a 503 has a retry delay: {text}");
                 return Told::Refused;
             }
             status => panic!("{}: {status} {text}", self.name),
@@ -130,11 +130,11 @@ impl Publisher {
 
     fn note(&self, markers: &[String], outcomes: &[(u64, bool)], certain: bool) {
         let consecutive = outcomes.windows(2).all(|two| two[0].0 + 1 == two[1].0);
-        assert!(consecutive, "{markers:?}: a batch is in one piece: {outcomes:?}");
+        assert!(consecutive, "{markers:?}: the positions of a batch are consecutive: {outcomes:?}");
         let duplicates = outcomes.iter().filter(|(_, duplicate)| *duplicate).count();
-        assert!(!certain || duplicates == 0, "{markers:?} were never asked for before: {outcomes:?}");
+        assert!(!certain || duplicates == 0, "{markers:?} were never published before: {outcomes:?}");
         assert!(duplicates == 0 || duplicates == outcomes.len(), "all of a batch or none: {outcomes:?}");
-        let mut promised = self.promised.lock().expect("nobody panicked");
+        let mut promised = self.promised.lock().expect("the lock is not poisoned");
         for (marker, (position, _)) in markers.iter().zip(outcomes) {
             promised.acknowledged(marker, *position, Instant::now());
         }

@@ -1,5 +1,5 @@
-//! Who may come is decided alike on every node: a ticket is used up on all of them, a client is somebody's on all of them,
-//! and who is banned or revoked on one is gone from all of them.
+//! Access control in a cluster: a ticket used on one node is used up on all, the ownership of clients is shared, and bans and
+//! revocations on one node apply to all.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,7 +41,7 @@ impl Keyed {
         request.header("Authorization", token).send(self.at(node)).await
     }
 
-    /// A stream at a node, past its greeting.
+    /// A stream at a node, after its `$hello`.
     async fn stream(&self, node: usize, kind: Kind, query: &Query) -> Link {
         let mut link = Link::to(self.at(node), kind, query).await;
         assert_eq!(link.item().await.event, "$hello");
@@ -81,12 +81,12 @@ async fn a_ticket_is_good_once_on_any_node() {
         } else {
             assert!(link.batch().await.cursor.is_some(), "{kind}");
         }
-        // Used up everywhere. JSONP tells a page that in an answer that is 200.
+        // Used up everywhere. A JSONP response reports this with status 200.
         for node in (0..3).filter(|_| kind.transport() != "jsonp") {
             assert_eq!(ticket.request(kind).send(keyed.at(node)).await.status, 401, "{kind} at {node}");
         }
     }
-    // Of many who come with one at the same time, to all nodes, one is let in.
+    // Of many concurrent uses of a ticket, on all nodes, one is accepted.
     for _ in 0..5 {
         let ticket = ticket(&keyed, 0, "poll").await;
         let asked = (0..9).map(|turn| {
@@ -133,8 +133,8 @@ async fn who_is_banned_or_revoked_is_gone_from_every_node() {
         assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "kicked" })));
     }
     for node in 0..3 {
-        super::until("it is banned", async || keyed.status(node, &named).await == 403).await;
-        assert_eq!(keyed.status(node, &other).await, 200, "at {node}: another is not");
+        super::until("the client is banned", async || keyed.status(node, &named).await == 403).await;
+        assert_eq!(keyed.status(node, &other).await, 200, "at {node}: another client is not banned");
     }
     let revocation = Request::post("/v1/revocations", "application/json", json!({ "jti": "t2" }).to_string());
     assert_eq!(keyed.administer(2, revocation).await.status, 201);
@@ -143,6 +143,6 @@ async fn who_is_banned_or_revoked_is_gone_from_every_node() {
         assert_eq!((bye.event.as_str(), bye.value()), ("$bye", json!({ "reason": "kicked" })));
     }
     for node in 0..3 {
-        super::until("it is revoked", async || keyed.status(node, &other).await == 401).await;
+        super::until("the token is revoked", async || keyed.status(node, &other).await == 401).await;
     }
 }
