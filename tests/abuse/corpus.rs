@@ -1,20 +1,20 @@
-//! HTTP nonsense: what attackers, broken clients and broken proxies send.
+//! The corpus of malformed HTTP, as attackers, broken clients and broken proxies send it.
 //!
-//! The shapes are those of RFC 9112 §11 and of the published work on request smuggling. Each that hides a request hides a
-//! publish, so that the log tells whether it was ever taken for one.
+//! The shapes are those of RFC 9112 §11 and of the published work on request smuggling. Each shape that smuggles a request
+//! smuggles a publish, so that the log shows whether the request was ever executed.
 
-/// What has to become of it.
+/// The expected outcome of a shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fate {
-    /// The first answer is a 4xx, or there is none; nothing follows it.
+    /// The first response is a 4xx, or there is none; no other follows.
     Refused,
-    /// Odd, but legal: exactly so many answers, all of them 2xx or 3xx.
+    /// Unusual but valid: exactly this number of responses, all of them 2xx or 3xx.
     Served(usize),
-    /// The standards leave it to the server; one answer at most.
+    /// The standards leave the outcome to the server; at most one response.
     Either,
 }
 
-/// Bytes that a connection begins with.
+/// The first bytes of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Nonsense {
     pub(crate) name: &'static str,
@@ -26,12 +26,12 @@ use Fate::{Either, Refused, Served};
 
 const HOST: &str = "Host: localhost\r\n";
 
-/// Where the request that is hidden in a shape of this name publishes.
+/// The topic of the request that is smuggled by a shape of this name.
 pub(crate) fn topic(name: &str) -> String {
     format!("smuggled.{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"))
 }
 
-/// A publish that nobody asked for; `name` tells which shape it came by.
+/// The smuggled publish; `name` is that of the shape.
 fn hidden(name: &str) -> String {
     let topic = topic(name);
     format!("POST /v1/topics/{topic} HTTP/1.1\r\n{HOST}Content-Type: application/json\r\nContent-Length: 1\r\n\r\n1")
@@ -45,7 +45,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\n{HOST}\r\n")
 }
 
-/// All of it.
+/// All shapes.
 pub(crate) fn all() -> Vec<Nonsense> {
     let mut all = Vec::new();
     for part in [lengths(), encodings(), chunks(), lines(), targets(), versions(), sizes()] {
@@ -58,7 +58,7 @@ fn entry(name: &'static str, bytes: impl Into<Vec<u8>>, fate: Fate) -> Nonsense 
     Nonsense { name, bytes: bytes.into(), fate }
 }
 
-/// How long is the body? (RFC 9112 §6.2, §6.3)
+/// Body length (RFC 9112 §6.2, §6.3).
 fn lengths() -> Vec<Nonsense> {
     let two = |name: &'static str, first: &str, second: &str, fate| {
         let headers = format!("Content-Length: {first}\r\nContent-Length: {second}\r\n");
@@ -68,7 +68,7 @@ fn lengths() -> Vec<Nonsense> {
         let headers = format!("Content-Length:{value}\r\n");
         entry(name, publish(&headers, &format!("xxxxx{}", hidden(name))), fate)
     };
-    // For what takes none: is what follows the head a body, or the next request?
+    // For a request without a body: are the following bytes a body, or the next request?
     let with_body = |name: &'static str, head: &str, fate| {
         let within = hidden(name);
         entry(name, format!("{head}Content-Length: {}\r\n\r\n{within}", within.len()), fate)
@@ -104,17 +104,17 @@ fn lengths() -> Vec<Nonsense> {
     ]
 }
 
-/// Is it chunked? (RFC 9112 §6.1)
+/// Transfer-Encoding (RFC 9112 §6.1).
 fn encodings() -> Vec<Nonsense> {
     let ends = |name: &'static str, encoding: &str, fate| {
-        // To who sees no chunks, the hidden request stands within the length; to who does, behind the end.
+        // For a parser that ignores chunking, the hidden request is within the length; for others, it is behind the end.
         let body = format!("0\r\n\r\n{}", hidden(name));
         let headers = format!("Content-Length: {}\r\n{encoding}", body.len());
         entry(name, publish(&headers, &body), fate)
     };
     let covers = |name: &'static str, encoding: &str, fate| {
         let within = hidden(name);
-        // To who sees chunks, it is one; to who does not, the length ends before it.
+        // For a parser that respects chunking, the hidden request is a chunk; for others, the length ends before it.
         let size = format!("{:x}\r\n", within.len());
         let headers = format!("{encoding}Content-Length: {}\r\n", size.len());
         entry(name, publish(&headers, &format!("{size}{within}\r\n0\r\n\r\n")), fate)
@@ -170,7 +170,7 @@ fn encodings() -> Vec<Nonsense> {
     ]
 }
 
-/// How long is a chunk? (RFC 9112 §7.1)
+/// Chunk sizes (RFC 9112 §7.1).
 fn chunks() -> Vec<Nonsense> {
     let chunked = |name: &'static str, body: &str, fate| {
         let body = format!("{body}{}", hidden(name));
@@ -205,7 +205,7 @@ fn chunks() -> Vec<Nonsense> {
     ]
 }
 
-/// What is a header line? (RFC 9112 §2.2, §5)
+/// Header lines (RFC 9112 §2.2, §5).
 fn lines() -> Vec<Nonsense> {
     let header = |name: &'static str, line: &str, fate| {
         entry(name, format!("GET /v1/info HTTP/1.1\r\n{HOST}Connection: close\r\n{line}\r\n"), fate)
@@ -256,7 +256,7 @@ fn lines() -> Vec<Nonsense> {
     ]
 }
 
-/// What is asked for? (RFC 9112 §3)
+/// Request lines and targets (RFC 9112 §3).
 fn targets() -> Vec<Nonsense> {
     let line = |name: &'static str, first: &str, fate| {
         entry(name, format!("{first}\r\n{HOST}Connection: close\r\n\r\n"), fate)
@@ -279,7 +279,7 @@ fn targets() -> Vec<Nonsense> {
         line("a file, encoded", "GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1", Refused),
         line("an encoded nul", "GET /client.js%00.html HTTP/1.1", Refused),
         line("broken percents", "GET /v1/poll?topic=%zz%&wait=%0 HTTP/1.1", Refused),
-        // A percent that begins no escape stands for itself (URL Standard, percent-decode).
+        // A percent sign that begins no escape is literal (URL Standard, percent-decode).
         line("a percent at the end", "GET /v1/poll?topic=a% HTTP/1.1", Served(1)),
         line("bytes that are not utf-8, encoded", "POST /v1/topics/%ff%fe HTTP/1.1", Refused),
         line("a fragment", "GET /v1/info#x HTTP/1.1", Either),
@@ -300,12 +300,12 @@ fn targets() -> Vec<Nonsense> {
     ]
 }
 
-/// Which protocol is it? (RFC 9112 §2.3)
+/// Protocol versions (RFC 9112 §2.3).
 fn versions() -> Vec<Nonsense> {
     let version = |name: &'static str, version: &str, fate| {
         entry(name, format!("GET /v1/info {version}\r\n{HOST}Connection: close\r\n\r\n"), fate)
     };
-    // Nothing is executed behind the last request of a connection (RFC 9112 §9.6).
+    // No request is executed behind the last one of a connection (RFC 9112 §9.6).
     let last = |name: &'static str, line: &str, version: &str| {
         let first = format!("GET /v1/longpoll?topic=a&wait=1 {version}\r\n{HOST}{line}\r\n\r\n");
         entry(name, format!("{first}{}", hidden(name)), Served(1))
@@ -334,7 +334,7 @@ fn versions() -> Vec<Nonsense> {
     ]
 }
 
-/// How much of it is there?
+/// Incomplete requests.
 fn sizes() -> Vec<Nonsense> {
     let head = format!("GET /v1/info HTTP/1.1\r\n{HOST}Connection: close\r\n");
     let many = (0..5000).map(|number| format!("X-{number}: x\r\n")).collect::<String>();
@@ -353,7 +353,7 @@ fn sizes() -> Vec<Nonsense> {
     ]
 }
 
-/// Two publishes, one behind the other, the second being what is hidden elsewhere: this is how it looks when it is asked for.
+/// The control: two pipelined publishes, of which the second is the request that the shapes smuggle.
 pub(crate) fn pipelined() -> String {
     format!("{}{}", publish("Content-Length: 1\r\n", "1"), hidden("pipelined"))
 }

@@ -1,4 +1,4 @@
-//! Whether an image holds what had been promised.
+//! Checks a disk image against the ledger's promises.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::ledger::{Ledger, What, topic};
 
-/// What the recorded server kept at most.
+/// The retention of the recorded server.
 pub(crate) const EVENTS_MAX: u64 = 150;
 
 #[derive(Default)]
@@ -26,10 +26,10 @@ impl NoteSink for Bans {
     }
 }
 
-/// Opens the image in `directory` as a server would, and holds it to what had been promised when the trace was `at` bytes long.
+/// Opens the image in `directory` as a server would, and checks the promises made when the trace was `at` bytes long.
 ///
 /// # Errors
-/// What is not as it was promised.
+/// The promise that is broken.
 pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u64) -> Result<(), String> {
     let retention = Retention { events_max: Some(EVENTS_MAX), ..Retention::default() };
     let options =
@@ -38,7 +38,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
     let bounds = store.bounds();
     let text = |error: switchback::StoreError| error.to_string();
 
-    // The log: in order, complete from its floor on, nothing twice, nothing that nobody published.
+    // The log: in order, complete from its floor on, without repeats, without events that were never published.
     let everything = ReadRequest {
         patterns: PatternSet::everything(),
         after: bounds.floor,
@@ -101,7 +101,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
             }
         }
     }
-    // Last, since it may change the log: what has an id is known, whether its event has been trimmed or not.
+    // Last, since this may change the log: ids are remembered, also those of trimmed events.
     for (marker, position) in repeats {
         let new = NewEvent::new(topic(marker).parse().expect("a topic"), Data::text("again"));
         let draft = new.with_id(marker).expect("an id").draft(now_ms);
@@ -113,7 +113,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
             ));
         }
     }
-    // Positions go on.
+    // Positions continue.
     let new = NewEvent::new("crash.after".parse().expect("a topic"), Data::text("x")).draft(now_ms);
     let appended = store.append(vec![new]).await.map_err(text)?;
     if appended[0].position != Position(bounds.last.0 + 1) {

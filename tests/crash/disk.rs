@@ -1,4 +1,4 @@
-//! A disk with a cache: what was synced is on it, and of what was written since, a power loss leaves what it likes.
+//! A model of a disk with a write cache: synced data is durable, and a power loss leaves any part of the unsynced writes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use rand::rngs::StdRng;
 
 use super::trace::Action;
 
-/// What a disk writes as a whole: less than this is never torn.
+/// The sector size: the disk writes a sector atomically.
 const SECTOR_BYTES: usize = 512;
 
-/// What becomes of what was not synced.
+/// The fate of unsynced writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unsynced {
     Dropped,
     Kept,
-    /// Some writes are there and some are not, whatever their order was.
+    /// Some writes survive, in any order.
     Reordered,
-    /// So are the sectors of each.
+    /// Some sectors of each write survive (torn writes).
     Torn,
 }
 
@@ -26,28 +26,28 @@ impl Unsynced {
     pub(crate) const ALL: [Self; 4] = [Self::Dropped, Self::Kept, Self::Reordered, Self::Torn];
 }
 
-/// The files of one server, as a power loss would find them.
+/// The files of one server, durable and cached.
 #[derive(Default)]
 pub(crate) struct Disk {
     files: HashMap<u64, File>,
     directories: HashSet<u64>,
     names: BTreeMap<PathBuf, Name>,
-    /// Syncs are answered and not done: what a harness that sees nothing would be.
+    /// Syncs are acknowledged and not done: the control of the test.
     ignores_syncs: bool,
 }
 
 #[derive(Default)]
 struct File {
     synced: Vec<u8>,
-    /// In the order of writing.
+    /// The unsynced writes, in order.
     pending: Vec<Pending>,
-    /// How much of it each sync that is under way covers.
+    /// The number of writes that each pending sync covers.
     syncing: Vec<usize>,
 }
 
 struct Name {
     file: u64,
-    /// Whether the directory was synced since.
+    /// Whether the directory was synced since the creation.
     synced: bool,
 }
 
@@ -58,12 +58,12 @@ enum Pending {
 }
 
 impl Disk {
-    /// An empty disk, one that does what it is asked, or one that only says so.
+    /// An empty disk, which does syncs or only acknowledges them.
     pub(crate) fn new(ignores_syncs: bool) -> Self {
         Self { ignores_syncs, ..Self::default() }
     }
 
-    /// Does what the server did.
+    /// Applies an operation of the server.
     pub(crate) fn apply(&mut self, action: &Action) {
         match action {
             Action::Name { file, directory: true, .. } => {
@@ -88,7 +88,8 @@ impl Disk {
                 self.names.values_mut().for_each(|name| name.synced = true);
             }
             Action::SyncEnd { file } => self.file(*file).sync(),
-            // SQLite removes a write-ahead log only when it is in the database, synced. Either is right; the present is simpler.
+            // SQLite removes a write-ahead log only once it is checkpointed and synced. Both states are valid; the current one is
+            // simpler.
             Action::Unlink { path } => {
                 self.names.remove(path);
             }
@@ -104,7 +105,7 @@ impl Disk {
         self.files.entry(file).or_default()
     }
 
-    /// Leaves in `directory` what a power loss at this moment would, of the files beneath `root`.
+    /// Writes to `directory` the files beneath `root` as after a power loss at this moment.
     pub(crate) fn leave(&self, root: &Path, directory: &Path, unsynced: Unsynced, rng: &mut StdRng) {
         for (path, name) in &self.names {
             let Ok(below) = path.strip_prefix(root) else { continue };
@@ -114,7 +115,7 @@ impl Disk {
                     Unsynced::Kept => true,
                     Unsynced::Reordered | Unsynced::Torn => rng.random(),
                 };
-            // Made anew from the write-ahead log, and written through memory, which nothing sees.
+            // Rebuilt from the write-ahead log, and written through shared memory, which the trace cannot see.
             let is_index = below.to_string_lossy().ends_with("-shm");
             if let Some(file) = self.files.get(&name.file)
                 && is_there
@@ -127,7 +128,7 @@ impl Disk {
 }
 
 impl File {
-    /// What was there when the oldest sync under way began is on the disk.
+    /// Completes the oldest pending sync: the writes before its start are durable.
     fn sync(&mut self) {
         if self.syncing.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What the server promised, and when: each answer with the trace's length at which it was there.
+//! The ledger of the server's promises: each acknowledgement with the length of the trace at that time.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::support::Server;
 
-/// One promise, kept from a length of the trace on: a power loss after it must not break it.
+/// A promise, valid from a length of the trace on: a later power loss must not break it.
 #[derive(Debug)]
 pub(crate) struct Promise {
     pub(crate) from: u64,
@@ -21,19 +21,19 @@ pub(crate) struct Promise {
 
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// An event with this marker stands there; repeated under its marker as its id, where it had one, it is known.
+    /// An event with this marker is at this position; where it had the marker as its id, the id is remembered.
     Event { marker: String, keyed: bool, cursor: Cursor },
-    /// The client is shut out.
+    /// The client is banned.
     Ban(Uuid),
-    /// The client has acknowledged this, and nothing later.
+    /// The client has acknowledged this cursor, and no later one.
     Client(Uuid, Cursor),
 }
 
-/// The promises of one run.
+/// The promises of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) promises: Vec<Promise>,
-    /// Everything that was asked to be published, answered or not.
+    /// All published events, acknowledged or not.
     pub(crate) asked: HashSet<String>,
 }
 
@@ -44,13 +44,13 @@ pub(crate) fn topic(marker: &str) -> String {
 
 const PUBLISHERS: u64 = 4;
 
-/// How many requests each publisher makes.
+/// The number of requests of each publisher.
 const REQUESTS: u64 = 60;
 
-/// Every so many requests a publisher also comes as a client, and shuts one out.
+/// After this number of requests a publisher also connects as a client, and bans a client.
 const OTHERS_EVERY: u64 = 6;
 
-/// A load of all that is promised to be durable, until it is done.
+/// Runs a load of all durable operations to its end.
 pub(crate) async fn run(server: &Server, trace: PathBuf, rng: &mut StdRng) -> Ledger {
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let publishers = (0..PUBLISHERS).map(|number| {
@@ -93,7 +93,7 @@ impl Publisher {
         let count = if self.rng.random_ratio(1, 4) { self.rng.random_range(2..6) } else { 1 };
         let markers: Vec<String> = (0..count).map(|part| format!("{number}-{request}-{part}")).collect();
         self.ledger().asked.extend(markers.iter().cloned());
-        // From a part of a page to several pages.
+        // From a fraction of a page to several pages.
         let ballast = "x".repeat([0, 300, 3000, 20_000][self.rng.random_range(0..4)]);
         let events: Vec<Value> = markers
             .iter()
@@ -114,7 +114,7 @@ impl Publisher {
         self.promise(promises.collect());
     }
 
-    /// A client that comes for the first time, and acknowledges what it was sent.
+    /// A client that connects for the first time, and acknowledges the events that it got.
     async fn come_and_acknowledge(&mut self) {
         let client = Uuid::from_u128(self.rng.random());
         let from = format!("{}/v1/poll?topic=crash.*&client={client}&cursor=earliest", self.base);
@@ -138,7 +138,7 @@ impl Publisher {
     }
 
     fn promise(&self, promises: Vec<What>) {
-        // By now all that was done before the answer is in the trace.
+        // By now all operations before the response are in the trace.
         let from = std::fs::metadata(&self.trace).expect("the trace").len();
         self.ledger().promises.extend(promises.into_iter().map(|what| Promise { from, what }));
     }
@@ -149,12 +149,12 @@ impl Publisher {
 }
 
 impl Ledger {
-    /// What had been promised when the trace was so long.
+    /// The promises made up to a length of the trace.
     pub(crate) fn at(&self, at: u64) -> impl Iterator<Item = &What> {
         self.promises.iter().filter(move |promise| promise.from <= at).map(|promise| &promise.what)
     }
 
-    /// The markers of the events that had been promised then, by their positions.
+    /// The markers of the events promised by then, by position.
     pub(crate) fn positions(&self, at: u64) -> HashMap<u64, &str> {
         let events = self.at(at).filter_map(|what| match what {
             What::Event { marker, cursor, .. } => Some((cursor.position.0, marker.as_str())),

@@ -1,19 +1,19 @@
-//! What the server did to its files: the records that `record.c` leaves.
+//! The trace of the server's file operations: parses the records that `record.c` writes.
 
 use std::path::PathBuf;
 
-/// One thing that was done, and where the trace stood when it had been.
+/// One file operation, and the length of the trace after it.
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// The trace's length with this record, in bytes: the time of it.
+    /// The trace's length including this record, in bytes, which serves as its time.
     pub(crate) at: u64,
     pub(crate) action: Action,
 }
 
-/// A file is known by its inode.
+/// Files are identified by inode.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// A file has a name, a new one or one that it had.
+    /// A file has a name, new or existing.
     Name {
         file: u64,
         path: PathBuf,

@@ -1,4 +1,5 @@
-//! When a peer counts as gone: it was asked for a sign of life, had a heartbeat to give one, and gave none for two.
+//! Dead-peer detection in simulated time: a peer is dead once it has been pinged, had a heartbeat interval to answer, and was
+//! silent for two.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::HEARTBEAT;
 const SOON: Duration = Duration::from_millis(10);
 const PING: &[u8] = b"\x89\x00";
 
-/// A socket that has been told of itself, with a log of one event that only the store has.
+/// A WebSocket after its `$hello`, with a log of one event that only the store has.
 struct Peer {
     store: MemoryStore,
     tail: Tail,
@@ -52,7 +53,7 @@ impl Peer {
         peer
     }
 
-    /// One that has read everything.
+    /// A WebSocket that has read everything.
     fn at_rest() -> Self {
         let mut peer = Self::new();
         peer.fetch_for(Duration::ZERO);
@@ -66,7 +67,7 @@ impl Peer {
         (step, out.to_vec())
     }
 
-    /// What it is sent until it waits; `None` if that ends it.
+    /// The output until the delivery waits; `None` if the delivery ends.
     fn rest(&mut self) -> Option<Vec<u8>> {
         let mut all = Vec::new();
         loop {
@@ -81,7 +82,7 @@ impl Peer {
         }
     }
 
-    /// Asks the store, which takes so long.
+    /// Fetches from the store, with this latency.
     fn fetch_for(&mut self, time: Duration) {
         let (Step::Fetch(request), _) = self.step() else { panic!("the store has it") };
         let page = self.store.read(request).now_or_never().unwrap().unwrap();
@@ -89,7 +90,7 @@ impl Peer {
         self.delivery.fetched(self.now, page);
     }
 
-    /// That it ends when so much time has passed, and not before.
+    /// Asserts that the delivery ends after this time, and not before.
     fn assert_gone_after(&mut self, time: Duration) {
         self.now += time - SOON;
         assert!(self.rest().is_some());
@@ -117,11 +118,11 @@ fn who_says_something_before_it_is_pinged_has_two_heartbeats_from_then() {
     peer.delivery.heard(peer.now);
     peer.now += SOON;
     assert!(peer.is_pinged());
-    // It was heard a little before.
+    // The peer was last heard a little before.
     peer.assert_gone_after(2 * HEARTBEAT - SOON);
 }
 
-/// While it waits for the store, nobody is pinged.
+/// While the delivery waits for the store, the peer is not pinged.
 #[test]
 fn who_was_kept_waiting_by_the_store_is_asked_first() {
     let mut peer = Peer::new();
@@ -131,7 +132,7 @@ fn who_was_kept_waiting_by_the_store_is_asked_first() {
     peer.assert_gone_after(HEARTBEAT);
 }
 
-/// As a machine that slept.
+/// As after a machine's suspend.
 #[test]
 fn who_could_not_be_asked_by_a_process_that_stood_still_is_asked_first() {
     let mut peer = Peer::at_rest();

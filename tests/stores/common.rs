@@ -1,4 +1,4 @@
-//! What the tests of the stores share.
+//! Common helpers of the store tests.
 
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
@@ -14,10 +14,10 @@ use switchback::store::{
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
 
-/// What a test waits for comes within milliseconds; a test that fails says so after this long.
+/// The deadline of every wait: conditions hold within milliseconds, and a failing test reports after this time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A time of day that the tests use as theirs.
+/// The wall-clock time of the tests.
 pub(crate) const NOW_MS: u64 = 1_763_750_000_000;
 
 pub(crate) fn new(topic: &str, data: &str) -> NewEvent {
@@ -67,14 +67,14 @@ pub(crate) fn retention(events_max: u64) -> StoreOptions {
     StoreOptions { retention, ..StoreOptions::default() }
 }
 
-/// Opens a store on a NATS, from any thread, with names that begin with `prefix`.
+/// Opens a store on a NATS server, from any thread, with names that begin with `prefix`.
 pub(crate) fn open_jetstream(url: &str, prefix: &str, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
     let (servers, login) = parse_servers(url).unwrap();
     let options = JetStreamOptions { prefix: prefix.to_owned(), login, ..JetStreamOptions::new(servers) };
     open_jetstream_with(options, store)
 }
 
-/// As [`open_jetstream`], with options of one's own.
+/// As [`open_jetstream`], with the given options.
 pub(crate) fn open_jetstream_with(options: JetStreamOptions, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
     let opening = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -83,7 +83,7 @@ pub(crate) fn open_jetstream_with(options: JetStreamOptions, store: StoreOptions
     std::thread::spawn(opening).join().unwrap()
 }
 
-/// Appends an event on each topic and gives their positions.
+/// Appends an event on each topic and returns their positions.
 pub(crate) async fn publish(store: &impl Store, topics: &[&str]) -> Vec<u64> {
     let drafts = topics.iter().map(|topic| draft(topic)).collect();
     positions(&store.append(drafts).await.unwrap())
@@ -97,7 +97,7 @@ pub(crate) fn events_of(page: &Page) -> Vec<u64> {
     page.events.iter().map(|event| event.position().0).collect()
 }
 
-/// Everything that matches after a position.
+/// All matching events after a position.
 pub(crate) async fn read(store: &impl Store, texts: &[&str], after: u64) -> Page {
     store.read(request(texts, after)).await.unwrap()
 }
@@ -106,7 +106,7 @@ pub(crate) fn is_busy<T>(outcome: &Result<T, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::Busy(_)))
 }
 
-/// A feed that keeps what it hears.
+/// A feed that records its batches.
 #[derive(Default)]
 pub(crate) struct Recorder {
     batches: Mutex<Vec<FeedBatch>>,
@@ -132,7 +132,7 @@ impl Recorder {
         self.batches.lock().unwrap().clone()
     }
 
-    /// The events so far; the batches must follow upon each other.
+    /// The events so far; the batches must be contiguous.
     pub(crate) fn events(&self) -> Vec<Arc<Event>> {
         let mut end = None;
         let mut events = Vec::new();
@@ -154,7 +154,7 @@ impl Recorder {
     }
 }
 
-/// Keeps the notes that it is told of.
+/// Records the notes that it is notified of.
 #[derive(Default)]
 pub(crate) struct Watcher(Mutex<Vec<Note>>);
 

@@ -1,6 +1,6 @@
 //! The contract of `switchback::store::Store`, one suite, run over every engine.
 //!
-//! An engine joins with a line at the end. What concerns files, restarts and faults is in `disk.rs`.
+//! An engine is added with a line at the end. Tests of files, restarts and faults are in `disk.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,15 +23,16 @@ use super::common::*;
 use super::until;
 use crate::support::nats::Nats;
 
-/// A store to test, and what has to outlive it.
+/// A store under test, and the resources that have to outlive it.
 trait Engine {
     type Store: Store;
     type Home;
-    /// How many random histories are tried.
+    /// The number of random histories.
     const CASES: u32;
-    /// Whether it knows of each topic what was trimmed; else it tells a gap whenever a position precedes the floor.
+    /// Whether the engine knows the trimmed events of each topic; otherwise it reports a gap whenever a position precedes the
+    /// floor.
     const EXACT_GAPS: bool = true;
-    /// Whether it goes by the time of day that it is told; else by its own.
+    /// Whether the engine uses the time that is passed to it; otherwise it uses its own clock.
     const TOLD_THE_TIME: bool = true;
     fn open(options: StoreOptions) -> (Self::Store, Self::Home);
 }
@@ -59,7 +60,7 @@ impl Engine for Disk {
     }
 }
 
-/// All on one server, each with names of its own.
+/// All stores are on one server, with separate names.
 struct JetStream;
 
 impl Engine for JetStream {
@@ -90,7 +91,7 @@ async fn positions_are_consecutive_and_batches_stay_together<E: Engine>() {
     let (store, _home) = open::<E>();
     let bounds = store.bounds();
     assert_eq!((bounds.began, bounds.floor, bounds.last), (Position::ZERO, Position::ZERO, Position::ZERO));
-    // All asked for before any is answered: what a group commit sees.
+    // All are requested before any completes, as in a group commit.
     let asked: Vec<_> = (1..=40).map(|n| store.append(vec![draft("a"); n % 5])).collect();
     let mut next = 1;
     for (n, answer) in (1..).zip(asked) {
@@ -142,7 +143,7 @@ async fn headers_and_deletions_are_kept<E: Engine>() {
         NewEvent::deletion(topic()).with_headers(headers(r#"{"b":"\u000a","a":"</x>"}"#)).draft(NOW_MS),
         new("a.b", "x\ny").with_headers(headers(&long)).named("n").unwrap().with_id("1").unwrap().draft(NOW_MS),
         NewEvent::new(topic(), Data::binary(b"\n")).with_headers(headers(r#"{ "a" : "" }"#)).draft(NOW_MS),
-        // Longer than what an index keeps of it.
+        // Longer than the prefix that an index keeps.
         new("a.b", &"x".repeat(5000)).with_headers(headers(&long)).draft(NOW_MS),
         draft("a.b"),
     ];
@@ -204,7 +205,7 @@ async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
     let batch = vec![keyed("a", "1"), keyed("a", "1"), keyed("b", "1"), draft("a"), draft("a")];
     let appended = store.append(batch).await.unwrap();
     assert_eq!(outcome(&appended), [(1, false), (1, true), (2, false), (3, false), (4, false)]);
-    // Across appends, whatever the payload.
+    // Across appends, with any payload.
     let other = new("a", "another").named("n").unwrap().with_id("1").unwrap().draft(NOW_MS + 5);
     assert_eq!(outcome(&store.append(vec![other]).await.unwrap()), [(1, true)]);
     // In appends that are committed together.
@@ -296,7 +297,7 @@ async fn the_feed_begins_where_it_is_asked_to<E: Engine>() {
     for (after, first) in [(0, 1001), (500, 1001), (1500, 1501), (3999, 4000), (4000, 4001)] {
         let recorder = Recorder::following(&store, after);
         if Position(after) < store.bounds().last {
-            // What is appended next trims something that it has to hear first.
+            // The next append trims events that the feed has to receive first.
             recorder.wait_for(store.bounds().last.0);
         }
         let last = publish(&store, &["c"]).await[0];
@@ -305,7 +306,7 @@ async fn the_feed_begins_where_it_is_asked_to<E: Engine>() {
         assert_eq!(batches[0].after.0, after.min(last - 1));
         assert!(batches.iter().all(|batch| batch.epoch == store.bounds().epoch));
         let fed: Vec<u64> = recorder.events().iter().map(|event| event.position().0).collect();
-        // What the appends above have trimmed meanwhile is not there any more.
+        // Events that the appends above have trimmed are gone.
         let first = first.max(last - 3000);
         assert_eq!(fed, (first..=last).collect::<Vec<_>>(), "after {after}");
     }
@@ -333,7 +334,7 @@ async fn retention_by_bytes_holds_when_answered<E: Engine>() {
         let draft = new("a.b", &"x".repeat(length)).draft(NOW_MS);
         costs.push(draft.cost_bytes());
         store.append(vec![draft]).await.unwrap();
-        // As many of the newest as fit.
+        // As many of the newest events as fit.
         let mut bytes = 0;
         let kept = costs.iter().rev().take_while(|cost| {
             bytes += **cost;
@@ -353,7 +354,8 @@ async fn retention_by_age_goes_from_the_oldest<E: Engine>() {
         store.maintain(Moment::at(now_ms));
         until(&format!("floor {floor} at {now_ms}"), async || store.bounds().floor == Position(floor)).await;
     }
-    until("told to the feed", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5))).await;
+    until("the feed is notified", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(5)))
+        .await;
     assert_eq!(recorder.events().len(), 5);
 }
 
@@ -374,7 +376,7 @@ async fn an_event_of_the_future_ages_from_its_arrival<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { retention, ..StoreOptions::default() });
     store.append(vec![new("a", "an hour ahead").draft(3_610_000)]).await.unwrap();
     maintained(&store, Moment::at(10_000)).await;
-    // The clock has been set right: this one's time is a minute ahead.
+    // The clock has been corrected: this event's time is a minute ahead.
     store.append(vec![new("a", "x").draft(10_500)]).await.unwrap();
     for (now_ms, floor) in [(10_600, 0), (11_000, 0), (11_001, 1), (11_600, 1), (11_601, 2)] {
         maintained(&store, Moment::at(now_ms)).await;
@@ -382,7 +384,7 @@ async fn an_event_of_the_future_ages_from_its_arrival<E: Engine>() {
     }
 }
 
-/// Maintains a store, and waits until it has been told.
+/// Runs a store's maintenance, and waits until the feed is notified.
 async fn maintained(store: &impl Store, now: Moment) {
     store.maintain(now);
     store.append(Vec::new()).await.unwrap();
@@ -419,9 +421,9 @@ async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
     let since = new("a", "x").draft(NOW_MS + days_ms);
     store.append(vec![since]).await.unwrap();
     maintained(&store, jumped).await;
-    // The new time is believed: what was published by it is young.
+    // The new time is accepted: events published by it are young.
     maintained(&store, Moment::at(NOW_MS + days_ms + 1)).await;
-    until("what is old goes", async || store.bounds().floor == Position(1)).await;
+    until("the old events are trimmed", async || store.bounds().floor == Position(1)).await;
     maintained(&store, Moment::at(NOW_MS + days_ms + 1000)).await;
     assert_eq!(store.bounds().floor, Position(1));
     assert_eq!(store.load_client(Uuid::from_u128(1)).await.unwrap(), None);
@@ -454,7 +456,7 @@ async fn the_newest_matching_events_are_found<E: Engine>() {
         super::common::before_last(store, patterns(texts), count, 3000).await.map(|position| position.0)
     };
     assert_eq!(before_last(&store, &[">"], 1).await, None);
-    // Many topics, so that wildcards have to scan; a rare one far from the end, and one that is trimmed.
+    // Many topics, so that wildcards need a scan; a rare one far from the end, and a trimmed one.
     publish(&store, &["gone.x"]).await;
     let topics: Vec<String> = (0..20_000).map(|n| format!("many.{}.y", n % 2000)).collect();
     for (chunk, topics) in topics.chunks(1000).enumerate() {
@@ -484,14 +486,14 @@ async fn the_newest_matching_events_are_found<E: Engine>() {
     }
 }
 
-/// What matches nothing is not looked for in one go, under a lock that publishers need.
-/// Exact where the engine knows the events' times by itself.
+/// A search without matches is split into slices, since it holds a lock that publishers need.
+/// Exact where the engine knows the times of events by itself.
 async fn the_place_of_a_time_is_found<E: Engine>() {
     let (store, _home) = E::open(retention(50));
     assert_eq!(store.before_time(0).await.unwrap(), Position::ZERO);
     assert_eq!(store.before_time(u64::MAX).await.unwrap(), Position::ZERO, "nothing is there");
     let at = |time_ms| new("a", "x").draft(time_ms);
-    // The oldest ten are trimmed; of each time there are three.
+    // The oldest ten are trimmed; three events have the same time.
     for position in 0..60 {
         store.append(vec![at(NOW_MS + position / 3 * 1000)]).await.unwrap();
     }
@@ -506,7 +508,7 @@ async fn the_place_of_a_time_is_found<E: Engine>() {
     assert_eq!(store.before_time(u64::MAX).await.unwrap(), Position(60), "the end");
 }
 
-/// Whatever clock an engine goes by, no event of the time or later is left out.
+/// With any engine's clock, no event at or after the requested time is left out.
 async fn the_place_of_a_time_leaves_nothing_out<E: Engine>() {
     let (store, _home) = open::<E>();
     let now_ms = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
@@ -549,7 +551,7 @@ async fn a_search_for_the_newest_goes_in_bounded_steps<E: Engine>() {
 
 async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
     let (store, _home) = open::<E>();
-    // So many topics that `*.x.*` is looked for row by row.
+    // So many topics that `*.x.*` needs a scan row by row.
     let topics: Vec<String> =
         (0..3000).map(|n| if n % 10 == 0 { format!("a.x.{n}") } else { format!("a.y.{n}") }).collect();
     for topics in topics.chunks(1000) {
@@ -599,7 +601,7 @@ async fn a_sparse_read_costs_what_it_returns<E: Engine>() {
         assert_eq!(events_of(&page), [24_501, 49_501, 74_501, 99_501]);
         assert_eq!(page.through, Position(100_000));
         assert!(page.rows <= 8, "{} rows looked at for 4 events of {texts:?}", page.rows);
-        // Even where a row budget would not let a scan get there.
+        // Also where the row budget would not let a scan get there.
         let page = store.read(ReadRequest { rows_max: 100, events_max: 1, ..request(texts, 50_000) }).await.unwrap();
         assert_eq!((events_of(&page), page.through), (vec![74_501], Position(74_501)));
     }
@@ -608,7 +610,7 @@ async fn a_sparse_read_costs_what_it_returns<E: Engine>() {
     assert!(page.events.len() == 10 && page.rows <= 30, "{} rows for 10 events", page.rows);
 }
 
-/// A history of a log, and how it must look afterwards.
+/// A history of a log, and its expected state afterwards.
 #[derive(Clone, Debug)]
 enum Step {
     Publish(Vec<&'static str>),
@@ -628,7 +630,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The log as a list: what every engine has to agree with.
+/// The reference model: the log as a list.
 #[derive(Default)]
 struct Naive {
     events: Vec<(&'static str, u64)>,
@@ -705,7 +707,7 @@ fn agrees_with_a_naive_log_whatever_happens<E: Engine>() {
     });
 }
 
-/// Readers race with the trimming: whatever they get is whole, or says what is not.
+/// Readers race with trimming: every page is complete, or reports what is missing.
 async fn a_trim_during_a_read_is_a_gap_and_never_silence<E: Engine>() {
     const TOPICS: u64 = 7;
     let (store, home) = E::open(retention(40));
@@ -767,7 +769,7 @@ async fn clients_are_remembered<E: Engine>() {
     assert_eq!(store.load_client(first.client).await.unwrap(), None);
     store.save_clients(vec![first.clone(), client(2, &store)]).await.unwrap();
     assert_eq!(store.load_client(first.client).await.unwrap().as_ref(), Some(&first));
-    // The last one counts, and a client may have asked for nothing yet.
+    // The last record wins, and a client may have no patterns yet.
     first.patterns = PatternSet::default();
     first.cursor.position = Position(u64::from(u32::MAX) * 7);
     store.save_clients(vec![client(1, &store), first.clone()]).await.unwrap();
@@ -801,7 +803,7 @@ async fn a_forgotten_client_is_gone_or_says_so<E: Engine>() {
 async fn the_clients_table_is_bounded<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
     let anonymous = |n| ClientRecord { owner: None, ..client(n, &store) };
-    // Not in the order in which they were seen.
+    // Not in the order of last use.
     for n in [3, 1, 14, 2, 5, 4, 6, 13, 7, 8, 9, 11, 10, 12] {
         store.save_clients(vec![anonymous(n)]).await.unwrap();
     }
@@ -819,19 +821,19 @@ async fn known_of(store: &impl Store, clients: std::ops::RangeInclusive<u128>) -
 
 async fn clients_without_an_owner_are_forgotten_first<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { clients_max: 10, ..StoreOptions::default() });
-    // Those with an even number have one, and have been away the longest.
+    // Clients with an even number have a subject, and have been idle the longest.
     let owned: Vec<_> = (1..=4).map(|n| client(2 * n, &store)).collect();
     store.save_clients(owned).await.unwrap();
     for n in 5..=24 {
         store.save_clients(vec![client(2 * n + 1, &store)]).await.unwrap();
     }
     assert_eq!(known_of(&store, 1..=50).await, [2, 4, 6, 8, 39, 41, 43, 45, 47, 49]);
-    // Where all have one, the longest away goes.
+    // Where all have a subject, the longest idle client is evicted.
     store.save_clients((6..=15).map(|n| client(2 * n, &store)).collect()).await.unwrap();
     assert_eq!(known_of(&store, 1..=50).await, (6..=15).map(|n| 2 * n).collect::<Vec<_>>());
 }
 
-/// Whoever has one share of the table can fill that, and forgets then what is its own.
+/// A subject can fill only its share of the table, and then evicts its own clients.
 async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
     let (subject, address) = (Some(3), Some(5));
     let options =
@@ -847,11 +849,11 @@ async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
         store.save_clients(vec![of(n, Some("mallory"), [0; 4]), of(n + 20, None, [10, 0, 0, 2])]).await.unwrap();
     }
     assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 45, 46, 47, 48, 49]);
-    // One whose patterns take two KiB counts as three.
+    // A client whose patterns take two KiB counts as three.
     let long = PatternSet::new((0..9).map(|n| format!("{n}.{}", "x".repeat(240)).parse().unwrap())).unwrap();
     store.save_clients(vec![ClientRecord { patterns: long, ..of(50, None, [10, 0, 0, 2]) }]).await.unwrap();
     assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50]);
-    // Another subject's id now: it counts for that one.
+    // The id is now another subject's, and counts for that subject.
     store.save_clients(vec![of(49, Some("wu"), [0; 4])]).await.unwrap();
     store.save_clients(vec![of(51, None, [10, 0, 0, 2])]).await.unwrap();
     assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50, 51]);
@@ -875,7 +877,7 @@ async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
         assert_eq!(taken, Some(note(NoteKind::Ticket, key, &bytes)));
         assert_eq!(store.take_note(NoteKind::Ticket, key.into(), NOW_MS).await.unwrap(), None);
     }
-    // Of many that ask at once, one gets it.
+    // Of many concurrent calls, one succeeds.
     for _ in 0..20 {
         store.save_note(note(NoteKind::Ticket, "raced", b"")).await.unwrap();
         let asked = (0..8).map(|_| tokio::spawn(store.take_note(NoteKind::Ticket, "raced".into(), NOW_MS)));
@@ -892,7 +894,7 @@ async fn a_note_is_gone_at_its_end<E: Engine>() {
         let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS).await.unwrap();
         assert_eq!(taken.is_some(), there);
     }
-    // The last one counts.
+    // The last note wins.
     store.save_note(at(NOW_MS + 5)).await.unwrap();
     store.save_note(Note { value: b"w".into(), ..at(NOW_MS + 9) }).await.unwrap();
     let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS + 6).await.unwrap();
@@ -905,7 +907,7 @@ async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
         store.save_note(note(NoteKind::Ticket, &n.to_string(), b"")).await.unwrap();
     }
     assert!(is_busy(&store.save_note(note(NoteKind::Ticket, "3", b"")).await));
-    // Tickets, which many may ask for, leave room for a ban. To replace one takes no room.
+    // Tickets, which many clients may request, leave room for a ban. A replacement takes no room.
     store.save_note(note(NoteKind::Ban, "3", b"")).await.unwrap();
     store.save_note(note(NoteKind::Ticket, "2", b"again")).await.unwrap();
     assert!(store.take_note(NoteKind::Ticket, "1".into(), NOW_MS).await.unwrap().is_some());
@@ -914,7 +916,7 @@ async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
     if !E::TOLD_THE_TIME {
         return;
     }
-    // What has ended makes room.
+    // Expired notes make room.
     store.maintain(Moment::at(NOW_MS + 1000));
     store.save_note(note(NoteKind::Ticket, "4", b"")).await.unwrap();
     assert_eq!(store.take_note(NoteKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
@@ -930,9 +932,9 @@ async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     let watcher = Arc::new(Watcher::default());
     store.watch_notes(watcher.clone()).await.expect("all that are kept");
     for note in before {
-        until("told of what is kept", async || watcher.notes().contains(&note)).await;
+        until("the watcher is notified of the stored note", async || watcher.notes().contains(&note)).await;
     }
-    // From now on before it is answered; replaced ones again.
+    // From now on the watcher is notified before the call completes, also of replacements.
     for new in [note(NoteKind::Ban, "b", b"3"), note(NoteKind::Revocation, "s", b"4")] {
         store.save_note(new.clone()).await.unwrap();
         assert_eq!(watcher.notes().last(), Some(&new));
@@ -988,7 +990,7 @@ macro_rules! contract {
             }
         }
     };
-    // An engine that is ours alone, down to its clock and what it counts.
+    // An engine of our own, including its clock and its counts.
     (own $module:ident: $engine:ident) => { contract! { @shared $module $engine:
         a_key_counts_for_the_window,
         the_place_of_a_time_is_found,
@@ -1003,7 +1005,7 @@ macro_rules! contract {
         every_topic_has_its_own_gap,
         clients_that_are_long_away_are_forgotten,
     } };
-    // One that has a clock, a count and a window of its own: `jetstream.rs` has what stands there instead.
+    // An engine with its own clock, counts and deduplication window: `jetstream.rs` has its tests instead.
     (shared $module:ident: $engine:ident) => { contract! { @shared $module $engine: } };
     (@shared $module:ident $engine:ident: $($more:ident,)*) => { contract! { @tests $module $engine:
         $($more,)*

@@ -1,6 +1,6 @@
-//! The disk store where files, restarts and faults are concerned. What every store has to do is in `contract.rs`.
+//! The disk store: files, restarts, backups and faults. The contract of every store is in `contract.rs`.
 //!
-//! Some of it takes another process: then a test starts this binary again, with a task in its environment.
+//! Some tests need another process: they start this binary again, with a task in its environment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn copy_of(directory: &Path) -> tempfile::TempDir {
 const TASK: &str = "SWITCHBACK_TEST_TASK";
 const TASK_DIRECTORY: &str = "SWITCHBACK_TEST_DIRECTORY";
 
-/// Runs a task in another process and gives what it says.
+/// Runs a task in another process and returns its output.
 fn in_another_process(task: &str, directory: &Path) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "stores::disk::task", "--nocapture"])
@@ -56,7 +56,7 @@ fn in_another_process(task: &str, directory: &Path) -> String {
     answer.unwrap_or_else(|| panic!("{task} said {said:?}")).to_owned()
 }
 
-/// Not a test by itself: what `in_another_process` runs.
+/// Not a test by itself: the entry point of `in_another_process`.
 #[test]
 fn task() {
     let (Ok(task), Some(directory)) = (std::env::var(TASK), std::env::var_os(TASK_DIRECTORY)) else { return };
@@ -81,7 +81,7 @@ fn task() {
     println!("\nanswer: {answer}");
 }
 
-/// What this process has read from files so far.
+/// The number of bytes that this process has read from files so far.
 fn bytes_read() -> u64 {
     let io = fs::read_to_string("/proc/self/io").unwrap();
     io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
@@ -119,7 +119,7 @@ async fn a_restart_keeps_everything() {
         let bounds = store.bounds();
         assert_eq!((bounds.epoch, bounds.began.0, bounds.floor.0, bounds.last.0), (epoch, 0, 2, 7));
         assert_eq!(read(&store, &[">"], 2).await.events, events);
-        // Gaps are as exact as before.
+        // Gaps are as exact as before the restart.
         for (text, after, lost) in [
             ("gone", 0, true),
             ("gone", 1, false),
@@ -130,18 +130,18 @@ async fn a_restart_keeps_everything() {
         ] {
             assert_eq!(read(&store, &[text], after).await.trimmed.is_some(), lost, "{text} after {after}");
         }
-        // Keys count on, those of trimmed events as well.
+        // Keys are still remembered, including those of trimmed events.
         let again = store.append(vec![keyed("gone", "1"), keyed("b", "1"), keyed("b", "2")]).await.unwrap();
         assert_eq!(positions(&again), [1, 3, 5]);
         assert_eq!(store.load_client(client.client).await.unwrap().as_ref(), Some(&client));
-        // Dropped, not closed, which is the same.
+        // Dropped instead of closed, which is equivalent.
     }
     let store = open_with(&directory, options);
     assert_eq!(publish(&store, &["a.1", "new"]).await, [8, 9]);
     assert_eq!(events_of(&read(&store, &["a.1", "new"], 2).await), [7, 8, 9]);
 }
 
-/// The tables as they were before events had headers, with what a server of then had put into them.
+/// The schema before events had headers, with data of a server of that version.
 const FIRST_FORMAT: &str = "
     PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA application_id = 0x53774c67;
@@ -194,7 +194,7 @@ async fn a_log_of_the_first_format_is_opened_as_it_is_and_stays_one_until_it_can
     assert_eq!(format_of(home.path()), 1, "an older server may still open it");
     {
         let store = open(home.path());
-        // What is not stored changes nothing.
+        // An event that is not stored changes nothing.
         let repeat = vec![new("a", "x").with_headers(headers.clone()).with_id("k").unwrap().draft(NOW_MS)];
         assert!(store.append(repeat).await.unwrap()[0].differs);
         store.close().await;
@@ -218,7 +218,7 @@ async fn a_log_of_the_first_format_is_opened_as_it_is_and_stays_one_until_it_can
     let other = new("b", "y").with_id("h").unwrap();
     let again = store.append(vec![event.draft(NOW_MS), other.draft(NOW_MS)]).await.unwrap();
     assert_eq!(again.iter().map(|one| (one.position.0, one.differs)).collect::<Vec<_>>(), [(7, false), (7, true)]);
-    // A backup is of the format of its log.
+    // A backup has the format of its log.
     let (copy, restored) = (home.path().join("copy.db"), home.path().join("restored"));
     backup(home.path(), &copy).unwrap();
     fs::create_dir(&restored).unwrap();
@@ -277,10 +277,10 @@ async fn keys_of_trimmed_events_are_kept_no_longer_than_they_count() {
     let again = new("a", "x").with_id("0").unwrap().draft(NOW_MS + 10_001);
     assert_eq!(positions(&store.append(vec![again]).await.unwrap()), [3001]);
     drop(store);
-    // The slices that were left when it closed are done the next time.
+    // Maintenance slices that were left at the close are done after the next open.
     let store = open_with(home.path(), options);
     store.maintain(Moment::at(NOW_MS + 10_002));
-    until("the keys are gone", async || kept_keys() == 0).await;
+    until("the keys are removed", async || kept_keys() == 0).await;
 }
 
 #[tokio::test]
@@ -306,7 +306,7 @@ async fn a_restart_knows_when_the_log_was_last_in_use_and_what_had_arrived() {
     store.append(vec![new("a", "an hour ahead").draft(NOW_MS + 3_600_000)]).await.unwrap();
     let first = Moment { boot_ms: 7000, boot_id: Some(Uuid::from_u128(5)), ..Moment::at(NOW_MS) };
     store.maintain(first);
-    // Answered once the writer has been through what came before it.
+    // Completes once the writer has processed everything before it.
     store.append(Vec::new()).await.unwrap();
     store.maintain(Moment { boot_ms: 7100, wall_ms: NOW_MS + 100, believed_ms: NOW_MS + 100, ..first });
     drop(store);
@@ -317,7 +317,7 @@ async fn a_restart_knows_when_the_log_was_last_in_use_and_what_had_arrived() {
     store.append(vec![draft("a")]).await.unwrap();
     assert_eq!(store.bounds().floor, Position(0));
     store.maintain(Moment::at(NOW_MS + 1001));
-    until("the event of the future goes", async || store.bounds().floor == Position(1)).await;
+    until("the event of the future is trimmed", async || store.bounds().floor == Position(1)).await;
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn a_torn_write_at_the_end_takes_the_last_group_only() {
         assert_eq!(events_of(&read(&store, &[">"], 0).await), (1..=last).collect::<Vec<_>>());
         assert_eq!(publish(&store, &["a", "new"]).await, [last + 1, last + 2]);
     }
-    // Wherever it is cut, what is left is a log that ends with a group.
+    // For any cut, the rest is a log that ends with a commit group.
     for cut in (0..wal_bytes).step_by(1999) {
         let copy = copy_of(home.path());
         fs::File::options().write(true).open(copy.path().join("events.db-wal")).unwrap().set_len(cut).unwrap();
@@ -399,7 +399,7 @@ async fn notes_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
         store.save_note(note(kind, key, b"v")).await.unwrap();
     }
     assert!(store.take_note(NoteKind::Ticket, "used".into(), NOW_MS).await.unwrap().is_some());
-    // As after a kill: nothing is closed.
+    // As after a kill: no file is closed.
     let copy = copy_of(home.path());
     let store = open(copy.path());
     let watcher = Arc::new(Watcher::default());
@@ -469,13 +469,13 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
     assert_eq!((report.epoch, report.floor.0, report.last.0, report.clients), (old.epoch, 1, 4, 2));
     assert_eq!(report.bytes, fs::metadata(&file).unwrap().len());
     assert!(matches!(backup(home.path(), &file), Err(BackupError::Exists(_))));
-    // What comes after the backup is lost with the machine.
+    // Events after the backup are lost with the machine.
     publish(&store, &["a", "a"]).await;
     drop(store);
 
     let fresh = tempfile::tempdir().unwrap();
     fs::copy(&file, fresh.path().join("events.db")).unwrap();
-    // Into the directory that it came from, where the old log's write-ahead log and newer clients are left.
+    // Restored into the original directory, where the old log's write-ahead log and newer clients are left.
     let used = tempfile::tempdir().unwrap();
     let other = open(used.path());
     publish(&other, &["z"; 20]).await;
@@ -500,7 +500,7 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
                 assert_eq!(record.cursor, Cursor::new(old.epoch, Position(position)));
             }
             assert_eq!(publish(&store, &["a"]).await, [5 + restart]);
-            // Who was shut out stays out.
+            // Bans are kept.
             let watcher = Arc::new(Watcher::default());
             store.watch_notes(watcher.clone()).await.expect("all that are kept");
             assert_eq!(watcher.notes().len(), 2);
@@ -508,7 +508,7 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
             assert_eq!(store.take_note(NoteKind::Ticket, "k".into(), NOW_MS).await.unwrap(), None);
         }
     }
-    // A copy is whole by itself, and a copy of a copy that was never opened is one, too.
+    // A copy is self-contained, and so is a copy of a copy that was never opened.
     let shelf = tempfile::tempdir().unwrap();
     fs::copy(&file, shelf.path().join("events.db")).unwrap();
     let again = backup(shelf.path(), &shelf.path().join("again.db")).unwrap();
@@ -597,7 +597,7 @@ fn what_is_no_log_is_left_alone() {
     refused(&file.join("below"));
 }
 
-/// A million events of 100 bytes, written past the store to save time.
+/// A million events of 100 bytes, written directly into the database to save time.
 fn a_long_log(directory: &Path) {
     drop(open(directory));
     let db = rusqlite::Connection::open(directory.join("events.db")).unwrap();
@@ -635,11 +635,11 @@ async fn the_write_ahead_log_stays_short_and_space_comes_back() {
     for _ in 0..60 {
         store.append(megabyte()).await.unwrap();
         assert!(size("events.db-wal") < 20 << 20, "{} bytes", size("events.db-wal"));
-        // Readers come and go meanwhile.
+        // Readers open and close meanwhile.
         assert_eq!(read(&store, &["a"], store.bounds().last.0 - 1).await.events.len(), 1);
     }
     assert!(size("events.db") > 40 << 20);
-    until("space is given back", async || {
+    until("space is returned to the file system", async || {
         store.maintain(Moment::at(NOW_MS + 2000));
         size("events.db") < 25 << 20
     })
@@ -656,11 +656,11 @@ async fn a_lower_limit_is_reached_without_a_publisher() {
     }
     drop(store);
     let store = open_with(home.path(), retention(10));
-    until("it came down", async || store.bounds().floor == Position(7990)).await;
+    until("the log has shrunk", async || store.bounds().floor == Position(7990)).await;
     assert_eq!(read(&store, &["a"], 0).await.events.len(), 10);
 }
 
-/// A feed that stands still until it is let go.
+/// A feed that blocks until it is released.
 #[derive(Default)]
 struct Stuck {
     free: Mutex<bool>,
@@ -715,7 +715,7 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     let mut fill = async |refusals| {
         let mut refused = 0;
         while refused < refusals {
-            // One that fits on its own does not get in without the others.
+            // An event that fits by itself is not stored without the others of its append.
             id += 3;
             match store.append(vec![big(id), big(id + 1), draft("b"), big(id + 2)]).await {
                 Ok(appended) => {
@@ -725,7 +725,7 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
                 Err(StoreError::Full) => refused += 1,
                 Err(other) => panic!("{other}"),
             }
-            // Nothing is stored of what is refused, and what is there can be read.
+            // No event of a refused append is stored, and stored events can be read.
             assert_eq!(store.bounds().last.0, acknowledged);
             assert_eq!(read(&store, &["b"], 0).await.events.len() as u64, acknowledged / 4);
             assert_eq!(
@@ -741,7 +741,7 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     let saved = store.save_clients((1..2000).map(|n| client(n, cursor)).collect()).await;
     assert!(matches!(saved, Ok(()) | Err(StoreError::Full)), "{saved:?}");
     fs::remove_file(&ballast).unwrap();
-    // The key of an append that was refused is not taken for known.
+    // The key of a refused append is not remembered.
     let again = store.append(vec![big(refused_id)]).await.unwrap();
     assert_eq!((again[0].position.0, again[0].duplicate), (first + 1, false));
     store.save_clients(vec![client(1, cursor)]).await.unwrap();

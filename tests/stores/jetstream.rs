@@ -1,4 +1,4 @@
-//! What is JetStream's own beside the contract of the stores: setting up, sharing, losing and finding it again.
+//! JetStream specifics beyond the store contract: stream setup, sharing between nodes, and loss of the stream or the connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::common::*;
 use super::until;
 use crate::support::nats::{Access, Nats};
 
-/// Bytes that a test's log may take; JetStream reserves them.
+/// The maximum size of a test's log in bytes, which JetStream reserves.
 const BYTES_MAX: u64 = 64 << 20;
 
 fn options() -> StoreOptions {
@@ -33,12 +33,12 @@ fn told<T>(outcome: Result<T, OpenError>) -> String {
     outcome.err().map(|error| error.to_string()).expect("it is refused")
 }
 
-/// The tools of whoever runs the NATS.
+/// A JetStream context, as the NATS operator has.
 async fn operator(nats: &Nats) -> jetstream::Context {
     jetstream::new(async_nats::connect(nats.addresses()).await.unwrap())
 }
 
-/// What the store says of the log now.
+/// The store's current bounds of the log.
 async fn refreshed(store: &JetStreamStore) -> Result<Bounds, StoreError> {
     let bounds = store.bounds();
     store.refresh(Cursor::new(bounds.epoch, bounds.last)).await
@@ -98,7 +98,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
         assert!(error.contains(part), "{error}");
     }
     assert!(!error.contains("max_age"), "{error}");
-    // The same again is fine, on as many nodes as wanted.
+    // The same options again are accepted, on any number of nodes.
     open(&nats, options()).unwrap();
     let (servers, _) = parse_servers(&nats.url()).unwrap();
     let changing =
@@ -106,7 +106,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
     let changed = open_jetstream_with(changing, other).unwrap();
     assert_eq!(changed.bounds().epoch, epoch, "it is the same log");
     open(&nats, other).unwrap();
-    // What a NATS cannot do is said, too.
+    // Missing features of a NATS server are reported, too.
     let three = JetStreamOptions { prefix: "three".into(), replicas: Some(3), ..JetStreamOptions::new(servers) };
     let error = told(open_jetstream_with(three, options()));
     assert!(error.contains("--replicas"), "{error}");
@@ -191,12 +191,13 @@ async fn age_and_bytes_are_jetstreams_own() {
     let store = open(&nats, StoreOptions { retention, ..options() }).unwrap();
     let recorder = Recorder::following(&store, 0);
     publish(&store, &["a", "b"]).await;
-    until("all of it is too old", async || {
+    until("all events have expired", async || {
         store.maintain(Moment::at(NOW_MS));
         store.bounds().floor == Position(2)
     })
     .await;
-    until("told to the feed", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(2))).await;
+    until("the feed is notified", async || recorder.batches().last().is_some_and(|batch| batch.floor == Position(2)))
+        .await;
     assert_eq!(read(&store, &["a"], 0).await.trimmed.unwrap().to, Position(2));
     assert_eq!(publish(&store, &["a"]).await, [3], "positions are never used again");
 
@@ -215,7 +216,7 @@ async fn nodes_share_one_log() {
     let nats = Nats::single();
     let nodes = [open(&nats, options()).unwrap(), open(&nats, options()).unwrap()];
     let recorders = nodes.each_ref().map(|node| Recorder::following(node, 0));
-    // A key counts on every node, in batches too, and where two race.
+    // A key is known on every node, also in batches, and where two nodes race.
     assert_eq!(
         outcomes(&nodes[0].append(vec![keyed("a", "1"), keyed("a", "2")]).await.unwrap()),
         [(1, false), (2, false)]
@@ -238,7 +239,7 @@ async fn nodes_share_one_log() {
     assert_eq!(last, Position(4 + 20 * 7));
     recorders.iter().for_each(|recorder| recorder.wait_for(last.0));
     assert_eq!(recorders[0].events(), recorders[1].events());
-    // What a node does not know yet, the store does.
+    // The store knows keys that a node has not received yet.
     let more = publish(&nodes[0], &["c"]).await[0];
     assert_eq!(refreshed(&nodes[1]).await.unwrap().last, Position(more));
 }
@@ -260,7 +261,7 @@ async fn nodes_share_clients_and_notes() {
         let record = nodes[0].load_client(Uuid::from_u128(7)).await.unwrap().unwrap();
         (record.cursor, record.patterns)
     };
-    // A node that was told less, later, does not take back what the other was told.
+    // A later, older record of one node does not overwrite the newer record of the other.
     for (node, saved, cursor, pattern) in [
         (0, record(other, 99, 1, "a"), Cursor::new(other, Position(99)), "a"),
         (0, record(epoch, 5, 2, "b"), Cursor::new(epoch, Position(5)), "b"),
@@ -271,7 +272,7 @@ async fn nodes_share_clients_and_notes() {
         nodes[node].save_clients(vec![saved]).await.unwrap();
         assert_eq!(load().await, (cursor, patterns(&[pattern])));
     }
-    // A ticket is used once, on whichever node; a ban is known on the other.
+    // A ticket is used once, on any node; a ban is known on the other node.
     let watcher = Arc::new(Watcher::default());
     nodes[1].watch_notes(watcher.clone()).await.expect("all that are kept");
     let note = |kind| Note { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
@@ -283,10 +284,10 @@ async fn nodes_share_clients_and_notes() {
         assert_eq!(taken.await.into_iter().filter(|taken| taken.as_ref().unwrap().is_some()).count(), 1);
     }
     nodes[0].save_note(note(NoteKind::Ban)).await.unwrap();
-    until("told on the other node", async || watcher.notes() == [note(NoteKind::Ban)]).await;
+    until("the other node is notified", async || watcher.notes() == [note(NoteKind::Ban)]).await;
 }
 
-/// The batches that told of another log.
+/// The batches that reported another log.
 fn changes(batches: &[FeedBatch], first: Epoch) -> Vec<FeedBatch> {
     let mut epoch = first;
     let changed = batches.iter().filter(|batch| std::mem::replace(&mut epoch, batch.epoch) != batch.epoch);
@@ -306,7 +307,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
         context.delete_stream(stream).await.unwrap();
     }
     for (node, recorder) in nodes.iter().zip(&recorders) {
-        until("told of another log", async || {
+        until("the feed reports another log", async || {
             node.maintain(Moment::at(NOW_MS));
             !changes(&recorder.batches(), first).is_empty()
         })
@@ -322,7 +323,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     recorders[0].wait_for(1);
     let page = read(&nodes[0], &[">"], 0).await;
     assert_eq!(page.events[0].cursor(), Cursor::new(bounds.epoch, Position(1)));
-    // The buckets are there again, too.
+    // The buckets are created again, too.
     let record = ClientRecord {
         client: Uuid::from_u128(1),
         patterns: PatternSet::default(),
@@ -372,7 +373,7 @@ async fn a_cluster_keeps_three_copies_and_answers_from_any() {
     let replicas = context.get_stream("test-events").await.unwrap().cached_info().config.num_replicas;
     assert_eq!(replicas, 3);
     store.append(vec![keyed("a", "1"), keyed("a", "2")]).await.unwrap();
-    // Asked whether they are known, the ids that are not are stored all the same.
+    // Ids that are checked and unknown are stored all the same.
     for round in 0..5 {
         let fresh = format!("new {round}");
         let batch = vec![keyed("a", "2"), keyed("b", &fresh), draft("c"), keyed("a", "1")];
@@ -380,7 +381,7 @@ async fn a_cluster_keeps_three_copies_and_answers_from_any() {
         let expected = [(2, true), (first, false), (first + 1, false), (1, true)];
         assert_eq!(outcomes(&store.append(batch).await.unwrap()), expected);
     }
-    // Whoever leads may go.
+    // Any leader may fail.
     let leader = nats.leader_of("test-events").unwrap();
     nats.kill(leader);
     let mut acknowledged = Vec::new();
@@ -420,7 +421,7 @@ async fn what_others_put_into_the_stream_is_an_event() {
     assert!(page.events[0].time_ms() > NOW_MS);
 }
 
-/// Nobody listens there.
+/// A port without a listener.
 #[tokio::test]
 async fn a_nats_that_is_not_there_is_told_by_its_address() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
