@@ -334,7 +334,7 @@ fn versions() -> Vec<Nonsense> {
     ]
 }
 
-/// Incomplete requests.
+/// Oversized requests.
 fn sizes() -> Vec<Nonsense> {
     let head = format!("GET /v1/info HTTP/1.1\r\n{HOST}Connection: close\r\n");
     let many = (0..5000).map(|number| format!("X-{number}: x\r\n")).collect::<String>();

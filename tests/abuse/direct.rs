@@ -1,4 +1,4 @@
-//! The corpus, straight to the server.
+//! The corpus of malformed HTTP, sent directly to the server.
 
 use futures_util::StreamExt as _;
 
@@ -6,10 +6,10 @@ use super::corpus::{self, Fate, Nonsense};
 use crate::support::raw;
 use crate::support::watched::{self, Said, say};
 
-/// Connections that speak nonsense at the same time.
+/// The number of concurrent connections.
 const AT_ONCE: usize = 16;
 
-/// What is wrong with what became of it.
+/// Returns how the outcome differs from the expected one.
 fn fault(nonsense: &Nonsense, said: &Said) -> Option<String> {
     let Said { text, statuses } = said;
     let first = statuses.first().copied();
@@ -39,7 +39,7 @@ async fn nonsense_is_refused_and_hides_nothing() {
     watched::check_unharmed(&server, &errors).await;
 }
 
-/// The hidden request is one that works: where it stands by itself behind another, it is served.
+/// The smuggled request is valid: properly pipelined behind another request, it is served.
 #[tokio::test]
 async fn what_is_hidden_would_have_worked() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
@@ -50,7 +50,7 @@ async fn what_is_hidden_would_have_worked() {
     watched::check_unharmed(&server, &errors).await;
 }
 
-/// Cut anywhere, into pieces that arrive by themselves, it is the same request.
+/// A request split at any byte, into pieces that arrive separately, has the same outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pieces_hide_nothing_either() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
@@ -61,7 +61,7 @@ async fn pieces_hide_nothing_either() {
             let mut connection = raw::Connection::open(server.address()).await.expect("connected");
             let (first, second) = whole.as_bytes().split_at(cut);
             connection.send(first).await.expect("sent");
-            // The other half goes once the first has left for the server, as its own segment.
+            // The second half is sent once the first has left as a TCP segment of its own.
             tokio::task::yield_now().await;
             connection.send(second).await.expect("sent");
             for answer in 0..2 {

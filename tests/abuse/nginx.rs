@@ -1,27 +1,27 @@
-//! A real nginx before a server: one process, on a free port, all of its files in a directory of its own.
+//! Starts a real nginx as a reverse proxy: one process, on a free port, with its files in a directory of its own.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How many ports are tried: another process may take one between our finding it free and nginx.
+/// The number of ports to try: another process may take a free port before nginx does.
 const TRIES: usize = 5;
 
 const START: Duration = Duration::from_secs(20);
 
-/// How nginx speaks to the server.
+/// The protocol between nginx and the server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Upstream {
-    /// As a bare `proxy_pass` does: HTTP/1.0, a connection a request, no upgrades.
+    /// A bare `proxy_pass`: HTTP/1.0, a connection for each request, no upgrades.
     Plain,
-    /// HTTP/1.1 over connections that are used again, upgrades passed on.
+    /// HTTP/1.1 with keep-alive, upgrades are forwarded.
     Upgrading,
-    /// As plain, and says for whom.
+    /// As the bare `proxy_pass`, with `X-Forwarded-For`.
     Forwarding,
 }
 
-/// Stopped when dropped.
+/// A running nginx, stopped on drop.
 pub(crate) struct Nginx {
     child: Child,
     address: String,
@@ -29,7 +29,7 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one before a server.
+    /// Starts nginx as the proxy of a server.
     pub(crate) fn before(server: &str, upstream: Upstream) -> Self {
         for _ in 0..TRIES {
             if let Some(nginx) = Self::start(server, upstream) {
@@ -41,7 +41,7 @@ impl Nginx {
 
     fn start(server: &str, upstream: Upstream) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Its own loopback address: connections of the tests take their ports from others.
+        // A loopback address of its own: the tests' connections take their ephemeral ports from other addresses.
         let free = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 3), 0)).expect("a free port");
         let address = free.local_addr().expect("an address").to_string();
         let path = directory.path().join("nginx.conf");
@@ -70,7 +70,7 @@ impl Nginx {
         None
     }
 
-    /// `HOST:PORT`.
+    /// The `HOST:PORT` that nginx listens on.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }

@@ -1,4 +1,4 @@
-//! The same behind a real nginx, as it is out of the box and as it should be.
+//! The corpus and streaming behind a real nginx, with its default and with the recommended configuration.
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -10,11 +10,11 @@ use crate::support::watched::{self, say};
 
 const AT_ONCE: usize = 16;
 
-/// nginx answers these itself: a transfer encoding that it does not know, a version that it does not speak.
+/// nginx refuses these itself: an unknown transfer encoding, an unsupported version.
 const OF_NGINX: [u16; 2] = [501, 505];
 
-/// Chunks whose lines end in a bare line feed are chunks to nginx. It passes on what it understood, in its own words, so
-/// the request behind them is one by the proxy's rules, and is answered as one: nobody disagrees about it.
+/// nginx accepts chunks whose lines end in a bare line feed, and forwards a normalised body. So the request behind the chunks is
+/// a valid one for nginx and for the server alike: they agree, and nothing is smuggled.
 const CHUNKS_TO_NGINX: [&str; 2] = ["a chunk that ends in a bare lf", "an extension with a bare lf"];
 
 async fn nonsense(upstream: Upstream) {
@@ -38,7 +38,7 @@ async fn nonsense(upstream: Upstream) {
     let hidden = smuggled.iter().filter(|topic| !CHUNKS_TO_NGINX.iter().any(|name| **topic == corpus::topic(name)));
     assert_eq!(hidden.collect::<Vec<_>>(), [""; 0], "requests that were hidden in others");
     watched::check_unharmed(&server, &errors).await;
-    // The way through is as it was: no connection that nginx keeps has half an answer in it.
+    // The proxy still works: no keep-alive connection of nginx has a partial response in it.
     for number in 0..8 {
         let answer = raw::post(nginx.address(), &json!({ "topic": "after", "data": number })).await.expect("an answer");
         assert_eq!(answer.status(), 201, "{}", answer.text());
@@ -56,7 +56,7 @@ async fn nonsense_hides_nothing_behind_connections_that_are_shared() {
     nonsense(Upstream::Upgrading).await;
 }
 
-/// What is published reaches a reader that is already there: nothing on the way waits for more.
+/// An event reaches a connected subscriber at once: the proxy does not buffer the stream.
 async fn check_live(through: &str, transport: &'static str) {
     let topic = format!("live.{transport}");
     let mut items = super::within("the head", Items::open(through, transport, &format!("topic={topic}&cursor=now")))
@@ -69,14 +69,14 @@ async fn check_live(through: &str, transport: &'static str) {
         assert_eq!(answer.status(), 201, "{}", answer.text());
         assert_eq!(items.news().await["data"], data, "{transport}");
         if transport == "iframe" && data == large {
-            // It has had its bytes, and another is asked for.
+            // The document has reached its byte budget, and another is requested.
             assert_eq!(items.item().await["event"], "$bye");
             return;
         }
     }
 }
 
-/// One that is held is answered by what comes.
+/// A held request completes with the next event.
 async fn check_held(through: &str, transport: &str, before: &str, after: &str) {
     let topic = format!("held.{transport}");
     let cursor = raw::get(through, "/v1/info").await.expect("an answer").json()["cursor"].clone();
@@ -108,7 +108,7 @@ async fn transports(upstream: Upstream) {
             check_live(through, transport).await;
             continue;
         }
-        // A proxy that upgrades nothing: the client is told, at once, and takes another transport.
+        // A proxy without upgrades: the client gets an error at once, and switches to another transport.
         let mut connection = Connection::open(through).await.expect("connected");
         connection.upgrade("/v1/ws?topic=a").await.expect("sent");
         let answer = super::within("an answer", connection.answer()).await.expect("an answer");
@@ -133,7 +133,7 @@ async fn transports_work_behind_a_proxy_that_upgrades() {
     transports(Upstream::Upgrading).await;
 }
 
-/// Without a key, what a proxy passed on from anywhere is refused, unless it was said to be wanted.
+/// Without a key, forwarded requests are refused, unless the operator allows them.
 #[tokio::test]
 async fn without_a_key_a_proxys_clients_are_refused() {
     let (server, errors) = watched::watched(&[]);

@@ -1,4 +1,4 @@
-//! Crowds: everybody comes back at once, somebody floods, somebody dawdles; the others are served.
+//! Connection storms: mass reconnects, publish floods, and slow requests; other clients are served meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::support::watched;
 
 const CROWD: usize = 300;
 
-/// Events in front of the restart, and behind it.
+/// The number of events before the restart, and after it.
 const HALF: u64 = 200;
 
 async fn publish(server: &Server, numbers: std::ops::Range<u64>) {
@@ -24,7 +24,7 @@ async fn publish(server: &Server, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// Hundreds lose their server at once, and all come back at once, over every transport: each has the exact sequence.
+/// Reconnect storm: hundreds of clients reconnect at once after a restart, over every transport; each gets the exact sequence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_storm_loses_nothing() {
     let mut server = Server::start(&[]);
@@ -48,7 +48,7 @@ async fn a_reconnect_storm_loses_nothing() {
                     let greeted = || {
                         begun.fetch_add(usize::from(first), Ordering::Relaxed);
                     };
-                    // However it ended: the cursor says where to go on.
+                    // After any end, the client resumes at its cursor.
                     let _ = follower.follow(connection, 2 * HALF, greeted).await;
                     first = false;
                 }
@@ -70,7 +70,7 @@ async fn a_reconnect_storm_loses_nothing() {
     assert_eq!(raw::history(&address, "storm").await.len() as u64, 2 * HALF);
 }
 
-/// Who floods is told when to come back, what was taken of it is kept, and others publish beside it unhindered.
+/// A flooding publisher gets a retry delay, its accepted events are kept, and others publish unhindered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_is_dammed_and_others_publish() {
     let flags = ["--publish-rate-per-address", "20", "--publish-burst", "40"];
@@ -118,7 +118,7 @@ async fn a_flood_is_dammed_and_others_publish() {
     watched::check_unharmed(&server, &errors).await;
 }
 
-/// Hundreds that send their requests a byte at a time are cut, and hold up nobody meanwhile.
+/// Hundreds of clients that send their requests a byte at a time (slowloris) are cut, and do not delay others meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dawdlers_are_cut_and_others_are_served() {
     let (server, errors) = watched::watched(&["--header-timeout", "2s", "--body-timeout", "2s"]);

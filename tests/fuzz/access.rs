@@ -1,4 +1,4 @@
-//! Tokens and tickets: damaged ones, and well-signed nonsense, wherever they may stand.
+//! Fuzzing of tokens and tickets: mutated ones, and properly signed random claims, wherever a credential is accepted.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use crate::support::watched;
 
 const SECRET: &str = "a secret that nobody guesses, 32+";
 
-/// Where a credential may stand.
+/// The places where a credential is accepted.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Header,
@@ -24,7 +24,7 @@ enum Place {
 const PLACES: [Place; 5] = [Place::Header, Place::Cookie, Place::Protocol, Place::Parameter, Place::Ticket];
 
 fn ask(address: &str, place: Place, credential: &[u8]) -> Result<Said, TestCaseError> {
-    // What cannot stand in a header is another test's.
+    // Text that is invalid in a header is covered by another test.
     let text: Vec<u8> = credential.iter().copied().filter(|byte| !matches!(byte, 0..0x20 | 0x7f)).collect();
     let encoded = utf8_percent_encode(&String::from_utf8_lossy(credential), NON_ALPHANUMERIC).to_string();
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -67,7 +67,7 @@ fn credentials() {
 
     run("damaged tokens", 800, &(places(), damaged(bases, 4)), |(place, credential)| {
         let said = ask(address, place, &credential)?;
-        // What a header cannot hold, or a space before or behind, falls off.
+        // Characters that are invalid in a header, and surrounding spaces, are removed.
         let same =
             String::from_utf8_lossy(&credential).replace(|letter: char| letter <= ' ' || letter == '\x7f', "") == good;
         prop_assert!((400..500).contains(&said.status) || same, "{}", said.status);

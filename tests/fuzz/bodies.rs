@@ -1,4 +1,4 @@
-//! Bodies of every type, at everything that takes one.
+//! Fuzzing of request bodies of every content type, at every path that accepts a body.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -70,7 +70,7 @@ fn bodies() {
             request.extend_from_slice(&body);
         }
         let said = send(address, &request, Sent::LastRequest)?.ok_or_else(|| TestCaseError::fail("no answer"))?;
-        // What a stream of lines could not take, it lists.
+        // The response to a stream of lines lists the refused lines.
         if kind == "application/x-ndjson" && path == "/v1/events" && said.status == 400 {
             let body: Value =
                 serde_json::from_slice(&said.body).map_err(|error| TestCaseError::fail(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Whatever may come on a WebSocket once it is open: frames at random, and good ones that were damaged.
+//! Fuzzing of WebSocket frames on an open connection: random frames, and mutated valid ones.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -37,13 +37,13 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         let frame = masked(first, &payload);
         match header {
             None => frame,
-            // A header that promises something else than what comes.
+            // A frame header whose length differs from the payload's.
             Some(header) => [&header[..2 + payload.len() % 13], &payload[..]].concat(),
         }
     })
 }
 
-/// What the server says, frame by frame, as it must be (RFC 6455 §5.2): whole, unmasked, of a kind that there is.
+/// Checks the server's frames (RFC 6455 §5.2): complete, unmasked, with a known opcode.
 fn check_frames(mut bytes: &[u8], texts_are_json: bool) -> Result<(), TestCaseError> {
     while bytes.len() >= 2 {
         let (first, second) = (bytes[0], bytes[1]);
@@ -67,7 +67,7 @@ fn check_frames(mut bytes: &[u8], texts_are_json: bool) -> Result<(), TestCaseEr
             8 if payload.len() >= 2 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
                 let known = [1000, 1001, 1002, 1007, 1008, 1009, 1013];
-                // A code of the peer's own is sent back to it (§5.5.1).
+                // The peer's own close code is echoed (§5.5.1).
                 prop_assert!(
                     known.contains(&code) || (3000..5000).contains(&code) || (1000..1015).contains(&code),
                     "{code}"
@@ -99,7 +99,7 @@ fn talk(address: &str, path: &str, frames: &[Vec<u8>], cut: usize) -> Result<(),
     }
     prop_assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     for piece in frames.concat().chunks(cut) {
-        // It may hang up before all was taken.
+        // The server may close the connection before it has read everything.
         if stream.write_all(piece).is_err() {
             break;
         }
@@ -108,7 +108,7 @@ fn talk(address: &str, path: &str, frames: &[Vec<u8>], cut: usize) -> Result<(),
     let mut said = Vec::new();
     match stream.read_to_end(&mut said) {
         Ok(_) => {}
-        // What it had said before may be lost with that.
+        // Earlier responses may be lost by the reset.
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
         Err(error) => return Err(fail(error)),
     }
@@ -125,7 +125,7 @@ fn frames() {
     });
 }
 
-/// Behind the handshake, bytes that are no frames at all.
+/// Random bytes instead of frames after the handshake.
 #[test]
 fn no_frames() {
     let inputs = prop::collection::vec(any::<u8>(), 0..2000);

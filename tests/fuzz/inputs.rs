@@ -1,9 +1,9 @@
-//! Inputs: bytes at random, and good ones that were damaged.
+//! Strategies for fuzzing inputs: random bytes, and mutations of valid inputs.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// One damage.
+/// One mutation.
 #[derive(Clone, Debug)]
 pub(crate) enum Damage {
     Flip(Index, u8),
@@ -46,12 +46,12 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// One of these, with up to `damages_max` damages.
+/// One of these inputs, with up to `damages_max` mutations.
 pub(crate) fn damaged(good: Vec<Vec<u8>>, damages_max: usize) -> impl Strategy<Value = Vec<u8>> {
     damaged_as(prop::sample::select(good), damages_max)
 }
 
-/// As [`damaged`], of what a strategy makes.
+/// As [`damaged`], for the inputs of a strategy.
 pub(crate) fn damaged_as(good: impl Strategy<Value = Vec<u8>>, damages_max: usize) -> impl Strategy<Value = Vec<u8>> {
     let damages = prop::collection::vec(damage(), 0..=damages_max);
     (good, damages).prop_map(|(mut bytes, damages)| {
@@ -62,7 +62,7 @@ pub(crate) fn damaged_as(good: impl Strategy<Value = Vec<u8>>, damages_max: usiz
     })
 }
 
-/// Any JSON: nested, with keys that mean something here, numbers at the edges, any characters.
+/// Any JSON: nested, with keys that the server knows, extreme numbers, any characters.
 pub(crate) fn json() -> impl Strategy<Value = serde_json::Value> {
     use serde_json::{Value, json};
     let leaf = prop_oneof![

@@ -1,4 +1,4 @@
-//! What stands in the request's head: the query of every transport, the headers that mean something here, all of it.
+//! Fuzzing of request heads: the query of every transport, the headers that the server reads, and whole requests.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -94,7 +94,7 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
 fn queries() {
     let inputs = (prop::sample::select(PATHS.to_vec()), query());
     fuzz("queries", &["--store", "memory"], 1500, &inputs, |address, (path, query)| {
-        // Nobody is to be held: a query that asks for it is asked to be answered at once.
+        // No request is held: a query that would be held is made to complete at once.
         let at_once = if query.contains("wait") { "" } else { "&wait=0" };
         let upgrade = if matches!(path, "/v1/ws" | "/v1/echo") { UPGRADE } else { "" };
         let request = format!("GET {path}?{query}{at_once} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n");
@@ -178,7 +178,7 @@ fn headers() {
     );
 }
 
-/// Whole requests, damaged anywhere.
+/// Whole requests, mutated anywhere.
 #[test]
 fn requests() {
     let post = |more: &str, body: &str| {

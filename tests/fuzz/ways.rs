@@ -1,5 +1,5 @@
-//! Two ways, one behaviour: the same bytes to a connection whose requests are read by the server itself, as far as they are
-//! frequent ones, and to one that is served through the actix-web `App`, and the same answers to both.
+//! Differential fuzzing of the two HTTP/1 paths: the same bytes are sent to our own HTTP/1.1 connection (with its fallback) and
+//! to a server that serves everything through the actix-web `App`; the responses have to be the same.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -13,10 +13,10 @@ use super::run;
 use crate::support::raw::masked;
 use crate::support::{DEADLINE, Server};
 
-/// What is in the log all the while: who publishes it again is given the same answer.
+/// The stored event: publishing it again always has the same response.
 const EVENT: &str = r#"{"topic":"a","data":[1,"<é>"],"id":"once"}"#;
 
-/// Targets of requests that are answered at once, whatever was asked before.
+/// Targets of requests that complete at once, independent of earlier requests.
 const TARGETS: [&str; 33] = [
     "/v1/poll?topic=a",
     "/v1/poll?topic=a&cursor=earliest",
@@ -56,7 +56,7 @@ const TARGETS: [&str; 33] = [
 const METHODS: [&str; 12] =
     ["GET", "GET", "GET", "GET", "GET", "HEAD", "HEAD", "POST", "OPTIONS", "DELETE", "get", "BREW"];
 
-/// Header fields, most of which mean nothing here, as long as they are alone.
+/// Header fields, most of which have no effect by themselves.
 const FIELDS: [&str; 31] = [
     "Accept: */*",
     "ACCEPT-encoding:gzip, br",
@@ -96,11 +96,11 @@ const HOSTS: [&str; 8] =
 
 const BODIES: [&str; 6] = [EVENT, EVENT, "", "{", "[]", r#"{"topic":"a..b"}"#];
 
-/// A handshake, as it should be.
+/// A valid WebSocket handshake.
 const HANDSHAKE: &str = "GET /v1/echo HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// A request and its body, written in one of the ways that there are.
+/// A request with a body, in one of the possible framings.
 fn request() -> impl Strategy<Value = String> {
     let version = prop_oneof![9 => Just("HTTP/1.1"), 1 => Just("HTTP/1.0"), 1 => select(vec!["HTTP/1.2", "HTTP/2.0", "http/1.1", ""])];
     let fields = prop::collection::vec(select(FIELDS.to_vec()), 0..4);
@@ -126,7 +126,7 @@ fn request() -> impl Strategy<Value = String> {
     )
 }
 
-/// What is sent on one connection: requests behind each other, perhaps damaged; or a WebSocket.
+/// The bytes of one connection: pipelined requests, perhaps mutated; or a WebSocket.
 fn connection() -> impl Strategy<Value = Vec<u8>> {
     let requests = prop::collection::vec(request(), 1..4).prop_map(|requests| requests.concat().into_bytes());
     let frames = prop::collection::vec(
@@ -141,7 +141,7 @@ fn connection() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => whole.clone().boxed(), 1 => damaged_as(whole, 2).boxed()]
 }
 
-/// One answer, as far as it says the same at any time.
+/// The time-independent part of a response.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: String,
@@ -150,7 +150,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Whether it is one that actix gives without asking its service.
+    /// Whether actix generates the response without its service.
     fn is_bare(&self) -> bool {
         ["400 Bad Request", "100 Continue"].contains(&self.status.as_str()) && self.body.is_empty()
     }
@@ -176,11 +176,11 @@ fn has_body(bytes: &[u8]) -> bool {
     ["content-length", "transfer-encoding"].iter().any(|name| find(&bytes, name.as_bytes()).is_some())
 }
 
-/// Sends bytes in two pieces, and reads all that is said.
+/// Sends bytes in two pieces, and reads all responses.
 fn exchange(mut stream: TcpStream, bytes: &[u8], cut: usize) -> std::io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_nodelay(true)?;
-    // The server may hang up before all was taken.
+    // The server may close the connection before it has read everything.
     let _ = stream.write_all(&bytes[..cut]).and_then(|()| stream.write_all(&bytes[cut..]));
     let _ = stream.shutdown(Shutdown::Write);
     let mut said = Vec::new();
@@ -190,14 +190,14 @@ fn exchange(mut stream: TcpStream, bytes: &[u8], cut: usize) -> std::io::Result<
     }
 }
 
-/// The answers, with what `neutral` makes of their texts.
+/// The responses, with their texts normalised by `neutral`.
 fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Some(end) = find(said, b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&said[..end]).into_owned();
         said = &said[end + 4..];
         let mut lines = head.split("\r\n");
-        // Without the version: actix answers in that of the request which it has read last.
+        // Without the version: actix responds in the version of the request that it has read last.
         let status = lines.next().and_then(|line| line.split_once(' ')).unwrap_or_default().1.to_owned();
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in lines {
@@ -206,12 +206,13 @@ fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
         }
         headers.remove("date");
         if status.contains("400") && headers.get("content-length").is_some_and(|lengths| lengths[0] == "0") {
-            // What is no HTTP is answered by actix itself, which closes the connection and says so only where nothing came before.
+            // What is no HTTP is answered by actix itself, which closes the connection and says so only where nothing came
+            // before.
             headers.remove("connection");
         }
         let length = headers.get("content-length").and_then(|lengths| lengths[0].parse::<usize>().ok());
         let body = if said.starts_with(b"HTTP/1.") {
-            // The answer to HEAD, or one without a body.
+            // A response to HEAD, or one without a body.
             Vec::new()
         } else if headers.contains_key("transfer-encoding") {
             chunks(&mut said)
@@ -228,7 +229,7 @@ fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
     answers
 }
 
-/// Takes a body in chunks off what was said.
+/// Removes a chunked body from the received bytes.
 fn chunks(said: &mut &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(end) = find(said, b"\r\n") {
@@ -244,7 +245,7 @@ fn chunks(said: &mut &[u8]) -> Vec<u8> {
     body
 }
 
-/// Without the times, UUIDs and nonces in it, which are others each time.
+/// The text without its times, UUIDs and nonces, which differ each time.
 fn timeless(text: &str) -> String {
     const RANDOM_MIN: usize = 32;
     let (mut kept, mut rest) = (String::new(), text);
@@ -268,7 +269,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|part| part == what)
 }
 
-/// One of the ways: a server of its own, with the same log.
+/// One of the two paths: a server of its own, with the same log.
 struct Way {
     server: Server,
     /// The log's epoch, which every cursor begins with.
@@ -290,7 +291,7 @@ impl Way {
         way
     }
 
-    /// What is said to these bytes, with this server's address where `HOST` stands.
+    /// The responses to these bytes, in which `HOST` is replaced by this server's address.
     fn answers(&self, bytes: &[u8], cut: usize) -> std::io::Result<Vec<Answer>> {
         let bytes = with_host(bytes, self.server.address().as_bytes());
         let said = exchange(TcpStream::connect(self.server.address())?, &bytes, cut.min(bytes.len()))?;
@@ -305,7 +306,7 @@ impl Way {
         Ok(answers)
     }
 
-    /// Without what is this server's own.
+    /// The text without this server's epoch and address.
     fn neutral(&self, text: &str) -> String {
         let text = text.replace(self.server.address(), "HOST");
         timeless(&if self.epoch.is_empty() { text } else { text.replace(&self.epoch, "EPOCH") })
