@@ -66,7 +66,7 @@ async fn a_reconnect_storm_loses_nothing() {
         let faults = super::within("a follower", follower).await.expect("a follower");
         assert!(faults.is_empty(), "{faults:?}");
     }
-    assert!(connects.load(Ordering::Relaxed) >= 2 * CROWD, "all of them came twice");
+    assert!(connects.load(Ordering::Relaxed) >= 2 * CROWD, "every client connected twice");
     assert_eq!(raw::history(&address, "storm").await.len() as u64, 2 * HALF);
 }
 
@@ -147,7 +147,7 @@ async fn dawdlers_are_cut_and_others_are_served() {
                 loop {
                     let sent = connection.send(drop).await;
                     match tokio::time::timeout(Duration::from_millis(200), connection.fill()).await {
-                        Err(_) => assert!(sent.is_ok(), "it neither answers nor takes anything"),
+                        Err(_) => assert!(sent.is_ok(), "the server neither responds nor reads"),
                         Ok(Ok(false)) => {}
                         Ok(Ok(true) | Err(_)) => return connection.buffer,
                     }
@@ -161,7 +161,7 @@ async fn dawdlers_are_cut_and_others_are_served() {
         let (_, events) = raw::poll(&address, "/v1/poll?topic=served&last=1").await.expect("a batch");
         assert_eq!(events[0]["cursor"], published["cursor"]);
         served += 1;
-        assert!(served < 100_000, "they are not cut");
+        assert!(served < 100_000, "the slow clients are not cut");
     }
     for dawdler in dawdlers {
         let said = super::within("the end of who dawdles", dawdler).await.expect("cut");

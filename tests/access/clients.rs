@@ -30,11 +30,11 @@ async fn belongs_to_its_first_subject(kind: Kind) {
     let client = uuid();
     let named = || Query::topic("a").with("client", &client);
     // A token without a subject does not claim the client.
-    keyed.serves(kind, &named(), "nobody's").await;
+    keyed.serves(kind, &named(), "a client without an owner").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's from now on").await;
     keyed.serves(kind, &of(&keyed, json!({ "sub": "li" }), named()), "li's").await;
     keyed.refuses(kind, &of(&keyed, json!({ "sub": "wu" }), named()), 403, "another's").await;
-    keyed.refuses(kind, &of(&keyed, json!({}), named()), 403, "nobody in particular's").await;
+    keyed.refuses(kind, &of(&keyed, json!({}), named()), 403, "a token without a subject").await;
     keyed.refuses(kind, &named(), 403, "a stranger's").await;
     keyed
         .refuses(kind, &of(&keyed, json!({ "sub": "wu", "admin": true }), named()), 403, "an administrator is not li")
@@ -116,7 +116,7 @@ async fn ends_within_a_second(kind: Kind) {
     connected(&keyed, 0).await;
     assert_eq!(keyed.administer(Request::get(format!("/v1/clients/{client}"))).await.status, 404);
     let anew = of(&keyed, json!({ "sub": "wu" }), Query::topic("a").with("client", &client));
-    keyed.serves(kind, &anew, "it is nobody's now").await;
+    keyed.serves(kind, &anew, "the client has no owner now").await;
     // With a ban the client may not reconnect.
     connected(&keyed, 0).await;
     let told = open(&keyed, kind, anew.clone()).await;

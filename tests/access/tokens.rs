@@ -63,7 +63,7 @@ async fn audience_and_issuer(kind: Kind) {
     keyed.serves(kind, &ask(json!({ "aud": ["them", "we"] })), "for us, too").await;
     for (more, why) in [
         (json!({ "aud": "them" }), "for others"),
-        (json!({ "aud": null }), "for nobody"),
+        (json!({ "aud": null }), "without an audience"),
         (json!({ "iss": "https://evil.test" }), "of another issuer"),
         (json!({ "iss": null }), "of no issuer"),
     ] {

@@ -36,7 +36,7 @@ impl Publics {
     fn write(&self, keys: &[&Signer]) {
         let new = self.file.path().with_extension("new");
         fs::write(&new, jwks(keys)).expect("keys");
-        fs::rename(new, self.file.path()).expect("they take the others' place");
+        fs::rename(new, self.file.path()).expect("the key file is replaced");
     }
 
     async fn status(&self, token: &str) -> u16 {
@@ -181,7 +181,7 @@ async fn a_token_is_no_older_than_the_server_allows() {
     keyed.serves(Kind::Poll, &query(json!(now_s() - 60)), "young enough").await;
     keyed.refuses(Kind::Poll, &query(json!(now_s() - 3601)), 401, "too old").await;
     keyed.refuses(Kind::Poll, &query(json!(now_s() + 60)), 401, "of the future").await;
-    keyed.refuses(Kind::Poll, &query(Value::Null), 401, "nobody knows how old").await;
+    keyed.refuses(Kind::Poll, &query(Value::Null), 401, "of unknown age").await;
     // Its connections end by the maximum token age, too.
     let mut link = Link::to(keyed.address(), Kind::Sse, &query(json!(now_s() - 3598))).await;
     assert_eq!(link.item().await.event, "$hello");

@@ -42,7 +42,7 @@ async fn nothing_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed_and_comes_back() {
     while_it_runs("the stream's leader killed", |nats, _, load| {
-        let leader = nats.leader_of(&stream_of(nats)).expect("somebody leads");
+        let leader = nats.leader_of(&stream_of(nats)).expect("the log has a leader");
         nats.kill(leader);
         goes_on(load);
         nats.restart(leader);
@@ -54,7 +54,7 @@ async fn the_leader_is_killed_and_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_held_still() {
     while_it_runs("the stream's leader held still for 10 s", |nats, _, load| {
-        let leader = nats.leader_of(&stream_of(nats)).expect("somebody leads");
+        let leader = nats.leader_of(&stream_of(nats)).expect("the log has a leader");
         nats.pause(leader);
         // The fault is this pause.
         std::thread::sleep(HELD_STILL);

@@ -120,7 +120,7 @@ pub(crate) fn judge(promised: &Promised, accounts: &[Account]) -> Result<(), Str
     if let Some(wrong) = promised.wrong.first() {
         return Err(wrong.clone());
     }
-    let whole = accounts.iter().find(|account| account.part == Part::All).ok_or("nobody listened to everything")?;
+    let whole = accounts.iter().find(|account| account.part == Part::All).ok_or("no subscriber has everything")?;
     judge_log(promised, whole)?;
     accounts.iter().try_for_each(|account| agrees(account, whole))
 }
@@ -137,7 +137,7 @@ fn judge_log(promised: &Promised, Account { who, heard, .. }: &Account) -> Resul
             return Err(format!("{who}: {marker} came twice, at {first} and at {position}"));
         }
         if !promised.acknowledged.contains_key(marker) && !promised.uncertain.contains(marker) {
-            return Err(format!("{who}: nobody published {marker} at {position}"));
+            return Err(format!("{who}: {marker} at {position} was never published"));
         }
     }
     for (marker, position) in &promised.acknowledged {

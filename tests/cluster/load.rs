@@ -188,7 +188,7 @@ async fn history(node: &str, start: &str) -> Account {
         let batch = Link::to(node, Kind::Poll, &query).await.batch().await;
         for item in &batch.events {
             assert!(!item.is_control(), "{node}: {item:?}");
-            let marker = item.value()["marker"].as_str().expect("one of ours").to_owned();
+            let marker = item.value()["marker"].as_str().expect("a marker").to_owned();
             account.heard.push((item.at(), marker));
         }
         let next = batch.cursor.expect("a batch has a cursor");

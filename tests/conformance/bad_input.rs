@@ -369,7 +369,7 @@ async fn chunked_bodies_have_limits() {
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n",
             server.address()
         );
-        stream.write_all(head.as_bytes()).await.expect("it is sent");
+        stream.write_all(head.as_bytes()).await.expect("sent");
         let (read, mut write) = stream.into_split();
         let sending = tokio::spawn(async move {
             let chunk = [format!("{:x}\r\n", 64 << 10).into_bytes(), vec![b' '; 64 << 10], b"\r\n".to_vec()].concat();
@@ -415,7 +415,7 @@ async fn requests_that_never_end() {
         ("lines", format!("POST /v1/events HTTP/1.1\r\n{host}{lines}"), Some("timeout")),
     ] {
         let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
-        stream.write_all(text.as_bytes()).await.expect("it is sent");
+        stream.write_all(text.as_bytes()).await.expect("sent");
         let Some(code) = code else {
             let mut answer = Vec::new();
             within(name, stream.read_to_end(&mut answer)).await.expect("the server closes the connection");

@@ -64,7 +64,7 @@ async fn head_remembers_and_acknowledges_nothing() {
         assert_eq!(
             ask(&server, "GET", &format!("/v1/clients/{client}")).await.status,
             404,
-            "{path}: nobody is remembered"
+            "{path}: no client is remembered"
         );
         let poll = format!("/v1/poll?topic={topic}&client={client}");
         assert_eq!(ask(&server, "GET", &format!("{poll}&cursor=earliest")).await.status, 200);

@@ -92,7 +92,7 @@ async fn over_http_1_0(kind: Kind) {
     let target = format!("/v1/{}?topic={topic}&cursor={start}&callback=cb{once}{wait}", kind.transport());
     let mut stream = tokio::net::TcpStream::connect(server.address()).await.expect("a connection");
     let request = format!("GET {target} HTTP/1.0\r\nHost: {}\r\n\r\n", server.address());
-    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    stream.write_all(request.as_bytes()).await.expect("sent");
     let mut all = Vec::new();
     within("an answer over HTTP/1.0", async {
         while find(&all, b"\"here\"").is_none() {

@@ -25,7 +25,7 @@ fn curl(url: &str, more: &[&str]) -> (tokio::process::Child, tokio::io::Lines<Bu
 }
 
 async fn line(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>) -> String {
-    within("a line from curl", lines.next_line()).await.expect("it reads").expect("a line")
+    within("a line from curl", lines.next_line()).await.expect("curl's output is read").expect("a line")
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn tungstenite_subscribes_and_publishes() {
     assert_eq!(response.headers()["sec-websocket-protocol"], "switchback.v1");
     let (mut write, mut read) = socket.split();
     let message = json!({ "type": "publish", "topic": topic, "data": { "n": 1 }, "ref": 1 });
-    write.send(Message::text(message.to_string())).await.expect("it is sent");
+    write.send(Message::text(message.to_string())).await.expect("sent");
     let mut seen = Vec::new();
     while seen.len() < 3 {
         let message = within("a message", read.next()).await.expect("open").expect("whole");
@@ -171,7 +171,7 @@ async fn tungstenite_subscribes_and_publishes() {
     }
     let names: Vec<&str> = seen.iter().map(|item| item.event.as_str()).collect();
     assert!(names[0] == "$hello" && names.contains(&"message") && names.contains(&"$reply"), "{names:?}");
-    write.close().await.expect("it closes");
+    write.close().await.expect("the socket closes");
     let close = within("the answer to the close", async {
         loop {
             match read.next().await {

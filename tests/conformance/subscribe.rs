@@ -494,7 +494,7 @@ async fn told_of_a_stop(kind: Kind) {
     })
     .await;
     server.signal(nix::sys::signal::Signal::SIGTERM);
-    let (bye, end) = open.await.expect("it is told");
+    let (bye, end) = open.await.expect("the stream gets its end");
     assert_eq!((bye.event.as_str(), &bye.value()["reason"]), ("$bye", &json!("shutdown")));
     assert!(bye.value()["retry"].is_u64(), "{bye:?}");
     assert_eq!(

@@ -424,7 +424,7 @@ async fn a_message_may_have_a_mebibyte() {
     // Fragmented, with a ping between the fragments.
     let (head, tail) = text.as_bytes().split_at(1000);
     let bytes = [frame(0x01, true, head), frame(PING, true, b"?"), frame(0x80, true, tail)].concat();
-    link.socket().write_all(&bytes).await.expect("it is taken");
+    link.socket().write_all(&bytes).await.expect("sent");
     assert_eq!(reply(&mut link).await["ref"], "big");
 }
 
@@ -449,7 +449,7 @@ async fn close(server: &Server, path: &str, payload: &[u8], code: Option<u16>) {
         within("hello", socket.next()).await;
     }
     let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
-    stream.write_all(&frame(CLOSE, true, payload)).await.expect("it is taken");
+    stream.write_all(&frame(CLOSE, true, payload)).await.expect("sent");
     let answer = loop {
         match within("a close frame", socket.next()).await {
             Some(Ok(Message::Close(frame))) => break frame.map(|frame| u16::from(frame.code)),
@@ -479,7 +479,7 @@ async fn a_ping_is_answered_with_its_payload() {
     for path in ["/v1/ws?topic=a", "/v1/echo"] {
         let mut socket = stock(&server, path).await;
         for payload in [&b""[..], b"x", &[7; 125]] {
-            socket.send(Message::Ping(Bytes::copy_from_slice(payload))).await.expect("it is taken");
+            socket.send(Message::Ping(Bytes::copy_from_slice(payload))).await.expect("sent");
             loop {
                 match within("a pong", socket.next()).await {
                     Some(Ok(Message::Pong(answer))) => {
@@ -523,24 +523,24 @@ async fn echo_changes_nothing() {
         Message::binary(big),
     ];
     for message in &messages {
-        socket.send(message.clone()).await.expect("it is taken");
+        socket.send(message.clone()).await.expect("sent");
         assert_eq!(&echo(&mut socket).await, message);
     }
     // Many concurrent messages are echoed in order.
     for n in 0..100 {
-        socket.feed(Message::text(n.to_string())).await.expect("it is taken");
+        socket.feed(Message::text(n.to_string())).await.expect("sent");
     }
-    socket.flush().await.expect("it is taken");
+    socket.flush().await.expect("sent");
     for n in 0..100 {
         assert_eq!(echo(&mut socket).await, Message::text(n.to_string()));
     }
     // A fragmented message is one message.
     let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
     let bytes = [frame(0x01, true, b"a\xc3"), frame(0x00, true, b""), frame(0x80, true, b"\xa9b")].concat();
-    stream.write_all(&bytes).await.expect("it is taken");
+    stream.write_all(&bytes).await.expect("sent");
     assert_eq!(echo(&mut socket).await, Message::text("aéb"));
     let close = CloseFrame { code: CloseCode::Away, reason: "done".into() };
-    socket.close(Some(close)).await.expect("it is taken");
+    socket.close(Some(close)).await.expect("sent");
     // Invalid messages.
     for (bytes, code) in [
         (frame(TEXT, true, b"\xff"), 1007),
@@ -550,7 +550,7 @@ async fn echo_changes_nothing() {
     ] {
         let mut socket = stock(&server, "/v1/echo").await;
         let MaybeTlsStream::Plain(stream) = socket.get_mut() else { panic!("plain") };
-        stream.write_all(&bytes).await.expect("it is taken");
+        stream.write_all(&bytes).await.expect("sent");
         match echo(&mut socket).await {
             Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), code),
             other => panic!("not a close frame: {other:?}"),
@@ -568,7 +568,7 @@ async fn silence_is_detected() {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         server.address()
     );
-    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    stream.write_all(request.as_bytes()).await.expect("sent");
     let mut all = Vec::new();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut all);
     within("the end of a mute peer's socket", read).await.expect("the server hangs up");
@@ -675,13 +675,13 @@ async fn upgrades_may_be_lists() {
             let ping = [0x89, 0x80, 0, 0, 0, 0];
             let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
             let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}{key}\r\n");
-            stream.write_all(&[head.as_bytes(), &ping].concat()).await.expect("it is sent");
+            stream.write_all(&[head.as_bytes(), &ping].concat()).await.expect("sent");
             let response = within("an answer", Response::read(stream, false)).await.expect("an answer");
             assert_eq!(response.status, 101, "{path}: {lines}");
             let (mut stream, mut read) = response.body.into_socket();
             within("a pong", async {
                 while read.len() < 2 {
-                    assert!(stream.read_buf(&mut read).await.expect("it is open") > 0, "{path}: {lines}");
+                    assert!(stream.read_buf(&mut read).await.expect("the socket is open") > 0, "{path}: {lines}");
                 }
             })
             .await;
@@ -692,7 +692,7 @@ async fn upgrades_may_be_lists() {
     let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
     let head = "GET /v1/echo HTTP/1.0\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.expect("it is sent");
+    stream.write_all(head.as_bytes()).await.expect("sent");
     let mut response = within("an answer", Response::read(stream, false)).await.expect("an answer");
     assert_eq!(response.error().await, (400, "upgrade_required".to_owned()));
 }

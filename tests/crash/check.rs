@@ -21,7 +21,7 @@ struct Bans(Mutex<HashSet<Uuid>>);
 impl NoteSink for Bans {
     fn push(&self, note: Note) {
         if let Some(client) = note.key.strip_prefix("ban:") {
-            self.0.lock().expect("nobody panicked").insert(client.parse().expect("a client's id"));
+            self.0.lock().expect("not poisoned").insert(client.parse().expect("a client's id"));
         }
     }
 }
@@ -58,7 +58,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
             return Err(format!("{} where {expected} should be", event.position()));
         }
         if !ledger.asked.contains(&marker) || event.topic().as_str() != topic(&marker) {
-            return Err(format!("nobody published {marker:?}"));
+            return Err(format!("{marker:?} was never published"));
         }
         if promised.get(&expected.0).is_some_and(|there| *there != marker) {
             return Err(format!("{marker} at {expected}, which was promised to another"));
@@ -88,7 +88,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
             What::Event { marker, keyed: true, cursor } => repeats.push((marker, cursor.position)),
             What::Event { .. } => {}
             What::Ban(client) => {
-                if !bans.0.lock().expect("nobody panicked").contains(client) {
+                if !bans.0.lock().expect("not poisoned").contains(client) {
                     return Err(format!("{client} is not shut out any more"));
                 }
             }

@@ -64,7 +64,7 @@ pub(crate) async fn run(server: &Server, trace: PathBuf, rng: &mut StdRng) -> Le
         tokio::spawn(publisher.run(number))
     });
     for publisher in publishers.collect::<Vec<_>>() {
-        crate::support::within("a publisher", publisher).await.expect("it does not panic");
+        crate::support::within("a publisher", publisher).await.expect("a publisher does not panic");
     }
     std::mem::take(&mut *ledger.lock().expect("no publisher panicked"))
 }

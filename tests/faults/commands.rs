@@ -28,7 +28,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output
         .expect("the binary runs");
     // A command that does not read its input may have exited already.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
-    child.wait_with_output().expect("it ends")
+    child.wait_with_output().expect("the command exits")
 }
 
 fn told(output: &Output) -> String {

@@ -103,7 +103,7 @@ async fn lines_may_be_slow_but_not_stop() {
     for number in 0..12 {
         slow.send(line(number)).await.expect("sent");
         let answered = tokio::time::timeout(2 * PAUSE, slow.fill()).await;
-        assert!(answered.is_err(), "it is answered before its end: {:?}", slow.buffer);
+        assert!(answered.is_err(), "the response comes before the end of the body: {:?}", slow.buffer);
     }
     slow.send("0\r\n\r\n").await.expect("sent");
     let done = answer(&mut slow).await;

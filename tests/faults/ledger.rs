@@ -196,7 +196,7 @@ impl Publisher {
                     self.connection = None;
                     self.lost = true;
                     if matches!(self.style, Style::Single) {
-                        let mut promised = self.promised.lock().expect("nobody panicked");
+                        let mut promised = self.promised.lock().expect("the lock is not poisoned");
                         promised.unanswered.extend(markers.iter().cloned());
                         return;
                     }
@@ -240,7 +240,7 @@ impl Publisher {
         assert!(repeated == 0 || repeated == outcomes.len(), "a batch is stored whole or not at all: {answer}");
         assert!(repeated == 0 || !matches!(self.style, Style::Single), "{answer}");
         assert!(!known || repeated > 0, "{markers:?} were acknowledged, and their ids are forgotten: {answer}");
-        let mut promised = self.promised.lock().expect("nobody panicked");
+        let mut promised = self.promised.lock().expect("the lock is not poisoned");
         for (marker, position) in markers.iter().zip(positions) {
             let before = promised.positions.insert(marker.clone(), position);
             assert!(before.is_none_or(|before| before == position), "{marker} was at {before:?}: {answer}");

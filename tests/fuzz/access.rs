@@ -102,7 +102,7 @@ fn credentials() {
         check(&said.ok_or_else(|| TestCaseError::fail("no answer"))?)
     });
 
-    assert_eq!(ask(address, Place::Header, good.as_bytes()).expect("an answer").status, 200, "it serves on");
+    assert_eq!(ask(address, Place::Header, good.as_bytes()).expect("an answer").status, 200, "the server still serves");
     let errors = std::fs::read_to_string(&errors).expect("what it said");
     assert!(!errors.contains("panicked"), "{errors}");
 }

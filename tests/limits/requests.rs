@@ -27,7 +27,11 @@ async fn every_path_has_a_pace_but_the_probes() {
             let answer = raw::get(address, path).await.expect("an answer");
             answer.status() == 429 && {
                 assert_told(&answer, 429, "too_fast");
-                assert!(answer.text().contains("--request-rate-per-address"), "it names the flag: {}", answer.text());
+                assert!(
+                    answer.text().contains("--request-rate-per-address"),
+                    "the error names the flag: {}",
+                    answer.text()
+                );
                 true
             }
         })

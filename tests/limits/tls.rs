@@ -94,7 +94,7 @@ fn refused(flags: &[&str]) -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let output =
         Command::new(BINARY).args(["--listen", "127.0.0.1:0", "--data"]).arg(directory.path()).args(flags).output();
-    let output = output.expect("it runs");
+    let output = output.expect("the binary runs");
     assert!(!output.status.success(), "{flags:?} is accepted");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -156,7 +156,7 @@ async fn plain_http_is_sent_to_https() {
 async fn command(server: &Server, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BINARY);
     command.args(arguments).args(["--server", &server.base.replace("127.0.0.1", "localhost")]);
-    super::within("the command", command.output()).await.expect("it runs")
+    super::within("the command", command.output()).await.expect("the binary runs")
 }
 
 #[tokio::test]

@@ -930,7 +930,7 @@ async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     }
     store.save_note(note(NoteKind::Ticket, "t", b"secret")).await.unwrap();
     let watcher = Arc::new(Watcher::default());
-    store.watch_notes(watcher.clone()).await.expect("all that are kept");
+    store.watch_notes(watcher.clone()).await.expect("the stored notes");
     for note in before {
         until("the watcher is notified of the stored note", async || watcher.notes().contains(&note)).await;
     }

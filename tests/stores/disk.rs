@@ -403,7 +403,7 @@ async fn notes_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
     let copy = copy_of(home.path());
     let store = open(copy.path());
     let watcher = Arc::new(Watcher::default());
-    store.watch_notes(watcher.clone()).await.expect("all that are kept");
+    store.watch_notes(watcher.clone()).await.expect("the stored notes");
     assert_eq!(watcher.notes(), [note(NoteKind::Ban, "b", b"v")], "told when it returns");
     assert_eq!(store.take_note(NoteKind::Ticket, "used".into(), NOW_MS).await.unwrap(), None);
     assert!(store.take_note(NoteKind::Ticket, "left".into(), NOW_MS).await.unwrap().is_some());
@@ -502,7 +502,7 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
             assert_eq!(publish(&store, &["a"]).await, [5 + restart]);
             // Bans are kept.
             let watcher = Arc::new(Watcher::default());
-            store.watch_notes(watcher.clone()).await.expect("all that are kept");
+            store.watch_notes(watcher.clone()).await.expect("the stored notes");
             assert_eq!(watcher.notes().len(), 2);
             assert!(watcher.notes().contains(&note(NoteKind::Ban, "k", ban)));
             assert_eq!(store.take_note(NoteKind::Ticket, "k".into(), NOW_MS).await.unwrap(), None);

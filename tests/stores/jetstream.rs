@@ -30,7 +30,7 @@ fn open(nats: &Nats, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
 }
 
 fn told<T>(outcome: Result<T, OpenError>) -> String {
-    outcome.err().map(|error| error.to_string()).expect("it is refused")
+    outcome.err().map(|error| error.to_string()).expect("the setup is refused")
 }
 
 /// A JetStream context, as the NATS operator has.
@@ -104,7 +104,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
     let changing =
         JetStreamOptions { prefix: "test".into(), reconfigure: true, ..JetStreamOptions::new(servers.clone()) };
     let changed = open_jetstream_with(changing, other).unwrap();
-    assert_eq!(changed.bounds().epoch, epoch, "it is the same log");
+    assert_eq!(changed.bounds().epoch, epoch, "the log is the same");
     open(&nats, other).unwrap();
     // Missing features of a NATS server are reported, too.
     let three = JetStreamOptions { prefix: "three".into(), replicas: Some(3), ..JetStreamOptions::new(servers) };
@@ -232,7 +232,7 @@ async fn nodes_share_one_log() {
             [(one[2], two[0]), (one[3], two[1]), (one[3], three[0]), (two[1], three[0]), (two[3], three[2])]
         {
             assert_eq!(one.0, two.0, "the same event is at one position");
-            assert!(one.1 || two.1, "one of them was first");
+            assert!(one.1 || two.1, "one of the two appends is the duplicate");
         }
     }
     let last = refreshed(&nodes[0]).await.unwrap().last;
@@ -274,7 +274,7 @@ async fn nodes_share_clients_and_notes() {
     }
     // A ticket is used once, on any node; a ban is known on the other node.
     let watcher = Arc::new(Watcher::default());
-    nodes[1].watch_notes(watcher.clone()).await.expect("all that are kept");
+    nodes[1].watch_notes(watcher.clone()).await.expect("the stored notes");
     let note = |kind| Note { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
     for _ in 0..10 {
         nodes[0].save_note(note(NoteKind::Ticket)).await.unwrap();
@@ -388,7 +388,7 @@ async fn a_cluster_keeps_three_copies_and_answers_from_any() {
     let mut tries = 0;
     while acknowledged.len() < 20 {
         tries += 1;
-        assert!(tries < 60, "nobody leads the stream");
+        assert!(tries < 60, "the stream has no leader");
         if let Ok(answer) = store.append(vec![keyed("d", &acknowledged.len().to_string())]).await {
             acknowledged.extend(positions(&answer));
         }
