@@ -247,7 +247,10 @@ impl World {
                 assert!(connection.finished || age < WAIT, "a long poll outlives its deadline");
             }
             Completion::Stream { .. } if !client.stalled && !lost && !connection.finished && room > 3 => {
-                assert!(self.now - connection.last_bytes <= HEARTBEAT, "a stream is silent for longer than a heartbeat");
+                assert!(
+                    self.now - connection.last_bytes <= HEARTBEAT,
+                    "a stream is silent for longer than a heartbeat"
+                );
             }
             _ => {}
         }

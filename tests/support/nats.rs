@@ -32,7 +32,7 @@ pub const USER: &str = "switchback";
 /// The password of [`Access::Password`]; it needs escaping in a URL.
 pub const PASSWORD: &str = "s3cret/with@signs";
 
-/// Who may connect.
+/// The authentication of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Any client.
