@@ -176,8 +176,8 @@ async fn a_revoked_token_does_not_come(kind: Kind) {
     let by = |more: Value| of(&keyed, more, Query::topic("a"));
     revoke(&keyed, json!({ "jti": "t1" })).await;
     revoke(&keyed, json!({ "sub": "li" })).await;
-    keyed.refuses(kind, &by(json!({ "jti": "t1" })), 401, "by its name").await;
-    keyed.refuses(kind, &by(json!({ "sub": "li" })), 401, "one that does not say when it was issued").await;
+    keyed.refuses(kind, &by(json!({ "jti": "t1" })), 401, "by the token's id").await;
+    keyed.refuses(kind, &by(json!({ "sub": "li" })), 401, "a token without `iat`").await;
     keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() - 5 })), 401, "one from before").await;
     keyed.refuses(kind, &by(json!({ "sub": "li", "iat": now_s() + 3 })), 401, "from before, by a clock ahead").await;
     // A token that is issued after the revocation is accepted.

@@ -79,8 +79,8 @@ async fn who_is_shut_out_on_one_node_is_on_the_other() {
     }
     // A node that starts later knows earlier bans and revocations, from its first response on.
     let late = Keyed::start(&["--store", &nats.url(), "--replicas", "1"]);
-    late.refuses(Kind::Poll, &named("li"), 403, "banned before it came").await;
+    late.refuses(Kind::Poll, &named("li"), 403, "banned before the node started").await;
     let token = late.query("a", json!({ "subscribe": ["a"], "jti": "t1" }));
-    late.refuses(Kind::Poll, &token, 401, "revoked before it came").await;
+    late.refuses(Kind::Poll, &token, 401, "revoked before the node started").await;
     assert_eq!(Request::get("/readyz").send(late.address()).await.status, 200);
 }

@@ -31,7 +31,7 @@ async fn a_token_may_stand_in_three_places(kind: Kind) {
     }
     let stale = Query::topic("a").header("Cookie", "switchback_token=stale");
     let both = stale.with("token", &token);
-    keyed.serves(kind, &both, "what the page says stands before what the browser sends").await;
+    keyed.serves(kind, &both, "the page's token takes precedence over the cookie").await;
 }
 
 #[tokio::test]

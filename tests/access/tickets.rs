@@ -143,6 +143,6 @@ async fn one_subject_has_a_share_of_them() {
     assert_eq!(ask("mallory").await.error().await, (429, "too_many".to_owned()));
     assert_eq!(ask("li").await.status, 201);
     // A used ticket frees its permit.
-    keyed.serves(Kind::Sse, &Query::topic("a").with("ticket", first), "it is one of the two").await;
+    keyed.serves(Kind::Sse, &Query::topic("a").with("ticket", first), "one of the two open tickets").await;
     assert_eq!(ask("mallory").await.status, 201);
 }

@@ -162,8 +162,8 @@ fn says_last(bytes: &[u8]) -> bool {
     ["http/1.0", "close", "websocket"].iter().any(|word| find(&bytes, word.as_bytes()).is_some())
 }
 
-/// Whether requests come together of which actix would answer all as the last that it has read: in its version, with its word on
-/// the connection, and with a body or without one.
+/// Whether the input has pipelined requests to which actix would respond as to the last one that it has read: in that request's
+/// version, with that request's `Connection`, and with a body or without one.
 fn is_confusing(bytes: &[u8]) -> bool {
     let bytes = bytes.to_ascii_lowercase();
     let requests = bytes.windows(6).filter(|part| part == b"http/1").count();
@@ -206,8 +206,8 @@ fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
         }
         headers.remove("date");
         if status.contains("400") && headers.get("content-length").is_some_and(|lengths| lengths[0] == "0") {
-            // What is no HTTP is answered by actix itself, which closes the connection and says so only where nothing came
-            // before.
+            // Malformed HTTP gets a response from actix itself, which closes the connection, and sends `Connection: close`
+            // only where no request came before.
             headers.remove("connection");
         }
         let length = headers.get("content-length").and_then(|lengths| lengths[0].parse::<usize>().ok());
@@ -297,8 +297,8 @@ impl Way {
         let said = exchange(TcpStream::connect(self.server.address())?, &bytes, cut.min(bytes.len()))?;
         let mut answers = answers(&said, &|text| self.neutral(text));
         if says_last(&bytes) {
-            // What stands behind a connection's last request is not executed. Where it came soon enough, actix says that it is no
-            // HTTP, or that a body may come, before it finds out that it is not to be read.
+            // Bytes after a connection's last request are not executed. Where they arrive early enough, actix responds that they
+            // are malformed, or that a body may be sent, before it finds that they are not to be read.
             while answers.len() > 1 && answers.last().is_some_and(Answer::is_bare) {
                 answers.pop();
             }
