@@ -333,10 +333,24 @@ fn both_ways_answer_the_same() {
         if is_confusing(&bytes) {
             return Ok(());
         }
-        // A body that nobody reads ends its connection where it comes after the answer, and not where it is there before.
-        let cut = if has_body(&bytes) { bytes.len() } else { cut.index(bytes.len() + 1) };
+        let cut = cut.index(bytes.len() + 1);
         let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
-        let (plain, app) = (plain.answers(&bytes, cut).map_err(fail)?, app.answers(&bytes, cut).map_err(fail)?);
+        let (mut plain, mut app) = (plain.answers(&bytes, cut).map_err(fail)?, app.answers(&bytes, cut).map_err(fail)?);
+        if has_body(&bytes) {
+            // A body that no handler reads ends its connection where actix has not seen all of it when it is answered; where it has,
+            // the connection goes on. Up to there the answers are the same.
+            let together = plain.len().min(app.len());
+            for answers in [&mut plain, &mut app] {
+                answers.truncate(together);
+                answers.iter_mut().for_each(|answer| drop(answer.headers.remove("connection")));
+            }
+        }
+        for (plain, app) in plain.iter_mut().zip(&app).filter(|(_, app)| app.status.starts_with("101")) {
+            // A socket whose peer has closed its sending side may be let go through the App before it has been sent all.
+            if plain.body.starts_with(&app.body) {
+                plain.body.clone_from(&app.body);
+            }
+        }
         prop_assert_eq!(plain, app, "cut at {}: {:?}", cut, String::from_utf8_lossy(&bytes));
         Ok(())
     });
