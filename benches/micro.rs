@@ -11,8 +11,8 @@ use switchback::cursor::Position;
 use switchback::event::Draft;
 use switchback::log::{Bounds, FeedBatch};
 use switchback::store::Store;
+use switchback::subscription_index::SubscriptionIndex;
 use switchback::tail::{Tail, TailLimits};
-use switchback::waiters::Waiters;
 use switchback::wire::Framing;
 use switchback::{Data, DiskStore, Event, MemoryStore, NewEvent, PatternSet, StoreOptions};
 
@@ -93,17 +93,17 @@ fn read(c: &mut Criterion) {
 fn matching(c: &mut Criterion) {
     let mut group = c.benchmark_group("match");
     for count in [100, 10_000] {
-        let mut waiters = Waiters::default();
+        let mut subscription_index = SubscriptionIndex::default();
         for n in 0..count {
-            waiters.register(&patterns(&format!("orders.{n}.*")));
+            subscription_index.register(&patterns(&format!("orders.{n}.*")));
         }
-        let mine = waiters.register(&patterns("orders.*.status"));
+        let mine = subscription_index.register(&patterns("orders.*.status"));
         let topic = "orders.x.status".parse().expect("a topic");
         group.bench_function(format!("one of {count} wildcard patterns matches"), |b| {
             b.iter(|| {
-                waiters.wait(mine, Waker::noop());
-                waiters.caught_up(mine);
-                waiters.tell(black_box(&topic), Position(1));
+                subscription_index.wait(mine, Waker::noop());
+                subscription_index.caught_up(mine);
+                subscription_index.tell(black_box(&topic), Position(1));
             });
         });
     }

@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::cursor::Cursor;
 use crate::log::{Page, ReadRequest};
 use crate::reader::Reader;
+use crate::subscription_index::Pending;
 use crate::tail::Tail;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
-use crate::waiters::News;
 use crate::wire::{Batch, Bye, ByeReason, Control, Framing, ping_frame};
 
 pub use crate::reader::{StartPoint, gap_at};
@@ -53,9 +53,9 @@ const SILENT_HEARTBEATS: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
     /// At once, with the events that are there: a short poll.
-    AtOnce,
+    ShortPoll,
     /// With the first batch, or with an empty one at a deadline: a long poll.
-    Held {
+    LongPoll {
         /// The deadline.
         until: Instant,
     },
@@ -139,8 +139,8 @@ impl Delivery {
     pub fn new(now: Instant, plan: Plan, patterns: PatternSet, start: StartPoint) -> Self {
         let mut timers = TimerTable::default();
         match plan.completion {
-            Completion::AtOnce => {}
-            Completion::Held { until } => timers.set(Timer::Completion, until),
+            Completion::ShortPoll => {}
+            Completion::LongPoll { until } => timers.set(Timer::Completion, until),
             Completion::Stream { until, pings, .. } => {
                 timers.put(Timer::Completion, until);
                 timers.set(Timer::Beat, now + plan.heartbeat);
@@ -228,8 +228,8 @@ impl Delivery {
 
     /// Returns and resets the number of rows that were scanned and did not match. The driver charges them to the peer, for
     /// which the server did that work.
-    pub fn take_vain_rows(&mut self) -> u64 {
-        self.reader.take_vain_rows()
+    pub fn take_unmatched_rows(&mut self) -> u64 {
+        self.reader.take_unmatched_rows()
     }
 
     /// Reads no events before `at`. Beats, pings and the end keep their times.
@@ -301,7 +301,7 @@ impl Delivery {
     /// Decides what to do next; bytes to be sent are appended to `out`, which is empty when this is called.
     ///
     /// `news` is what became pending since [`Self::is_caught_up`] last held.
-    pub fn step(&mut self, now: Instant, tail: &Tail, news: News, out: &mut BytesMut) -> Step {
+    pub fn step(&mut self, now: Instant, tail: &Tail, news: Pending, out: &mut BytesMut) -> Step {
         if self.finished {
             return Step::Finish;
         }
@@ -312,7 +312,7 @@ impl Delivery {
         }
         let step = match self.plan.completion {
             Completion::Stream { bytes_max, .. } => self.stream(now, tail, bytes_max, out),
-            Completion::AtOnce | Completion::Held { .. } => self.batch(now, tail, out),
+            Completion::ShortPoll | Completion::LongPoll { .. } => self.batch(now, tail, out),
         };
         if out.is_empty() {
             return step;
@@ -326,7 +326,7 @@ impl Delivery {
     }
 
     /// Skips the events that the subscription index knows not to match, without scanning them.
-    pub(crate) fn skip(&mut self, tail: &Tail, news: News) {
+    pub(crate) fn skip(&mut self, tail: &Tail, news: Pending) {
         self.reader.skip(tail, news);
     }
 
@@ -413,7 +413,7 @@ impl Delivery {
             self.item_writer(0, 0, &mut items).0.control(&Control::Bye(bye), cursor);
         }
         self.items = items;
-        let held = matches!(self.plan.completion, Completion::Held { .. });
+        let held = matches!(self.plan.completion, Completion::LongPoll { .. });
         let time_is_up = !held || self.timers.is_expired(Timer::Completion, now);
         let patient = !time_is_up || self.looks < LOOKS_MAX;
         if self.written.count == 0 && patient {
@@ -515,7 +515,7 @@ impl Plan {
     fn short_poll(framing: Framing) -> Self {
         Self {
             framing,
-            completion: Completion::AtOnce,
+            completion: Completion::ShortPoll,
             client: Uuid::nil(),
             known: true,
             transport: Transport::Poll,
@@ -552,7 +552,7 @@ mod tests {
             delivery.allow_not_modified();
         }
         let mut out = BytesMut::new();
-        let step = delivery.step(now, &tail, News::Unknown, &mut out);
+        let step = delivery.step(now, &tail, Pending::Unknown, &mut out);
         assert!(delivery.is_finished());
         (step, String::from_utf8(out.to_vec()).unwrap())
     }

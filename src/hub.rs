@@ -2,7 +2,7 @@
 
 mod fetches;
 mod listeners;
-mod notes;
+mod security_records;
 mod start;
 mod subscription;
 mod worker;
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::barred::Barred;
 use crate::clients::{Clients, SentHere};
 use crate::clock::Clock;
 use crate::cursor::{Cursor, Epoch, Position};
+use crate::denylist::Denylist;
 use crate::event::{Draft, NewEvent};
-use crate::lane::Lane;
+use crate::local_log::LocalLog;
 use crate::log::{Appended, Bounds, FeedBatch, Page, ReadRequest};
 use crate::store::{ClockSkew, Feed, Store, StoreError};
 use crate::sync::lock;
@@ -24,9 +24,9 @@ use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
 
 pub use listeners::{ListenError, ListenerId};
-pub use start::From;
+pub use start::StartFrom;
 pub use subscription::{Item, SubscribeError, Subscription};
-pub(crate) use worker::{Push, Seat, Worker};
+pub(crate) use worker::{Push, SubscriptionHandle, Worker};
 
 /// How often maintenance runs: clients' cursors are saved, the store trims and checkpoints.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,13 +59,13 @@ impl Default for HubOptions {
 ///
 /// ```
 /// use futures_util::StreamExt as _;
-/// use switchback::{From, Hub, HubOptions, Item, MemoryStore, NewEvent};
+/// use switchback::{StartFrom, Hub, HubOptions, Item, MemoryStore, NewEvent};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = MemoryStore::new(switchback::StoreOptions::default());
 /// let hub = Hub::open(std::sync::Arc::new(store), HubOptions::default()).await?;
 ///
-/// let mut orders = hub.subscribe(["orders.>"], From::Now).await?;
+/// let mut orders = hub.subscribe(["orders.>"], StartFrom::Now).await?;
 /// hub.publish(NewEvent::json("orders.42.status", &"approved")?).await?;
 ///
 /// let Some(Item::Event(event)) = orders.next().await.transpose()? else { panic!("an event was published") };
@@ -83,7 +83,7 @@ struct Shared {
     fan_out: Arc<FanOut>,
     fetches: fetches::Fetches,
     clients: Arc<Clients>,
-    barred: Arc<Barred>,
+    denylist: Arc<Denylist>,
     listeners: listeners::Listeners,
     /// Open deliveries over HTTP.
     live: AtomicUsize,
@@ -129,16 +129,16 @@ impl Hub {
         let tail = warm_tail(&*store, options.tail).await?;
         clock.resume(store.last_run(), tail.time_ms_after(tail.end().before()));
         let end = tail.end();
-        let fan_out = Arc::new(FanOut { lane: Mutex::new(Lane::new(tail)), inboxes: Mutex::default() });
+        let fan_out = Arc::new(FanOut { local_log: Mutex::new(LocalLog::new(tail)), inboxes: Mutex::default() });
         store.follow(end, fan_out.clone());
         let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
-        let barred = Arc::new(Barred::new(Arc::downgrade(&clients)));
+        let denylist = Arc::new(Denylist::new(Arc::downgrade(&clients)));
         store.answer_sent(Arc::new(SentHere::new(&clients)));
         // Bans and revocations are loaded before any client is admitted.
-        store.watch_notes(barred.clone()).await?;
+        store.watch_records(denylist.clone()).await?;
         let hub = Self(Arc::new(Shared {
             clients,
-            barred,
+            denylist,
             store,
             options,
             clock,
@@ -215,7 +215,7 @@ impl Hub {
 
     /// Whether this process has the bans and revocations of every node.
     pub(crate) fn knows_denied(&self) -> bool {
-        self.0.store.knows_notes()
+        self.0.store.knows_records()
     }
 
     /// A weak reference to the hub.
@@ -278,19 +278,19 @@ impl std::fmt::Debug for Hub {
     }
 }
 
-/// Sends the store's batches to the hub's own lane and to each worker's inbox. It never waits for any of them.
+/// Sends the store's batches to the hub's own local_log and to each worker's inbox. It never waits for any of them.
 struct FanOut {
-    lane: Mutex<Lane>,
+    local_log: Mutex<LocalLog>,
     inboxes: Mutex<Vec<worker::Inbox>>,
 }
 
 impl FanOut {
-    fn lane(&self) -> MutexGuard<'_, Lane> {
-        lock(&self.lane)
+    fn local_log(&self) -> MutexGuard<'_, LocalLog> {
+        lock(&self.local_log)
     }
 
     fn wake_everyone(&self) {
-        self.lane().waiters.wake_all();
+        self.local_log().subscription_index.wake_all();
         lock(&self.inboxes).retain(worker::Inbox::wake);
     }
 }
@@ -298,10 +298,10 @@ impl FanOut {
 impl Feed for FanOut {
     fn push(&self, batch: FeedBatch) {
         let batch = Arc::new(batch);
-        // The inboxes are filled under the lane's lock, so that a worker that joins gets its copy of the
+        // The inboxes are filled under the local log's lock, so that a worker that joins gets its copy of the
         // tail and every batch after it.
-        let mut lane = self.lane();
-        lane.push(&batch);
+        let mut local_log = self.local_log();
+        local_log.push(&batch);
         lock(&self.inboxes).retain(|inbox| inbox.push(&batch));
     }
 }
@@ -343,6 +343,6 @@ async fn maintain(shared: std::sync::Weak<Shared>) {
             shared.clients.end_expired(now.wall_ms);
         }
         shared.clients.flush(now.believed_ms).await;
-        shared.barred.expire(now.earliest_ms());
+        shared.denylist.expire(now.earliest_ms());
     }
 }

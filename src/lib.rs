@@ -11,13 +11,13 @@
 //! ```
 //! use futures_util::StreamExt as _;
 //! use std::sync::Arc;
-//! use switchback::{From, Hub, HubOptions, Item, MemoryStore, NewEvent, StoreOptions};
+//! use switchback::{StartFrom, Hub, HubOptions, Item, MemoryStore, NewEvent, StoreOptions};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let hub = Hub::open(Arc::new(MemoryStore::new(StoreOptions::default())), HubOptions::default()).await?;
 //!
 //! // A stream of items, from any position in the log…
-//! let mut orders = hub.subscribe(["orders.>"], From::Earliest).await?;
+//! let mut orders = hub.subscribe(["orders.>"], StartFrom::Earliest).await?;
 //! // …or a function that is called, as with an event emitter.
 //! let listener = hub.on("orders.*.status", |event| println!("{}: {}", event.topic(), event.data())).await?;
 //!
@@ -59,12 +59,12 @@
 //! | [`cursor`], [`topic`], [`event`], [`json`], `excerpt` | the vocabulary: positions, topics, events; event data is escaped once, for every framing |
 //! | [`log`] | the log's own types: bounds, read requests, pages, batches of the feed |
 //! | [`store`] | the log: the contract of every engine; engines in memory, on disk (SQLite) and on a cluster (NATS JetStream) |
-//! | `segment`, [`tail`], [`waiters`], `lane` | the newest events in memory by topic, and an index of the subscriptions that wait for them |
+//! | `segment`, [`tail`], [`subscription_index`], `local_log` | the newest events in memory by topic, and an index of the subscriptions that wait for them |
 //! | [`transport`], [`wire`] | the transports, and the encoding of items for each |
 //! | `reader` | a subscriber's position, and its next read from the tail or from the store: sans I/O |
 //! | [`delivery`] | what one subscriber is sent, and when, for every transport: sans I/O |
 //! | [`auth`] | authorization: keys, tokens, their grants, and whether a grant covers a request: pure |
-//! | `hub`, `clients`, `barred` | publish, subscribe, fan-out to the workers; the registry of clients and their cursors; the denylist |
+//! | `hub`, `clients`, `denylist` | publish, subscribe, fan-out to the workers; the registry of clients and their cursors; the denylist |
 //! | [`clock`] | the wall clock, and how far it is trusted after a jump |
 //! | [`secret_file`], [`keyring`] | files with checked ownership and mode; the active keys, reloaded when their files change |
 //! | [`limits`] | limits on connections, rates and memory, by address and subject; the log of rejections |
@@ -73,8 +73,8 @@
 //! | [`server`] | the whole server: a store, a hub, its routes and `net` behind a listener |
 //! | [`config`], [`command`] | command line flags; the program's commands |
 //!
-//! Imports point one way: `main → command → server → config → http → {hub, net} → lane → {barred, delivery} → {clients,
-//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, waiters} → {cursor, topic, json,
+//! Imports point one way: `main → command → server → config → http → {hub, net} → local_log → {denylist, delivery} → {clients,
+//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, subscription_index} → {cursor, topic, json,
 //! transport, excerpt, secret_file, sync}`: a module imports from its own group and from the groups after it. Among files,
 //! too, there is no cycle but between a module and its children.
 //!
@@ -82,7 +82,7 @@
 //!
 //! 1. Only `http::embed`, `net::fallback`, [`server`] and the program depend on actix-web, and `http::embed` alone on
 //!    actix-ws. The core is usable, and tested, without a socket; handlers without a connection.
-//! 2. [`delivery`], [`wire`], [`tail`], [`waiters`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or
+//! 2. [`delivery`], [`wire`], [`tail`], [`subscription_index`], [`auth`], [`topic`] and [`cursor`] never read the clock, sleep or
 //!    await: time is an argument, the next deadline a return value.
 //! 3. A subscriber is a position, never a queue: no component holds events on behalf of a client.
 //! 4. Events reach a tail only through the store's feed: an event published on this node takes the same path as one
@@ -91,7 +91,7 @@
 //!    between the read and the registration.)
 //! 6. No event is delivered before it is durable, in the mode that the operator chose.
 //! 7. On the hot path a worker takes no lock that it shares with other workers: events are shared and encoded once, but
-//!    each worker has its own tail index and its own waiters. The feed is sent to a worker once a batch, not once a
+//!    each worker has its own tail index and its own subscription index. The feed is sent to a worker once a batch, not once a
 //!    subscriber.
 //! 8. The feed never waits for a worker: where a worker's inbox is full, its tail is reset, and its subscribers read from
 //!    the store.
@@ -105,21 +105,21 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;
-mod barred;
 mod clients;
 pub mod clock;
 pub mod command;
 pub mod config;
 pub mod cursor;
 pub mod delivery;
+mod denylist;
 pub mod event;
 mod excerpt;
 pub mod http;
 mod hub;
 pub mod json;
 pub mod keyring;
-mod lane;
 pub mod limits;
+mod local_log;
 pub mod log;
 mod net;
 mod reader;
@@ -127,17 +127,17 @@ pub mod secret_file;
 mod segment;
 pub mod server;
 pub mod store;
+pub mod subscription_index;
 mod sync;
 pub mod tail;
 pub mod topic;
 pub mod transport;
-pub mod waiters;
 pub mod wire;
 
 pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, EventHeaders, HeadersError, NewEvent};
 pub use http::{HttpOptions, routes};
-pub use hub::{From, Hub, HubOptions, Item, ListenError, ListenerId, Published, SubscribeError, Subscription};
+pub use hub::{Hub, HubOptions, Item, ListenError, ListenerId, Published, StartFrom, SubscribeError, Subscription};
 pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
 

@@ -76,7 +76,7 @@ pub struct Page {
     /// Rows scanned.
     pub rows: u64,
     /// Rows and trim marks that were compared and did not match: the cost of the read besides its results.
-    pub vain_rows: u64,
+    pub unmatched_rows: u64,
 }
 
 /// Matching events have been trimmed.

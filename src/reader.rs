@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use crate::cursor::Cursor;
 use crate::event::Event;
 use crate::log::{Bounds, Page, ReadRequest, Trimmed};
+use crate::subscription_index::Pending;
 use crate::tail::{Tail, TailRead};
 use crate::topic::PatternSet;
-use crate::waiters::News;
 use crate::wire::{Gap, GapReason};
 
 /// Budget of one fetch that has to scan, in comparisons of a topic with a pattern: less than a millisecond, so that
@@ -95,7 +95,7 @@ pub(crate) struct Reader {
     /// When events may be read again: until then the peer pays for rows that did not match.
     look_after: Option<Instant>,
     /// Rows that were scanned, did not match and are not charged to the peer yet.
-    vain_rows: u64,
+    unmatched_rows: u64,
 }
 
 impl Reader {
@@ -109,7 +109,7 @@ impl Reader {
             awaiting_first_subscribe: false,
             fetch_after: None,
             look_after: None,
-            vain_rows: 0,
+            unmatched_rows: 0,
         }
     }
 
@@ -152,11 +152,11 @@ impl Reader {
     }
 
     /// Skips the events that are known not to match, without scanning them.
-    pub(crate) fn skip(&mut self, tail: &Tail, news: News) {
+    pub(crate) fn skip(&mut self, tail: &Tail, news: Pending) {
         let clear = match news {
-            News::Unknown => return,
-            News::None => tail.end(),
-            News::First(position) => position.before(),
+            Pending::Unknown => return,
+            Pending::None => tail.end(),
+            Pending::First(position) => position.before(),
         };
         if self.cursor.epoch == tail.epoch() && !self.patterns.is_empty() {
             self.cursor.position = self.cursor.position.max(clear);
@@ -178,7 +178,7 @@ impl Reader {
     pub(crate) fn fetched(&mut self, now: Instant, page: Page) {
         let progress = page.through > self.cursor.position || page.trimmed.is_some() || !page.events.is_empty();
         self.fetch_after = (!progress).then(|| now + FETCH_RETRY);
-        self.vain_rows += page.vain_rows;
+        self.unmatched_rows += page.unmatched_rows;
         self.page = Some(Box::new(page));
     }
 
@@ -193,8 +193,8 @@ impl Reader {
     }
 
     /// Returns and resets the number of rows that were scanned and did not match.
-    pub(crate) fn take_vain_rows(&mut self) -> u64 {
-        std::mem::take(&mut self.vain_rows)
+    pub(crate) fn take_unmatched_rows(&mut self) -> u64 {
+        std::mem::take(&mut self.unmatched_rows)
     }
 
     /// Whether a read from the store is allowed now.
@@ -242,9 +242,9 @@ impl Reader {
         });
         match read {
             TailRead::Behind => true,
-            TailRead::Through { position, vain_rows } => {
+            TailRead::Through { position, unmatched_rows } => {
                 self.cursor.position = position;
-                self.vain_rows += vain_rows;
+                self.unmatched_rows += unmatched_rows;
                 false
             }
         }
@@ -390,7 +390,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         reader.look_after(later);
         assert!(reader.read(now, &tail, &mut Found::of(1)) && !reader.may_fetch(now));
-        assert_eq!(reader.take_vain_rows(), 0);
+        assert_eq!(reader.take_unmatched_rows(), 0);
         assert!(!reader.read(later, &tail, &mut Found::of(1)) && reader.is_caught_up(&tail));
     }
 }

@@ -23,9 +23,9 @@ mod jetstream;
 mod last;
 mod marks;
 mod memory;
-mod notes;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod security_records;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +43,9 @@ pub use disk::{BackupError, BackupReport, DiskStore, backup};
 pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use last::{LastProgress, LastSearch, LastStep};
 pub use memory::MemoryStore;
-pub use notes::{NOTE_KEY_MAX_BYTES, NOTE_VALUE_MAX_BYTES, Note, NoteKind, NoteSink};
+pub use security_records::{
+    RECORD_KEY_MAX_BYTES, RECORD_VALUE_MAX_BYTES, RecordWatcher, SecurityRecord, SecurityRecordKind,
+};
 
 /// The storage engine of a [`crate::Hub`]. See the module's contract.
 pub trait Store: Send + Sync + 'static {
@@ -128,30 +130,30 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Busy`] where there are too many of its kind; and as [`Self::append`].
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>>;
+    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// Removes and returns a note, where it exists and has not expired at `now_ms`. Of all concurrent calls, on all nodes that
     /// share the store, exactly one gets the note, even across a crash.
     ///
     /// # Errors
     /// As [`Self::append`].
-    fn take_note(
+    fn consume_record(
         &self,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         key: String,
         now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>>;
+    ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>>;
 
     /// Sends `sink` every ban and revocation that exists (not tickets), and each that is saved from now on, here or on another
     /// node. Called once, at start; completes once the sink has received all existing ones.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] where they cannot be read. A server that starts all the same serves banned clients.
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>>;
+    fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// Whether the sink has received all bans and revocations. Where they are stored on another server it has not while that
     /// server cannot be reached, and for a moment after.
-    fn knows_notes(&self) -> bool {
+    fn knows_records(&self) -> bool {
         true
     }
 

@@ -54,7 +54,7 @@ pub enum TailRead {
         /// The position.
         position: Position,
         /// Events that were examined, and did not match.
-        vain_rows: u64,
+        unmatched_rows: u64,
     },
     /// The position is older than the tail: read from the store instead.
     Behind,
@@ -157,14 +157,14 @@ impl Tail {
             return TailRead::Behind;
         }
         if after >= self.end {
-            return TailRead::Through { position: after, vain_rows: 0 };
+            return TailRead::Through { position: after, unmatched_rows: 0 };
         }
         let mut shown = 0;
         let read = self.segment.read(patterns, after, self.end, rows_max(patterns) as u64, &mut |event| {
             shown += 1;
             visit(event)
         });
-        TailRead::Through { position: read.through, vain_rows: read.rows.saturating_sub(shown) }
+        TailRead::Through { position: read.through, unmatched_rows: read.rows.saturating_sub(shown) }
     }
 
     /// The position before the `count`-th newest matching event, if the tail holds that many and a bounded search finds them.
@@ -228,8 +228,8 @@ mod tests {
         let mut tail = Tail::new(bounds(), Position(0), TailLimits { events_max: 3, bytes_max: 1 << 20 });
         assert!(!tail.push(&batch(0, 5, 0)));
         assert_eq!(read(&tail, 1), (TailRead::Behind, vec![]));
-        assert_eq!(read(&tail, 2), (TailRead::Through { position: Position(5), vain_rows: 0 }, vec![3, 4, 5]));
-        assert_eq!(read(&tail, 5), (TailRead::Through { position: Position(5), vain_rows: 0 }, vec![]));
+        assert_eq!(read(&tail, 2), (TailRead::Through { position: Position(5), unmatched_rows: 0 }, vec![3, 4, 5]));
+        assert_eq!(read(&tail, 5), (TailRead::Through { position: Position(5), unmatched_rows: 0 }, vec![]));
         assert_eq!(tail.time_ms_after(Position(3)), Some(4));
         assert_eq!(tail.time_ms_after(Position(1)), None);
     }
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(read(&tail, 2).1, [3, 4]);
         tail.push(&batch(4, 0, 4));
         assert_eq!(read(&tail, 3).0, TailRead::Behind);
-        assert_eq!(read(&tail, 4).0, TailRead::Through { position: Position(4), vain_rows: 0 });
+        assert_eq!(read(&tail, 4).0, TailRead::Through { position: Position(4), unmatched_rows: 0 });
     }
 
     #[test]

@@ -110,8 +110,8 @@ mod tests {
     use crate::delivery::{Plan, StartPoint, Step};
     use crate::event::{Data, NewEvent};
     use crate::log::{Bounds, FeedBatch};
+    use crate::subscription_index::Pending;
     use crate::tail::{Tail, TailLimits};
-    use crate::waiters::News;
     use crate::wire::{Framing, Gap, GapReason};
 
     /// A batch of events with these texts, after a gap or not; the encoded bytes, and the events.
@@ -134,7 +134,7 @@ mod tests {
         let start = StartPoint { cursor: start, gap: gap.then_some(told) };
         let mut delivery = Box::new(Delivery::new(Instant::now(), Plan::short_poll(framing), patterns, start));
         let mut out = BytesMut::new();
-        assert_eq!(delivery.step(Instant::now(), &tail, News::Unknown, &mut out), Step::Write);
+        assert_eq!(delivery.step(Instant::now(), &tail, Pending::Unknown, &mut out), Step::Write);
         (delivery.into_unsent(out.len()), out.freeze(), events)
     }
 

@@ -197,7 +197,7 @@ pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<
 
 /// Refuses a client id that is banned.
 pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
-    if hub.barred().is_banned(client, hub.clock().believed_ms()) {
+    if hub.denylist().is_banned(client, hub.clock().believed_ms()) {
         return Err(ApiError::forbidden("this client was banned by an administrator"));
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::query::{Fields, number, parse_client};
 use super::resources::json_body;
 use super::{Answer, Call};
 use crate::auth::{NUMERIC_DATE_MAX_S, SUBJECT_MAX_BYTES};
-use crate::barred::Bar;
+use crate::denylist::Denial;
 use crate::excerpt::{excerpt, shorten_quotes};
 use crate::net::Response;
 
@@ -77,9 +77,9 @@ pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
         None => last_ms,
     };
     let (bar, told) = match (wanted.jti, wanted.sub) {
-        (Some(id), None) => (Bar::Token(legal("jti", id.clone())?), json!({ "jti": id })),
+        (Some(id), None) => (Denial::Token(legal("jti", id.clone())?), json!({ "jti": id })),
         (None, Some(subject)) => {
-            let bar = Bar::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
+            let bar = Denial::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
             (bar, json!({ "sub": subject }))
         }
         _ => return Err(bad("exactly one of `jti` and `sub` is required".into())),

@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use crate::clients::Registration;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Step};
-use crate::hub::{Push, Seat, Worker};
+use crate::hub::{Push, SubscriptionHandle, Worker};
 use crate::limits::{LimitError, OutboundBudget, Permit, Scanner};
 use crate::log::Page;
 use crate::net::{DirectSink, Hold};
@@ -29,7 +29,7 @@ use crate::wire::ByeReason;
 pub(super) struct Driver {
     pub(super) delivery: Delivery,
     pub(super) registration: Option<Registration>,
-    seat: Seat,
+    seat: SubscriptionHandle,
     /// What the delivery takes of the client's limits. Boxed: it is rarely read while events are delivered.
     costs: Box<Costs>,
     hold: Option<Hold>,
@@ -58,7 +58,7 @@ pub(super) struct Costs {
 impl Driver {
     pub(super) fn new(
         delivery: Delivery,
-        seat: Seat,
+        seat: SubscriptionHandle,
         registration: Option<Registration>,
         costs: Costs,
         hold: Option<Hold>,
@@ -137,7 +137,7 @@ impl Driver {
     /// Charges the client for rows that did not match, and returns whether there were any. Where the client's budget is
     /// overdrawn, nothing more is read for it for a while.
     fn pay(&mut self, now: Instant) -> bool {
-        let rows = self.delivery.take_vain_rows();
+        let rows = self.delivery.take_unmatched_rows();
         if rows == 0 {
             return false;
         }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::error::ApiError;
 use crate::cursor::Cursor;
 use crate::excerpt::excerpt;
-use crate::hub::From;
+use crate::hub::StartFrom;
 use crate::net::{Headers, text as header_text};
 use crate::topic::{Pattern, PatternSet, Topic, check_habits};
 use crate::wire::Callback;
@@ -101,7 +101,7 @@ pub(crate) struct Params {
     /// Absent where no `topic` was given.
     pub(crate) patterns: Option<PatternSet>,
     /// `cursor`: a cursor, `now` or `earliest`.
-    pub(crate) cursor: Option<From>,
+    pub(crate) cursor: Option<StartFrom>,
     /// `lastEventId`, which some polyfills of EventSource send instead of the header `Last-Event-ID`; empty is absent.
     pub(crate) last_event_id: Option<Cursor>,
     pub(crate) client: Option<Uuid>,
@@ -200,11 +200,11 @@ pub(crate) fn pattern(text: &str) -> Result<Pattern, ApiError> {
 }
 
 /// Parses `cursor`, wherever it is given.
-pub(crate) fn parse_from(text: &str) -> Result<From, ApiError> {
+pub(crate) fn parse_from(text: &str) -> Result<StartFrom, ApiError> {
     match text {
-        "now" => Ok(From::Now),
-        "earliest" => Ok(From::Earliest),
-        text => text.parse::<Cursor>().map(From::Cursor).map_err(|_| {
+        "now" => Ok(StartFrom::Now),
+        "earliest" => Ok(StartFrom::Earliest),
+        text => text.parse::<Cursor>().map(StartFrom::Cursor).map_err(|_| {
             let message =
                 "`cursor` must be now, earliest, or <epoch>-<position> as received from this server, such as k3f9x2-1042";
             ApiError::bad("bad_cursor", message)
@@ -361,7 +361,7 @@ mod tests {
             "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
         let params = params(text).unwrap();
         assert_eq!(params.patterns.unwrap().iter().map(Pattern::as_str).collect::<Vec<_>>(), ["a.*", "b"]);
-        assert_eq!(params.cursor, Some(From::Cursor("e-5".parse().unwrap())));
+        assert_eq!(params.cursor, Some(StartFrom::Cursor("e-5".parse().unwrap())));
         assert_eq!((params.limit, params.wait), (7, Duration::ZERO));
         let params = self::params("topic=a&attempt=9007199254740991&switched=longpoll.ws.probe").unwrap();
         assert_eq!(params.attempt, Some(ATTEMPT_MAX));

@@ -182,7 +182,7 @@ impl Lags {
         let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
         let page = hub.read(request).await?;
         // Matching rows are charged, too: they are read to be counted, not to be sent.
-        wait_after(&self.scanner, page.vain_rows.max(page.rows)).await;
+        wait_after(&self.scanner, page.unmatched_rows.max(page.rows)).await;
         let since = page.events.first().map_or(0, |event| hub.clock().wall_ms().saturating_sub(event.time_ms()));
         let mut lag = json!({ "events": page.events.len(), "ms": since });
         if page.through < end {

@@ -5,7 +5,7 @@ use crate::clock::runtime_now;
 use crate::limits::Scanner;
 
 /// Charges rows that a scan read without a match, and waits for the budget; other tasks run in any case.
-pub(super) async fn wait_after(scanner: &Scanner, vain_rows: u64) {
-    let debt = scanner.looked_at(vain_rows, runtime_now());
+pub(super) async fn wait_after(scanner: &Scanner, unmatched_rows: u64) {
+    let debt = scanner.looked_at(unmatched_rows, runtime_now());
     if debt.is_zero() { tokio::task::yield_now().await } else { tokio::time::sleep(debt).await }
 }

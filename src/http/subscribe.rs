@@ -23,7 +23,7 @@ use crate::clients::{Arrival, ClientError, Connecting};
 use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
-use crate::hub::From;
+use crate::hub::StartFrom;
 use crate::json::Literal;
 use crate::limits::{LimitError, RateKey};
 use crate::log::ClientRecord;
@@ -39,10 +39,10 @@ const SEARCH_ROWS_MAX: u64 = 1_000_000;
 /// `/v1/poll`.
 pub(super) async fn poll(call: Call) -> Answer {
     let params = params(&call)?;
-    let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::AtOnce).await?;
+    let (mut driver, _) = open(&call, Transport::Poll, &params, Framing::Json, Completion::ShortPoll).await?;
     let header = call.request.headers().get(&IF_NONE_MATCH);
     let named = match params.cursor {
-        Some(From::Cursor(presented)) => header.and_then(|header| named_tag(header, presented)),
+        Some(StartFrom::Cursor(presented)) => header.and_then(|header| named_tag(header, presented)),
         _ => None,
     };
     if named.is_some() {
@@ -244,7 +244,7 @@ async fn opened(
 ) -> Result<(Box<Driver>, Rights), ApiError> {
     let hub = &call.state.hub;
     let streaming = matches!(completion, Completion::Stream { .. });
-    let staying = completion != Completion::AtOnce;
+    let staying = completion != Completion::ShortPoll;
     // HEAD acknowledges nothing, and replaces no connection of the client.
     let named = params.client.filter(|_| !call.is_head());
     let Permitted { rights, key, known, patterns, asked } = permit(call, transport, params).await?;
@@ -262,17 +262,20 @@ async fn opened(
     let worker = call.state.worker();
     // Equal patterns of long-lived subscriptions are shared in memory.
     let patterns = if staying { worker.shared(patterns) } else { patterns };
-    let remembered = known.as_ref().map(|known| From::Cursor(known.cursor));
-    let from =
-        asked.or(remembered).or(params.last.map(From::Last)).or(params.since.map(From::Since)).unwrap_or(From::Now);
+    let remembered = known.as_ref().map(|known| StartFrom::Cursor(known.cursor));
+    let from = asked
+        .or(remembered)
+        .or(params.last.map(StartFrom::Last))
+        .or(params.since.map(StartFrom::Since))
+        .unwrap_or(StartFrom::Now);
     let looked_at = Cell::new(0);
-    let pause = async |vain_rows| {
-        looked_at.set(looked_at.get() + vain_rows);
+    let pause = async |unmatched_rows| {
+        looked_at.set(looked_at.get() + unmatched_rows);
         if looked_at.get() > SEARCH_ROWS_MAX {
             let message = "a million rows were scanned and too few matched: subscribe to less, or from a cursor";
             return Err(StoreError::Busy(message));
         }
-        wait_after(&costs.scanner, vain_rows).await;
+        wait_after(&costs.scanner, unmatched_rows).await;
         Ok(())
     };
     let start = hub.start(from, &patterns, pause).await?;
@@ -280,7 +283,7 @@ async fn opened(
     let _arrived = match named {
         Some(client) => {
             // A cursor that this log cannot have issued acknowledges nothing.
-            let presented = matches!(asked, Some(From::Cursor(_))) && start.gap.is_none();
+            let presented = matches!(asked, Some(StartFrom::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
             let arrival = Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
@@ -339,7 +342,7 @@ struct Permitted {
     known: Option<ClientRecord>,
     patterns: PatternSet,
     /// The start that the request named.
-    asked: Option<From>,
+    asked: Option<StartFrom>,
 }
 
 /// Checks whatever decides a subscription's status: rights, rate, client and patterns.
@@ -371,7 +374,7 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
     check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
         Transport::Sse | Transport::Stream => {
-            last_event_id(call.request.headers())?.or(params.last_event_id).map(From::Cursor)
+            last_event_id(call.request.headers())?.or(params.last_event_id).map(StartFrom::Cursor)
         }
         _ => None,
     };
@@ -387,7 +390,7 @@ pub(super) fn stream_of(call: &Call, bytes_max: Option<usize>, pings: bool) -> C
 
 /// The completion of a long poll; without a wait it is a short poll.
 fn held(wait: Duration) -> Completion {
-    if wait.is_zero() { Completion::AtOnce } else { Completion::Held { until: runtime_now() + wait } }
+    if wait.is_zero() { Completion::ShortPoll } else { Completion::LongPoll { until: runtime_now() + wait } }
 }
 
 fn streaming(call: &Call, response: Response, driver: Box<Driver>) -> Response {
@@ -423,7 +426,7 @@ fn document_headers(response: Response, nonce: &str, call: &Call) -> Response {
 /// The cursor in a refused request, if it is valid.
 fn presented(fields: &Fields<'_>) -> Option<Cursor> {
     match fields.one("cursor").ok().flatten().map(parse_from) {
-        Some(Ok(From::Cursor(cursor))) => Some(cursor),
+        Some(Ok(StartFrom::Cursor(cursor))) => Some(cursor),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
 
 use super::subscription::SubscribeError;
-use super::{From, Hub, Item, Subscription, lock};
+use super::{Hub, Item, StartFrom, Subscription, lock};
 use crate::event::Event;
 
 /// A listener's id, for [`Hub::off`].
@@ -43,7 +43,7 @@ impl Hub {
         pattern: &str,
         mut listener: impl FnMut(Arc<Event>) + Send + 'static,
     ) -> Result<ListenerId, ListenError> {
-        let subscription = self.subscribe([pattern], From::Now).await?;
+        let subscription = self.subscribe([pattern], StartFrom::Now).await?;
         self.listen(subscription, move |event| {
             listener(event);
             true
@@ -59,7 +59,7 @@ impl Hub {
         pattern: &str,
         listener: impl FnOnce(Arc<Event>) + Send + 'static,
     ) -> Result<ListenerId, ListenError> {
-        let subscription = self.subscribe([pattern], From::Now).await?;
+        let subscription = self.subscribe([pattern], StartFrom::Now).await?;
         let mut listener = Some(listener);
         self.listen(subscription, move |event| {
             if let Some(listener) = listener.take() {

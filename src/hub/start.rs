@@ -12,7 +12,7 @@ const SEARCH_COMPARISONS: usize = 8192;
 
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum StartFrom {
     /// After everything that a client with this cursor has received. A cursor of another log, or past this log's end, is no
     /// error but a gap.
     Cursor(Cursor),
@@ -46,26 +46,26 @@ impl Hub {
     /// number of rows that did not match, delays the next step as the rate requires, and ends the search by an error.
     pub(crate) async fn start(
         &self,
-        from: From,
+        from: StartFrom,
         patterns: &PatternSet,
         pause: impl AsyncFn(u64) -> Result<(), StoreError>,
     ) -> Result<StartPoint, StoreError> {
         let from = match from {
-            From::Cursor(cursor) => From::Cursor(self.translate(cursor)),
+            StartFrom::Cursor(cursor) => StartFrom::Cursor(self.translate(cursor)),
             other => other,
         };
         let bounds = match from {
-            From::Cursor(cursor) => self.bounds_for(cursor).await?,
+            StartFrom::Cursor(cursor) => self.bounds_for(cursor).await?,
             _ => self.bounds(),
         };
         let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
         Ok(match from {
-            From::Cursor(cursor) => StartPoint { cursor, gap: gap_at(cursor, &bounds) },
-            From::Earliest => at(bounds.floor),
-            From::Now => at(bounds.last),
-            From::Since(time_ms) => at(self.0.store.before_time(time_ms).await?),
-            From::Last(count) => {
-                let in_tail = lock(&self.0.fan_out.lane).tail.before_last(patterns, count);
+            StartFrom::Cursor(cursor) => StartPoint { cursor, gap: gap_at(cursor, &bounds) },
+            StartFrom::Earliest => at(bounds.floor),
+            StartFrom::Now => at(bounds.last),
+            StartFrom::Since(time_ms) => at(self.0.store.before_time(time_ms).await?),
+            StartFrom::Last(count) => {
+                let in_tail = lock(&self.0.fan_out.local_log).tail.before_last(patterns, count);
                 let found = match in_tail {
                     Some(position) => Some(position),
                     None => self.search_last(LastSearch::new(patterns.clone(), count), pause).await?,
@@ -83,7 +83,7 @@ impl Hub {
         loop {
             let step = self.0.store.search_last(search, rows_max).await?;
             // Also after the last step: its rows are charged, too.
-            pause(step.vain_rows).await?;
+            pause(step.unmatched_rows).await?;
             match step.progress {
                 LastProgress::Found(found) => return Ok(found),
                 LastProgress::Further(further) => search = further,

@@ -11,15 +11,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Sleep;
 
-use super::{From, Hub};
+use super::{Hub, StartFrom};
 use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::event::Event;
 use crate::log::Page;
 use crate::reader::{Items, Reader};
 use crate::store::StoreError;
+use crate::subscription_index::SubscriptionKey;
 use crate::topic::{Pattern, PatternSet, TopicError};
-use crate::waiters::WaiterKey;
 use crate::wire::Gap;
 
 /// Events that a subscription reads ahead, at most.
@@ -54,7 +54,7 @@ pub enum SubscribeError {
 /// An error means that the store could not be read. The stream continues after it, and reads again a second later.
 pub struct Subscription {
     hub: Hub,
-    key: WaiterKey,
+    key: SubscriptionKey,
     reader: Reader,
     ahead: ReadAhead,
     fetch: Option<BoxFuture<'static, Result<Page, StoreError>>>,
@@ -94,7 +94,7 @@ impl Hub {
     pub async fn subscribe<'a>(
         &self,
         patterns: impl IntoIterator<Item = &'a str>,
-        from: From,
+        from: StartFrom,
     ) -> Result<Subscription, SubscribeError> {
         let patterns: Result<Vec<Pattern>, TopicError> = patterns.into_iter().map(str::parse).collect();
         let patterns = PatternSet::new(patterns?)?;
@@ -103,7 +103,7 @@ impl Hub {
             Ok(())
         };
         let start = self.start(from, &patterns, pause).await?;
-        let key = self.0.fan_out.lane().waiters.register(&patterns);
+        let key = self.0.fan_out.local_log().subscription_index.register(&patterns);
         Ok(Subscription {
             hub: self.clone(),
             key,
@@ -162,13 +162,13 @@ impl Subscription {
     /// One read of the hub's own tail. Registers before it reads: an event that arrives between the two wakes the task. Returns
     /// whether the position is behind the tail, and whether all that the tail holds has been read.
     fn read(&mut self, now: Instant, cx: &Context<'_>) -> (bool, bool) {
-        let mut lane = self.hub.0.fan_out.lane();
-        lane.waiters.wait(self.key, cx.waker());
-        self.reader.skip(&lane.tail, lane.waiters.news(self.key));
-        let behind = self.reader.read(now, &lane.tail, &mut self.ahead);
-        let caught_up = self.reader.is_caught_up(&lane.tail);
+        let mut local_log = self.hub.0.fan_out.local_log();
+        local_log.subscription_index.wait(self.key, cx.waker());
+        self.reader.skip(&local_log.tail, local_log.subscription_index.news(self.key));
+        let behind = self.reader.read(now, &local_log.tail, &mut self.ahead);
+        let caught_up = self.reader.is_caught_up(&local_log.tail);
         if caught_up {
-            lane.waiters.caught_up(self.key);
+            local_log.subscription_index.caught_up(self.key);
         }
         (behind, caught_up)
     }
@@ -204,7 +204,7 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.0.fan_out.lane().waiters.remove(self.key);
+        self.hub.0.fan_out.local_log().subscription_index.remove(self.key);
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_not_as_far_as_its_feed_is_read_once_a_second() {
         let (hub, store) = hub().await;
-        let mut subscription = hub.subscribe(["a"], From::Earliest).await.unwrap();
+        let mut subscription = hub.subscribe(["a"], StartFrom::Earliest).await.unwrap();
         store.set_reading(Reading::Empty);
         let nothing = tokio::time::timeout(Duration::from_millis(9500), subscription.next()).await;
         assert!(nothing.is_err() && store.reads() == 10, "{} reads", store.reads());
@@ -249,7 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_fails_is_an_item_and_read_again_a_second_later() {
         let (hub, store) = hub().await;
-        let mut subscription = hub.subscribe(["a"], From::Earliest).await.unwrap();
+        let mut subscription = hub.subscribe(["a"], StartFrom::Earliest).await.unwrap();
         store.set_reading(Reading::Failing);
         let start = tokio::time::Instant::now();
         for seconds in 0..5 {

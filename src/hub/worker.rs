@@ -17,10 +17,10 @@ use crate::clock::runtime_now;
 use crate::cursor::{Cursor, Position};
 use crate::delivery::{Delivery, Step};
 use crate::event::Event;
-use crate::lane::Lane;
+use crate::local_log::LocalLog;
 use crate::log::FeedBatch;
+use crate::subscription_index::SubscriptionKey;
 use crate::topic::PatternSet;
-use crate::waiters::WaiterKey;
 
 /// Most batches queued for a worker. Above that the worker's tail is reset, and its readers turn to the store.
 const INBOX_BATCHES: usize = 1024;
@@ -87,7 +87,7 @@ impl Inbox {
     }
 }
 
-/// A reader that the worker can write to directly, without waking its task: see [`Seat::push_to`].
+/// A reader that the worker can write to directly, without waking its task: see [`SubscriptionHandle::push_to`].
 pub(crate) trait Push {
     /// Writes the new events. Returns whether that was all there is to do; if not, the reader's task is woken.
     fn push(&self, now: Instant, out: &mut BytesMut) -> bool;
@@ -96,7 +96,7 @@ pub(crate) trait Push {
 /// One thread's readers. Deliberately not `Send`.
 pub(crate) struct Worker {
     hub: Hub,
-    lane: RefCell<Lane>,
+    local_log: RefCell<LocalLog>,
     inbox: RefCell<mpsc::Receiver<Message>>,
     loss: Arc<Loss>,
     moved: Notify,
@@ -112,13 +112,13 @@ impl Worker {
         let (sender, receiver) = mpsc::channel(INBOX_BATCHES);
         let loss = Arc::new(Loss::default());
         let fan_out = &hub.0.fan_out;
-        let lane = fan_out.lane();
-        let tail = lane.tail.fork();
+        let local_log = fan_out.local_log();
+        let tail = local_log.tail.fork();
         lock(&fan_out.inboxes).push(Inbox { sender, loss: loss.clone() });
-        drop(lane);
+        drop(local_log);
         let worker = Rc::new(Self {
             hub: hub.clone(),
-            lane: RefCell::new(Lane::new(tail)),
+            local_log: RefCell::new(LocalLog::new(tail)),
             inbox: RefCell::new(receiver),
             loss,
             moved: Notify::new(),
@@ -135,21 +135,21 @@ impl Worker {
     }
 
     /// Registers a delivery in this worker's subscription index.
-    pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet) -> Seat {
-        let key = self.lane.borrow_mut().waiters.register(patterns);
+    pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet) -> SubscriptionHandle {
+        let key = self.local_log.borrow_mut().subscription_index.register(patterns);
         self.hub.0.live.fetch_add(1, Ordering::Relaxed);
-        Seat { worker: self.clone(), key }
+        SubscriptionHandle { worker: self.clone(), key }
     }
 
     /// A handle for a delivery that reads once and does not wait: it is not in the index.
-    pub(crate) fn visit(self: &Rc<Self>) -> Seat {
+    pub(crate) fn visit(self: &Rc<Self>) -> SubscriptionHandle {
         self.hub.0.live.fetch_add(1, Ordering::Relaxed);
-        Seat { worker: self.clone(), key: WaiterKey::NONE }
+        SubscriptionHandle { worker: self.clone(), key: SubscriptionKey::NONE }
     }
 
     /// Interns patterns, so that a thousand subscribers with equal patterns hold them in memory once.
     pub(crate) fn shared(&self, patterns: PatternSet) -> PatternSet {
-        self.lane.borrow().waiters.shared(patterns)
+        self.local_log.borrow().subscription_index.shared(patterns)
     }
 
     /// The matching events after a position, up to the one at `through`; `None` where the tail does not hold them all.
@@ -160,8 +160,8 @@ impl Worker {
         through: Position,
     ) -> Option<Vec<Arc<Event>>> {
         let (mut events, mut complete) = (Vec::new(), false);
-        let lane = self.lane.borrow();
-        lane.tail.read(patterns, after, &mut |event| {
+        let local_log = self.local_log.borrow();
+        local_log.tail.read(patterns, after, &mut |event| {
             complete = event.position() >= through;
             events.push(event.clone());
             if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -190,7 +190,7 @@ impl Worker {
     }
 
     fn has_reached(&self, cursor: Cursor) -> bool {
-        let tail = &self.lane.borrow().tail;
+        let tail = &self.local_log.borrow().tail;
         tail.epoch() == cursor.epoch && tail.end() >= cursor.position
     }
 
@@ -201,24 +201,24 @@ impl Worker {
 
     fn take_in(&self, mut next: impl FnMut(&mut mpsc::Receiver<Message>) -> Option<Message>) {
         let mut inbox = self.inbox.borrow_mut();
-        let mut lane = self.lane.borrow_mut();
-        let before = (lane.tail.epoch(), lane.tail.end());
+        let mut local_log = self.local_log.borrow_mut();
+        let before = (local_log.tail.epoch(), local_log.tail.end());
         while let Some(message) = next(&mut inbox) {
             match message {
-                Message::Batch(batch) => lane.push(&batch),
-                Message::Wake => lane.waiters.wake_all(),
+                Message::Batch(batch) => local_log.push(&batch),
+                Message::Wake => local_log.subscription_index.wake_all(),
             }
         }
         if let Some(lost) = self.loss.take() {
             let bounds = self.hub.bounds();
-            if lost.epoch == lane.tail.epoch() && lane.tail.end() < lost.position {
-                lane.lose_through(lost.position);
-            } else if lost.epoch != lane.tail.epoch() && lost.epoch == bounds.epoch {
+            if lost.epoch == local_log.tail.epoch() && local_log.tail.end() < lost.position {
+                local_log.lose_through(lost.position);
+            } else if lost.epoch != local_log.tail.epoch() && lost.epoch == bounds.epoch {
                 // The log was replaced, and the batch that announced it is among the lost ones.
-                lane.begin_anew(&bounds, lost.position);
+                local_log.begin_anew(&bounds, lost.position);
             }
         }
-        if (lane.tail.epoch(), lane.tail.end()) != before {
+        if (local_log.tail.epoch(), local_log.tail.end()) != before {
             self.moved.notify_waiters();
         }
     }
@@ -229,10 +229,10 @@ impl Worker {
     fn push_due(&self) -> bool {
         let (now, mut out) = (runtime_now(), self.out.borrow_mut());
         for _ in 0..PUSHES_AT_ONCE {
-            let Some(key) = self.lane.borrow_mut().waiters.next_due() else { return false };
+            let Some(key) = self.local_log.borrow_mut().subscription_index.next_due() else { return false };
             let reader = self.pushed.borrow().get(key.0).and_then(|reader| reader.as_ref()?.upgrade());
             if !reader.is_some_and(|reader| reader.push(now, &mut out)) {
-                self.lane.borrow_mut().waiters.wake(key);
+                self.local_log.borrow_mut().subscription_index.wake(key);
             }
         }
         true
@@ -260,17 +260,17 @@ fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 /// A delivery's registration at a worker; removed when dropped.
-pub(crate) struct Seat {
+pub(crate) struct SubscriptionHandle {
     worker: Rc<Worker>,
-    key: WaiterKey,
+    key: SubscriptionKey,
 }
 
-impl Seat {
+impl SubscriptionHandle {
     /// One step; `waker` is woken at the next match.
     pub(crate) fn step(&self, waker: &Waker, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
         self.worker.pump();
         self.drain(delivery, now);
-        self.worker.lane.borrow_mut().step(self.key, waker, delivery, now, out)
+        self.worker.local_log.borrow_mut().step(self.key, waker, delivery, now, out)
     }
 
     /// From now on new events are written to `reader` directly, instead of waking its task.
@@ -280,17 +280,17 @@ impl Seat {
             pushed.resize_with(self.key.0 + 1, || None);
         }
         pushed[self.key.0] = Some(reader);
-        self.worker.lane.borrow_mut().waiters.push_to(self.key);
+        self.worker.local_log.borrow_mut().subscription_index.push_to(self.key);
     }
 
     /// One step, for [`Push::push`].
     pub(crate) fn push_step(&self, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
-        self.worker.lane.borrow_mut().push_step(self.key, delivery, now, out)
+        self.worker.local_log.borrow_mut().push_step(self.key, delivery, now, out)
     }
 
     /// Whether the delivery has read all that the tail holds.
     pub(crate) fn is_caught_up(&self, delivery: &Delivery) -> bool {
-        delivery.is_caught_up(&self.worker.lane.borrow().tail)
+        delivery.is_caught_up(&self.worker.local_log.borrow().tail)
     }
 
     /// Whether the server is shutting down. When a stream ends is decided in that stream's task.
@@ -298,10 +298,10 @@ impl Seat {
         self.worker.hub.draining().is_some()
     }
 
-    /// Registers the waker of a task that cannot read on yet, so that [`Waiters::wake_all`](crate::waiters::Waiters::wake_all)
+    /// Registers the waker of a task that cannot read on yet, so that [`SubscriptionIndex::wake_all`](crate::subscription_index::SubscriptionIndex::wake_all)
     /// reaches the task.
     pub(crate) fn wait(&self, waker: &Waker, delivery: &mut Delivery, now: Instant) {
-        self.worker.lane.borrow_mut().waiters.wait(self.key, waker);
+        self.worker.local_log.borrow_mut().subscription_index.wait(self.key, waker);
         self.drain(delivery, now);
     }
 
@@ -314,13 +314,13 @@ impl Seat {
     /// Moves a delivery past events that are known not to match.
     pub(crate) fn catch_up(&self, delivery: &mut Delivery) {
         self.worker.pump();
-        let lane = self.worker.lane.borrow();
-        delivery.skip(&lane.tail, lane.waiters.news(self.key));
+        let local_log = self.worker.local_log.borrow();
+        delivery.skip(&local_log.tail, local_log.subscription_index.news(self.key));
     }
 
     /// Replaces the patterns that the delivery waits for.
     pub(crate) fn set_patterns(&self, patterns: &PatternSet) {
-        self.worker.lane.borrow_mut().waiters.set_patterns(self.key, patterns);
+        self.worker.local_log.borrow_mut().subscription_index.set_patterns(self.key, patterns);
     }
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {
@@ -328,12 +328,12 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for SubscriptionHandle {
     fn drop(&mut self) {
         if let Some(reader) = self.worker.pushed.borrow_mut().get_mut(self.key.0) {
             *reader = None;
         }
-        self.worker.lane.borrow_mut().waiters.remove(self.key);
+        self.worker.local_log.borrow_mut().subscription_index.remove(self.key);
         self.worker.hub.0.live.fetch_sub(1, Ordering::Relaxed);
     }
 }

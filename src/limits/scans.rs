@@ -111,8 +111,8 @@ impl Scanner {
 
     /// Charges rows that were examined and did not match; returns how long to wait before the next read.
     #[must_use]
-    pub fn looked_at(&self, vain_rows: u64, now: Instant) -> Duration {
-        self.limits.scans.charge(&self.key, vain_rows, now)
+    pub fn looked_at(&self, unmatched_rows: u64, now: Instant) -> Duration {
+        self.limits.scans.charge(&self.key, unmatched_rows, now)
     }
 }
 

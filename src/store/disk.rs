@@ -27,12 +27,12 @@ mod handle;
 mod health;
 mod last;
 mod lock;
-mod notes;
 mod presence;
 mod queue;
 mod reader;
 mod rows;
 mod schema;
+mod security_records;
 mod times;
 mod trim;
 mod writer;
@@ -52,15 +52,15 @@ use self::clients::{ClientJob, ClientsFile};
 use self::handle::{ONE, WriterHandle, ask};
 use self::health::ANSWER_MAX;
 use self::lock::DirectoryLock;
-use self::notes::{NoteJob, NotesFile};
 use self::queue::{Load, Queue};
 use self::reader::{ReadJob, Reader};
 use self::schema::Topics;
+use self::security_records::{SecurityRecordJob, SecurityRecordsFile};
 use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
 use super::{
-    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page, ReadRequest,
-    Store, StoreError, StoreOptions,
+    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
 };
 use crate::clock::{self, LastRun, Moment};
 use crate::cursor::{Cursor, Position};
@@ -84,7 +84,7 @@ pub struct DiskStore {
     appends: WriterHandle<Job>,
     reads: Arc<Queue<ReadJob>>,
     clients: WriterHandle<ClientJob>,
-    notes: WriterHandle<NoteJob>,
+    notes: WriterHandle<SecurityRecordJob>,
     /// The probe in flight, while any caller waits for it.
     probe: Mutex<Option<Probe>>,
     running: Mutex<Option<Running>>,
@@ -170,7 +170,7 @@ impl DiskStore {
         lock::create_directory(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
         let mut clients_file = ClientsFile::open(directory, &options)?;
-        let mut notes_file = NotesFile::open(directory, &options)?;
+        let mut notes_file = SecurityRecordsFile::open(directory, &options)?;
         let mut opened = schema::open(directory, &options, marks_max, now_ms, &mut clients_file, &mut notes_file)?;
         let log = opened.log;
         let shared = Arc::new(Shared {
@@ -187,7 +187,7 @@ impl DiskStore {
         });
         let appends = WriterHandle::new(writer::queue(), "events.db", directory);
         let clients = WriterHandle::new(clients::queue(), "clients.db", directory);
-        let notes = WriterHandle::new(notes::queue(), "notes.db", directory);
+        let notes = WriterHandle::new(security_records::queue(), "notes.db", directory);
         let reads = Arc::new(reader::queue());
         let mut connections = Vec::with_capacity(READERS);
         for _ in 0..READERS {
@@ -204,7 +204,7 @@ impl DiskStore {
         writer: Writer,
         connections: Vec<rusqlite::Connection>,
         clients_file: ClientsFile,
-        notes_file: NotesFile,
+        notes_file: SecurityRecordsFile,
         lock: DirectoryLock,
     ) -> Result<(), OpenError> {
         let mut running = held(&self.running);
@@ -308,23 +308,23 @@ impl Store for DiskStore {
         self.clients.ask(ONE, |reply| ClientJob::Load(client, reply))
     }
 
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.notes.ask(notes::load(&note), |reply| NoteJob::Save(note, reply))
+    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.notes.ask(security_records::load(&note), |reply| SecurityRecordJob::Save(note, reply))
     }
 
-    fn take_note(
+    fn consume_record(
         &self,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         key: String,
         now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
-        self.notes.ask(ONE, |reply| NoteJob::Take(kind, key, now_ms, reply))
+    ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
+        self.notes.ask(ONE, |reply| SecurityRecordJob::Take(kind, key, now_ms, reply))
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         let (done, told) = oneshot::channel();
         let ended = || StoreError::unavailable("the thread that reads bans and revocations has ended");
-        let asked = self.notes.queue.push_always(NoteJob::Watch(sink, done)).map_err(|_| ended());
+        let asked = self.notes.queue.push_always(SecurityRecordJob::Watch(sink, done)).map_err(|_| ended());
         async move {
             asked?;
             told.await.unwrap_or_else(|_| Err(ended()))
@@ -345,7 +345,7 @@ impl Store for DiskStore {
         let files = try_join3(
             self.appends.probe(Job::Probe),
             self.clients.probe(ClientJob::Probe),
-            self.notes.probe(NoteJob::Probe),
+            self.notes.probe(SecurityRecordJob::Probe),
         );
         let new = files.map(|ready| ready.map(drop)).boxed().shared();
         *probe = new.downgrade();
@@ -364,7 +364,7 @@ impl Store for DiskStore {
         if now.removes {
             let _ = self.clients.queue.push_always(ClientJob::Expire(now.earliest_ms()));
         }
-        let _ = self.notes.queue.push_always(NoteJob::Expire(now.earliest_ms()));
+        let _ = self.notes.queue.push_always(SecurityRecordJob::Expire(now.earliest_ms()));
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

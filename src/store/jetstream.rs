@@ -35,12 +35,12 @@ mod look;
 mod message;
 mod names;
 mod node;
-mod notes;
 mod peers;
 mod publish;
 mod quorum;
 mod read;
 mod runtime;
+mod security_records;
 mod sent;
 mod servers;
 mod setup;
@@ -59,8 +59,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, Note, NoteKind, NoteSink, OpenError, Page,
-    ReadRequest, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
+    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
+    SecurityRecord, SecurityRecordKind, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
 };
 use crate::clock::Moment;
 use crate::cursor::{Cursor, Position};
@@ -68,10 +68,10 @@ use crate::event::Draft;
 use crate::sync::lock;
 use clients::Clients;
 use node::Node;
-use notes::Notes;
 use publish::Publisher;
 use read::Reader;
 use runtime::Runtime;
+use security_records::Notes;
 
 pub use connect::{JetStreamOptions, NatsLogin, NatsServer, parse_servers};
 pub use error::OptionsError;
@@ -228,20 +228,20 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.clients.load(&parts.node, client).await })
     }
 
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
         self.on_thread(|parts| async move { parts.notes.save(&parts.node, note).await })
     }
 
-    fn take_note(
+    fn consume_record(
         &self,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         key: String,
         now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
         self.on_thread(move |parts| async move { parts.notes.take(&parts.node, kind, &key, now_ms).await })
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.on_thread(|parts| async move {
             parts.notes.watch(&parts.node, sink);
             parts.notes.until_known().await
@@ -252,7 +252,7 @@ impl Store for JetStreamStore {
         self.parts.node.skew.get()
     }
 
-    fn knows_notes(&self) -> bool {
+    fn knows_records(&self) -> bool {
         self.parts.notes.are_known()
     }
 

@@ -36,7 +36,7 @@ pub(super) enum Resume {
 #[derive(Clone, Debug)]
 pub struct LastStep {
     /// Rows and topics that were compared and did not match: the cost of the step besides its results.
-    pub vain_rows: u64,
+    pub unmatched_rows: u64,
     /// The outcome.
     pub progress: LastProgress,
 }

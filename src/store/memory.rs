@@ -12,10 +12,10 @@ use super::arrivals::Arrivals;
 use super::client_table::ClientTable;
 use super::dedupe::DedupeWindow;
 use super::marks::TrimMarks;
-use super::notes::NoteTable;
+use super::security_records::SecurityRecordTable;
 use super::{
-    Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Note, NoteKind, NoteSink, Page, ReadRequest,
-    Retention, Store, StoreError, StoreOptions,
+    Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Page, ReadRequest, RecordWatcher, Retention,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
 };
 use crate::clock::Moment;
 use crate::cursor::{Epoch, Position};
@@ -31,7 +31,7 @@ use crate::sync::lock;
 pub struct MemoryStore {
     log: Arc<Mutex<Log>>,
     clients: Mutex<ClientTable>,
-    notes: Mutex<NoteTable>,
+    notes: Mutex<SecurityRecordTable>,
     options: StoreOptions,
 }
 
@@ -204,22 +204,22 @@ impl Store for MemoryStore {
         ready(Ok(record)).boxed()
     }
 
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
         let outcome = lock(&self.notes).save(note, self.options.notes_max);
         ready(outcome).boxed()
     }
 
-    fn take_note(
+    fn consume_record(
         &self,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         key: String,
         now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
         let note = lock(&self.notes).take(kind, &key, now_ms);
         ready(Ok(note)).boxed()
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         lock(&self.notes).watch(sink);
         ready(Ok(())).boxed()
     }

@@ -8,7 +8,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{Feed, LastSearch, LastStep, MemoryStore, Note, NoteKind, NoteSink, Store, StoreError, StoreOptions};
+use super::{
+    Feed, LastSearch, LastStep, MemoryStore, RecordWatcher, SecurityRecord, SecurityRecordKind, Store, StoreError,
+    StoreOptions,
+};
 use crate::clock::Moment;
 use crate::cursor::Position;
 use crate::event::Draft;
@@ -112,21 +115,21 @@ impl Store for ScriptedStore {
         self.inner.bounds()
     }
 
-    fn save_note(&self, note: Note) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.inner.save_note(note)
+    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.save_record(note)
     }
 
-    fn take_note(
+    fn consume_record(
         &self,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         key: String,
         now_ms: u64,
-    ) -> BoxFuture<'static, Result<Option<Note>, StoreError>> {
-        self.inner.take_note(kind, key, now_ms)
+    ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
+        self.inner.consume_record(kind, key, now_ms)
     }
 
-    fn watch_notes(&self, sink: Arc<dyn NoteSink>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.inner.watch_notes(sink)
+    fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.watch_records(sink)
     }
 
     fn maintain(&self, now: Moment) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use switchback::store::{DiskStore, Note, NoteSink, ReadRequest, Retention, Store, StoreOptions};
+use switchback::store::{DiskStore, ReadRequest, RecordWatcher, Retention, SecurityRecord, Store, StoreOptions};
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent, Position};
 use uuid::Uuid;
@@ -18,8 +18,8 @@ pub(crate) const EVENTS_MAX: u64 = 150;
 #[derive(Default)]
 struct Bans(Mutex<HashSet<Uuid>>);
 
-impl NoteSink for Bans {
-    fn push(&self, note: Note) {
+impl RecordWatcher for Bans {
+    fn push(&self, note: SecurityRecord) {
         if let Some(client) = note.key.strip_prefix("ban:") {
             self.0.lock().expect("not poisoned").insert(client.parse().expect("a client's id"));
         }
@@ -72,7 +72,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
     }
 
     let bans = Arc::new(Bans::default());
-    store.watch_notes(bans.clone()).await.map_err(|error| format!("bans: {error}"))?;
+    store.watch_records(bans.clone()).await.map_err(|error| format!("bans: {error}"))?;
     let mut repeats = Vec::new();
     for what in ledger.at(at) {
         match what {

@@ -10,7 +10,7 @@ use switchback::cursor::{Cursor, Position};
 use switchback::store::Retention;
 use switchback::wire::GapReason;
 use switchback::{
-    Data, DiskStore, EventHeaders, From, HttpOptions, Hub, HubOptions, Item, ListenError, MemoryStore, NewEvent,
+    Data, DiskStore, EventHeaders, HttpOptions, Hub, HubOptions, Item, ListenError, MemoryStore, NewEvent, StartFrom,
     StoreOptions, Subscription, routes,
 };
 use tokio::sync::mpsc;
@@ -42,7 +42,7 @@ async fn next_data(subscription: &mut Subscription) -> String {
 #[tokio::test]
 async fn a_value_is_deleted_in_process() {
     let hub = hub().await;
-    let mut orders = hub.subscribe(["orders.*"], From::Now).await.unwrap();
+    let mut orders = hub.subscribe(["orders.*"], StartFrom::Now).await.unwrap();
     let headers = EventHeaders::new([("reason", "archived")]).unwrap();
     let deletion = NewEvent::deletion("orders.42".parse().unwrap()).with_headers(headers);
     hub.publish_all(vec![event("orders.42", 1), deletion]).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_subscription_joins_history_and_present() {
     for number in 0..500 {
         hub.publish(event(if number % 2 == 0 { "a.even" } else { "a.odd" }, number)).await.unwrap();
     }
-    let mut even = hub.subscribe(["a.even"], From::Earliest).await.unwrap();
+    let mut even = hub.subscribe(["a.even"], StartFrom::Earliest).await.unwrap();
     let publisher = {
         let hub = hub.clone();
         tokio::spawn(async move {
@@ -80,16 +80,19 @@ async fn where_it_starts() {
     for number in 1..=10 {
         cursors.push(hub.publish(event(if number == 5 { "b" } else { "a" }, number)).await.unwrap().cursor);
     }
-    for (from, first) in
-        [(From::Earliest, "1"), (From::Cursor(cursors[2]), "4"), (From::Last(3), "8"), (From::Last(100), "1")]
-    {
+    for (from, first) in [
+        (StartFrom::Earliest, "1"),
+        (StartFrom::Cursor(cursors[2]), "4"),
+        (StartFrom::Last(3), "8"),
+        (StartFrom::Last(100), "1"),
+    ] {
         let mut subscription = hub.subscribe(["a"], from).await.unwrap();
         assert_eq!(next_data(&mut subscription).await, first, "{from:?}");
     }
-    let mut now = hub.subscribe(["a", "b"], From::Now).await.unwrap();
+    let mut now = hub.subscribe(["a", "b"], StartFrom::Now).await.unwrap();
     hub.publish(event("b", 11)).await.unwrap();
     assert_eq!(next_data(&mut now).await, "11");
-    assert!(hub.subscribe(["a..b"], From::Now).await.is_err());
+    assert!(hub.subscribe(["a..b"], StartFrom::Now).await.is_err());
 }
 
 #[tokio::test]
@@ -100,20 +103,20 @@ async fn gaps_are_items() {
     for number in 2..=9 {
         hub.publish(event("a", number)).await.unwrap();
     }
-    let mut late = hub.subscribe(["a"], From::Cursor(first)).await.unwrap();
+    let mut late = hub.subscribe(["a"], StartFrom::Cursor(first)).await.unwrap();
     let Item::Gap(gap) = next(&mut late).await else { panic!("events 2 to 6 are trimmed") };
     assert_eq!((gap.reason, gap.from, gap.to.position), (GapReason::Expired, first, Position(6)));
     assert_eq!(next_data(&mut late).await, "7");
-    let mut all = hub.subscribe([">"], From::Cursor(first)).await.unwrap();
+    let mut all = hub.subscribe([">"], StartFrom::Cursor(first)).await.unwrap();
     let Item::Gap(gap) = next(&mut all).await else { panic!("events 2 to 6 are trimmed") };
     assert_eq!(gap.missed, Some(5), "a subscriber to everything learns the number of missed events");
 
     let elsewhere = Cursor::new("another".parse().unwrap(), Position(3));
-    let mut lost = hub.subscribe(["a"], From::Cursor(elsewhere)).await.unwrap();
+    let mut lost = hub.subscribe(["a"], StartFrom::Cursor(elsewhere)).await.unwrap();
     let Item::Gap(gap) = next(&mut lost).await else { panic!("the cursor is of another log") };
     assert_eq!(gap.reason, GapReason::Epoch);
     let ahead = Cursor::new(first.epoch, Position(100));
-    let mut ahead = hub.subscribe(["a"], From::Cursor(ahead)).await.unwrap();
+    let mut ahead = hub.subscribe(["a"], StartFrom::Cursor(ahead)).await.unwrap();
     let Item::Gap(gap) = next(&mut ahead).await else { panic!("the cursor is ahead of the log") };
     assert_eq!((gap.reason, gap.to.position), (GapReason::Ahead, Position(9)));
 }
@@ -181,7 +184,7 @@ async fn what_was_published_is_there_after_the_hub_is_closed() {
     drop(hub);
     let hub = open().await;
     assert_eq!(hub.cursor(), cursor);
-    let mut again = hub.subscribe(["a"], From::Earliest).await.unwrap();
+    let mut again = hub.subscribe(["a"], StartFrom::Earliest).await.unwrap();
     assert_eq!(next_data(&mut again).await, "1");
 }
 

@@ -1,6 +1,6 @@
 //! The delivery core under a deterministic simulation: simulated time, random faults, one seed a run.
 //!
-//! A run is a world of one memory store, one worker's tail and waiters, and a few clients, each on some transport. At every
+//! A run is a world of one memory store, one worker's tail and subscription index, and a few clients, each on some transport. At every
 //! step the world does one thing at random: it publishes (to few topics, so that patterns overlap), lets time pass, lets a
 //! client's socket accept bytes or stall, loses a connection (with bytes written but not received), trims, loses a batch of the
 //! feed, or drains. Every item is checked for: an event missing, repeated or out of order without a `$gap`; a gap where no
@@ -25,10 +25,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use switchback::cursor::{Cursor, Position};
 use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step, gap_at};
 use switchback::store::{Feed, FeedBatch, MemoryStore, Retention, Store, StoreOptions};
+use switchback::subscription_index::{SubscriptionIndex, SubscriptionKey};
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
 use switchback::transport::Transport;
-use switchback::waiters::{WaiterKey, Waiters};
 use switchback::wire::{ByeReason, Framing};
 use switchback::{Data, NewEvent};
 
@@ -54,7 +54,7 @@ struct World {
     store: MemoryStore,
     inbox: Arc<Inbox>,
     tail: Tail,
-    waiters: Waiters,
+    subscription_index: SubscriptionIndex,
     /// The external ledger: every position with its topic.
     ledger: BTreeMap<u64, &'static str>,
     floor: u64,
@@ -74,7 +74,7 @@ struct Client {
 
 struct Connection {
     delivery: Delivery,
-    key: WaiterKey,
+    key: SubscriptionKey,
     completion: Completion,
     opened: Instant,
     last_bytes: Instant,
@@ -102,7 +102,7 @@ impl World {
             store,
             inbox,
             tail,
-            waiters: Waiters::default(),
+            subscription_index: SubscriptionIndex::default(),
             ledger: BTreeMap::new(),
             floor: 0,
             draining: false,
@@ -130,25 +130,25 @@ impl World {
                 continue;
             }
             if self.tail.push(&batch) {
-                self.waiters.forget_news();
+                self.subscription_index.forget_news();
             }
             for event in &batch.events {
-                self.waiters.tell(event.topic(), event.position());
+                self.subscription_index.tell(event.topic(), event.position());
             }
         }
         // The loss of the last batch is noticed by its count, as in the hub's inbox.
         let last = self.store.bounds().last;
         if self.tail.end() < last {
             self.tail.reset(last);
-            self.waiters.forget_news();
+            self.subscription_index.forget_news();
         }
     }
 
     fn connect(&mut self, client: &mut Client) {
         let transport = Transport::ALL[self.rng.random_range(0..7)];
         let completion = match transport {
-            Transport::Poll => Completion::AtOnce,
-            Transport::Longpoll | Transport::Jsonp => Completion::Held { until: self.now + WAIT },
+            Transport::Poll => Completion::ShortPoll,
+            Transport::Longpoll | Transport::Jsonp => Completion::LongPoll { until: self.now + WAIT },
             Transport::Iframe => Completion::Stream { bytes_max: Some(3000), until: None, pings: false },
             Transport::Sse | Transport::Stream => Completion::Stream {
                 bytes_max: None,
@@ -179,7 +179,7 @@ impl World {
             events_max: self.rng.random_range(1..50),
             jitter: self.rng.random(),
         };
-        let key = self.waiters.register(&client.patterns);
+        let key = self.subscription_index.register(&client.patterns);
         client.connection = Some(Connection {
             delivery: Delivery::new(self.now, plan, client.patterns.clone(), start),
             key,
@@ -205,10 +205,10 @@ impl World {
             loop {
                 steps += 1;
                 assert!(steps < 10_000, "a connection spins");
-                let news = self.waiters.news(connection.key);
+                let news = self.subscription_index.news(connection.key);
                 let step = connection.delivery.step(self.now, &self.tail, news, &mut out);
                 if connection.delivery.is_caught_up(&self.tail) {
-                    self.waiters.caught_up(connection.key);
+                    self.subscription_index.caught_up(connection.key);
                 }
                 match step {
                     Step::Fetch(request) => {
@@ -243,7 +243,7 @@ impl World {
         }
         let age = self.now - connection.opened;
         match connection.completion {
-            Completion::Held { .. } if !client.stalled && !lost => {
+            Completion::LongPoll { .. } if !client.stalled && !lost => {
                 assert!(connection.finished || age < WAIT, "a long poll outlives its deadline");
             }
             Completion::Stream { .. } if !client.stalled && !lost && !connection.finished && room > 3 => {
@@ -255,7 +255,7 @@ impl World {
             _ => {}
         }
         if lost || connection.finished {
-            self.waiters.remove(connection.key);
+            self.subscription_index.remove(connection.key);
         } else {
             client.connection = Some(connection);
         }
@@ -329,7 +329,7 @@ fn run(seed: u64) -> u64 {
             45..60 => world.now += Duration::from_millis(world.rng.random_range(0..15_000)),
             60..62 => {
                 world.draining = !world.draining;
-                world.waiters.wake_all();
+                world.subscription_index.wake_all();
             }
             _ => {}
         }

@@ -8,10 +8,10 @@ use futures_util::FutureExt as _;
 use switchback::cursor::{Cursor, Position};
 use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step};
 use switchback::store::{MemoryStore, Store as _, StoreOptions};
+use switchback::subscription_index::Pending;
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
 use switchback::transport::Transport;
-use switchback::waiters::News;
 use switchback::wire::Framing;
 use switchback::{Data, NewEvent};
 
@@ -63,7 +63,7 @@ impl Peer {
 
     fn step(&mut self) -> (Step, Vec<u8>) {
         let mut out = BytesMut::new();
-        let step = self.delivery.step(self.now, &self.tail, News::Unknown, &mut out);
+        let step = self.delivery.step(self.now, &self.tail, Pending::Unknown, &mut out);
         (step, out.to_vec())
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use switchback::cursor::Position;
 use switchback::event::{Draft, Event};
 use switchback::store::{
-    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, LastProgress, LastSearch, Note, NoteSink, OpenError,
-    Page, ReadRequest, Retention, Store, StoreError, StoreOptions, parse_servers,
+    Appended, Feed, FeedBatch, JetStreamOptions, JetStreamStore, LastProgress, LastSearch, OpenError, Page,
+    ReadRequest, RecordWatcher, Retention, SecurityRecord, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, NewEvent};
@@ -156,16 +156,16 @@ impl Recorder {
 
 /// Records the notes that it is notified of.
 #[derive(Default)]
-pub(crate) struct Watcher(Mutex<Vec<Note>>);
+pub(crate) struct Watcher(Mutex<Vec<SecurityRecord>>);
 
-impl NoteSink for Watcher {
-    fn push(&self, note: Note) {
+impl RecordWatcher for Watcher {
+    fn push(&self, note: SecurityRecord) {
         self.0.lock().unwrap().push(note);
     }
 }
 
 impl Watcher {
-    pub(crate) fn notes(&self) -> Vec<Note> {
+    pub(crate) fn notes(&self) -> Vec<SecurityRecord> {
         self.0.lock().unwrap().clone()
     }
 }

@@ -12,8 +12,8 @@ use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
 use switchback::store::{
-    ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Note, NoteKind, Page, ReadRequest,
-    Retention, Store, StoreError, StoreOptions,
+    ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Page, ReadRequest, Retention,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, EventHeaders, NewEvent};
@@ -408,7 +408,7 @@ async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { retention, client_idle_max, ..StoreOptions::default() });
     store.append(vec![keyed("a", "1")]).await.unwrap();
     store.save_clients(vec![client(1, &store)]).await.unwrap();
-    store.save_note(note(NoteKind::Ban, "b", b"")).await.unwrap();
+    store.save_record(note(SecurityRecordKind::Ban, "b", b"")).await.unwrap();
     maintained(&store, Moment::at(NOW_MS)).await;
     let days_ms = 8 * 24 * 3_600_000;
     let jumped =
@@ -416,7 +416,7 @@ async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
     maintained(&store, jumped).await;
     assert!(store.append(vec![keyed("a", "1")]).await.unwrap()[0].duplicate);
     assert!(store.load_client(Uuid::from_u128(1)).await.unwrap().is_some());
-    assert!(store.take_note(NoteKind::Ban, "b".into(), NOW_MS + 500).await.unwrap().is_some());
+    assert!(store.consume_record(SecurityRecordKind::Ban, "b".into(), NOW_MS + 500).await.unwrap().is_some());
     assert_eq!(store.bounds().floor, Position(0));
     let since = new("a", "x").draft(NOW_MS + days_ms);
     store.append(vec![since]).await.unwrap();
@@ -535,18 +535,18 @@ async fn a_search_for_the_newest_goes_in_bounded_steps<E: Engine>() {
     }
     let absent: Vec<String> = (0..64).map(|n| format!("*.*.x{n}")).collect();
     let absent = patterns(&absent.iter().map(String::as_str).collect::<Vec<_>>());
-    let (mut search, mut steps, mut vain_rows) = (LastSearch::new(absent, 1), 0, 0);
+    let (mut search, mut steps, mut unmatched_rows) = (LastSearch::new(absent, 1), 0, 0);
     let found = loop {
         let step = store.search_last(search, 300).await.unwrap();
-        assert!(!E::TOLD_THE_TIME || step.vain_rows <= 300, "{} rows in one step", step.vain_rows);
-        (steps, vain_rows) = (steps + 1, vain_rows + step.vain_rows);
+        assert!(!E::TOLD_THE_TIME || step.unmatched_rows <= 300, "{} rows in one step", step.unmatched_rows);
+        (steps, unmatched_rows) = (steps + 1, unmatched_rows + step.unmatched_rows);
         match step.progress {
             LastProgress::Found(found) => break found,
             LastProgress::Further(further) => search = further,
         }
     };
     assert_eq!(found, None);
-    assert!(vain_rows > 0 && (!E::TOLD_THE_TIME || steps >= TOPICS / 300), "{steps} steps, {vain_rows} rows");
+    assert!(unmatched_rows > 0 && (!E::TOLD_THE_TIME || steps >= TOPICS / 300), "{steps} steps, {unmatched_rows} rows");
 }
 
 async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
@@ -859,8 +859,8 @@ async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
     assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50, 51]);
 }
 
-fn note(kind: NoteKind, key: &str, value: &[u8]) -> Note {
-    Note { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1000 }
+fn note(kind: SecurityRecordKind, key: &str, value: &[u8]) -> SecurityRecord {
+    SecurityRecord { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1000 }
 }
 
 async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
@@ -870,17 +870,18 @@ async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
     let keys = ["a", "", "a.*.>", "ü /\\?=\"\u{1f600}\n\0", &"k".repeat(255)];
     for key in keys {
         let bytes: Vec<u8> = (0..=255).collect();
-        store.save_note(note(NoteKind::Ticket, key, &bytes)).await.unwrap();
-        assert_eq!(store.take_note(NoteKind::Ban, key.into(), NOW_MS).await.unwrap(), None);
-        assert_eq!(store.take_note(NoteKind::Ticket, format!("{key}x"), NOW_MS).await.unwrap(), None);
-        let taken = store.take_note(NoteKind::Ticket, key.into(), NOW_MS).await.unwrap();
-        assert_eq!(taken, Some(note(NoteKind::Ticket, key, &bytes)));
-        assert_eq!(store.take_note(NoteKind::Ticket, key.into(), NOW_MS).await.unwrap(), None);
+        store.save_record(note(SecurityRecordKind::Ticket, key, &bytes)).await.unwrap();
+        assert_eq!(store.consume_record(SecurityRecordKind::Ban, key.into(), NOW_MS).await.unwrap(), None);
+        assert_eq!(store.consume_record(SecurityRecordKind::Ticket, format!("{key}x"), NOW_MS).await.unwrap(), None);
+        let taken = store.consume_record(SecurityRecordKind::Ticket, key.into(), NOW_MS).await.unwrap();
+        assert_eq!(taken, Some(note(SecurityRecordKind::Ticket, key, &bytes)));
+        assert_eq!(store.consume_record(SecurityRecordKind::Ticket, key.into(), NOW_MS).await.unwrap(), None);
     }
     // Of many concurrent calls, one succeeds.
     for _ in 0..20 {
-        store.save_note(note(NoteKind::Ticket, "raced", b"")).await.unwrap();
-        let asked = (0..8).map(|_| tokio::spawn(store.take_note(NoteKind::Ticket, "raced".into(), NOW_MS)));
+        store.save_record(note(SecurityRecordKind::Ticket, "raced", b"")).await.unwrap();
+        let asked =
+            (0..8).map(|_| tokio::spawn(store.consume_record(SecurityRecordKind::Ticket, "raced".into(), NOW_MS)));
         let taken = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
         assert_eq!(taken.into_iter().filter(|taken| taken.as_ref().unwrap().as_ref().unwrap().is_some()).count(), 1);
     }
@@ -888,60 +889,60 @@ async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
 
 async fn a_note_is_gone_at_its_end<E: Engine>() {
     let (store, _home) = open::<E>();
-    let at = |until_ms| Note { until_ms, ..note(NoteKind::Ticket, "t", b"v") };
+    let at = |until_ms| SecurityRecord { until_ms, ..note(SecurityRecordKind::Ticket, "t", b"v") };
     for (until_ms, there) in [(NOW_MS, false), (NOW_MS + 1, true)] {
-        store.save_note(at(until_ms)).await.unwrap();
-        let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS).await.unwrap();
+        store.save_record(at(until_ms)).await.unwrap();
+        let taken = store.consume_record(SecurityRecordKind::Ticket, "t".into(), NOW_MS).await.unwrap();
         assert_eq!(taken.is_some(), there);
     }
     // The last note wins.
-    store.save_note(at(NOW_MS + 5)).await.unwrap();
-    store.save_note(Note { value: b"w".into(), ..at(NOW_MS + 9) }).await.unwrap();
-    let taken = store.take_note(NoteKind::Ticket, "t".into(), NOW_MS + 6).await.unwrap();
+    store.save_record(at(NOW_MS + 5)).await.unwrap();
+    store.save_record(SecurityRecord { value: b"w".into(), ..at(NOW_MS + 9) }).await.unwrap();
+    let taken = store.consume_record(SecurityRecordKind::Ticket, "t".into(), NOW_MS + 6).await.unwrap();
     assert_eq!(taken.unwrap().value, b"w");
 }
 
 async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { notes_max: 3, ..StoreOptions::default() });
     for n in 0..3 {
-        store.save_note(note(NoteKind::Ticket, &n.to_string(), b"")).await.unwrap();
+        store.save_record(note(SecurityRecordKind::Ticket, &n.to_string(), b"")).await.unwrap();
     }
-    assert!(is_busy(&store.save_note(note(NoteKind::Ticket, "3", b"")).await));
+    assert!(is_busy(&store.save_record(note(SecurityRecordKind::Ticket, "3", b"")).await));
     // Tickets, which many clients may request, leave room for a ban. A replacement takes no room.
-    store.save_note(note(NoteKind::Ban, "3", b"")).await.unwrap();
-    store.save_note(note(NoteKind::Ticket, "2", b"again")).await.unwrap();
-    assert!(store.take_note(NoteKind::Ticket, "1".into(), NOW_MS).await.unwrap().is_some());
-    store.save_note(note(NoteKind::Ticket, "3", b"")).await.unwrap();
-    assert!(is_busy(&store.save_note(note(NoteKind::Ticket, "4", b"")).await));
+    store.save_record(note(SecurityRecordKind::Ban, "3", b"")).await.unwrap();
+    store.save_record(note(SecurityRecordKind::Ticket, "2", b"again")).await.unwrap();
+    assert!(store.consume_record(SecurityRecordKind::Ticket, "1".into(), NOW_MS).await.unwrap().is_some());
+    store.save_record(note(SecurityRecordKind::Ticket, "3", b"")).await.unwrap();
+    assert!(is_busy(&store.save_record(note(SecurityRecordKind::Ticket, "4", b"")).await));
     if !E::TOLD_THE_TIME {
         return;
     }
     // Expired notes make room.
     store.maintain(Moment::at(NOW_MS + 1000));
-    store.save_note(note(NoteKind::Ticket, "4", b"")).await.unwrap();
-    assert_eq!(store.take_note(NoteKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
+    store.save_record(note(SecurityRecordKind::Ticket, "4", b"")).await.unwrap();
+    assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
 }
 
 async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     let (store, _home) = open::<E>();
-    let before = [note(NoteKind::Ban, "b", b"1"), note(NoteKind::Revocation, "r", b"2")];
+    let before = [note(SecurityRecordKind::Ban, "b", b"1"), note(SecurityRecordKind::Revocation, "r", b"2")];
     for note in before.clone() {
-        store.save_note(note).await.unwrap();
+        store.save_record(note).await.unwrap();
     }
-    store.save_note(note(NoteKind::Ticket, "t", b"secret")).await.unwrap();
+    store.save_record(note(SecurityRecordKind::Ticket, "t", b"secret")).await.unwrap();
     let watcher = Arc::new(Watcher::default());
-    store.watch_notes(watcher.clone()).await.expect("the stored notes");
+    store.watch_records(watcher.clone()).await.expect("the stored notes");
     for note in before {
         until("the watcher is notified of the stored note", async || watcher.notes().contains(&note)).await;
     }
     // From now on the watcher is notified before the call completes, also of replacements.
-    for new in [note(NoteKind::Ban, "b", b"3"), note(NoteKind::Revocation, "s", b"4")] {
-        store.save_note(new.clone()).await.unwrap();
+    for new in [note(SecurityRecordKind::Ban, "b", b"3"), note(SecurityRecordKind::Revocation, "s", b"4")] {
+        store.save_record(new.clone()).await.unwrap();
         assert_eq!(watcher.notes().last(), Some(&new));
     }
-    store.save_note(note(NoteKind::Ticket, "u", b"secret")).await.unwrap();
-    assert!(watcher.notes().iter().all(|note| note.kind != NoteKind::Ticket));
-    assert!(!format!("{:?}", note(NoteKind::Ticket, "s3cret", b"")).contains("s3cret"));
+    store.save_record(note(SecurityRecordKind::Ticket, "u", b"secret")).await.unwrap();
+    assert!(watcher.notes().iter().all(|note| note.kind != SecurityRecordKind::Ticket));
+    assert!(!format!("{:?}", note(SecurityRecordKind::Ticket, "s3cret", b"")).contains("s3cret"));
 }
 
 async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {

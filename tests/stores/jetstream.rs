@@ -7,8 +7,8 @@ use async_nats::jetstream;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Epoch, Position};
 use switchback::store::{
-    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, Note, NoteKind, OpenError, Retention,
-    Store, StoreError, StoreOptions, parse_servers,
+    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, OpenError, Retention, SecurityRecord,
+    SecurityRecordKind, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use uuid::Uuid;
@@ -274,17 +274,17 @@ async fn nodes_share_clients_and_notes() {
     }
     // A ticket is used once, on any node; a ban is known on the other node.
     let watcher = Arc::new(Watcher::default());
-    nodes[1].watch_notes(watcher.clone()).await.expect("the stored notes");
-    let note = |kind| Note { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
+    nodes[1].watch_records(watcher.clone()).await.expect("the stored notes");
+    let note = |kind| SecurityRecord { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
     for _ in 0..10 {
-        nodes[0].save_note(note(NoteKind::Ticket)).await.unwrap();
+        nodes[0].save_record(note(SecurityRecordKind::Ticket)).await.unwrap();
         let taken = futures_util::future::join_all(
-            (0..6).map(|n| nodes[n % 2].take_note(NoteKind::Ticket, "k".into(), NOW_MS)),
+            (0..6).map(|n| nodes[n % 2].consume_record(SecurityRecordKind::Ticket, "k".into(), NOW_MS)),
         );
         assert_eq!(taken.await.into_iter().filter(|taken| taken.as_ref().unwrap().is_some()).count(), 1);
     }
-    nodes[0].save_note(note(NoteKind::Ban)).await.unwrap();
-    until("the other node is notified", async || watcher.notes() == [note(NoteKind::Ban)]).await;
+    nodes[0].save_record(note(SecurityRecordKind::Ban)).await.unwrap();
+    until("the other node is notified", async || watcher.notes() == [note(SecurityRecordKind::Ban)]).await;
 }
 
 /// The batches that reported another log.

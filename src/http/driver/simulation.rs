@@ -26,7 +26,7 @@ use crate::clients::Connecting;
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Plan};
 use crate::event::{Data, NewEvent};
-use crate::hub::{From, Hub, HubOptions};
+use crate::hub::{Hub, HubOptions, StartFrom};
 use crate::limits::{Limits, RateKey};
 use crate::net::SimulatedSocket;
 use crate::store::scripted::{Reading, ScriptedStore};
@@ -142,7 +142,7 @@ impl World {
     }
 
     async fn connect(&mut self, client: &mut Client) {
-        let from = client.cursor.map_or(From::Now, From::Cursor);
+        let from = client.cursor.map_or(StartFrom::Now, StartFrom::Cursor);
         let start = self.hub.start(from, &client.patterns, async |_| Ok(())).await.unwrap();
         assert_eq!(start.gap, None, "the cursor belongs to this log");
         let cursor = start.cursor;

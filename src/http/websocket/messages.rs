@@ -24,7 +24,7 @@ use crate::auth::Rights;
 use crate::clients;
 use crate::cursor::Cursor;
 use crate::event::NewEvent;
-use crate::hub::{From, Hub};
+use crate::hub::{Hub, StartFrom};
 use crate::limits::{LimitError, Limits, RateKey};
 use crate::net::websocket::CloseReason;
 use crate::reader::{StartPoint, gap_at};
@@ -268,7 +268,7 @@ impl Context {
 
     /// A cursor that is unknown here may be from another node, of events that have not arrived here yet.
     fn ask_for(&self, message: &Subscribe, driver: &Driver) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
-        let Ok(From::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
+        let Ok(StartFrom::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
         let cursor = self.hub.translate(cursor);
         if !driver.delivery.patterns().is_empty() || gap_at(cursor, &self.hub.bounds()).is_none() {
             return None;
@@ -301,16 +301,16 @@ impl Context {
         Ok(json!({ "cursor": driver.delivery.cursor(), "topics": patterns.iter().collect::<Vec<_>>() }))
     }
 
-    fn seek(&self, from: Option<From>, driver: &Driver) -> Option<StartPoint> {
+    fn seek(&self, from: Option<StartFrom>, driver: &Driver) -> Option<StartPoint> {
         let bounds = self.hub.bounds();
         let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
         match from {
-            Some(From::Cursor(cursor)) => {
+            Some(StartFrom::Cursor(cursor)) => {
                 let cursor = self.hub.translate(cursor);
                 Some(StartPoint { cursor, gap: gap_at(cursor, &bounds) })
             }
-            Some(From::Earliest) => Some(at(bounds.floor)),
-            Some(From::Now | From::Last(_) | From::Since(_)) => Some(at(bounds.last)),
+            Some(StartFrom::Earliest) => Some(at(bounds.floor)),
+            Some(StartFrom::Now | StartFrom::Last(_) | StartFrom::Since(_)) => Some(at(bounds.last)),
             None if driver.delivery.is_awaiting_first_subscribe() => None,
             None => Some(at(bounds.last)),
         }

@@ -9,8 +9,8 @@ use rusqlite::backup::{Backup, StepResult};
 use super::clients;
 use super::file;
 use super::lock::sync_directory;
-use super::notes;
 use super::schema::{self, BACKUP_ID};
+use super::security_records;
 use crate::cursor::{Epoch, Position};
 
 /// The content of a backup.
@@ -108,7 +108,7 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
     let Some((log, _)) = schema::read_state(&copy)? else { return Ok(None) };
     let clients = clients::export(directory, &copy)?;
-    notes::export(directory, &copy)?;
+    security_records::export(directory, &copy)?;
     copy.pragma_update(None, "application_id", BACKUP_ID)?;
     copy.close().map_err(|(_, error)| error)?;
     Ok(Some(BackupReport { epoch: log.epoch, floor: log.floor, last: log.last, clients, bytes: 0 }))

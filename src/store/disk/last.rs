@@ -22,7 +22,7 @@ const COMPARISONS_AT_ONCE: usize = 10_000;
 
 /// The result of a step.
 pub(super) struct Looked {
-    pub(super) vain_rows: u64,
+    pub(super) unmatched_rows: u64,
     /// Whether the search is complete, or enough was found.
     pub(super) done: bool,
 }
@@ -41,7 +41,7 @@ pub(super) fn step(
                 for (_, id) in topics {
                     newest_of(db, id, search, end)?;
                 }
-                Ok(Looked { vain_rows: 0, done: true })
+                Ok(Looked { unmatched_rows: 0, done: true })
             }
             None => backwards(db, shared, search, (end, end), rows_max),
         },
@@ -69,7 +69,7 @@ fn backwards(
         if wanted.topic(row.get(1)?).is_some() {
             matched += 1;
             if !search.take(at) {
-                return Ok(Looked { vain_rows: rows - matched, done: true });
+                return Ok(Looked { unmatched_rows: rows - matched, done: true });
             }
         }
     }
@@ -79,7 +79,7 @@ fn backwards(
     } else {
         search.resume = Resume::Below(below, end);
     }
-    Ok(Looked { vain_rows: rows - matched, done: rows < rows_max })
+    Ok(Looked { unmatched_rows: rows - matched, done: rows < rows_max })
 }
 
 /// Searches the next topics, as many as the step's budget allows.
@@ -110,14 +110,14 @@ fn by_topic(
             after = last.cloned().or(after);
         }
         if looked == before {
-            return Ok(Looked { vain_rows: looked, done: true });
+            return Ok(Looked { unmatched_rows: looked, done: true });
         }
         for id in matching {
             newest_of(db, id, search, end)?;
         }
     }
     search.resume = Resume::Topics(after, end);
-    Ok(Looked { vain_rows: looked, done: false })
+    Ok(Looked { unmatched_rows: looked, done: false })
 }
 
 /// Takes the newest positions of one topic, as long as they are newer than the ones found so far.

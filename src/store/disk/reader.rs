@@ -98,7 +98,7 @@ impl Reader {
         page.events.drain(..gone);
         page.through = page.through.max(floor).max(request.after);
         page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
-        page.vain_rows = page.rows.saturating_sub(found) + search.rows;
+        page.unmatched_rows = page.rows.saturating_sub(found) + search.rows;
         Ok(page)
     }
 
@@ -145,7 +145,7 @@ impl Reader {
         };
         let (looked, floor) = look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
         let progress = if looked.done { search.done(self.trims(floor)?.floor) } else { search.further() };
-        Ok(LastStep { vain_rows: looked.vain_rows, progress })
+        Ok(LastStep { unmatched_rows: looked.unmatched_rows, progress })
     }
 
     fn before_time(&self, time_ms: u64) -> Result<Position, StoreError> {

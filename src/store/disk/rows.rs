@@ -33,7 +33,7 @@ pub(super) struct Span {
 }
 
 /// The copy of an event that is read.
-enum Place {
+enum Source {
     /// The row by position.
     Log,
     /// The entry in the topic's index.
@@ -47,10 +47,10 @@ struct Fetch<'c> {
 }
 
 impl<'c> Fetch<'c> {
-    fn new(db: &'c Connection, epoch: Epoch, place: Place) -> rusqlite::Result<Self> {
+    fn new(db: &'c Connection, epoch: Epoch, place: Source) -> rusqlite::Result<Self> {
         let statement = match place {
-            Place::Log => "SELECT time, base64, name, id, data FROM e NOT INDEXED WHERE topic_id = ?1 AND seq = ?2",
-            Place::Topic => concat!(
+            Source::Log => "SELECT time, base64, name, id, data FROM e NOT INDEXED WHERE topic_id = ?1 AND seq = ?2",
+            Source::Topic => concat!(
                 "SELECT time, base64, name, id, coalesce(",
                 short_data!(),
                 ", data) FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq = ?2"
@@ -102,7 +102,7 @@ pub(super) fn follow(
 }
 
 /// One topic's positions, read ahead a little.
-struct Run<'t> {
+struct TopicScan<'t> {
     topic: &'t Topic,
     id: i64,
     ahead: VecDeque<Position>,
@@ -110,7 +110,7 @@ struct Run<'t> {
     more: bool,
 }
 
-impl Run<'_> {
+impl TopicScan<'_> {
     /// The next position; `read` counts index entries.
     fn next(
         &mut self,
@@ -143,10 +143,12 @@ pub(super) fn merge(
     let mut statement = db.prepare_cached(
         "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4",
     )?;
-    let mut fetch = Fetch::new(db, span.epoch, Place::Topic)?;
+    let mut fetch = Fetch::new(db, span.epoch, Source::Topic)?;
     let chunk = (most / topics.len().max(1)).clamp(CHUNK_MIN, CHUNK_MAX);
-    let mut runs: Vec<Run<'_>> =
-        topics.iter().map(|(topic, id)| Run { topic, id: *id, ahead: VecDeque::new(), chunk, more: true }).collect();
+    let mut runs: Vec<TopicScan<'_>> = topics
+        .iter()
+        .map(|(topic, id)| TopicScan { topic, id: *id, ahead: VecDeque::new(), chunk, more: true })
+        .collect();
     let mut read = 0;
     let mut next: BinaryHeap<Reverse<(Position, usize)>> = BinaryHeap::with_capacity(runs.len());
     for (index, run) in runs.iter_mut().enumerate() {
@@ -180,7 +182,7 @@ pub(super) fn scan(
     ))?;
     let mut rows = statement.query([integer(span.after.0), integer(span.end.0), integer(rows_max)])?;
     let mut wanted = Wanted::new(shared, patterns);
-    let mut fetch = Fetch::new(db, span.epoch, Place::Log)?;
+    let mut fetch = Fetch::new(db, span.epoch, Source::Log)?;
     let mut scanned = Scanned { through: span.after, rows: 0 };
     while let Some(row) = rows.next()? {
         scanned.rows += 1;

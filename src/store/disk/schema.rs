@@ -17,7 +17,7 @@ use super::fault::open_error;
 use super::file;
 use super::form::{self, Stored};
 use super::lock::sync_directory;
-use super::notes::NotesFile;
+use super::security_records::SecurityRecordsFile;
 use super::times::{self, Times};
 use crate::cursor::{Epoch, Position};
 use crate::segment::TopicMap;
@@ -131,7 +131,7 @@ pub(super) fn open(
     marks_max: usize,
     now_ms: u64,
     clients: &mut ClientsFile,
-    notes: &mut NotesFile,
+    notes: &mut SecurityRecordsFile,
 ) -> Result<Opened, OpenError> {
     let path = events_path(directory);
     remove_stale_wal(directory, &path).map_err(|error| open_error(&path, error))?;
@@ -183,7 +183,7 @@ fn remove_stale_wal(directory: &Path, events: &Path) -> std::io::Result<()> {
     sync_directory(directory)
 }
 
-fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
+fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut SecurityRecordsFile) -> Result<(), String> {
     let text = |error: rusqlite::Error| error.to_string();
     db.set_prepared_statement_cache_capacity(32);
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(text)?;
@@ -225,7 +225,7 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
 /// Gives a restored copy a new epoch: events that were published after the copy was made are lost, and may have
 /// had the positions that come next. This precedes the switch to write-ahead logging, so that the file's header,
 /// which [`remove_stale_wal`] reads, is always current.
-fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut NotesFile) -> Result<(), String> {
+fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut SecurityRecordsFile) -> Result<(), String> {
     // An interrupted import is repeated: records that were imported already stay.
     clients.import(db)?;
     notes.import(db)?;

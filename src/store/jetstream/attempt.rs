@@ -42,7 +42,7 @@ impl Attempt {
         let replaced = stored.iter().any(|one| !one.duplicate && one.position <= self.after);
         let end = Instant::now() + DEADLINE;
         let fed = if replaced {
-            node.suspicion.notify_one();
+            node.recheck.notify_one();
             node.until_fed(end, |fed| fed.epoch != self.epoch && fed.position >= last).await
         } else {
             node.reached(self.epoch, last);
@@ -87,17 +87,17 @@ pub(super) async fn acknowledged(node: &Node, sent: PublishAckFuture) -> Result<
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
     /// The message may be stored or not, or is not stored but a retry may succeed.
-    Again,
+    Retry,
     /// No responders: the stream has no leader for a moment, or does not exist.
     Missing,
     /// A batch contains a duplicate id.
-    Known,
+    DuplicateId,
     /// JetStream has too many batches in flight.
-    Crowded,
+    TooManyInFlight,
     /// The stream's last id is not the expected one.
-    Unknown,
+    LastIdMismatch,
     /// The last sequence of the stream, or of a bucket's key, is not the expected one.
-    Changed,
+    LastSequenceMismatch,
     /// The message is not stored, and a retry would not help.
     Final(StoreError),
 }
@@ -106,28 +106,28 @@ impl Failure {
     fn of(node: &Node, error: &PublishError) -> Self {
         match error.kind() {
             PublishErrorKind::StreamNotFound => {
-                node.suspicion.notify_one();
+                node.recheck.notify_one();
                 Self::Missing
             }
-            PublishErrorKind::WrongLastMessageId => Self::Unknown,
-            PublishErrorKind::WrongLastSequence => Self::Changed,
+            PublishErrorKind::WrongLastMessageId => Self::LastIdMismatch,
+            PublishErrorKind::WrongLastSequence => Self::LastSequenceMismatch,
             PublishErrorKind::MaxPayloadExceeded => Self::Final(StoreError::TooLarge(node.client.max_payload())),
-            PublishErrorKind::MaxAckPending => Self::Crowded,
+            PublishErrorKind::MaxAckPending => Self::TooManyInFlight,
             PublishErrorKind::Other => {
                 let source = std::error::Error::source(error);
                 match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
                     Some(refusal) => Self::refused(refusal),
-                    None => Self::Again,
+                    None => Self::Retry,
                 }
             }
-            _ => Self::Again,
+            _ => Self::Retry,
         }
     }
 
     fn refused(error: &jetstream::Error) -> Self {
         match error.error_code() {
-            ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE => Self::Known,
-            ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT => Self::Crowded,
+            ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE => Self::DuplicateId,
+            ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT => Self::TooManyInFlight,
             ErrorCode::ATOMIC_PUBLISH_DISABLED => Self::Final(StoreError::NotAtomic),
             ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::INSUFFICIENT_RESOURCES
@@ -141,7 +141,7 @@ impl Failure {
             | ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH
             | ErrorCode::CLUSTER_NOT_AVAILABLE
             | ErrorCode::CLUSTER_NOT_LEADER
-            | ErrorCode::CLUSTER_NOT_ACTIVE => Self::Again,
+            | ErrorCode::CLUSTER_NOT_ACTIVE => Self::Retry,
             _ => Self::Final(StoreError::unavailable(format!("JetStream refuses an event: {error}"))),
         }
     }

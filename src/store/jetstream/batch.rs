@@ -104,7 +104,7 @@ impl Plan {
     }
 
     async fn send_these(&self, node: &Node, which: &[usize]) -> Result<Sent, Failure> {
-        let Some((last, before)) = which.split_last() else { return Err(Failure::Again) };
+        let Some((last, before)) = which.split_last() else { return Err(Failure::Retry) };
         let mut commit = self.messages[*last].clone();
         if !before.is_empty() {
             let batch = uuid::Uuid::new_v4().simple().to_string();
@@ -117,7 +117,7 @@ impl Plan {
                     async_nats::client::PublishErrorKind::MaxPayloadExceeded => {
                         Failure::Final(StoreError::TooLarge(node.client.max_payload()))
                     }
-                    _ => Failure::Again,
+                    _ => Failure::Retry,
                 })?;
             }
             commit.headers.insert(BATCH_ID, batch.as_str());
@@ -144,7 +144,7 @@ impl Plan {
             let outcome = match sent.take() {
                 Some(Ok(sent)) => acknowledged(node, sent.ack).await,
                 Some(Err(failure)) => Err(failure),
-                None if !node.is_up() => Err(Failure::Again),
+                None if !node.is_up() => Err(Failure::Retry),
                 None => match self.send_these(node, &missing).await {
                     Ok(sent) => acknowledged(node, sent.ack).await,
                     Err(failure) => Err(failure),
@@ -158,7 +158,7 @@ impl Plan {
                         found[index] = Some(Appended { duplicate, ..Appended::new(Position(position)) });
                     }
                 }
-                Err(Failure::Known) if rounds < ROUNDS_MAX => {
+                Err(Failure::DuplicateId) if rounds < ROUNDS_MAX => {
                     rounds += 1;
                     self.look_up(node, &missing, &mut found, attempt.end).await?;
                 }
@@ -239,7 +239,7 @@ impl Plan {
             };
             match answer {
                 Ok(ack) => return Ok(Some(Position(ack.sequence))),
-                Err(Failure::Unknown | Failure::Changed) => return Ok(None),
+                Err(Failure::LastIdMismatch | Failure::LastSequenceMismatch) => return Ok(None),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(_) => before_next_try(node, end).await?,
             }

@@ -77,7 +77,7 @@ impl Bucket {
                 Ok(found) => break found,
                 Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
                 Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
-                    node.suspicion.notify_one();
+                    node.recheck.notify_one();
                     self.remake(node).await;
                     before_next_try(node, end).await?;
                 }
@@ -124,7 +124,7 @@ impl Bucket {
             };
             match outcome {
                 Ok(ack) => return Ok(Some(ack.sequence)),
-                Err(Failure::Changed) => return Ok(None),
+                Err(Failure::LastSequenceMismatch) => return Ok(None),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Missing) => {
                     self.remake(node).await;

@@ -15,7 +15,7 @@ use super::RETRY_WAIT;
 use super::connect::Link;
 use super::look::identify;
 use super::message;
-use super::node::{AskError, DEADLINE, Node, Seen};
+use super::node::{AskError, DEADLINE, Node, StreamInfo};
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::store::{Feed, FeedBatch};
@@ -91,7 +91,7 @@ impl Follower {
     }
 
     /// Adopts the present state of the stream: another log, or one of which unread events were trimmed.
-    fn settle_in(&mut self, node: &Node, seen: &Seen) {
+    fn settle_in(&mut self, node: &Node, seen: &StreamInfo) {
         if seen.epoch != self.epoch {
             tracing::warn!(old = %self.epoch, new = %seen.epoch, "the stream was replaced: the log begins anew");
             self.epoch = seen.epoch;
@@ -163,7 +163,7 @@ impl Follower {
                 }
                 // Messages sent into the broken connection are lost: a new session begins from the present position.
                 () = made_anew(&mut link, made) => return Ok(()),
-                () = node.suspicion.notified() => {
+                () = node.recheck.notified() => {
                     let seen = identify(node, Instant::now() + DEADLINE).await?;
                     if seen.epoch != self.epoch {
                         return Ok(());
@@ -278,7 +278,7 @@ fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Los
 }
 
 /// The present state of the stream; the stream is created again where it has been deleted.
-async fn find(node: &Node, end: Instant) -> Result<Seen, AskError> {
+async fn find(node: &Node, end: Instant) -> Result<StreamInfo, AskError> {
     match identify(node, end).await {
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {}
         outcome => return outcome,

@@ -26,14 +26,14 @@ pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -
         Resume::Bisection(bisection) if bisection.epoch == seen.epoch => *bisection,
         _ => Bisection::new(filters.len(), search.count(), seen.epoch, seen.floor, seen.last),
     };
-    let mut vain_rows = 0;
-    while vain_rows < rows_max {
-        let most = usize::try_from((rows_max - vain_rows).div_ceil(DIRECT_READ_ROWS)).unwrap_or(usize::MAX);
+    let mut unmatched_rows = 0;
+    while unmatched_rows < rows_max {
+        let most = usize::try_from((rows_max - unmatched_rows).div_ceil(DIRECT_READ_ROWS)).unwrap_or(usize::MAX);
         let questions = bisection.questions(most.min(READS_AT_A_TIME));
         if questions.is_empty() {
             break;
         }
-        vain_rows += questions.len() as u64 * DIRECT_READ_ROWS;
+        unmatched_rows += questions.len() as u64 * DIRECT_READ_ROWS;
         let asked = questions.into_iter().map(|question| ask(node, &filters, question, end));
         bisection.take(try_join_all(asked).await?);
     }
@@ -49,7 +49,7 @@ pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -
             search.further()
         }
     };
-    Ok(LastStep { vain_rows, progress })
+    Ok(LastStep { unmatched_rows, progress })
 }
 
 async fn ask(node: &Node, filters: &[Option<String>], question: Question, end: Instant) -> Result<Reply, StoreError> {

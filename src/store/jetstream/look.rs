@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::RETRY_WAIT;
-use super::node::{AskError, DEADLINE, Node, Seen, away};
+use super::node::{AskError, DEADLINE, Node, StreamInfo, away};
 use crate::clock;
 use crate::cursor::{Epoch, Position};
 use crate::store::StoreError;
@@ -22,22 +22,22 @@ use crate::store::StoreError;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
 /// Queries the leader, and records the answer.
-pub(super) async fn look(node: &Node) -> Result<Seen, StoreError> {
+pub(super) async fn look(node: &Node) -> Result<StreamInfo, StoreError> {
     look_until(node, Instant::now() + DEADLINE).await
 }
 
 /// The same with a deadline.
-pub(super) async fn look_until(node: &Node, end: Instant) -> Result<Seen, StoreError> {
+pub(super) async fn look_until(node: &Node, end: Instant) -> Result<StreamInfo, StoreError> {
     match identify(node, end).await {
         Ok(seen) => {
             // The feed takes in a new floor, and passes it on.
             if node.saw(&seen) || seen.epoch != node.bounds().epoch {
-                node.suspicion.notify_one();
+                node.recheck.notify_one();
             }
             Ok(seen)
         }
         Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => {
-            node.suspicion.notify_one();
+            node.recheck.notify_one();
             Err(away())
         }
         Err(error) => Err(error.into()),
@@ -45,7 +45,7 @@ pub(super) async fn look_until(node: &Node, end: Instant) -> Result<Seen, StoreE
 }
 
 /// Queries the leader.
-pub(super) async fn identify(node: &Node, end: Instant) -> Result<Seen, AskError> {
+pub(super) async fn identify(node: &Node, end: Instant) -> Result<StreamInfo, AskError> {
     let described = describe(node, end).await?;
     let mut seen = seen(&node.names.stream, &described.info);
     if let Some(age_max) = node.plan.retention.age_max {
@@ -84,12 +84,12 @@ pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, Ask
 }
 
 /// The state in a stream's description.
-pub(super) fn seen(stream: &str, info: &Info) -> Seen {
+pub(super) fn seen(stream: &str, info: &Info) -> StreamInfo {
     let state = &info.state;
     // The first position of an empty stream is the one that comes next.
     let floor = Position(state.first_sequence).before();
     let last = Position(state.last_sequence);
-    Seen {
+    StreamInfo {
         epoch: epoch(stream, info.created.unix_timestamp_nanos()),
         floor: floor.min(last),
         last,

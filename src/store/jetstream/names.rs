@@ -1,7 +1,7 @@
 //! The names of the stream, the buckets and the subjects in NATS.
 
 use super::error::OptionsError;
-use crate::store::NoteKind;
+use crate::store::SecurityRecordKind;
 
 /// The longest prefix, in bytes.
 const PREFIX_MAX_BYTES: usize = 32;
@@ -73,7 +73,7 @@ impl Names {
     }
 
     /// The bucket of a kind of notes.
-    pub(super) fn notes_bucket(&self, kind: NoteKind) -> String {
+    pub(super) fn notes_bucket(&self, kind: SecurityRecordKind) -> String {
         format!("{}-{}s", self.prefix, kind.name())
     }
 }

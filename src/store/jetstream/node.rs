@@ -44,11 +44,11 @@ pub(super) struct Node {
     known: Mutex<Known>,
     replicated: AtomicBool,
     /// The feed's progress, for tasks that wait for it.
-    fed: watch::Sender<Fed>,
+    fed: watch::Sender<FeedProgress>,
     /// Notified where the stream may have been replaced or deleted: the feed checks.
-    pub(super) suspicion: Notify,
-    looks: SingleFlight<Seen>,
-    proofs: SingleFlight<Seen>,
+    pub(super) recheck: Notify,
+    looks: SingleFlight<StreamInfo>,
+    proofs: SingleFlight<StreamInfo>,
     servers: Arc<Servers>,
     /// How far this node's clock is from the others.
     pub(super) skew: Skew,
@@ -64,7 +64,7 @@ struct Known {
 
 /// The feed's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fed {
+pub(super) struct FeedProgress {
     /// Whether a feed is running at all.
     pub(super) following: bool,
     pub(super) epoch: Epoch,
@@ -73,7 +73,7 @@ pub(super) struct Fed {
 
 /// The state of the stream as its leader reported it at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct StreamInfo {
     pub(super) epoch: Epoch,
     /// Every event up to this position is trimmed, or about to expire.
     pub(super) floor: Position,
@@ -87,20 +87,20 @@ pub(super) struct Seen {
 /// The callers that wait for this node's shared requests, to be served.
 pub(super) struct NodeCallers {
     /// For [`Node::look`].
-    pub(super) looking: Callers<Seen>,
+    pub(super) looking: Callers<StreamInfo>,
     /// For [`Node::proven`].
-    pub(super) proving: Callers<Seen>,
+    pub(super) proving: Callers<StreamInfo>,
 }
 
 impl Node {
     /// A node over a connection, and the queues of its shared requests.
-    pub(super) fn new(connection: Connection, names: Names, plan: Plan, seen: Seen) -> (Arc<Self>, NodeCallers) {
+    pub(super) fn new(connection: Connection, names: Names, plan: Plan, seen: StreamInfo) -> (Arc<Self>, NodeCallers) {
         let Connection { client, link, servers } = connection;
         let context = context(&client);
         let (looks, looking) = SingleFlight::new();
         let (proofs, proving) = SingleFlight::new();
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
-        let fed = watch::Sender::new(Fed { following: false, epoch: seen.epoch, position: Position::ZERO });
+        let fed = watch::Sender::new(FeedProgress { following: false, epoch: seen.epoch, position: Position::ZERO });
         let node = Arc::new(Self {
             client,
             context,
@@ -110,7 +110,7 @@ impl Node {
             known: Mutex::new(known),
             replicated: AtomicBool::new(seen.replicated),
             fed,
-            suspicion: Notify::new(),
+            recheck: Notify::new(),
             looks,
             proofs,
             servers,
@@ -131,7 +131,7 @@ impl Node {
 
     /// Records what the leader reported; returns whether the floor has moved. A report about another stream is ignored here: the
     /// feed switches streams.
-    pub(super) fn saw(&self, seen: &Seen) -> bool {
+    pub(super) fn saw(&self, seen: &StreamInfo) -> bool {
         self.replicated.store(seen.replicated, Ordering::Relaxed);
         let mut known = lock(&self.known);
         if known.epoch != seen.epoch {
@@ -163,21 +163,21 @@ impl Node {
     }
 
     /// Switches to another log.
-    pub(super) fn became(&self, seen: &Seen) {
+    pub(super) fn became(&self, seen: &StreamInfo) {
         *lock(&self.known) = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
     }
 
     /// Notifies the waiting tasks of the feed's progress.
     pub(super) fn fed_to(&self, epoch: Epoch, position: Position) {
-        self.fed.send_replace(Fed { following: true, epoch, position });
+        self.fed.send_replace(FeedProgress { following: true, epoch, position });
     }
 
-    pub(super) fn fed(&self) -> Fed {
+    pub(super) fn fed(&self) -> FeedProgress {
         *self.fed.borrow()
     }
 
     /// Waits until the feed's progress satisfies a condition, or the deadline has passed; returns whether it does.
-    pub(super) async fn until_fed(&self, end: Instant, mut holds: impl FnMut(&Fed) -> bool) -> bool {
+    pub(super) async fn until_fed(&self, end: Instant, mut holds: impl FnMut(&FeedProgress) -> bool) -> bool {
         let mut fed = self.fed.subscribe();
         timeout_at(end, fed.wait_for(|fed| !fed.following || holds(fed))).await.is_ok_and(|waited| waited.is_ok())
     }
@@ -194,13 +194,13 @@ impl Node {
     }
 
     /// The stream's state from a request that begins after this call; concurrent calls share one request.
-    pub(super) async fn look(&self) -> Result<Seen, StoreError> {
+    pub(super) async fn look(&self) -> Result<StreamInfo, StoreError> {
         self.looks.ask().await
     }
 
     /// The stream's state with the proof that a majority agrees: for decisions that would take something from a client. See
     /// [`super::quorum`].
-    pub(super) async fn proven(&self) -> Result<Seen, StoreError> {
+    pub(super) async fn proven(&self) -> Result<StreamInfo, StoreError> {
         self.proofs.ask().await
     }
 
@@ -218,7 +218,7 @@ impl Node {
     /// The stream's state from a leader that is not behind a position that a reader was given. A replica may apply an agreed
     /// message before the leader itself does, and deliver it to another node's feed; and a replica that has just lost the
     /// leadership may not know it.
-    pub(super) async fn look_past(&self, given: Cursor) -> Result<Seen, StoreError> {
+    pub(super) async fn look_past(&self, given: Cursor) -> Result<StreamInfo, StoreError> {
         let mut seen = self.look().await?;
         for _ in 0..LEADER_BEHIND_MAX {
             if seen.epoch != given.epoch || seen.last >= given.position {

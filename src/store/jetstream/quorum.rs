@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::RETRY_WAIT;
 use super::bucket::{Bucket, Put};
 use super::look::{describe, look_until, quorum_age};
-use super::node::{Node, REQUEST_TIMEOUT, Seen};
+use super::node::{Node, REQUEST_TIMEOUT, StreamInfo};
 use crate::store::StoreError;
 
 /// The only key of the bucket.
@@ -54,7 +54,7 @@ const DOUBLED_MAX: u32 = 3;
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] where there is no proof within the deadline.
-pub(super) async fn prove(node: &Node) -> Result<Seen, StoreError> {
+pub(super) async fn prove(node: &Node) -> Result<StreamInfo, StoreError> {
     let end = Instant::now() + PROOF_WAIT;
     loop {
         let made = node.link.borrow().made;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::direct::{self, DIRECT_READ_ROWS, Slice, filters};
 use super::last;
-use super::node::{DEADLINE, Node, Seen};
+use super::node::{DEADLINE, Node, StreamInfo};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
@@ -176,7 +176,7 @@ impl Collected {
     }
 
     /// The page without what has been trimmed meanwhile, and with the resulting gap.
-    fn above(mut self, request: &ReadRequest, seen: &Seen) -> Page {
+    fn above(mut self, request: &ReadRequest, seen: &StreamInfo) -> Page {
         let trimmed = (seen.floor > request.after).then(|| Trimmed {
             to: seen.floor,
             // JetStream does not know which of the patterns lost events.
@@ -186,8 +186,8 @@ impl Collected {
             self.events.retain(|event| event.position() > seen.floor);
             self.through = self.through.max(seen.floor);
         }
-        let (rows, vain_rows) = (self.events.len() as u64, self.looked_at);
-        Page { rows, vain_rows, events: self.events, through: self.through, trimmed }
+        let (rows, unmatched_rows) = (self.events.len() as u64, self.looked_at);
+        Page { rows, unmatched_rows, events: self.events, through: self.through, trimmed }
     }
 }
 

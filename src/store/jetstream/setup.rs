@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::RETRY_WAIT;
 use super::connect::{JetStreamOptions, refused};
 use super::names::Names;
-use crate::store::{NoteKind, OpenError, Retention, StoreOptions};
+use crate::store::{OpenError, Retention, SecurityRecordKind, StoreOptions};
 
 /// How long a cluster may take to elect a leader, or to have enough servers, before the start fails.
 const SETUP_WAIT: Duration = Duration::from_secs(15);
@@ -108,7 +108,7 @@ impl Plan {
         let marks = names.shares_bucket();
         let description = "Switchback's shares of remembered clients";
         buckets.push(bucket(marks, description, marks_max, DiscardPolicy::Old, store.client_idle_max));
-        for kind in [NoteKind::Ticket, NoteKind::Ban, NoteKind::Revocation] {
+        for kind in [SecurityRecordKind::Ticket, SecurityRecordKind::Ban, SecurityRecordKind::Revocation] {
             let name = names.notes_bucket(kind);
             let description = format!("Switchback's {}s", kind.name());
             buckets.push(bucket(name, &description, store.notes_max, DiscardPolicy::New, Duration::ZERO));

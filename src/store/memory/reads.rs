@@ -34,7 +34,7 @@ pub(super) async fn page(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     page.events.drain(..gone);
     page.through = page.through.max(floor).max(request.after);
     page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
-    page.vain_rows = page.rows.saturating_sub(found) + search.rows;
+    page.unmatched_rows = page.rows.saturating_sub(found) + search.rows;
     page
 }
 
@@ -102,7 +102,7 @@ pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u6
     let mut below = match search.resume {
         Resume::Below(position, _) => position,
         Resume::Begin | Resume::Bisection(_) | Resume::Topics(..) => match newest_by_topic(log, &mut search) {
-            Ok(floor) => return LastStep { vain_rows: 0, progress: search.done(floor) },
+            Ok(floor) => return LastStep { unmatched_rows: 0, progress: search.done(floor) },
             Err(last) => last,
         },
     };
@@ -119,16 +119,16 @@ pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u6
             if search.patterns().matches(event.topic().as_str()) {
                 matched += 1;
                 if !search.take(event.position()) {
-                    return LastStep { vain_rows: rows - matched, progress: search.done(floor) };
+                    return LastStep { unmatched_rows: rows - matched, progress: search.done(floor) };
                 }
             }
         }
         if slice.len() < most {
-            return LastStep { vain_rows: rows - matched, progress: search.done(floor) };
+            return LastStep { unmatched_rows: rows - matched, progress: search.done(floor) };
         }
         if rows >= rows_max {
             search.resume = Resume::Below(below, last);
-            return LastStep { vain_rows: rows - matched, progress: search.further() };
+            return LastStep { unmatched_rows: rows - matched, progress: search.further() };
         }
     }
 }

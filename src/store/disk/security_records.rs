@@ -14,8 +14,8 @@ use super::file;
 use super::health::Health;
 use super::presence::Presence;
 use super::queue::{Load, Queue};
-use crate::store::notes::too_many;
-use crate::store::{Note, NoteKind, NoteSink, OpenError, StoreError, StoreOptions};
+use crate::store::security_records::too_many;
+use crate::store::{OpenError, RecordWatcher, SecurityRecord, SecurityRecordKind, StoreError, StoreOptions};
 
 /// Raised with every change of the table that an older server could not read.
 const VERSION: i32 = 1;
@@ -30,25 +30,26 @@ const QUEUED_MAX: Load = Load { items: 16_384, bytes: 16 << 20 };
 /// Maximum of notes in one transaction.
 const GROUP: Load = Load { items: 1024, bytes: 4 << 20 };
 
-const KINDS: [NoteKind; 3] = [NoteKind::Ticket, NoteKind::Ban, NoteKind::Revocation];
+const KINDS: [SecurityRecordKind; 3] =
+    [SecurityRecordKind::Ticket, SecurityRecordKind::Ban, SecurityRecordKind::Revocation];
 
 /// A job of the thread.
-pub(super) enum NoteJob {
-    Save(Note, oneshot::Sender<Result<(), StoreError>>),
-    Take(NoteKind, String, u64, oneshot::Sender<Result<Option<Note>, StoreError>>),
+pub(super) enum SecurityRecordJob {
+    Save(SecurityRecord, oneshot::Sender<Result<(), StoreError>>),
+    Take(SecurityRecordKind, String, u64, oneshot::Sender<Result<Option<SecurityRecord>, StoreError>>),
     /// A new watcher, and the caller to notify once the watcher has received the stored notes.
-    Watch(Arc<dyn NoteSink>, oneshot::Sender<Result<(), StoreError>>),
+    Watch(Arc<dyn RecordWatcher>, oneshot::Sender<Result<(), StoreError>>),
     Expire(u64),
     /// Test write: whether the disk takes writes.
     Probe(oneshot::Sender<Result<(), StoreError>>),
 }
 
-pub(super) fn queue() -> Queue<NoteJob> {
+pub(super) fn queue() -> Queue<SecurityRecordJob> {
     Queue::new(QUEUED_MAX)
 }
 
 /// The size of a note in a queue.
-pub(super) fn load(note: &Note) -> Load {
+pub(super) fn load(note: &SecurityRecord) -> Load {
     Load { items: 1, bytes: (note.key.len() + note.value.len()) as u64 }
 }
 
@@ -58,12 +59,12 @@ fn notes_path(directory: &Path) -> PathBuf {
 }
 
 /// `notes.db`.
-pub(super) struct NotesFile {
+pub(super) struct SecurityRecordsFile {
     db: Connection,
     directory: PathBuf,
     notes_max: usize,
-    counts: HashMap<NoteKind, usize>,
-    sink: Option<Arc<dyn NoteSink>>,
+    counts: HashMap<SecurityRecordKind, usize>,
+    sink: Option<Arc<dyn RecordWatcher>>,
     presence: Presence,
 }
 
@@ -71,10 +72,10 @@ pub(super) struct NotesFile {
 enum Done {
     Saved,
     OneTooMany,
-    Taken(Option<Note>),
+    Taken(Option<SecurityRecord>),
 }
 
-impl NotesFile {
+impl SecurityRecordsFile {
     /// Opens the file in `directory`, and creates a missing one.
     pub(super) fn open(directory: &Path, options: &StoreOptions) -> Result<Self, OpenError> {
         let path = notes_path(directory);
@@ -92,23 +93,23 @@ impl NotesFile {
     }
 
     /// Processes the queue until it is closed.
-    pub(super) fn run(mut self, queue: &Queue<NoteJob>, health: &Health) {
+    pub(super) fn run(mut self, queue: &Queue<SecurityRecordJob>, health: &Health) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, true) {
             let mut group = Vec::new();
             for job in jobs {
                 match job {
-                    NoteJob::Save(..) | NoteJob::Take(..) => group.push(job),
-                    NoteJob::Watch(sink, done) => {
+                    SecurityRecordJob::Save(..) | SecurityRecordJob::Take(..) => group.push(job),
+                    SecurityRecordJob::Watch(sink, done) => {
                         self.write(std::mem::take(&mut group), health);
                         // The caller may have gone.
                         let _ = done.send(self.watch(sink));
                     }
-                    NoteJob::Probe(reply) => {
+                    SecurityRecordJob::Probe(reply) => {
                         // The caller may have stopped waiting.
                         let _ = reply.send(self.probe(health));
                     }
-                    NoteJob::Expire(now_ms) => {
+                    SecurityRecordJob::Expire(now_ms) => {
                         self.write(std::mem::take(&mut group), health);
                         if let Err(error) = self.expire(now_ms) {
                             tracing::warn!(%error, "expired tickets, bans and revocations could not be removed; this is retried");
@@ -128,7 +129,7 @@ impl NotesFile {
     }
 
     /// One transaction and one sync. Watchers are notified before callers are answered.
-    fn write(&mut self, group: Vec<NoteJob>, health: &Health) {
+    fn write(&mut self, group: Vec<SecurityRecordJob>, health: &Health) {
         if group.is_empty() {
             return;
         }
@@ -152,7 +153,7 @@ impl NotesFile {
         }
     }
 
-    fn transact(&mut self, group: &[NoteJob]) -> rusqlite::Result<Vec<Done>> {
+    fn transact(&mut self, group: &[SecurityRecordJob]) -> rusqlite::Result<Vec<Done>> {
         let Self { db, counts, notes_max, .. } = self;
         if !db.is_autocommit() {
             // The previous transaction failed, and so did its rollback.
@@ -162,8 +163,10 @@ impl NotesFile {
         let mut outcomes = Vec::with_capacity(group.len());
         for job in group {
             outcomes.push(match job {
-                NoteJob::Save(note, _) => save(&transaction, note, counts.entry(note.kind).or_default(), *notes_max)?,
-                NoteJob::Take(kind, key, now_ms, _) => {
+                SecurityRecordJob::Save(note, _) => {
+                    save(&transaction, note, counts.entry(note.kind).or_default(), *notes_max)?
+                }
+                SecurityRecordJob::Take(kind, key, now_ms, _) => {
                     let taken = take(&transaction, *kind, key)?;
                     if taken.is_some() {
                         let count = counts.entry(*kind).or_default();
@@ -171,7 +174,9 @@ impl NotesFile {
                     }
                     Done::Taken(taken.filter(|note| *now_ms < note.until_ms))
                 }
-                NoteJob::Watch(..) | NoteJob::Expire(..) | NoteJob::Probe(..) => Done::Taken(None),
+                SecurityRecordJob::Watch(..) | SecurityRecordJob::Expire(..) | SecurityRecordJob::Probe(..) => {
+                    Done::Taken(None)
+                }
             });
         }
         transaction.commit()?;
@@ -179,9 +184,9 @@ impl NotesFile {
     }
 
     /// The caller may have gone.
-    fn answer(&self, job: NoteJob, done: Result<Done, StoreError>) {
+    fn answer(&self, job: SecurityRecordJob, done: Result<Done, StoreError>) {
         match job {
-            NoteJob::Save(note, reply) => {
+            SecurityRecordJob::Save(note, reply) => {
                 let saved = match done {
                     Ok(Done::OneTooMany) => Err(too_many()),
                     done => done.map(drop),
@@ -194,23 +199,23 @@ impl NotesFile {
                 }
                 let _ = reply.send(saved);
             }
-            NoteJob::Take(.., reply) => {
+            SecurityRecordJob::Take(.., reply) => {
                 let _ = reply.send(done.map(|done| if let Done::Taken(note) = done { note } else { None }));
             }
-            NoteJob::Watch(..) | NoteJob::Expire(..) | NoteJob::Probe(..) => {}
+            SecurityRecordJob::Watch(..) | SecurityRecordJob::Expire(..) | SecurityRecordJob::Probe(..) => {}
         }
     }
 
-    fn watch(&mut self, sink: Arc<dyn NoteSink>) -> Result<(), StoreError> {
+    fn watch(&mut self, sink: Arc<dyn RecordWatcher>) -> Result<(), StoreError> {
         let kept = self.watched().map_err(|error| store_error(&error, &self.directory))?;
         kept.into_iter().for_each(|note| sink.push(note));
         self.sink = Some(sink);
         Ok(())
     }
 
-    fn watched(&self) -> rusqlite::Result<Vec<Note>> {
+    fn watched(&self) -> rusqlite::Result<Vec<SecurityRecord>> {
         let mut statement = self.db.prepare("SELECT kind, key, value, until FROM notes WHERE kind <> ?1")?;
-        let notes = statement.query_map([NoteKind::Ticket.name()], note)?;
+        let notes = statement.query_map([SecurityRecordKind::Ticket.name()], note)?;
         notes.filter_map(Result::transpose).collect()
     }
 
@@ -251,7 +256,7 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<()
     }
     let db = file::connect_reader(&path)?;
     let mut statement = db.prepare("SELECT kind, key, value, until FROM notes WHERE kind <> ?1")?;
-    let mut rows = statement.query([NoteKind::Ticket.name()])?;
+    let mut rows = statement.query([SecurityRecordKind::Ticket.name()])?;
     let transaction = copy.unchecked_transaction()?;
     while let Some(row) = rows.next()? {
         transaction.execute("INSERT OR REPLACE INTO restored_notes VALUES (?1, ?2, ?3, ?4)", values(row)?)?;
@@ -259,7 +264,7 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<()
     transaction.commit()
 }
 
-fn save(db: &Connection, note: &Note, count: &mut usize, notes_max: usize) -> rusqlite::Result<Done> {
+fn save(db: &Connection, note: &SecurityRecord, count: &mut usize, notes_max: usize) -> rusqlite::Result<Done> {
     let (kind, until) = (note.kind.name(), integer(note.until_ms));
     let update = "UPDATE notes SET value = ?3, until = ?4 WHERE kind = ?1 AND key = ?2";
     if db.prepare_cached(update)?.execute(params![kind, note.key, note.value, until])? == 0 {
@@ -273,23 +278,23 @@ fn save(db: &Connection, note: &Note, count: &mut usize, notes_max: usize) -> ru
     Ok(Done::Saved)
 }
 
-fn take(db: &Connection, kind: NoteKind, key: &str) -> rusqlite::Result<Option<Note>> {
+fn take(db: &Connection, kind: SecurityRecordKind, key: &str) -> rusqlite::Result<Option<SecurityRecord>> {
     let take = "DELETE FROM notes WHERE kind = ?1 AND key = ?2 RETURNING kind, key, value, until";
     Ok(db.prepare_cached(take)?.query_row([kind.name(), key], note).optional()?.flatten())
 }
 
 /// A row; `None` if this version does not know its kind.
-fn note(row: &Row<'_>) -> rusqlite::Result<Option<Note>> {
+fn note(row: &Row<'_>) -> rusqlite::Result<Option<SecurityRecord>> {
     let name = row.get_ref(0)?.as_str()?;
     let Some(kind) = KINDS.into_iter().find(|kind| kind.name() == name) else { return Ok(None) };
-    Ok(Some(Note { kind, key: row.get(1)?, value: row.get(2)?, until_ms: position(row.get(3)?).0 }))
+    Ok(Some(SecurityRecord { kind, key: row.get(1)?, value: row.get(2)?, until_ms: position(row.get(3)?).0 }))
 }
 
 fn values(row: &Row<'_>) -> rusqlite::Result<[Value; 4]> {
     Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
 }
 
-fn count(db: &Connection) -> rusqlite::Result<HashMap<NoteKind, usize>> {
+fn count(db: &Connection) -> rusqlite::Result<HashMap<SecurityRecordKind, usize>> {
     let mut counts = HashMap::new();
     for kind in KINDS {
         let count: i64 = db

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::auth::{Grant, ISSUER_AHEAD_MS};
 use crate::clients::Clients;
-use crate::store::{Note, NoteKind, NoteSink};
+use crate::store::{RecordWatcher, SecurityRecord, SecurityRecordKind};
 use crate::wire::ByeReason;
 
 /// How long the record of a kick is kept, for nodes that receive it late.
@@ -18,7 +18,7 @@ const KICK_TOLD_MS: u64 = 60_000;
 const CLOCKS_APART_MS: u64 = 1000;
 
 /// The denylist of one process.
-pub(crate) struct Barred {
+pub(crate) struct Denylist {
     /// Weak, since `Clients` owns the store, which owns this.
     clients: Weak<Clients>,
     table: RwLock<Table>,
@@ -42,7 +42,7 @@ struct Revoked {
 
 /// One entry of the denylist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Bar {
+pub(crate) enum Denial {
     /// The streams of a client end; the client may reconnect.
     Kick { client: Uuid, at_ms: u64 },
     /// A client may not connect.
@@ -53,30 +53,32 @@ pub(crate) enum Bar {
     Subject { subject: String, issued_ms: u64 },
 }
 
-impl Bar {
+impl Denial {
     /// The note that stores this entry until a time.
-    pub(crate) fn note(&self, until_ms: u64) -> Note {
+    pub(crate) fn note(&self, until_ms: u64) -> SecurityRecord {
         let (kind, key, value) = match self {
-            Self::Kick { client, at_ms } => (NoteKind::Ban, format!("kick:{client}"), at_ms.to_string()),
-            Self::Client(client) => (NoteKind::Ban, format!("ban:{client}"), String::new()),
-            Self::Token(id) => (NoteKind::Revocation, format!("jti:{id}"), String::new()),
+            Self::Kick { client, at_ms } => (SecurityRecordKind::Ban, format!("kick:{client}"), at_ms.to_string()),
+            Self::Client(client) => (SecurityRecordKind::Ban, format!("ban:{client}"), String::new()),
+            Self::Token(id) => (SecurityRecordKind::Revocation, format!("jti:{id}"), String::new()),
             Self::Subject { subject, issued_ms } => {
-                (NoteKind::Revocation, format!("sub:{subject}"), issued_ms.to_string())
+                (SecurityRecordKind::Revocation, format!("sub:{subject}"), issued_ms.to_string())
             }
         };
         let until_ms = if let Self::Kick { at_ms, .. } = self { at_ms + KICK_TOLD_MS } else { until_ms };
-        Note { kind, key, value: value.into_bytes(), until_ms }
+        SecurityRecord { kind, key, value: value.into_bytes(), until_ms }
     }
 
     /// The entry in a note; `None` where this version does not know its kind.
-    fn read(note: &Note) -> Option<Self> {
+    fn read(note: &SecurityRecord) -> Option<Self> {
         let number = || std::str::from_utf8(&note.value).ok()?.parse().ok();
         let (what, whom) = note.key.split_once(':')?;
         match (note.kind, what) {
-            (NoteKind::Ban, "kick") => Some(Self::Kick { client: whom.parse().ok()?, at_ms: number()? }),
-            (NoteKind::Ban, "ban") => Some(Self::Client(whom.parse().ok()?)),
-            (NoteKind::Revocation, "jti") => Some(Self::Token(whom.into())),
-            (NoteKind::Revocation, "sub") => Some(Self::Subject { subject: whom.into(), issued_ms: number()? }),
+            (SecurityRecordKind::Ban, "kick") => Some(Self::Kick { client: whom.parse().ok()?, at_ms: number()? }),
+            (SecurityRecordKind::Ban, "ban") => Some(Self::Client(whom.parse().ok()?)),
+            (SecurityRecordKind::Revocation, "jti") => Some(Self::Token(whom.into())),
+            (SecurityRecordKind::Revocation, "sub") => {
+                Some(Self::Subject { subject: whom.into(), issued_ms: number()? })
+            }
             _ => None,
         }
     }
@@ -99,7 +101,7 @@ fn was_issued_by(grant: &Grant, time_ms: u64) -> bool {
     grant.issued_ms.is_none_or(|issued| issued <= time_ms.saturating_add(ISSUER_AHEAD_MS))
 }
 
-impl Barred {
+impl Denylist {
     pub(crate) fn new(clients: Weak<Clients>) -> Self {
         Self { clients, table: RwLock::default() }
     }
@@ -135,35 +137,35 @@ impl Barred {
     }
 }
 
-impl NoteSink for Barred {
+impl RecordWatcher for Denylist {
     /// Adds the entry before it ends the open connections: a client that connects in between is refused or ended.
-    fn push(&self, note: Note) {
-        let Some(bar) = Bar::read(&note) else { return };
+    fn push(&self, note: SecurityRecord) {
+        let Some(bar) = Denial::read(&note) else { return };
         let until_ms = note.until_ms;
         match &bar {
-            Bar::Kick { .. } => {}
-            Bar::Client(client) => {
+            Denial::Kick { .. } => {}
+            Denial::Client(client) => {
                 self.table_mut().clients.insert(*client, until_ms);
             }
-            Bar::Token(id) => {
+            Denial::Token(id) => {
                 self.table_mut().tokens.insert(id.clone(), until_ms);
             }
-            Bar::Subject { subject, issued_ms } => {
+            Denial::Subject { subject, issued_ms } => {
                 let revoked = Revoked { issued_ms: *issued_ms, until_ms };
                 self.table_mut().subjects.insert(subject.clone(), revoked);
             }
         }
         let Some(clients) = self.clients.upgrade() else { return };
         match &bar {
-            Bar::Kick { client, .. } | Bar::Client(client) => clients.forget_here(*client),
-            Bar::Token(_) | Bar::Subject { .. } => {}
+            Denial::Kick { client, .. } | Denial::Client(client) => clients.forget_here(*client),
+            Denial::Token(_) | Denial::Subject { .. } => {}
         }
         clients.end_where(ByeReason::Kicked, |connection| match &bar {
-            Bar::Kick { client, at_ms } => {
+            Denial::Kick { client, at_ms } => {
                 connection.client == *client && connection.since_ms <= at_ms + CLOCKS_APART_MS
             }
-            Bar::Client(client) => connection.client == *client,
-            Bar::Token(_) | Bar::Subject { .. } => connection.grant().is_some_and(|grant| bar.is_of(&grant)),
+            Denial::Client(client) => connection.client == *client,
+            Denial::Token(_) | Denial::Subject { .. } => connection.grant().is_some_and(|grant| bar.is_of(&grant)),
         });
     }
 }
@@ -188,32 +190,37 @@ mod tests {
 
     #[test]
     fn notes_say_who_is_shut_out_and_until_when() {
-        let barred = Barred::new(Weak::new());
+        let denylist = Denylist::new(Weak::new());
         let client = Uuid::from_u128(7);
         let bars = [
-            Bar::Client(client),
-            Bar::Token("t:1".into()),
-            Bar::Subject { subject: "li:x".into(), issued_ms: 500 },
-            Bar::Kick { client: Uuid::from_u128(8), at_ms: 1 },
+            Denial::Client(client),
+            Denial::Token("t:1".into()),
+            Denial::Subject { subject: "li:x".into(), issued_ms: 500 },
+            Denial::Kick { client: Uuid::from_u128(8), at_ms: 1 },
         ];
         for bar in bars {
             let note = bar.note(1000);
-            assert_eq!(Bar::read(&note), Some(bar));
-            barred.push(note);
+            assert_eq!(Denial::read(&note), Some(bar));
+            denylist.push(note);
         }
-        assert!(barred.is_banned(client, 999) && !barred.is_banned(client, 1000));
-        assert!(!barred.is_banned(Uuid::from_u128(8), 1), "a kick bans no client");
-        assert!(barred.is_revoked(&grant("wu", "t:1", Some(900)), 999));
-        assert!(!barred.is_revoked(&grant("wu", "t:1", Some(900)), 1000));
+        assert!(denylist.is_banned(client, 999) && !denylist.is_banned(client, 1000));
+        assert!(!denylist.is_banned(Uuid::from_u128(8), 1), "a kick bans no client");
+        assert!(denylist.is_revoked(&grant("wu", "t:1", Some(900)), 999));
+        assert!(!denylist.is_revoked(&grant("wu", "t:1", Some(900)), 1000));
         // Tokens issued since are valid; tokens without `iat` are not.
-        assert!(barred.is_revoked(&grant("li:x", "t2", Some(500)), 999));
-        assert!(barred.is_revoked(&grant("li:x", "t2", None), 999));
-        assert!(barred.is_revoked(&grant("li:x", "t2", Some(500 + ISSUER_AHEAD_MS)), 999), "a clock may be ahead");
-        assert!(!barred.is_revoked(&grant("li:x", "t2", Some(501 + ISSUER_AHEAD_MS)), 999));
-        assert!(!barred.is_revoked(&grant("li", "t2", None), 999));
-        barred.expire(1000);
-        assert!(barred.table().clients.is_empty() && barred.table().tokens.is_empty());
+        assert!(denylist.is_revoked(&grant("li:x", "t2", Some(500)), 999));
+        assert!(denylist.is_revoked(&grant("li:x", "t2", None), 999));
+        assert!(denylist.is_revoked(&grant("li:x", "t2", Some(500 + ISSUER_AHEAD_MS)), 999), "a clock may be ahead");
+        assert!(!denylist.is_revoked(&grant("li:x", "t2", Some(501 + ISSUER_AHEAD_MS)), 999));
+        assert!(!denylist.is_revoked(&grant("li", "t2", None), 999));
+        denylist.expire(1000);
+        assert!(denylist.table().clients.is_empty() && denylist.table().tokens.is_empty());
         // A note of a later version is ignored.
-        barred.push(Note { kind: NoteKind::Ban, key: "address:192.0.2.1".into(), value: Vec::new(), until_ms: 9 });
+        denylist.push(SecurityRecord {
+            kind: SecurityRecordKind::Ban,
+            key: "address:192.0.2.1".into(),
+            value: Vec::new(),
+            until_ms: 9,
+        });
     }
 }

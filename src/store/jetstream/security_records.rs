@@ -19,7 +19,7 @@ use super::bucket::{Bucket, Put};
 use super::message::base64;
 use super::node::{DEADLINE, Node};
 use crate::clock::{self, Moment};
-use crate::store::{Note, NoteKind, NoteSink, StoreError};
+use crate::store::{RecordWatcher, SecurityRecord, SecurityRecordKind, StoreError};
 use crate::sync::lock;
 
 /// A note outlives its expiry a little, so that a node whose clock is behind does not miss it.
@@ -32,7 +32,7 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 const KNOWN_WAIT: Duration = Duration::from_secs(30);
 
 /// The kinds that are watched.
-const WATCHED: [NoteKind; 2] = [NoteKind::Ban, NoteKind::Revocation];
+const WATCHED: [SecurityRecordKind; 2] = [SecurityRecordKind::Ban, SecurityRecordKind::Revocation];
 
 #[derive(Deserialize, Serialize)]
 struct Stored {
@@ -56,33 +56,33 @@ pub(super) struct Notes {
 
 #[derive(Default)]
 struct Watch {
-    sink: Option<Arc<dyn NoteSink>>,
+    sink: Option<Arc<dyn RecordWatcher>>,
     /// The revision of each key that the sink has received, so that a note saved by this node is not delivered twice.
-    told: HashMap<(NoteKind, String), (u64, u64)>,
+    told: HashMap<(SecurityRecordKind, String), (u64, u64)>,
 }
 
 impl Notes {
     pub(super) fn new(node: &Node) -> Self {
         let bucket = |kind| Bucket::new(node.names.notes_bucket(kind));
         Self {
-            tickets: bucket(NoteKind::Ticket),
-            bans: bucket(NoteKind::Ban),
-            revocations: bucket(NoteKind::Revocation),
+            tickets: bucket(SecurityRecordKind::Ticket),
+            bans: bucket(SecurityRecordKind::Ban),
+            revocations: bucket(SecurityRecordKind::Revocation),
             watch: Mutex::default(),
             believed_ahead_ms: AtomicI64::new(0),
             known: watch::Sender::new([false; 2]),
         }
     }
 
-    fn bucket(&self, kind: NoteKind) -> &Bucket {
+    fn bucket(&self, kind: SecurityRecordKind) -> &Bucket {
         match kind {
-            NoteKind::Ticket => &self.tickets,
-            NoteKind::Ban => &self.bans,
-            NoteKind::Revocation => &self.revocations,
+            SecurityRecordKind::Ticket => &self.tickets,
+            SecurityRecordKind::Ban => &self.bans,
+            SecurityRecordKind::Revocation => &self.revocations,
         }
     }
 
-    pub(super) async fn save(&self, node: &Node, note: Note) -> Result<(), StoreError> {
+    pub(super) async fn save(&self, node: &Node, note: SecurityRecord) -> Result<(), StoreError> {
         let stored = Stored {
             key: note.key.clone(),
             value: base64::engine::general_purpose::STANDARD.encode(&note.value),
@@ -102,10 +102,10 @@ impl Notes {
     pub(super) async fn take(
         &self,
         node: &Node,
-        kind: NoteKind,
+        kind: SecurityRecordKind,
         name: &str,
         now_ms: u64,
-    ) -> Result<Option<Note>, StoreError> {
+    ) -> Result<Option<SecurityRecord>, StoreError> {
         let end = Instant::now() + DEADLINE;
         let bucket = self.bucket(kind);
         let mut entry = bucket.get(node, &key(name), end).await?;
@@ -122,7 +122,7 @@ impl Notes {
         Ok(Some(note))
     }
 
-    fn tell(&self, note: Note, revision: u64) {
+    fn tell(&self, note: SecurityRecord, revision: u64) {
         let mut watch = lock(&self.watch);
         let Some(sink) = watch.sink.clone() else { return };
         let now_ms = self.believed_ms();
@@ -157,15 +157,15 @@ impl Notes {
     }
 
     /// Decodes a value; `None` where it is foreign.
-    fn read(&self, node: &Node, kind: NoteKind, value: &[u8]) -> Option<Note> {
+    fn read(&self, node: &Node, kind: SecurityRecordKind, value: &[u8]) -> Option<SecurityRecord> {
         let stored: Stored = serde_json::from_slice(value).ok()?;
         let value = base64::engine::general_purpose::STANDARD.decode(stored.value).ok()?;
         let until_ms = stored.until_ms.saturating_add_signed(self.nats_ahead_ms(node).saturating_neg());
-        Some(Note { kind, key: stored.key, value, until_ms })
+        Some(SecurityRecord { kind, key: stored.key, value, until_ms })
     }
 
     /// Watches the buckets from the beginning, and restarts a watch that breaks.
-    pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn NoteSink>) {
+    pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn RecordWatcher>) {
         lock(&self.watch).sink = Some(sink);
         for kind in WATCHED {
             let (notes, node) = (self.clone(), node.clone());
@@ -199,7 +199,7 @@ impl Notes {
         }
     }
 
-    fn set_known(&self, kind: NoteKind, is_known: bool) {
+    fn set_known(&self, kind: SecurityRecordKind, is_known: bool) {
         self.known.send_modify(|known| {
             for (watched, known) in WATCHED.into_iter().zip(known) {
                 if watched == kind {
@@ -209,7 +209,7 @@ impl Notes {
         });
     }
 
-    async fn watch_once(&self, node: &Node, kind: NoteKind) -> Result<(), async_nats::Error> {
+    async fn watch_once(&self, node: &Node, kind: SecurityRecordKind) -> Result<(), async_nats::Error> {
         node.until_up(Instant::now() + DEADLINE).await;
         let bucket = self.bucket(kind);
         let stream = match node.context.get_stream(bucket.stream()).await {

@@ -8,27 +8,30 @@ use uuid::Uuid;
 
 use super::Hub;
 use crate::auth::{Grant, Ticket};
-use crate::barred::{Bar, Barred};
-use crate::store::{NOTE_VALUE_MAX_BYTES, Note, NoteKind, StoreError};
+use crate::denylist::{Denial, Denylist};
+use crate::store::{RECORD_VALUE_MAX_BYTES, SecurityRecord, SecurityRecordKind, StoreError};
 
 /// Random bytes of a ticket: 192 bits cannot be guessed.
 const TICKET_BYTES: usize = 24;
 
 impl Hub {
     /// The bans and revocations in force.
-    pub(crate) fn barred(&self) -> &Barred {
-        &self.0.barred
+    pub(crate) fn denylist(&self) -> &Denylist {
+        &self.0.denylist
     }
 
     /// Issues a ticket; `None` where its grant is too long to be stored.
     pub(crate) async fn make_ticket(&self, ticket: &Ticket, ttl: Duration) -> Result<Option<String>, StoreError> {
         let value = ticket.encode();
-        if value.len() > NOTE_VALUE_MAX_BYTES {
+        if value.len() > RECORD_VALUE_MAX_BYTES {
             return Ok(None);
         }
         let name = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TICKET_BYTES]>());
         let until_ms = self.clock().believed_ms() + u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2);
-        self.0.store.save_note(Note { kind: NoteKind::Ticket, key: name.clone(), value, until_ms }).await?;
+        self.0
+            .store
+            .save_record(SecurityRecord { kind: SecurityRecordKind::Ticket, key: name.clone(), value, until_ms })
+            .await?;
         Ok(Some(name))
     }
 
@@ -38,7 +41,11 @@ impl Hub {
         if URL_SAFE_NO_PAD.decode(name).map_or(0, |bytes| bytes.len()) != TICKET_BYTES {
             return Ok(None);
         }
-        let note = self.0.store.take_note(NoteKind::Ticket, name.to_owned(), self.clock().believed_ms()).await?;
+        let note = self
+            .0
+            .store
+            .consume_record(SecurityRecordKind::Ticket, name.to_owned(), self.clock().believed_ms())
+            .await?;
         Ok(note.and_then(|note| Ticket::decode(&note.value)))
     }
 
@@ -51,11 +58,11 @@ impl Hub {
         let note = match ban {
             Some(ban) => {
                 let ban_ms = u64::try_from(ban.as_millis()).unwrap_or(u64::MAX / 2);
-                Bar::Client(client).note(at_ms + ban_ms)
+                Denial::Client(client).note(at_ms + ban_ms)
             }
-            None => Bar::Kick { client, at_ms }.note(at_ms),
+            None => Denial::Kick { client, at_ms }.note(at_ms),
         };
-        self.0.store.save_note(note).await?;
+        self.0.store.save_record(note).await?;
         if known {
             self.clients().forget(client, self.bounds().epoch).await?;
         }
@@ -63,12 +70,12 @@ impl Hub {
     }
 
     /// Revokes tokens until a time; every node knows within a second.
-    pub(crate) async fn bar(&self, bar: &Bar, until_ms: u64) -> Result<(), StoreError> {
-        self.0.store.save_note(bar.note(until_ms)).await
+    pub(crate) async fn bar(&self, bar: &Denial, until_ms: u64) -> Result<(), StoreError> {
+        self.0.store.save_record(bar.note(until_ms)).await
     }
 
     /// Whether the token behind a grant is revoked.
     pub(crate) fn is_revoked(&self, grant: &Grant) -> bool {
-        self.0.barred.is_revoked(grant, self.clock().earliest_ms())
+        self.0.denylist.is_revoked(grant, self.clock().earliest_ms())
     }
 }

@@ -1,7 +1,7 @@
 //! The subscription index: which subscribers a published topic has to wake, and for each the first match since it caught up.
 //!
 //! A subscriber registers once and stays. While it is caught up, a push that matches none of its patterns
-//! costs it nothing, and it may skip the pushed events: [`News`] says up to which position.
+//! costs it nothing, and it may skip the pushed events: [`Pending`] says up to which position.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
@@ -13,16 +13,16 @@ use crate::topic::{Pattern, PatternSet, Topic};
 
 /// A subscriber's slot in the index. Not reused while the subscriber is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaiterKey(pub(crate) usize);
+pub struct SubscriptionKey(pub(crate) usize);
 
-impl WaiterKey {
+impl SubscriptionKey {
     /// The key of no slot: of a reader that does not wait.
     pub(crate) const NONE: Self = Self(usize::MAX);
 }
 
 /// What is pending for a subscriber since it was last caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Pending {
     /// No match, up to the tail's end.
     None,
     /// The position of the first match.
@@ -34,7 +34,7 @@ pub enum News {
 #[derive(Debug)]
 struct Slot {
     patterns: PatternSet,
-    news: News,
+    news: Pending,
     /// Kept after a wake-up: to clone a waker for every delivery would double the cost of a push.
     waker: Option<Waker>,
     /// Woken, and not waiting again yet.
@@ -56,14 +56,14 @@ impl Slot {
 
 /// The subscribers of one tail, by pattern.
 #[derive(Debug, Default)]
-pub struct Waiters {
+pub struct SubscriptionIndex {
     slots: Slab<Slot>,
     /// Patterns without wildcards, by far the most common: found by one look-up per push.
     literal: HashMap<Topic, Vec<usize>>,
     wild: Node,
     /// Subscribers that are due for a direct write. Bounded by the number of subscribers, since a subscriber is listed only
     /// once between two times that it catches up.
-    due: VecDeque<WaiterKey>,
+    due: VecDeque<SubscriptionKey>,
 }
 
 /// Patterns with wildcards, as a trie of their tokens: a push visits only the branches that match its topic.
@@ -75,26 +75,26 @@ struct Node {
     tail: Vec<usize>,
 }
 
-impl Waiters {
-    /// Adds a subscriber. Its state is [`News::Unknown`] until [`Self::caught_up`] is called for it.
-    pub fn register(&mut self, patterns: &PatternSet) -> WaiterKey {
-        let (none, news) = (PatternSet::default(), News::Unknown);
+impl SubscriptionIndex {
+    /// Adds a subscriber. Its state is [`Pending::Unknown`] until [`Self::caught_up`] is called for it.
+    pub fn register(&mut self, patterns: &PatternSet) -> SubscriptionKey {
+        let (none, news) = (PatternSet::default(), Pending::Unknown);
         let key = self.slots.insert(Slot { patterns: none, news, waker: None, woken: false, pushed: false });
-        self.set_patterns(WaiterKey(key), patterns);
-        WaiterKey(key)
+        self.set_patterns(SubscriptionKey(key), patterns);
+        SubscriptionKey(key)
     }
 
-    /// Replaces a subscriber's patterns; its state becomes [`News::Unknown`].
-    pub fn set_patterns(&mut self, key: WaiterKey, patterns: &PatternSet) {
+    /// Replaces a subscriber's patterns; its state becomes [`Pending::Unknown`].
+    pub fn set_patterns(&mut self, key: SubscriptionKey, patterns: &PatternSet) {
         let Some(slot) = self.slots.get_mut(key.0) else { return };
         let before = std::mem::replace(&mut slot.patterns, patterns.clone());
-        slot.news = News::Unknown;
+        slot.news = Pending::Unknown;
         before.iter().for_each(|pattern| self.unlink(pattern, key.0));
         patterns.iter().for_each(|pattern| self.link(pattern, key.0));
     }
 
     /// Removes a subscriber.
-    pub fn remove(&mut self, key: WaiterKey) {
+    pub fn remove(&mut self, key: SubscriptionKey) {
         self.set_patterns(key, &PatternSet::default());
         self.slots.try_remove(key.0);
     }
@@ -110,7 +110,7 @@ impl Waiters {
     }
 
     /// From now on a match does not wake the subscriber, but lists it in [`Self::next_due`].
-    pub fn push_to(&mut self, key: WaiterKey) {
+    pub fn push_to(&mut self, key: SubscriptionKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.pushed = true;
         }
@@ -118,12 +118,12 @@ impl Waiters {
 
     /// The next subscriber that is due for a direct write, in the order of their first matches. The key may be stale: its
     /// subscriber may have been removed since, or its slot reused.
-    pub fn next_due(&mut self) -> Option<WaiterKey> {
+    pub fn next_due(&mut self) -> Option<SubscriptionKey> {
         self.due.pop_front()
     }
 
     /// Wakes a subscriber, if it has not been woken since it last waited.
-    pub fn wake(&mut self, key: WaiterKey) {
+    pub fn wake(&mut self, key: SubscriptionKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
             slot.wake();
         }
@@ -131,19 +131,19 @@ impl Waiters {
 
     /// What is pending for a subscriber since it was last caught up.
     #[must_use]
-    pub fn news(&self, key: WaiterKey) -> News {
-        self.slots.get(key.0).map_or(News::Unknown, |slot| slot.news)
+    pub fn news(&self, key: SubscriptionKey) -> Pending {
+        self.slots.get(key.0).map_or(Pending::Unknown, |slot| slot.news)
     }
 
     /// A subscriber has read up to the tail's end; from now on its first match is recorded.
-    pub fn caught_up(&mut self, key: WaiterKey) {
+    pub fn caught_up(&mut self, key: SubscriptionKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
-            slot.news = News::None;
+            slot.news = Pending::None;
         }
     }
 
     /// Registers the waker for a subscriber's next match, and for [`Self::wake_all`].
-    pub fn wait(&mut self, key: WaiterKey, waker: &Waker) {
+    pub fn wait(&mut self, key: SubscriptionKey, waker: &Waker) {
         let Some(slot) = self.slots.get_mut(key.0) else { return };
         slot.woken = false;
         if !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -157,11 +157,11 @@ impl Waiters {
         let mut tell = |keys: &[usize]| {
             for key in keys {
                 let Some(slot) = slots.get_mut(*key) else { continue };
-                if slot.news == News::None {
-                    slot.news = News::First(position);
+                if slot.news == Pending::None {
+                    slot.news = Pending::First(position);
                     // Once: until the subscriber has caught up again it needs no other call.
                     if slot.pushed {
-                        due.push_back(WaiterKey(*key));
+                        due.push_back(SubscriptionKey(*key));
                     } else {
                         slot.wake();
                     }
@@ -176,7 +176,7 @@ impl Waiters {
 
     /// What was pushed is not known any more: every subscriber has to read from its own position.
     pub fn forget_news(&mut self) {
-        self.slots.iter_mut().for_each(|(_, slot)| slot.news = News::Unknown);
+        self.slots.iter_mut().for_each(|(_, slot)| slot.news = Pending::Unknown);
         self.wake_all();
     }
 
@@ -315,22 +315,22 @@ mod tests {
     #[test]
     fn is_woken_once_for_the_first_match_after_catching_up() {
         let count = Arc::new(Count::default());
-        let mut waiters = Waiters::default();
-        let key = waiters.register(&set(&["a.*".into(), "a.b".into()]));
-        waiters.wait(key, &count.clone().into());
+        let mut subscription_index = SubscriptionIndex::default();
+        let key = subscription_index.register(&set(&["a.*".into(), "a.b".into()]));
+        subscription_index.wait(key, &count.clone().into());
         let topic: Topic = "a.b".parse().unwrap();
-        waiters.tell(&topic, Position(1));
-        assert_eq!(waiters.news(key), News::Unknown, "not caught up yet");
-        waiters.caught_up(key);
-        waiters.tell(&"b".parse().unwrap(), Position(2));
-        assert_eq!(waiters.news(key), News::None);
-        waiters.tell(&topic, Position(3));
-        waiters.tell(&topic, Position(4));
-        assert_eq!(waiters.news(key), News::First(Position(3)));
+        subscription_index.tell(&topic, Position(1));
+        assert_eq!(subscription_index.news(key), Pending::Unknown, "not caught up yet");
+        subscription_index.caught_up(key);
+        subscription_index.tell(&"b".parse().unwrap(), Position(2));
+        assert_eq!(subscription_index.news(key), Pending::None);
+        subscription_index.tell(&topic, Position(3));
+        subscription_index.tell(&topic, Position(4));
+        assert_eq!(subscription_index.news(key), Pending::First(Position(3)));
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        waiters.remove(key);
-        assert!(waiters.is_empty() && waiters.literal.is_empty());
-        assert!(waiters.wild.any.is_none() && waiters.wild.children.is_empty());
+        subscription_index.remove(key);
+        assert!(subscription_index.is_empty() && subscription_index.literal.is_empty());
+        assert!(subscription_index.wild.any.is_none() && subscription_index.wild.children.is_empty());
     }
 
     proptest! {
@@ -343,25 +343,25 @@ mod tests {
             topic in "([ab]\\.){0,4}[ab]",
         ) {
             let topic: Topic = topic.parse().unwrap();
-            let mut waiters = Waiters::default();
+            let mut subscription_index = SubscriptionIndex::default();
             let mut sets: Vec<PatternSet> = subscribers.iter().map(|texts| set(texts)).collect();
-            let keys: Vec<WaiterKey> = sets.iter().map(|patterns| waiters.register(patterns)).collect();
+            let keys: Vec<SubscriptionKey> = sets.iter().map(|patterns| subscription_index.register(patterns)).collect();
             if let Some(changed) = changed {
                 sets[0] = set(&changed);
-                waiters.set_patterns(keys[0], &sets[0]);
+                subscription_index.set_patterns(keys[0], &sets[0]);
             }
-            for key in &keys { waiters.caught_up(*key); }
+            for key in &keys { subscription_index.caught_up(*key); }
             for (key, gone) in keys.iter().zip(&removed) {
-                if *gone { waiters.remove(*key); }
+                if *gone { subscription_index.remove(*key); }
             }
-            waiters.tell(&topic, Position(9));
+            subscription_index.tell(&topic, Position(9));
             for ((key, patterns), gone) in keys.iter().zip(&sets).zip(&removed) {
                 let expected = match (gone, patterns.matches(topic.as_str())) {
-                    (true, _) => News::Unknown,
-                    (false, true) => News::First(Position(9)),
-                    (false, false) => News::None,
+                    (true, _) => Pending::Unknown,
+                    (false, true) => Pending::First(Position(9)),
+                    (false, false) => Pending::None,
                 };
-                prop_assert_eq!(waiters.news(*key), expected);
+                prop_assert_eq!(subscription_index.news(*key), expected);
             }
         }
     }
