@@ -82,6 +82,8 @@ struct Connection {
     /// How often the task has polled the body since the last check.
     polls: Rc<Cell<u32>>,
     opened: Instant,
+    /// When it was last seen with a peer that took no bytes.
+    last_blocked: Instant,
     last_bytes: Instant,
     /// The last item received.
     last: String,
@@ -182,7 +184,17 @@ impl World {
         let stream = StreamDriver::new(driver, Some(sink.clone()));
         let task = tokio::task::spawn_local(serve(StreamBody(stream.clone()), sink.clone(), polls.clone()));
         let (opened, last) = (runtime_now(), String::new());
-        client.connection = Some(Connection { stream, sink, socket, task, polls, opened, last_bytes: opened, last });
+        client.connection = Some(Connection {
+            stream,
+            sink,
+            socket,
+            task,
+            polls,
+            opened,
+            last_blocked: opened,
+            last_bytes: opened,
+            last,
+        });
     }
 
     /// Lets the client read the bytes that have arrived.
@@ -207,22 +219,26 @@ impl World {
             assert!(connection.last.contains(r#""$bye""#), "a stream ended without `$bye`: {}", connection.last);
             self.direct_bytes += connection.sink.sent_bytes();
         } else {
-            self.check_alive(client, &connection);
+            self.check_alive(client, &mut connection);
             client.connection = Some(connection);
         }
     }
 
     /// Checks that a stream which could write has done so in time.
-    fn check_alive(&self, client: &Client, connection: &Connection) {
-        let fetches = connection.stream.driver.borrow().fetch.is_some();
-        if client.stalled || !connection.socket.has_room() || fetches {
+    fn check_alive(&self, client: &Client, connection: &mut Connection) {
+        let now = runtime_now();
+        if client.stalled || !connection.socket.has_room() {
+            connection.last_blocked = now;
             return;
         }
-        let now = runtime_now();
+        if connection.stream.driver.borrow().fetch.is_some() {
+            return;
+        }
         assert!(now - connection.last_bytes <= HEARTBEAT, "a stream was silent for longer than a heartbeat");
         if let Some(drained) = self.drained {
-            // A fetch in flight is awaited: once before the end is scheduled, once more when it is due.
-            let latest = drained.max(connection.opened) + DRAIN + 2 * LATE_MAX + TIME_STEP;
+            // A stream whose peer takes no bytes schedules its end once the peer takes some again. A fetch in flight is awaited:
+            // once before the end is scheduled, once more when it is due.
+            let latest = drained.max(connection.opened).max(connection.last_blocked) + DRAIN + 2 * LATE_MAX + TIME_STEP;
             assert!(now <= latest, "a stream outlived the shutdown");
         }
     }
