@@ -12,6 +12,7 @@ mod structure;
 #[allow(dead_code, unreachable_pub)]
 mod support {
     pub mod nats;
+    pub mod seeds;
     pub mod small;
     pub mod wait;
 }
