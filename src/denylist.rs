@@ -12,7 +12,7 @@ use crate::store::{RecordWatcher, SecurityRecord, SecurityRecordKind};
 use crate::wire::ByeReason;
 
 /// How long the record of a kick is kept, for nodes that receive it late.
-const KICK_TOLD_MS: u64 = 60_000;
+const KICK_KEPT_MS: u64 = 60_000;
 
 /// How far nodes' clocks may be apart: a connection that began within this time after a kick is still ended by it.
 const CLOCKS_APART_MS: u64 = 1000;
@@ -54,8 +54,8 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
-    /// The note that stores this entry until a time.
-    pub(crate) fn note(&self, until_ms: u64) -> SecurityRecord {
+    /// The record that stores this entry until a time.
+    pub(crate) fn record(&self, until_ms: u64) -> SecurityRecord {
         let (kind, key, value) = match self {
             Self::Kick { client, at_ms } => (SecurityRecordKind::Ban, format!("kick:{client}"), at_ms.to_string()),
             Self::Client(client) => (SecurityRecordKind::Ban, format!("ban:{client}"), String::new()),
@@ -64,15 +64,15 @@ impl Denial {
                 (SecurityRecordKind::Revocation, format!("sub:{subject}"), issued_ms.to_string())
             }
         };
-        let until_ms = if let Self::Kick { at_ms, .. } = self { at_ms + KICK_TOLD_MS } else { until_ms };
+        let until_ms = if let Self::Kick { at_ms, .. } = self { at_ms + KICK_KEPT_MS } else { until_ms };
         SecurityRecord { kind, key, value: value.into_bytes(), until_ms }
     }
 
-    /// The entry in a note; `None` where this version does not know its kind.
-    fn read(note: &SecurityRecord) -> Option<Self> {
-        let number = || std::str::from_utf8(&note.value).ok()?.parse().ok();
-        let (what, whom) = note.key.split_once(':')?;
-        match (note.kind, what) {
+    /// The entry in a record; `None` where this version does not know its kind.
+    fn read(record: &SecurityRecord) -> Option<Self> {
+        let number = || std::str::from_utf8(&record.value).ok()?.parse().ok();
+        let (what, whom) = record.key.split_once(':')?;
+        match (record.kind, what) {
             (SecurityRecordKind::Ban, "kick") => Some(Self::Kick { client: whom.parse().ok()?, at_ms: number()? }),
             (SecurityRecordKind::Ban, "ban") => Some(Self::Client(whom.parse().ok()?)),
             (SecurityRecordKind::Revocation, "jti") => Some(Self::Token(whom.into())),
@@ -139,10 +139,10 @@ impl Denylist {
 
 impl RecordWatcher for Denylist {
     /// Adds the entry before it ends the open connections: a client that connects in between is refused or ended.
-    fn push(&self, note: SecurityRecord) {
-        let Some(bar) = Denial::read(&note) else { return };
-        let until_ms = note.until_ms;
-        match &bar {
+    fn push(&self, record: SecurityRecord) {
+        let Some(denial) = Denial::read(&record) else { return };
+        let until_ms = record.until_ms;
+        match &denial {
             Denial::Kick { .. } => {}
             Denial::Client(client) => {
                 self.table_mut().clients.insert(*client, until_ms);
@@ -156,16 +156,16 @@ impl RecordWatcher for Denylist {
             }
         }
         let Some(clients) = self.clients.upgrade() else { return };
-        match &bar {
+        match &denial {
             Denial::Kick { client, .. } | Denial::Client(client) => clients.forget_here(*client),
             Denial::Token(_) | Denial::Subject { .. } => {}
         }
-        clients.end_where(ByeReason::Kicked, |connection| match &bar {
+        clients.end_where(ByeReason::Kicked, |connection| match &denial {
             Denial::Kick { client, at_ms } => {
                 connection.client == *client && connection.since_ms <= at_ms + CLOCKS_APART_MS
             }
             Denial::Client(client) => connection.client == *client,
-            Denial::Token(_) | Denial::Subject { .. } => connection.grant().is_some_and(|grant| bar.is_of(&grant)),
+            Denial::Token(_) | Denial::Subject { .. } => connection.grant().is_some_and(|grant| denial.is_of(&grant)),
         });
     }
 }
@@ -189,19 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn notes_say_who_is_shut_out_and_until_when() {
+    fn a_record_holds_a_denial_and_its_end() {
         let denylist = Denylist::new(Weak::new());
         let client = Uuid::from_u128(7);
-        let bars = [
+        let denials = [
             Denial::Client(client),
             Denial::Token("t:1".into()),
             Denial::Subject { subject: "li:x".into(), issued_ms: 500 },
             Denial::Kick { client: Uuid::from_u128(8), at_ms: 1 },
         ];
-        for bar in bars {
-            let note = bar.note(1000);
-            assert_eq!(Denial::read(&note), Some(bar));
-            denylist.push(note);
+        for denial in denials {
+            let record = denial.record(1000);
+            assert_eq!(Denial::read(&record), Some(denial));
+            denylist.push(record);
         }
         assert!(denylist.is_banned(client, 999) && !denylist.is_banned(client, 1000));
         assert!(!denylist.is_banned(Uuid::from_u128(8), 1), "a kick bans no client");
@@ -215,7 +215,7 @@ mod tests {
         assert!(!denylist.is_revoked(&grant("li", "t2", None), 999));
         denylist.expire(1000);
         assert!(denylist.table().clients.is_empty() && denylist.table().tokens.is_empty());
-        // A note of a later version is ignored.
+        // A record of a later version is ignored.
         denylist.push(SecurityRecord {
             kind: SecurityRecordKind::Ban,
             key: "address:192.0.2.1".into(),

@@ -125,15 +125,16 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn load_client(&self, client: Uuid) -> BoxFuture<'static, Result<Option<ClientRecord>, StoreError>>;
 
-    /// Saves a note until its expiry, as durably as an append; a note of the same kind and key is replaced. Every watcher, of
-    /// every node that shares the store, receives the note within a second; this process's watcher before the call completes.
+    /// Saves a record until its expiry, as durably as an append; one of the same kind and key is replaced. Every watcher, of
+    /// every node that shares the store, receives the record within a second; this process's watcher before the call
+    /// completes.
     ///
     /// # Errors
     /// [`StoreError::Busy`] where there are too many of its kind; and as [`Self::append`].
-    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>>;
+    fn save_record(&self, record: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Removes and returns a note, where it exists and has not expired at `now_ms`. Of all concurrent calls, on all nodes that
-    /// share the store, exactly one gets the note, even across a crash.
+    /// Removes and returns a record, where it exists and has not expired at `now_ms`. Of all concurrent calls, on all nodes
+    /// that share the store, exactly one gets the record, even across a crash.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -276,7 +277,7 @@ pub struct StoreOptions {
     pub clients_per_address_max: Option<usize>,
     /// The most tickets, the most bans and the most revocations; past it, another is refused as [`StoreError::Busy`]. About 300
     /// bytes each, a ticket more by the patterns that it grants.
-    pub notes_max: usize,
+    pub security_records_max: usize,
 }
 
 impl Default for StoreOptions {
@@ -290,7 +291,7 @@ impl Default for StoreOptions {
             clients_max: 100_000,
             clients_per_subject_max: Some(5000),
             clients_per_address_max: Some(5000),
-            notes_max: 100_000,
+            security_records_max: 100_000,
         }
     }
 }

@@ -76,21 +76,21 @@ pub(super) async fn revoke(call: Call, body: JsonBody) -> Answer {
         }
         None => last_ms,
     };
-    let (bar, told) = match (wanted.jti, wanted.sub) {
+    let (denial, accepted) = match (wanted.jti, wanted.sub) {
         (Some(id), None) => (Denial::Token(legal("jti", id.clone())?), json!({ "jti": id })),
         (None, Some(subject)) => {
-            let bar = Denial::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
-            (bar, json!({ "sub": subject }))
+            let denial = Denial::Subject { subject: legal("sub", subject.clone())?, issued_ms: now_ms };
+            (denial, json!({ "sub": subject }))
         }
         _ => return Err(bad("exactly one of `jti` and `sub` is required".into())),
     };
-    call.state.hub.bar(&bar, until_ms).await?;
+    call.state.hub.deny(&denial, until_ms).await?;
     call.note(
         "revocation",
         &rights,
-        &format!("{} is revoked until {until_ms} ms since 1970", excerpt(&told.to_string())),
+        &format!("{} is revoked until {until_ms} ms since 1970", excerpt(&accepted.to_string())),
     );
-    let mut answer = told;
+    let mut answer = accepted;
     if wanted.until.is_some() {
         answer["until"] = (until_ms / 1000).into();
     }

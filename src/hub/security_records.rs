@@ -41,12 +41,12 @@ impl Hub {
         if URL_SAFE_NO_PAD.decode(name).map_or(0, |bytes| bytes.len()) != TICKET_BYTES {
             return Ok(None);
         }
-        let note = self
+        let record = self
             .0
             .store
             .consume_record(SecurityRecordKind::Ticket, name.to_owned(), self.clock().believed_ms())
             .await?;
-        Ok(note.and_then(|note| Ticket::decode(&note.value)))
+        Ok(record.and_then(|record| Ticket::decode(&record.value)))
     }
 
     /// Ends a client's streams on every node and deletes its record; returns whether there was one. With `ban`, the client may
@@ -55,14 +55,14 @@ impl Hub {
         let known = self.clients().get(client).await?.is_some();
         let at_ms = self.clock().believed_ms();
         // Recorded even where the client is unknown: it may be connected to another node, under an id that was never saved.
-        let note = match ban {
+        let record = match ban {
             Some(ban) => {
                 let ban_ms = u64::try_from(ban.as_millis()).unwrap_or(u64::MAX / 2);
-                Denial::Client(client).note(at_ms + ban_ms)
+                Denial::Client(client).record(at_ms + ban_ms)
             }
-            None => Denial::Kick { client, at_ms }.note(at_ms),
+            None => Denial::Kick { client, at_ms }.record(at_ms),
         };
-        self.0.store.save_record(note).await?;
+        self.0.store.save_record(record).await?;
         if known {
             self.clients().forget(client, self.bounds().epoch).await?;
         }
@@ -70,8 +70,8 @@ impl Hub {
     }
 
     /// Revokes tokens until a time; every node knows within a second.
-    pub(crate) async fn bar(&self, bar: &Denial, until_ms: u64) -> Result<(), StoreError> {
-        self.0.store.save_record(bar.note(until_ms)).await
+    pub(crate) async fn deny(&self, denial: &Denial, until_ms: u64) -> Result<(), StoreError> {
+        self.0.store.save_record(denial.record(until_ms)).await
     }
 
     /// Whether the token behind a grant is revoked.

@@ -33,6 +33,7 @@ mod reader;
 mod rows;
 mod schema;
 mod security_records;
+mod side_file;
 mod times;
 mod trim;
 mod writer;
@@ -84,7 +85,7 @@ pub struct DiskStore {
     appends: WriterHandle<Job>,
     reads: Arc<Queue<ReadJob>>,
     clients: WriterHandle<ClientJob>,
-    notes: WriterHandle<SecurityRecordJob>,
+    security_records: WriterHandle<SecurityRecordJob>,
     /// The probe in flight, while any caller waits for it.
     probe: Mutex<Option<Probe>>,
     running: Mutex<Option<Running>>,
@@ -187,14 +188,22 @@ impl DiskStore {
         });
         let appends = WriterHandle::new(writer::queue(), "events.db", directory);
         let clients = WriterHandle::new(clients::queue(), "clients.db", directory);
-        let notes = WriterHandle::new(security_records::queue(), "notes.db", directory);
+        let security_records = WriterHandle::new(security_records::queue(), "notes.db", directory);
         let reads = Arc::new(reader::queue());
         let mut connections = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             connections.push(schema::open_reader(directory)?);
         }
         let writer = Writer::new(opened, shared.clone(), appends.health.clone());
-        let store = Self { shared, appends, reads, clients, notes, probe: Mutex::new(None), running: Mutex::new(None) };
+        let store = Self {
+            shared,
+            appends,
+            reads,
+            clients,
+            security_records,
+            probe: Mutex::new(None),
+            running: Mutex::new(None),
+        };
         store.start(writer, connections, clients_file, notes_file, lock)?;
         Ok(store)
     }
@@ -223,7 +232,7 @@ impl DiskStore {
             clients_file.run(&queue, &health);
             drop(held);
         })?);
-        let (queue, health) = (self.notes.queue.clone(), self.notes.health.clone());
+        let (queue, health) = (self.security_records.queue.clone(), self.security_records.health.clone());
         running.writers.push(self.spawn("log-notes", move || {
             notes_file.run(&queue, &health);
             drop(lock);
@@ -245,7 +254,7 @@ impl DiskStore {
         self.reads.close();
         self.appends.queue.close();
         self.clients.queue.close();
-        self.notes.queue.close();
+        self.security_records.queue.close();
         held(&self.running).take()
     }
 }
@@ -308,8 +317,8 @@ impl Store for DiskStore {
         self.clients.ask(ONE, |reply| ClientJob::Load(client, reply))
     }
 
-    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.notes.ask(security_records::load(&note), |reply| SecurityRecordJob::Save(note, reply))
+    fn save_record(&self, record: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.security_records.ask(security_records::load(&record), |reply| SecurityRecordJob::Save(record, reply))
     }
 
     fn consume_record(
@@ -318,13 +327,13 @@ impl Store for DiskStore {
         key: String,
         now_ms: u64,
     ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
-        self.notes.ask(ONE, |reply| SecurityRecordJob::Take(kind, key, now_ms, reply))
+        self.security_records.ask(ONE, |reply| SecurityRecordJob::Take(kind, key, now_ms, reply))
     }
 
     fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         let (done, told) = oneshot::channel();
         let ended = || StoreError::unavailable("the thread that reads bans and revocations has ended");
-        let asked = self.notes.queue.push_always(SecurityRecordJob::Watch(sink, done)).map_err(|_| ended());
+        let asked = self.security_records.queue.push_always(SecurityRecordJob::Watch(sink, done)).map_err(|_| ended());
         async move {
             asked?;
             told.await.unwrap_or_else(|_| Err(ended()))
@@ -345,7 +354,7 @@ impl Store for DiskStore {
         let files = try_join3(
             self.appends.probe(Job::Probe),
             self.clients.probe(ClientJob::Probe),
-            self.notes.probe(SecurityRecordJob::Probe),
+            self.security_records.probe(SecurityRecordJob::Probe),
         );
         let new = files.map(|ready| ready.map(drop)).boxed().shared();
         *probe = new.downgrade();
@@ -364,7 +373,7 @@ impl Store for DiskStore {
         if now.removes {
             let _ = self.clients.queue.push_always(ClientJob::Expire(now.earliest_ms()));
         }
-        let _ = self.notes.queue.push_always(SecurityRecordJob::Expire(now.earliest_ms()));
+        let _ = self.security_records.queue.push_always(SecurityRecordJob::Expire(now.earliest_ms()));
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -1,7 +1,7 @@
 //! The store on NATS JetStream, which many nodes share.
 //!
-//! One stream is the log: its sequence is the position, its name and time of creation are the epoch. Remembered clients and notes
-//! are kept in key-value buckets beside it. Every node follows the stream with one consumer, whatever its number of clients; the
+//! One stream is the log: its sequence is the position, its name and time of creation are the epoch. Remembered clients
+//! and security records are kept in key-value buckets beside it. Every node follows the stream with one consumer, whatever its number of clients; the
 //! node's own events reach it through that consumer as well.
 //!
 //! The contract of [`super`] holds, with these differences:
@@ -71,7 +71,7 @@ use node::Node;
 use publish::Publisher;
 use read::Reader;
 use runtime::Runtime;
-use security_records::Notes;
+use security_records::SecurityRecords;
 
 pub use connect::{JetStreamOptions, NatsLogin, NatsServer, parse_servers};
 pub use error::OptionsError;
@@ -95,7 +95,7 @@ struct Parts {
     publisher: Publisher,
     reader: Reader,
     clients: Clients,
-    notes: Arc<Notes>,
+    security_records: Arc<SecurityRecords>,
     /// The task that follows the stream.
     feeding: Mutex<Option<AbortHandle>>,
     /// The task that answers other nodes' requests.
@@ -151,7 +151,7 @@ impl Parts {
             publisher: Publisher::start(&node),
             reader: Reader::new(),
             clients: Clients::new(&node, *store),
-            notes: Arc::new(Notes::new(&node)),
+            security_records: Arc::new(SecurityRecords::new(&node)),
             node,
             feeding: Mutex::default(),
             answering: Mutex::default(),
@@ -228,8 +228,8 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.clients.load(&parts.node, client).await })
     }
 
-    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.on_thread(|parts| async move { parts.notes.save(&parts.node, note).await })
+    fn save_record(&self, record: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.on_thread(|parts| async move { parts.security_records.save(&parts.node, record).await })
     }
 
     fn consume_record(
@@ -238,13 +238,13 @@ impl Store for JetStreamStore {
         key: String,
         now_ms: u64,
     ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
-        self.on_thread(move |parts| async move { parts.notes.take(&parts.node, kind, &key, now_ms).await })
+        self.on_thread(move |parts| async move { parts.security_records.take(&parts.node, kind, &key, now_ms).await })
     }
 
     fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.on_thread(|parts| async move {
-            parts.notes.watch(&parts.node, sink);
-            parts.notes.until_known().await
+            parts.security_records.watch(&parts.node, sink);
+            parts.security_records.until_known().await
         })
     }
 
@@ -253,14 +253,14 @@ impl Store for JetStreamStore {
     }
 
     fn knows_records(&self) -> bool {
-        self.parts.notes.are_known()
+        self.parts.security_records.are_known()
     }
 
     /// JetStream trims on its own, by its own clock; here the node fetches what was trimmed.
     fn maintain(&self, now: Moment) {
         let parts = self.parts.clone();
         self.runtime.spawn(async move {
-            parts.notes.expire(&now);
+            parts.security_records.expire(&now);
             if parts.node.is_up()
                 && let Err(error) = parts.node.look().await
             {

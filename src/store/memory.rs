@@ -31,7 +31,7 @@ use crate::sync::lock;
 pub struct MemoryStore {
     log: Arc<Mutex<Log>>,
     clients: Mutex<ClientTable>,
-    notes: Mutex<SecurityRecordTable>,
+    security_records: Mutex<SecurityRecordTable>,
     options: StoreOptions,
 }
 
@@ -75,7 +75,7 @@ impl MemoryStore {
             feed: None,
             closed: false,
         };
-        Self { log: Arc::new(Mutex::new(log)), clients: Mutex::default(), notes: Mutex::default(), options }
+        Self { log: Arc::new(Mutex::new(log)), clients: Mutex::default(), security_records: Mutex::default(), options }
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -204,8 +204,8 @@ impl Store for MemoryStore {
         ready(Ok(record)).boxed()
     }
 
-    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
-        let outcome = lock(&self.notes).save(note, self.options.notes_max);
+    fn save_record(&self, record: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        let outcome = lock(&self.security_records).save(record, self.options.security_records_max);
         ready(outcome).boxed()
     }
 
@@ -215,12 +215,12 @@ impl Store for MemoryStore {
         key: String,
         now_ms: u64,
     ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>> {
-        let note = lock(&self.notes).take(kind, &key, now_ms);
-        ready(Ok(note)).boxed()
+        let record = lock(&self.security_records).take(kind, &key, now_ms);
+        ready(Ok(record)).boxed()
     }
 
     fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
-        lock(&self.notes).watch(sink);
+        lock(&self.security_records).watch(sink);
         ready(Ok(())).boxed()
     }
 
@@ -230,7 +230,7 @@ impl Store for MemoryStore {
         log.trim_by_age(&self.options.retention, &now);
         drop(log);
         let now_ms = now.earliest_ms();
-        lock(&self.notes).expire(now_ms);
+        lock(&self.security_records).expire(now_ms);
         if !now.removes {
             return;
         }
@@ -243,7 +243,7 @@ impl Store for MemoryStore {
         log.closed = true;
         log.feed = None;
         drop(log);
-        lock(&self.notes).close();
+        lock(&self.security_records).close();
         ready(()).boxed()
     }
 }

@@ -115,8 +115,8 @@ impl Store for ScriptedStore {
         self.inner.bounds()
     }
 
-    fn save_record(&self, note: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.inner.save_record(note)
+    fn save_record(&self, record: SecurityRecord) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.save_record(record)
     }
 
     fn consume_record(

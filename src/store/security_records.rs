@@ -1,4 +1,4 @@
-//! Notes: small records with an expiry beside the log, for tickets, bans and revocations.
+//! Security records: small records with an expiry beside the log, for tickets, bans and revocations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ pub const RECORD_KEY_MAX_BYTES: usize = 255;
 /// The longest value, in bytes; callers of `save_record` ensure it.
 pub const RECORD_VALUE_MAX_BYTES: usize = 16 << 10;
 
-/// The kind of a note.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SecurityRecordKind {
     /// An unused ticket with what it grants. Tickets are not watched.
@@ -33,7 +33,7 @@ impl SecurityRecordKind {
         }
     }
 
-    /// Whether watchers receive notes of this kind.
+    /// Whether watchers receive records of this kind.
     #[must_use]
     pub fn is_watched(self) -> bool {
         match self {
@@ -48,11 +48,11 @@ impl SecurityRecordKind {
 pub struct SecurityRecord {
     /// The kind.
     pub kind: SecurityRecordKind,
-    /// The subject of the note: any text of at most [`RECORD_KEY_MAX_BYTES`].
+    /// The subject of the record: any text of at most [`RECORD_KEY_MAX_BYTES`].
     pub key: String,
     /// The content: at most [`RECORD_VALUE_MAX_BYTES`].
     pub value: Vec<u8>,
-    /// The expiry, in milliseconds since the Unix epoch; from then on the note does not exist.
+    /// The expiry, in milliseconds since the Unix epoch; from then on the record does not exist.
     pub until_ms: u64,
 }
 
@@ -66,53 +66,53 @@ impl std::fmt::Debug for SecurityRecord {
 
 /// Receives bans and revocations. Never blocks.
 pub trait RecordWatcher: Send + Sync + 'static {
-    /// Receives a note that exists, was saved, or has replaced an older one.
-    fn push(&self, note: SecurityRecord);
+    /// Receives a record that exists, was saved, or has replaced an older one.
+    fn push(&self, record: SecurityRecord);
 }
 
-/// The notes of an engine that keeps them in memory.
+/// The records of an engine that keeps them in memory.
 #[derive(Default)]
 pub(super) struct SecurityRecordTable {
-    notes: HashMap<SecurityRecordKind, HashMap<String, SecurityRecord>>,
+    records: HashMap<SecurityRecordKind, HashMap<String, SecurityRecord>>,
     sink: Option<Arc<dyn RecordWatcher>>,
 }
 
 impl SecurityRecordTable {
-    /// Saves `note`, and sends it to the watcher.
+    /// Saves `record`, and sends it to the watcher.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] where there are `notes_max` of its kind already.
-    pub(super) fn save(&mut self, note: SecurityRecord, notes_max: usize) -> Result<(), StoreError> {
-        let kept = self.notes.entry(note.kind).or_default();
-        if kept.len() >= notes_max && !kept.contains_key(&note.key) {
+    /// [`StoreError::Busy`] where there are `security_records_max` of its kind already.
+    pub(super) fn save(&mut self, record: SecurityRecord, security_records_max: usize) -> Result<(), StoreError> {
+        let kept = self.records.entry(record.kind).or_default();
+        if kept.len() >= security_records_max && !kept.contains_key(&record.key) {
             return Err(too_many());
         }
-        kept.insert(note.key.clone(), note.clone());
-        if note.kind.is_watched()
+        kept.insert(record.key.clone(), record.clone());
+        if record.kind.is_watched()
             && let Some(sink) = &self.sink
         {
-            sink.push(note);
+            sink.push(record);
         }
         Ok(())
     }
 
-    /// Removes a note, and returns it where it has not expired.
+    /// Removes a record, and returns it where it has not expired.
     pub(super) fn take(&mut self, kind: SecurityRecordKind, key: &str, now_ms: u64) -> Option<SecurityRecord> {
-        self.notes.get_mut(&kind)?.remove(key).filter(|note| now_ms < note.until_ms)
+        self.records.get_mut(&kind)?.remove(key).filter(|record| now_ms < record.until_ms)
     }
 
-    /// Sends `sink` the existing notes, and from now on each one that is saved.
+    /// Sends `sink` the existing records, and from now on each one that is saved.
     pub(super) fn watch(&mut self, sink: Arc<dyn RecordWatcher>) {
-        for note in self.notes.values().flat_map(HashMap::values).filter(|note| note.kind.is_watched()) {
-            sink.push(note.clone());
+        for record in self.records.values().flat_map(HashMap::values).filter(|record| record.kind.is_watched()) {
+            sink.push(record.clone());
         }
         self.sink = Some(sink);
     }
 
-    /// Drops expired notes.
+    /// Drops expired records.
     pub(super) fn expire(&mut self, now_ms: u64) {
-        for kept in self.notes.values_mut() {
-            kept.retain(|_, note| now_ms < note.until_ms);
+        for kept in self.records.values_mut() {
+            kept.retain(|_, record| now_ms < record.until_ms);
         }
     }
 
@@ -124,11 +124,11 @@ impl SecurityRecordTable {
 
 impl std::fmt::Debug for SecurityRecordTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SecurityRecordTable({} notes)", self.notes.values().map(HashMap::len).sum::<usize>())
+        write!(f, "SecurityRecordTable({} records)", self.records.values().map(HashMap::len).sum::<usize>())
     }
 }
 
-/// The error of one note too many.
+/// The error of one record too many.
 pub(super) fn too_many() -> StoreError {
     StoreError::Busy("there are too many tickets, bans or revocations; they expire by themselves")
 }

@@ -903,7 +903,7 @@ async fn a_note_is_gone_at_its_end<E: Engine>() {
 }
 
 async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
-    let (store, _home) = E::open(StoreOptions { notes_max: 3, ..StoreOptions::default() });
+    let (store, _home) = E::open(StoreOptions { security_records_max: 3, ..StoreOptions::default() });
     for n in 0..3 {
         store.save_record(note(SecurityRecordKind::Ticket, &n.to_string(), b"")).await.unwrap();
     }

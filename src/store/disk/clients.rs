@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::column::{integer, parsed, position};
-use super::fault::{open_error, store_error};
+use super::fault::open_error;
 use super::file;
 use super::health::Health;
-use super::presence::Presence;
 use super::queue::{Load, Queue};
+use super::side_file::SideFile;
 use crate::cursor::Cursor;
 use crate::log::{ClientRecord, ClientShare};
 use crate::store::{OpenError, StoreError, StoreOptions};
@@ -68,11 +68,9 @@ pub(super) fn clients_path(directory: &Path) -> PathBuf {
 /// `clients.db`, with one sync for each group of saves. Saves are few: a client's first start, an answered acknowledgement, and
 /// once a second all changes. The log's commits do not wait for them: another thread saves them to another file.
 pub(super) struct ClientsFile {
-    db: Connection,
-    directory: PathBuf,
+    file: SideFile,
     options: StoreOptions,
     weights: Weights,
-    presence: Presence,
 }
 
 /// The weight of the remembered clients: in all, and of each owner and address.
@@ -129,10 +127,9 @@ impl ClientsFile {
             2 => Some(format!("{SHARES}; {INDEXES}")),
             _ => None,
         };
-        let db = file::open(&path, file::SYNCED, VERSION, step)?;
-        let weights = Weights::read(&db).map_err(|error| open_error(&path, error))?;
-        let presence = Presence::of(&path);
-        Ok(Self { db, directory: directory.to_owned(), options: *options, weights, presence })
+        let file = SideFile::open(directory, &path, VERSION, step)?;
+        let weights = Weights::read(file.db()).map_err(|error| open_error(&path, error))?;
+        Ok(Self { file, options: *options, weights })
     }
 
     /// Processes the queue until it is closed.
@@ -145,12 +142,12 @@ impl ClientsFile {
                     ClientJob::Save(records, reply) => saves.push((records, reply)),
                     ClientJob::Load(client, reply) => {
                         self.save(std::mem::take(&mut saves), health);
-                        let found = self.load(client).map_err(|error| store_error(&error, &self.directory));
+                        let found = self.load(client).map_err(|error| self.file.error(&error));
                         // The caller may have gone; so below.
                         let _ = reply.send(found);
                     }
                     ClientJob::Probe(reply) => {
-                        let _ = reply.send(self.probe(health));
+                        let _ = reply.send(self.file.probe(health));
                     }
                     ClientJob::Expire(now_ms) => {
                         self.save(std::mem::take(&mut saves), health);
@@ -164,63 +161,31 @@ impl ClientsFile {
         }
     }
 
-    fn probe(&mut self, health: &Health) -> Result<(), StoreError> {
-        health.probe(|| {
-            let written = file::probe(&self.db).map_err(|error| store_error(&error, &self.directory));
-            self.presence.check().and(written)
-        })
-    }
-
     fn save(&mut self, saves: Vec<(Vec<ClientRecord>, Saved)>, health: &Health) {
         if saves.is_empty() {
             return;
         }
-        let outcome = health.watch(|| {
-            let records = saves.iter().flat_map(|(records, _)| records);
-            let written = self.write(records).map_err(|error| store_error(&error, &self.directory));
-            self.presence.check().and(written)
-        });
+        let Self { file, options, weights } = self;
+        let records = saves.iter().flat_map(|(records, _)| records);
+        let outcome = file.write(health, |db| put_all(db, records, options, weights));
+        self.weights_after(&outcome);
         for (_, reply) in saves {
             let _ = reply.send(outcome.clone());
         }
     }
 
-    /// One transaction, and one sync.
-    fn write<'a>(&mut self, records: impl Iterator<Item = &'a ClientRecord>) -> rusqlite::Result<()> {
-        let options = self.options;
-        self.transact(|db, weights| {
-            for record in records {
-                put(db, record, weights)?;
-                let Some(share) = record.share() else { continue };
-                let weight = weights.shares.get(&share).copied().unwrap_or_default();
-                if let Some(excess) = Weights::excess(weight, options.client_share_weight_max(&share)) {
-                    forget_share(db, &share, excess, weights)?;
-                }
-            }
-            match Weights::excess(weights.all, options.clients_max as u64) {
-                Some(excess) => forget_oldest(db, excess, weights),
-                None => Ok(()),
-            }
-        })
-    }
-
-    /// Runs `work` in a transaction. `work` changes the weights as well: if the transaction fails they are computed again.
-    fn transact(
-        &mut self,
-        work: impl FnOnce(&Connection, &mut Weights) -> rusqlite::Result<()>,
-    ) -> rusqlite::Result<()> {
-        let transaction = self.db.unchecked_transaction()?;
-        let outcome = work(&transaction, &mut self.weights).and_then(|()| transaction.commit());
+    /// After a transaction that changed the weights as well: if it failed, they are computed again.
+    fn weights_after<E>(&mut self, outcome: &Result<(), E>) {
         if outcome.is_err()
-            && let Ok(weights) = Weights::read(&self.db)
+            && let Ok(weights) = Weights::read(self.file.db())
         {
             self.weights = weights;
         }
-        outcome
     }
 
     fn load(&self, client: Uuid) -> rusqlite::Result<Option<ClientRecord>> {
-        self.db
+        self.file
+            .db()
             .prepare_cached(
                 "SELECT client, patterns, epoch, position, seen, owner, address FROM clients WHERE client = ?1",
             )?
@@ -231,7 +196,8 @@ impl ClientsFile {
     fn expire(&mut self, now_ms: u64) -> rusqlite::Result<()> {
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = integer(now_ms.saturating_sub(idle_max_ms));
-        self.transact(|db, weights| {
+        let Self { file, weights, .. } = self;
+        let outcome = file.transact(|db| {
             // In the order of the index, where clients without an owner precede the others.
             for owned in [false, true] {
                 let delete = "DELETE FROM clients WHERE (owner IS NOT NULL) = ?1 AND seen < ?2
@@ -239,38 +205,41 @@ impl ClientsFile {
                 subtract_deleted(db.prepare_cached(delete)?.query(params![owned, oldest_ms])?, weights)?;
             }
             Ok(())
-        })
+        });
+        self.weights_after(&outcome);
+        outcome
     }
 
     /// Imports the clients of a restored copy. A client that is known here already is not imported: its record here is newer.
     pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
         let import = || {
-            let transaction = self.db.unchecked_transaction()?;
             let owner = owner_column(copy, "restored_clients")?;
             // Addresses are not imported: a client's last address there does not predict its address here.
             let read = format!("SELECT client, patterns, epoch, position, seen, {owner}, NULL FROM restored_clients");
             let mut statement = copy.prepare(&read)?;
             let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let record = record(row)?;
-                transaction.execute(
-                    "INSERT OR IGNORE INTO clients(client, patterns, epoch, position, seen, owner, weight)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    params![
-                        record.client.as_bytes().as_slice(),
-                        joined(&record.patterns),
-                        record.cursor.epoch.as_str(),
-                        integer(record.cursor.position.0),
-                        integer(record.seen_ms),
-                        record.owner,
-                        integer(record.weight()),
-                    ],
-                )?;
-            }
-            transaction.commit()?;
+            self.file.transact(|db| {
+                while let Some(row) = rows.next()? {
+                    let record = record(row)?;
+                    db.execute(
+                        "INSERT OR IGNORE INTO clients(client, patterns, epoch, position, seen, owner, weight)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                        params![
+                            record.client.as_bytes().as_slice(),
+                            joined(&record.patterns),
+                            record.cursor.epoch.as_str(),
+                            integer(record.cursor.position.0),
+                            integer(record.seen_ms),
+                            record.owner,
+                            integer(record.weight()),
+                        ],
+                    )?;
+                }
+                Ok(())
+            })?;
             // The copy durably deletes its clients next, so they must be durable here first.
-            self.db.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
-            Weights::read(&self.db)
+            self.file.db().query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))?;
+            Weights::read(self.file.db())
         };
         self.weights = import().map_err(|error: rusqlite::Error| format!("its clients: {error}"))?;
         Ok(())
@@ -308,6 +277,27 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u6
 /// The owner's column, or `NULL` for a table that an older server created.
 fn owner_column(db: &Connection, table: &str) -> rusqlite::Result<&'static str> {
     Ok(if db.column_exists(None, table, "owner")? { "owner" } else { "NULL" })
+}
+
+/// Saves records, and evicts those in excess of the limits.
+fn put_all<'a>(
+    db: &Connection,
+    records: impl Iterator<Item = &'a ClientRecord>,
+    options: &StoreOptions,
+    weights: &mut Weights,
+) -> rusqlite::Result<()> {
+    for record in records {
+        put(db, record, weights)?;
+        let Some(share) = record.share() else { continue };
+        let weight = weights.shares.get(&share).copied().unwrap_or_default();
+        if let Some(excess) = Weights::excess(weight, options.client_share_weight_max(&share)) {
+            forget_share(db, &share, excess, weights)?;
+        }
+    }
+    match Weights::excess(weights.all, options.clients_max as u64) {
+        Some(excess) => forget_oldest(db, excess, weights),
+        None => Ok(()),
+    }
 }
 
 /// Inserts a client's record, or replaces the older one.

@@ -5,10 +5,12 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::fault::open_error;
-use crate::store::OpenError;
+use super::fault::{open_error, store_error};
+use super::health::Health;
+use super::presence::Presence;
+use crate::store::{OpenError, StoreError};
 
 /// How long SQLite waits for a lock that another process holds, such as an operator's shell or a starting backup.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -41,12 +43,34 @@ pub(super) fn open(
     if found > version { Err(open_error(path, newer(found))) } else { Ok(db) }
 }
 
-/// Writes a page of a file without changing its content, to test whether a write succeeds.
-pub(super) fn probe(db: &Connection) -> rusqlite::Result<()> {
+/// Begins a transaction.
+pub(super) fn begin(db: &Connection, behavior: TransactionBehavior) -> rusqlite::Result<Transaction<'_>> {
     if !db.is_autocommit() {
+        // The previous transaction failed, and so did its rollback.
         db.execute_batch("ROLLBACK")?;
     }
-    let transaction = db.unchecked_transaction()?;
+    Transaction::new_unchecked(db, behavior)
+}
+
+/// Tests whether a write to a file in `directory` succeeds, and the file still has its name.
+///
+/// # Errors
+/// Those that a write would have.
+pub(super) fn probe(
+    db: &Connection,
+    directory: &Path,
+    presence: &mut Presence,
+    health: &Health,
+) -> Result<(), StoreError> {
+    health.probe(|| {
+        let written = rewrite_version(db).map_err(|error| store_error(&error, directory));
+        presence.check().and(written)
+    })
+}
+
+/// Writes a page of a file without changing its content.
+fn rewrite_version(db: &Connection) -> rusqlite::Result<()> {
+    let transaction = begin(db, TransactionBehavior::Deferred)?;
     let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     transaction.pragma_update(None, "user_version", version)?;
     transaction.commit()

@@ -131,12 +131,12 @@ pub(super) fn open(
     marks_max: usize,
     now_ms: u64,
     clients: &mut ClientsFile,
-    notes: &mut SecurityRecordsFile,
+    security_records: &mut SecurityRecordsFile,
 ) -> Result<Opened, OpenError> {
     let path = events_path(directory);
     remove_stale_wal(directory, &path).map_err(|error| open_error(&path, error))?;
     let db = file::connect(&path).map_err(|error| open_error(&path, error))?;
-    prepare(&db, clients, notes).map_err(|reason| open_error(&path, reason))?;
+    prepare(&db, clients, security_records).map_err(|reason| open_error(&path, reason))?;
     sync_directory(directory).map_err(|error| open_error(directory, error))?;
     load(db, options, marks_max, now_ms).map_err(|reason| open_error(&path, reason))
 }
@@ -183,7 +183,11 @@ fn remove_stale_wal(directory: &Path, events: &Path) -> std::io::Result<()> {
     sync_directory(directory)
 }
 
-fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut SecurityRecordsFile) -> Result<(), String> {
+fn prepare(
+    db: &Connection,
+    clients: &mut ClientsFile,
+    security_records: &mut SecurityRecordsFile,
+) -> Result<(), String> {
     let text = |error: rusqlite::Error| error.to_string();
     db.set_prepared_statement_cache_capacity(32);
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(text)?;
@@ -195,7 +199,7 @@ fn prepare(db: &Connection, clients: &mut ClientsFile, notes: &mut SecurityRecor
     match (number("application_id")?, number("user_version")?) {
         (0, 0) if tables == 0 => create(db).map_err(text)?,
         (LOG_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => {}
-        (BACKUP_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => adopt(db, clients, notes)?,
+        (BACKUP_ID, form::FIRST_FORMAT..=form::NEWEST_FORMAT) => adopt(db, clients, security_records)?,
         (LOG_ID | BACKUP_ID, format) if format > form::NEWEST_FORMAT => return Err(file::newer(format)),
         _ => return Err("the file is not a Switchback log".into()),
     }
@@ -225,10 +229,10 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
 /// Gives a restored copy a new epoch: events that were published after the copy was made are lost, and may have
 /// had the positions that come next. This precedes the switch to write-ahead logging, so that the file's header,
 /// which [`remove_stale_wal`] reads, is always current.
-fn adopt(db: &Connection, clients: &mut ClientsFile, notes: &mut SecurityRecordsFile) -> Result<(), String> {
+fn adopt(db: &Connection, clients: &mut ClientsFile, security_records: &mut SecurityRecordsFile) -> Result<(), String> {
     // An interrupted import is repeated: records that were imported already stay.
     clients.import(db)?;
-    notes.import(db)?;
+    security_records.import(db)?;
     let renew = || {
         let transaction = db.unchecked_transaction()?;
         ancestors::add(&transaction)?;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::column::integer;
@@ -234,11 +234,7 @@ impl Writer {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
-        let health = self.health.clone();
-        health.probe(|| {
-            let written = file::probe(&self.db).map_err(|error| store_error(&error, &self.shared.directory));
-            self.presence.check().and(written)
-        })
+        file::probe(&self.db, &self.shared.directory, &mut self.presence, &self.health)
     }
 
     fn transact(&self, fresh: &[Arc<Event>]) -> Result<Written, StoreError> {
@@ -247,11 +243,7 @@ impl Writer {
 
     /// One transaction. An early return rolls back; nothing outside the database has changed then.
     fn try_transact(&self, fresh: &[Arc<Event>]) -> rusqlite::Result<Written> {
-        if !self.db.is_autocommit() {
-            // The previous transaction failed, and so did its rollback.
-            self.db.execute_batch("ROLLBACK")?;
-        }
-        let transaction = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let transaction = file::begin(&self.db, TransactionBehavior::Immediate)?;
         let mut log = self.log;
         let mut topics = HashMap::new();
         self.insert(&mut log, &mut topics, fresh)?;

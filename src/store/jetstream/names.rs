@@ -72,8 +72,8 @@ impl Names {
         format!("{}-clients", self.prefix)
     }
 
-    /// The bucket of a kind of notes.
-    pub(super) fn notes_bucket(&self, kind: SecurityRecordKind) -> String {
+    /// The bucket of a kind of security records.
+    pub(super) fn records_bucket(&self, kind: SecurityRecordKind) -> String {
         format!("{}-{}s", self.prefix, kind.name())
     }
 }

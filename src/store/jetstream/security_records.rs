@@ -1,4 +1,4 @@
-//! Notes (tickets, bans, revocations), with a bucket for each kind.
+//! Security records (tickets, bans, revocations), with a bucket for each kind.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,7 +22,7 @@ use crate::clock::{self, Moment};
 use crate::store::{RecordWatcher, SecurityRecord, SecurityRecordKind, StoreError};
 use crate::sync::lock;
 
-/// A note outlives its expiry a little, so that a node whose clock is behind does not miss it.
+/// A record outlives its expiry a little, so that a node whose clock is behind does not miss it.
 const PAST_END: Duration = Duration::from_secs(60);
 
 /// The delay before the watch of a bucket is retried.
@@ -42,28 +42,28 @@ struct Stored {
     until_ms: u64,
 }
 
-/// The notes of a node.
-pub(super) struct Notes {
+/// The records of a node.
+pub(super) struct SecurityRecords {
     tickets: Bucket,
     bans: Bucket,
     revocations: Bucket,
     watch: Mutex<Watch>,
     /// How far the trusted time was ahead of the wall clock at the last maintenance, in milliseconds.
     believed_ahead_ms: AtomicI64,
-    /// For each kind of [`WATCHED`], in order: whether the sink has received every existing note.
+    /// For each kind of [`WATCHED`], in order: whether the sink has received every existing record.
     known: watch::Sender<[bool; 2]>,
 }
 
 #[derive(Default)]
 struct Watch {
     sink: Option<Arc<dyn RecordWatcher>>,
-    /// The revision of each key that the sink has received, so that a note saved by this node is not delivered twice.
-    told: HashMap<(SecurityRecordKind, String), (u64, u64)>,
+    /// The revision of each key that the sink has received, so that a record saved by this node is not delivered twice.
+    sent: HashMap<(SecurityRecordKind, String), (u64, u64)>,
 }
 
-impl Notes {
+impl SecurityRecords {
     pub(super) fn new(node: &Node) -> Self {
-        let bucket = |kind| Bucket::new(node.names.notes_bucket(kind));
+        let bucket = |kind| Bucket::new(node.names.records_bucket(kind));
         Self {
             tickets: bucket(SecurityRecordKind::Ticket),
             bans: bucket(SecurityRecordKind::Ban),
@@ -82,19 +82,19 @@ impl Notes {
         }
     }
 
-    pub(super) async fn save(&self, node: &Node, note: SecurityRecord) -> Result<(), StoreError> {
+    pub(super) async fn save(&self, node: &Node, record: SecurityRecord) -> Result<(), StoreError> {
         let stored = Stored {
-            key: note.key.clone(),
-            value: base64::engine::general_purpose::STANDARD.encode(&note.value),
-            until_ms: note.until_ms.saturating_add_signed(self.nats_ahead_ms(node)),
+            key: record.key.clone(),
+            value: base64::engine::general_purpose::STANDARD.encode(&record.value),
+            until_ms: record.until_ms.saturating_add_signed(self.nats_ahead_ms(node)),
         };
         let value = serde_json::to_vec(&stored).map_err(StoreError::unavailable)?;
-        let left = Duration::from_millis(note.until_ms.saturating_sub(self.believed_ms()));
+        let left = Duration::from_millis(record.until_ms.saturating_sub(self.believed_ms()));
         let put = Put { over: None, ttl: Some(left + PAST_END) };
         let end = Instant::now() + DEADLINE;
-        let saved = self.bucket(note.kind).put(node, &key(&note.key), Bytes::from(value), put, end).await?;
-        if note.kind.is_watched() {
-            self.tell(note, saved.unwrap_or_default());
+        let saved = self.bucket(record.kind).put(node, &key(&record.key), Bytes::from(value), put, end).await?;
+        if record.kind.is_watched() {
+            self.tell(record, saved.unwrap_or_default());
         }
         Ok(())
     }
@@ -110,45 +110,45 @@ impl Notes {
         let bucket = self.bucket(kind);
         let mut entry = bucket.get(node, &key(name), end).await?;
         if entry.is_none() {
-            // A successful removal is a proof in itself; a missing note needs another.
+            // A successful removal is a proof in itself; a missing record needs another.
             node.proven().await?;
             entry = bucket.get(node, &key(name), end).await?;
         }
         let Some(entry) = entry else { return Ok(None) };
-        let Some(note) = self.read(node, kind, &entry.value) else { return Ok(None) };
-        if note.until_ms <= now_ms || !bucket.remove(node, entry.revision, end).await? {
+        let Some(record) = self.read(node, kind, &entry.value) else { return Ok(None) };
+        if record.until_ms <= now_ms || !bucket.remove(node, entry.revision, end).await? {
             return Ok(None);
         }
-        Ok(Some(note))
+        Ok(Some(record))
     }
 
-    fn tell(&self, note: SecurityRecord, revision: u64) {
+    fn tell(&self, record: SecurityRecord, revision: u64) {
         let mut watch = lock(&self.watch);
         let Some(sink) = watch.sink.clone() else { return };
         let now_ms = self.believed_ms();
-        let told = watch.told.entry((note.kind, note.key.clone())).or_default();
-        if told.0 >= revision {
+        let sent = watch.sent.entry((record.kind, record.key.clone())).or_default();
+        if sent.0 >= revision {
             return;
         }
-        *told = (revision, note.until_ms.max(now_ms) + PAST_END.as_millis() as u64);
-        // Under the lock, so that the newest note is delivered last. `push` never blocks.
-        sink.push(note);
+        *sent = (revision, record.until_ms.max(now_ms) + PAST_END.as_millis() as u64);
+        // Under the lock, so that the newest record is delivered last. `push` never blocks.
+        sink.push(record);
     }
 
-    /// Drops the revisions of expired notes.
+    /// Drops the revisions of expired records.
     pub(super) fn expire(&self, now: &Moment) {
         let ahead_ms = now.believed_ms.cast_signed().saturating_sub(now.wall_ms.cast_signed());
         self.believed_ahead_ms.store(ahead_ms, Ordering::Relaxed);
         let now_ms = now.earliest_ms();
-        lock(&self.watch).told.retain(|_, (_, until_ms)| *until_ms > now_ms);
+        lock(&self.watch).sent.retain(|_, (_, until_ms)| *until_ms > now_ms);
     }
 
-    /// The time by which notes expire: a jump of this node's clock neither keeps nor ends the other nodes' notes.
+    /// The time by which records expire: a jump of this node's clock neither keeps nor ends the other nodes' records.
     fn believed_ms(&self) -> u64 {
         clock::wall_ms().saturating_add_signed(self.believed_ahead_ms.load(Ordering::Relaxed))
     }
 
-    /// How far NATS's clock is ahead of the time by which notes expire here, in milliseconds. In the bucket notes expire by
+    /// How far NATS's clock is ahead of the time by which records expire here, in milliseconds. In the bucket records expire by
     /// NATS's clock, so they expire at the same moment for all nodes, whatever their clocks. Rounded to seconds, or the expiry
     /// would move with every measurement.
     fn nats_ahead_ms(&self, node: &Node) -> i64 {
@@ -168,25 +168,25 @@ impl Notes {
     pub(super) fn watch(self: &Arc<Self>, node: &Arc<Node>, sink: Arc<dyn RecordWatcher>) {
         lock(&self.watch).sink = Some(sink);
         for kind in WATCHED {
-            let (notes, node) = (self.clone(), node.clone());
+            let (records, node) = (self.clone(), node.clone());
             tokio::spawn(async move {
                 loop {
-                    if let Err(error) = notes.watch_once(&node, kind).await {
-                        tracing::debug!(%error, kind = kind.name(), "the watch of the notes failed: retrying");
+                    if let Err(error) = records.watch_once(&node, kind).await {
+                        tracing::debug!(%error, kind = kind.name(), "the watch of the records failed: retrying");
                     }
-                    notes.set_known(kind, false);
+                    records.set_known(kind, false);
                     tokio::time::sleep(WATCH_AGAIN).await;
                 }
             });
         }
     }
 
-    /// Whether the sink has received every existing note, and receives each one that is saved.
+    /// Whether the sink has received every existing record, and receives each one that is saved.
     pub(super) fn are_known(&self) -> bool {
         self.known.borrow().iter().all(|known| *known)
     }
 
-    /// Waits until the notes are known.
+    /// Waits until the records are known.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] where that takes longer than half a minute.
@@ -221,7 +221,7 @@ impl Notes {
         };
         let config = OrderedConfig {
             deliver_subject: node.client.new_inbox(),
-            description: Some("Switchback's notes".into()),
+            description: Some("Switchback's security records".into()),
             filter_subject: bucket.subject(">"),
             deliver_policy: DeliverPolicy::All,
             ..OrderedConfig::default()
@@ -234,7 +234,7 @@ impl Notes {
         let mut link = node.link.clone();
         let made = link.borrow().made;
         loop {
-            // While the connection is down, notes saved elsewhere are not received: then the notes count as unknown, and are read
+            // While the connection is down, records saved elsewhere are not received: then the records count as unknown, and are read
             // again. Leaving that to the consumer would report nothing until its heartbeats are missed.
             let message = tokio::select! {
                 message = messages.next() => message,
@@ -244,8 +244,8 @@ impl Notes {
             let message: jetstream::Message = message?;
             let info = message.info()?;
             let (revision, pending) = (info.stream_sequence, info.pending);
-            if let Some(note) = self.read(node, kind, &message.payload) {
-                self.tell(note, revision);
+            if let Some(record) = self.read(node, kind, &message.payload) {
+                self.tell(record, revision);
             }
             if pending == 0 {
                 self.set_known(kind, true);

@@ -95,7 +95,7 @@ impl Plan {
             allow_message_ttl: true,
             ..Config::default()
         };
-        // A full table of clients evicts the least recently seen one; a full bucket of notes refuses new ones.
+        // A full table of clients evicts the least recently seen one; a full bucket of security records refuses new ones.
         let mut buckets = vec![bucket(
             names.clients_bucket(),
             "Switchback's remembered clients",
@@ -109,9 +109,9 @@ impl Plan {
         let description = "Switchback's shares of remembered clients";
         buckets.push(bucket(marks, description, marks_max, DiscardPolicy::Old, store.client_idle_max));
         for kind in [SecurityRecordKind::Ticket, SecurityRecordKind::Ban, SecurityRecordKind::Revocation] {
-            let name = names.notes_bucket(kind);
+            let name = names.records_bucket(kind);
             let description = format!("Switchback's {}s", kind.name());
-            buckets.push(bucket(name, &description, store.notes_max, DiscardPolicy::New, Duration::ZERO));
+            buckets.push(bucket(name, &description, store.security_records_max, DiscardPolicy::New, Duration::ZERO));
         }
         let quorum = names.quorum_bucket();
         buckets.push(bucket(quorum, "Switchback's proofs of a quorum", 1, DiscardPolicy::Old, Duration::ZERO));
