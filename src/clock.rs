@@ -284,8 +284,7 @@ impl ClockSource for SystemClock {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn boot_ms(&self) -> u64 {
         use nix::time::{ClockId, clock_gettime};
-        // Every kernel that Rust supports has this clock; if the call failed, a clock that stands still would only report false
-        // jumps.
+        // Every kernel that Rust supports has this clock. If the call failed, a constant would only report false jumps.
         let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }

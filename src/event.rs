@@ -110,7 +110,7 @@ pub(crate) enum Content {
     Deletion,
 }
 
-/// The JSON that stands in for the data of a deletion.
+/// The data of a deletion, as JSON, where a value is required.
 const NO_DATA: &str = "null";
 
 /// The publisher whose event ids share one quota: a number for each subject or address, meaningful within one process.

@@ -2,22 +2,22 @@
 
 use crate::topic::Pattern;
 
-/// The rest of a granted pattern after some tokens: `None` once its `>` has begun, which matches any rest.
+/// The rest of a granted pattern after some levels: `None` once its `>` has begun, which matches any rest.
 type Rest<'a> = Option<&'a [&'a str]>;
 
-/// Whether every topic that `asked` matches is matched by at least one of `granted`. The granted patterns may cover it
+/// Whether every topic that `requested` matches is matched by at least one of `granted`. The granted patterns may cover it
 /// together, with none that covers it alone.
 ///
 /// Exact, except that a topic's maximum length is ignored: patterns without a `>` that together grant every topic of at most
 /// 255 bytes do not grant `>`.
 #[must_use]
-pub fn covers(granted: &[Pattern], asked: &Pattern) -> bool {
-    if let Some(topic) = asked.literal() {
+pub fn covers(granted: &[Pattern], requested: &Pattern) -> bool {
+    if let Some(topic) = requested.literal() {
         return granted.iter().any(|pattern| pattern.matches(topic));
     }
     let granted: Vec<Vec<&str>> = granted.iter().map(|pattern| pattern.as_str().split('.').collect()).collect();
     let mut rests: Vec<Rest<'_>> = granted.iter().map(|tokens| Some(&tokens[..])).collect();
-    for token in asked.as_str().split('.') {
+    for token in requested.as_str().split('.') {
         if token == ">" {
             return cover_any_more(&rests);
         }
@@ -26,8 +26,8 @@ pub fn covers(granted: &[Pattern], asked: &Pattern) -> bool {
     rests.iter().any(|rest| rest.is_none_or(<[&str]>::is_empty))
 }
 
-/// The rest of a granted pattern after `token` of the requested one. The worst case of a requested `*` is a token that no granted
-/// pattern names: what covers that token covers every other. So a requested `*` matches only granted wildcards.
+/// The rest of a granted pattern after `level` of the requested one. The worst case of a requested `*` is a level that no granted
+/// pattern names: what covers that level covers every other. So a requested `*` matches only granted wildcards.
 fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
     match rest {
         None | Some([">"]) => Some(None),
@@ -37,7 +37,7 @@ fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
     }
 }
 
-/// Whether one or more arbitrary tokens are granted. The worst case is again tokens that no granted pattern names, so only rests
+/// Whether one or more arbitrary levels are granted. The worst case is again levels that no granted pattern names, so only rests
 /// that consist of wildcards count, and those differ in length alone: a `>` has to cover every length from some number on, and
 /// a row of stars each shorter length.
 fn cover_any_more(rests: &[Rest<'_>]) -> bool {
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn all_that_is_asked_for_has_to_be_granted() {
-        for (granted, asked, expected) in [
+        for (granted, requested, expected) in [
             (&["a"][..], "a", true),
             (&["a"], "b", false),
             (&["a"], "a.b", false),
@@ -94,7 +94,7 @@ mod tests {
             (&["orders.*.status"], "orders.>", false),
             (&["orders.42.>"], "orders.*.status", false),
         ] {
-            assert_eq!(covers(&patterns(granted), &asked.parse().unwrap()), expected, "{asked} by {granted:?}");
+            assert_eq!(covers(&patterns(granted), &requested.parse().unwrap()), expected, "{requested} by {granted:?}");
         }
     }
 
@@ -108,7 +108,7 @@ mod tests {
         })
     }
 
-    /// Every topic of up to `length` tokens; `z` stands for every token that no pattern names.
+    /// Every topic of up to `length` levels; `z` represents every level that no pattern names.
     fn topics(length: usize) -> Vec<String> {
         let mut all: Vec<String> = ["a", "b", "z"].map(str::to_owned).into();
         let mut last = all.clone();
@@ -121,17 +121,17 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-        /// By the definition: topic by topic, up to one token more than the patterns here can distinguish.
+        /// By the definition: topic by topic, up to one level more than the patterns here can distinguish.
         #[test]
         fn agrees_with_trying_every_topic(
             granted in proptest::collection::vec(any_pattern(), 0..6),
-            asked in any_pattern(),
+            requested in any_pattern(),
         ) {
             let granted: Vec<Pattern> = granted.iter().map(|text| text.parse().unwrap()).collect();
-            let asked: Pattern = asked.parse().unwrap();
-            let every = topics(5).into_iter().filter(|topic| asked.matches(topic));
+            let requested: Pattern = requested.parse().unwrap();
+            let every = topics(5).into_iter().filter(|topic| requested.matches(topic));
             let expected = every.into_iter().all(|topic| granted.iter().any(|pattern| pattern.matches(&topic)));
-            prop_assert_eq!(covers(&granted, &asked), expected, "{} by {:?}", asked, granted);
+            prop_assert_eq!(covers(&granted, &requested), expected, "{} by {:?}", requested, granted);
         }
     }
 }

@@ -147,7 +147,7 @@ impl Route {
 enum Pages {
     /// All: CORS keeps the answer from those that may not read it.
     Every,
-    /// Our own and those on the list: the request changes something, or its answer is kept from nobody.
+    /// The server's own and those on the list: the request changes something, or CORS does not keep its answer from other pages.
     Allowed,
 }
 

@@ -135,7 +135,7 @@ struct HeldMessage {
     text: String,
     /// The memory of the text.
     _budget: InboundBudget,
-    asked: LocalBoxFuture<'static, Result<(), StoreError>>,
+    refresh: LocalBoxFuture<'static, Result<(), StoreError>>,
 }
 
 impl Stream for Socket {
@@ -183,7 +183,7 @@ impl Socket {
                 self.reply(reply);
             }
             if let Some(held) = &mut self.held {
-                let Poll::Ready(answer) = held.asked.poll_unpin(cx) else { return };
+                let Poll::Ready(answer) = held.refresh.poll_unpin(cx) else { return };
                 self.resume(answer);
             }
             let room = self.pending.len() < PENDING_MAX && self.out.len() < REPLIES_MAX_BYTES;
@@ -235,10 +235,10 @@ impl Socket {
             messages::Outcome::Reply(reply) => self.reply(reply),
             messages::Outcome::Close(reason) => self.close(reason),
             messages::Outcome::Pending(pending) => self.pending.push_back(pending),
-            messages::Outcome::Ask(asked) => {
+            messages::Outcome::Refresh(refresh) => {
                 let mut budget = self.conversation.limits.inbound(self.conversation.key.clone());
                 match budget.grow(text.len()) {
-                    Ok(()) => self.held = Some(HeldMessage { text: text.to_owned(), _budget: budget, asked }),
+                    Ok(()) => self.held = Some(HeldMessage { text: text.to_owned(), _budget: budget, refresh }),
                     Err(error) => self.reply(Some(Conversation::unanswered(text, error.into()))),
                 }
             }

@@ -188,14 +188,14 @@ async fn a_requests_trace_is_taken_where_the_event_has_none() {
         assert!(item.at() > before);
         assert_eq!(headers(&item), taken, "{path} {kind}");
     }
+    let publish_traced = async |event: Value| {
+        let request = traced(Request::post("/v1/events", "application/json", event.to_string()));
+        request.send(server.address()).await.created().await;
+    };
     // The publisher's own trace context takes precedence, as a whole.
     for own in [json!({ "traceparent": "mine" }), json!({ "tracestate": "mine" })] {
         let event = json!({ "topic": topic, "data": 1, "headers": own });
-        traced(Request::post("/v1/events", "application/json", event.to_string()))
-            .send(server.address())
-            .await
-            .created()
-            .await;
+        publish_traced(event).await;
         assert_eq!(headers(&newest(&server, &topic).await), own);
     }
     // A publish is never refused for its trace context.
@@ -206,11 +206,7 @@ async fn a_requests_trace_is_taken_where_the_event_has_none() {
     }
     let many: serde_json::Map<String, Value> = (0..16).map(|n| (format!("h{n}"), json!(""))).collect();
     let full = json!({ "topic": topic, "data": 1, "headers": many });
-    traced(Request::post("/v1/events", "application/json", full.to_string()))
-        .send(server.address())
-        .await
-        .created()
-        .await;
+    publish_traced(full).await;
     assert_eq!(
         headers(&newest(&server, &topic).await),
         Value::Object(many),

@@ -5,9 +5,10 @@
 //! and no frame whose header is refused ([`FrameCutter`]): then messages stay in order, no bytes are read ahead of demand,
 //! and the memory of one WebSocket is bounded.
 //!
-//! actix makes no upgrade where `Upgrade` lists other protocols on the same line as `websocket`: such a handshake, which nobody sends
-//! and our own connections take, is refused with 400 here. actix-ws has one error for all that is wrong with a close frame: what that is, our own decoder says. And what is wrong inside a frame
-//! actix-ws finds once the frame is whole.
+//! Two differences to our own connections remain. actix makes no upgrade where `Upgrade` lists other protocols on the same
+//! line as `websocket` (RFC 9110 §7.8 allows it, no browser sends it): such a handshake is refused with 400. And an invalid
+//! payload is found once its frame is complete, not at its first invalid byte. For an invalid close frame actix-ws has only one
+//! error, so the close code comes from our own check of the frame.
 
 use std::cell::RefCell;
 use std::io;

@@ -44,7 +44,7 @@ pub(super) enum Outcome {
     Reply(Option<Control>),
     Pending(Pending),
     /// The store has to be queried for its end; then the message is to be processed again.
-    Ask(LocalBoxFuture<'static, Result<(), StoreError>>),
+    Refresh(LocalBoxFuture<'static, Result<(), StoreError>>),
 }
 
 /// Longest `ref`, in bytes: of a string's text, or of a number as it is spelt.
@@ -101,8 +101,8 @@ struct Ack {
 }
 
 impl Context {
-    /// Handles a text message; `asked` where [`Outcome::Ask`] has completed.
-    pub(super) fn text(&mut self, text: &str, driver: &mut Driver, asked: bool) -> Outcome {
+    /// Handles a text message; `refreshed` where [`Outcome::Refresh`] has completed.
+    pub(super) fn text(&mut self, text: &str, driver: &mut Driver, refreshed: bool) -> Outcome {
         let head = match parse::<Head<'_>>(text) {
             Ok(head) => head,
             Err(error) => return self.refuse(reference_in(text), error),
@@ -116,10 +116,10 @@ impl Context {
                 Ok((event, ignored)) => return self.store(event, ignored, reference),
                 Err(error) => Err(error),
             },
-            "subscribe" => match self.subscription(text, asked) {
+            "subscribe" => match self.subscription(text, refreshed) {
                 Ok(message) => {
-                    if let Some(ask) = self.ask_for(&message, driver).filter(|_| !asked) {
-                        return Outcome::Ask(ask);
+                    if let Some(refresh) = self.refresh_for(&message, driver).filter(|_| !refreshed) {
+                        return Outcome::Refresh(refresh);
                     }
                     self.subscribe(&message, driver)
                 }
@@ -257,9 +257,9 @@ impl Context {
         Outcome::Pending(published.boxed_local())
     }
 
-    fn subscription(&self, text: &str, asked: bool) -> Result<Subscribe, ApiError> {
+    fn subscription(&self, text: &str, refreshed: bool) -> Result<Subscribe, ApiError> {
         let message: Subscribe = parse(text)?;
-        if !asked {
+        if !refreshed {
             // As much work as a new connection.
             self.paced(self.limits.connect(&self.key))?;
         }
@@ -267,7 +267,11 @@ impl Context {
     }
 
     /// A cursor that is unknown here may be from another node, of events that have not arrived here yet.
-    fn ask_for(&self, message: &Subscribe, driver: &Driver) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
+    fn refresh_for(
+        &self,
+        message: &Subscribe,
+        driver: &Driver,
+    ) -> Option<LocalBoxFuture<'static, Result<(), StoreError>>> {
         let Ok(StartFrom::Cursor(cursor)) = parse_from(message.cursor.as_deref()?) else { return None };
         let cursor = self.hub.translate(cursor);
         if !driver.delivery.patterns().is_empty() || gap_at(cursor, &self.hub.bounds()).is_none() {

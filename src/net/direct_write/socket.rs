@@ -1,4 +1,4 @@
-//! What is below a direct write: the writing side of a socket, or in a simulation what stands for one.
+//! The socket of a direct write: the write half of a TCP connection, or its simulation.
 
 use std::io;
 use std::net::Shutdown;
