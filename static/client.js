@@ -2,9 +2,9 @@
  * Switchback client: a page subscribes to events and gets each of them once, in order,
  * over whatever transport its browser and its network let through.
  *
- * ES3, no build step; APIs that Internet Explorer 8 lacks are looked for first. Top-down: Connection, Life,
- * Endings, Delivery, Subscriptions, Tokens, Chooser (no I/O), TransportSession (one opening), Transports,
- * Requests, Publisher, Small tools, Environment (clock, chance, globals).
+ * ES3, no build step; what IE 8 lacks is looked for first. Top-down: Connection, Life, Endings, Delivery,
+ * Subscriptions, Tokens, Chooser (no I/O), TransportSession (one opening), Transports, Requests,
+ * Publisher, Small tools, Environment (clock, chance, globals).
  *
  * The states (`phase`; applications see the coarser `state`):
  *
@@ -26,8 +26,8 @@
  *   away      nothing; page is hidden  pageshow                                 opening, idle
  *   closed    nothing                                                           none
  *
- * Also, from all before `away`: the last pattern is unsubscribed, idle; pagehide, away; and from
- * all before `closed`: close() or a fatal ending, closed.
+ * From all before `away`: the last pattern is unsubscribed, idle; pagehide, away. From all before
+ * `closed`: close() or a fatal ending, closed.
  *
  * The invariant: only the current session delivers, and only what lies after the cursor. So any
  * session may be dropped, doubled or replaced at any moment, and nothing is lost or repeated.
@@ -328,6 +328,7 @@ merge(Connection.prototype, {
   },
 
   ended: function (session, ending) {
+    if (ending.status === 401 && session.ticket) ending = endings.lost(ending.message);
     if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
     if (ending.kind === 'foreign') this.verified = false;
     else if (ending.kind === 'refused') this.verified = true;
@@ -390,7 +391,7 @@ merge(Connection.prototype, {
     return ending.fatal || ending.status === 400 || (ending.kind === 'goodbye' && ending.retry === undefined);
   },
 
-  // A newer request of ours ends the older, a stray one the newer: not another page.
+  // A newer request of ours ends the older, a stray one the newer.
   ownReplacement: function (session, ending) {
     if (ending.reason !== 'replaced') return false;
     var both = this.current && this.candidate;
@@ -536,19 +537,22 @@ merge(Connection.prototype, {
     return this.base + '/v1/' + path + (params.length ? '?' + query(params) : '');
   },
 
-  // A token in a URL ends up in logs; a ticket is good for one opening.
-  withTicket: function (wire, done) {
+  // URLs end up in logs. A browser that repeats one uses up its ticket: no verdict on the token.
+  withTicket: function (session, done) {
     var self = this;
+    session.ticket = null;
     this.tokens.get(function (ending, token) {
       if (ending || !token || !canHttp(self.env)) return done(ending, token ? [['token', token]] : []);
       var request = {
         method: 'POST', url: self.endpoint('tickets', []), type: 'application/json', token: token,
-        body: write({ transport: wire }), timeout: self.patience(), credentials: self.options.credentials
+        body: write({ transport: session.wire }), timeout: self.patience(),
+        credentials: self.options.credentials
       };
       http(self.env, request, function (ending, text) {
         if (ending && !/^(404|501)$/.test(ending.status) && ending.kind !== 'lost') return done(ending);
         var answer = ending ? null : parse(text);
-        done(null, [answer && answer.ticket ? ['ticket', answer.ticket] : ['token', token]]);
+        session.ticket = answer && answer.ticket;
+        done(null, [session.ticket ? ['ticket', session.ticket] : ['token', token]]);
       });
     });
   },
@@ -1321,7 +1325,7 @@ merge(TransportSession.prototype, {
     if (this.transport.script && connection.verified === false) {
       return this.fail(endings.foreign(connection.base));
     }
-    if (this.transport.ticket) connection.withTicket(this.wire, go);
+    if (this.transport.ticket) connection.withTicket(this, go);
     else connection.tokens.get(function (ending, token) { self.token = token; go(ending, []); });
   },
 
@@ -1500,7 +1504,7 @@ var ws = {
     socket.onclose = function (event) {
       var ending = closing(event);
       if (ending.kind !== 'lost' || session.isOpen || !session.token) return session.end(ending);
-      session.connection.withTicket('ws', function (refusal) { session.end(refusal || ending); });
+      session.connection.withTicket(session, function (refusal) { session.end(refusal || ending); });
     };
     return {
       send: function (message) { if (socket.readyState === 1) socket.send(write(message)); },
@@ -1719,7 +1723,7 @@ function withTicket(session, ask) {
   var cancel = nothing;
   var cancelled = false;
   if (!session.token) return ask([]);
-  session.connection.withTicket(session.wire, function (ending, credentials) {
+  session.connection.withTicket(session, function (ending, credentials) {
     if (!cancelled) cancel = ask(credentials, ending) || nothing;
   });
   return function () { cancelled = true; cancel(); };

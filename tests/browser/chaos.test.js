@@ -73,7 +73,12 @@ async function chaos(t, browser) {
   const supported = (await one.get('Switchback.supported()')).concat('auto');
   const live = new Map();
   let ids = 0;
-  const act = async (what, arg) => { ids += 1; await one.get(`act(${JSON.stringify(what)}, ${ids}, ${JSON.stringify(arg)})`); return ids; };
+  const act = async (what, arg) => {
+    ids += 1;
+    await one.get(`act(${JSON.stringify(what)}, ${ids}, ${JSON.stringify(arg)})`)
+      .catch(async (error) => { throw new Error(`${what} ${arg}: ${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, told.slice(-4)]'))}`); });
+    return ids;
+  };
   const publish = (n) => server.publish(`c.${pick(TOPICS)}`, n).catch(() => {});   // it may be down
 
   for (let step = 0; step < STEPS; step++) {

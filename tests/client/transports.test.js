@@ -195,6 +195,38 @@ test('a token is in no URL of a script or frame: each question takes a ticket', 
   }
 });
 
+test('a ticket that is refused, used up by a browser that repeats its request, is no verdict on the token', () => {
+  for (const transport of ['jsonp', 'jsonp-poll', 'sse']) {
+    const { made, document } = paper();
+    const opened = [];
+    class EventSource { constructor(url) { opened.push(this); this.url = url; this.on = {}; } addEventListener(name, run) { this.on[name] = run; } close() {} }
+    const extra = { document, EventSource, addEventListener() {}, removeEventListener() {} };
+    let tickets = 0;
+    let status = 201;
+    const refusal = { code: 'unauthorized', message: 'the ticket was used', status: 401 };
+    const { clock, line, heard, window } = setUp({ transports: [transport], token: 'a.b.c', interval: 100 }, (request) => (request.url.pathname !== '/v1/tickets' ? batch(1)
+      : status === 201 ? { status, text: JSON.stringify({ ticket: `once${tickets += 1}` }) } : { status, text: JSON.stringify({ error: { code: 'unauthorized', message: 'the token has ended' } }) }), extra);
+    const asked = () => (transport === 'sse' ? opened : made).length;
+    const refuse = () => {
+      if (transport === 'sse') { opened[opened.length - 1].on.$error({ type: '$error', data: JSON.stringify({ event: '$error', data: refusal }) }); return; }
+      answerScript(window, made[made.length - 1], { events: [{ event: '$error', data: refusal }] });
+    };
+    clock.pass(1000);
+    const before = asked();
+    assert.ok(before >= 1, transport);
+    refuse();
+    clock.pass(60 * SECOND);
+    assert.notEqual(line.state, 'closed', transport);
+    assert.ok(asked() > before && tickets > 1, `${transport}: asked again with another ticket`);
+    // The token itself is refused: that is one.
+    status = 401;
+    refuse();
+    clock.pass(60 * SECOND);
+    assert.equal(line.state, 'closed', transport);
+    assert.deepEqual(heard.filter(([name]) => name === '$close').length, 1);
+  }
+});
+
 test('JSONP leaves no callback behind, and one that is given up still finds something to call', () => {
   const { made, document } = paper();
   const { clock, window } = setUp({ transports: ['jsonp'] }, () => null, { document, addEventListener() {}, removeEventListener() {} });
