@@ -102,8 +102,8 @@ fn matching(c: &mut Criterion) {
         group.bench_function(format!("one of {count} wildcard patterns matches"), |b| {
             b.iter(|| {
                 subscription_index.wait(mine, Waker::noop());
-                subscription_index.caught_up(mine);
-                subscription_index.tell(black_box(&topic), Position(1));
+                subscription_index.mark_caught_up(mine);
+                subscription_index.record_match(black_box(&topic), Position(1));
             });
         });
     }

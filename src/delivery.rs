@@ -300,12 +300,12 @@ impl Delivery {
 
     /// Decides what to do next; bytes to be sent are appended to `out`, which is empty when this is called.
     ///
-    /// `news` is what became pending since [`Self::is_caught_up`] last held.
-    pub fn step(&mut self, now: Instant, tail: &Tail, news: Pending, out: &mut BytesMut) -> Step {
+    /// `pending` is what became pending since [`Self::is_caught_up`] last held.
+    pub fn step(&mut self, now: Instant, tail: &Tail, pending: Pending, out: &mut BytesMut) -> Step {
         if self.finished {
             return Step::Finish;
         }
-        self.reader.skip(tail, news);
+        self.reader.skip(tail, pending);
         // Expiry comes first even where another end is scheduled for later.
         if self.timers.is_expired(Timer::Expiry, now) && !self.timers.is_expired(Timer::Close, now) {
             self.end(now, ByeReason::Expired);
@@ -326,8 +326,8 @@ impl Delivery {
     }
 
     /// Skips the events that the subscription index knows not to match, without scanning them.
-    pub(crate) fn skip(&mut self, tail: &Tail, news: Pending) {
-        self.reader.skip(tail, news);
+    pub(crate) fn skip(&mut self, tail: &Tail, pending: Pending) {
+        self.reader.skip(tail, pending);
     }
 
     fn stream(&mut self, now: Instant, tail: &Tail, bytes_max: Option<usize>, out: &mut BytesMut) -> Step {

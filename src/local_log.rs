@@ -25,23 +25,23 @@ impl LocalLog {
     /// Appends the log's next batch and wakes the subscribers that it matches.
     pub(crate) fn push(&mut self, batch: &FeedBatch) {
         if self.tail.push(batch) {
-            self.subscription_index.forget_news();
+            self.subscription_index.invalidate();
         }
         for event in &batch.events {
-            self.subscription_index.tell(event.topic(), event.position());
+            self.subscription_index.record_match(event.topic(), event.position());
         }
     }
 
     /// Batches up to `end` were lost: subscribers that are behind read from the store.
     pub(crate) fn lose_through(&mut self, end: crate::cursor::Position) {
         self.tail.reset(end);
-        self.subscription_index.forget_news();
+        self.subscription_index.invalidate();
     }
 
     /// The log was replaced by another one, and the batch that announced it was lost.
     pub(crate) fn begin_anew(&mut self, bounds: &Bounds, end: crate::cursor::Position) {
         self.tail.begin_anew(bounds, end);
-        self.subscription_index.forget_news();
+        self.subscription_index.invalidate();
     }
 
     /// One step of a delivery. Registers its waker before it reads, so that an event that arrives between the two wakes it.
@@ -65,9 +65,9 @@ impl LocalLog {
         now: Instant,
         out: &mut BytesMut,
     ) -> Step {
-        let step = delivery.step(now, &self.tail, self.subscription_index.news(key), out);
+        let step = delivery.step(now, &self.tail, self.subscription_index.pending(key), out);
         if delivery.is_caught_up(&self.tail) {
-            self.subscription_index.caught_up(key);
+            self.subscription_index.mark_caught_up(key);
         }
         step
     }

@@ -152,8 +152,8 @@ impl Reader {
     }
 
     /// Skips the events that are known not to match, without scanning them.
-    pub(crate) fn skip(&mut self, tail: &Tail, news: Pending) {
-        let clear = match news {
+    pub(crate) fn skip(&mut self, tail: &Tail, pending: Pending) {
+        let clear = match pending {
             Pending::Unknown => return,
             Pending::None => tail.end(),
             Pending::First(position) => position.before(),

@@ -34,7 +34,7 @@ pub enum Pending {
 #[derive(Debug)]
 struct Slot {
     patterns: PatternSet,
-    news: Pending,
+    pending: Pending,
     /// Kept after a wake-up: to clone a waker for every delivery would double the cost of a push.
     waker: Option<Waker>,
     /// Woken, and not waiting again yet.
@@ -76,10 +76,10 @@ struct Node {
 }
 
 impl SubscriptionIndex {
-    /// Adds a subscriber. Its state is [`Pending::Unknown`] until [`Self::caught_up`] is called for it.
+    /// Adds a subscriber. Its state is [`Pending::Unknown`] until [`Self::mark_caught_up`] is called for it.
     pub fn register(&mut self, patterns: &PatternSet) -> SubscriptionKey {
-        let (none, news) = (PatternSet::default(), Pending::Unknown);
-        let key = self.slots.insert(Slot { patterns: none, news, waker: None, woken: false, pushed: false });
+        let (none, pending) = (PatternSet::default(), Pending::Unknown);
+        let key = self.slots.insert(Slot { patterns: none, pending, waker: None, woken: false, pushed: false });
         self.set_patterns(SubscriptionKey(key), patterns);
         SubscriptionKey(key)
     }
@@ -88,7 +88,7 @@ impl SubscriptionIndex {
     pub fn set_patterns(&mut self, key: SubscriptionKey, patterns: &PatternSet) {
         let Some(slot) = self.slots.get_mut(key.0) else { return };
         let before = std::mem::replace(&mut slot.patterns, patterns.clone());
-        slot.news = Pending::Unknown;
+        slot.pending = Pending::Unknown;
         before.iter().for_each(|pattern| self.unlink(pattern, key.0));
         patterns.iter().for_each(|pattern| self.link(pattern, key.0));
     }
@@ -131,14 +131,14 @@ impl SubscriptionIndex {
 
     /// What is pending for a subscriber since it was last caught up.
     #[must_use]
-    pub fn news(&self, key: SubscriptionKey) -> Pending {
-        self.slots.get(key.0).map_or(Pending::Unknown, |slot| slot.news)
+    pub fn pending(&self, key: SubscriptionKey) -> Pending {
+        self.slots.get(key.0).map_or(Pending::Unknown, |slot| slot.pending)
     }
 
     /// A subscriber has read up to the tail's end; from now on its first match is recorded.
-    pub fn caught_up(&mut self, key: SubscriptionKey) {
+    pub fn mark_caught_up(&mut self, key: SubscriptionKey) {
         if let Some(slot) = self.slots.get_mut(key.0) {
-            slot.news = Pending::None;
+            slot.pending = Pending::None;
         }
     }
 
@@ -152,13 +152,13 @@ impl SubscriptionIndex {
     }
 
     /// An event on `topic` was pushed to the tail: records it as the first match of its subscribers, and wakes them.
-    pub fn tell(&mut self, topic: &Topic, position: Position) {
+    pub fn record_match(&mut self, topic: &Topic, position: Position) {
         let (slots, due) = (&mut self.slots, &mut self.due);
-        let mut tell = |keys: &[usize]| {
+        let mut record = |keys: &[usize]| {
             for key in keys {
                 let Some(slot) = slots.get_mut(*key) else { continue };
-                if slot.news == Pending::None {
-                    slot.news = Pending::First(position);
+                if slot.pending == Pending::None {
+                    slot.pending = Pending::First(position);
                     // Once: until the subscriber has caught up again it needs no other call.
                     if slot.pushed {
                         due.push_back(SubscriptionKey(*key));
@@ -169,14 +169,14 @@ impl SubscriptionIndex {
             }
         };
         if let Some(keys) = self.literal.get(topic) {
-            tell(keys);
+            record(keys);
         }
-        self.wild.visit(topic.as_str().split('.'), &mut tell);
+        self.wild.visit(topic.as_str().split('.'), &mut record);
     }
 
     /// What was pushed is not known any more: every subscriber has to read from its own position.
-    pub fn forget_news(&mut self) {
-        self.slots.iter_mut().for_each(|(_, slot)| slot.news = Pending::Unknown);
+    pub fn invalidate(&mut self) {
+        self.slots.iter_mut().for_each(|(_, slot)| slot.pending = Pending::Unknown);
         self.wake_all();
     }
 
@@ -319,14 +319,14 @@ mod tests {
         let key = subscription_index.register(&set(&["a.*".into(), "a.b".into()]));
         subscription_index.wait(key, &count.clone().into());
         let topic: Topic = "a.b".parse().unwrap();
-        subscription_index.tell(&topic, Position(1));
-        assert_eq!(subscription_index.news(key), Pending::Unknown, "not caught up yet");
-        subscription_index.caught_up(key);
-        subscription_index.tell(&"b".parse().unwrap(), Position(2));
-        assert_eq!(subscription_index.news(key), Pending::None);
-        subscription_index.tell(&topic, Position(3));
-        subscription_index.tell(&topic, Position(4));
-        assert_eq!(subscription_index.news(key), Pending::First(Position(3)));
+        subscription_index.record_match(&topic, Position(1));
+        assert_eq!(subscription_index.pending(key), Pending::Unknown, "not caught up yet");
+        subscription_index.mark_caught_up(key);
+        subscription_index.record_match(&"b".parse().unwrap(), Position(2));
+        assert_eq!(subscription_index.pending(key), Pending::None);
+        subscription_index.record_match(&topic, Position(3));
+        subscription_index.record_match(&topic, Position(4));
+        assert_eq!(subscription_index.pending(key), Pending::First(Position(3)));
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         subscription_index.remove(key);
         assert!(subscription_index.is_empty() && subscription_index.literal.is_empty());
@@ -350,18 +350,18 @@ mod tests {
                 sets[0] = set(&changed);
                 subscription_index.set_patterns(keys[0], &sets[0]);
             }
-            for key in &keys { subscription_index.caught_up(*key); }
+            for key in &keys { subscription_index.mark_caught_up(*key); }
             for (key, gone) in keys.iter().zip(&removed) {
                 if *gone { subscription_index.remove(*key); }
             }
-            subscription_index.tell(&topic, Position(9));
+            subscription_index.record_match(&topic, Position(9));
             for ((key, patterns), gone) in keys.iter().zip(&sets).zip(&removed) {
                 let expected = match (gone, patterns.matches(topic.as_str())) {
                     (true, _) => Pending::Unknown,
                     (false, true) => Pending::First(Position(9)),
                     (false, false) => Pending::None,
                 };
-                prop_assert_eq!(subscription_index.news(*key), expected);
+                prop_assert_eq!(subscription_index.pending(*key), expected);
             }
         }
     }

@@ -164,11 +164,11 @@ impl Subscription {
     fn read(&mut self, now: Instant, cx: &Context<'_>) -> (bool, bool) {
         let mut local_log = self.hub.0.fan_out.local_log();
         local_log.subscription_index.wait(self.key, cx.waker());
-        self.reader.skip(&local_log.tail, local_log.subscription_index.news(self.key));
+        self.reader.skip(&local_log.tail, local_log.subscription_index.pending(self.key));
         let behind = self.reader.read(now, &local_log.tail, &mut self.ahead);
         let caught_up = self.reader.is_caught_up(&local_log.tail);
         if caught_up {
-            local_log.subscription_index.caught_up(self.key);
+            local_log.subscription_index.mark_caught_up(self.key);
         }
         (behind, caught_up)
     }

@@ -315,7 +315,7 @@ impl SubscriptionHandle {
     pub(crate) fn catch_up(&self, delivery: &mut Delivery) {
         self.worker.pump();
         let local_log = self.worker.local_log.borrow();
-        delivery.skip(&local_log.tail, local_log.subscription_index.news(self.key));
+        delivery.skip(&local_log.tail, local_log.subscription_index.pending(self.key));
     }
 
     /// Replaces the patterns that the delivery waits for.

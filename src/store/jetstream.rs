@@ -31,7 +31,6 @@ mod direct;
 mod error;
 mod feed;
 mod last;
-mod look;
 mod message;
 mod names;
 mod node;
@@ -48,6 +47,7 @@ mod shares;
 mod single_flight;
 mod skew;
 mod stored_client;
+mod stream_state;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -136,15 +136,15 @@ impl Parts {
         let connection = connect::connect(options).await?;
         let plan = setup::Plan::new(&connection.client, &names, options, store);
         let info = plan.ensure(&node::context(&connection.client), options).await?;
-        let seen = look::seen(&names.stream, &info);
+        let seen = stream_state::state_of(&names.stream, &info);
         let (node, callers) = Node::new(connection, names, plan, seen);
-        let (looking, proving) = (node.clone(), node.clone());
-        tokio::spawn(callers.looking.serve(Duration::ZERO, async move || look::look(&looking).await));
+        let (querying, proving) = (node.clone(), node.clone());
+        tokio::spawn(callers.querying.serve(Duration::ZERO, async move || stream_state::query(&querying).await));
         tokio::spawn(callers.proving.serve(quorum::PROOF_INTERVAL, async move || quorum::prove(&proving).await));
         tokio::spawn(quorum::watch(node.clone()));
         tokio::spawn(peers::exchange(node.clone()));
         // The clock skew to NATS has to be measured before anything is saved with an expiry.
-        if let Err(error) = look::describe(&node, Instant::now() + node::REQUEST_TIMEOUT).await {
+        if let Err(error) = stream_state::describe(&node, Instant::now() + node::REQUEST_TIMEOUT).await {
             tracing::debug!(?error, "NATS has not answered yet, so that the clock skew is unknown");
         }
         Ok(Self {
@@ -197,7 +197,7 @@ impl Store for JetStreamStore {
     }
 
     fn before_time(&self, time_ms: u64) -> BoxFuture<'static, Result<Position, StoreError>> {
-        self.on_thread(move |parts| async move { look::before_time(&parts.node, time_ms).await })
+        self.on_thread(move |parts| async move { stream_state::before_time(&parts.node, time_ms).await })
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
@@ -262,7 +262,7 @@ impl Store for JetStreamStore {
         self.runtime.spawn(async move {
             parts.security_records.expire(&now);
             if parts.node.is_up()
-                && let Err(error) = parts.node.look().await
+                && let Err(error) = parts.node.query().await
             {
                 tracing::debug!(%error, "the stream's state could not be fetched");
             }

@@ -130,17 +130,17 @@ impl World {
                 continue;
             }
             if self.tail.push(&batch) {
-                self.subscription_index.forget_news();
+                self.subscription_index.invalidate();
             }
             for event in &batch.events {
-                self.subscription_index.tell(event.topic(), event.position());
+                self.subscription_index.record_match(event.topic(), event.position());
             }
         }
         // The loss of the last batch is noticed by its count, as in the hub's inbox.
         let last = self.store.bounds().last;
         if self.tail.end() < last {
             self.tail.reset(last);
-            self.subscription_index.forget_news();
+            self.subscription_index.invalidate();
         }
     }
 
@@ -205,10 +205,10 @@ impl World {
             loop {
                 steps += 1;
                 assert!(steps < 10_000, "a connection spins");
-                let news = self.subscription_index.news(connection.key);
-                let step = connection.delivery.step(self.now, &self.tail, news, &mut out);
+                let pending = self.subscription_index.pending(connection.key);
+                let step = connection.delivery.step(self.now, &self.tail, pending, &mut out);
                 if connection.delivery.is_caught_up(&self.tail) {
-                    self.subscription_index.caught_up(connection.key);
+                    self.subscription_index.mark_caught_up(connection.key);
                 }
                 match step {
                     Step::Fetch(request) => {

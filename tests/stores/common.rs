@@ -154,18 +154,18 @@ impl Recorder {
     }
 }
 
-/// Records the notes that it is notified of.
+/// Records the records that it is notified of.
 #[derive(Default)]
 pub(crate) struct Watcher(Mutex<Vec<SecurityRecord>>);
 
 impl RecordWatcher for Watcher {
-    fn push(&self, note: SecurityRecord) {
-        self.0.lock().unwrap().push(note);
+    fn push(&self, record: SecurityRecord) {
+        self.0.lock().unwrap().push(record);
     }
 }
 
 impl Watcher {
-    pub(crate) fn notes(&self) -> Vec<SecurityRecord> {
+    pub(crate) fn records(&self) -> Vec<SecurityRecord> {
         self.0.lock().unwrap().clone()
     }
 }

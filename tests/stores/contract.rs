@@ -408,7 +408,7 @@ async fn after_a_jump_nothing_is_removed_for_its_age<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { retention, client_idle_max, ..StoreOptions::default() });
     store.append(vec![keyed("a", "1")]).await.unwrap();
     store.save_clients(vec![client(1, &store)]).await.unwrap();
-    store.save_record(note(SecurityRecordKind::Ban, "b", b"")).await.unwrap();
+    store.save_record(record(SecurityRecordKind::Ban, "b", b"")).await.unwrap();
     maintained(&store, Moment::at(NOW_MS)).await;
     let days_ms = 8 * 24 * 3_600_000;
     let jumped =
@@ -859,27 +859,27 @@ async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
     assert_eq!(known_of(&store, 1..=60).await, [1, 2, 27, 28, 29, 48, 49, 50, 51]);
 }
 
-fn note(kind: SecurityRecordKind, key: &str, value: &[u8]) -> SecurityRecord {
+fn record(kind: SecurityRecordKind, key: &str, value: &[u8]) -> SecurityRecord {
     SecurityRecord { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1000 }
 }
 
-async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
+async fn a_record_is_taken_once_by_kind_and_key<E: Engine>() {
     let (store, _home) = open::<E>();
     let store = Arc::new(store);
     // Any text is a key, any bytes are a value.
     let keys = ["a", "", "a.*.>", "ü /\\?=\"\u{1f600}\n\0", &"k".repeat(255)];
     for key in keys {
         let bytes: Vec<u8> = (0..=255).collect();
-        store.save_record(note(SecurityRecordKind::Ticket, key, &bytes)).await.unwrap();
+        store.save_record(record(SecurityRecordKind::Ticket, key, &bytes)).await.unwrap();
         assert_eq!(store.consume_record(SecurityRecordKind::Ban, key.into(), NOW_MS).await.unwrap(), None);
         assert_eq!(store.consume_record(SecurityRecordKind::Ticket, format!("{key}x"), NOW_MS).await.unwrap(), None);
         let taken = store.consume_record(SecurityRecordKind::Ticket, key.into(), NOW_MS).await.unwrap();
-        assert_eq!(taken, Some(note(SecurityRecordKind::Ticket, key, &bytes)));
+        assert_eq!(taken, Some(record(SecurityRecordKind::Ticket, key, &bytes)));
         assert_eq!(store.consume_record(SecurityRecordKind::Ticket, key.into(), NOW_MS).await.unwrap(), None);
     }
     // Of many concurrent calls, one succeeds.
     for _ in 0..20 {
-        store.save_record(note(SecurityRecordKind::Ticket, "raced", b"")).await.unwrap();
+        store.save_record(record(SecurityRecordKind::Ticket, "raced", b"")).await.unwrap();
         let asked =
             (0..8).map(|_| tokio::spawn(store.consume_record(SecurityRecordKind::Ticket, "raced".into(), NOW_MS)));
         let taken = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
@@ -887,62 +887,62 @@ async fn a_note_is_taken_once_by_kind_and_key<E: Engine>() {
     }
 }
 
-async fn a_note_is_gone_at_its_end<E: Engine>() {
+async fn a_record_is_gone_at_its_end<E: Engine>() {
     let (store, _home) = open::<E>();
-    let at = |until_ms| SecurityRecord { until_ms, ..note(SecurityRecordKind::Ticket, "t", b"v") };
+    let at = |until_ms| SecurityRecord { until_ms, ..record(SecurityRecordKind::Ticket, "t", b"v") };
     for (until_ms, there) in [(NOW_MS, false), (NOW_MS + 1, true)] {
         store.save_record(at(until_ms)).await.unwrap();
         let taken = store.consume_record(SecurityRecordKind::Ticket, "t".into(), NOW_MS).await.unwrap();
         assert_eq!(taken.is_some(), there);
     }
-    // The last note wins.
+    // The last record wins.
     store.save_record(at(NOW_MS + 5)).await.unwrap();
     store.save_record(SecurityRecord { value: b"w".into(), ..at(NOW_MS + 9) }).await.unwrap();
     let taken = store.consume_record(SecurityRecordKind::Ticket, "t".into(), NOW_MS + 6).await.unwrap();
     assert_eq!(taken.unwrap().value, b"w");
 }
 
-async fn notes_are_bounded_each_kind_for_itself<E: Engine>() {
+async fn records_are_bounded_each_kind_for_itself<E: Engine>() {
     let (store, _home) = E::open(StoreOptions { security_records_max: 3, ..StoreOptions::default() });
     for n in 0..3 {
-        store.save_record(note(SecurityRecordKind::Ticket, &n.to_string(), b"")).await.unwrap();
+        store.save_record(record(SecurityRecordKind::Ticket, &n.to_string(), b"")).await.unwrap();
     }
-    assert!(is_busy(&store.save_record(note(SecurityRecordKind::Ticket, "3", b"")).await));
+    assert!(is_busy(&store.save_record(record(SecurityRecordKind::Ticket, "3", b"")).await));
     // Tickets, which many clients may request, leave room for a ban. A replacement takes no room.
-    store.save_record(note(SecurityRecordKind::Ban, "3", b"")).await.unwrap();
-    store.save_record(note(SecurityRecordKind::Ticket, "2", b"again")).await.unwrap();
+    store.save_record(record(SecurityRecordKind::Ban, "3", b"")).await.unwrap();
+    store.save_record(record(SecurityRecordKind::Ticket, "2", b"again")).await.unwrap();
     assert!(store.consume_record(SecurityRecordKind::Ticket, "1".into(), NOW_MS).await.unwrap().is_some());
-    store.save_record(note(SecurityRecordKind::Ticket, "3", b"")).await.unwrap();
-    assert!(is_busy(&store.save_record(note(SecurityRecordKind::Ticket, "4", b"")).await));
+    store.save_record(record(SecurityRecordKind::Ticket, "3", b"")).await.unwrap();
+    assert!(is_busy(&store.save_record(record(SecurityRecordKind::Ticket, "4", b"")).await));
     if !E::TOLD_THE_TIME {
         return;
     }
-    // Expired notes make room.
+    // Expired records make room.
     store.maintain(Moment::at(NOW_MS + 1000));
-    store.save_record(note(SecurityRecordKind::Ticket, "4", b"")).await.unwrap();
+    store.save_record(record(SecurityRecordKind::Ticket, "4", b"")).await.unwrap();
     assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
 }
 
 async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
     let (store, _home) = open::<E>();
-    let before = [note(SecurityRecordKind::Ban, "b", b"1"), note(SecurityRecordKind::Revocation, "r", b"2")];
-    for note in before.clone() {
-        store.save_record(note).await.unwrap();
+    let before = [record(SecurityRecordKind::Ban, "b", b"1"), record(SecurityRecordKind::Revocation, "r", b"2")];
+    for record in before.clone() {
+        store.save_record(record).await.unwrap();
     }
-    store.save_record(note(SecurityRecordKind::Ticket, "t", b"secret")).await.unwrap();
+    store.save_record(record(SecurityRecordKind::Ticket, "t", b"secret")).await.unwrap();
     let watcher = Arc::new(Watcher::default());
-    store.watch_records(watcher.clone()).await.expect("the stored notes");
-    for note in before {
-        until("the watcher is notified of the stored note", async || watcher.notes().contains(&note)).await;
+    store.watch_records(watcher.clone()).await.expect("the stored records");
+    for record in before {
+        until("the watcher is notified of the stored record", async || watcher.records().contains(&record)).await;
     }
     // From now on the watcher is notified before the call completes, also of replacements.
-    for new in [note(SecurityRecordKind::Ban, "b", b"3"), note(SecurityRecordKind::Revocation, "s", b"4")] {
+    for new in [record(SecurityRecordKind::Ban, "b", b"3"), record(SecurityRecordKind::Revocation, "s", b"4")] {
         store.save_record(new.clone()).await.unwrap();
-        assert_eq!(watcher.notes().last(), Some(&new));
+        assert_eq!(watcher.records().last(), Some(&new));
     }
-    store.save_record(note(SecurityRecordKind::Ticket, "u", b"secret")).await.unwrap();
-    assert!(watcher.notes().iter().all(|note| note.kind != SecurityRecordKind::Ticket));
-    assert!(!format!("{:?}", note(SecurityRecordKind::Ticket, "s3cret", b"")).contains("s3cret"));
+    store.save_record(record(SecurityRecordKind::Ticket, "u", b"secret")).await.unwrap();
+    assert!(watcher.records().iter().all(|record| record.kind != SecurityRecordKind::Ticket));
+    assert!(!format!("{:?}", record(SecurityRecordKind::Ticket, "s3cret", b"")).contains("s3cret"));
 }
 
 async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
@@ -1032,9 +1032,9 @@ macro_rules! contract {
         the_clients_table_is_bounded,
         clients_without_an_owner_are_forgotten_first,
         nobody_takes_more_than_a_share_of_the_clients_table,
-        a_note_is_taken_once_by_kind_and_key,
-        a_note_is_gone_at_its_end,
-        notes_are_bounded_each_kind_for_itself,
+        a_record_is_taken_once_by_kind_and_key,
+        a_record_is_gone_at_its_end,
+        records_are_bounded_each_kind_for_itself,
         whoever_watches_is_told_of_bans_and_revocations,
         a_closed_store_takes_nothing_and_has_lost_nothing,
     } };

@@ -387,26 +387,26 @@ async fn a_plain_copy_is_the_same_log() {
     assert_eq!(open(copy.path()).bounds(), store.bounds());
 }
 
-fn note(kind: SecurityRecordKind, key: &str, value: &[u8]) -> SecurityRecord {
+fn record(kind: SecurityRecordKind, key: &str, value: &[u8]) -> SecurityRecord {
     SecurityRecord { kind, key: key.into(), value: value.into(), until_ms: NOW_MS + 1 }
 }
 
 #[tokio::test]
-async fn notes_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
+async fn records_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());
     for (kind, key) in
         [(SecurityRecordKind::Ticket, "used"), (SecurityRecordKind::Ticket, "left"), (SecurityRecordKind::Ban, "b")]
     {
-        store.save_record(note(kind, key, b"v")).await.unwrap();
+        store.save_record(record(kind, key, b"v")).await.unwrap();
     }
     assert!(store.consume_record(SecurityRecordKind::Ticket, "used".into(), NOW_MS).await.unwrap().is_some());
     // As after a kill: no file is closed.
     let copy = copy_of(home.path());
     let store = open(copy.path());
     let watcher = Arc::new(Watcher::default());
-    store.watch_records(watcher.clone()).await.expect("the stored notes");
-    assert_eq!(watcher.notes(), [note(SecurityRecordKind::Ban, "b", b"v")], "told when it returns");
+    store.watch_records(watcher.clone()).await.expect("the stored records");
+    assert_eq!(watcher.records(), [record(SecurityRecordKind::Ban, "b", b"v")], "told when it returns");
     assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "used".into(), NOW_MS).await.unwrap(), None);
     assert!(store.consume_record(SecurityRecordKind::Ticket, "left".into(), NOW_MS).await.unwrap().is_some());
 }
@@ -462,10 +462,10 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
     let old = store.bounds();
     let cursor = Cursor::new(old.epoch, Position(3));
     store.save_clients(vec![client(1, cursor), client(2, cursor)]).await.unwrap();
-    let notes = [SecurityRecordKind::Ban, SecurityRecordKind::Revocation, SecurityRecordKind::Ticket]
-        .map(|kind| note(kind, "k", b"then"));
-    for note in &notes {
-        store.save_record(note.clone()).await.unwrap();
+    let records = [SecurityRecordKind::Ban, SecurityRecordKind::Revocation, SecurityRecordKind::Ticket]
+        .map(|kind| record(kind, "k", b"then"));
+    for record in &records {
+        store.save_record(record.clone()).await.unwrap();
     }
     let file = home.path().join("copy.db");
     let report = backup(home.path(), &file).unwrap();
@@ -483,7 +483,7 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
     let other = open(used.path());
     publish(&other, &["z"; 20]).await;
     other.save_clients(vec![client(2, Cursor::new(old.epoch, Position(4)))]).await.unwrap();
-    other.save_record(note(SecurityRecordKind::Ban, "k", b"now")).await.unwrap();
+    other.save_record(record(SecurityRecordKind::Ban, "k", b"now")).await.unwrap();
     let left = copy_of(used.path());
     assert!(fs::metadata(left.path().join("events.db-wal")).unwrap().len() > 0);
     fs::copy(&file, left.path().join("events.db")).unwrap();
@@ -505,9 +505,9 @@ async fn a_restored_backup_is_a_new_log_that_begins_where_it_ended() {
             assert_eq!(publish(&store, &["a"]).await, [5 + restart]);
             // Bans are kept.
             let watcher = Arc::new(Watcher::default());
-            store.watch_records(watcher.clone()).await.expect("the stored notes");
-            assert_eq!(watcher.notes().len(), 2);
-            assert!(watcher.notes().contains(&note(SecurityRecordKind::Ban, "k", ban)));
+            store.watch_records(watcher.clone()).await.expect("the stored records");
+            assert_eq!(watcher.records().len(), 2);
+            assert!(watcher.records().contains(&record(SecurityRecordKind::Ban, "k", ban)));
             assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "k".into(), NOW_MS).await.unwrap(), None);
         }
     }

@@ -245,7 +245,7 @@ async fn nodes_share_one_log() {
 }
 
 #[tokio::test]
-async fn nodes_share_clients_and_notes() {
+async fn nodes_share_clients_and_records() {
     let nats = Nats::single();
     let nodes = [open(&nats, options()).unwrap(), open(&nats, options()).unwrap()];
     let record = |epoch: Epoch, position, seen_ms, pattern: &str| ClientRecord {
@@ -274,17 +274,17 @@ async fn nodes_share_clients_and_notes() {
     }
     // A ticket is used once, on any node; a ban is known on the other node.
     let watcher = Arc::new(Watcher::default());
-    nodes[1].watch_records(watcher.clone()).await.expect("the stored notes");
-    let note = |kind| SecurityRecord { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
+    nodes[1].watch_records(watcher.clone()).await.expect("the stored records");
+    let record = |kind| SecurityRecord { kind, key: "k".into(), value: b"v".to_vec(), until_ms: NOW_MS + 1000 };
     for _ in 0..10 {
-        nodes[0].save_record(note(SecurityRecordKind::Ticket)).await.unwrap();
+        nodes[0].save_record(record(SecurityRecordKind::Ticket)).await.unwrap();
         let taken = futures_util::future::join_all(
             (0..6).map(|n| nodes[n % 2].consume_record(SecurityRecordKind::Ticket, "k".into(), NOW_MS)),
         );
         assert_eq!(taken.await.into_iter().filter(|taken| taken.as_ref().unwrap().is_some()).count(), 1);
     }
-    nodes[0].save_record(note(SecurityRecordKind::Ban)).await.unwrap();
-    until("the other node is notified", async || watcher.notes() == [note(SecurityRecordKind::Ban)]).await;
+    nodes[0].save_record(record(SecurityRecordKind::Ban)).await.unwrap();
+    until("the other node is notified", async || watcher.records() == [record(SecurityRecordKind::Ban)]).await;
 }
 
 /// The batches that reported another log.

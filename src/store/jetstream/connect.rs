@@ -152,17 +152,17 @@ impl NatsServer {
     }
 }
 
-/// Whether the connection is up, and how often it has been made.
+/// Whether the connection is up, and which one it is: each reconnection has the next generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct LinkState {
     pub(super) up: bool,
-    pub(super) made: u64,
+    pub(super) generation: u64,
 }
 
 /// A connection that reconnects, to any of the servers, when it is lost.
 pub(super) struct Connection {
     pub(super) client: Client,
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: watch::Receiver<LinkState>,
     pub(super) servers: Arc<Servers>,
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, Op
     let end = tokio::time::Instant::now() + START_WAIT;
     let mut told = false;
     loop {
-        let (link, watched) = watch::channel(Link { up: true, made: 1 });
+        let (link, watched) = watch::channel(LinkState { up: true, generation: 1 });
         let servers: Result<Vec<ServerAddr>, _> = options.servers.iter().map(NatsServer::parsed).collect();
         let servers = servers.map_err(|error| refused(options, &error))?;
         let reason = match with(options, link, known.clone()).await?.connect(servers).await {
@@ -194,7 +194,7 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, Op
 
 async fn with(
     options: &JetStreamOptions,
-    link: watch::Sender<Link>,
+    link: watch::Sender<LinkState>,
     servers: Arc<Servers>,
 ) -> Result<ConnectOptions, OpenError> {
     let mut connect = ConnectOptions::new()
@@ -213,7 +213,7 @@ async fn with(
         .event_callback(move |event| {
             match &event {
                 Event::Connected => {
-                    link.send_modify(|link| *link = Link { up: true, made: link.made + 1 });
+                    link.send_modify(|link| *link = LinkState { up: true, generation: link.generation + 1 });
                     tracing::info!("connected to NATS");
                 }
                 Event::Disconnected => {

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::RETRY_WAIT;
-use super::connect::Link;
-use super::look::identify;
+use super::connect::LinkState;
 use super::message;
 use super::node::{AskError, DEADLINE, Node, StreamInfo};
+use super::stream_state::identify;
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::store::{Feed, FeedBatch};
@@ -69,19 +69,19 @@ impl Follower {
         if !node.until_up(end).await {
             return Err(Lost);
         }
-        let made = node.link.borrow().made;
+        let generation = node.link.borrow().generation;
         let mut seen = find(node, end).await?;
         if seen.epoch != self.epoch {
             seen = node.proven().await.map_err(|_| Lost)?;
         }
-        self.settle_in(node, &seen);
+        self.adopt(node, &seen);
         let inbox = node.client.new_inbox();
         let mut messages = node.client.subscribe(inbox.clone()).await.map_err(|_| Lost)?;
         let consumer = self.consumer(node, inbox).await?;
         // Between the two requests the stream may have been replaced.
         let again = identify(node, Instant::now() + DEADLINE).await;
         let outcome = match again {
-            Ok(again) if again.epoch == self.epoch => self.listen(node, &mut messages, made).await,
+            Ok(again) if again.epoch == self.epoch => self.listen(node, &mut messages, generation).await,
             _ => Ok(()),
         };
         let (context, stream) = (node.context.clone(), node.names.stream.clone());
@@ -91,22 +91,22 @@ impl Follower {
     }
 
     /// Adopts the present state of the stream: another log, or one of which unread events were trimmed.
-    fn settle_in(&mut self, node: &Node, seen: &StreamInfo) {
+    fn adopt(&mut self, node: &Node, seen: &StreamInfo) {
         if seen.epoch != self.epoch {
             tracing::warn!(old = %self.epoch, new = %seen.epoch, "the stream was replaced: the log begins anew");
             self.epoch = seen.epoch;
             self.at = Position::ZERO;
-            node.became(seen);
+            node.switch_log(seen);
             self.push(node, Vec::new(), Position::ZERO);
         }
-        if node.saw(seen) || seen.floor > self.at {
-            self.tell_floor(node);
+        if node.record_state(seen) || seen.floor > self.at {
+            self.push_floor(node);
         }
     }
 
     /// The floor has moved. Events at or below the floor that were not read will not come; where no other message could move the
     /// feed there, it moves there by itself.
-    fn tell_floor(&mut self, node: &Node) {
+    fn push_floor(&mut self, node: &Node) {
         let bounds = node.bounds();
         if bounds.floor > self.at && bounds.floor == bounds.last {
             self.at = bounds.floor;
@@ -146,7 +146,7 @@ impl Follower {
         }
     }
 
-    async fn listen(&mut self, node: &Arc<Node>, messages: &mut Subscriber, made: u64) -> Result<(), Lost> {
+    async fn listen(&mut self, node: &Arc<Node>, messages: &mut Subscriber, generation: u64) -> Result<(), Lost> {
         let mut link = node.link.clone();
         let mut delivered = 0;
         // Other wake-ups in the loop do not extend the consumer's deadline.
@@ -162,14 +162,14 @@ impl Follower {
                     self.take(node, message, messages, &mut delivered)?;
                 }
                 // Messages sent into the broken connection are lost: a new session begins from the present position.
-                () = made_anew(&mut link, made) => return Ok(()),
+                () = reconnected(&mut link, generation) => return Ok(()),
                 () = node.recheck.notified() => {
                     let seen = identify(node, Instant::now() + DEADLINE).await?;
                     if seen.epoch != self.epoch {
                         return Ok(());
                     }
-                    node.saw(&seen);
-                    self.tell_floor(node);
+                    node.record_state(&seen);
+                    self.push_floor(node);
                 }
             }
         }
@@ -234,7 +234,7 @@ impl Follower {
             // Events in between were trimmed before they arrived. The floor covers them: readers that wait for them read the
             // store.
             self.hand_on(node, events);
-            node.lost(self.epoch, position.before());
+            node.record_floor(self.epoch, position.before());
         }
         let received_ms = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
         let topic = node.names.topic(&message.subject).unwrap_or_default();
@@ -251,9 +251,9 @@ impl Follower {
     }
 }
 
-async fn made_anew(link: &mut watch::Receiver<Link>, made: u64) {
+async fn reconnected(link: &mut watch::Receiver<LinkState>, generation: u64) {
     // The channel is closed when the store is dropped, and so this task ends as well.
-    drop(link.wait_for(|link| link.made != made).await);
+    drop(link.wait_for(|link| link.generation != generation).await);
 }
 
 /// Heartbeats and flow control.

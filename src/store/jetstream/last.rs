@@ -20,7 +20,7 @@ const SLICE_BYTES: usize = 4 << 20;
 /// [`DIRECT_READ_ROWS`].
 pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -> Result<LastStep, StoreError> {
     let end = Instant::now() + DEADLINE;
-    let seen = node.look().await?;
+    let seen = node.query().await?;
     let filters = filters(node, search.patterns());
     let mut bisection = match std::mem::replace(&mut search.resume, Resume::Begin) {
         Resume::Bisection(bisection) if bisection.epoch == seen.epoch => *bisection,

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::RETRY_WAIT;
-use super::connect::{Connection, Link};
+use super::connect::{Connection, LinkState};
 use super::names::Names;
 use super::servers::Servers;
 use super::setup::Plan;
@@ -40,14 +40,14 @@ pub(super) struct Node {
     pub(super) context: Context,
     pub(super) names: Names,
     pub(super) plan: Plan,
-    pub(super) link: watch::Receiver<Link>,
+    pub(super) link: watch::Receiver<LinkState>,
     known: Mutex<Known>,
     replicated: AtomicBool,
     /// The feed's progress, for tasks that wait for it.
     fed: watch::Sender<FeedProgress>,
     /// Notified where the stream may have been replaced or deleted: the feed checks.
     pub(super) recheck: Notify,
-    looks: SingleFlight<StreamInfo>,
+    queries: SingleFlight<StreamInfo>,
     proofs: SingleFlight<StreamInfo>,
     servers: Arc<Servers>,
     /// How far this node's clock is from the others.
@@ -86,8 +86,8 @@ pub(super) struct StreamInfo {
 
 /// The callers that wait for this node's shared requests, to be served.
 pub(super) struct NodeCallers {
-    /// For [`Node::look`].
-    pub(super) looking: Callers<StreamInfo>,
+    /// For [`Node::query`].
+    pub(super) querying: Callers<StreamInfo>,
     /// For [`Node::proven`].
     pub(super) proving: Callers<StreamInfo>,
 }
@@ -97,7 +97,7 @@ impl Node {
     pub(super) fn new(connection: Connection, names: Names, plan: Plan, seen: StreamInfo) -> (Arc<Self>, NodeCallers) {
         let Connection { client, link, servers } = connection;
         let context = context(&client);
-        let (looks, looking) = SingleFlight::new();
+        let (queries, querying) = SingleFlight::new();
         let (proofs, proving) = SingleFlight::new();
         let known = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
         let fed = watch::Sender::new(FeedProgress { following: false, epoch: seen.epoch, position: Position::ZERO });
@@ -111,12 +111,12 @@ impl Node {
             replicated: AtomicBool::new(seen.replicated),
             fed,
             recheck: Notify::new(),
-            looks,
+            queries,
             proofs,
             servers,
             skew: Skew::new(),
         });
-        (node, NodeCallers { looking, proving })
+        (node, NodeCallers { querying, proving })
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -131,7 +131,7 @@ impl Node {
 
     /// Records what the leader reported; returns whether the floor has moved. A report about another stream is ignored here: the
     /// feed switches streams.
-    pub(super) fn saw(&self, seen: &StreamInfo) -> bool {
+    pub(super) fn record_state(&self, seen: &StreamInfo) -> bool {
         self.replicated.store(seen.replicated, Ordering::Relaxed);
         let mut known = lock(&self.known);
         if known.epoch != seen.epoch {
@@ -155,7 +155,7 @@ impl Node {
     }
 
     /// Records that every event up to this position is trimmed.
-    pub(super) fn lost(&self, epoch: Epoch, floor: Position) {
+    pub(super) fn record_floor(&self, epoch: Epoch, floor: Position) {
         let mut known = lock(&self.known);
         if known.epoch == epoch {
             known.floor = known.floor.max(floor);
@@ -163,7 +163,7 @@ impl Node {
     }
 
     /// Switches to another log.
-    pub(super) fn became(&self, seen: &StreamInfo) {
+    pub(super) fn switch_log(&self, seen: &StreamInfo) {
         *lock(&self.known) = Known { epoch: seen.epoch, floor: seen.floor, last: seen.last };
     }
 
@@ -194,8 +194,8 @@ impl Node {
     }
 
     /// The stream's state from a request that begins after this call; concurrent calls share one request.
-    pub(super) async fn look(&self) -> Result<StreamInfo, StoreError> {
-        self.looks.ask().await
+    pub(super) async fn query(&self) -> Result<StreamInfo, StoreError> {
+        self.queries.ask().await
     }
 
     /// The stream's state with the proof that a majority agrees: for decisions that would take something from a client. See
@@ -218,14 +218,14 @@ impl Node {
     /// The stream's state from a leader that is not behind a position that a reader was given. A replica may apply an agreed
     /// message before the leader itself does, and deliver it to another node's feed; and a replica that has just lost the
     /// leadership may not know it.
-    pub(super) async fn look_past(&self, given: Cursor) -> Result<StreamInfo, StoreError> {
-        let mut seen = self.look().await?;
+    pub(super) async fn query_past(&self, given: Cursor) -> Result<StreamInfo, StoreError> {
+        let mut seen = self.query().await?;
         for _ in 0..LEADER_BEHIND_MAX {
             if seen.epoch != given.epoch || seen.last >= given.position {
                 break;
             }
             tokio::time::sleep(RETRY_WAIT).await;
-            seen = self.look().await?;
+            seen = self.query().await?;
         }
         Ok(seen)
     }
@@ -233,7 +233,7 @@ impl Node {
     /// The log's bounds as the leader knows them, to validate a cursor. Where the stream has been replaced, this process has
     /// switched to the new one when this returns.
     pub(super) async fn refresh(&self, cursor: Cursor) -> Result<Bounds, StoreError> {
-        let mut seen = self.look_past(cursor).await?;
+        let mut seen = self.query_past(cursor).await?;
         if seen.epoch != cursor.epoch || seen.last < cursor.position {
             seen = self.proven().await?;
         }

@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::RETRY_WAIT;
 use super::bucket::{Bucket, Put};
-use super::look::{describe, look_until, quorum_age};
 use super::node::{Node, REQUEST_TIMEOUT, StreamInfo};
+use super::stream_state::{describe, query_until, quorum_age};
 use crate::store::StoreError;
 
 /// The only key of the bucket.
@@ -57,11 +57,13 @@ const DOUBLED_MAX: u32 = 3;
 pub(super) async fn prove(node: &Node) -> Result<StreamInfo, StoreError> {
     let end = Instant::now() + PROOF_WAIT;
     loop {
-        let made = node.link.borrow().made;
+        let generation = node.link.borrow().generation;
         agree(node, end).await?;
         let asked = Instant::now();
-        let seen = look_until(node, end).await?;
-        if seen.quorum_age.saturating_add(asked.elapsed()) < QUORUM_AGE_MAX && node.link.borrow().made == made {
+        let seen = query_until(node, end).await?;
+        if seen.quorum_age.saturating_add(asked.elapsed()) < QUORUM_AGE_MAX
+            && node.link.borrow().generation == generation
+        {
             return Ok(seen);
         }
         if Instant::now() + RETRY_WAIT >= end {
@@ -80,12 +82,12 @@ async fn agree(node: &Node, end: Instant) -> Result<(), StoreError> {
 /// Leaves a server without a quorum for another one, for as long as the store's thread runs.
 pub(super) async fn watch(node: Arc<Node>) {
     let mut had_quorum = Instant::now();
-    let (mut made, mut left) = (0, 0);
+    let (mut generation, mut left) = (0, 0);
     loop {
         sleep(WATCH_INTERVAL).await;
         let link = *node.link.borrow();
-        if !link.up || link.made != made {
-            (made, had_quorum) = (link.made, Instant::now());
+        if !link.up || link.generation != generation {
+            (generation, had_quorum) = (link.generation, Instant::now());
         }
         if !link.up {
             continue;

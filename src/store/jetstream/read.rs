@@ -78,7 +78,7 @@ impl Reader {
                 break;
             }
         }
-        let mut seen = node.look_past(Cursor::new(bounds.epoch, page.through)).await?;
+        let mut seen = node.query_past(Cursor::new(bounds.epoch, page.through)).await?;
         if seen.floor > request.after {
             seen = node.proven().await?;
         }
@@ -169,7 +169,7 @@ impl Collected {
         }
         // The replica has no more messages. Whether that holds is the leader's to say, once the leader has everything that this
         // node knows of.
-        let seen = node.look_past(Cursor::new(self.epoch, self.known)).await?;
+        let seen = node.query_past(Cursor::new(self.epoch, self.known)).await?;
         let known = if seen.epoch == self.epoch { self.known.min(seen.last) } else { self.through };
         let next = leader_next(node, filter, last.next(), end).await?;
         Ok(next.map_or(known, |next| next.before().min(known)).max(last))

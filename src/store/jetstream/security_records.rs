@@ -232,13 +232,13 @@ impl SecurityRecords {
         }
         let mut messages = consumer.messages().await?;
         let mut link = node.link.clone();
-        let made = link.borrow().made;
+        let generation = link.borrow().generation;
         loop {
             // While the connection is down, records saved elsewhere are not received: then the records count as unknown, and are read
             // again. Leaving that to the consumer would report nothing until its heartbeats are missed.
             let message = tokio::select! {
                 message = messages.next() => message,
-                _ = link.wait_for(|link| !link.up || link.made != made).map(drop) => return Ok(()),
+                _ = link.wait_for(|link| !link.up || link.generation != generation).map(drop) => return Ok(()),
             };
             let Some(message) = message else { return Ok(()) };
             let message: jetstream::Message = message?;

@@ -22,16 +22,16 @@ use crate::store::StoreError;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
 /// Queries the leader, and records the answer.
-pub(super) async fn look(node: &Node) -> Result<StreamInfo, StoreError> {
-    look_until(node, Instant::now() + DEADLINE).await
+pub(super) async fn query(node: &Node) -> Result<StreamInfo, StoreError> {
+    query_until(node, Instant::now() + DEADLINE).await
 }
 
 /// The same with a deadline.
-pub(super) async fn look_until(node: &Node, end: Instant) -> Result<StreamInfo, StoreError> {
+pub(super) async fn query_until(node: &Node, end: Instant) -> Result<StreamInfo, StoreError> {
     match identify(node, end).await {
         Ok(seen) => {
             // The feed takes in a new floor, and passes it on.
-            if node.saw(&seen) || seen.epoch != node.bounds().epoch {
+            if node.record_state(&seen) || seen.epoch != node.bounds().epoch {
                 node.recheck.notify_one();
             }
             Ok(seen)
@@ -47,7 +47,7 @@ pub(super) async fn look_until(node: &Node, end: Instant) -> Result<StreamInfo, 
 /// Queries the leader.
 pub(super) async fn identify(node: &Node, end: Instant) -> Result<StreamInfo, AskError> {
     let described = describe(node, end).await?;
-    let mut seen = seen(&node.names.stream, &described.info);
+    let mut seen = state_of(&node.names.stream, &described.info);
     if let Some(age_max) = node.plan.retention.age_max {
         seen.floor = seen.floor.max(age_floor(node, &described, age_max, end).await?);
     }
@@ -84,7 +84,7 @@ pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, Ask
 }
 
 /// The state in a stream's description.
-pub(super) fn seen(stream: &str, info: &Info) -> StreamInfo {
+pub(super) fn state_of(stream: &str, info: &Info) -> StreamInfo {
     let state = &info.state;
     // The first position of an empty stream is the one that comes next.
     let floor = Position(state.first_sequence).before();
@@ -132,7 +132,7 @@ const TIMES_DIFFER: Duration = Duration::from_secs(5);
 /// left out.
 pub(super) async fn before_time(node: &Node, time_ms: u64) -> Result<Position, StoreError> {
     let end = Instant::now() + DEADLINE;
-    let seen = node.look().await?;
+    let seen = node.query().await?;
     // NATS counts nanoseconds in 64 bits: a time past the year 2262 would wrap around to one of the past.
     let nanos = i128::from(time_ms) * 1_000_000;
     let Some(time) = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().filter(|_| nanos <= i128::from(i64::MAX))
