@@ -54,8 +54,8 @@ struct Entry {
     kept: Kept,
     /// The store has an older record, or none.
     dirty: bool,
-    /// How many of its requests are between [`Clients::arrive`] and [`Clients::connect`].
-    arriving: u32,
+    /// How many of its requests are between [`Clients::begin`] and [`Clients::connect`].
+    pending: u32,
 }
 
 /// Whether a client and its patterns are durable. Its cursor does not count.
@@ -91,18 +91,18 @@ impl Entry {
     }
 }
 
-/// Guard of a client between its arrival and its connection: its record stays cached until this is dropped. Otherwise
+/// Guard of a client between [`Clients::begin`] and [`Clients::connect`]: its record stays cached until this is dropped. Otherwise
 /// [`Clients::remember_patterns`] could find no record.
 #[must_use]
-pub(crate) struct Arrived<'a> {
+pub(crate) struct PendingConnection<'a> {
     clients: &'a Clients,
     client: Uuid,
 }
 
-impl Drop for Arrived<'_> {
+impl Drop for PendingConnection<'_> {
     fn drop(&mut self) {
         if let Some(entry) = self.clients.table().records.get_mut(&self.client) {
-            entry.arriving = entry.arriving.saturating_sub(1);
+            entry.pending = entry.pending.saturating_sub(1);
         }
     }
 }
@@ -136,7 +136,7 @@ pub(crate) struct Registration {
 }
 
 /// A client that begins a subscription under an id of its own.
-pub(crate) struct Arrival<'a> {
+pub(crate) struct ConnectRequest<'a> {
     pub(crate) client: Uuid,
     /// The client's record, if there is one.
     pub(crate) known: Option<ClientRecord>,
@@ -159,7 +159,7 @@ pub(crate) struct Connecting<'a> {
     pub(crate) patterns: &'a PatternSet,
     pub(crate) cursor: Cursor,
     pub(crate) rights: &'a Rights,
-    /// As in [`Arrival`], like `attempt`.
+    /// As in [`ConnectRequest`], like `attempt`.
     pub(crate) address: IpAddr,
     pub(crate) attempt: Option<u64>,
     pub(crate) now_ms: u64,
@@ -274,26 +274,24 @@ impl Clients {
     ///
     /// `None` where the client has made a newer connection attempt: the patterns of an older one must not replace those of the
     /// newer one.
-    pub(crate) async fn arrive(&self, arrival: Arrival<'_>) -> Result<Option<Arrived<'_>>, ClientError> {
-        let Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms } = arrival;
-        let (record, arrived) = {
+    pub(crate) async fn begin(
+        &self,
+        request: ConnectRequest<'_>,
+    ) -> Result<Option<PendingConnection<'_>>, ClientError> {
+        let ConnectRequest { client, known, patterns, cursor, presented, rights, address, attempt, now_ms } = request;
+        let (record, pending) = {
             let mut table = self.table();
             let Table { records, minted, recent, .. } = &mut *table;
             let entry = records.entry(client).or_insert_with(|| {
                 let kept = if known.is_some() { Kept::Saved } else { Kept::Unsaved };
-                Entry {
-                    record: known.unwrap_or_else(|| anew(client, patterns, cursor)),
-                    kept,
-                    dirty: true,
-                    arriving: 0,
-                }
+                Entry { record: known.unwrap_or_else(|| anew(client, patterns, cursor)), kept, dirty: true, pending: 0 }
             });
             own(&mut entry.record, rights)?;
             entry.record.address = entry.record.owner.is_none().then_some(address);
             if !recent.begin(client, attempt, now_ms) {
                 return Ok(None);
             }
-            entry.arriving += 1;
+            entry.pending += 1;
             if presented {
                 advance(&mut entry.record.cursor, cursor, cursor.epoch);
             }
@@ -304,23 +302,23 @@ impl Clients {
             entry.record.seen_ms = now_ms;
             entry.dirty = true;
             let unsaved = (entry.kept == Kept::Unsaved).then(|| entry.record.clone());
-            (unsaved, Arrived { clients: self, client })
+            (unsaved, PendingConnection { clients: self, client })
         };
         if let Some(record) = record {
             self.save(vec![record]).await?;
         }
-        Ok(Some(arrived))
+        Ok(Some(pending))
     }
 
     /// Records the start position of a client without an id of its own, for a while and in memory only.
-    pub(crate) fn arrive_minted(&self, arrival: &Connecting<'_>) {
-        let Connecting { client, patterns, cursor, rights, address, now_ms, .. } = *arrival;
+    pub(crate) fn begin_minted(&self, connecting: &Connecting<'_>) {
+        let Connecting { client, patterns, cursor, rights, address, now_ms, .. } = *connecting;
         let owner = rights.subject().map(str::to_owned);
         let address_of_record = owner.is_none().then_some(address);
         let record =
             ClientRecord { seen_ms: now_ms, owner, address: address_of_record, ..anew(client, patterns, cursor) };
         let mut table = self.table();
-        table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, arriving: 0 });
+        table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, pending: 0 });
         for forgotten in table.minted.add(client, address, patterns) {
             table.records.remove(&forgotten);
         }
@@ -356,7 +354,7 @@ impl Clients {
             (hash_map::Entry::Vacant(place), Some(connected)) => {
                 let record = anew(client, &lock(&connected.patterns), cursor);
                 let record = ClientRecord { address: Some(connected.address), ..record };
-                place.insert(Entry { record, kept: Kept::Unsaved, dirty: true, arriving: 0 })
+                place.insert(Entry { record, kept: Kept::Unsaved, dirty: true, pending: 0 })
             }
             (hash_map::Entry::Vacant(_), None) => return Err(ClientError::Unknown),
         };
@@ -383,7 +381,7 @@ impl Clients {
         };
         // No await between this insertion and the acknowledgement: the record of a disconnected client is soon evicted.
         if let Some(known) = self.recall(client).await? {
-            let entry = Entry { record: known, kept: Kept::Saved, dirty: false, arriving: 0 };
+            let entry = Entry { record: known, kept: Kept::Saved, dirty: false, pending: 0 };
             self.table().records.entry(client).or_insert(entry);
         }
         let remembered = self.acknowledge_within(ack, elsewhere)?;
@@ -618,7 +616,7 @@ impl Table {
         let minted_ms = MINTED_IDLE_MAX.as_millis() as u64;
         records.retain(|client, entry| {
             let fresh = entry.kept == Kept::Minted && now_ms.saturating_sub(entry.record.seen_ms) <= minted_ms;
-            let stays = entry.dirty || fresh || entry.arriving > 0 || by_client.contains_key(client);
+            let stays = entry.dirty || fresh || entry.pending > 0 || by_client.contains_key(client);
             if !stays {
                 minted.remove(*client);
             }

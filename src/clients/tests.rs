@@ -8,22 +8,22 @@ fn set(text: &str) -> PatternSet {
     PatternSet::new([text.parse().unwrap()]).unwrap()
 }
 
-fn arrival(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> Arrival<'_> {
+fn request(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> ConnectRequest<'_> {
     let cursor = Cursor::new(Epoch::mint(), Position(1));
     let (address, rights) = (IpAddr::from([10, 0, 0, 1]), &Rights::Open);
-    Arrival { client, known, patterns, cursor, presented: false, rights, address, attempt: None, now_ms: 1000 }
+    ConnectRequest { client, known, patterns, cursor, presented: false, rights, address, attempt: None, now_ms: 1000 }
 }
 
 #[tokio::test]
-async fn who_has_arrived_is_not_forgotten_before_being_connected() {
+async fn a_client_with_a_pending_connection_keeps_its_record() {
     let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
     let (client, before, after) = (Uuid::new_v4(), set("a"), set("b"));
-    let Ok(arrived) = clients.arrive(arrival(client, None, &before)).await else { panic!("the id is unused") };
+    let Ok(pending) = clients.begin(request(client, None, &before)).await else { panic!("the id is unused") };
     // The periodic flush runs just then.
     clients.flush(1000).await;
     clients.flush(1001).await;
     clients.remember_patterns(client, &after);
-    drop(arrived);
+    drop(pending);
     clients.flush(1002).await;
     clients.flush(1003).await;
     assert!(clients.table().records.is_empty(), "the record of a disconnected client is in the store alone");
@@ -32,50 +32,50 @@ async fn who_has_arrived_is_not_forgotten_before_being_connected() {
 }
 
 #[tokio::test]
-async fn nobody_has_arrived_whom_a_crash_would_make_unknown() {
+async fn a_client_begins_once_its_record_is_durable() {
     let store = Arc::new(ScriptedStore::with_held_saves());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
     // The first request is aborted before the store has answered.
-    assert!(clients.arrive(arrival(client, None, &patterns)).now_or_never().is_none());
+    assert!(clients.begin(request(client, None, &patterns)).now_or_never().is_none());
     // The second request finds the record in the table, but it is not in the store.
     let known = clients.recall(client).await.unwrap();
     assert!(known.is_some());
-    let mut second = Box::pin(clients.arrive(arrival(client, known, &patterns)));
+    let mut second = Box::pin(clients.begin(request(client, known, &patterns)));
     assert!(second.as_mut().now_or_never().is_none(), "the second request waits for the store, too");
     store.saves.add_permits(1);
     assert!(second.await.is_ok());
     assert!(store.inner.load_client(client).await.unwrap().is_some());
     // The record is durable: the next request does not wait.
     let known = clients.recall(client).await.unwrap();
-    assert!(clients.arrive(arrival(client, known, &patterns)).now_or_never().is_some());
+    assert!(clients.begin(request(client, known, &patterns)).now_or_never().is_some());
 }
 
 #[tokio::test]
-async fn nobody_has_arrived_of_whom_a_crash_would_forget_what_it_asks_for() {
+async fn a_client_begins_once_its_patterns_are_durable() {
     let store = Arc::new(ScriptedStore::with_held_saves());
     let clients = Clients::new(store.clone(), Duration::from_secs(3600));
     let (client, patterns, others) = (Uuid::new_v4(), set("a"), set("b"));
     let unasked = PatternSet::default();
     store.saves.add_permits(1);
-    assert!(clients.arrive(arrival(client, None, &unasked)).await.is_ok(), "the client has sent no patterns yet");
+    assert!(clients.begin(request(client, None, &unasked)).await.is_ok(), "the client has sent no patterns yet");
     for patterns in [&patterns, &others] {
         let known = clients.recall(client).await.unwrap();
-        let mut arriving = Box::pin(clients.arrive(arrival(client, known, patterns)));
-        assert!(arriving.as_mut().now_or_never().is_none());
+        let mut beginning = Box::pin(clients.begin(request(client, known, patterns)));
+        assert!(beginning.as_mut().now_or_never().is_none());
         store.saves.add_permits(1);
-        assert!(arriving.await.is_ok());
+        assert!(beginning.await.is_ok());
         assert_eq!(store.inner.load_client(client).await.unwrap().unwrap().patterns, *patterns);
     }
     // A record whose patterns change while it is being saved does not count as saved.
     let known = clients.recall(client).await.unwrap();
-    let mut arriving = Box::pin(clients.arrive(arrival(client, known, &patterns)));
-    assert!(arriving.as_mut().now_or_never().is_none());
+    let mut beginning = Box::pin(clients.begin(request(client, known, &patterns)));
+    assert!(beginning.as_mut().now_or_never().is_none());
     clients.remember_patterns(client, &others);
     store.saves.add_permits(1);
-    assert!(arriving.await.is_ok());
+    assert!(beginning.await.is_ok());
     let known = clients.recall(client).await.unwrap();
-    assert!(clients.arrive(arrival(client, known, &others)).now_or_never().is_none());
+    assert!(clients.begin(request(client, known, &others)).now_or_never().is_none());
 }
 
 #[tokio::test]
@@ -83,17 +83,17 @@ async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent
     let clients =
         Arc::new(Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600)));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
-    let arrival = arrival(client, None, &patterns);
-    let (cursor, rights, address) = (arrival.cursor, arrival.rights, arrival.address);
+    let request = request(client, None, &patterns);
+    let (cursor, rights, address) = (request.cursor, request.rights, request.address);
     let at = |position| Cursor::new(cursor.epoch, Position(position));
     let ack = |position| Ack { client, cursor: at(position), log: cursor.epoch, rights, now_ms: 2000 };
     assert!(matches!(clients.acknowledge_now(ack(1)).await, Err(ClientError::Unknown)));
     assert!(clients.recall(client).await.unwrap().is_none(), "an unknown client gets no record");
-    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("the id is unused") };
+    let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
     let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
     let connecting = Connecting { client, transport, patterns, cursor, rights, address, attempt: None, now_ms };
     let registration = clients.connect(connecting);
-    drop(arrived);
+    drop(pending);
     registration.connection.sent(Position(5));
     assert!(matches!(clients.acknowledge_now(ack(6)).await, Err(ClientError::Ahead)));
     assert_eq!(clients.acknowledge_now(ack(4)).await.unwrap(), at(4));
@@ -113,13 +113,13 @@ async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
     let store = Arc::new(MemoryStore::new(StoreOptions::default()));
     let clients = Arc::new(Clients::new(store.clone(), Duration::from_secs(7 * 24 * 3600)));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
-    let arrival = arrival(client, None, &patterns);
-    let (transport, cursor, rights, address) = (Transport::Sse, arrival.cursor, arrival.rights, arrival.address);
-    let Ok(Some(arrived)) = clients.arrive(arrival).await else { panic!("the id is unused") };
+    let request = request(client, None, &patterns);
+    let (transport, cursor, rights, address) = (Transport::Sse, request.cursor, request.rights, request.address);
+    let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
     let (patterns, attempt, now_ms) = (&patterns, None, 1000);
     let registration =
         clients.connect(Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms });
-    drop(arrived);
+    drop(pending);
     let hour_ms = 3_600_000;
     clients.flush(hour_ms).await;
     drop(registration);

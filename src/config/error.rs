@@ -20,7 +20,7 @@ pub enum ConfigError {
         "--listen {0} is not a loopback address, and no key is configured: every client could publish and subscribe; \
              require tokens with --jwt-secret-file or --jwks, or add --allow-anonymous to serve every client"
     )]
-    Open(SocketAddr),
+    OpenWithoutKey(SocketAddr),
     /// A key is invalid, or the flags of keys conflict.
     #[error("{0}")]
     Key(String),

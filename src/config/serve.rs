@@ -139,7 +139,7 @@ impl ServeArgs {
         let readable = self.access.readable();
         let access = self.access.clone().options()?;
         if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
-            return Err(ConfigError::Open(listen));
+            return Err(ConfigError::OpenWithoutKey(listen));
         }
         let range = |flag, ok: bool, reason| if ok { Ok(()) } else { Err(ConfigError::Range { flag, reason }) };
         range("workers", self.workers != Some(0), "must be at least 1")?;

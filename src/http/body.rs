@@ -72,12 +72,12 @@ const FIRST_BYTES: usize = 64 << 10;
 
 /// A whole body, with the memory that is charged for it until it is dropped. That is after its request is answered, not
 /// when the body has arrived: it is in memory as long as the store takes.
-pub(super) struct Held {
+pub(super) struct ChargedBody {
     bytes: Bytes,
     _budget: InboundBudget,
 }
 
-impl std::ops::Deref for Held {
+impl std::ops::Deref for ChargedBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -96,15 +96,15 @@ pub(super) async fn read(
     bytes_max: usize,
     time_max: Duration,
     mut budget: InboundBudget,
-) -> Result<Held, ApiError> {
+) -> Result<ChargedBody, ApiError> {
     let mut payload = match body {
         RequestBody::Stream(payload) => payload,
         // The bytes after an upgrade are not a body.
-        RequestBody::WebSocket(_) => return Ok(Held { bytes: Bytes::new(), _budget: budget }),
+        RequestBody::WebSocket(_) => return Ok(ChargedBody { bytes: Bytes::new(), _budget: budget }),
         RequestBody::Full(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
         RequestBody::Full(whole) => {
             budget.grow(whole.len())?;
-            return Ok(Held { bytes: whole, _budget: budget });
+            return Ok(ChargedBody { bytes: whole, _budget: budget });
         }
     };
     let announced: Option<usize> = headers.text(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
@@ -137,7 +137,7 @@ pub(super) async fn read(
         Ok(if body.is_empty() { first } else { body.freeze() })
     };
     let bytes = in_time(time_max, all).await.unwrap_or_else(|| Err(too_slow()))?;
-    Ok(Held { bytes, _budget: budget })
+    Ok(ChargedBody { bytes, _budget: budget })
 }
 
 /// The output of `work`, or `None` on a timeout.

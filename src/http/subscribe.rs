@@ -19,7 +19,7 @@ use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
 use super::scan::wait_after;
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
-use crate::clients::{Arrival, ClientError, Connecting};
+use crate::clients::{ClientError, ConnectRequest, Connecting};
 use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::delivery::{Completion, Delivery, Plan};
@@ -280,14 +280,15 @@ async fn opened(
     };
     let start = hub.start(from, &patterns, pause).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
-    let _arrived = match named {
+    let _pending = match named {
         Some(client) => {
             // A cursor that this log cannot have issued acknowledges nothing.
             let presented = matches!(asked, Some(StartFrom::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
-            let arrival = Arrival { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
-            hub.clients().arrive(arrival).await?
+            let request =
+                ConnectRequest { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
+            hub.clients().begin(request).await?
         }
         None => None,
     };
@@ -306,7 +307,7 @@ async fn opened(
     let registration = client.map(|client| hub.clients().connect(connecting(client, cursor)));
     if let Some(client) = client {
         if streaming && params.client.is_none() {
-            hub.clients().arrive_minted(&connecting(client, start.cursor));
+            hub.clients().begin_minted(&connecting(client, start.cursor));
         }
         // Checked again: from here on a denial ends the connection, but a client that was denied since the first check is
         // not registered for that yet.

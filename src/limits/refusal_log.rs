@@ -78,7 +78,7 @@ impl RefusalLog {
         let admitted = lock(&self.0).admits(now, (refusal.address, refusal.reason), refusal.is_pace);
         if admitted {
             let Refusal { address, reason, .. } = refusal;
-            let (subject, message) = (Legible(refusal.subject.unwrap_or("-")), Legible(refusal.message));
+            let (subject, message) = (LogSafe(refusal.subject.unwrap_or("-")), LogSafe(refusal.message));
             if refusal.is_pace {
                 tracing::warn!(target: "switchback::refusals", %address, %subject, reason, "{message}");
             } else {
@@ -155,9 +155,9 @@ impl fmt::Debug for RefusalLog {
 
 /// Text from a client, made safe for a log line: truncated; without control characters, which would let a client forge log
 /// lines; and without tokens, which are valid until they expire.
-struct Legible<'a>(&'a str);
+struct LogSafe<'a>(&'a str);
 
-impl fmt::Display for Legible<'_> {
+impl fmt::Display for LogSafe<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let cut = self.0.char_indices().nth(TEXT_MAX_CHARS).map_or(self.0, |(end, _)| &self.0[..end]);
@@ -245,8 +245,8 @@ mod tests {
             ("\"eyJhbGciOi.eyJzdWIi.c2ln\"", "\"[token]\""),
             ("orders.42 is not public", "orders.42 is not public"),
         ] {
-            assert_eq!(Legible(text).to_string(), expected);
+            assert_eq!(LogSafe(text).to_string(), expected);
         }
-        assert!(Legible(&"x".repeat(1000)).to_string().len() <= TEXT_MAX_CHARS);
+        assert!(LogSafe(&"x".repeat(1000)).to_string().len() <= TEXT_MAX_CHARS);
     }
 }

@@ -6,10 +6,10 @@
 
 mod access;
 mod bodies;
+mod differential;
 mod frames;
 mod inputs;
 mod queries;
-mod ways;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
