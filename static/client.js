@@ -2,9 +2,7 @@
  * Switchback client: a page subscribes to events and gets each of them once, in order,
  * over whatever transport its browser and its network let through.
  *
- * ES3, no build step; what IE 8 lacks is looked for first. Top-down: Connection, Life, Endings, Delivery,
- * Subscriptions, Tokens, Chooser (no I/O), TransportSession (one opening), Transports, Requests,
- * Publisher, Small tools, Environment (clock, chance, globals).
+ * ES3, no build step; what Internet Explorer 8 lacks is tested for before its use.
  *
  * The states (`phase`; applications see the coarser `state`):
  *
@@ -68,8 +66,8 @@ var ALIVE_MS = 5000;
 var FOREIGN_RETRY_MS = 10000;
 var WAKE_MS = 1000;
 var STRAY_MS = 30000;          // in which an abandoned request may still arrive
-var ASKS_MAX = 3;
-var HELD_MAX = 1000;
+var QUESTIONS_MAX = 3;
+var BUFFER_MAX = 1000;
 var HOLDS_MAX = 4;
 var HOLD_KEPT_MS = 90000;      // timers of hidden tabs run once a minute
 var URL_MAX = 2000;            // IE refuses 2083
@@ -125,9 +123,9 @@ function Connection(env, url, options) {
   this.queue = [];
   this.handles = [];
   this.patterns = [];        // { text, granted: by the server, or `blind`, confirmed: by a session, start }
-  this.asked = [];
-  this.asksLost = 0;
-  this.held = null;
+  this.requested = [];
+  this.questionsLost = 0;
+  this.buffer = null;
   this.began = false;
   this.failed = 0;
   this.slowness = 0;
@@ -136,7 +134,7 @@ function Connection(env, url, options) {
   this.abandoned = {};
   this.probeDelay = 0;
   this.notBefore = 0;
-  this.wokenAt = -WAKE_MS;
+  this.resumedAt = -WAKE_MS;
   this.timers = {};
   this.holdSeconds = this.longestHold = options.wait === undefined ? HOLD_S : options.wait;
 
@@ -166,7 +164,7 @@ merge(Connection.prototype, {
       for (var i = self.handles.length; i--;) if (self.handles[i].drop(topic)) return;
     });
     this.reviewPatterns();
-    return this.tell(done, null, this.cursor);
+    return this.callLater(done, null, this.cursor);
   },
 
   publish: function (topic, data, options, done) {
@@ -207,7 +205,7 @@ function unknownName(env, name) {
     names(env.transports).join(', ');
 }
 
-// Smaller numbers are strays to the server, an earlier page's too.
+// The server takes smaller numbers, of an earlier page too, for strays.
 function firstAttempt(env) {
   var key = 'switchback:attempt';
   var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
@@ -256,7 +254,7 @@ merge(Connection.prototype, {
 
   open: function (name) {
     var session = new TransportSession(this, find(this.env.transports, name), this.patternsToOpen());
-    this.number();
+    this.attempt += 1;
     if (this.transport && this.transport !== name) {
       session.switched = this.transport + '.' + name + '.' +
         (this.current ? 'wanted' : this.lastEnding || 'lost');
@@ -265,11 +263,9 @@ merge(Connection.prototype, {
     session.open();
   },
 
-  number: function () { this.attempt += 1; },
-
   roundFailed: function () {
     var failure = this.failure;
-    if (failure.denied && this.refuse(this.asked, failure)) return this.begin();
+    if (failure.denied && this.refuse(this.requested, failure)) return this.begin();
     if (failure.refused && (!this.tokens.renewable || !this.patterns.length)) return this.finish(failure);
     if (this.unanswered) this.slowness += 1;
     this.chooser.forgive();
@@ -296,16 +292,16 @@ merge(Connection.prototype, {
     this.candidate = null;
     if (this.lacks(session)) { session.shut(); return this.open(session.name); }
     this.current = session;
-    this.held = null;
-    // Break only now that it is made. What both delivered falls to the cursor test.
-    if (before) { before.shut(); this.number(); }
+    this.buffer = null;
+    // Make before break: the cursor drops what both deliver.
+    if (before) { before.shut(); this.attempt += 1; }
     session.attempt = this.attempt;
-    this.slowness = this.notBefore = this.asksLost = this.failed = 0;
+    this.slowness = this.notBefore = this.questionsLost = this.failed = 0;
     this.transport = session.name;
     this.chooser.worked(session.name);
     this.tokens.accepted();
     this.verified = true;
-    this.grant(both(topicsOf(session.asks), session.texts));
+    this.grant(this.patternsOf(both(topicsOf(session.pending), session.texts)));
     this.confirm(session);
     this.began = true;
     this.state = 'open';
@@ -343,17 +339,17 @@ merge(Connection.prototype, {
 
   candidateEnded: function (session, ending) {
     var own = this.ownReplacement(session, ending);
-    var asks = session.asks;
+    var pending = session.pending;
     this.candidate = null;
     this.stats.failures += 1;
     if (ending.kind !== 'late') this.unanswered = false;
     if (rank(ending) >= rank(this.failure)) this.failure = ending;
-    this.release();
-    if (ending.denied && asks.length && (asks.length > 1 || this.current || ending.status === 400)) {
-      if (!this.refuse(asks, ending)) return this.finish(ending);
+    this.flush();
+    if (ending.denied && pending.length && (pending.length > 1 || this.current || ending.status === 400)) {
+      if (!this.refuse(pending, ending)) return this.finish(ending);
       if (!this.current) return this.begin();
     } else if (!own && this.isFatal(ending)) return this.finish(ending);
-    if (this.current && session.name === this.current.name) this.askLater(ending);
+    if (this.current && session.name === this.current.name) this.subscribeLater(ending);
     if (ending.kind === 'refused' && ending.status === 404) {
       ending.message = 'Wrong address ' + this.base + '? ' + ending.message;
       this.queue = [];
@@ -367,7 +363,7 @@ merge(Connection.prototype, {
     var own = this.ownReplacement(session, ending);
     var lived = this.env.now() - session.openedAt >= 2 * session.heartbeat;
     var expired = this.tokens.renewable && (ending.code === 'expired' || ending.status === 401);
-    this.current = this.held = null;
+    this.current = this.buffer = null;
     this.endQuestion();
     if (!own && this.isFatal(ending)) return this.finish(ending);
     this.probeDelay = 0;
@@ -418,7 +414,7 @@ merge(Connection.prototype, {
   },
 
   /*
-   * The same transport again. Where patterns are added, a stream's items are kept back meanwhile: they would
+   * The same transport again. Where patterns are added, a stream's items are buffered meanwhile: they would
    * move the cursor past events of the new ones.
    */
   renew: function () {
@@ -428,7 +424,7 @@ merge(Connection.prototype, {
     if (tried && tried !== session.name) this.queue.unshift(tried);
     this.failure = null;
     if (this.lacks(session)) {
-      if (session.stream) this.held = [];
+      if (session.stream) this.buffer = [];
       else { this.current = null; session.shut(); }
     }
     this.open(session.name);
@@ -438,7 +434,7 @@ merge(Connection.prototype, {
     var candidate = this.candidate;
     this.candidate = null;
     if (candidate) candidate.shut();
-    this.release();
+    this.flush();
   },
 
   settleSwitch: function (ending) {
@@ -494,12 +490,12 @@ merge(Connection.prototype, {
 
   emit: function (name, item) { this.events.emit(name, item); },
 
-  tell: function (done, a, b) {
+  callLater: function (done, a, b) {
     if (done) later(this.env, function () { done(a, b); });
     return this;
   },
 
-  // Another tab was faster: on without holding.
+  // Another tab was faster: go on without holding.
   keepHold: function () {
     var session = this.current;
     var holds = !!session && !!session.transport.holds;
@@ -537,7 +533,7 @@ merge(Connection.prototype, {
     return this.base + '/v1/' + path + (params.length ? '?' + query(params) : '');
   },
 
-  // URLs end up in logs. A browser that repeats one uses up its ticket: no verdict on the token.
+  // URLs end up in logs. Browsers that repeat one use up its ticket: no verdict on the token.
   withTicket: function (session, done) {
     var self = this;
     session.ticket = null;
@@ -601,12 +597,12 @@ merge(Connection.prototype, {
     this.begin();
   },
 
-  // On another network (`moved`) streams die mute. Once a second.
+  // On another network (`moved`) streams die silently. Once a second.
   wake: function (moved) {
     var now = this.env.now();
     if (this.away || this.state === 'closed') return;
-    if (now - this.wokenAt < WAKE_MS) return this.after('wake', WAKE_MS, function () { this.wake(moved); });
-    this.wokenAt = now;
+    if (now - this.resumedAt < WAKE_MS) return this.after('wake', WAKE_MS, function () { this.wake(moved); });
+    this.resumedAt = now;
     if (moved) { this.chooser.forgive(true); this.probeDelay = 0; }
     if (this.phase() === 'pausing' && now >= this.notBefore) { this.failed = 0; this.begin(); }
     if (this.current && moved && !this.candidate) this.renew();
@@ -628,26 +624,26 @@ merge(Connection.prototype, {
 // ------------------------------------------------------------------ Endings
 
 /*
- * How a session ended: `kind`, and what it says to people (`message`, `code`, `status`) and to us:
- * `retry` (ms) when to come back, `refused` it would be answered so again, `denied` patterns may be
- * why, `fatal` nothing helps. If nothing else is said: `$error`, a pause, and no blame on the transport.
+ * How a session ended: `kind`; for people `message`, `code`, `status`; `retry`: ms until the next attempt;
+ * `refused`: the same request would be refused again; `denied`: the patterns may be why; `fatal`: no retry.
+ * Unless noted: `$error`, a pause, and no blame on the transport.
  */
 var endings = {
   // Cut, or not answered by the server. Blamed.
   lost: function (message) { return { kind: 'lost', message: message }; },
   // No hello or answer within the patience. Blamed.
   late: function () { return { kind: 'late' }; },
-  // Opened, then mute for two heartbeats. Blamed twice.
-  silent: function () { return { kind: 'silent', code: 'silent', message: 'Mute for two heartbeats.' }; },
+  // Opened, then silent for two heartbeats. Blamed twice.
+  silent: function () { return { kind: 'silent', code: 'silent', message: 'Silent for two heartbeats.' }; },
   // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
-  // Mute: this machine slept. No pause.
+  // Silent: this machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
   // The transport's own limit of size. No `$error`, no pause.
   recycled: function () { return { kind: 'recycled' }; },
-  // The server's `$bye`. No `$error`; again as it said.
+  // The server's `$bye`. No `$error`; the pause is its `retry`.
   goodbye: function (reason, retry) {
     return {
       kind: 'goodbye', reason: reason, code: reason, retry: retry,
@@ -671,11 +667,11 @@ var endings = {
     };
   },
   unusable: function (message) { return { kind: 'unusable', message: message }; },
-  // The application's function gave none. Again as `Tokens` says.
+  // The application's function gave none. `Tokens` sets the pause.
   token: function (message, retry) {
     return { kind: 'token', code: 'token', message: message, retry: retry, fatal: retry === undefined };
   },
-  // A call that can't be carried out. Never again.
+  // A call that can't be carried out.
   misused: function (code, message) {
     return { kind: 'misused', code: code, message: message, fatal: true };
   },
@@ -719,8 +715,8 @@ function problem(ending, id) {
 
 merge(Connection.prototype, {
   /*
-   * A new session repeats what the old one delivered. A gap may move the cursor back, if its session has seen
-   * all that we have.
+   * A new session repeats what the old one delivered. A gap may move the cursor back, if its session is at
+   * the cursor.
    */
   advance: function (session, cursor, isGap) {
     var upToDate = session.at === this.cursor;
@@ -737,7 +733,7 @@ merge(Connection.prototype, {
     if (!this.advance(session, item.cursor)) { this.stats.repeated += 1; return; }
     if (!this.admits(item)) return;
     this.stats.received += 1;
-    this.publisher.heard(item);
+    this.publisher.seen(item);
     this.emit(item.event, item);
     each(this.handles, function (handle) {
       if (handle.events && some(handle.topics, function (topic) { return matches(topic, item.topic); })) {
@@ -755,17 +751,17 @@ merge(Connection.prototype, {
     this.emit('$gap', item.data);
   },
 
-  holdBack: function (session, item) {
-    if (!this.held || session !== this.current) return false;
-    if (this.held.length < HELD_MAX) this.held.push(item);
-    else { this.held = this.current = null; session.shut(); }
+  buffered: function (session, item) {
+    if (!this.buffer || session !== this.current) return false;
+    if (this.buffer.length < BUFFER_MAX) this.buffer.push(item);
+    else { this.buffer = this.current = null; session.shut(); }
     return true;
   },
 
-  release: function () {
-    var items = this.held || [];
+  flush: function () {
+    var items = this.buffer || [];
     var session = this.current;
-    this.held = null;
+    this.buffer = null;
     each(items, function (item) { if (!session.over) session.process(item); });
   }
 });
@@ -773,14 +769,10 @@ merge(Connection.prototype, {
 // ------------------------------------------------------------------ Subscriptions
 
 function Handle(connection, topics, done, initial) {
-  this.topics = topics;
-  this.cursor = undefined;
   this.connection = connection;
+  this.topics = topics;
   this.done = done;
   this.initial = initial;
-  this.settled = false;
-  this.alone = false;
-  this.events = null;
 }
 
 merge(Handle.prototype, {
@@ -795,7 +787,7 @@ merge(Handle.prototype, {
   unsubscribe: function (done) {
     this.topics = [];
     this.connection.reviewPatterns();
-    this.connection.tell(done, null, this.connection.cursor);
+    this.connection.callLater(done, null, this.connection.cursor);
   },
 
   drop: function (topic) {
@@ -847,13 +839,15 @@ merge(Connection.prototype, {
     if (this.state !== 'closed') this.after('patterns', 0, this.advancePatterns);
   },
 
-  pattern: function (text) {
-    return filter(this.patterns, function (pattern) { return pattern.text === text; })[0];
+  pattern: function (text) { return this.patternsOf([text])[0]; },
+
+  patternsOf: function (texts) {
+    return filter(this.patterns, function (pattern) { return contains(texts, pattern.text); });
   },
 
   /*
-   * One step; each that ends calls again, so no change keeps another from being made. A socket takes patterns
-   * by a message. Elsewhere a poll from `now` asks for them alone; then a session with all takes over.
+   * One step; its end calls again, so changes never block each other. A socket takes patterns by message.
+   * Else a poll from `now` (the question) subscribes to them alone; then a session with all takes over.
    */
   advancePatterns: function () {
     var self = this;
@@ -873,14 +867,14 @@ merge(Connection.prototype, {
     var granted = this.textsOf('granted');
     var missing = without(granted, session.texts);
     var surplus = without(session.texts, this.topics);
-    var asks = this.nextToAsk();
-    var texts = missing.concat(without(topicsOf(asks), granted));
+    var pending = this.nextPending();
+    var texts = missing.concat(without(topicsOf(pending), granted));
     if (!bySocket && (missing.length || (!texts.length && surplus.length))) return this.renew();
-    if (texts.length && bySocket) return this.askBySocket(session, asks, texts);
-    if (texts.length) return this.askByQuestion(asks, texts);
+    if (texts.length && bySocket) return this.subscribeBySocket(session, pending, texts);
+    if (texts.length) return this.subscribeByQuestion(pending, texts);
     if (!surplus.length) return;
     this.joining = true;
-    session.ask({ type: 'unsubscribe', topics: surplus }, function (ending) {
+    session.request({ type: 'unsubscribe', topics: surplus }, function (ending) {
       self.joining = false;
       if (ending) return;
       session.texts = without(session.texts, surplus);
@@ -888,7 +882,7 @@ merge(Connection.prototype, {
     });
   },
 
-  nextToAsk: function () {
+  nextPending: function () {
     var waiting = filter(this.handles, function (handle) { return !handle.settled; });
     if (waiting.length && waiting[0].alone) return [waiting[0]];
     return filter(waiting, function (handle) { return !handle.alone; });
@@ -898,16 +892,18 @@ merge(Connection.prototype, {
     var texts = this.textsOf('granted');
     if (texts.length) {
       var blind = this.textsOf('blind');
-      this.asked = filter(this.handles, function (handle) {
+      this.requested = filter(this.handles, function (handle) {
         return !handle.settled && both(handle.topics, blind).length;
       });
-      return { texts: texts, asks: this.asked, now: false };
+      return { texts: texts, pending: this.requested, now: false };
     }
-    this.asked = this.nextToAsk();
-    if (this.asked.length && this.asked[0].initial && (this.options.cursor || this.options.last)) {
-      this.asked = [this.asked[0]];
+    this.requested = this.nextPending();
+    if (this.requested.length && this.requested[0].initial && (this.options.cursor || this.options.last)) {
+      this.requested = [this.requested[0]];
     }
-    return { texts: topicsOf(this.asked), asks: this.asked, now: this.began && this.asked.length > 0 };
+    return {
+      texts: topicsOf(this.requested), pending: this.requested, now: this.began && this.requested.length > 0
+    };
   },
 
   textsOf: function (state) {
@@ -916,64 +912,64 @@ merge(Connection.prototype, {
 
   lacks: function (session) { return without(this.textsOf('granted'), session.texts).length > 0; },
 
-  askBySocket: function (session, asks, texts) {
+  subscribeBySocket: function (session, pending, texts) {
     var self = this;
+    var patterns = this.patternsOf(texts);
     this.joining = true;
-    session.ask({ type: 'subscribe', topics: texts }, function (ending, reply) {
+    session.request({ type: 'subscribe', topics: texts }, function (ending, reply) {
       self.joining = false;
       if (ending && ending.kind === 'lost') return;
       if (ending && ending.status === 401) return session.end(ending);
-      if (ending) return self.notGranted(asks, ending);
+      if (ending) return self.notGranted(pending, ending);
       session.texts = unique(session.texts.concat(texts));
-      self.grant(texts, reply.cursor);
+      self.grant(patterns, reply.cursor);
       self.confirm(session);
       self.advancePatterns();
     });
   },
 
-  askByQuestion: function (asks, texts) {
+  subscribeByQuestion: function (pending, texts) {
     var self = this;
+    var patterns = this.patternsOf(texts);
     this.ask(texts, function (cursor) {
-      self.asksLost = 0;
-      self.grant(texts, cursor);
+      self.questionsLost = 0;
+      self.grant(patterns, cursor);
       self.advancePatterns();
     }, function (ending) {
-      self.asksLost += 1;
-      if (/^(refused|token)$/.test(ending.kind) || (ending.kind !== 'unusable' && self.asksLost < ASKS_MAX)) {
-        return self.notGranted(asks, ending);
-      }
-      self.grant(texts, undefined, true);
+      var again = ending.kind !== 'unusable' && (self.questionsLost += 1) < QUESTIONS_MAX;
+      if (again || /^(refused|token)$/.test(ending.kind)) return self.notGranted(pending, ending);
+      self.grant(patterns, undefined, true);
       self.advancePatterns();
     });
   },
 
-  notGranted: function (asks, ending) {
+  notGranted: function (pending, ending) {
     if (ending.fatal) return this.finish(ending);
-    if (ending.denied && asks.length) {
-      this.refuse(asks, ending);
+    if (ending.denied && pending.length) {
+      this.refuse(pending, ending);
       return this.advancePatterns();
     }
-    this.askLater(ending);
+    this.subscribeLater(ending);
   },
 
-  askLater: function (ending) {
+  subscribeLater: function (ending) {
     this.failed += 1;
     var wait = Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed));
     this.after('ask', wait, this.advancePatterns);
   },
 
-  // `answered(cursor)`: granted, and the log's end. `failed(ending)`: a verdict, or nothing got through.
+  // `answered(cursor)`: granted, and the log's end.
   ask: function (texts, answered, failed, atCursor) {
     var self = this;
     var env = this.env;
     var last = endings.unusable('This browser has no way to ask.');
     var left = filter(env.transports, function (transport) {
-      return transport.sure && transport.supported(env) && (!transport.frame || self.verified);
+      return transport.reliable && transport.supported(env) && (!transport.frame || self.verified);
     });
     function next() {
       var transport = left.shift();
       if (!transport) { self.question = null; return failed(last); }
-      var wanted = { texts: texts, asks: [], now: !atCursor };
+      var wanted = { texts: texts, pending: [], now: !atCursor };
       var session = self.question = new TransportSession(self, transport, wanted);
       session.question = {
         answered: function (item) {
@@ -1005,15 +1001,16 @@ merge(Connection.prototype, {
   prove: function (session) {
     var env = this.env;
     var others = filter(this.chooser.usable(), function (name) {
-      return find(env.transports, name).sure && !find(env.transports, name).frame;
+      return find(env.transports, name).reliable && !find(env.transports, name).frame;
     });
     if (others.length) return session.fail(endings.unusable('The server has yet to answer.'));
     this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
   },
 
-  grant: function (texts, start, isBlind) {
-    each(this.patterns, function (pattern) {
-      if (pattern.confirmed || !contains(texts, pattern.text)) return;
+  // The objects, not texts: a pattern that was dropped and added again meanwhile starts later.
+  grant: function (patterns, start, isBlind) {
+    each(patterns, function (pattern) {
+      if (pattern.confirmed) return;
       pattern.granted = true;
       pattern.blind = isBlind;
       // A socket has it later than a question.
@@ -1054,20 +1051,20 @@ merge(Connection.prototype, {
     if (handle.done) guarded(this.env, handle.done)(ending && problem(ending), handle.cursor || this.cursor);
   },
 
-  refuse: function (asks, ending) {
+  refuse: function (pending, ending) {
     var self = this;
-    var handle = asks[0];
+    var handle = pending[0];
     each(this.patterns, function (pattern) {
-      if (!contains(topicsOf(asks), pattern.text)) return;
+      if (!contains(topicsOf(pending), pattern.text)) return;
       pattern.granted = pattern.confirmed;
       pattern.blind = false;
     });
-    each(asks, function (asked) { asked.alone = true; });
-    if (asks.length === 1 && handle.initial && handle.topics.length > 1) {
+    each(pending, function (handle) { handle.alone = true; });
+    if (pending.length === 1 && handle.initial && handle.topics.length > 1) {
       this.handles = map(handle.topics, function (topic) {
         return merge(new Handle(self, [topic], null, true), { alone: true });
       }).concat(without(this.handles, [handle]));
-    } else if (asks.length === 1) {
+    } else if (pending.length === 1) {
       var topics = handle.topics;
       handle.topics = [];
       this.settle(handle, ending);
@@ -1075,7 +1072,7 @@ merge(Connection.prototype, {
       if (handle.initial && !this.handles.length && !this.options.client) return false;
       if (handle.initial) this.report(merge(merge({}, ending), { topics: topics }));
     }
-    return asks.length > 0 && this.state !== 'closed';
+    return pending.length > 0 && this.state !== 'closed';
   },
 
   // Not for a pattern that was unsubscribed and is still carried, nor from before its start.
@@ -1102,8 +1099,8 @@ function topicsOf(handles) {
 // ------------------------------------------------------------------ Tokens
 
 /*
- * One call of the function serves all that wait; after one that did not help the next waits, a second,
- * doubling. `null`: signed out, and closed.
+ * One call of the function serves all that wait. After a useless one the next waits a second, then doubling.
+ * `null`: signed out, and closed.
  */
 function Tokens(env, option) {
   this.env = env;
@@ -1173,7 +1170,7 @@ function tokenFault(token) {
 
 // ------------------------------------------------------------------ Chooser
 
-// One failure never latches: what keeps breaking is left out for a minute, then two, up to ten.
+// Not for one failure: what keeps breaking is left out for a minute, then two, up to ten.
 function Chooser(connection) {
   var records = this.records = {};
   var env = this.env = connection.env;
@@ -1196,9 +1193,9 @@ function Chooser(connection) {
 merge(Chooser.prototype, {
   start: function (round) {
     var usable = this.usable();
-    var sure = filter(usable, function (name) { return find(this.env.transports, name).sure; }, this);
+    var reliable = filter(usable, function (name) { return find(this.env.transports, name).reliable; }, this);
     var order = this.pinned ? [this.pinned] : [];
-    order = unique(order.concat(both([this.last || this.recall()], usable), sure, usable));
+    order = unique(order.concat(both([this.last || this.recall()], usable), reliable, usable));
     if (!round || order.length < 4) return order;
     return [order[0], order[1], order[2 + (round - 1) % (order.length - 2)]];
   },
@@ -1227,8 +1224,8 @@ merge(Chooser.prototype, {
   },
 
   /*
-   * Without TLS a browser has six connections to a host, for all tabs: four may be held. `wanted`: true takes
-   * or keeps one, false gives it back; else, is one left?
+   * Without TLS a browser has six connections to a host, for all tabs: four may be held. `wanted`: true
+   * acquires or renews one, false releases it; undefined: is one free?
    */
   hold: function (wanted) {
     var now = this.env.date();
@@ -1256,7 +1253,7 @@ merge(Chooser.prototype, {
     return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
   },
 
-  // Of what comes next: one transport's pauses are not another's.
+  // Of the next transport: each has pauses of its own.
   shortLives: function (round) { return this.records[this.start(round)[0]].shortLives; },
 
   broke: function (session, lived, silent, announced) {
@@ -1283,7 +1280,7 @@ merge(Chooser.prototype, {
 
 // ------------------------------------------------------------------ TransportSession
 
-// `wanted`: `texts`, the patterns; `asks`, handles that wait for a word on them; `now`: from the log's end.
+// `wanted`: `texts`, the patterns; `pending`, their unsettled handles; `now`: from the log's end.
 function TransportSession(connection, transport, wanted) {
   this.connection = connection;
   this.env = connection.env;
@@ -1292,7 +1289,7 @@ function TransportSession(connection, transport, wanted) {
   this.wire = transport.wire;
   this.stream = transport.stream;
   this.texts = wanted.texts;
-  this.asks = wanted.asks;
+  this.pending = wanted.pending;
   this.now = wanted.now;
   this.at = connection.cursor;
   this.heartbeat = HEARTBEAT_MS;
@@ -1307,12 +1304,12 @@ merge(TransportSession.prototype, {
   open: function () {
     var self = this;
     var connection = this.connection;
-    this.openedAt = this.heardAt = this.env.now();
+    this.openedAt = this.receivedAt = this.env.now();
     function go(ending, credentials) {
       if (self.over) return;
       if (ending) return self.end(ending);
       self.credentials = credentials;
-      self.openedAt = self.heardAt = self.env.now();
+      self.openedAt = self.receivedAt = self.env.now();
       self.alarm(connection.patience(), function () { self.end(endings.late()); });
       try { self.handle = self.transport.open(self); } catch (error) {
         self.end(endings.unusable('Can\'t open ' + self.name + ': ' + (error.message || error)));
@@ -1321,7 +1318,7 @@ merge(TransportSession.prototype, {
     }
     if (this.over) return;
     if (this.transport.frame && connection.verified !== true) return connection.prove(this);
-    // Else it is anybody's program.
+    // Another program would be executed.
     if (this.transport.script && connection.verified === false) {
       return this.fail(endings.foreign(connection.base));
     }
@@ -1360,19 +1357,19 @@ merge(TransportSession.prototype, {
 
   text: function (text) {
     var item = parse(text);
-    if (item) this.hear(item);
+    if (item) this.receive(item);
   },
 
-  hear: function (item) {
+  receive: function (item) {
     if (this.over) return;
-    this.heardAt = this.env.now();
+    this.receivedAt = this.env.now();
     var name = item.event;
     if (name === '$bye') return this.end(endings.goodbye((item.data || {}).reason, (item.data || {}).retry));
     if (name === '$error') return this.end(errorItem(item));
-    this.works(item);
+    this.opened(item);
     if (this.over) return;
     if (name === '$reply') this.reply(item.data || {});
-    else if (!this.connection.holdBack(this, item)) this.process(item);
+    else if (!this.connection.buffered(this, item)) this.process(item);
   },
 
   process: function (item) {
@@ -1384,18 +1381,16 @@ merge(TransportSession.prototype, {
 
   batch: function (batch) {
     if (this.over) return;
-    this.heardAt = this.env.now();
+    this.receivedAt = this.env.now();
     for (var i = 0; i < batch.events.length; i++) {
-      this.hear(batch.events[i]);
+      this.receive(batch.events[i]);
       if (this.over) return;
     }
-    this.works(batch);
+    this.opened(batch);
     if (this.over) return;
-    if (batch.cursor) this.hear({ event: '$beat', cursor: batch.cursor });
+    if (batch.cursor) this.receive({ event: '$beat', cursor: batch.cursor });
     if (!this.over && this.connection.current === this) this.connection.settleHandles();
   },
-
-  nothingNew: function () { this.batch({ events: [] }); },
 
   // share.js gives { message } or { planned: true }.
   end: function (ending) {
@@ -1423,7 +1418,7 @@ merge(TransportSession.prototype, {
     for (var ref in replies) if (owns(replies, ref)) replies[ref](endings.lost('No answer came.'));
   },
 
-  ask: function (message, done) {
+  request: function (message, done) {
     var ref = String(this.refs += 1);
     this.replies[ref] = done;
     message.ref = ref;
@@ -1437,7 +1432,7 @@ merge(TransportSession.prototype, {
     done(data.ok ? null : endings.refused(data.error || {}, undefined, data.retry), data);
   },
 
-  works: function (item) {
+  opened: function (item) {
     var connection = this.connection;
     if (this.isOpen) return;
     this.isOpen = true;
@@ -1474,7 +1469,7 @@ merge(TransportSession.prototype, {
   },
 
   checkSilence: function (slept) {
-    var silence = this.env.now() - this.heardAt;
+    var silence = this.env.now() - this.receivedAt;
     if (!this.stream || !this.isOpen || this.over) return;
     if (silence < 2 * this.heartbeat) this.watch(2 * this.heartbeat - silence);
     else this.end(slept ? endings.resumed() : endings.silent());
@@ -1484,8 +1479,8 @@ merge(TransportSession.prototype, {
 // ------------------------------------------------------------------ Transports
 
 /*
- * `holds` a connection all the time; `sure`: passes wherever the page did; `ticket`: can't set a header;
- * `script`, `frame`: runs what is answered; `local`: not to the server. `open` gives back
+ * `holds`: keeps a connection busy; `reliable`: passes wherever the page did; `ticket`: can't set headers;
+ * `script`, `frame`: executes the response; `local`: sends nothing. `open` returns
  * { close(), send?(message) }.
  */
 var ws = {
@@ -1500,7 +1495,7 @@ var ws = {
     var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
     session.count(1, 0);
     socket.onmessage = function (event) { session.count(0, event.data.length); session.text(event.data); };
-    // Why it did not open, a browser does not say: is the token refused?
+    // A browser does not say why it did not open: is the token refused?
     socket.onclose = function (event) {
       var ending = closing(event);
       if (ending.kind !== 'lost' || session.isOpen || !session.token) return session.end(ending);
@@ -1571,31 +1566,24 @@ function canFetchStream(env) {
 }
 
 function fetchStream(session, read) {
-  var window = session.env.window;
-  var abort = new window.AbortController();
-  var decoder = new window.TextDecoder();
-  function fail() { session.end(endings.lost()); }
+  var decoder = new session.env.window.TextDecoder();
+  function end(ending) { session.end(ending || endings.lost()); }
   session.count(1, 0);
-  startFetch(session.env, {
+  return { close: startFetch(session.env, {
     method: 'GET', url: session.url(), token: session.token,
     credentials: session.connection.options.credentials
-  }, abort).then(function (response) {
-    if (response.status !== 200) {
-      return response.text().then(function (text) {
-        session.end(answered(response.status, text, response.headers.get('Retry-After')));
-      });
-    }
+  }, function (response) {
+    if (response.status !== 200) return readResponse(response, end);
     var reader = response.body.getReader();
     function pump() {
       return reader.read().then(function (part) {
-        if (part.done) return fail();
+        if (part.done) return end();
         read(decoder.decode(part.value, { stream: true }));
         return session.over ? undefined : pump();
       });
     }
     return pump();
-  }).then(null, fail);
-  return { close: function () { abort.abort(); } };
+  }, end) };
 }
 
 // Marks the XHRs that show what has come; IE 8 and 9 throw instead.
@@ -1632,14 +1620,13 @@ var iframe = {
   supported: canFrame,
   open: function (session) {
     var connection = session.connection;
-    var close = frame(session, [], function (item) { session.hear(item); }, function (ending) {
+    var close = frame(session, [], function (item) { session.receive(item); }, function (ending) {
       session.end(ending);
     });
     // Browsers keep a frame loading whose server was killed: has the log what it did not bring?
-    function look() {
+    var cancel = watch(session.env, function () {
       var at = connection.cursor;
-      cancel = later(session.env, look, ALIVE_MS);
-      if (session.env.now() - session.heardAt < GRACE_MS || !at || connection.question) return;
+      if (session.env.now() - session.receivedAt < GRACE_MS || !at || connection.question) return true;
       function goOn() { connection.advancePatterns(); }
       connection.ask(session.texts, function (cursor, item) {
         if (!item.events) later(session.env, function () {
@@ -1647,46 +1634,50 @@ var iframe = {
         }, GRACE_MS);
         goOn();
       }, goOn, true);
-    }
-    var cancel = later(session.env, look, ALIVE_MS);
+      return true;
+    });
     return { close: function () { cancel(); close(); } };
   }
 };
 
-var longpoll = polling('longpoll', 'longpoll', canHttp, askHttp, true);
-var jsonp = polling('jsonp', 'jsonp', canScript, askScript, true);
-var iframePoll = polling('iframe-poll', 'iframe', canFrame, askFrame, true);
-var poll = polling('poll', 'poll', canHttp, askHttp, false);
-var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, askScript, false);
+var longpoll = polling('longpoll', 'longpoll', canHttp, pollHttp, true);
+var jsonp = polling('jsonp', 'jsonp', canScript, loadScript, true);
+var iframePoll = polling('iframe-poll', 'iframe', canFrame, loadFrame, true);
+var poll = polling('poll', 'poll', canHttp, pollHttp, false);
+var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, loadScript, false);
 
 /*
- * The first is never held: its cursor makes sure of the very first event. A held one that is cut off is
- * asked again unheld: if that is answered, something dislikes long answers.
+ * The first request is not held: its cursor covers the very first event. A held one that is cut off is
+ * repeated unheld: if that works, something cuts long requests.
  */
 function polling(name, wire, supported, ask, held) {
   return {
-    name: name, wire: wire, stream: false, holds: held, sure: true, supported: supported,
-    script: ask === askScript, frame: ask === askFrame,
+    name: name, wire: wire, stream: false, holds: held, reliable: true, supported: supported,
+    script: ask === loadScript, frame: ask === loadFrame,
     open: function (session) {
       var connection = session.connection;
       var cancel = nothing;
       function next(wait) {
-        var asked = session.env.now();
-        cancel = ask(session, wait, function (ending, batch) {
+        var startedAt = session.env.now();
+        var finish = onlyOnce(function (ending, batch) {
+          session.env.clearTimer(session.timer);
+          cancel();
           if (session.over) return;
-          if (ending) return failed(ending, wait, session.env.now() - asked);
-          if (batch) session.batch(batch); else session.nothingNew();
+          if (ending) return failed(ending, wait, session.env.now() - startedAt);
+          session.batch(batch || { events: [] });
           if (session.over) return;
           var hold = held ? connection.holdSeconds : 0;
           if (held && hold) next(hold);
           else if (batch && batch.more) next(0);
           else cancel = later(session.env, function () { next(0); }, connection.options.interval || POLL_MS);
         });
+        session.alarm(session.limit(wait), function () { finish(endings.late()); });
+        cancel = ask === pollHttp ? ask(session, wait, finish) : pollWithTicket(ask, session, wait, finish);
       }
       function failed(ending, wait, lasted) {
         if (!wait || !/^(lost|late)$/.test(ending.kind) || ending.status) return session.end(ending);
         connection.abandoned[session.wire] = session.env.now();
-        connection.number();
+        connection.attempt += 1;
         if (lasted >= 1000) connection.holdLess(Math.max(1, Math.min(wait - 1, Math.floor(lasted / 2000))));
         next(0);
       }
@@ -1698,13 +1689,13 @@ function polling(name, wire, supported, ask, held) {
 
 // ------------------------------------------------------------------ Requests
 
-function askHttp(session, wait, done) {
+function pollHttp(session, wait, done) {
   var connection = session.connection;
   var request = {
     method: 'GET', url: session.url(session.wire === 'longpoll' ? [['wait', wait]] : []),
     token: session.token, timeout: session.limit(wait), credentials: connection.options.credentials
   };
-  // A quiet poll costs no body. Across origins it would cost a preflight.
+  // A quiet poll costs no body. Across origins this would cost a preflight.
   if (session.wire === 'poll' && session.at && !session.question && !connection.foreign) {
     request.etag = '"' + session.at + '"';
   }
@@ -1719,51 +1710,35 @@ function askHttp(session, wait, done) {
   });
 }
 
-function withTicket(session, ask) {
+function pollWithTicket(load, session, wait, finish) {
   var cancel = nothing;
   var cancelled = false;
-  if (!session.token) return ask([]);
-  session.connection.withTicket(session, function (ending, credentials) {
-    if (!cancelled) cancel = ask(credentials, ending) || nothing;
-  });
+  function go(ending, credentials) {
+    if (ending) finish(ending); else if (!cancelled) cancel = load(session, wait, credentials, finish);
+  }
+  if (session.token) session.connection.withTicket(session, go); else go(null, []);
   return function () { cancelled = true; cancel(); };
 }
 
-function askScript(session, wait, done) {
-  return withTicket(session, function (credentials, ending) {
-    return ending ? done(ending) : loadScript(session, wait, credentials, done);
-  });
-}
-
-function loadScript(session, wait, credentials, done) {
+function loadScript(session, wait, credentials, finish) {
   var env = session.env;
   var document = env.window.document;
   var registry = callbacks(env);
   var name = 'c' + env.uuid().replace(/-/g, '').slice(0, 12);
   var url = session.url([['wait', wait], ['callback', 'Switchback.jsonp.' + name]].concat(credentials));
-  if (url.length > URL_MAX) return later(env, function () { done(tooLong(session)); });
+  if (url.length > URL_MAX) return later(env, function () { finish(tooLong(session)); });
   var script = document.createElement('script');
   var loading = false;
-  var cancelTimer = later(env, function () { settle(endings.late()); }, session.limit(wait));
-  var settle = onlyOnce(function (ending, batch) {
-    cancelTimer();
-    if (script.parentNode) script.parentNode.removeChild(script);
-    // The load goes on: a late answer must find something to call.
-    registry[name] = nothing;
-    script.onload = script.onerror = forget;
-    if (batch || !loading) forget(); else later(env, forget, session.limit(wait));
-    done(ending, batch);
-  });
   function forget() {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox says so to a page that is left: asking at once would hold up the next page's `load`.
-  function failed() { cancel = later(env, function () { settle(endings.lost()); }, GRACE_MS); }
+  // Firefox fires it as a page is left: a request at once would delay the next page's `load`.
+  function failed() { cancel = later(env, function () { finish(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
-    cancel();
+    loading = false;
     session.count(0, write(batch).length + name.length + 26);
-    settle(null, batch);
+    finish(null, batch);
   };
   script.onerror = script.onload = failed;
   script.onreadystatechange = function () { if (script.readyState === 'loaded') failed(); };
@@ -1777,34 +1752,33 @@ function loadScript(session, wait, credentials, done) {
   }
   var cancel = nothing;
   if (wait) cancel = whenComplete(env, load); else load();
-  return function () { cancel(); done = nothing; settle(endings.closed()); };
+  return function () {
+    cancel();
+    forget();
+    if (script.parentNode) script.parentNode.removeChild(script);
+    // The load goes on; a late answer must find something to call.
+    if (!loading || registry[name]) return;
+    registry[name] = nothing;
+    script.onload = script.onerror = forget;
+    later(env, forget, session.limit(wait));
+  };
 }
 
+// Late answers find `nothing`, without a name kept for each.
 function callbacks(env) {
   var window = env.window;
-  if (!window.Switchback) window.Switchback = {};
-  return window.Switchback.jsonp || (window.Switchback.jsonp = {});
+  var Proxy = window.Proxy;
+  var shared = window.Switchback || (window.Switchback = {});
+  return shared.jsonp || (shared.jsonp = Proxy ? new Proxy({}, {
+    get: function (all, name) { return all[name] || nothing; }
+  }) : {});
 }
 
-function askFrame(session, wait, done) {
-  return withTicket(session, function (credentials, ending) {
-    return ending ? done(ending) : loadFrame(session, wait, credentials, done);
-  });
-}
-
-function loadFrame(session, wait, credentials, done) {
-  var env = session.env;
-  var cancelTimer = later(env, function () { settle(endings.late()); }, session.limit(wait));
-  var settle = onlyOnce(function (ending, batch) {
-    cancelTimer();
-    close();
-    done(ending, batch);
-  });
-  var close = frame(session, [['once', 1], ['wait', wait]].concat(credentials), function (batch) {
-    if (batch.events) settle(null, batch);
-    else if (batch.event === '$error') settle(errorItem(batch));
-  }, settle);
-  return function () { done = nothing; settle(endings.closed()); };
+function loadFrame(session, wait, credentials, finish) {
+  return frame(session, [['once', 1], ['wait', wait]].concat(credentials), function (batch) {
+    if (batch.events) finish(null, batch);
+    else if (batch.event === '$error') finish(errorItem(batch));
+  }, finish);
 }
 
 function canScript(env) { return !!(env.window.document && env.window.document.createElement); }
@@ -1819,18 +1793,18 @@ function frame(session, params, onItem, onGone) {
   var url = session.url(session.connection.foreign ? params.concat([['origin', pageOrigin(env)]]) : params);
   if (url.length > URL_MAX) return later(env, function () { onGone(tooLong(session)); });
   var element = null;
-  var heard = false;
+  var spoke = false;
   var unlisten = listen(window, 'message', function (event) {
     // Not `!==`: in IE 8 one window is two objects.
     if (!element || event.source != element.contentWindow || event.origin !== from) return;
     session.count(0, event.data.length + 20);
     var item = parse(event.data);
-    heard = heard || !!item;
+    spoke = spoke || !!item;
     if (item) onItem(item);
   });
   // A readable document that never spoke; the browser's error page can't be read.
   function gone() {
-    var isOther = !heard;
+    var isOther = !spoke;
     try { isOther = isOther && !!element.contentWindow.document.body; } catch (error) { isOther = false; }
     onGone(isOther ? endings.foreign(session.connection.base) : endings.lost());
   }
@@ -1879,7 +1853,7 @@ function tooLong(session) {
 
 function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
 
-// done(ending, text): once, later, not after the cancel. IE 8 and 9 cross origins only by XDomainRequest.
+// done(ending, text): once, later, not after the cancel. IE 8 and 9 cross origins by XDomainRequest.
 function http(env, request, done) {
   var finish = onlyOnce(function (ending, text) { cancelTimer(); done(ending, text); });
   var Xhr = env.window.XMLHttpRequest;
@@ -1930,32 +1904,35 @@ function byXdr(env, request, finish) {
   return function () { xdr.abort(); };
 }
 
-function startFetch(env, request, abort) {
-  var headers = {};
-  prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
-  return env.window.fetch(request.url, {
-    method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
-    credentials: request.credentials ? 'include' : 'same-origin'
-  });
+function byFetch(env, request, finish) {
+  return startFetch(env, request, function (response) { return readResponse(response, finish); }, finish);
 }
 
-function byFetch(env, request, finish) {
+function startFetch(env, request, respond, fail) {
   var window = env.window;
   var abort = window.AbortController ? new window.AbortController() : { abort: nothing };
-  startFetch(env, request, abort).then(function (response) {
-    return response.text().then(function (text) {
-      if (response.status >= 200 && response.status < 300) finish(null, text);
-      else finish(answered(response.status, text, response.headers.get('Retry-After')));
-    });
-  }).then(null, function () { finish(endings.lost()); });
+  var headers = {};
+  prepare({ setRequestHeader: function (name, value) { headers[name] = value; } }, request);
+  window.fetch(request.url, {
+    method: request.method, body: request.body, headers: headers, signal: abort.signal, cache: 'no-store',
+    credentials: request.credentials ? 'include' : 'same-origin'
+  }).then(respond).then(null, function () { fail(endings.lost()); });
   return function () { abort.abort(); };
+}
+
+function readResponse(response, finish) {
+  var status = response.status;
+  return response.text().then(function (text) {
+    if (status >= 200 && status < 300) finish(null, text);
+    else finish(answered(status, text, response.headers.get('Retry-After')));
+  });
 }
 
 // ------------------------------------------------------------------ Publisher
 
 /*
- * One whose answer was lost is sent again by its id, and stored once. `entries` is the order of calls and
- * log: on a socket they follow each other, else each waits for the one before.
+ * A publish without an answer is repeated with its id, and stored once. `entries` are in the order of calls,
+ * which the log keeps: on a socket they are pipelined, else each waits for the one before.
  */
 function Publisher(connection) {
   this.connection = connection;
@@ -1983,8 +1960,8 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
-    // Heard, it is stored.
-    entry.fail = function (ending) { entry.settle(entry.heard ? null : ending, entry.heard); };
+    // Its event came: it is stored.
+    entry.fail = function (ending) { entry.settle(entry.seen ? null : ending, entry.seen); };
     this.entries.push(entry);
     this.pump();
   },
@@ -2024,7 +2001,7 @@ merge(Publisher.prototype, {
 
   again: function (entry, ending) {
     var self = this;
-    if (entry.heard || ending.refused || ending.fatal || isVerdict(ending.status)) return entry.fail(ending);
+    if (entry.seen || ending.refused || ending.fatal || isVerdict(ending.status)) return entry.fail(ending);
     entry.attempt += 1;
     var wait = Math.max(ending.retry || 0, backoff(this.connection.env, entry.attempt));
     entry.cancel();
@@ -2034,7 +2011,7 @@ merge(Publisher.prototype, {
   bySocket: function (session, entry) {
     var self = this;
     var message = merge({ type: 'publish' }, entry.message);
-    session.ask(message, function (ending, reply) {
+    session.request(message, function (ending, reply) {
       if (!ending) return entry.settle(null, reply);
       if (ending.kind === 'refused') return self.again(entry, ending);
       entry.sent = false;
@@ -2081,16 +2058,13 @@ merge(Publisher.prototype, {
       form.action = connection.endpoint('events', token ? [['token', token]] : []);
       form.target = name;
       form.style.display = 'none';
-      var fields = {
-        topic: entry.message.topic, event: entry.message.event || '', id: entry.message.id,
-        data: write(entry.message.data)
-      };
-      for (var field in fields) {
-        if (!owns(fields, field) || !fields[field]) continue;
+      for (var field in entry.message) {
+        if (!owns(entry.message, field)) continue;
         var input = document.createElement('input');
+        var value = entry.message[field];
         input.type = 'hidden';
         input.name = field;
-        input.value = fields[field];
+        input.value = field === 'data' ? write(value) : value;
         form.appendChild(input);
       }
       document.body.appendChild(answer);
@@ -2106,13 +2080,13 @@ merge(Publisher.prototype, {
     });
   },
 
-  heard: function (item) {
+  seen: function (item) {
     if (item.id === undefined) return;
     for (var i = 0; i < this.entries.length; i++) {
       var entry = this.entries[i];
       if (entry.message.id !== item.id || entry.message.topic !== item.topic) continue;
-      entry.heard = { cursor: item.cursor };
-      if (entry.blind) entry.settle(null, entry.heard);
+      entry.seen = { cursor: item.cursor };
+      if (entry.blind) entry.settle(null, entry.seen);
       return;
     }
   },

@@ -306,6 +306,8 @@
     wants(topic) { return this.topics.some((pattern) => matches(pattern, topic)); }
 
     gap(gap) {
+      // The cursor to catch up to is one of the log before: it may name another event by now.
+      if (this.behind && gap.reason !== 'expired') { this.session.end({ planned: true }); return; }
       const ours = !gap.patterns || gap.patterns.some((pattern) => this.topics.includes(pattern));
       this.take(ours ? { event: '$gap', cursor: gap.to, data: gap } : { event: '$beat', cursor: gap.to });
     }
@@ -313,7 +315,7 @@
     // Items that the leader relays before the welcome are for other members.
     take(item) {
       if (!this.leader) return;
-      if (!this.buffer) this.session.hear(item);
+      if (!this.buffer) this.session.receive(item);
       else if (this.buffer.length < BUFFER_MAX) this.buffer.push(item);
       else this.session.end({ message: 'Catching up with the leading tab takes too long.' });
     }
@@ -324,7 +326,7 @@
       const history = this.history();
       this.leader = leader;
       const data = { heartbeat: HEARTBEAT_MS };
-      session.hear({ event: '$hello', cursor: history ? undefined : cursor, data });
+      session.receive({ event: '$hello', cursor: history ? undefined : cursor, data });
       if (this.closed) return;
       if (history && history.cursor !== cursor) this.catchUp(history, cursor);
       else this.live(cursor);
@@ -350,9 +352,9 @@
         topics, token: session.token, share: undefined, client: undefined, transports: CATCH_UP,
       });
       this.behind.on('*', (event, item) => {
-        if (event.charAt(0) !== '$') session.hear(item);
+        if (event.charAt(0) !== '$') session.receive(item);
       });
-      this.behind.on('$gap', (gap) => session.hear({ event: '$gap', cursor: gap.to, data: gap }));
+      this.behind.on('$gap', (gap) => session.receive({ event: '$gap', cursor: gap.to, data: gap }));
       this.behind.on('$close', ({ reason }) => {
         if (reason !== 'closed') session.end({ message: 'Could not catch up with the leading tab.' });
       });
@@ -379,7 +381,7 @@
       this.buffer = null;
       // All up to here is delivered: a batch, since that completes waits for a cursor.
       this.session.batch({ cursor, events: [] });
-      waiting.forEach((item) => this.session.hear(item));
+      waiting.forEach((item) => this.session.receive(item));
     }
 
     close() {

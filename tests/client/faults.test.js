@@ -489,7 +489,7 @@ test('two requests of our own that the server takes for two pages', async (t) =>
     const line = world.connect();
     world.pass(2 * world.latency + 1);
     assert.deepEqual([...world.links].map((held) => held.name), ['longpoll', 'ws']);
-    [...world.links][0].link.hear({ event: '$bye', data: { reason: 'replaced' } });
+    [...world.links][0].link.receive({ event: '$bye', data: { reason: 'replaced' } });
     world.publish();
     world.pass(5 * SECOND);
     assert.deepEqual([line.state, line.transport, line.heard, told(line, '$error')], ['open', 'ws', [1], []]);

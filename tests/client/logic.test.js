@@ -485,7 +485,7 @@ test('gaps', async (t) => {
     world.hearAll({ event: '$gap', cursor: 'e1-500', data: { reason: 'ahead', from: 'e1-1000', to: 'e1-500' } });
     const [old] = world.links;
     line.switchTo('sse');
-    old.link.hear({ cursor: 'e1-501', topic: 't.1', event: 'message', data: 'on' });
+    old.link.receive({ cursor: 'e1-501', topic: 't.1', event: 'message', data: 'on' });
     world.pass(45);
     assert.equal(line.transport, 'sse');
     world.hearAll({ event: '$gap', cursor: 'e1-400', data: { reason: 'ahead', from: 'e1-500', to: 'e1-400' } });
@@ -536,7 +536,7 @@ test('goodbyes', async (t) => {
     const [old] = world.links;
     line.subscribe('u.>');
     world.pass(0);
-    old.link.hear({ event: '$bye', data: { reason: 'replaced' } });
+    old.link.receive({ event: '$bye', data: { reason: 'replaced' } });
     world.publish();
     world.pass(SECOND);
     assert.equal(line.state, 'open');

@@ -67,6 +67,26 @@ test('a tab that comes late reads its history by itself, and misses nothing at t
   assert.equal(world.links.size, 1);
 });
 
+test('the log goes back while a late tab catches up: no cursor is delivered twice', async () => {
+  const world = browser(2);
+  join(world, 0);
+  await world.passSlowly(2 * SECOND);
+  count(20).forEach(() => world.publish());
+  await world.passSlowly(SECOND);
+  const late = join(world, 1, { cursor: 'earliest', transports: ['shared'] });
+  while (!late.heard.length) await world.passSlowly(50);
+  assert.ok(late.heard.length < 20, 'it has not caught up');
+  // The last event is lost, and another is published in its place.
+  const lost = { event: '$gap', cursor: 'e1-19', data: { reason: 'ahead', from: 'e1-20', to: 'e1-19' } };
+  world.log[19] = { ...world.log[19], data: 'another' };
+  const leading = [...world.links].find(({ name }) => name === 'ws').link;
+  leading.receive(lost);
+  leading.receive(world.log[19]);
+  await world.passSlowly(5 * SECOND);
+  assert.deepEqual(late.heard, [...count(19), 'another']);
+  assert.equal(late.transport, 'shared');
+});
+
 for (const how of ['closes', 'crashes', 'goes into the back/forward cache']) {
   test(`the leading tab ${how}: the next one leads, from each one's own cursor`, async () => {
     const world = browser(3);
@@ -259,7 +279,7 @@ test('two tabs that want one new pattern are both told when the server has confi
   assert.deepEqual(told, [], 'not before the server has');
   const [link] = backbones(world);
   world.publish(1, { topic: 'old' });
-  for (const { ref } of unanswered) link.hear({ event: '$reply', data: { ref, ok: true, cursor: world.cursor() } });
+  for (const { ref } of unanswered) link.receive({ event: '$reply', data: { ref, ok: true, cursor: world.cursor() } });
   await world.passSlowly(2 * SECOND);
   assert.deepEqual(told.map(([tab, error]) => [tab, error]).sort(), [[1, null], [2, null]]);
   world.publish('after', { topic: 'new.1' });

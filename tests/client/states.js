@@ -40,7 +40,7 @@ const EVENTS = {
   switchTo: { words: /switchTo/ },
   wake: { words: /network/ },
   comeBack: { words: /pageshow/ },
-  holdBack: { words: /the current session ended/ },
+  buffered: { words: /the current session ended/ },
   shutSessions: { to: (connection) => [connection.state === 'closed' ? 'closed' : connection.away ? 'away' : 'idle'], moves: true },
   leave: { to: () => ['away'], moves: true },
   finish: { to: () => ['closed'], moves: true },

@@ -227,22 +227,26 @@ test('a ticket that is refused, used up by a browser that repeats its request, i
   }
 });
 
-test('JSONP leaves no callback behind, and one that is given up still finds something to call', () => {
-  const { made, document } = paper();
-  const { clock, window } = setUp({ transports: ['jsonp'] }, () => null, { document, addEventListener() {}, removeEventListener() {} });
-  clock.pass(10);
-  const registry = () => Object.keys(window.Switchback.jsonp);
-  answerScript(window, made[0], { cursor: 'e-1', events: [] });
-  clock.pass(10);
-  assert.equal(registry().length, 1, 'the held question');
-  const held = made[1];
-  const name = params(held).get('callback').split('.').pop();
-  clock.pass(31000);
-  assert.equal(typeof window.Switchback.jsonp[name], 'function', 'removing the tag does not stop the load');
-  window.Switchback.jsonp[name]({ cursor: 'e-9', events: [{ cursor: 'e-9', topic: 'a', event: 'message', data: 'too late' }] });
-  held.onload();
-  assert.ok(!registry().includes(name));
-});
+for (const Proxy of [undefined, globalThis.Proxy]) {
+  test(`JSONP leaves no callback behind, and one that is given up still finds something to call, ${Proxy ? 'with' : 'without'} Proxy`, () => {
+    const { made, document } = paper();
+    const { clock, line, window } = setUp({ transports: ['jsonp'] }, () => null, { document, Proxy, addEventListener() {}, removeEventListener() {} });
+    clock.pass(10);
+    const registry = () => Object.keys(window.Switchback.jsonp);
+    answerScript(window, made[0], { cursor: 'e-1', events: [] });
+    clock.pass(10);
+    assert.equal(registry().length, 1, 'the held question');
+    const held = made[1];
+    const name = params(held).get('callback').split('.').pop();
+    line.close();
+    assert.deepEqual(registry(), Proxy ? [] : [name], 'a Proxy needs no name for a late answer');
+    assert.equal(typeof window.Switchback.jsonp[name], 'function', 'removing the tag does not stop the load');
+    window.Switchback.jsonp[name]({ cursor: 'e-9', events: [{ cursor: 'e-9', topic: 'a', event: 'message', data: 'too late' }] });
+    if (held.onload) held.onload();
+    assert.deepEqual(registry(), []);
+    assert.equal(line.stats.received, 0);
+  });
+}
 
 test('no frame is opened, and no script loaded, from what did not prove to be Switchback', () => {
   const { made, document } = paper();

@@ -133,7 +133,7 @@ class Witness {
     assert.equal(phase === 'closed', connection.state === 'closed');
     if (phase === 'idle') assert.ok(!connection.patterns.length || 'patterns' in connection.timers, 'idle, and patterns are wanted');
     if (connection.state === 'open' && connection.current) assert.equal(connection.transport, connection.current.name);
-    if (connection.held) assert.equal(phase, 'changing', 'items are held back for a candidate');
+    if (connection.buffer) assert.equal(phase, 'changing', 'items are buffered for a candidate');
     assert.deepEqual(connection.topics, connection.patterns.map((pattern) => pattern.text));
   }
 

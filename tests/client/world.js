@@ -158,14 +158,14 @@ class World {
       quietSince = this.clock.now;
       if (cut.length) later(held.flush, 2 * this.latency);
       if (polls && items.length) link.batch({ cursor: this.cursor(at), events: items });
-      else items.forEach((item) => link.hear(item));
+      else items.forEach((item) => link.receive(item));
     };
     held.wake = () => later(held.flush);
     held.end = end;
     held.link = link;
     held.name = name;
     const beat = () => {
-      if (how() !== 'mute' && this.clock.now - quietSince >= this.heartbeat) { link.hear({ event: '$beat', cursor: this.cursor(at) }); quietSince = this.clock.now; }
+      if (how() !== 'mute' && this.clock.now - quietSince >= this.heartbeat) { link.receive({ event: '$beat', cursor: this.cursor(at) }); quietSince = this.clock.now; }
       later(beat, 1000);
     };
     this.opened.push([this.clock.now, name, link.at]);
@@ -181,9 +181,9 @@ class World {
         const gap = link.at && !link.at.startsWith(this.epoch + '-') ? { reason: 'epoch', from: link.at, to: this.cursor(0) } : this.gaps.shift();
         held.ready = true;
         if (polls) link.batch({ cursor: gap ? gap.to : this.cursor(at), events: gap ? [{ event: '$gap', cursor: gap.to, data: gap }] : [] });
-        else link.hear({ event: '$hello', cursor: link.now ? this.cursor(at) : link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
+        else link.receive({ event: '$hello', cursor: link.now ? this.cursor(at) : link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
         if (!held.open) return;
-        if (gap && !polls) link.hear({ event: '$gap', cursor: gap.to, data: gap });
+        if (gap && !polls) link.receive({ event: '$gap', cursor: gap.to, data: gap });
         if (gap && gap.to.startsWith(this.epoch)) at = Number(gap.to.split('-')[1]);
         if (!held.open) return;
         held.flush();
@@ -196,7 +196,7 @@ class World {
     if (name === 'ws') {
       handle.send = (message) => {
         (this.sent = this.sent || []).push(message);
-        if (this.answer) later(() => { const data = this.answer(message); if (data) link.hear({ event: '$reply', data: { ref: message.ref, ...data } }); });
+        if (this.answer) later(() => { const data = this.answer(message); if (data) link.receive({ event: '$reply', data: { ref: message.ref, ...data } }); });
       };
     }
     return handle;
@@ -205,7 +205,7 @@ class World {
   transport(name) {
     const polls = /poll/.test(name);
     return {
-      name, wire: name, stream: !polls, sure: polls,
+      name, wire: name, stream: !polls, reliable: polls,
       supported: () => this.how[name] !== 'absent',
       open: (link) => { link.url(); return this.serve(name, link, polls); },
     };
@@ -213,7 +213,7 @@ class World {
 
   // What the server does to every link at once.
   endAll(how) { for (const held of [...this.links]) held.end(how); }
-  hearAll(item) { for (const held of [...this.links]) held.link.hear(item); }
+  hearAll(item) { for (const held of [...this.links]) held.link.receive(item); }
 
   tried() { return this.opened.map(([, name]) => name); }
 }
