@@ -479,6 +479,18 @@ impl Clients {
         (listed, more)
     }
 
+    /// For each of `lags`, how many connections are further behind `end` than that.
+    pub(crate) fn behind<const N: usize>(&self, end: Position, lags: [u64; N]) -> [u64; N] {
+        let mut behind = [0; N];
+        for connection in self.table().connections.values() {
+            let lag = end.0.saturating_sub(connection.sent.load(Ordering::Relaxed));
+            for (count, more_than) in behind.iter_mut().zip(lags) {
+                *count += u64::from(lag > more_than);
+            }
+        }
+        behind
+    }
+
     /// One client's state.
     pub(crate) async fn get(&self, client: Uuid) -> Result<Option<ClientState>, StoreError> {
         let record = self.recall(client).await?;

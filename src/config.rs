@@ -132,6 +132,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The address of a plain HTTP listener that redirects to HTTPS.
     pub http_redirect: Option<SocketAddr>,
+    /// The address of a plain HTTP listener for the metrics and the health checks, which need no key there.
+    pub metrics_listen: Option<SocketAddr>,
     /// The number of worker threads.
     pub workers: usize,
     /// Whether each request is written to the log.

@@ -21,7 +21,7 @@ use crate::subscription_index::Pending;
 use crate::tail::Tail;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
-use crate::wire::{Batch, Bye, ByeReason, Control, Framing, ping_frame};
+use crate::wire::{Batch, Bye, ByeReason, Control, Framing, GapReason, ping_frame};
 
 pub use crate::reader::{StartPoint, gap_at};
 use items::{ItemWriter, Written};
@@ -192,6 +192,17 @@ impl Delivery {
     #[must_use]
     pub fn delivered(&self) -> usize {
         self.written.count
+    }
+
+    /// Returns and resets the reasons of the last gap and of the `$bye` that were written, for the metrics.
+    pub fn take_notices(&mut self) -> (Option<GapReason>, Option<ByeReason>) {
+        (self.written.gap.take(), self.written.bye.take())
+    }
+
+    /// The transport.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.plan.transport
     }
 
     /// Whether its last item has been written.
@@ -411,6 +422,7 @@ impl Delivery {
         if let Some(bye) = self.due_bye(now) {
             let cursor = self.reader.cursor();
             self.item_writer(0, 0, &mut items).0.control(&Control::Bye(bye), cursor);
+            self.written.bye = Some(bye.reason);
         }
         self.items = items;
         let held = matches!(self.plan.completion, Completion::LongPoll { .. });
@@ -482,6 +494,7 @@ impl Delivery {
         self.plan.framing.control(&Control::Bye(*bye), Some(self.cursor()), out);
         self.plan.framing.ending(bye, out);
         self.written.count += 1;
+        self.written.bye = Some(bye.reason);
         Step::Write
     }
 

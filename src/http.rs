@@ -14,6 +14,7 @@ mod embed;
 mod envelope;
 mod error;
 mod host;
+mod metrics;
 mod options;
 mod origin;
 mod proxied;

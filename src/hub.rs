@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::clients::{Clients, SentHere};
-use crate::clock::Clock;
+use crate::clock::{Clock, runtime_now};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::denylist::Denylist;
 use crate::event::{Draft, NewEvent};
 use crate::local_log::LocalLog;
 use crate::log::{Appended, Bounds, FeedBatch, Page, ReadRequest};
-use crate::store::{ClockSkew, Feed, Store, StoreError};
+use crate::metrics::{Metrics, PublishOutcome};
+use crate::store::{ClockSkew, Feed, Store, StoreError, StoreStatus};
 use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
@@ -85,6 +86,7 @@ struct Shared {
     clients: Arc<Clients>,
     denylist: Arc<Denylist>,
     listeners: listeners::Listeners,
+    metrics: Arc<Metrics>,
     /// Open deliveries over HTTP.
     live: AtomicUsize,
     /// The time limit of the shutdown in milliseconds, once it has begun.
@@ -129,7 +131,14 @@ impl Hub {
         let tail = warm_tail(&*store, options.tail).await?;
         clock.resume(store.last_run(), tail.time_ms_after(tail.end().before()));
         let end = tail.end();
-        let fan_out = Arc::new(FanOut { local_log: Mutex::new(LocalLog::new(tail)), inboxes: Mutex::default() });
+        let metrics = Arc::new(Metrics::new());
+        store.observe(metrics.store().clone());
+        let fan_out = Arc::new(FanOut {
+            local_log: Mutex::new(LocalLog::new(tail)),
+            inboxes: Mutex::default(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        });
         store.follow(end, fan_out.clone());
         let clients = Arc::new(Clients::new(store.clone(), options.client_idle_max));
         let denylist = Arc::new(Denylist::new(Arc::downgrade(&clients)));
@@ -145,6 +154,7 @@ impl Hub {
             fan_out,
             fetches: fetches::Fetches::default(),
             listeners: listeners::Listeners::default(),
+            metrics,
             live: AtomicUsize::new(0),
             drain_ms: AtomicU64::new(NOT_DRAINING),
             maintenance: Mutex::default(),
@@ -159,7 +169,7 @@ impl Hub {
     /// # Errors
     /// [`StoreError`]; nothing is stored then.
     pub async fn publish(&self, event: NewEvent) -> Result<Published, StoreError> {
-        let appended = self.0.store.append(vec![event.draft(self.clock().wall_ms())]).await?;
+        let appended = self.append(vec![event.draft(self.clock().wall_ms())]).await?;
         let one = appended.first().ok_or_else(|| StoreError::unavailable("the store returned no result"))?;
         Ok(Published::new(self.bounds().epoch, one))
     }
@@ -171,9 +181,36 @@ impl Hub {
     pub async fn publish_all(&self, events: Vec<NewEvent>) -> Result<Vec<Published>, StoreError> {
         let now_ms = self.clock().wall_ms();
         let drafts: Vec<Draft> = events.into_iter().map(|event| event.draft(now_ms)).collect();
-        let appended = self.0.store.append(drafts).await?;
+        let appended = self.append(drafts).await?;
         let epoch = self.bounds().epoch;
         Ok(appended.iter().map(|one| Published::new(epoch, one)).collect())
+    }
+
+    async fn append(&self, drafts: Vec<Draft>) -> Result<Vec<Appended>, StoreError> {
+        let (events, began) = (drafts.len(), runtime_now());
+        let outcome = self.0.store.append(drafts).await;
+        let metrics = self.metrics();
+        metrics.publish_took(runtime_now().saturating_duration_since(began));
+        match &outcome {
+            Ok(appended) => {
+                let duplicates = appended.iter().filter(|one| one.duplicate).count();
+                metrics.published(PublishOutcome::Stored, events - duplicates);
+                metrics.published(PublishOutcome::Duplicate, duplicates);
+            }
+            Err(error) => metrics.published(PublishOutcome::Failed(error.name()), events),
+        }
+        outcome
+    }
+
+    /// The metrics of this hub and its server.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    /// The store's own state, for the metrics.
+    pub(crate) fn store_status(&self) -> StoreStatus {
+        self.0.store.status()
     }
 
     /// This hub's clock.
@@ -282,6 +319,8 @@ impl std::fmt::Debug for Hub {
 struct FanOut {
     local_log: Mutex<LocalLog>,
     inboxes: Mutex<Vec<worker::Inbox>>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl FanOut {
@@ -297,6 +336,9 @@ impl FanOut {
 
 impl Feed for FanOut {
     fn push(&self, batch: FeedBatch) {
+        if let Some(newest) = batch.events.last() {
+            self.metrics.feed_delayed(self.clock.wall_ms().saturating_sub(newest.time_ms()));
+        }
         let batch = Arc::new(batch);
         // The inboxes are filled under the local log's lock, so that a worker that joins gets its copy of the
         // tail and every batch after it.

@@ -67,6 +67,7 @@
 //! | `hub`, `clients`, `denylist` | publish, subscribe, fan-out to the workers; the registry of clients and their cursors; the denylist |
 //! | [`clock`] | the wall clock, and how far it is trusted after a jump |
 //! | [`secret_file`], [`keyring`] | files with checked ownership and mode; the active keys, reloaded when their files change |
+//! | [`metrics`] | counters of one hub and its server, for Prometheus |
 //! | [`limits`] | limits on connections, rates and memory, by address and subject; the log of rejections |
 //! | `net` | decoding of requests, encoding of responses: TLS, HTTP/1.1, HTTP/2, timeouts, the access log |
 //! | [`http`] | routes and handlers: requests are parsed, deliveries are driven |
@@ -74,7 +75,7 @@
 //! | [`config`], [`command`] | command line flags; the program's commands |
 //!
 //! Imports point one way: `main → command → server → config → http → {hub, net} → local_log → {denylist, delivery} → {clients,
-//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, subscription_index} → {cursor, topic, json,
+//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, subscription_index} → {metrics} → {cursor, topic, json,
 //! transport, excerpt, secret_file, sync}`: a module imports from its own group and from the groups after it. Among files,
 //! too, there is no cycle but between a module and its children.
 //!
@@ -121,6 +122,7 @@ pub mod keyring;
 pub mod limits;
 mod local_log;
 pub mod log;
+pub mod metrics;
 mod net;
 mod reader;
 pub mod secret_file;
@@ -138,6 +140,7 @@ pub use cursor::{Cursor, Epoch, Position};
 pub use event::{Data, Event, EventError, EventHeaders, HeadersError, NewEvent};
 pub use http::{HttpOptions, routes};
 pub use hub::{Hub, HubOptions, Item, ListenError, ListenerId, Published, StartFrom, SubscribeError, Subscription};
+pub use metrics::Metrics;
 pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
 

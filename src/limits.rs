@@ -220,6 +220,16 @@ pub struct Limits {
     publishers: RandomState,
 }
 
+/// How much of the limits is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Open connections, and the most of them.
+    pub(crate) connections: usize,
+    pub(crate) connections_max: usize,
+    /// Bytes that are charged to peers, in both directions.
+    pub(crate) charged_bytes: usize,
+}
+
 impl Limits {
     /// Limits with nothing counted yet.
     #[must_use]
@@ -364,6 +374,15 @@ impl Limits {
     #[must_use]
     pub fn outbound(self: &Arc<Self>, key: RateKey) -> OutboundBudget {
         OutboundBudget::new(self.clone(), key)
+    }
+
+    /// How much of the limits is used.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            connections: self.connections.all(),
+            connections_max: self.options.connections_max,
+            charged_bytes: self.memory.charged_bytes(),
+        }
     }
 
     /// The log of refusals.

@@ -73,6 +73,7 @@ pub struct Server {
     config: Config,
     listener: TcpListener,
     redirect: Option<TcpListener>,
+    metrics: Option<TcpListener>,
     certificates: Option<Arc<Certificates>>,
     hub: Hub,
     address: SocketAddr,
@@ -99,7 +100,12 @@ impl Server {
         }
         let redirect = config.http_redirect.map(|address| listen("http-redirect", address)).transpose()?;
         let redirect = redirect.map(|(listener, _)| listener);
-        Ok(Self { config, listener, redirect, certificates, hub, address })
+        let metrics = config.metrics_listen.map(|address| listen("metrics-listen", address)).transpose()?;
+        let metrics = metrics.map(|(listener, address)| {
+            tracing::info!("the metrics are at http://{address}/metrics");
+            listener
+        });
+        Ok(Self { config, listener, redirect, metrics, certificates, hub, address })
     }
 
     /// The bound address; for port 0 with the port that was chosen.
@@ -132,7 +138,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { config, listener, redirect, certificates, hub, address } = self;
+        let Self { config, listener, redirect, metrics, certificates, hub, address } = self;
         let (site_hub, http_options) = (hub.clone(), config.http_options.clone());
         // Beyond our own limit there is room for connections that are refused with an answer, and for those that are being cut.
         let connections_max = config.connections_max.saturating_add(2 * REJECT_SLOTS);
@@ -173,6 +179,11 @@ impl Server {
             let settings = settings.clone();
             let to = address.port();
             builder = builder.listen("redirect", redirect, move || listener::redirecting(settings.clone(), to))?;
+        }
+        if let Some(metrics) = metrics {
+            let (settings, hub) = (settings.clone(), hub.clone());
+            builder =
+                builder.listen("metrics", metrics, move || listener::monitoring(settings.clone(), hub.clone()))?;
         }
         let front = move || {
             let app = |site: &Site| App::new().configure(site.mount()).configure(pages);

@@ -37,6 +37,7 @@ use uuid::Uuid;
 use crate::clock::{LastRun, Moment};
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
+use crate::metrics::StoreMetrics;
 
 pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadRequest, Trimmed};
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
@@ -164,6 +165,14 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Registers what the store counts its work with. Called once, at start.
+    fn observe(&self, _metrics: Arc<StoreMetrics>) {}
+
+    /// The store's own state, for the metrics. Never blocks for long.
+    fn status(&self) -> StoreStatus {
+        StoreStatus::default()
+    }
+
     /// When the log was last in use before it was opened; `None` where it does not record that. A start uses it to detect a jump
     /// of the wall clock.
     fn last_run(&self) -> Option<LastRun> {
@@ -216,6 +225,24 @@ impl SentElsewhere {
             Self::Unknown => Self::Unknown,
         }
     }
+}
+
+/// The state of a store that only the store knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Bytes of the stored events, as [`Draft::cost_bytes`] counts them; `None` where the store does not count them.
+    pub bytes: Option<u64>,
+    /// The connection to NATS; `None` where the log is not there.
+    pub nats: Option<NatsStatus>,
+}
+
+/// The state of the connection to NATS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatsStatus {
+    /// Whether the connection is up.
+    pub connected: bool,
+    /// How often it was made again after it was lost.
+    pub reconnects: u64,
 }
 
 /// Clock skew between this process and others that share the log.
@@ -354,6 +381,20 @@ pub enum DiskFault {
 }
 
 impl StoreError {
+    /// A short name for the metrics, one for each variant.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Busy(_) => "busy",
+            Self::Share(_) => "share",
+            Self::NotAtomic => "not_atomic",
+            Self::TooLarge(_) => "too_large",
+            Self::Disk(_) => "disk",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
     /// [`Self::Unavailable`] with any reason.
     pub fn unavailable(reason: impl std::fmt::Display) -> Self {
         Self::Unavailable(reason.to_string().into())

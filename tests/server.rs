@@ -12,5 +12,6 @@ mod crash;
 mod faults;
 mod fuzz;
 mod limits;
+mod metrics;
 #[allow(dead_code, unreachable_pub)] // Shared with the benchmarks, which use parts that no suite does.
 mod support;

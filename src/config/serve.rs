@@ -111,6 +111,10 @@ pub struct ServeArgs {
     /// Serve all of HTTP/1.1 through the actix-web App, as where the routes are embedded: for tests, which hold both ways to the same
     #[arg(long, env = "SWITCHBACK_THROUGH_APP", hide = true)]
     pub through_app: bool,
+    /// Serve `/metrics`, `/healthz` and `/readyz` on this address, too, over plain HTTP and without a key: an address that only
+    /// the monitoring reaches
+    #[arg(long, env = "SWITCHBACK_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<String>,
     /// What to log on standard error: error, warn, info, debug, or a filter by module
     #[arg(
         long,
@@ -136,6 +140,7 @@ impl ServeArgs {
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let listen = address("listen", &self.listen)?;
         let http_redirect = self.tls.redirect()?;
+        let metrics_listen = self.metrics_listen.as_deref().map(|text| address("metrics-listen", text)).transpose()?;
         let readable = self.access.readable();
         let access = self.access.clone().options()?;
         if !listen.ip().is_loopback() && access.keys.is_none() && !access.allow_anonymous {
@@ -220,6 +225,7 @@ impl ServeArgs {
             http2_streams_max: self.limits.max_http2_streams,
             tls: self.tls.files(readable)?,
             http_redirect,
+            metrics_listen,
             access_log: self.access_log,
             through_app: self.through_app,
             workers: self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),

@@ -9,7 +9,7 @@ use crate::cursor::{Cursor, Position};
 use crate::event::Event;
 use crate::json::Literal;
 use crate::reader::Items;
-use crate::wire::{Control, Framing, Gap};
+use crate::wire::{ByeReason, Control, Framing, Gap, GapReason};
 
 /// What has been encoded so far.
 #[derive(Debug)]
@@ -18,13 +18,16 @@ pub(super) struct Written {
     pub(super) count: usize,
     /// Whether the items keep their meaning as a literal in a script.
     pub(super) literal: Literal,
+    /// The reasons of the last gap and of the `$bye` among the items, until they are taken for the metrics.
+    pub(super) gap: Option<GapReason>,
+    pub(super) bye: Option<ByeReason>,
     /// The range of the items that are events. Boxed: streams have none.
     pub(super) span: Option<Box<EventSpan>>,
 }
 
 impl Written {
     pub(super) fn nothing() -> Self {
-        Self { count: 0, literal: Literal::Same, span: None }
+        Self { count: 0, literal: Literal::Same, gap: None, bye: None, span: None }
     }
 }
 
@@ -72,6 +75,7 @@ impl<'a> ItemWriter<'a> {
 impl Items for ItemWriter<'_> {
     fn gap(&mut self, gap: Gap) {
         let to = gap.to;
+        self.written.gap = Some(gap.reason);
         self.control(&Control::Gap(gap), to);
     }
 

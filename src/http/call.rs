@@ -70,6 +70,7 @@ impl Refusals {
     /// Logs a refusal, where `error` is one.
     pub(super) fn note(&self, error: &ApiError) {
         if let Some(refusal) = error.refusal(self.address).filter(|_| self.pace != Pace::Exempt) {
+            self.state.hub.metrics().refused(refusal.reason);
             self.state.options.limits.refusals().record(Instant::now(), &refusal);
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Driver {
     /// When the timer fires, for the task that is registered with it: before that the timer need not be polled. The timer
     /// and all that it touches lie elsewhere in memory, and would be loaded with every delivery.
     armed_for: Option<Instant>,
+    /// The items that are counted in the metrics.
+    counted: usize,
     /// The task that the registry and the timer wake: it is registered again only when it changes.
     watching: Option<Waker>,
 }
@@ -72,6 +74,7 @@ impl Driver {
             fetch: None,
             timer: None,
             armed_for: None,
+            counted: 0,
             watching: None,
         }
     }
@@ -110,6 +113,7 @@ impl Driver {
             match step {
                 Step::Write => {
                     self.note_sent();
+                    self.count(out.len());
                     return Poll::Ready(Some(Ok(out.freeze())));
                 }
                 Step::Fetch(request) => {
@@ -218,6 +222,7 @@ impl Driver {
         match self.seat.push_step(&mut self.delivery, now, out) {
             Step::Write => {
                 self.note_sent();
+                self.count(out.len());
                 true
             }
             Step::Wait(_) => true,
@@ -229,6 +234,21 @@ impl Driver {
     pub(super) fn note_sent(&self) {
         if let Some(registration) = &self.registration {
             registration.connection.sent(self.delivery.cursor().position);
+        }
+    }
+
+    /// Counts what a step has written.
+    fn count(&mut self, bytes: usize) {
+        let metrics = self.seat.worker().hub().metrics();
+        let items = self.delivery.delivered();
+        metrics.delivered(self.delivery.transport(), items - self.counted, bytes);
+        self.counted = items;
+        let (gap, bye) = self.delivery.take_notices();
+        if let Some(reason) = gap {
+            metrics.gap(reason.name());
+        }
+        if let Some(reason) = bye {
+            metrics.bye(reason.name());
         }
     }
 

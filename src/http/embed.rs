@@ -82,7 +82,8 @@ impl Site {
                 .app_data(state)
                 .service(v1)
                 .service(resource("/healthz", Route::Healthz))
-                .service(resource("/readyz", Route::Readyz));
+                .service(resource("/readyz", Route::Readyz))
+                .service(resource("/metrics", Route::Metrics));
             for name in assets::client_files() {
                 config.service(resource(&format!("/{name}"), Route::Asset(name)));
             }

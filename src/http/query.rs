@@ -119,6 +119,8 @@ pub(crate) struct Params {
     pub(crate) publish: Option<Topic>,
     /// The number of the client's connection attempt.
     pub(crate) attempt: Option<u64>,
+    /// Why the client library has changed its transport, `FROM.TO.REASON`.
+    pub(crate) switched: Option<Box<str>>,
 }
 
 impl Params {
@@ -150,7 +152,7 @@ impl Params {
                 "once" => set(&mut once, &name, switch(&name, &value))?,
                 "callback" => set(&mut callback, &name, parse_callback(&value))?,
                 "attempt" => set(&mut attempt, &name, whole(&name, &value, 1..=ATTEMPT_MAX))?,
-                "switched" => set(&mut switched, &name, check_switched(&value))?,
+                "switched" => set(&mut switched, &name, check_switched(&value).map(|()| value.into()))?,
                 "token" => set(&mut token, &name, Ok(()))?,
                 "ticket" => set(&mut ticket, &name, Ok(()))?,
                 _ => {}
@@ -173,6 +175,7 @@ impl Params {
             origin,
             publish,
             attempt,
+            switched,
         })
     }
 }

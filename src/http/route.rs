@@ -9,7 +9,7 @@ use http::Method;
 use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
-use super::{Answer, admin, assets, not_found, preflight, publish, resources, subscribe, tickets, websocket};
+use super::{Answer, admin, assets, metrics, not_found, preflight, publish, resources, subscribe, tickets, websocket};
 use crate::net::Response;
 
 /// A resource.
@@ -33,6 +33,10 @@ pub(crate) enum Route {
     Revocations,
     Healthz,
     Readyz,
+    /// The metrics, for an administrator.
+    Metrics,
+    /// The metrics on an address of their own, which only those who operate the server reach.
+    OpenMetrics,
     /// A file of the client library or of the pages.
     Asset(&'static str),
     /// No resource.
@@ -48,12 +52,23 @@ impl Route {
         match path {
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
             "/" if pages => Self::Asset("index.html"),
             _ => {
                 let name = path.strip_prefix('/').unwrap_or_default();
                 let mut files = assets::client_files().chain(assets::page_files().filter(|_| pages));
                 files.find(|file| *file == name).map_or(Self::Nothing, Self::Asset)
             }
+        }
+    }
+
+    /// The resource of a path on the address of the metrics.
+    pub(super) fn of_monitoring(path: &str) -> Self {
+        match path {
+            "/metrics" => Self::OpenMetrics,
+            "/healthz" => Self::Healthz,
+            "/readyz" => Self::Readyz,
+            _ => Self::Nothing,
         }
     }
 
@@ -102,8 +117,8 @@ impl Route {
             // An acknowledgement counts as a subscription: clients that poll send as many.
             Self::Ws | Self::Echo | Self::Ack => Pace::Own,
             Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
-            Self::Asset(_) | Self::Nothing => Pace::Request,
-            Self::Healthz | Self::Readyz => Pace::Exempt,
+            Self::Metrics | Self::Asset(_) | Self::Nothing => Pace::Request,
+            Self::OpenMetrics | Self::Healthz | Self::Readyz => Pace::Exempt,
         }
     }
 
@@ -136,6 +151,8 @@ impl Route {
             // A probe is answered whatever the server's state.
             Self::Healthz => unguarded(call, Methods::Read, resources::healthz),
             Self::Readyz => unguarded(call, Methods::Read, resources::readyz),
+            Self::Metrics => guarded(call, Methods::Read, Pages::Every, metrics::administrators),
+            Self::OpenMetrics => unguarded(call, Methods::Read, metrics::all),
             Self::Asset(name) => guarded(call, Methods::Read, Pages::Every, move |call| assets::serve(call, name)),
             Self::Nothing => call.answer(not_found).boxed_local(),
         }

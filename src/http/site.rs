@@ -17,20 +17,34 @@ use crate::net::{FastPath, Request, Response, Service};
 #[derive(Clone)]
 pub(crate) struct Site {
     state: Rc<State>,
-    /// Whether the pages are served, besides the routes.
-    pages: bool,
+    surface: Surface,
+}
+
+/// What a site serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Surface {
+    Routes,
+    /// The routes, and beside them the pages.
+    Pages,
+    /// The metrics and the health checks, on an address of their own.
+    Monitoring,
 }
 
 impl Site {
     /// The routes alone.
     pub(crate) fn new(hub: &Hub, options: HttpOptions) -> Self {
         super::access::end_with_their_keys(hub, &options.access);
-        Self { state: Rc::new(State::new(hub, options)), pages: false }
+        Self { state: Rc::new(State::new(hub, options)), surface: Surface::Routes }
     }
 
     /// The routes and, beside them, the pages.
     pub(crate) fn with_pages(hub: &Hub, options: HttpOptions) -> Self {
-        Self { pages: true, ..Self::new(hub, options) }
+        Self { surface: Surface::Pages, ..Self::new(hub, options) }
+    }
+
+    /// The metrics and the health checks alone. No caller of these is refused, so the address must not be a public one.
+    pub(crate) fn monitoring(hub: &Hub, options: HttpOptions) -> Self {
+        Self { state: Rc::new(State::new(hub, options)), surface: Surface::Monitoring }
     }
 
     pub(super) fn state(&self) -> &Rc<State> {
@@ -45,7 +59,11 @@ impl Service for Site {
     }
 
     fn call(&self, request: Request) -> LocalBoxFuture<'static, Response> {
-        let route = Route::of(&routed(request.head.path()), self.pages);
+        let path = routed(request.head.path());
+        let route = match self.surface {
+            Surface::Monitoring => Route::of_monitoring(&path),
+            surface => Route::of(&path, surface == Surface::Pages),
+        };
         route.run(Call::new(request, self.state.clone()))
     }
 }

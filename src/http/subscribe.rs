@@ -325,7 +325,10 @@ async fn opened(
         events_max: params.limit,
         jitter: rand::random(),
     };
-    let seat = if staying { worker.seat(&patterns) } else { worker.visit() };
+    let seat = if staying { worker.seat(&patterns, transport) } else { worker.visit(transport) };
+    if let Some(switched) = &params.switched {
+        hub.metrics().switched(switched);
+    }
     let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
     if parked {
         delivery.await_first_subscribe();

@@ -21,6 +21,7 @@ use crate::local_log::LocalLog;
 use crate::log::FeedBatch;
 use crate::subscription_index::SubscriptionKey;
 use crate::topic::PatternSet;
+use crate::transport::Transport;
 
 /// Most batches queued for a worker. Above that the worker's tail is reset, and its readers turn to the store.
 const INBOX_BATCHES: usize = 1024;
@@ -135,16 +136,14 @@ impl Worker {
     }
 
     /// Registers a delivery in this worker's subscription index.
-    pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet) -> SubscriptionHandle {
+    pub(crate) fn seat(self: &Rc<Self>, patterns: &PatternSet, transport: Transport) -> SubscriptionHandle {
         let key = self.local_log.borrow_mut().subscription_index.register(patterns);
-        self.hub.0.live.fetch_add(1, Ordering::Relaxed);
-        SubscriptionHandle { worker: self.clone(), key }
+        SubscriptionHandle::new(self, key, transport)
     }
 
     /// A handle for a delivery that reads once and does not wait: it is not in the index.
-    pub(crate) fn visit(self: &Rc<Self>) -> SubscriptionHandle {
-        self.hub.0.live.fetch_add(1, Ordering::Relaxed);
-        SubscriptionHandle { worker: self.clone(), key: SubscriptionKey::NONE }
+    pub(crate) fn visit(self: &Rc<Self>, transport: Transport) -> SubscriptionHandle {
+        SubscriptionHandle::new(self, SubscriptionKey::NONE, transport)
     }
 
     /// Interns patterns, so that a thousand subscribers with equal patterns hold them in memory once.
@@ -263,9 +262,16 @@ fn follow(worker: &Weak<Worker>, cx: &mut Context<'_>) -> Poll<()> {
 pub(crate) struct SubscriptionHandle {
     worker: Rc<Worker>,
     key: SubscriptionKey,
+    transport: Transport,
 }
 
 impl SubscriptionHandle {
+    fn new(worker: &Rc<Worker>, key: SubscriptionKey, transport: Transport) -> Self {
+        worker.hub.0.live.fetch_add(1, Ordering::Relaxed);
+        worker.hub.metrics().opened(transport);
+        Self { worker: worker.clone(), key, transport }
+    }
+
     /// One step; `waker` is woken at the next match.
     pub(crate) fn step(&self, waker: &Waker, delivery: &mut Delivery, now: Instant, out: &mut BytesMut) -> Step {
         self.worker.pump();
@@ -335,5 +341,6 @@ impl Drop for SubscriptionHandle {
         }
         self.worker.local_log.borrow_mut().subscription_index.remove(self.key);
         self.worker.hub.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.worker.hub.metrics().closed(self.transport);
     }
 }

@@ -24,6 +24,11 @@ pub struct Permit {
 }
 
 impl Counts {
+    /// How many are counted.
+    pub(super) fn all(&self) -> usize {
+        lock(&self.0).all
+    }
+
     /// Counts one more, in total and for each key that has a limit; counts nothing where a limit is reached.
     pub(super) fn count(
         self: &Arc<Self>,

@@ -114,6 +114,11 @@ impl Memory {
         }
     }
 
+    /// Bytes that are charged now, in both directions.
+    pub(super) fn charged_bytes(&self) -> usize {
+        [&self.inbound, &self.outbound].map(|total| total.load(Ordering::Relaxed)).iter().sum()
+    }
+
     fn total(&self, pool: Pool) -> &AtomicUsize {
         if pool == Pool::Outbound { &self.outbound } else { &self.inbound }
     }

@@ -4,6 +4,7 @@
 use std::future::ready;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::HttpServiceBuilder;
@@ -12,7 +13,7 @@ use actix_server::GracefulShutdownSignal;
 use actix_service::{IntoServiceFactory, Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
@@ -24,7 +25,7 @@ use crate::net::fallback::{self, Tracked};
 use crate::net::http1::Http1;
 use crate::net::http2::{Http2, Http2Options};
 use crate::net::io::{APP_CLOCK_STALE, BoxedIo, Timeouts};
-use crate::net::redirect;
+use crate::net::{Peer, Request, RequestBody, Service as _, redirect};
 
 /// How long a socket may linger after its last response. With less time, some sockets were never closed after a WebSocket's close
 /// frame.
@@ -113,6 +114,50 @@ where
                     let Some(io) = io else { return Ok(()) };
                     if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
                         tracing::debug!(%error, "a connection ended with an error");
+                    }
+                    Ok(())
+                }
+            }))
+        }
+    })
+}
+
+/// Plain HTTP with the metrics and the health checks. Its connections are not among those that are limited: a server that is
+/// full can still be examined.
+pub(super) fn monitoring(
+    settings: Settings,
+    hub: Hub,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
+    fn_factory(move || {
+        let options = AcceptOptions { tls: None, limits: Arc::default(), ..settings.accept.clone() };
+        let site = Rc::new(Site::monitoring(&hub, settings.http.clone()));
+        async move {
+            let answer = fn_service(move |request: actix_http::Request| {
+                let head = fallback::request_head(request.head());
+                let address = request.peer_addr();
+                let site = site.clone();
+                async move {
+                    let Some(head) = head else {
+                        return Err(actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body());
+                    };
+                    let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
+                    let peer = Peer::unnoted(address);
+                    let request = Request { head, body, peer, sink: None, hold: None, payer: None };
+                    Ok(fallback::response(site.call(request).await, true))
+                }
+            });
+            let http1 = HttpServiceBuilder::default()
+                .keep_alive(actix_http::KeepAlive::Disabled)
+                .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
+                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                .h1(answer);
+            let (http1, options) = (Rc::new(http1.new_service(()).await?), Rc::new(options));
+            Ok(fn_service(move |stream: TcpStream| {
+                let (options, http1) = (options.clone(), http1.clone());
+                async move {
+                    if let Some(accepted) = Box::pin(accept(stream, &options)).await {
+                        let (io, address, _slot) = accepted.into_http1();
+                        let _ = http1.call((io, Some(address))).await;
                     }
                     Ok(())
                 }

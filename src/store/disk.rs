@@ -39,7 +39,8 @@ mod trim;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -61,11 +62,12 @@ use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
 use super::{
     Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
-    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, StoreStatus,
 };
 use crate::clock::{self, LastRun, Moment};
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
+use crate::metrics::StoreMetrics;
 use crate::segment::matching_topics;
 // In this module `lock` is the directory's.
 use crate::sync::lock as held;
@@ -116,6 +118,9 @@ struct Shared {
     /// As read when the log was opened.
     last_run: Option<LastRun>,
     everything: PatternSet,
+    metrics: OnceLock<Arc<StoreMetrics>>,
+    /// Bytes of the stored events.
+    bytes: AtomicU64,
 }
 
 /// The trim marks, as of a floor.
@@ -185,6 +190,8 @@ impl DiskStore {
             ancestors: std::mem::take(&mut opened.ancestors),
             last_run: opened.times.last_run(),
             everything: PatternSet::everything(),
+            metrics: OnceLock::new(),
+            bytes: AtomicU64::new(log.bytes),
         });
         let appends = WriterHandle::new(writer::queue(), "events.db", directory);
         let clients = WriterHandle::new(clients::queue(), "clients.db", directory);
@@ -359,6 +366,14 @@ impl Store for DiskStore {
         let new = files.map(|ready| ready.map(drop)).boxed().shared();
         *probe = new.downgrade();
         new.boxed()
+    }
+
+    fn observe(&self, metrics: Arc<StoreMetrics>) {
+        let _first_is_kept = self.shared.metrics.set(metrics);
+    }
+
+    fn status(&self) -> StoreStatus {
+        StoreStatus { bytes: Some(self.shared.bytes.load(Ordering::Relaxed)), nats: None }
     }
 
     fn last_run(&self) -> Option<LastRun> {

@@ -59,8 +59,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
-    SecurityRecord, SecurityRecordKind, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
+    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, NatsStatus, OpenError, Page, ReadRequest,
+    RecordWatcher, SecurityRecord, SecurityRecordKind, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
+    StoreStatus,
 };
 use crate::clock::Moment;
 use crate::cursor::{Cursor, Position};
@@ -246,6 +247,12 @@ impl Store for JetStreamStore {
             parts.security_records.watch(&parts.node, sink);
             parts.security_records.until_known().await
         })
+    }
+
+    fn status(&self) -> StoreStatus {
+        let link = *self.parts.node.link.borrow();
+        let nats = NatsStatus { connected: link.up, reconnects: link.generation.saturating_sub(1) };
+        StoreStatus { bytes: None, nats: Some(nats) }
     }
 
     fn clock_skew(&self) -> Option<ClockSkew> {

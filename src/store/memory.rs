@@ -15,7 +15,7 @@ use super::marks::TrimMarks;
 use super::security_records::SecurityRecordTable;
 use super::{
     Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Page, ReadRequest, RecordWatcher, Retention,
-    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, StoreStatus,
 };
 use crate::clock::Moment;
 use crate::cursor::{Epoch, Position};
@@ -160,6 +160,10 @@ impl Log {
 }
 
 impl Store for MemoryStore {
+    fn status(&self) -> StoreStatus {
+        StoreStatus { bytes: Some(self.log().segment.cost_bytes()), nats: None }
+    }
+
     fn append(&self, drafts: Vec<Draft>) -> BoxFuture<'static, Result<Vec<Appended>, StoreError>> {
         let outcome = self.log().append(drafts, &self.options.retention);
         ready(outcome).boxed()

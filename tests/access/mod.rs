@@ -6,7 +6,7 @@ mod anonymous;
 mod clients;
 mod expiry;
 mod foreign;
-mod keyed;
+pub(crate) mod keyed;
 mod keys;
 mod nodes;
 mod origins;

@@ -180,7 +180,7 @@ impl World {
             now_ms: 1000,
         });
         let delivery = Delivery::new(runtime_now(), plan, client.patterns.clone(), start);
-        let (seat, scanner) = (self.worker.seat(&client.patterns), self.limits.scanner(&key));
+        let (seat, scanner) = (self.worker.seat(&client.patterns, Transport::Stream), self.limits.scanner(&key));
         let costs = Costs { held: None, scanner, memory: self.limits.outbound(key) };
         let driver = Box::new(Driver::new(delivery, seat, Some(registration), costs, None));
         let (socket, polls) = (Rc::<SimulatedSocket>::default(), Rc::<Cell<u32>>::default());

@@ -78,7 +78,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, costs: Costs) -> Box<Dr
         events_max: 1,
         jitter: rand::random(),
     };
-    let seat = call.state.worker().seat(&patterns);
+    let seat = call.state.worker().seat(&patterns, Transport::Echo);
     let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
     delivery.set_expiry(expiry(hub, rights));
     Box::new(Driver::new(delivery, seat, Some(registration), costs, call.hold()))

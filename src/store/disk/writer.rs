@@ -5,6 +5,7 @@ mod maintenance;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -95,6 +96,8 @@ struct Written {
     log: LogState,
     topics: HashMap<Topic, i64>,
     trimmed: Trimmed,
+    /// The duration of the write and sync at the end.
+    sync: Duration,
 }
 
 impl Writer {
@@ -229,6 +232,9 @@ impl Writer {
             self.presence.check().and(written)
         })?;
         self.commit = began.elapsed();
+        if let Some(metrics) = self.shared.metrics.get() {
+            metrics.committed(fresh.len(), self.commit, written.sync);
+        }
         self.tell(fresh, written);
         Ok(())
     }
@@ -255,8 +261,9 @@ impl Writer {
         };
         let trimmed = trim::trim(&self.db, &mut log, &limits, &self.dedupe, &self.times.arrivals, &topic_of)?;
         schema::write_state(&self.db, &log)?;
+        let began = Instant::now();
         transaction.commit()?;
-        Ok(Written { log, topics, trimmed })
+        Ok(Written { log, topics, trimmed, sync: began.elapsed() })
     }
 
     fn insert(
@@ -302,7 +309,8 @@ impl Writer {
 
     /// Makes durable events visible: first to readers, then to the feed; publishers are answered last.
     fn tell(&mut self, fresh: Vec<Arc<Event>>, written: Written) {
-        let Written { log, topics, trimmed } = written;
+        let Written { log, topics, trimmed, .. } = written;
+        self.shared.bytes.store(log.bytes, Ordering::Relaxed);
         let after = self.log.last;
         let moved = log.floor != self.log.floor;
         self.log = log;
