@@ -345,6 +345,8 @@ merge(Connection.prototype, {
     if (ending.kind !== 'late') this.unanswered = false;
     if (rank(ending) >= rank(this.failure)) this.failure = ending;
     this.flush();
+    // Was a blind pattern refused? EventSource does not say: a question next.
+    each(this.patterns, function (pattern) { if (pattern.blind) pattern.granted = pattern.blind = false; });
     if (ending.denied && pending.length && (pending.length > 1 || this.current || ending.status === 400)) {
       if (!this.refuse(pending, ending)) return this.finish(ending);
       if (!this.current) return this.begin();
