@@ -1,10 +1,8 @@
 /*
- * Switchback client: a page subscribes to events and gets each of them once, in order,
- * over whatever transport its browser and its network let through.
+ * Switchback client: a page subscribes to events and gets each once, in order, over whatever
+ * transport its browser and network let through. ES3; what IE 8 lacks is tested for.
  *
- * ES3, no build step; what Internet Explorer 8 lacks is tested for before its use.
- *
- * The states (`phase`; applications see the coarser `state`):
+ * The states (`phase`; the public `state` is coarser):
  *
  *   phase     holds                    event                                    next
  *   idle      nothing; none is wanted  subscribe                                opening
@@ -24,16 +22,16 @@
  *   away      nothing; page is hidden  pageshow                                 opening, idle
  *   closed    nothing                                                           none
  *
- * From all before `away`: the last pattern is unsubscribed, idle; pagehide, away. From all before
- * `closed`: close() or a fatal ending, closed.
+ * From all before `away`: no pattern is left, idle; pagehide, away. From all before `closed`: close() or
+ * a fatal ending, closed.
  *
- * The invariant: only the current session delivers, and only what lies after the cursor. So any
- * session may be dropped, doubled or replaced at any moment, and nothing is lost or repeated.
+ * The invariant: only the current session delivers, and only what lies after the cursor. So sessions
+ * may end, overlap or repeat at any moment, and nothing is lost or repeated.
  */
 (function (root, define) {
   var api = define(root);
   var isModule = typeof module === 'object' && module && module.exports;
-  // Vite 7 shows a `module` that nobody reads.
+  // Vite 7 has a `module` that is never read.
   if (!isModule || (root.document && !root.Switchback)) root.Switchback = api;
   if (!isModule) return;
   module.exports = api;
@@ -65,20 +63,20 @@ var GRACE_MS = 1000;
 var ALIVE_MS = 5000;
 var FOREIGN_RETRY_MS = 10000;
 var WAKE_MS = 1000;
-var STRAY_MS = 30000;          // in which an abandoned request may still arrive
+var STRAY_MS = 30000;          // an abandoned request may still arrive
 var QUESTIONS_MAX = 3;
 var BUFFER_MAX = 1000;
 var HOLDS_MAX = 4;
-var HOLD_KEPT_MS = 90000;      // timers of hidden tabs run once a minute
+var HOLD_KEPT_MS = 90000;      // hidden tabs run timers once a minute
 var URL_MAX = 2000;            // IE refuses 2083
 var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
 
-// ------------------------------------------------------------------ Connection
+// ---- Connection
 
 function create(env) {
   var api = {
     connect: function (url, options) { return new Connection(env, url, options); },
-    emitter: emitter,
+    emitter: function () { return emitter(env); },
     endings: endings,
     transports: names(env.transports),
     use: function (transport) {
@@ -93,7 +91,7 @@ function create(env) {
   return api;
 }
 
-// The public calls are in client.d.ts.
+// Its public calls: client.d.ts.
 function Connection(env, url, options) {
   var self = this;
   options = options || {};
@@ -101,13 +99,11 @@ function Connection(env, url, options) {
   this.options = options;
   this.events = emitter(env);
   this.clientId = options.client || env.uuid();
-  this.cursor = isCursor(options.cursor) ? options.cursor : undefined;
-  this.transport = undefined;
+  this.cursor = /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(options.cursor) ? options.cursor : undefined;
   this.state = 'connecting';
   this.topics = [];
   this.stats = {
-    received: 0, repeated: 0, gaps: 0, requests: 0, bytes: 0, opens: 0, switches: 0, failures: 0,
-    rtt: undefined
+    received: 0, repeated: 0, gaps: 0, requests: 0, bytes: 0, opens: 0, switches: 0, failures: 0
   };
   var address = resolve(env, url);
   this.base = address.url;
@@ -122,7 +118,7 @@ function Connection(env, url, options) {
   this.joining = false;
   this.queue = [];
   this.handles = [];
-  this.patterns = [];        // { text, granted: by the server, or `blind`, confirmed: by a session, start }
+  this.patterns = [];        // { text, start, granted: by the server, confirmed: by a session, blind }
   this.requested = [];
   this.questionsLost = 0;
   this.buffer = null;
@@ -139,7 +135,7 @@ function Connection(env, url, options) {
   this.holdSeconds = this.longestHold = options.wait === undefined ? HOLD_S : options.wait;
 
   this.watchPage();
-  // Later: the caller has yet to register its listeners.
+  // Later: the caller registers listeners first.
   this.after('retry', 0, function () { self.start(address.problem); });
   this.after('ack', ACK_MS, this.ackRegularly);
   this.add(list(options.topics || options.topic), null, true);
@@ -205,7 +201,7 @@ function unknownName(env, name) {
     names(env.transports).join(', ');
 }
 
-// The server takes smaller numbers, of an earlier page too, for strays.
+// Smaller numbers, also of an earlier page, are strays to the server.
 function firstAttempt(env) {
   var key = 'switchback:attempt';
   var first = Math.max(env.date(), (Number(store(env, key)) || 0) + 1);
@@ -213,7 +209,7 @@ function firstAttempt(env) {
   return first;
 }
 
-// ------------------------------------------------------------------ Life
+// ---- Life
 
 merge(Connection.prototype, {
   phase: function () {
@@ -225,9 +221,9 @@ merge(Connection.prototype, {
   },
 
   start: function (problem) {
-    var unknown = without(this.chooser.allowed, names(this.env.transports));
+    var unknown = without(this.chooser.allowed, names(this.env.transports))[0];
     if (problem) return this.finish(endings.misused('bad_address', problem));
-    if (unknown.length) this.report(endings.misused('unsupported', unknownName(this.env, unknown[0])));
+    if (unknown) this.report(endings.misused('unsupported', unknownName(this.env, unknown)));
     this.begin();
   },
 
@@ -293,7 +289,7 @@ merge(Connection.prototype, {
     if (this.lacks(session)) { session.shut(); return this.open(session.name); }
     this.current = session;
     this.buffer = null;
-    // Make before break: the cursor drops what both deliver.
+    // Make before break.
     if (before) { before.shut(); this.attempt += 1; }
     session.attempt = this.attempt;
     this.slowness = this.notBefore = this.questionsLost = this.failed = 0;
@@ -307,11 +303,11 @@ merge(Connection.prototype, {
     this.state = 'open';
     if (opening) {
       this.stats.opens += 1;
-      this.emit('$open', { transport: session.name, client: this.clientId, cursor: this.cursor });
+      this.events.emit('$open', { transport: session.name, client: this.clientId, cursor: this.cursor });
     }
     if (from && from !== session.name) {
       this.stats.switches += 1;
-      this.emit('$switch', { from: from, to: session.name });
+      this.events.emit('$switch', { from: from, to: session.name });
     }
     this.keepHold();
     this.publisher.pump();
@@ -345,7 +341,7 @@ merge(Connection.prototype, {
     if (ending.kind !== 'late') this.unanswered = false;
     if (rank(ending) >= rank(this.failure)) this.failure = ending;
     this.flush();
-    // Was a blind pattern refused? EventSource does not say: a question next.
+    // Refused? EventSource does not say: a question next.
     each(this.patterns, function (pattern) { if (pattern.blind) pattern.granted = pattern.blind = false; });
     if (ending.denied && pending.length && (pending.length > 1 || this.current || ending.status === 400)) {
       if (!this.refuse(pending, ending)) return this.finish(ending);
@@ -376,7 +372,7 @@ merge(Connection.prototype, {
       this.report(ending, 0);
       return this.retry(0);
     }
-    // A short life lengthens the pause all the same.
+    // Announced or not, a short life lengthens the pause.
     var announced = own || expired || ending.kind === 'goodbye' || (ending.kind === 'leaving' && lived);
     this.chooser.broke(session, lived, ending.kind === 'silent', announced);
     if (!announced) this.stats.failures += 1;
@@ -398,7 +394,8 @@ merge(Connection.prototype, {
   },
 
   probeLater: function () {
-    if (!this.chooser.better(this.current.name).length && !this.chooser.blocked()) {
+    var chooser = this.chooser;
+    if (!chooser.better(this.current.name).length && chooser.usable().length === chooser.supported().length) {
       this.probeDelay = PROBE_FIRST_MS;
       return this.stop('probe');
     }
@@ -459,7 +456,7 @@ merge(Connection.prototype, {
     if (ending.kind !== 'closed') this.report(ending);
     each(this.handles, function (handle) { self.settle(handle, ending); });
     this.settleSwitch(ending);
-    this.emit('$close', { reason: ending.reason || ending.code || ending.kind });
+    this.events.emit('$close', { reason: ending.reason || ending.code || ending.kind });
   },
 
   shutSessions: function () {
@@ -484,20 +481,18 @@ merge(Connection.prototype, {
           pageOrigin(this.env);
       }
     }
-    this.emit('$error', {
+    this.events.emit('$error', {
       message: text, code: ending.code, status: ending.status, transport: ending.transport,
       topics: ending.topics, retry: wait === undefined ? undefined : Math.round(wait)
     });
   },
-
-  emit: function (name, item) { this.events.emit(name, item); },
 
   callLater: function (done, a, b) {
     if (done) later(this.env, function () { done(a, b); });
     return this;
   },
 
-  // Another tab was faster: go on without holding.
+  // Another tab was faster: on without holding.
   keepHold: function () {
     var session = this.current;
     var holds = !!session && !!session.transport.holds;
@@ -512,23 +507,28 @@ merge(Connection.prototype, {
   },
 
   ack: function (session) {
-    // A poll acknowledges by presenting it. A socket refuses more than it has sent.
-    var bySocket = session.handle && session.handle.send;
+    // Polls acknowledge by presenting it; a socket takes only what it has sent.
+    var bySocket = canSend(session);
     var cursor = bySocket ? session.at : this.cursor;
     if (!session.stream || session.transport.local || !cursor || cursor === this.acked) return;
     this.acked = cursor;
     if (bySocket) session.handle.send({ type: 'ack', cursor: cursor });
-    else if (canHttp(this.env)) http(this.env, this.ackRequest(cursor), nothing);
+    else if (canHttp(this.env)) this.send(this.ackRequest(cursor), nothing);
   },
 
   ackRequest: function (cursor) {
     var token = this.tokens.token;
     return {
-      method: 'POST', url: this.endpoint('ack', token ? [['token', token]] : []), timeout: HELLO_MS,
-      // JSON would cost a preflight.
-      credentials: this.options.credentials, type: 'text/plain',
-      body: write({ client: this.clientId, cursor: cursor })
+      url: this.endpoint('ack', token ? [['token', token]] : []),
+      // JSON costs a preflight.
+      type: 'text/plain', body: write({ client: this.clientId, cursor: cursor })
     };
+  },
+
+  send: function (request, done) {
+    return http(this.env, merge({
+      method: 'POST', timeout: this.patience(), credentials: this.options.credentials
+    }, request), done);
   },
 
   endpoint: function (path, params) {
@@ -541,15 +541,12 @@ merge(Connection.prototype, {
     session.ticket = null;
     this.tokens.get(function (ending, token) {
       if (ending || !token || !canHttp(self.env)) return done(ending, token ? [['token', token]] : []);
-      var request = {
-        method: 'POST', url: self.endpoint('tickets', []), type: 'application/json', token: token,
-        body: write({ transport: session.wire }), timeout: self.patience(),
-        credentials: self.options.credentials
-      };
-      http(self.env, request, function (ending, text) {
+      self.send({
+        url: self.endpoint('tickets', []), type: 'application/json', token: token,
+        body: write({ transport: session.wire })
+      }, function (ending, text) {
         if (ending && !/^(404|501)$/.test(ending.status) && ending.kind !== 'lost') return done(ending);
-        var answer = ending ? null : parse(text);
-        session.ticket = answer && answer.ticket;
+        session.ticket = (parse(text) || {}).ticket;
         done(null, [session.ticket ? ['ticket', session.ticket] : ['token', token]]);
       });
     });
@@ -566,7 +563,7 @@ merge(Connection.prototype, {
     this.after('hold', PROBE_MAX_MS, function () { this.holdSeconds = this.longestHold; });
   },
 
-  // Never `unload`: it keeps pages out of the back/forward cache.
+  // `unload` would keep the page out of the back/forward cache.
   watchPage: function () {
     var self = this;
     var window = this.env.window;
@@ -623,29 +620,29 @@ merge(Connection.prototype, {
   }
 });
 
-// ------------------------------------------------------------------ Endings
+// ---- Endings
 
 /*
- * How a session ended: `kind`; for people `message`, `code`, `status`; `retry`: ms until the next attempt;
- * `refused`: the same request would be refused again; `denied`: the patterns may be why; `fatal`: no retry.
- * Unless noted: `$error`, a pause, and no blame on the transport.
+ * How a session ended: `kind`; for people `message`, `code`, `status`; `retry`: ms to wait; `refused`: would
+ * be again; `denied`: the patterns may be why; `fatal`: no retry. Unless noted: `$error`, a pause, no blame
+ * on the transport.
  */
 var endings = {
   // Cut, or not answered by the server. Blamed.
   lost: function (message) { return { kind: 'lost', message: message }; },
-  // No hello or answer within the patience. Blamed.
+  // No hello or answer in time. Blamed.
   late: function () { return { kind: 'late' }; },
   // Opened, then silent for two heartbeats. Blamed twice.
   silent: function () { return { kind: 'silent', code: 'silent', message: 'Silent for two heartbeats.' }; },
   // WebSocket close code 1001. After a short life blamed, else no `$error`.
   leaving: function () { return { kind: 'leaving' }; },
-  // Silent: this machine slept. No pause.
+  // The machine slept. No pause.
   resumed: function () {
     return { kind: 'resumed', code: 'resumed', message: 'It died while this page slept.' };
   },
-  // The transport's own limit of size. No `$error`, no pause.
+  // The transport's own limit. No `$error`, no pause.
   recycled: function () { return { kind: 'recycled' }; },
-  // The server's `$bye`. No `$error`; the pause is its `retry`.
+  // The server's `$bye`. No `$error`.
   goodbye: function (reason, retry) {
     return {
       kind: 'goodbye', reason: reason, code: reason, retry: retry,
@@ -653,23 +650,21 @@ var endings = {
     };
   },
   refused: function (error, status, retry) {
-    var stays = retry === undefined;
     status = status || STATUSES[error.code];
+    var denied = retry === undefined && (!status || status === 400 || status === 403);
     return {
       kind: 'refused', code: error.code || 'error', message: error.message || 'The server refused.',
-      status: status, retry: retry,
-      refused: stays && (!status || status === 400 || status === 401 || status === 403),
-      denied: stays && (!status || status === 400 || status === 403)
+      status: status, retry: retry, refused: denied || (retry === undefined && status === 401), denied: denied
     };
   },
   foreign: function (base) {
     return {
-      kind: 'foreign', code: 'not_switchback', retry: FOREIGN_RETRY_MS, message: 'What answered at ' + base +
-        ' is not a Switchback server, or was changed on the way.'
+      kind: 'foreign', code: 'not_switchback', retry: FOREIGN_RETRY_MS,
+      message: 'What answered at ' + base + ' is not a Switchback server, or was changed on the way.'
     };
   },
   unusable: function (message) { return { kind: 'unusable', message: message }; },
-  // The application's function gave none. `Tokens` sets the pause.
+  // The application's function gave none.
   token: function (message, retry) {
     return { kind: 'token', code: 'token', message: message, retry: retry, fatal: retry === undefined };
   },
@@ -692,9 +687,9 @@ function rank(ending) {
 
 // A proxy's 403 is an obstacle; only the server's own error object is a verdict.
 function answered(status, text, retryAfter) {
+  if (!status) return endings.lost();
   var error = (parse(text) || {}).error;
   var retry = retryAfter > 0 ? retryAfter * 1000 : undefined;
-  if (!status) return endings.lost();
   if (error && error.code) return endings.refused(error, status, retry);
   var ending = endings.lost('The answer was HTTP status ' + status + ', not by Switchback.');
   return merge(ending, { status: status === 400 ? undefined : status, retry: retry });
@@ -713,13 +708,10 @@ function problem(ending, id) {
   return error;
 }
 
-// ------------------------------------------------------------------ Delivery
+// ---- Delivery
 
 merge(Connection.prototype, {
-  /*
-   * A new session repeats what the old one delivered. A gap may move the cursor back, if its session is at
-   * the cursor.
-   */
+  // New sessions repeat events. A gap may move the cursor back, if its session is at the cursor.
   advance: function (session, cursor, isGap) {
     var upToDate = session.at === this.cursor;
     var order = this.cursor === undefined ? -1 : compare(this.cursor, cursor);
@@ -736,7 +728,7 @@ merge(Connection.prototype, {
     if (!this.admits(item)) return;
     this.stats.received += 1;
     this.publisher.seen(item);
-    this.emit(item.event, item);
+    this.events.emit(item.event, item);
     each(this.handles, function (handle) {
       if (handle.events && some(handle.topics, function (topic) { return matches(topic, item.topic); })) {
         handle.events.emit(item.event, item);
@@ -750,7 +742,7 @@ merge(Connection.prototype, {
     if (item.data.reason !== 'expired') {
       each(this.patterns, function (pattern) { pattern.start = undefined; });
     }
-    this.emit('$gap', item.data);
+    this.events.emit('$gap', item.data);
   },
 
   buffered: function (session, item) {
@@ -768,7 +760,7 @@ merge(Connection.prototype, {
   }
 });
 
-// ------------------------------------------------------------------ Subscriptions
+// ---- Subscriptions
 
 function Handle(connection, topics, done, initial) {
   this.connection = connection;
@@ -827,13 +819,11 @@ merge(Connection.prototype, {
 
   reviewPatterns: function () {
     var self = this;
-    var texts = [];
     this.handles = filter(this.handles, function (handle) {
-      texts = texts.concat(handle.topics);
       if (!handle.topics.length) self.settle(handle, null);
       return handle.topics.length;
     });
-    this.topics = unique(texts);
+    this.topics = topicsOf(this.handles);
     this.patterns = map(this.topics, function (text) {
       return self.pattern(text) || { text: text };
     });
@@ -865,7 +855,7 @@ merge(Connection.prototype, {
     this.settleHandles();
     if (this.current !== session || this.question || this.joining || this.timers.ask !== undefined) return;
     if (this.candidate && (this.switched || this.candidate.name === session.name)) return;
-    var bySocket = session.handle && session.handle.send;
+    var bySocket = canSend(session);
     var granted = this.textsOf('granted');
     var missing = without(granted, session.texts);
     var surplus = without(session.texts, this.topics);
@@ -999,23 +989,23 @@ merge(Connection.prototype, {
     if (question) question.shut();
   },
 
-  // On a host that answers all with index.html a frame would be this page within itself.
+  // A host may answer all with index.html: this page within itself.
   prove: function (session) {
     var env = this.env;
     var others = filter(this.chooser.usable(), function (name) {
       return find(env.transports, name).reliable && !find(env.transports, name).frame;
     });
-    if (others.length) return session.fail(endings.unusable('The server has yet to answer.'));
+    if (others.length) return session.fail(endings.unusable('The server has not answered yet.'));
     this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
   },
 
-  // The objects, not texts: a pattern that was dropped and added again meanwhile starts later.
+  // Not by text: a pattern that was dropped and added again meanwhile starts later.
   grant: function (patterns, start, isBlind) {
     each(patterns, function (pattern) {
       if (pattern.confirmed) return;
       pattern.granted = true;
       pattern.blind = isBlind;
-      // A socket has it later than a question.
+      // By socket later than by question.
       pattern.start = latest(pattern.start, start);
     });
   },
@@ -1023,8 +1013,8 @@ merge(Connection.prototype, {
   confirm: function (session) {
     var self = this;
     var isFirst = !this.textsOf('confirmed').length;
-    each(this.patterns, function (pattern) {
-      if (pattern.confirmed || !pattern.granted || !contains(session.texts, pattern.text)) return;
+    each(this.patternsOf(session.texts), function (pattern) {
+      if (pattern.confirmed || !pattern.granted) return;
       pattern.confirmed = true;
       pattern.blind = false;
       if (!isFirst) pattern.start = latest(pattern.start, self.cursor);
@@ -1035,7 +1025,7 @@ merge(Connection.prototype, {
   settleHandles: function () {
     var self = this;
     var confirmed = this.textsOf('confirmed');
-    // A poll is open before its first cursor is read.
+    // A poll opens before its cursor is read.
     if (!this.cursor) return;
     each(this.handles, function (handle) {
       if (handle.settled || without(handle.topics, confirmed).length) return;
@@ -1056,8 +1046,7 @@ merge(Connection.prototype, {
   refuse: function (pending, ending) {
     var self = this;
     var handle = pending[0];
-    each(this.patterns, function (pattern) {
-      if (!contains(topicsOf(pending), pattern.text)) return;
+    each(this.patternsOf(topicsOf(pending)), function (pattern) {
       pattern.granted = pattern.confirmed;
       pattern.blind = false;
     });
@@ -1098,17 +1087,13 @@ function topicsOf(handles) {
   return unique(texts);
 }
 
-// ------------------------------------------------------------------ Tokens
+// ---- Tokens
 
-/*
- * One call of the function serves all that wait. After a useless one the next waits a second, then doubling.
- * `null`: signed out, and closed.
- */
+// One call of the function serves all that wait. A failure costs a pause, doubling. `null`: closed.
 function Tokens(env, option) {
   this.env = env;
   this.option = option;
   this.renewable = typeof option === 'function';
-  this.token = undefined;
   this.waiting = [];
   this.failed = this.notBefore = 0;
   this.proved = false;
@@ -1170,9 +1155,9 @@ function tokenFault(token) {
   return 'What was given is no token' + (/^\s*</.test(token) ? ', but HTML.' : '; it goes without "Bearer".');
 }
 
-// ------------------------------------------------------------------ Chooser
+// ---- Chooser
 
-// Not for one failure: what keeps breaking is left out for a minute, then two, up to ten.
+// What breaks repeatedly is left out for a minute, then two, up to ten.
 function Chooser(connection) {
   var records = this.records = {};
   var env = this.env = connection.env;
@@ -1185,8 +1170,7 @@ function Chooser(connection) {
   this.hasTls = /^https/i.test(connection.base);
   this.place = 'switchback:' + connection.base + ' ';
   this.key = this.place + this.allowed.join(' ');
-  this.pinned = null;
-  this.last = null;
+  this.pinned = this.last = null;
   each(env.transports, function (transport) {
     records[transport.name] = { shortLives: 0, strikes: 0, penalty: PROBE_FIRST_MS, until: 0 };
   });
@@ -1242,8 +1226,6 @@ merge(Chooser.prototype, {
     return this.hasTls;
   },
 
-  blocked: function () { return this.usable().length < this.supported().length; },
-
   worked: function (name) {
     if (this.pinned) return;
     this.last = name;
@@ -1255,7 +1237,7 @@ merge(Chooser.prototype, {
     return Number(kept[1]) > this.env.date() ? kept[0] : undefined;
   },
 
-  // Of the next transport: each has pauses of its own.
+  // Each transport has pauses of its own.
   shortLives: function (round) { return this.records[this.start(round)[0]].shortLives; },
 
   broke: function (session, lived, silent, announced) {
@@ -1280,9 +1262,9 @@ merge(Chooser.prototype, {
   }
 });
 
-// ------------------------------------------------------------------ TransportSession
+// ---- TransportSession
 
-// `wanted`: `texts`, the patterns; `pending`, their unsettled handles; `now`: from the log's end.
+// `wanted`: `texts`, the patterns; `pending`, unsettled handles; `now`: from the log's end.
 function TransportSession(connection, transport, wanted) {
   this.connection = connection;
   this.env = connection.env;
@@ -1319,8 +1301,8 @@ merge(TransportSession.prototype, {
       if (self.over && self.handle) self.handle.close();
     }
     if (this.over) return;
-    if (this.transport.frame && connection.verified !== true) return connection.prove(this);
-    // Another program would be executed.
+    if (this.transport.frame && !connection.verified) return connection.prove(this);
+    // It would execute another program.
     if (this.transport.script && connection.verified === false) {
       return this.fail(endings.foreign(connection.base));
     }
@@ -1328,10 +1310,7 @@ merge(TransportSession.prototype, {
     else connection.tokens.get(function (ending, token) { self.token = token; go(ending, []); });
   },
 
-  fail: function (ending) {
-    var self = this;
-    this.cancel = later(this.env, function () { self.end(ending); });
-  },
+  fail: function (ending) { this.alarm(0, function () { this.end(ending); }); },
 
   url: function (params) {
     var connection = this.connection;
@@ -1345,7 +1324,7 @@ merge(TransportSession.prototype, {
     if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);
     if (this.switched) all.push(['switched', this.switched]);
     this.switched = undefined;
-    // Old caches believe `no-store` less than a new URL.
+    // Old caches ignore `no-store`.
     all = all.concat(params || [], this.credentials || [], [['_', this.env.uuid().slice(0, 8)]]);
     return connection.endpoint(this.wire, all);
   },
@@ -1366,11 +1345,12 @@ merge(TransportSession.prototype, {
     if (this.over) return;
     this.receivedAt = this.env.now();
     var name = item.event;
-    if (name === '$bye') return this.end(endings.goodbye((item.data || {}).reason, (item.data || {}).retry));
+    var data = item.data || {};
+    if (name === '$bye') return this.end(endings.goodbye(data.reason, data.retry));
     if (name === '$error') return this.end(errorItem(item));
     this.opened(item);
     if (this.over) return;
-    if (name === '$reply') this.reply(item.data || {});
+    if (name === '$reply') this.reply(data);
     else if (!this.connection.buffered(this, item)) this.process(item);
   },
 
@@ -1415,7 +1395,6 @@ merge(TransportSession.prototype, {
     var replies = this.replies;
     this.replies = {};
     this.env.clearTimer(this.timer);
-    if (this.cancel) this.cancel();
     if (this.handle) this.handle.close();
     for (var ref in replies) if (owns(replies, ref)) replies[ref](endings.lost('No answer came.'));
   },
@@ -1455,8 +1434,9 @@ merge(TransportSession.prototype, {
   },
 
   alarm: function (ms, then) {
+    var self = this;
     this.env.clearTimer(this.timer);
-    this.timer = this.env.setTimer(then, ms);
+    this.timer = this.env.setTimer(function () { then.call(self); }, ms);
   },
 
   watch: function (ms) {
@@ -1464,7 +1444,7 @@ merge(TransportSession.prototype, {
     var due = this.env.now() + ms;
     var dueByDate = this.env.date() + ms;
     this.alarm(ms, function () {
-      // By either clock: one may stand still while the machine sleeps.
+      // Either clock may stand still while the machine sleeps.
       var late = Math.max(self.env.now() - due, self.env.date() - dueByDate);
       self.checkSilence(late > self.heartbeat);
     });
@@ -1478,12 +1458,11 @@ merge(TransportSession.prototype, {
   }
 });
 
-// ------------------------------------------------------------------ Transports
+// ---- Transports
 
 /*
- * `holds`: keeps a connection busy; `reliable`: passes wherever the page did; `ticket`: can't set headers;
- * `script`, `frame`: executes the response; `local`: sends nothing. `open` returns
- * { close(), send?(message) }.
+ * `holds`: keeps a connection busy; `reliable`: passes where the page did; `ticket`: sets no headers;
+ * `script`, `frame`: executes responses; `local`: sends nothing. `open` returns { close(), send?(message) }.
  */
 var ws = {
   name: 'ws', wire: 'ws', stream: true,
@@ -1525,12 +1504,12 @@ var sse = {
     function fail() { session.end(endings.lost()); }
     session.count(1, 0);
     source.onmessage = item;
-    // By itself it reconnects with a used ticket, and never after a 502.
+    // It would reconnect with a used ticket, and not after a 502.
     source.onerror = fail;
     each(['$hello', '$gap', '$beat', '$bye', '$error'], function (name) {
       source.addEventListener(name, item, false);
     });
-    // Firefox closes it without an event when a link turns out a download.
+    // Firefox closes it without an event as a link turns out a download.
     var cancel = watch(session.env, function () { return source.readyState !== 2; }, fail);
     return { close: function () { cancel(); source.onmessage = source.onerror = null; source.close(); } };
   }
@@ -1588,7 +1567,7 @@ function fetchStream(session, read) {
   }, end) };
 }
 
-// Marks the XHRs that show what has come; IE 8 and 9 throw instead.
+// Those that have it show partial responses; IE 8 and 9 throw.
 function canXhrStream(env) {
   var Xhr = env.window.XMLHttpRequest;
   return !!Xhr && 'responseType' in new Xhr();
@@ -1625,7 +1604,7 @@ var iframe = {
     var close = frame(session, [], function (item) { session.receive(item); }, function (ending) {
       session.end(ending);
     });
-    // Browsers keep a frame loading whose server was killed: has the log what it did not bring?
+    // A frame whose server was killed loads on: has the log what it did not bring?
     var cancel = watch(session.env, function () {
       var at = connection.cursor;
       if (session.env.now() - session.receivedAt < GRACE_MS || !at || connection.question) return true;
@@ -1649,8 +1628,8 @@ var poll = polling('poll', 'poll', canHttp, pollHttp, false);
 var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, loadScript, false);
 
 /*
- * The first request is not held: its cursor covers the very first event. A held one that is cut off is
- * repeated unheld: if that works, something cuts long requests.
+ * The first request is not held: its cursor covers the very first event. A held one that is cut is repeated
+ * unheld: if that works, long requests are cut.
  */
 function polling(name, wire, supported, ask, held) {
   return {
@@ -1689,20 +1668,20 @@ function polling(name, wire, supported, ask, held) {
   };
 }
 
-// ------------------------------------------------------------------ Requests
+// ---- Requests
 
 function pollHttp(session, wait, done) {
   var connection = session.connection;
   var request = {
     method: 'GET', url: session.url(session.wire === 'longpoll' ? [['wait', wait]] : []),
-    token: session.token, timeout: session.limit(wait), credentials: connection.options.credentials
+    token: session.token, timeout: session.limit(wait)
   };
-  // A quiet poll costs no body. Across origins this would cost a preflight.
+  // A quiet poll has no body; across origins a preflight would cost more.
   if (session.wire === 'poll' && session.at && !session.question && !connection.foreign) {
     request.etag = '"' + session.at + '"';
   }
   session.count(1, 0);
-  return http(session.env, request, function (ending, text) {
+  return connection.send(request, function (ending, text) {
     if (ending && ending.status === 304) return done(null, null);
     if (ending) return done(ending);
     session.count(0, text.length);
@@ -1735,7 +1714,7 @@ function loadScript(session, wait, credentials, finish) {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox fires it as a page is left: a request at once would delay the next page's `load`.
+  // Firefox fires it as a page is left: a new request would delay the next page's `load`.
   function failed() { cancel = later(env, function () { finish(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
     loading = false;
@@ -1758,7 +1737,7 @@ function loadScript(session, wait, credentials, finish) {
     cancel();
     forget();
     if (script.parentNode) script.parentNode.removeChild(script);
-    // The load goes on; a late answer must find something to call.
+    // The load goes on: a late answer needs something to call.
     if (!loading || registry[name]) return;
     registry[name] = nothing;
     script.onload = script.onerror = forget;
@@ -1804,7 +1783,7 @@ function frame(session, params, onItem, onGone) {
     spoke = spoke || !!item;
     if (item) onItem(item);
   });
-  // A readable document that never spoke; the browser's error page can't be read.
+  // A browser's error page can't be read.
   function gone() {
     var isOther = !spoke;
     try { isOther = isOther && !!element.contentWindow.document.body; } catch (error) { isOther = false; }
@@ -1837,7 +1816,7 @@ function frame(session, params, onItem, onGone) {
 
 function hiddenFrame(document, name) {
   var element;
-  // IE 8 takes a name only in this form, at which others throw.
+  // IE 8 takes a name only so; others throw.
   try { element = document.createElement('<iframe name="' + name + '">'); } catch (error) {
     element = document.createElement('iframe');
   }
@@ -1849,8 +1828,7 @@ function hiddenFrame(document, name) {
 }
 
 function tooLong(session) {
-  return endings.unusable('The patterns are too long for a URL of ' + URL_MAX + ' characters, all that ' +
-    session.name + ' has.');
+  return endings.unusable('The patterns are too long for the URL of ' + session.name + '.');
 }
 
 function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
@@ -1930,11 +1908,11 @@ function readResponse(response, finish) {
   });
 }
 
-// ------------------------------------------------------------------ Publisher
+// ---- Publisher
 
 /*
- * A publish without an answer is repeated with its id, and stored once. `entries` are in the order of calls,
- * which the log keeps: on a socket they are pipelined, else each waits for the one before.
+ * Without an answer a publish is repeated with its id, and stored once. The log keeps the order of calls: on
+ * a socket they are pipelined, else each waits for the one before.
  */
 function Publisher(connection) {
   this.connection = connection;
@@ -1962,7 +1940,7 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
-    // Its event came: it is stored.
+    // Its event came: stored.
     entry.fail = function (ending) { entry.settle(entry.seen ? null : ending, entry.seen); };
     this.entries.push(entry);
     this.pump();
@@ -1984,8 +1962,7 @@ merge(Publisher.prototype, {
   way: function (entry) {
     var connection = this.connection;
     var session = connection.current;
-    var bySocket = session && !session.over && session.handle && session.handle.send;
-    if (bySocket && entry.body.length <= MESSAGE_MAX) return 'ws';
+    if (session && !session.over && canSend(session) && entry.body.length <= MESSAGE_MAX) return 'ws';
     var form = canScript(connection.env) && connection.verified === true;
     return canHttp(connection.env) && !(entry.blocked && form) ? 'http' : form ? 'form' : 'none';
   },
@@ -2027,12 +2004,11 @@ merge(Publisher.prototype, {
     connection.tokens.get(function (ending, token) {
       if (ending) return self.again(entry, ending);
       var request = {
-        method: 'POST', url: connection.endpoint('events', []), token: token, body: entry.body,
-        type: connection.foreign && !token ? 'text/plain' : 'application/json',
-        timeout: connection.patience(), credentials: connection.options.credentials
+        url: connection.endpoint('events', []), token: token, body: entry.body,
+        type: connection.foreign && !token ? 'text/plain' : 'application/json'
       };
-      entry.cancel = http(connection.env, request, function (ending, text) {
-        var answer = ending ? null : parse(text);
+      entry.cancel = connection.send(request, function (ending, text) {
+        var answer = parse(text);
         if (answer && answer.cursor) return entry.settle(null, answer);
         if (ending && ending.status === 401 && connection.tokens.renewable && !entry.renewed) {
           connection.tokens.rejected();
@@ -2045,7 +2021,7 @@ merge(Publisher.prototype, {
     });
   },
 
-  // Another origin's answer can't be read: the event coming back is one.
+  // Across origins the answer can't be read: the event itself is one.
   byForm: function (entry) {
     var self = this;
     var connection = this.connection;
@@ -2084,13 +2060,11 @@ merge(Publisher.prototype, {
 
   seen: function (item) {
     if (item.id === undefined) return;
-    for (var i = 0; i < this.entries.length; i++) {
-      var entry = this.entries[i];
-      if (entry.message.id !== item.id || entry.message.topic !== item.topic) continue;
+    each(this.entries, function (entry) {
+      if (entry.message.id !== item.id || entry.message.topic !== item.topic) return;
       entry.seen = { cursor: item.cursor };
       if (entry.blind) entry.settle(null, entry.seen);
-      return;
-    }
+    });
   },
 
   close: function () {
@@ -2099,6 +2073,8 @@ merge(Publisher.prototype, {
     });
   }
 });
+
+function canSend(session) { return session.handle && session.handle.send; }
 
 function isVerdict(status) { return status === 400 || status === 404 || status === 413 || status === 415; }
 
@@ -2119,9 +2095,7 @@ function unknown() {
     'No answer came: it may have been stored. Publishing it again with this id is safe.');
 }
 
-// ------------------------------------------------------------------ Small tools
-
-function isCursor(text) { return typeof text === 'string' && /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(text); }
+// ---- Small tools
 
 function compare(a, b) {
   var left = a.split('-');
@@ -2155,9 +2129,7 @@ function matches(pattern, topic) {
 function emitter(env) {
   var all = {};
   function run(listeners, a, b) {
-    each(listeners || [], function (listener) {
-      if (env) guarded(env, listener)(a, b); else listener(a, b);
-    });
+    each(listeners || [], function (listener) { guarded(env, listener)(a, b); });
   }
   return {
     on: function (name, listener) { (all['on ' + name] || (all['on ' + name] = [])).push(listener); },
@@ -2175,7 +2147,7 @@ function emitter(env) {
   };
 }
 
-// The one place that calls the application: its exceptions reach `onerror`.
+// The only place that calls the application: exceptions reach `onerror`.
 function guarded(env, run) {
   return function (a, b) {
     try { run(a, b); } catch (error) { env.setTimer(function () { throw error; }, 0); }
@@ -2212,7 +2184,7 @@ function pageHost(env) {
 
 function pageOrigin(env) { return env.window.origin === 'null' ? 'null' : origin(pageHost(env)); }
 
-// Empty: the page's own origin, or its <base>.
+// Empty: the page's origin, or its <base>.
 function resolve(env, given) {
   var host = pageHost(env);
   var text = trim(given ? String(given.href || given) : '').replace(/^ws(s?:)/i, 'http$1');
@@ -2331,8 +2303,7 @@ function unique(values) {
 }
 
 function find(transports, name) {
-  for (var i = 0; i < transports.length; i++) if (transports[i].name === name) return transports[i];
-  return null;
+  return filter(transports, function (transport) { return transport.name === name; })[0];
 }
 
 function names(values, key) { return map(values, function (value) { return value[key || 'name']; }); }
@@ -2342,7 +2313,7 @@ function merge(into, from) {
   return into;
 }
 
-// ------------------------------------------------------------------ Environment
+// ---- Environment
 
 function browser(window) {
   var performance = window.performance;
@@ -2366,9 +2337,9 @@ function browser(window) {
 
   function uuid() {
     var crypto = window.crypto || window.msCrypto;
-    return 'xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx'.replace(/[xy]/g, function (letter) {
-      var digit = (crypto ? crypto.getRandomValues(new window.Uint8Array(1))[0] : Math.random() * 16) & 15;
-      return (letter === 'y' ? (digit & 3) | 8 : digit).toString(16);
+    return 'xxxxxxxx-xxxx-4xxx-8xxx-xxxxxxxxxxxx'.replace(/x/g, function () {
+      var digit = crypto ? crypto.getRandomValues(new window.Uint8Array(1))[0] : Math.random() * 16;
+      return (digit & 15).toString(16);
     });
   }
 }
