@@ -12,6 +12,7 @@
 //! | `http2` | HTTP/2, straight to requests |
 //! | `websocket` | the messages of a WebSocket; frames to messages |
 //! | `fallback` | what `http1` does not read, by way of an actix-web `App` |
+//! | `trailer_check` | malformed trailer sections, refused before actix skips them |
 //! | `in_flight`, `access_log` | what is noted of a request until its answer is over |
 //! | `redirect` | from plain HTTP to HTTPS |
 
@@ -33,6 +34,7 @@ mod request;
 mod response;
 mod service;
 pub(crate) mod tls;
+mod trailer_check;
 pub(crate) mod websocket;
 
 pub(crate) use backlog::MinReadRate;

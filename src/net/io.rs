@@ -24,6 +24,7 @@ use super::hold::Hold;
 use super::payer::Payer;
 use super::peer::Peer;
 use super::tls::HTTP2;
+use super::trailer_check::{Malformed, TrailerCheck};
 use crate::limits::Permit;
 
 /// actix looks at the clock twice a second: a deadline that it sets may be over so much earlier, and a short one at once.
@@ -32,6 +33,9 @@ pub(crate) const APP_CLOCK_STALE: Duration = Duration::from_millis(500);
 /// Bytes of answers that wait within TLS, before and after they are encrypted: a record of each (RFC 8446 §5.1).
 const TLS_BUFFER_BYTES: usize = 16 << 10;
 const TLS_BUFFERS: usize = 2;
+
+/// Bytes that actix refuses wherever a request's head or a trailer section is malformed: a carriage return that ends no line.
+const REFUSED: &[u8] = b"\r\0";
 
 /// The transport of a connection.
 pub(crate) enum Wire {
@@ -203,6 +207,8 @@ pub(crate) struct Io {
     unread: BytesMut,
     /// The peer has closed its sending side.
     pub(super) read_ended: bool,
+    /// The check of what the `App` reads.
+    trailers: Option<Box<TrailerCheck>>,
     _counted: Option<Permit>,
 }
 
@@ -213,13 +219,14 @@ pub(crate) type BoxedIo = Box<Io>;
 impl Io {
     pub(super) fn new(wire: Wire, peer: Peer, payer: Payer, timeouts: Timeouts, counted: Option<Permit>) -> Self {
         let activity = Activity::begin_connection();
-        let (idle, unread, read_ended) = (None, BytesMut::new(), false);
-        Self { wire, peer, activity, payer, timeouts, idle, unread, read_ended, _counted: counted }
+        let (idle, unread, read_ended, trailers) = (None, BytesMut::new(), false, None);
+        Self { wire, peer, activity, payer, timeouts, idle, unread, read_ended, trailers, _counted: counted }
     }
 
     /// For the `App`, which is to read these bytes first. actix times the first head that it reads by itself, and answers 408.
     pub(crate) fn rewind(mut self, unread: BytesMut) -> BoxedIo {
         self.unread = unread;
+        self.trailers = Some(Box::default());
         self.activity.head_since.set(Some(Instant::now() + self.timeouts.idle + APP_CLOCK_STALE));
         Box::new(self)
     }
@@ -242,6 +249,29 @@ impl Io {
         read
     }
 
+    /// As [`Self::poll_some`], where nobody else records that a part of a request has arrived.
+    fn poll_some_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = self.poll_some(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.heard();
+        }
+        read
+    }
+
+    /// Reads again what was read before; returns whether there was anything.
+    fn take_unread(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        if self.unread.is_empty() {
+            return false;
+        }
+        let length = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.split_to(length));
+        if self.unread.is_empty() {
+            self.unread = BytesMut::new();
+        }
+        true
+    }
+
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.activity.is_idle() {
             return Poll::Pending;
@@ -260,18 +290,16 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let length = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(length));
-            if self.unread.is_empty() {
-                self.unread = BytesMut::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        let read = self.poll_some(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.heard();
+        let read = if self.take_unread(buf) { Poll::Ready(Ok(())) } else { self.poll_some_heard(cx, buf) };
+        let checked = self.trailers.as_mut().map_or(Ok(()), |check| check.pass(&buf.filled()[before..]));
+        if let Err(Malformed { at }) = checked {
+            buf.set_filled(before + at);
+            // What the peer sent from here on is not read.
+            (self.trailers, self.unread) = (None, REFUSED.into());
+            if at == 0 {
+                self.take_unread(buf);
+            }
         }
         read
     }
