@@ -320,6 +320,22 @@ impl Limits {
         self.tickets.count(key, address, subject, Instant::now())
     }
 
+    /// Checks the number of unused tickets that the peer has on all nodes, before another is made. Nodes that make one at the same
+    /// moment may each exceed the limit by it.
+    ///
+    /// # Errors
+    /// [`LimitError::Count`].
+    pub fn check_tickets(&self, key: &RateKey, on_all_nodes: u64) -> Result<(), LimitError> {
+        let (max, whose) = match key.subject {
+            Some(_) => (self.options.tickets_per_subject_max, Key::SUBJECT),
+            None => (self.options.tickets_per_address_max, Key::ADDRESS),
+        };
+        match max {
+            Some(max) if on_all_nodes >= max as u64 => Err(LimitError::Count { what: tickets::WHAT, whose }),
+            _ => Ok(()),
+        }
+    }
+
     /// Counts a ticket that was made, until it is used or `ttl` is over.
     pub fn ticket_made(&self, name: &str, permit: Permit, ttl: Duration) {
         self.tickets.made(name, permit, ttl, Instant::now());

@@ -45,7 +45,7 @@ pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, Opt
 pub use last::{LastProgress, LastSearch, LastStep};
 pub use memory::MemoryStore;
 pub use security_records::{
-    RECORD_KEY_MAX_BYTES, RECORD_VALUE_MAX_BYTES, RecordWatcher, SecurityRecord, SecurityRecordKind,
+    RECORD_KEY_MAX_BYTES, RECORD_VALUE_MAX_BYTES, RecordWatcher, SecurityRecord, SecurityRecordKind, TICKET_SHARE_END,
 };
 
 /// The storage engine of a [`crate::Hub`]. See the module's contract.
@@ -145,6 +145,17 @@ pub trait Store: Send + Sync + 'static {
         key: String,
         now_ms: u64,
     ) -> BoxFuture<'static, Result<Option<SecurityRecord>, StoreError>>;
+
+    /// The number of tickets whose key begins with `share` and [`TICKET_SHARE_END`], of all nodes that share the store; `None`
+    /// where no other process can have saved any: then the caller's own count is complete. To within the tickets that are
+    /// saved or consumed at the same moment.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    fn count_tickets(&self, share: String) -> BoxFuture<'static, Result<Option<u64>, StoreError>> {
+        let _no_other_process = share;
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Sends `sink` every ban and revocation that exists (not tickets), and each that is saved from now on, here or on another
     /// node. Called once, at start; completes once the sink has received all existing ones.

@@ -44,7 +44,15 @@ pub(super) async fn make(call: Call, body: JsonBody) -> Answer {
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
     let permit = call.limits().ticket(&key)?;
-    let Some(name) = call.state.hub.make_ticket(&ticket, access.ticket_ttl).await? else {
+    let share = match key.subject() {
+        Some(subject) => format!("subject {subject}"),
+        None => format!("address {}", key.address()),
+    };
+    let hub = &call.state.hub;
+    if let Some(on_all_nodes) = hub.count_tickets(&share).await? {
+        call.limits().check_tickets(&key, on_all_nodes)?;
+    }
+    let Some(name) = hub.make_ticket(&ticket, &share, access.ticket_ttl).await? else {
         let message = "the token's grant is too large for a ticket: it has over 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     };

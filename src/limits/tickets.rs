@@ -9,10 +9,14 @@ use super::counts::{Counts, Permit};
 use super::{Key, LimitError, RateKey};
 use crate::sync::lock;
 
+/// How error messages name what is counted.
+pub(super) const WHAT: &str = "unused tickets";
+
 /// Most unused tickets that are counted, about 200 bytes each; the store keeps fewer.
 const ALL_MAX: usize = 1_000_000;
 
-/// The counts of unused tickets. A ticket that is used on another node counts here until it expires.
+/// The counts of the unused tickets that this node made. A ticket that is used on another node counts here until it expires. A
+/// store that several nodes share counts the tickets of all of them besides.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
     counts: Arc<Counts>,
@@ -44,7 +48,7 @@ impl Tickets {
             Some(subject) => (None, limit(subject, subject_max)),
             None => (limit(&key.address, address_max), None),
         };
-        self.counts.count("unused tickets", ALL_MAX, address, subject)
+        self.counts.count(WHAT, ALL_MAX, address, subject)
     }
 
     /// Keeps the count of a ticket that was made.

@@ -242,6 +242,12 @@ impl Store for JetStreamStore {
         self.on_thread(move |parts| async move { parts.security_records.take(&parts.node, kind, &key, now_ms).await })
     }
 
+    fn count_tickets(&self, share: String) -> BoxFuture<'static, Result<Option<u64>, StoreError>> {
+        self.on_thread(
+            move |parts| async move { parts.security_records.count_tickets(&parts.node, &share).await.map(Some) },
+        )
+    }
+
     fn watch_records(&self, sink: Arc<dyn RecordWatcher>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.on_thread(|parts| async move {
             parts.security_records.watch(&parts.node, sink);

@@ -119,6 +119,10 @@ impl Store for ScriptedStore {
         self.inner.save_record(record)
     }
 
+    fn count_tickets(&self, share: String) -> BoxFuture<'static, Result<Option<u64>, StoreError>> {
+        self.inner.count_tickets(share)
+    }
+
     fn consume_record(
         &self,
         kind: SecurityRecordKind,

@@ -8,6 +8,9 @@ use super::StoreError;
 /// The longest key, in bytes; callers of `save_record` ensure it.
 pub const RECORD_KEY_MAX_BYTES: usize = 255;
 
+/// Ends the share in a ticket's key, see [`Store::count_tickets`](super::Store::count_tickets).
+pub const TICKET_SHARE_END: char = '/';
+
 /// The longest value, in bytes; callers of `save_record` ensure it.
 pub const RECORD_VALUE_MAX_BYTES: usize = 16 << 10;
 

@@ -11,8 +11,13 @@ use crate::support::nats::Nats;
 
 /// Two nodes, and their common store.
 fn nodes(nats: &Nats) -> [Keyed; 2] {
+    nodes_with(nats, &[])
+}
+
+fn nodes_with(nats: &Nats, flags: &[&str]) -> [Keyed; 2] {
     let url = nats.url();
-    [(); 2].map(|()| Keyed::start(&["--store", &url, "--replicas", "1"]))
+    let flags = [&["--store", &url, "--replicas", "1"], flags].concat();
+    [(); 2].map(|()| Keyed::start(&flags))
 }
 
 async fn post(keyed: &Keyed, path: &str, body: Value, claims: Value) -> Value {
@@ -45,6 +50,33 @@ async fn a_ticket_is_good_once_on_any_node() {
         let let_in = statuses.iter().filter(|status| *status.as_ref().expect("an answer") == 200).count();
         assert_eq!(let_in, 1, "{statuses:?}");
     }
+}
+
+/// The share of a subject holds over all nodes, or with each node a subject could take more of the common table.
+#[tokio::test(flavor = "multi_thread")]
+async fn unused_tickets_of_one_subject_count_on_all_nodes_together() {
+    let nats = tokio::task::spawn_blocking(Nats::single).await.expect("a NATS server");
+    let [one, other] = nodes_with(&nats, &["--max-tickets-per-subject", "3", "--max-tickets-per-address", "1"]);
+    let ask = async |node: &Keyed, claims: Value| {
+        let body = json!({ "transport": "poll" }).to_string();
+        let request = Request::post("/v1/tickets", "application/json", body);
+        request.header("Authorization", bearer(&node.token(claims))).send(node.address()).await
+    };
+    let li = |sub: &str| json!({ "sub": sub, "subscribe": ["a"] });
+    let first = ask(&one, li("li")).await.created().await["ticket"].as_str().expect("a ticket").to_owned();
+    assert_eq!(ask(&other, li("li")).await.status, 201);
+    assert_eq!(ask(&one, li("li")).await.status, 201);
+    for node in [&one, &other] {
+        assert_eq!(ask(node, li("li")).await.error().await, (429, "too_many".to_owned()));
+    }
+    assert_eq!(ask(&other, li("wu")).await.status, 201, "another subject");
+    // Tokens without a subject count for the address.
+    assert_eq!(ask(&one, json!({ "subscribe": ["a"] })).await.status, 201);
+    assert_eq!(ask(&other, json!({ "subscribe": ["a"] })).await.error().await, (429, "too_many".to_owned()));
+    // A ticket that is used on any node counts no more.
+    other.serves(Kind::Poll, &Query::topic("a").with("ticket", first), "one of the three").await;
+    assert_eq!(ask(&other, li("li")).await.status, 201);
+    assert_eq!(ask(&other, li("li")).await.error().await, (429, "too_many".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,10 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Put};
+use super::direct;
 use super::message::base64;
 use super::node::{DEADLINE, Node};
 use crate::clock::{self, Moment};
-use crate::store::{RecordWatcher, SecurityRecord, SecurityRecordKind, StoreError};
+use crate::cursor::Position;
+use crate::store::{
+    RECORD_VALUE_MAX_BYTES, RecordWatcher, SecurityRecord, SecurityRecordKind, StoreError, TICKET_SHARE_END,
+};
 use crate::sync::lock;
 
 /// A record outlives its expiry a little, so that a node whose clock is behind does not miss it.
@@ -92,7 +96,8 @@ impl SecurityRecords {
         let left = Duration::from_millis(record.until_ms.saturating_sub(self.believed_ms()));
         let put = Put { over: None, ttl: Some(left + PAST_END) };
         let end = Instant::now() + DEADLINE;
-        let saved = self.bucket(record.kind).put(node, &key(&record.key), Bytes::from(value), put, end).await?;
+        let saved =
+            self.bucket(record.kind).put(node, &key(record.kind, &record.key), Bytes::from(value), put, end).await?;
         if record.kind.is_watched() {
             self.tell(record, saved.unwrap_or_default());
         }
@@ -108,11 +113,11 @@ impl SecurityRecords {
     ) -> Result<Option<SecurityRecord>, StoreError> {
         let end = Instant::now() + DEADLINE;
         let bucket = self.bucket(kind);
-        let mut entry = bucket.get(node, &key(name), end).await?;
+        let mut entry = bucket.get(node, &key(kind, name), end).await?;
         if entry.is_none() {
             // A successful removal is a proof in itself; a missing record needs another.
             node.proven().await?;
-            entry = bucket.get(node, &key(name), end).await?;
+            entry = bucket.get(node, &key(kind, name), end).await?;
         }
         let Some(entry) = entry else { return Ok(None) };
         let Some(record) = self.read(node, kind, &entry.value) else { return Ok(None) };
@@ -120,6 +125,15 @@ impl SecurityRecords {
             return Ok(None);
         }
         Ok(Some(record))
+    }
+
+    /// The tickets of a share that are in the bucket: unused, and expired by no more than [`PAST_END`].
+    pub(super) async fn count_tickets(&self, node: &Node, share: &str) -> Result<u64, StoreError> {
+        let keys = format!("{}.>", share_level(share));
+        let (stream, subject) = (self.tickets.stream(), self.tickets.subject(&keys));
+        let (first, end) = (Position::ZERO.next(), Instant::now() + DEADLINE);
+        let slice = direct::slice_of(node, &stream, first, Some(&subject), 1, RECORD_VALUE_MAX_BYTES, end).await?;
+        Ok(slice.messages.len() as u64 + slice.pending)
     }
 
     fn tell(&self, record: SecurityRecord, revision: u64) {
@@ -254,7 +268,15 @@ impl SecurityRecords {
     }
 }
 
-/// Encodes any text as a bucket's key of one level.
-fn key(text: &str) -> String {
-    format!("k{}", base64(text.as_bytes()))
+/// Encodes any text as a bucket's key. The share of a ticket is a level of its own, so that NATS can count the tickets of one by
+/// its index of subjects.
+fn key(kind: SecurityRecordKind, text: &str) -> String {
+    match text.split_once(TICKET_SHARE_END).filter(|_| kind == SecurityRecordKind::Ticket) {
+        Some((share, name)) => format!("{}.k{}", share_level(share), base64(name.as_bytes())),
+        None => format!("k{}", base64(text.as_bytes())),
+    }
+}
+
+fn share_level(share: &str) -> String {
+    format!("s{}", base64(share.as_bytes()))
 }
