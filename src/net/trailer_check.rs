@@ -8,6 +8,8 @@
 //! For that the check has to know where a body begins and ends, for which it follows actix's own rules. Where the two differed,
 //! a body would go unchecked, or a valid request would be refused; no request would be split differently. Decoding chunks here,
 //! instead of in actix, was rejected: it would be a second decoder of everything that only the `App` serves.
+//!
+//! In another program's `App` the connections are that program's, and this check is not in their way.
 
 /// The most bytes of a head's line that are kept: the names and values that decide a body's framing are shorter.
 const LINE_MAX_BYTES: usize = 64;
