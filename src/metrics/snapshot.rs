@@ -40,7 +40,7 @@ pub(super) struct Gauges {
     charged_bytes: IntGauge,
     behind: IntGaugeVec,
     draining: IntGauge,
-    nats_connected: IntGauge,
+    store_connected: IntGauge,
     nats_reconnects: IntCounter,
     skew_nats: Gauge,
     skew_nodes: Gauge,
@@ -71,9 +71,9 @@ impl Gauges {
                 ),
             ),
             draining: one("switchback_draining", "1 while the server is shutting down."),
-            nats_connected: one(
-                "switchback_nats_connected",
-                "1 while NATS is connected; 0 also where the log is not in NATS.",
+            store_connected: one(
+                "switchback_store_connected",
+                "1 while NATS is connected; always 1 where the log is not in NATS.",
             ),
             nats_reconnects: registered(
                 registry,
@@ -105,8 +105,8 @@ impl Gauges {
             self.behind.with_label_values(&[lag.to_string().as_str()]).set(whole(clients));
         }
         self.draining.set(snapshot.draining.into());
-        if let Some((connected, reconnects)) = snapshot.nats {
-            self.nats_connected.set(connected.into());
+        self.store_connected.set(snapshot.nats.is_none_or(|(connected, _)| connected).into());
+        if let Some((_, reconnects)) = snapshot.nats {
             raise(&self.nats_reconnects, reconnects);
         }
         if let Some((nats_ms, nodes_ms)) = snapshot.skew_ms {

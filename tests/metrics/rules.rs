@@ -37,6 +37,8 @@ async fn the_checker_of_prometheus_finds_nothing() {
 #[tokio::test]
 async fn what_rules_and_dashboard_use_exists() {
     promtool(&["check", "rules", shipped("prometheus/alerts.yml").to_str().expect("a path")], "");
+    let tested = promtool(&["test", "rules", shipped("prometheus/alerts.test.yml").to_str().expect("a path")], "");
+    assert!(tested.contains("SUCCESS"), "{tested}");
     let server = Server::start(&["--workers", "1"]);
     let names = Metrics::of(&server).await.names();
     for file in ["prometheus/alerts.yml", "grafana/switchback.json"] {
