@@ -23,6 +23,7 @@ mod column;
 mod fault;
 mod file;
 mod form;
+mod gather;
 mod handle;
 mod health;
 mod last;

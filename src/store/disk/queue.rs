@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::store::StoreError;
 
@@ -55,18 +55,25 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Waits until `jobs` jobs are queued, or until `patience` is over. For a queue with one worker, which is not woken earlier.
-    pub(super) fn gather(&self, jobs: usize, patience: Duration) {
+    /// Waits until `jobs` jobs are queued, or as many as `most` allows, or until the deadline. For a queue with one worker, which
+    /// is not woken earlier.
+    pub(super) fn gather(&self, jobs: usize, most: Load, deadline: Instant) {
         let mut state = self.state();
         state.wanted = jobs;
-        let few = |state: &mut State<J>| state.jobs.len() < jobs && !state.closed;
+        let few = |state: &mut State<J>| {
+            let fits = state.queued.items < most.items && state.queued.bytes < most.bytes;
+            state.jobs.len() < jobs && fits && !state.closed
+        };
+        let patience = deadline.saturating_duration_since(Instant::now());
         state = self.arrived.wait_timeout_while(state, patience, few).unwrap_or_else(PoisonError::into_inner).0;
         state.wanted = 0;
     }
 
-    /// The number of queued jobs.
-    pub(super) fn len(&self) -> usize {
-        self.state().jobs.len()
+    /// Calls `visit` with the oldest jobs, until it returns false. Returns the number of queued jobs.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&J) -> bool) -> usize {
+        let state = self.state();
+        let _ = state.jobs.iter().all(|(job, _)| visit(job));
+        state.jobs.len()
     }
 
     /// Queues a job regardless of the limit: for the few jobs of the store itself.
@@ -146,6 +153,8 @@ impl<J> Drop for Worker<'_, J> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const ONE: Load = Load { items: 1, bytes: 10 };
@@ -171,13 +180,15 @@ mod tests {
             let queue = queue.clone();
             std::thread::spawn(move || (0..5).for_each(|job| queue.push(job, ONE).unwrap()))
         };
-        let never = Duration::from_secs(3600);
-        queue.gather(5, never);
+        let never = Instant::now() + Duration::from_secs(3600);
+        queue.gather(5, ALL, never);
         assert_eq!(queue.take(ALL, false), Some(vec![0, 1, 2, 3, 4]));
         feeder.join().unwrap();
-        // Too few jobs come.
+        // A group is full.
         queue.push(5, ONE).unwrap();
-        queue.gather(5, Duration::from_millis(1));
+        queue.gather(5, ONE, never);
+        // Too few jobs come.
+        queue.gather(5, ALL, Instant::now() + Duration::from_millis(1));
         assert_eq!(queue.take(ALL, false), Some(vec![5]));
     }
 

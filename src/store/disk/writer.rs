@@ -15,6 +15,7 @@ use super::column::integer;
 use super::fault::store_error;
 use super::file;
 use super::form::Stored;
+use super::gather::Gather;
 use super::health::{ANSWER_MAX, Health};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
@@ -36,22 +37,6 @@ const QUEUED_MAX: Load = Load { items: 65_536, bytes: 64 << 20 };
 /// Maximum of events that one transaction appends. Bounds how long the first in a group waits for the last.
 const GROUP: Load = Load { items: 4096, bytes: 8 << 20 };
 
-/// How long the writer waits for the publishers that it has just answered, as a share of the last commit's duration.
-///
-/// A publish that arrives during a commit waits for that commit's sync and for its own: a sync and a half on average. This is
-/// unavoidable, since one log has one sync at a time. Publishers that each await an answer before they publish again can avoid
-/// it: those that were answered together publish again together. But if other publishes have queued up meanwhile, and their
-/// commit begins at once, the two groups alternate for ever, and each waits for two syncs. So the writer waits for the answered
-/// publishers, and the groups merge. That saves a whole commit; if the publishers do not come back, it costs this share.
-const GATHER_SHARE: u32 = 8;
-
-/// The minimal wait: about a publisher's round trip, for fast disks. `cargo bench --bench disk` shows a tenth to a fifth more
-/// appends a second with it, for sixteen publishers and more.
-const GATHER_MIN: Duration = Duration::from_micros(100);
-
-/// The maximal wait, however slow the disk is.
-const GATHER_MAX: Duration = Duration::from_millis(100);
-
 /// Maximum of events that a transaction trims, beside twice those it appends: so the log converges after a limit was lowered.
 const TRIMMED_MIN: u64 = 1024;
 
@@ -67,6 +52,16 @@ pub(super) enum Job {
     Follow(Position, Arc<dyn Feed>),
     /// [`Shared::now`] has been set.
     Maintain,
+}
+
+impl Job {
+    /// The moment of a publish.
+    fn asked(&self) -> Option<Instant> {
+        match self {
+            Self::Append(_, asked, _) => Some(*asked),
+            _ => None,
+        }
+    }
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Vec<Appended>, StoreError>>;
@@ -89,6 +84,7 @@ pub(super) struct Writer {
     presence: Presence,
     /// The duration of the last commit.
     commit: Duration,
+    gather: Gather,
 }
 
 /// The result of a transaction, to be published once it is durable.
@@ -118,6 +114,7 @@ impl Writer {
             health,
             presence,
             commit: Duration::ZERO,
+            gather: Gather::default(),
         }
     }
 
@@ -125,7 +122,10 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Queue<Job>) {
         let _worker = queue.worker();
         while let Some(jobs) = queue.take(GROUP, !self.has_maintenance()) {
-            let (mut group, mut expected) = (Vec::new(), 0);
+            let (mut group, mut expected) = (Vec::new(), None);
+            for asked in jobs.iter().filter_map(Job::asked) {
+                self.gather.arrived(asked);
+            }
             for job in jobs {
                 match job {
                     // The publisher has got an error already. The event is not stored yet, so it is dropped.
@@ -150,9 +150,8 @@ impl Writer {
             self.checkpoint_if_due();
             // Slices of maintenance alternate with the queue: neither waits for all of the other.
             self.maintain_slice();
-            // The writer does not wait for a single publisher.
-            if expected > 1 {
-                queue.gather(expected, (self.commit / GATHER_SHARE).clamp(GATHER_MIN, GATHER_MAX));
+            if let Some((jobs, deadline)) = expected {
+                queue.gather(jobs, GROUP, deadline);
             }
         }
         self.feed = None;
@@ -162,8 +161,9 @@ impl Writer {
 
     /// Appends a group in one transaction. An invalid append fails alone; a failure of the disk fails the group.
     ///
-    /// Returns the number of jobs to expect if each answered publisher publishes again: that many, and those queued already.
-    fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>, queue: &Queue<Job>) -> usize {
+    /// Returns how many jobs to wait for before the next group, and until when, if the answered publishers are expected to
+    /// publish again.
+    fn append(&mut self, group: Vec<(Vec<Draft>, Reply)>, queue: &Queue<Job>) -> Option<(usize, Instant)> {
         let first = self.log.last.next();
         let mut fresh = Vec::new();
         let mut answers = Vec::with_capacity(group.len());
@@ -181,12 +181,15 @@ impl Writer {
                 }
             }
         }
-        let expected = queue.len() + answers.len();
+        let queued = queue.visit(|job| job.asked().is_none_or(|asked| self.gather.arrived(asked)));
+        let publishers = answers.len();
+        // Before the answers: the first may be back before the last is sent.
+        let deadline = self.gather.answered(Instant::now(), publishers, self.commit);
         for (reply, answer) in answers {
             // A publisher may have gone; its events are stored.
             let _ = reply.send(answer);
         }
-        expected
+        deadline.map(|deadline| (queued + publishers, deadline))
     }
 
     /// Assigns the drafts of one append their positions behind `fresh`, or fails without any change.
