@@ -43,6 +43,10 @@ const READ_BYTES: usize = 16 << 10;
 /// Bytes of responses queued for writing; past it no further request is answered.
 const OUT_MAX_BYTES: usize = 16 << 10;
 
+/// Bytes of a body that are written before the thread's other tasks get their turn: a long history fills the socket's buffers,
+/// which are megabytes, and with many such streams everything else on the thread would wait for all of them.
+const TURN_BYTES: usize = 64 << 10;
+
 /// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
 /// the response on its way (RFC 9112 §9.6).
 const LINGER_MAX_BYTES: usize = 256 << 10;
@@ -309,6 +313,7 @@ impl Connection {
         let mut body = Some((body, in_flight));
         let mut left_bytes = if let BodyFraming::Length(bytes) = framing { bytes } else { 0 };
         poll_fn(|cx| {
+            let mut turn_bytes = 0;
             loop {
                 while let Some((parts, in_flight)) = body.as_mut().filter(|_| self.out.len() < OUT_MAX_BYTES) {
                     match parts.poll_part(cx) {
@@ -338,9 +343,14 @@ impl Connection {
                     return if body.is_none() { Poll::Ready(true) } else { Poll::Pending };
                 }
                 let full = self.out.len() >= OUT_MAX_BYTES;
+                turn_bytes += self.out.len();
                 match ready!(link.poll_write(cx, &mut self.out)) {
                     Err(_) => return Poll::Ready(false),
                     Ok(()) if body.is_none() => return Poll::Ready(true),
+                    Ok(()) if full && turn_bytes >= TURN_BYTES => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     // Checked again whether the peer has gone: it closed its sending side before everything was written.
                     Ok(()) if full || link.io.read_ended => {}
                     Ok(()) => return Poll::Pending,
@@ -396,3 +406,6 @@ impl Stream for UpgradedBytes {
         Poll::Ready(Some(Ok(std::mem::take(&mut link.input).freeze())))
     }
 }
+
+#[cfg(test)]
+mod tests;
