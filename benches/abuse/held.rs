@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::common::{Memory, Row, Times, connect, publish};
@@ -33,9 +34,9 @@ enum Attack {
     BadRequests,
 }
 
-/// Runs all attacks in sequence, each on a fresh server.
-pub(crate) async fn run(mut print: impl FnMut(Row)) {
-    for attack in Attack::ALL {
+/// Runs the attacks whose short names are wanted, in sequence, each on a fresh server.
+pub(crate) async fn run(wants: impl Fn(&str) -> bool, mut print: impl FnMut(Row)) {
+    for attack in Attack::ALL.into_iter().filter(|attack| wants(attack.short())) {
         print(one(attack).await);
     }
 }
@@ -55,16 +56,22 @@ async fn one(attack: Attack) -> Row {
     if let Attack::UnreadStreams | Attack::Searches = attack {
         fill(&server, attack).await;
     }
+    let requests = attack.requests();
     let memory = Memory::of(&server).await;
     let (mut calm, ()) = beside(&server, tokio::time::sleep(EVERY * CALM)).await;
     let before = memory.now_kib();
     let address = server.address().to_owned();
-    let attacking = async {
-        let held = attack.connections(&address).await;
-        tokio::time::sleep(attack.lasts()).await;
-        drop(held);
-    };
-    let (mut times, ()) = beside(&server, attacking).await;
+    // On a thread of its own: what the attack computes is no latency of the server's.
+    let attacking = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let held = connections(&address, requests).await;
+            tokio::time::sleep(attack.lasts()).await;
+            drop(held);
+        });
+    });
+    let (mut times, attacked) = beside(&server, attacking).await;
+    attacked.expect("the attack ends");
     let memory = memory.settled().await;
     let (p99_before, p99) = (calm.percentile(0.99), times.percentile(0.99));
     let times_more = if p99_before > 0.0 { p99 / p99_before } else { 0.0 };
@@ -113,6 +120,18 @@ async fn beside<T>(server: &Server, work: impl Future<Output = T>) -> (Times, T)
     }
 }
 
+/// The attack's open connections; the server may have closed some.
+async fn connections(address: &str, requests: Vec<Bytes>) -> Vec<Connection> {
+    let mut held = Vec::new();
+    for request in requests {
+        let mut connection = Connection::from(ATTACKER, address).await.expect("connected");
+        // The server may refuse the request while it is being sent.
+        let _ = connection.send(request).await;
+        held.push(connection);
+    }
+    held
+}
+
 impl Attack {
     const ALL: [Self; 8] = [
         Self::HalfMessages,
@@ -138,6 +157,19 @@ impl Attack {
         }
     }
 
+    fn short(self) -> &'static str {
+        match self {
+            Self::HalfMessages => "half-messages",
+            Self::HalfBodies => "half-bodies",
+            Self::UnreadErrors => "unread-errors",
+            Self::UnreadStreams => "unread-streams",
+            Self::Patterns => "patterns",
+            Self::Searches => "searches",
+            Self::Acknowledgements => "acknowledgements",
+            Self::BadRequests => "bad-requests",
+        }
+    }
+
     fn connections_max(self) -> usize {
         match self {
             Self::UnreadStreams | Self::Patterns => 900,
@@ -154,19 +186,17 @@ impl Attack {
         }
     }
 
-    /// The attack's open connections; the server may have closed some.
-    async fn connections(self, address: &str) -> Vec<Connection> {
-        let mut held = Vec::new();
-        for number in 0..self.connections_max() {
-            let mut connection = Connection::from(ATTACKER, address).await.expect("connected");
-            // The server may refuse the request while it is being sent.
-            let _ = connection.send(self.bytes(number)).await;
-            held.push(connection);
+    /// What each of the attack's connections sends. Prepared in advance: it is up to 16 MiB.
+    fn requests(self) -> Vec<Bytes> {
+        match self {
+            Self::Patterns | Self::Searches => {
+                (0..self.connections_max()).map(|number| self.request(number).into()).collect()
+            }
+            _ => vec![self.request(0).into(); self.connections_max()],
         }
-        held
     }
 
-    fn bytes(self, number: usize) -> Vec<u8> {
+    fn request(self, number: usize) -> Vec<u8> {
         let patterns = |long: usize| {
             let pattern = |index| format!("topic=p{number}.{index}.{}", "a".repeat(long));
             (0..64).map(pattern).collect::<Vec<_>>().join("&")

@@ -1,8 +1,9 @@
 //! Load and abuse, with figures: `cargo bench --bench abuse [NAME…]`. Prints a table in Markdown.
 //!
-//! The names are `idle`, `stalled`, `storm`, `slow`, `flood`, `topics` and `held`; all of them take twelve minutes. Each runs the real
-//! server in a process of its own, on a fresh disk store, with the flags' defaults unless stated otherwise. A scenario fails
-//! if an event is lost, repeated or out of order, or a response is wrong; it does not fail for its figures.
+//! The names are `idle`, `stalled`, `storm`, `slow`, `flood`, `topics` and `held`, or one of its attacks, such as
+//! `held-searches`; all of them take twelve minutes. Each runs the real server in a process of its own, on a fresh disk store,
+//! with the flags' defaults unless stated otherwise. A scenario fails if an event is lost, repeated or out of order, or a
+//! response is wrong; it does not fail for its figures.
 
 mod common;
 mod flood;
@@ -38,7 +39,6 @@ fn main() {
     run("slow", &|| runtime.block_on(slow::run()));
     run("flood", &|| runtime.block_on(flood::run()));
     run("topics", &|| runtime.block_on(topics::run()));
-    if wants("held") {
-        runtime.block_on(held::run(|row| println!("{row}")));
-    }
+    let attacks = |name: &str| wants("held") || wants(&format!("held-{name}"));
+    runtime.block_on(held::run(attacks, |row| println!("{row}")));
 }

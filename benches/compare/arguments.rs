@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::Fault;
 use crate::support::targets::Target;
+use crate::support::{Fault, servers};
 use crate::work::{self, Work};
 
 pub(crate) struct Arguments {
@@ -15,6 +15,8 @@ pub(crate) struct Arguments {
     /// Figures are printed, and not stored.
     pub(crate) quick: bool,
     pub(crate) report_only: bool,
+    /// Another build is measured beside this one, and the two are compared. Figures are not stored.
+    pub(crate) previous: bool,
 }
 
 impl Arguments {
@@ -26,6 +28,7 @@ impl Arguments {
             time: Duration::from_secs(3),
             quick: false,
             report_only: false,
+            previous: false,
         };
         let (mut rounds, mut seconds) = (None, None);
         let mut words = words.iter().map(String::as_str);
@@ -36,14 +39,20 @@ impl Arguments {
                 "--bench" => {}
                 "--quick" => (all.quick, all.rounds, all.time) = (true, 1, Duration::from_millis(1500)),
                 "--report" => all.report_only = true,
+                "--previous" => {
+                    servers::set_previous(value()?.into());
+                    (all.previous, all.quick) = (true, true);
+                    all.targets = Target::BUILDS.into_iter().flat_map(|(this, previous)| [this, previous]).collect();
+                }
                 "--rounds" => rounds = Some(value()?.parse()?),
                 "--seconds" => seconds = Some(value()?.parse()?),
                 "--work" => all.works = named(value()?, work::ALL.iter(), |work| work.name)?,
-                "--target" => all.targets = named(value()?, Target::ALL.into_iter(), |target| target.name())?,
+                "--target" => all.targets = named(value()?, Target::all(), |target| target.name())?,
                 _ => {
-                    return Err(
-                        format!("{word}? There are --quick, --report, --work, --target, --rounds, --seconds").into()
-                    );
+                    return Err(format!(
+                        "{word}? There are --quick, --previous, --report, --work, --target, --rounds, --seconds"
+                    )
+                    .into());
                 }
             }
         }

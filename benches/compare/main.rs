@@ -4,6 +4,7 @@
 //! cargo bench --bench compare                      all of it: five rounds, half an hour
 //! cargo bench --bench compare -- --quick           one round, short
 //! cargo bench --bench compare -- --work ws-20k,sse-20k --target nchan,memory --rounds 3
+//! cargo bench --bench compare -- --previous PATH    this build beside another, in turns; prints the ratios
 //! cargo bench --bench compare -- --report          only writes the table and the plots again
 //! ```
 //!
@@ -41,7 +42,7 @@ fn main() -> Result<(), Fault> {
     if !arguments.report_only {
         measure(&arguments)?;
     }
-    report::write(arguments.quick)
+    if arguments.previous { report::builds() } else { report::write(arguments.quick) }
 }
 
 fn measure(arguments: &Arguments) -> Result<(), Fault> {

@@ -41,6 +41,12 @@ pub(crate) fn write(quick: bool) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Prints this build's figures beside the previous build's.
+pub(crate) fn builds() -> Result<(), Fault> {
+    println!("\n{}", table::builds(&load(true)?));
+    Ok(())
+}
+
 /// Replaces the table between the markers in the README.
 fn show(table: &str) -> Result<(), Fault> {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");

@@ -92,6 +92,39 @@ pub(crate) fn bounds(all: &All) -> String {
     out
 }
 
+/// The figures of two builds, with the ratio of the rounds: its median and its spread.
+pub(crate) fn builds(all: &All) -> String {
+    let figures_of: [(&str, Figure); 4] = [
+        ("CPU µs", |run| run.cpu_us),
+        ("a second", |run| run.rate),
+        ("p99 ms", |run| run.p99_ms),
+        ("bytes/connection", |run| run.bytes_a_connection),
+    ];
+    let mut out =
+        String::from("| work | server | figure | previous | now | ratio (spread) |\n|---|---|---|---:|---:|---|\n");
+    for (work, _) in measured(all) {
+        for (this, previous) in Target::BUILDS {
+            for (name, figure) in figures_of {
+                let (now, before) = (figures(all, work, this, figure), figures(all, work, previous, figure));
+                let rounds: Vec<f64> = now.iter().zip(&before).map(|(now, before)| now / before).collect();
+                if rounds.is_empty() {
+                    continue;
+                }
+                let (low, high) = stats::spread(&rounds);
+                let _ = writeln!(
+                    out,
+                    "| {work} | {} | {name} | {} | {} | {:.2} ({low:.2}–{high:.2}) |",
+                    this.name(),
+                    short(stats::median(&before)),
+                    short(stats::median(&now)),
+                    stats::median(&rounds),
+                );
+            }
+        }
+    }
+    out
+}
+
 /// Every figure, as medians; faults summed over all rounds.
 pub(crate) fn everything(all: &All) -> String {
     let mut out = String::from(

@@ -67,7 +67,7 @@ impl Work {
     /// Whether a server supports this work.
     pub(crate) fn concerns(&self, target: Target) -> bool {
         match self.what {
-            What::Publish { batch, .. } if batch > 1 => matches!(target, Target::Memory | Target::Disk),
+            What::Publish { batch, .. } if batch > 1 => target.is_switchback(),
             _ => true,
         }
     }

@@ -6,7 +6,7 @@ use super::{Claim, Growth};
 use crate::support::load::{Load, Role};
 use crate::support::publish::{Pace, Publishing, Request};
 use crate::support::seen::Seen;
-use crate::support::servers::Running;
+use crate::support::servers::{Build, Running};
 use crate::support::{Fault, http, machine, servers};
 
 const DELIVERIES_A_SECOND: u64 = 20_000;
@@ -32,7 +32,7 @@ fn time(quick: bool) -> Duration {
 pub(crate) fn subscribers(quick: bool) -> Result<Vec<Growth>, Fault> {
     let mut growth = Growth::new("CPU µs a delivery, by subscribers", "subscribers", Claim::Flat);
     for &count in some(&[100, 300, 1000, 3000, 10_000, 15_000], quick) {
-        let server = servers::memory(&[])?;
+        let server = servers::memory(Build::This, &[])?;
         let mut load = Load::new()?;
         listen(&mut load, &server, &["bench"], count)?;
         growth.add(count, delivery(&server, &mut load, count, Box::new(|data| publish("bench", data)), time(quick))?);
@@ -43,7 +43,7 @@ pub(crate) fn subscribers(quick: bool) -> Result<Vec<Growth>, Fault> {
 pub(crate) fn topics(quick: bool) -> Result<Vec<Growth>, Fault> {
     let mut growth = Growth::new("CPU µs a delivery, by topics that are published to", "topics", Claim::Flat);
     for &count in some(&[1, 10, 100, 1000, 10_000, 100_000], quick) {
-        let server = servers::memory(&[])?;
+        let server = servers::memory(Build::This, &[])?;
         fill(&server, count, |n| format!("bench.{}", n % count))?;
         let mut load = Load::new()?;
         listen(&mut load, &server, &["bench.*"], SUBSCRIBERS)?;
@@ -62,7 +62,7 @@ pub(crate) fn patterns(quick: bool) -> Result<Vec<Growth>, Fault> {
     let title = "CPU µs a delivery, by wildcard patterns of others";
     let mut growth = Growth::new(title, "patterns with wildcards", Claim::Flat);
     for &count in some(&[1, 10, 100, 1000, 10_000], quick) {
-        let server = servers::memory(&[])?;
+        let server = servers::memory(Build::This, &[])?;
         let mut load = Load::new()?;
         // The patterns share the topic's first level and its number of levels: they differ in the middle.
         let all: Vec<String> = (0..count).map(|n| format!("bench.{n}.*.%3E")).collect();
@@ -81,7 +81,7 @@ pub(crate) fn sparse(quick: bool) -> Result<Vec<Growth>, Fault> {
     let title = "CPU µs a publish on a busy topic, by subscribers of quiet ones";
     let mut growth = Growth::new(title, "subscribers of other topics", Claim::Flat);
     for &count in some(&[1, 10, 100, 1000, 10_000], quick) {
-        let server = servers::memory(&[])?;
+        let server = servers::memory(Build::This, &[])?;
         let mut load = Load::new()?;
         for n in 0..count {
             listen(&mut load, &server, &[&format!("quiet.{n}"), &format!("still.{n}.*")], 1)?;

@@ -11,7 +11,7 @@ use switchback::{Data, DiskStore, NewEvent, StoreOptions};
 use super::live::{delivery, listen, publish, some};
 use super::{Claim, Growth};
 use crate::support::load::Load;
-use crate::support::servers::{Running, disk, disk_in, scratch};
+use crate::support::servers::{Build, Running, disk, disk_in, scratch};
 use crate::support::{Fault, http, machine, seen, stats};
 
 const FILL_EVENTS: u64 = 4000;
@@ -107,7 +107,7 @@ pub(crate) fn trimming(quick: bool) -> Result<Vec<Growth>, Fault> {
     let mut rounds = [Vec::new(), Vec::new()];
     for _ in 0..if quick { 1 } else { 5 } {
         for (at, flags) in [&[][..], &["--max-events", KEPT]].into_iter().enumerate() {
-            let server = disk(flags)?;
+            let server = disk(Build::This, flags)?;
             super::live::fill(&server, 20_000, |_| "bench".into())?;
             rounds[at].push(publish_p99(&server, time)?);
         }

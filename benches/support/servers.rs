@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -21,6 +22,21 @@ pub(crate) const KEPT_EVENTS: u64 = 1000;
 
 /// The path of the module in Debian's package.
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+
+/// Which build of Switchback a server runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    This,
+    /// The one that [`set_previous`] has set.
+    Previous,
+}
+
+static PREVIOUS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Sets the program of [`Build::Previous`], once.
+pub(crate) fn set_previous(program: PathBuf) {
+    PREVIOUS.get_or_init(|| program);
+}
 
 /// A running server; terminated when dropped.
 pub(crate) struct Running {
@@ -120,25 +136,26 @@ pub(crate) fn floor() -> Result<Running, Fault> {
 }
 
 /// Switchback in memory.
-pub(crate) fn memory(flags: &[&str]) -> Result<Running, Fault> {
-    start(switchback(flags).args(["--store", "memory"]), None)
+pub(crate) fn memory(build: Build, flags: &[&str]) -> Result<Running, Fault> {
+    start(switchback(build, flags).args(["--store", "memory"]), None)
 }
 
 /// Switchback on disk, in a directory of its own.
-pub(crate) fn disk(flags: &[&str]) -> Result<Running, Fault> {
+pub(crate) fn disk(build: Build, flags: &[&str]) -> Result<Running, Fault> {
     let home = scratch()?;
-    start(switchback(flags).args(["--store", "disk", "--data"]).arg(home.path().join("data")), Some(home))
+    start(switchback(build, flags).args(["--store", "disk", "--data"]).arg(home.path().join("data")), Some(home))
 }
 
 /// Switchback on disk, in a directory that stays.
 pub(crate) fn disk_in(data: &Path, flags: &[&str]) -> Result<Running, Fault> {
-    start(switchback(flags).args(["--store", "disk", "--data"]).arg(data), None)
+    start(switchback(Build::This, flags).args(["--store", "disk", "--data"]).arg(data), None)
 }
 
-fn switchback(flags: &[&str]) -> Command {
-    // Another build, to compare two builds.
-    let program = std::env::var_os("SWITCHBACK_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_switchback").into());
-    let mut command = Command::new(program);
+fn switchback(build: Build, flags: &[&str]) -> Command {
+    let this =
+        || std::env::var_os("SWITCHBACK_BIN").map_or_else(|| env!("CARGO_BIN_EXE_switchback").into(), PathBuf::from);
+    let previous = PREVIOUS.get().filter(|_| build == Build::Previous).cloned();
+    let mut command = Command::new(previous.unwrap_or_else(this));
     command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--log", "error", "--drain", "1s"]).args(flags);
     command
 }

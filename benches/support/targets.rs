@@ -4,7 +4,7 @@ use super::Fault;
 use super::http::{self, Answer};
 use super::load::Role;
 use super::seen::Seen;
-use super::servers::{self, Running};
+use super::servers::{self, Build, Running};
 
 /// A server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,9 @@ pub(crate) enum Target {
     Nchan,
     Memory,
     Disk,
+    /// Another build of Switchback; see [`servers::set_previous`].
+    PreviousMemory,
+    PreviousDisk,
 }
 
 /// Creates subscribers of one kind.
@@ -29,7 +32,16 @@ pub(crate) enum Transport {
 }
 
 impl Target {
+    /// Those whose figures are stored.
     pub(crate) const ALL: [Self; 4] = [Self::Floor, Self::Nchan, Self::Memory, Self::Disk];
+
+    /// A build of Switchback against another build: this one first.
+    pub(crate) const BUILDS: [(Self, Self); 2] =
+        [(Self::Memory, Self::PreviousMemory), (Self::Disk, Self::PreviousDisk)];
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::BUILDS.map(|(_, previous)| previous))
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -37,15 +49,25 @@ impl Target {
             Self::Nchan => "nchan",
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::PreviousMemory => "previous-memory",
+            Self::PreviousDisk => "previous-disk",
         }
+    }
+
+    pub(crate) fn is_switchback(self) -> bool {
+        !matches!(self, Self::Floor | Self::Nchan)
     }
 
     pub(crate) fn start(self, connections_max: u64) -> Result<Running, Fault> {
         match self {
             Self::Floor => servers::floor(),
             Self::Nchan => servers::nchan(connections_max),
-            Self::Memory => servers::memory(&["--max-events", &servers::KEPT_EVENTS.to_string()]),
-            Self::Disk => servers::disk(&[]),
+            Self::Memory => servers::memory(Build::This, &["--max-events", &servers::KEPT_EVENTS.to_string()]),
+            Self::Disk => servers::disk(Build::This, &[]),
+            Self::PreviousMemory => {
+                servers::memory(Build::Previous, &["--max-events", &servers::KEPT_EVENTS.to_string()])
+            }
+            Self::PreviousDisk => servers::disk(Build::Previous, &[]),
         }
     }
 
@@ -53,7 +75,7 @@ impl Target {
     pub(crate) fn publish(self, data: &str) -> Vec<u8> {
         match self {
             Self::Floor | Self::Nchan => http::post("/pub", "application/json", data),
-            Self::Memory | Self::Disk => http::post("/v1/topics/bench", "application/json", data),
+            _ => http::post("/v1/topics/bench", "application/json", data),
         }
     }
 
@@ -61,7 +83,7 @@ impl Target {
     pub(crate) fn publish_batch(self, data: &[String]) -> Option<Vec<u8>> {
         let events: Vec<String> = data.iter().map(|data| format!("{{\"topic\":\"bench\",\"data\":{data}}}")).collect();
         let body = format!("[{}]", events.join(","));
-        matches!(self, Self::Memory | Self::Disk).then(|| http::post("/v1/events", "application/json", &body))
+        self.is_switchback().then(|| http::post("/v1/events", "application/json", &body))
     }
 
     /// A short poll without new events.
@@ -75,7 +97,7 @@ impl Target {
                 let answer = http::answer(&first).ok_or("no answer")?;
                 nchan_request("/intervalpoll", &answer).ok_or_else(|| "Nchan named no message".into())
             }
-            Self::Memory | Self::Disk => {
+            _ => {
                 let cursor = cursor(server)?;
                 let path = format!("/v1/poll?topic=bench&cursor={cursor}");
                 Ok(http::get(&path, &format!("If-None-Match: \"{cursor}\"\r\n")))

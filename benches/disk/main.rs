@@ -1,6 +1,14 @@
-//! Throughput of the disk store on this machine: `cargo bench --bench disk [DIRECTORY]`. Prints figures, asserts nothing.
+//! The disk store's throughput on this machine, and how it shares the syncs of a slow disk. Prints figures, asserts nothing.
 //!
-//! The directory, by default the current one, decides which file system's sync is measured.
+//! ```text
+//! cargo bench --bench disk [DIRECTORY]     throughput; the directory decides which file system's sync is measured
+//! cargo bench --bench disk -- --slow       publishers on slow disks, two minutes
+//! ```
+
+mod slow;
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)] // Shared with tests, each of which uses a part.
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +29,14 @@ const EVENTS: u64 = 1_000_000;
 const BATCH: usize = 1000;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--slow") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        return runtime.expect("a runtime").block_on(slow::run());
+    }
     let directory = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).map(PathBuf::from);
     let home = tempfile::tempdir_in(directory.as_deref().unwrap_or(Path::new("."))).expect("a directory to measure in");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    for publishers in [1, 4, 16, 64, 256] {
+    for publishers in [1, 2, 3, 4, 16, 64, 256] {
         runtime.block_on(publish(&home.path().join(publishers.to_string()), publishers));
     }
     runtime.block_on(batches(&home.path().join("long")));
