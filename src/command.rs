@@ -1,30 +1,53 @@
-//! The program's commands other than `serve` (`publish`, `subscribe`, `backup`, `token`), and helpers of its process: output,
-//! signals, the log.
+//! The program's commands (`serve`, `publish`, `subscribe`, `backup`, `token`), and helpers of its process: output, signals, the
+//! log.
 
 mod log;
 mod process;
 mod publish;
 mod remote;
+mod serve;
 mod subscribe;
 mod token;
 
+use std::error::Error;
 use std::io::Write as _;
 
-use crate::config::BackupArgs;
-use crate::store::BackupError;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 
-pub use log::{LogWriter, log_to_stderr};
-pub use process::{TooFewFiles, outlive_file_size_limit, raise_open_files};
-pub use publish::publish;
-pub use remote::RemoteError;
-pub use subscribe::subscribe;
-pub use token::token;
+use crate::config::{BackupArgs, Command};
+use crate::store::BackupError;
+use log::log_to_stderr;
+use process::{outlive_file_size_limit, raise_open_files};
+
+/// Runs a command, and prints its result. Needs an actix system.
+///
+/// Boxed here: the program, a crate of its own, would compile the whole server's futures once more.
+///
+/// # Errors
+/// Those of the command, to be printed for the person who gave it.
+pub fn run(command: Command) -> LocalBoxFuture<'static, Result<(), Box<dyn Error>>> {
+    async move {
+        match command {
+            Command::Serve(arguments) => serve::serve(arguments).await,
+            Command::Publish(arguments) => say(&publish::publish(arguments).await?),
+            Command::Subscribe(arguments) => Ok(subscribe::subscribe(arguments).await?),
+            Command::Backup(arguments) => say(&backup(&arguments)?),
+            Command::Token(arguments) => say(&token::token(arguments)?),
+        }
+    }
+    .boxed_local()
+}
+
+fn say(text: &str) -> Result<(), Box<dyn Error>> {
+    print_line(text).map_err(|error| format!("cannot write to standard output: {error}").into())
+}
 
 /// Copies the disk store into one file; returns a report to print.
 ///
 /// # Errors
 /// [`BackupError`]; no file is left then.
-pub fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
+fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
     let report = crate::store::backup(&arguments.data, &arguments.file)?;
     Ok(format!(
         "{}: log {} from {} to {}, {} remembered clients, {} bytes\n\
@@ -42,7 +65,7 @@ pub fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
 ///
 /// # Errors
 /// Where the line cannot be written: `println!` would panic.
-pub fn print_line(line: &str) -> std::io::Result<()> {
+fn print_line(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -58,7 +81,7 @@ pub fn complain(line: &str) {
 ///
 /// # Errors
 /// Where the signals cannot be handled.
-pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = StopSignals::new()?;
     Ok(async move {
         signals.next().await;
@@ -75,7 +98,7 @@ pub fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
 ///
 /// # Errors
 /// Where the signal cannot be handled.
-pub fn hangups() -> std::io::Result<Hangups> {
+fn hangups() -> std::io::Result<Hangups> {
     #[cfg(unix)]
     return tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).map(Hangups);
     #[cfg(not(unix))]
@@ -84,12 +107,12 @@ pub fn hangups() -> std::io::Result<Hangups> {
 
 /// A stream of SIGHUP signals; on other systems than Unix it is empty.
 #[derive(Debug)]
-pub struct Hangups(#[cfg(unix)] tokio::signal::unix::Signal);
+struct Hangups(#[cfg(unix)] tokio::signal::unix::Signal);
 
 impl Hangups {
     /// Calls `reload` at each signal, on a thread where it may block.
     #[cfg(unix)]
-    pub fn each(mut self, reload: impl Fn() + Clone + Send + 'static) {
+    fn each(mut self, reload: impl Fn() + Clone + Send + 'static) {
         tokio::spawn(async move {
             while self.0.recv().await.is_some() {
                 if let Err(error) = tokio::task::spawn_blocking(reload.clone()).await {
@@ -101,7 +124,7 @@ impl Hangups {
 
     /// Does nothing: there are no signals.
     #[cfg(not(unix))]
-    pub fn each(self, _: impl Fn() + Clone + Send + 'static) {}
+    fn each(self, _: impl Fn() + Clone + Send + 'static) {}
 }
 
 #[cfg(unix)]

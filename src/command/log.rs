@@ -15,7 +15,7 @@ const QUEUED_LINES_MAX: usize = 8192;
 
 /// The thread that writes the log. When dropped, it flushes the queue, for a second at most.
 #[must_use = "the log ends with it"]
-pub struct LogWriter {
+pub(super) struct LogWriter {
     _worker: WorkerGuard,
 }
 
@@ -24,7 +24,7 @@ pub struct LogWriter {
 ///
 /// # Errors
 /// Where the filter is invalid.
-pub fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter, String> {
+pub(super) fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter, String> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
     let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });
     let filter = filter.add_directive(wanted.parse().map_err(|error| format!("--log {wanted}: {error}"))?);

@@ -12,7 +12,7 @@ const FILES_A_WORKER: u64 = 8;
     "the limit of open files is {limit}, but {needed} are needed before the first connection; raise the limit \
      (`ulimit -n`, systemd's LimitNOFILE=), or start fewer threads with --workers"
 )]
-pub struct TooFewFiles {
+pub(super) struct TooFewFiles {
     /// The limit.
     limit: u64,
     /// The files needed without connections.
@@ -24,7 +24,7 @@ pub struct TooFewFiles {
 ///
 /// # Errors
 /// [`TooFewFiles`] where the limit leaves none for connections. Otherwise the server would fail in the middle of its start.
-pub fn raise_open_files(connections_max: usize, workers: usize) -> Result<(), TooFewFiles> {
+pub(super) fn raise_open_files(connections_max: usize, workers: usize) -> Result<(), TooFewFiles> {
     let Some(limit) = open_files_limit() else { return Ok(()) };
     let needed = BASE_FILES + FILES_A_WORKER * workers as u64;
     if limit < needed {
@@ -66,7 +66,7 @@ fn open_files_limit() -> Option<u64> {
 /// # Errors
 /// Where the signal cannot be handled.
 #[cfg(unix)]
-pub fn outlive_file_size_limit() -> std::io::Result<()> {
+pub(super) fn outlive_file_size_limit() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     // Tokio keeps a signal's handler for as long as the process lives. (To ignore the signal would need `unsafe`.)
     signal(SignalKind::from_raw(nix::libc::SIGXFSZ)).map(drop)
@@ -77,6 +77,6 @@ pub fn outlive_file_size_limit() -> std::io::Result<()> {
 /// # Errors
 /// None.
 #[cfg(not(unix))]
-pub fn outlive_file_size_limit() -> std::io::Result<()> {
+pub(super) fn outlive_file_size_limit() -> std::io::Result<()> {
     Ok(())
 }

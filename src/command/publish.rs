@@ -13,7 +13,7 @@ use crate::config::{Header, PublishArgs};
 ///
 /// # Errors
 /// [`RemoteError`].
-pub async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
+pub(super) async fn publish(arguments: PublishArgs) -> Result<String, RemoteError> {
     let data = match arguments.data.as_deref() {
         _ if arguments.delete => None,
         None | Some("-") => {

@@ -24,7 +24,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
+pub(super) enum RemoteError {
     /// The server could not be reached.
     #[error("cannot reach {server}: {reason}; check that the server is running, and --server")]
     Unreachable {

@@ -34,7 +34,7 @@ const ITEM_BYTES_MAX: usize = 8 << 20;
 ///
 /// # Errors
 /// [`RemoteError`].
-pub async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
+pub(super) async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteError> {
     let remote = Remote::new(arguments.remote.clone())?;
     let mut reader = Reader {
         cursor: arguments.cursor.clone(),

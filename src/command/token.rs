@@ -9,7 +9,7 @@ use crate::config::{ConfigError, TokenArgs};
 ///
 /// # Errors
 /// [`ConfigError::Key`] where there is no secret.
-pub fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
+pub(super) fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
     let missing = || {
         let message = "there is no secret to sign with: give its file with --jwt-secret-file, or put it into \
              SWITCHBACK_JWT_SECRET; tokens for a server with --jwks have to be signed with the private key elsewhere";

@@ -1,0 +1,42 @@
+//! `switchback serve`: the server, with its log, signals and settings.
+
+use std::error::Error;
+
+use super::{asked_to_stop, hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files};
+use crate::config::{self, Cli, Command, ServeArgs};
+use crate::server::{Reloader, Server, greeting};
+
+/// Runs the server until it is asked to stop.
+///
+/// # Errors
+/// Where the settings are wrong, the store cannot be opened or the address cannot be bound.
+pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
+    let _log = log_to_stderr(&arguments.log, arguments.access_log)?;
+    let config = arguments.into_config()?;
+    raise_open_files(config.connections_max, config.workers)?;
+    outlive_file_size_limit()?;
+    let hangups = hangups()?;
+    let server = Server::bind(config.clone()).await?;
+    let reloader = server.reloader();
+    hangups.each(move || reload(&reloader));
+    // Installed before the greeting is printed, so that a process that reads the greeting can stop the server gracefully.
+    let asked_to_stop = asked_to_stop()?;
+    // Standard output may be closed.
+    let _ = print_line(&greeting(&config, server.address()));
+    Ok(server.run(asked_to_stop).await?)
+}
+
+/// Handles SIGHUP: the settings come from the same command line and environment, and from the file as it is now.
+fn reload(reloader: &Reloader) {
+    reloader.reload();
+    match config::parse(std::env::args_os()) {
+        Ok(Cli { command: None, serve } | Cli { command: Some(Command::Serve(serve)), .. }) => {
+            reloader.take_settings(serve);
+        }
+        // Only the server command gets here.
+        Ok(_) => {}
+        Err(error) => {
+            tracing::error!(error = %error.to_string().trim(), "the new settings cannot be used; the settings stay as they were")
+        }
+    }
+}
