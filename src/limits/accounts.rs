@@ -1,9 +1,11 @@
 //! The bytes held for each address and each subject.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::Mutex;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::{Key, RateKey};
 use crate::sync::lock;
@@ -14,8 +16,10 @@ const SHARDS: usize = 16;
 /// A number of bytes per key. A key with zero bytes is removed, so there are never more keys than budgets that hold bytes.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
+    /// Keys come from peers, so their hashes must not be predictable. Such a hash costs as much as the rest of a charge: it is
+    /// computed once, for the shard and for its table.
     hasher: RandomState,
-    shards: [Mutex<HashMap<Key, usize>>; SHARDS],
+    shards: [Mutex<HashTable<(Key, usize)>>; SHARDS],
 }
 
 impl Accounts {
@@ -44,31 +48,46 @@ impl Accounts {
     }
 
     fn charge_one(&self, key: &Key, bytes: usize, bytes_max: usize) -> bool {
-        let mut shard = lock(self.shard(key));
-        let held = shard.get(key).copied().unwrap_or_default();
-        let fits = held.saturating_add(bytes) <= bytes_max;
-        if fits {
-            shard.insert(key.clone(), held + bytes);
+        let hash = self.hasher.hash_one(key);
+        let mut shard = lock(self.shard(hash));
+        match shard.entry(hash, |(known, _)| known == key, |(known, _)| self.hasher.hash_one(known)) {
+            Entry::Occupied(mut account) => {
+                let (_, held) = account.get_mut();
+                let fits = held.saturating_add(bytes) <= bytes_max;
+                if fits {
+                    *held += bytes;
+                }
+                fits
+            }
+            Entry::Vacant(account) => {
+                let fits = bytes <= bytes_max;
+                if fits {
+                    account.insert((key.clone(), bytes));
+                }
+                fits
+            }
         }
-        fits
     }
 
     fn credit_one(&self, key: &Key, bytes: usize) {
-        let mut shard = lock(self.shard(key));
-        if let Some(held) = shard.get_mut(key) {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = lock(self.shard(hash));
+        if let Ok(mut account) = shard.find_entry(hash, |(known, _)| known == key) {
+            let (_, held) = account.get_mut();
             *held = held.saturating_sub(bytes);
             if *held == 0 {
-                shard.remove(key);
+                account.remove();
             }
         }
         // A burst of requests leaves a table behind that is too large.
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
-            shard.shrink_to_fit();
+            shard.shrink_to_fit(|(known, _)| self.hasher.hash_one(known));
         }
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, usize>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    /// By bits in the middle: a table uses the lowest and the highest.
+    fn shard(&self, hash: u64) -> &Mutex<HashTable<(Key, usize)>> {
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
     #[cfg(test)]
