@@ -5,7 +5,7 @@ export type State = 'connecting' | 'open' | 'closed';
 
 /** An event, as it was published. */
 export interface Item<T = unknown> {
-  /** `<epoch>-<position>`: "everything up to here that I asked for has reached me". */
+  /** `<epoch>-<position>`: "everything up to here that I subscribed to has reached me". */
   cursor: string;
   topic: string;
   event: string;
@@ -23,7 +23,7 @@ export interface Item<T = unknown> {
   encoding?: 'base64';
 }
 
-/** Something asked for is gone. Fetch your state anew, then go on. */
+/** Events that were subscribed to are gone. Fetch your state anew, then go on. */
 export interface Gap {
   reason: 'expired' | 'epoch' | 'ahead';
   from: string;
@@ -119,7 +119,7 @@ export interface Stats {
   rtt?: number;
 }
 
-/** What one call of `subscribe` asked for. A pattern is subscribed until the last of its handles is unsubscribed. */
+/** The patterns of one call of `subscribe`. A pattern is subscribed until the last of its handles is unsubscribed. */
 export interface Subscription {
   readonly topics: readonly string[];
   /** Every event of its patterns after this one is delivered. Absent until the server has confirmed it. */

@@ -853,7 +853,7 @@ merge(Connection.prototype, {
     if (!session) return this.timers.retry === undefined ? this.begin() : undefined;
     this.confirm(session);
     this.settleHandles();
-    if (this.current !== session || this.question || this.joining || this.timers.ask !== undefined) return;
+    if (this.current !== session || this.question || this.joining || this.timers.later !== undefined) return;
     if (this.candidate && (this.switched || this.candidate.name === session.name)) return;
     var bySocket = canSend(session);
     var granted = this.textsOf('granted');
@@ -923,7 +923,7 @@ merge(Connection.prototype, {
   subscribeByQuestion: function (pending, texts) {
     var self = this;
     var patterns = this.patternsOf(texts);
-    this.ask(texts, function (cursor) {
+    this.sendQuestion(texts, function (cursor) {
       self.questionsLost = 0;
       self.grant(patterns, cursor);
       self.advancePatterns();
@@ -947,14 +947,14 @@ merge(Connection.prototype, {
   subscribeLater: function (ending) {
     this.failed += 1;
     var wait = Math.max(ending.retry || 0, BACKOFF_FIRST_MS + backoff(this.env, this.failed));
-    this.after('ask', wait, this.advancePatterns);
+    this.after('later', wait, this.advancePatterns);
   },
 
   // `answered(cursor)`: granted, and the log's end.
-  ask: function (texts, answered, failed, atCursor) {
+  sendQuestion: function (texts, answered, failed, atCursor) {
     var self = this;
     var env = this.env;
-    var last = endings.unusable('This browser has no way to ask.');
+    var last = endings.unusable('This browser has no way to poll.');
     var left = filter(env.transports, function (transport) {
       return transport.reliable && transport.supported(env) && (!transport.frame || self.verified);
     });
@@ -985,7 +985,7 @@ merge(Connection.prototype, {
     var question = this.question;
     this.question = null;
     this.joining = false;
-    this.stop('ask');
+    this.stop('later');
     if (question) question.shut();
   },
 
@@ -996,7 +996,9 @@ merge(Connection.prototype, {
       return find(env.transports, name).reliable && !find(env.transports, name).frame;
     });
     if (others.length) return session.fail(endings.unusable('The server has not answered yet.'));
-    this.ask(session.texts, function () { session.open(); }, function (ending) { session.end(ending); });
+    this.sendQuestion(session.texts, function () { session.open(); }, function (ending) {
+      session.end(ending);
+    });
   },
 
   // Not by text: a pattern that was dropped and added again meanwhile starts later.
@@ -1609,7 +1611,7 @@ var iframe = {
       var at = connection.cursor;
       if (session.env.now() - session.receivedAt < GRACE_MS || !at || connection.question) return true;
       function goOn() { connection.advancePatterns(); }
-      connection.ask(session.texts, function (cursor, item) {
+      connection.sendQuestion(session.texts, function (cursor, item) {
         if (!item.events) later(session.env, function () {
           if (connection.cursor === at) session.end(endings.lost());
         }, GRACE_MS);
@@ -1631,10 +1633,10 @@ var jsonpPoll = polling('jsonp-poll', 'jsonp', canScript, loadScript, false);
  * The first request is not held: its cursor covers the very first event. A held one that is cut is repeated
  * unheld: if that works, long requests are cut.
  */
-function polling(name, wire, supported, ask, held) {
+function polling(name, wire, supported, send, held) {
   return {
     name: name, wire: wire, stream: false, holds: held, reliable: true, supported: supported,
-    script: ask === loadScript, frame: ask === loadFrame,
+    script: send === loadScript, frame: send === loadFrame,
     open: function (session) {
       var connection = session.connection;
       var cancel = nothing;
@@ -1653,7 +1655,8 @@ function polling(name, wire, supported, ask, held) {
           else cancel = later(session.env, function () { next(0); }, connection.options.interval || POLL_MS);
         });
         session.alarm(session.limit(wait), function () { finish(endings.late()); });
-        cancel = ask === pollHttp ? ask(session, wait, finish) : pollWithTicket(ask, session, wait, finish);
+        cancel = send === pollHttp ? send(session, wait, finish)
+          : pollWithTicket(send, session, wait, finish);
       }
       function failed(ending, wait, lasted) {
         if (!wait || !/^(lost|late)$/.test(ending.kind) || ending.status) return session.end(ending);

@@ -185,7 +185,7 @@
       this.sessions.add(session);
       this.options = session.connection.options;
       this.env.clearTimer(this.lingering);
-      this.stand();
+      this.requestLead();
     }
 
     // A close by the application is final; after any other end a new session may follow.
@@ -206,7 +206,7 @@
       this.retired();
     }
 
-    stand() {
+    requestLead() {
       if (this.abort) return;
       const { AbortController, navigator } = this.env.window;
       const abort = this.abort = new AbortController();
@@ -235,14 +235,14 @@
     token(done) {
       const options = [...this.sessions].map((session) => session.connection.options.token);
       options.push(this.options.token);
-      const ask = options.find((token) => typeof token === 'function');
+      const provider = options.find((token) => typeof token === 'function');
       const same = (token) => (typeof token !== 'string' || this.grants(token) ? token : null);
-      if (!ask) {
+      if (!provider) {
         const text = options.find((token) => token !== this.given && this.grants(token));
         this.given = text;
         return done(null, text === undefined ? null : text);
       }
-      const answer = ask((error, token) => done(error, same(token)));
+      const answer = provider((error, token) => done(error, same(token)));
       return answer && typeof answer.then === 'function' ? answer.then(same) : same(answer);
     }
 
