@@ -326,7 +326,10 @@ function xhr(world, tab, self) {
   function question(wire, patterns, answer, lost) {
     const wait = 1000 * (self.url.searchParams.get('wait') || 0);
     const { at, gap } = server.resume(self.url.searchParams.get('cursor'), patterns);
+    // A client that polls is served from one request to the next, be a request held or not.
+    const remember = () => { if (self.url.searchParams.get('client')) server.polls.set(self.url.searchParams.get('client'), { patterns, at: time.now }); };
     const batch = () => {
+      remember();
       const found = server.after(at, patterns);
       const items = found.slice(0, BATCH_EVENTS);
       const more = items.length < found.length;
@@ -342,7 +345,7 @@ function xhr(world, tab, self) {
     if (!server.admit(held, self.url, wire)) { held.close(); held = null; return answer({ status: 200, body: { cursor: server.cursor(at), events: [{ event: '$bye', data: { reason: 'replaced' } }] } }); }
     const mine = held;
     if (gone) time.set(mine.close, world.latency());
-    if (self.url.searchParams.get('client')) server.polls.set(self.url.searchParams.get('client'), { patterns, at: time.now });
+    remember();
     if (!wait || gap || server.after(at, patterns).length) batch();
     else time.set(() => { if (held === mine && server.open.has(mine)) batch(); }, wait);
     return undefined;
