@@ -6,6 +6,7 @@ mod process;
 mod publish;
 mod remote;
 mod serve;
+mod service_manager;
 mod subscribe;
 mod token;
 

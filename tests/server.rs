@@ -13,5 +13,6 @@ mod faults;
 mod fuzz;
 mod limits;
 mod metrics;
+mod packaging;
 #[allow(dead_code, unreachable_pub)] // Shared with the benchmarks, which use parts that no suite does.
 mod support;

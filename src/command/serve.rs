@@ -2,7 +2,9 @@
 
 use std::error::Error;
 
-use super::{asked_to_stop, hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files};
+use super::{
+    asked_to_stop, hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files, service_manager,
+};
 use crate::config::{self, Cli, Command, ServeArgs};
 use crate::server::{Reloader, Server, greeting};
 
@@ -23,6 +25,11 @@ pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
     let asked_to_stop = asked_to_stop()?;
     // Standard output may be closed.
     let _ = print_line(&greeting(&config, server.address()));
+    service_manager::notify_ready();
+    let asked_to_stop = async {
+        asked_to_stop.await;
+        service_manager::notify_stopping();
+    };
     Ok(server.run(asked_to_stop).await?)
 }
 
