@@ -270,7 +270,8 @@ impl Clients {
     ///
     /// The client and its patterns are in the store when this returns: if its first response is lost, the client can retry
     /// with its id alone and start at the same position. That holds for each of several concurrent requests, not just for
-    /// the first: any of them may be the one whose response arrives. Everything else is saved within a second.
+    /// the first: any of them may be the one whose response arrives. Everything else is saved within a second. Only while the
+    /// disk is full are the client and its patterns in memory alone.
     ///
     /// `None` where the client has made a newer connection attempt: the patterns of an older one must not replace those of the
     /// newer one.
@@ -305,7 +306,14 @@ impl Clients {
             (unsaved, PendingConnection { clients: self, client })
         };
         if let Some(record) = record {
-            self.save(vec![record]).await?;
+            match self.save(vec![record]).await {
+                // A full disk refuses publishers, not subscribers. The record stays unsaved, and is saved once there is space.
+                // Until then, if the process ends, the client is one that is not remembered, and is notified of that.
+                Err(StoreError::Full) => {
+                    tracing::debug!(%client, "the disk is full: a client is remembered in memory only")
+                }
+                saved => saved?,
+            }
         }
         Ok(Some(pending))
     }

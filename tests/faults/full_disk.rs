@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::Server;
+use crate::support::fixture::uuid;
 use crate::support::raw::{self, Connection, Items};
 use crate::support::small::Small;
 
@@ -97,6 +98,13 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let mut newcomer = Items::open(&address, "sse", "topic=fill.*&last=1").await.expect("open");
     let (last, _) = filler.stored[filler.stored.len() - 1];
     assert_eq!(raw::position(&newcomer.news().await["cursor"]), last);
+    // Also for clients that are to be remembered, although there is no space for their records.
+    for _ in 0..32 {
+        let long = "x".repeat(200);
+        let query = format!("topic=fill.*&topic={long}.a&topic={long}.b&topic={long}.c&last=1&client={}", uuid());
+        let mut named = Items::open(&address, "sse", &query).await.expect("open");
+        assert_eq!(raw::position(&named.news().await["cursor"]), last);
+    }
     // Not ready, as long as no publish can succeed.
     let readiness = raw::get(&address, "/readyz").await.expect("an answer");
     assert_eq!((readiness.status(), readiness.code().as_str()), (503, "disk_full"));
