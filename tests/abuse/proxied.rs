@@ -13,9 +13,21 @@ const AT_ONCE: usize = 16;
 /// nginx refuses these itself: an unknown transfer encoding, an unsupported version.
 const OF_NGINX: [u16; 2] = [501, 505];
 
-/// nginx accepts chunks whose lines end in a bare line feed, and forwards a normalised body. So the request behind the chunks is
-/// a valid one for nginx and for the server alike: they agree, and nothing is smuggled.
-const CHUNKS_TO_NGINX: [&str; 2] = ["a chunk that ends in a bare lf", "an extension with a bare lf"];
+/// nginx accepts chunks whose lines end in a bare line feed, skips trailers of any form, and forwards a normalised body without
+/// them. So the request behind the chunks is a valid one for nginx and for the server alike: they agree, and nothing is smuggled.
+const CHUNKS_TO_NGINX: [&str; 11] = [
+    "a chunk that ends in a bare lf",
+    "an extension with a bare lf",
+    "a request in the place of trailers",
+    "a trailer without a name",
+    "a trailer that ends in a bare lf",
+    "a bare lf after the last chunk",
+    "a trailer with a space in its name",
+    "a folded trailer",
+    "a trailer with a nul",
+    "a trailer without a colon",
+    "trailers that end in bare lfs",
+];
 
 async fn nonsense(upstream: Upstream) {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
