@@ -118,11 +118,24 @@ impl Publisher {
     async fn come_and_acknowledge(&mut self) {
         let client = Uuid::from_u128(self.rng.random());
         let from = format!("{}/v1/poll?topic=crash.*&client={client}&cursor=earliest", self.base);
-        let batch = self.ask(self.http.get(from), 200).await;
+        let batch = self.batch(&from).await;
         let body = json!({ "client": client, "cursor": batch["cursor"] });
         self.ask(self.http.post(format!("{}/v1/ack", self.base)).json(&body), 200).await;
         let cursor = batch["cursor"].as_str().expect("a cursor").parse().expect("a cursor");
         self.promise(vec![What::Client(client, cursor)]);
+    }
+
+    /// A batch. One that is read slowly is cut off when its events are trimmed meanwhile, as any slow client's; it is requested
+    /// again.
+    async fn batch(&self, from: &str) -> Value {
+        loop {
+            let answer = self.http.get(from).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{from}");
+            match answer.json().await {
+                Ok(batch) => return batch,
+                Err(error) => assert!(error.is_decode() && !error.is_status(), "{error}"),
+            }
+        }
     }
 
     async fn ban(&mut self) {
