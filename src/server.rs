@@ -73,7 +73,7 @@ pub struct Server {
     config: Config,
     listener: TcpListener,
     redirect: Option<TcpListener>,
-    metrics: Option<TcpListener>,
+    metrics: Option<(TcpListener, SocketAddr)>,
     certificates: Option<Arc<Certificates>>,
     hub: Hub,
     address: SocketAddr,
@@ -101,10 +101,9 @@ impl Server {
         let redirect = config.http_redirect.map(|address| listen("http-redirect", address)).transpose()?;
         let redirect = redirect.map(|(listener, _)| listener);
         let metrics = config.metrics_listen.map(|address| listen("metrics-listen", address)).transpose()?;
-        let metrics = metrics.map(|(listener, address)| {
+        if let Some((_, address)) = &metrics {
             tracing::info!("the metrics are at http://{address}/metrics");
-            listener
-        });
+        }
         Ok(Self { config, listener, redirect, metrics, certificates, hub, address })
     }
 
@@ -180,8 +179,9 @@ impl Server {
             let to = address.port();
             builder = builder.listen("redirect", redirect, move || listener::redirecting(settings.clone(), to))?;
         }
-        if let Some(metrics) = metrics {
-            let (settings, hub) = (settings.clone(), hub.clone());
+        if let Some((metrics, address)) = metrics {
+            let (mut settings, hub) = (settings.clone(), hub.clone());
+            settings.http.loopback_only = address.ip().is_loopback();
             builder =
                 builder.listen("metrics", metrics, move || listener::monitoring(settings.clone(), hub.clone()))?;
         }

@@ -65,6 +65,11 @@ impl AccessOptions {
         if self.allowed_hosts.is_empty() && !open {
             return Ok(());
         }
+        self.check_known_name(headers)
+    }
+
+    /// Refuses a request for another host name than a loopback name and the server's given names.
+    pub(crate) fn check_known_name(&self, headers: Headers<'_>) -> Result<(), ApiError> {
         let Some(host) = headers.get(&HOST).map(|value| text(value).unwrap_or_default()) else { return Ok(()) };
         if is_loopback_host(host) || self.allowed_hosts.contains(&name_of(host).to_ascii_lowercase()) {
             return Ok(());

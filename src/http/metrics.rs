@@ -17,8 +17,16 @@ pub(super) async fn administrators(call: Call) -> Answer {
     all(call).await
 }
 
-/// The metrics, for any caller.
-pub(super) async fn all(call: Call) -> Answer {
+/// The metrics on their own address, for any caller that reaches it. On loopback, no page does whose own
+/// name was pointed at the address (DNS rebinding).
+pub(super) async fn monitoring(call: Call) -> Answer {
+    if call.options().loopback_only {
+        call.options().access.check_known_name(call.request.headers())?;
+    }
+    all(call).await
+}
+
+async fn all(call: Call) -> Answer {
     let hub = &call.state.hub;
     let text = hub.metrics().text(&snapshot(hub, call.limits()));
     let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);

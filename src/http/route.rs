@@ -152,7 +152,7 @@ impl Route {
             Self::Healthz => unguarded(call, Methods::Read, resources::healthz),
             Self::Readyz => unguarded(call, Methods::Read, resources::readyz),
             Self::Metrics => guarded(call, Methods::Read, Pages::Every, metrics::administrators),
-            Self::OpenMetrics => unguarded(call, Methods::Read, metrics::all),
+            Self::OpenMetrics => unguarded(call, Methods::Read, metrics::monitoring),
             Self::Asset(name) => guarded(call, Methods::Read, Pages::Every, move |call| assets::serve(call, name)),
             Self::Nothing => call.answer(not_found).boxed_local(),
         }

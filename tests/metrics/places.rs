@@ -51,6 +51,8 @@ async fn on_an_address_of_their_own_they_need_no_key_and_nothing_else_is_there()
     for path in ["/", "/v1/info", "/v1/clients", "/client.js"] {
         assert_eq!(Request::get(path).send(&address).await.status, 404, "{path}");
     }
+    let mut rebound = Request::get("/metrics").host("evil.example").send(&address).await;
+    assert_eq!(rebound.error().await, (403, "bad_host".into()));
     let publish = Request::post("/v1/topics/a", "application/json", "1").send(&address).await;
     assert_eq!(publish.status, 404);
     assert_eq!(Request::post("/metrics", "application/json", "1").send(&address).await.status, 405);
