@@ -75,9 +75,9 @@
 //! | [`config`], [`command`] | command line flags; the program's commands |
 //!
 //! Imports point one way: `main → command → server → config → http → {hub, net} → local_log → {denylist, delivery} → {clients,
-//! reader} → {store, tail, limits, keyring} → {log, segment, wire} → {auth, clock, event, subscription_index} → {metrics} → {cursor, topic, json,
-//! transport, excerpt, secret_file, sync}`: a module imports from its own group and from the groups after it. Among files,
-//! too, there is no cycle but between a module and its children.
+//! reader} → {store, tail, limits, keyring} → metrics → {log, segment, wire} → {auth, clock, event, subscription_index} →
+//! {cursor, topic, json, transport, excerpt, secret_file, sync}`: a module imports from its own group and from the groups after
+//! it. Among files, too, there is no cycle but between a module and its children.
 //!
 //! # Invariants
 //!

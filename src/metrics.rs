@@ -21,6 +21,7 @@ use prometheus::{
 
 use crate::sync::lock;
 use crate::transport::Transport;
+use crate::wire::{ByeReason, GapReason};
 use sharded::Sharded;
 use snapshot::Gauges;
 pub(crate) use snapshot::{LAGS, Snapshot};
@@ -40,12 +41,10 @@ const CLIENT_TRANSPORTS: [&str; 2] = ["jsonp-poll", "iframe-poll"];
 const SWITCH_REASONS: [&str; 11] =
     ["wanted", "lost", "late", "silent", "leaving", "resumed", "recycled", "goodbye", "refused", "foreign", "unusable"];
 
-/// The labels of series that exist from the start: the outcomes of publishes, the names on the wire of gaps and ends, and the most
+/// The labels of series that exist from the start, besides the reasons of gaps and ends: the outcomes of publishes, and the most
 /// frequent refusals.
 const PUBLISH_OUTCOMES: [&str; 9] =
     ["stored", "duplicate", "full", "busy", "share", "not_atomic", "too_large", "disk", "unavailable"];
-const GAP_REASONS: [&str; 3] = ["expired", "epoch", "ahead"];
-const BYE_REASONS: [&str; 6] = ["shutdown", "recycle", "expired", "replaced", "kicked", "slow"];
 const REFUSALS: [&str; 4] = ["unauthorized", "forbidden", "too_fast", "overloaded"];
 
 /// Buckets of durations, in seconds: from a fast disk's commit to a stalled one's.
@@ -170,8 +169,8 @@ impl Metrics {
     fn begin_series(&self) {
         let known: [(&IntCounterVec, &[&str]); 4] = [
             (&self.publishes, &PUBLISH_OUTCOMES),
-            (&self.gaps, &GAP_REASONS),
-            (&self.byes, &BYE_REASONS),
+            (&self.gaps, &GapReason::ALL.map(GapReason::name)),
+            (&self.byes, &ByeReason::ALL.map(ByeReason::name)),
             (&self.refusals, &REFUSALS),
         ];
         self.switches.with_label_values(&["other", "other", "other"]);
@@ -260,13 +259,13 @@ impl Metrics {
     }
 
     /// A subscriber was notified of a gap.
-    pub(crate) fn gap(&self, reason: &'static str) {
-        self.gaps.with_label_values(&[reason]).inc();
+    pub(crate) fn gap(&self, reason: GapReason) {
+        self.gaps.with_label_values(&[reason.name()]).inc();
     }
 
     /// The server has ended a subscription.
-    pub(crate) fn bye(&self, reason: &'static str) {
-        self.byes.with_label_values(&[reason]).inc();
+    pub(crate) fn bye(&self, reason: ByeReason) {
+        self.byes.with_label_values(&[reason.name()]).inc();
     }
 
     /// A request was refused.

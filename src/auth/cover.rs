@@ -16,23 +16,23 @@ pub fn covers(granted: &[Pattern], requested: &Pattern) -> bool {
         return granted.iter().any(|pattern| pattern.matches(topic));
     }
     let granted: Vec<Vec<&str>> = granted.iter().map(|pattern| pattern.as_str().split('.').collect()).collect();
-    let mut rests: Vec<Rest<'_>> = granted.iter().map(|tokens| Some(&tokens[..])).collect();
-    for token in requested.as_str().split('.') {
-        if token == ">" {
+    let mut rests: Vec<Rest<'_>> = granted.iter().map(|levels| Some(&levels[..])).collect();
+    for level in requested.as_str().split('.') {
+        if level == ">" {
             return cover_any_more(&rests);
         }
-        rests = rests.into_iter().filter_map(|rest| advance(rest, token)).collect();
+        rests = rests.into_iter().filter_map(|rest| advance(rest, level)).collect();
     }
     rests.iter().any(|rest| rest.is_none_or(<[&str]>::is_empty))
 }
 
 /// The rest of a granted pattern after `level` of the requested one. The worst case of a requested `*` is a level that no granted
 /// pattern names: what covers that level covers every other. So a requested `*` matches only granted wildcards.
-fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
+fn advance<'a>(rest: Rest<'a>, level: &str) -> Option<Rest<'a>> {
     match rest {
         None | Some([">"]) => Some(None),
         Some(["*", rest @ ..]) => Some(Some(rest)),
-        Some([literal, rest @ ..]) if *literal == token => Some(Some(rest)),
+        Some([literal, rest @ ..]) if *literal == level => Some(Some(rest)),
         Some(_) => None,
     }
 }
@@ -41,7 +41,7 @@ fn advance<'a>(rest: Rest<'a>, token: &str) -> Option<Rest<'a>> {
 /// that consist of wildcards count, and those differ in length alone: a `>` has to cover every length from some number on, and
 /// a row of stars each shorter length.
 fn cover_any_more(rests: &[Rest<'_>]) -> bool {
-    let stars = |tokens: &[&str]| tokens.iter().all(|token| *token == "*");
+    let stars = |levels: &[&str]| levels.iter().all(|level| *level == "*");
     let open_after = rests.iter().filter_map(|rest| match rest {
         None => Some(0),
         Some([before @ .., ">"]) if stars(before) => Some(before.len()),
@@ -99,12 +99,12 @@ mod tests {
     }
 
     fn any_pattern() -> impl Strategy<Value = String> {
-        let token = prop_oneof![2 => Just("a"), 2 => Just("b"), 3 => Just("*")];
-        (proptest::collection::vec(token, 0..4), any::<bool>()).prop_map(|(mut tokens, tail)| {
-            if tail || tokens.is_empty() {
-                tokens.push(">");
+        let level = prop_oneof![2 => Just("a"), 2 => Just("b"), 3 => Just("*")];
+        (proptest::collection::vec(level, 0..4), any::<bool>()).prop_map(|(mut levels, tail)| {
+            if tail || levels.is_empty() {
+                levels.push(">");
             }
-            tokens.join(".")
+            levels.join(".")
         })
     }
 
@@ -113,7 +113,7 @@ mod tests {
         let mut all: Vec<String> = ["a", "b", "z"].map(str::to_owned).into();
         let mut last = all.clone();
         for _ in 1..length {
-            last = last.iter().flat_map(|topic| ["a", "b", "z"].map(|token| format!("{topic}.{token}"))).collect();
+            last = last.iter().flat_map(|topic| ["a", "b", "z"].map(|level| format!("{topic}.{level}"))).collect();
             all.extend(last.iter().cloned());
         }
         all

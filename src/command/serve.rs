@@ -8,7 +8,7 @@ use super::{
 use crate::config::{self, Cli, Command, ServeArgs};
 use crate::server::{Reloader, Server, greeting};
 
-/// Runs the server until it is asked to stop.
+/// Runs the server until a signal to stop it arrives.
 ///
 /// # Errors
 /// Where the settings are wrong, the store cannot be opened or the address cannot be bound.

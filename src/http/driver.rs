@@ -245,10 +245,10 @@ impl Driver {
         self.counted = items;
         let (gap, bye) = self.delivery.take_notices();
         if let Some(reason) = gap {
-            metrics.gap(reason.name());
+            metrics.gap(reason);
         }
         if let Some(reason) = bye {
-            metrics.bye(reason.name());
+            metrics.bye(reason);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::store::{RECORD_VALUE_MAX_BYTES, SecurityRecord, SecurityRecordKind, S
 /// Random bytes of a ticket: 192 bits cannot be guessed.
 const TICKET_BYTES: usize = 24;
 
-/// Bytes of a ticket's share, of its digest: 72 bits, so that nobody finds a subject with the share of another.
+/// Bytes of a ticket's share, of its digest: 72 bits, so that no subject can be found that has the share of another.
 const SHARE_BYTES: usize = 9;
 
 /// Their characters, with which a ticket begins.

@@ -249,7 +249,7 @@ impl Io {
         read
     }
 
-    /// As [`Self::poll_some`], where nobody else records that a part of a request has arrived.
+    /// As [`Self::poll_some`], where no caller records that a part of a request has arrived.
     fn poll_some_heard(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = self.poll_some(cx, buf);

@@ -1,7 +1,7 @@
 //! The service of each worker's listener. It passes connections to [`net`](crate::net), which answers the requests that it reads,
 //! and to an actix-web `App`, which can serve everything.
 
-use std::future::ready;
+use std::future::{Future, ready};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix_http::HttpServiceBuilder;
 use actix_http::body::BoxBody;
 use actix_server::GracefulShutdownSignal;
-use actix_service::{IntoServiceFactory, Service as _, ServiceFactory, fn_factory, fn_service, map_config};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,7 @@ use crate::net::fallback::{self, Tracked};
 use crate::net::http1::Http1;
 use crate::net::http2::{Http2, Http2Options};
 use crate::net::io::{APP_CLOCK_STALE, BoxedIo, Timeouts};
-use crate::net::{Peer, Request, RequestBody, Service as _, redirect};
+use crate::net::{Peer, Request, RequestBody, Response, Service as _, redirect};
 
 /// How long a socket may linger after its last response. With less time, some sockets were never closed after a WebSocket's close
 /// frame.
@@ -130,39 +130,8 @@ pub(super) fn monitoring(
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
     fn_factory(move || {
         let options = AcceptOptions { tls: None, limits: Arc::default(), ..settings.accept.clone() };
-        let site = Rc::new(Site::monitoring(&hub, settings.http.clone()));
-        async move {
-            let answer = fn_service(move |request: actix_http::Request| {
-                let head = fallback::request_head(request.head());
-                let address = request.peer_addr();
-                let site = site.clone();
-                async move {
-                    let Some(head) = head else {
-                        return Err(actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body());
-                    };
-                    let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
-                    let peer = Peer::unnoted(address);
-                    let request = Request { head, body, peer, sink: None, hold: None, payer: None };
-                    Ok(fallback::response(site.call(request).await, true))
-                }
-            });
-            let http1 = HttpServiceBuilder::default()
-                .keep_alive(actix_http::KeepAlive::Disabled)
-                .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
-                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                .h1(answer);
-            let (http1, options) = (Rc::new(http1.new_service(()).await?), Rc::new(options));
-            Ok(fn_service(move |stream: TcpStream| {
-                let (options, http1) = (options.clone(), http1.clone());
-                async move {
-                    if let Some(accepted) = Box::pin(accept(stream, &options)).await {
-                        let (io, address, _slot) = accepted.into_http1();
-                        let _ = http1.call((io, Some(address))).await;
-                    }
-                    Ok(())
-                }
-            }))
-        }
+        let site = Site::monitoring(&hub, settings.http.clone());
+        single_requests(options, move |request| site.call(request))
     })
 }
 
@@ -173,35 +142,52 @@ pub(super) fn redirecting(
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
     fn_factory(move || {
         let timeouts = Timeouts { idle: Duration::ZERO, ..settings.accept.timeouts };
-        let options = Rc::new(AcceptOptions { tls: None, timeouts, ..settings.accept.clone() });
+        let options = AcceptOptions { tls: None, timeouts, ..settings.accept.clone() };
         let http = settings.http.clone();
-        async move {
-            let redirect = fn_service(move |request: actix_http::Request| {
-                let answer = fallback::request_head(request.head()).map(|head| {
-                    let head = head.finish();
-                    let answer = redirect::to_https(&head, port);
-                    // No name is sent to HTTPS that is refused there.
-                    let refused = answer.status.is_redirection().then(|| http.wrong_name(head.headers())).flatten();
-                    fallback::response(refused.unwrap_or(answer), true)
-                });
-                ready(answer.ok_or_else(|| actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body()))
-            });
-            let http1 = HttpServiceBuilder::default()
-                .keep_alive(actix_http::KeepAlive::Disabled)
-                .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
-                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                .h1(redirect);
-            let http1 = Rc::new(http1.new_service(()).await?);
-            Ok(fn_service(move |stream: TcpStream| {
-                let (options, http1) = (options.clone(), http1.clone());
-                async move {
-                    if let Some(accepted) = Box::pin(accept(stream, &options)).await {
-                        let (io, address, _slot) = accepted.into_http1();
-                        let _ = http1.call((io, Some(address))).await;
-                    }
-                    Ok(())
-                }
-            }))
-        }
+        single_requests(options, move |request| {
+            let answer = redirect::to_https(&request.head, port);
+            // No name is sent to HTTPS that is refused there.
+            let refused = answer.status.is_redirection().then(|| http.wrong_name(request.headers())).flatten();
+            ready(refused.unwrap_or(answer))
+        })
     })
+}
+
+/// Plain HTTP/1 with one request a connection, whose body is not read.
+async fn single_requests<F, R>(
+    options: AcceptOptions,
+    respond: F,
+) -> Result<impl Service<TcpStream, Response = (), Error = io::Error>, ()>
+where
+    F: Fn(Request) -> R + 'static,
+    R: Future<Output = Response> + 'static,
+{
+    let respond = Rc::new(respond);
+    let answer = fn_service(move |request: actix_http::Request| {
+        let (head, address, respond) = (fallback::request_head(request.head()), request.peer_addr(), respond.clone());
+        async move {
+            let Some(head) = head else {
+                return Err(actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body());
+            };
+            let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
+            let request = Request { head, body, peer: Peer::unnoted(address), sink: None, hold: None, payer: None };
+            Ok(fallback::response(respond(request).await, true))
+        }
+    });
+    let http1 = HttpServiceBuilder::default()
+        .keep_alive(actix_http::KeepAlive::Disabled)
+        .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .h1(answer);
+    let (http1, options) = (Rc::new(http1.new_service(()).await?), Rc::new(options));
+    Ok(fn_service(move |stream: TcpStream| {
+        let (options, http1) = (options.clone(), http1.clone());
+        async move {
+            if let Some(accepted) = Box::pin(accept(stream, &options)).await {
+                let (io, address, _slot) = accepted.into_http1();
+                let _ = http1.call((io, Some(address))).await;
+            }
+            Ok(())
+        }
+    }))
 }

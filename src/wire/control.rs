@@ -94,6 +94,9 @@ pub enum ByeReason {
 }
 
 impl GapReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Expired, Self::Epoch, Self::Ahead];
+
     /// The name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -106,6 +109,9 @@ impl GapReason {
 }
 
 impl ByeReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [Self::Shutdown, Self::Recycle, Self::Expired, Self::Replaced, Self::Kicked, Self::Slow];
+
     /// The name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {

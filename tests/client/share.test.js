@@ -53,13 +53,19 @@ test('other names share nothing', async () => {
   assert.equal(world.links.size, 2);
 });
 
-test('a tab that comes late reads its history by itself, and misses nothing at the seam', async () => {
+// A tab that joins another one's connection after twenty events, and wants them all.
+async function joinLate() {
   const world = browser(2);
   join(world, 0);
   await world.passSlowly(2 * SECOND);
   count(20).forEach(() => world.publish());
   await world.passSlowly(SECOND);
   const late = join(world, 1, { cursor: 'earliest', transports: ['shared'] });
+  return { world, late };
+}
+
+test('a tab that comes late reads its history by itself, and misses nothing at the seam', async () => {
+  const { world, late } = await joinLate();
   for (let i = 1; i <= 400; i++) world.clock.set(() => world.publish(), 10 * i);
   await world.passSlowly(6 * SECOND);
   assert.equal(late.transport, 'shared');
@@ -68,12 +74,7 @@ test('a tab that comes late reads its history by itself, and misses nothing at t
 });
 
 test('the log goes back while a late tab catches up: no cursor is delivered twice', async () => {
-  const world = browser(2);
-  join(world, 0);
-  await world.passSlowly(2 * SECOND);
-  count(20).forEach(() => world.publish());
-  await world.passSlowly(SECOND);
-  const late = join(world, 1, { cursor: 'earliest', transports: ['shared'] });
+  const { world, late } = await joinLate();
   while (!late.heard.length) await world.passSlowly(50);
   assert.ok(late.heard.length < 20, 'it has not caught up');
   // The last event is lost, and another is published in its place.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{Context, ErrorCode, context::ContextBuilder, response::Response};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -246,6 +247,24 @@ impl Node {
             Ok(bounds)
         } else {
             Err(StoreError::Busy("the log has just been replaced by another one"))
+        }
+    }
+
+    /// The position of the message that `message` describes, as the leader of the stream has it; `None` where there is none.
+    pub(super) async fn leader_message(&self, message: &Value, end: Instant) -> Result<Option<Position>, AskError> {
+        #[derive(Deserialize)]
+        struct Found {
+            message: At,
+        }
+        #[derive(Deserialize)]
+        struct At {
+            seq: u64,
+        }
+        let subject = format!("STREAM.MSG.GET.{}", self.names.stream);
+        match self.ask::<Found>(&subject, message, end).await {
+            Ok(found) => Ok(Some(Position(found.message.seq))),
+            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

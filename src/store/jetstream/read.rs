@@ -8,9 +8,7 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::ErrorCode;
 use futures_util::future::try_join_all;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -198,19 +196,6 @@ pub(super) async fn leader_next(
     from: Position,
     end: Instant,
 ) -> Result<Option<Position>, StoreError> {
-    #[derive(Deserialize)]
-    struct Found {
-        message: At,
-    }
-    #[derive(Deserialize)]
-    struct At {
-        seq: u64,
-    }
-    let subject = format!("STREAM.MSG.GET.{}", node.names.stream);
-    let body = json!({ "seq": from.0, "next_by_subj": filter.unwrap_or(">") });
-    match node.ask::<Found>(&subject, &body, end).await {
-        Ok(found) => Ok(Some(Position(found.message.seq))),
-        Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let message = json!({ "seq": from.0, "next_by_subj": filter.unwrap_or(">") });
+    Ok(node.leader_message(&message, end).await?)
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use async_nats::datetime::DateTime;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{ClusterInfo, Info, PeerInfo};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -145,23 +144,10 @@ pub(super) async fn before_time(node: &Node, time_ms: u64) -> Result<Position, S
 
 /// The first message that NATS took at or after a time, if there is one.
 async fn first_since(node: &Node, time: OffsetDateTime, end: Instant) -> Result<Option<Position>, AskError> {
-    #[derive(Deserialize)]
-    struct Found {
-        message: At,
-    }
-    #[derive(Deserialize)]
-    struct At {
-        seq: u64,
-    }
     // From 1970 to 9999 every time has this form; should one not have it, nothing is left out.
     let time = time.max(OffsetDateTime::UNIX_EPOCH);
     let Ok(text) = time.format(&Rfc3339) else { return Ok(Some(Position(1))) };
-    let subject = format!("STREAM.MSG.GET.{}", node.names.stream);
-    match node.ask::<Found>(&subject, &json!({ "start_time": text, "next_by_subj": ">" }), end).await {
-        Ok(found) => Ok(Some(Position(found.message.seq))),
-        Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
-        Err(error) => Err(error),
-    }
+    node.leader_message(&json!({ "start_time": text, "next_by_subj": ">" }), end).await
 }
 
 /// The identity of a stream with this name and time of creation: 13 characters of base 36.
