@@ -1,7 +1,7 @@
 //! The disk store: SQLite with one writer thread and a few readers. Nothing is acknowledged before it is on the disk.
 //!
 //! The data directory contains `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, `notes.db` (tickets, bans,
-//! revocations), and `lock`, which one server at a time holds.
+//! revocations), `lock`, which one server at a time holds, and `reserve`, space for a start on a full disk.
 //!
 //! - **Durability.** An acknowledged append survives the end of the process and power loss (`synchronous=FULL`: each commit is
 //!   synced). So do tickets, bans, revocations and the records of clients once they are acknowledged.
@@ -31,6 +31,7 @@ mod lock;
 mod presence;
 mod queue;
 mod reader;
+mod reserve;
 mod rows;
 mod schema;
 mod security_records;
@@ -57,7 +58,8 @@ use self::health::ANSWER_MAX;
 use self::lock::DirectoryLock;
 use self::queue::{Load, Queue};
 use self::reader::{ReadJob, Reader};
-use self::schema::Topics;
+use self::reserve::Reserve;
+use self::schema::{Opened, Topics};
 use self::security_records::{SecurityRecordJob, SecurityRecordsFile};
 use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
@@ -152,6 +154,24 @@ impl Shared {
     }
 }
 
+/// The open files of a data directory.
+struct Files {
+    opened: Opened,
+    readers: Vec<rusqlite::Connection>,
+    clients_file: ClientsFile,
+    notes_file: SecurityRecordsFile,
+}
+
+impl Files {
+    fn open(directory: &Path, options: &StoreOptions, marks_max: usize, now_ms: u64) -> Result<Self, OpenError> {
+        let mut clients_file = ClientsFile::open(directory, options)?;
+        let mut notes_file = SecurityRecordsFile::open(directory, options)?;
+        let opened = schema::open(directory, options, marks_max, now_ms, &mut clients_file, &mut notes_file)?;
+        let readers = (0..READERS).map(|_| schema::open_reader(directory)).collect::<Result<_, _>>()?;
+        Ok(Self { opened, readers, clients_file, notes_file })
+    }
+}
+
 impl DiskStore {
     /// Opens the log in `directory`, and creates both where they are missing.
     ///
@@ -159,7 +179,8 @@ impl DiskStore {
     /// which begins at its last position; cursors of the original log are valid up to there.
     ///
     /// # Errors
-    /// [`OpenError::Locked`] where another server holds the directory, [`OpenError::Path`] where a file cannot be used.
+    /// [`OpenError::Locked`] where another server holds the directory, [`OpenError::Path`] where a file cannot be used. A full disk
+    /// is no error, unless there is nothing to open yet: appends fail until there is space.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self, OpenError> {
         Self::open_at(directory, options, clock::wall_ms())
     }
@@ -176,9 +197,12 @@ impl DiskStore {
     fn open_with(directory: &Path, options: StoreOptions, marks_max: usize, now_ms: u64) -> Result<Self, OpenError> {
         lock::create_directory(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
-        let mut clients_file = ClientsFile::open(directory, &options)?;
-        let mut notes_file = SecurityRecordsFile::open(directory, &options)?;
-        let mut opened = schema::open(directory, &options, marks_max, now_ms, &mut clients_file, &mut notes_file)?;
+        let mut reserve = Reserve::of(directory);
+        let files = match Files::open(directory, &options, marks_max, now_ms) {
+            Err(_) if reserve.release() => Files::open(directory, &options, marks_max, now_ms)?,
+            opened => opened?,
+        };
+        let Files { mut opened, readers, clients_file, notes_file } = files;
         let log = opened.log;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
@@ -198,11 +222,7 @@ impl DiskStore {
         let clients = WriterHandle::new(clients::queue(), "clients.db", directory);
         let security_records = WriterHandle::new(security_records::queue(), "notes.db", directory);
         let reads = Arc::new(reader::queue());
-        let mut connections = Vec::with_capacity(READERS);
-        for _ in 0..READERS {
-            connections.push(schema::open_reader(directory)?);
-        }
-        let writer = Writer::new(opened, shared.clone(), appends.health.clone());
+        let writer = Writer::new(opened, shared.clone(), appends.health.clone(), reserve);
         let store = Self {
             shared,
             appends,
@@ -212,14 +232,14 @@ impl DiskStore {
             probe: Mutex::new(None),
             running: Mutex::new(None),
         };
-        store.start(writer, connections, clients_file, notes_file, lock)?;
+        store.start(writer, readers, clients_file, notes_file, lock)?;
         Ok(store)
     }
 
     fn start(
         &self,
         writer: Writer,
-        connections: Vec<rusqlite::Connection>,
+        readers: Vec<rusqlite::Connection>,
         clients_file: ClientsFile,
         notes_file: SecurityRecordsFile,
         lock: DirectoryLock,
@@ -245,7 +265,7 @@ impl DiskStore {
             notes_file.run(&queue, &health);
             drop(lock);
         })?);
-        for connection in connections {
+        for connection in readers {
             let (reader, queue) = (Reader::new(connection, self.shared.clone()), self.reads.clone());
             running.readers.push(self.spawn("log-reader", move || reader.run(&queue))?);
         }

@@ -1,14 +1,38 @@
 //! Disk full: publishing is refused, reading continues, and the server recovers by itself once there is space.
 
 use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::fixture::uuid;
 use crate::support::raw::{self, Connection, Items};
 use crate::support::small::Small;
+
+/// A file that takes all space, until it is dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn fill(disk: &Path) -> Self {
+        let path = disk.join("ballast");
+        let mut file = fs::File::create(&path).expect("a file");
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        // The test may have failed before the file was written.
+        let _ = fs::remove_file(&self.0);
+    }
+}
 
 /// The acknowledged events: position and number.
 struct Filler {
@@ -133,4 +157,114 @@ async fn a_full_disk_refuses_publishers_and_nobody_else() {
     let server = server.kill_and_restart();
     assert_eq!(server.address(), filler.address);
     filler.check_history().await;
+}
+
+async fn data(server: &Server) -> Vec<Value> {
+    raw::history(server.address(), "a").await.iter().map(|item| item["data"].clone()).collect()
+}
+
+async fn publish(server: &Server, data: impl Into<Value>) -> u16 {
+    let event = json!({ "topic": "a", "data": data.into() });
+    super::within("an answer", raw::post(server.address(), &event)).await.expect("an answer").status()
+}
+
+async fn readiness(server: &Server) -> u16 {
+    raw::get(server.address(), "/readyz").await.expect("an answer").status()
+}
+
+/// A full disk keeps a server from accepting events, not from starting: whether it was stopped, which removes SQLite's files beside
+/// the log, or killed.
+#[tokio::test]
+async fn a_server_starts_on_a_full_disk() {
+    let Some(disk) = Small::mount(24) else { return };
+    let home = Arc::new(tempfile::tempdir_in(disk.path()).expect("a directory"));
+    let mut server = Server::start_in(home, &["--heartbeat", "300ms"]);
+    let client = uuid();
+    let remembered = format!("/v1/poll?topic=a&client={client}&cursor=earliest");
+    assert_eq!(raw::poll(server.address(), &remembered).await.expect("a batch").1.len(), 0);
+    assert_eq!(publish(&server, 0).await, 201);
+    for (round, signal) in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGTERM].into_iter().enumerate() {
+        server.signal(signal);
+        server.wait();
+        let ballast = Ballast::fill(disk.path());
+        server = server.start_again();
+        // Also while it is full, with what the last start has left.
+        for again in [true, false] {
+            assert_eq!(data(&server).await.len(), round + 1, "{signal}");
+            let mut items = Items::open(server.address(), "sse", "topic=a&last=1").await.expect("open");
+            assert_eq!(items.news().await["data"], round);
+            items.named("$beat").await;
+            let (_, events) = raw::poll(server.address(), &format!("/v1/poll?client={client}")).await.expect("a batch");
+            assert_eq!(events.len(), round + 1, "the client is remembered");
+            // A short event may have room in what the files had already.
+            assert_eq!(publish(&server, "x".repeat(200_000)).await, 507);
+            let readiness = raw::get(server.address(), "/readyz").await.expect("an answer");
+            assert_eq!((readiness.status(), readiness.code().as_str()), (503, "disk_full"));
+            if again {
+                server = server.kill_and_restart();
+            }
+        }
+        drop(ballast);
+        super::until("publishing continues", async || publish(&server, round + 1).await == 201).await;
+        super::until("the server is ready", async || readiness(&server).await == 200).await;
+        assert_eq!(data(&server).await.len(), round + 2);
+    }
+}
+
+/// The server is killed while clients are remembered in memory only, since the disk has no space for their records: none of them
+/// continues at the log's end without being told.
+#[tokio::test]
+async fn clients_that_could_not_be_saved_are_unknown_after_a_kill() {
+    let Some(disk) = Small::mount(24) else { return };
+    let home = Arc::new(tempfile::tempdir_in(disk.path()).expect("a directory"));
+    let server = Server::start_in(home, &[]);
+    assert_eq!(publish(&server, 1).await, 201);
+    let start = async |client: &str| {
+        let query = format!("topic=a&client={client}&cursor=earliest");
+        let mut items = Items::open(server.address(), "sse", &query).await.expect("open");
+        (items.news().await["cursor"].clone(), items)
+    };
+    let (saved, mut unsaved) = (uuid(), Vec::new());
+    let (first, _open) = start(&saved).await;
+    assert_eq!(publish(&server, 2).await, 201);
+    let ballast = Ballast::fill(disk.path());
+    assert_eq!(publish(&server, "x".repeat(200_000)).await, 507);
+    let mut streams = Vec::new();
+    // More than fit into the pages that the files have already.
+    for _ in 0..200 {
+        let client = uuid();
+        streams.push(start(&client).await.1);
+        unsaved.push(client);
+    }
+    // An acknowledgement that cannot be stored is refused.
+    let ack = json!({ "client": saved, "cursor": first });
+    let mut connection = Connection::open(server.address()).await.expect("connected");
+    connection.post("/v1/ack", "application/json", ack.to_string().as_bytes()).await.expect("sent");
+    let refused = super::within("an answer", connection.answer()).await.expect("an answer");
+    assert!(matches!(refused.status(), 200 | 507), "{refused:?}");
+    drop(streams);
+    server.signal(Signal::SIGKILL);
+    drop(ballast);
+    let server = server.start_again();
+    super::until("publishing continues", async || publish(&server, 3).await == 201).await;
+
+    let (mut known, mut unknown) = (0, 0);
+    for client in &unsaved {
+        let alone = raw::get(server.address(), &format!("/v1/poll?client={client}")).await.expect("an answer");
+        let beside = raw::get(server.address(), &format!("/v1/poll?topic=a&client={client}")).await.expect("an answer");
+        assert_eq!(beside.status(), 200);
+        if alone.status() == 400 {
+            assert_eq!(beside.json()["known"], false, "{beside:?}");
+            unknown += 1;
+        } else {
+            // Its record was stored after all: it continues where it was at the latest.
+            let events = alone.json()["events"].as_array().expect("events").clone();
+            assert!(events.last().is_some_and(|item| item["data"] == 3), "{events:?}");
+            known += 1;
+        }
+    }
+    assert!(unknown > 0, "{known} of 200 could be stored");
+    let (_, events) = raw::poll(server.address(), &format!("/v1/poll?client={saved}")).await.expect("a batch");
+    let data: Vec<&Value> = events.iter().map(|item| &item["data"]).collect();
+    assert!(data.ends_with(&[&json!(2), &json!(3)]), "at least all that it was not sent: {data:?}");
 }

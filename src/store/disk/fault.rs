@@ -7,6 +7,9 @@ use rusqlite::{Error, ErrorCode};
 
 use crate::store::{DiskFault, OpenError, StoreError};
 
+/// The size of a small file.
+const SMALL_BYTES: usize = 64 * 1024;
+
 /// The error of an operation on a file in `directory`.
 pub(super) fn store_error(error: &Error, directory: &Path) -> StoreError {
     match error.sqlite_error_code() {
@@ -38,19 +41,24 @@ pub(super) fn open_error(path: &Path, reason: impl std::fmt::Display) -> OpenErr
 
 /// Whether `directory` has no room for a small file. SQLite's own error number cannot be read without unsafe code.
 pub(super) fn is_full(directory: &Path) -> bool {
-    probe(directory).is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    lacks(directory, SMALL_BYTES)
+}
+
+/// Whether `directory` has no room for a file of this size.
+pub(super) fn lacks(directory: &Path, bytes: usize) -> bool {
+    probe(directory, bytes)
+        .is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 fn is_read_only(directory: &Path) -> bool {
-    probe(directory).is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
+    probe(directory, SMALL_BYTES).is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Writes a small file and removes it again.
-fn probe(directory: &Path) -> std::io::Result<()> {
-    const PROBE_BYTES: usize = 64 * 1024;
+/// Writes a file and removes it again.
+fn probe(directory: &Path, bytes: usize) -> std::io::Result<()> {
     let path = directory.join(".room");
     let written = std::fs::File::create(&path).and_then(|mut file| {
-        file.write_all(&[0; PROBE_BYTES])?;
+        file.write_all(&vec![0; bytes])?;
         file.sync_all()
     });
     // Nothing depends on the probe's file; the next probe overwrites it.

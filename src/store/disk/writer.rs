@@ -19,6 +19,7 @@ use super::gather::Gather;
 use super::health::{ANSWER_MAX, Health};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
+use super::reserve::Reserve;
 use super::schema::{self, LogState, Opened};
 use super::times::Times;
 use super::trim::{self, Limits, Trimmed};
@@ -82,6 +83,7 @@ pub(super) struct Writer {
     topic_id_next: i64,
     health: Arc<Health>,
     presence: Presence,
+    reserve: Reserve,
     /// The duration of the last commit.
     commit: Duration,
     gather: Gather,
@@ -97,7 +99,7 @@ struct Written {
 }
 
 impl Writer {
-    pub(super) fn new(opened: Opened, shared: Arc<Shared>, health: Arc<Health>) -> Self {
+    pub(super) fn new(opened: Opened, shared: Arc<Shared>, health: Arc<Health>, reserve: Reserve) -> Self {
         let presence = Presence::of(&schema::events_path(&shared.directory));
         let topic_id_next = shared.topics().by_id.keys().max().map_or(1, |id| id + 1);
         let maintenance = Maintenance::new(opened.has_kept_keys, opened.forget);
@@ -113,6 +115,7 @@ impl Writer {
             topic_id_next,
             health,
             presence,
+            reserve,
             commit: Duration::ZERO,
             gather: Gather::default(),
         }
@@ -225,6 +228,10 @@ impl Writer {
             // A commit that failed because its files had been deleted may be in those files all the same. Another commit that
             // reuses its positions would make the log contradict itself, if an operator recovered the files.
             self.presence.check()?;
+            // To trim needs no space in the end, and may free some.
+            if !fresh.is_empty() {
+                self.reserve.check()?;
+            }
             let written = match self.transact(&fresh) {
                 // A checkpoint may free space in the write-ahead log.
                 Err(StoreError::Full) if self.checkpoint_fully() => self.transact(&fresh),
@@ -243,6 +250,9 @@ impl Writer {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
+        if let Err(full) = self.reserve.check() {
+            return self.health.watch(|| Err(full));
+        }
         file::probe(&self.db, &self.shared.directory, &mut self.presence, &self.health)
     }
 
