@@ -251,6 +251,28 @@ pub fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The end of the last year that a date of HTTP has, in seconds since the Unix epoch (RFC 9110 §5.6.7: four digits).
+const YEAR_10000_S: u64 = 253_402_300_800;
+
+/// The wall clock is before 1970 or after 9999.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the system's clock is before the year 1970 or after 9999, so that no response can have a date: set the clock, and start \
+     the server again"
+)]
+pub struct UnusableClock;
+
+/// Checks a time of the wall clock before a server depends on it: the libraries that write dates panic outside of this range.
+///
+/// # Errors
+/// [`UnusableClock`].
+pub fn check_usable(now: SystemTime) -> Result<(), UnusableClock> {
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(since) if since.as_secs() < YEAR_10000_S => Ok(()),
+        _ => Err(UnusableClock),
+    }
+}
+
 const JUMP_MS: i64 = JUMP.as_millis() as i64;
 
 fn warn_of_jump(jump_ms: i64, against: &str) {

@@ -7,10 +7,11 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::App;
 
+use crate::clock::{self, UnusableClock};
 use crate::config::{Config, StoreConfig};
 use crate::http::{Site, pages};
 use crate::hub::Hub;
@@ -49,6 +50,9 @@ pub enum ServerError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The wall clock is unusable.
+    #[error(transparent)]
+    Clock(#[from] UnusableClock),
     /// The certificate or its key cannot be served.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -85,6 +89,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        clock::check_usable(SystemTime::now())?;
         let certificates = config.tls.clone().map(Certificates::open).transpose()?;
         let store: Arc<dyn Store> = match &config.store {
             StoreConfig::Nats(nats) => Arc::new(JetStreamStore::open((**nats).clone(), config.store_options).await?),

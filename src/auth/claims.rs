@@ -22,6 +22,10 @@ pub const SUBJECT_MAX_BYTES: usize = 250;
 /// too old to continue a stream is too old to begin one. A revocation of a subject covers tokens of such a clock, too.
 pub const ISSUER_AHEAD_MS: u64 = 5000;
 
+/// How far ahead an `iat` may be, in milliseconds, where no maximum age depends on it. RFC 7519 §4.1.6 has no rule for one in the
+/// future; but such a token would survive every revocation of its subject until then.
+const ISSUED_AHEAD_MS: u64 = 60_000;
+
 /// The latest time that a claim may name, in seconds since 1970: the year 5000.
 pub const NUMERIC_DATE_MAX_S: f64 = 95_617_584_000.0;
 
@@ -61,7 +65,7 @@ pub enum TokenError {
     #[error("the token has expired")]
     Expired,
     /// Before its `nbf`, or issued in the future.
-    #[error("the token is not valid yet (`nbf`, `iat`): the issuer's clock may be at most 5 seconds ahead")]
+    #[error("the token is not valid yet (`nbf`, `iat`): is the issuer's clock ahead?")]
     NotYet,
     /// The key was removed after the token was accepted.
     #[error("the key that signed the token was withdrawn: get a new token")]
@@ -123,6 +127,9 @@ impl Rules {
 
     fn grant(&self, claims: Claims, key: Fingerprint, now_ms: u64) -> Result<Grant, TokenError> {
         let issued_ms = claims.iat.map(|iat| millis("iat", iat)).transpose()?;
+        if issued_ms.is_some_and(|issued_ms| issued_ms > now_ms.saturating_add(ISSUED_AHEAD_MS)) {
+            return Err(TokenError::NotYet);
+        }
         let expires_ms = self.expiry(millis("exp", claims.exp)?, issued_ms, now_ms)?;
         if now_ms >= expires_ms {
             return Err(TokenError::Expired);

@@ -162,3 +162,14 @@ fn the_machines_clocks_run() {
     #[cfg(target_os = "linux")]
     assert!(first.boot_id.is_some());
 }
+
+#[test]
+fn a_clock_without_a_date_is_refused() {
+    let seconds = Duration::from_secs;
+    assert_eq!(check_usable(UNIX_EPOCH - seconds(1)), Err(UnusableClock));
+    assert_eq!(check_usable(UNIX_EPOCH), Ok(()));
+    let last = UNIX_EPOCH + seconds(YEAR_10000_S - 1);
+    assert_eq!(check_usable(last), Ok(()));
+    assert!(httpdate::fmt_http_date(last).contains("9999"));
+    assert_eq!(check_usable(last + seconds(1)), Err(UnusableClock));
+}

@@ -83,6 +83,13 @@ fn a_token_ends_at_an_age() {
     assert!(matches!(at(json!({ "exp": far })), Err(TokenError::Claims(_))));
 }
 
+/// It would survive a revocation of its subject.
+#[test]
+fn a_token_is_not_issued_in_the_future() {
+    assert!(signed(json!({ "iat": NOW_S + 60 })).is_ok(), "clocks differ");
+    assert_eq!(signed(json!({ "iat": NOW_S + 61 })), Err(TokenError::NotYet));
+}
+
 #[test]
 fn times_count() {
     assert_eq!(signed(json!({ "exp": NOW_S })), Err(TokenError::Expired));
