@@ -256,21 +256,42 @@ mod tests {
     /// On loopback every client is on this machine, unless a proxy names the client's address; subjects are known everywhere.
     #[test]
     fn limits_count_where_it_is_known_whose_they_are() {
-        let options = |arguments: &[&str]| serve(arguments).unwrap().limits.options(true);
+        let basis = limits::Basis { loopback: true, retained_bytes: 1, batch_bytes: 1 };
+        let options = |arguments: &[&str]| serve(arguments).unwrap().limits.options(basis);
         let rates = |options: &crate::limits::LimitOptions| {
             let address = [options.connects_per_address, options.requests_per_address, options.events_per_address];
             let subject = [options.connects_per_subject, options.events_per_subject];
-            (address.map(|rate| rate.is_some()), subject.map(|rate| rate.is_some()))
+            let bytes = [options.event_bytes_per_address, options.event_bytes_per_subject];
+            (address.map(|rate| rate.is_some()), subject.map(|rate| rate.is_some()), bytes.map(|rate| rate.is_some()))
         };
         let plain = options(&[]);
-        assert_eq!(rates(&plain), ([false; 3], [true; 2]));
+        assert_eq!(rates(&plain), ([false; 3], [true; 2], [false, true]));
         assert_eq!((plain.held_per_address_max, plain.held_per_subject_max), (None, Some(1000)));
         assert_eq!(plain.memory.bytes_per_peer_max, Some(64 << 20));
         let behind = options(&["--trusted-proxy", "127.0.0.1"]);
-        assert_eq!(rates(&behind), ([true; 3], [true; 2]));
+        assert_eq!(rates(&behind), ([true; 3], [true; 2], [true; 2]));
         assert_eq!(behind.held_per_address_max, Some(1000));
         let none = options(&["--max-memory-per-peer", "0", "--publish-rate-per-subject", "0"]);
         assert_eq!((none.memory.bytes_per_peer_max, none.events_per_subject), (None, None));
+    }
+
+    /// One publisher takes four hours to replace what is retained, within the limits of what a publisher and a disk need.
+    #[test]
+    fn bytes_of_events_have_a_pace_that_follows_from_retention() {
+        let bytes = |arguments: &[&str]| {
+            let all = [&["--listen", "0.0.0.0:0", "--allow-anonymous"], arguments].concat();
+            let limits = serve(&all).unwrap().into_config().unwrap().http_options.limits;
+            let options = limits.options();
+            assert_eq!(options.event_bytes_per_address, options.event_bytes_per_subject);
+            options.event_bytes_per_address.map_or(0, |rate| rate.get())
+        };
+        assert_eq!(u64::from(bytes(&[])), (16 << 30) / (4 * 3600));
+        assert_eq!(bytes(&["--store", "memory"]), 128 << 10);
+        assert_eq!(bytes(&["--max-bytes", "1024GiB"]), 4 << 20);
+        assert_eq!(bytes(&["--max-bytes", "0"]), 4 << 20);
+        let given = ["--publish-bytes-per-address", "1MiB", "--publish-bytes-per-subject", "1MiB"];
+        assert_eq!(bytes(&given), 1 << 20);
+        assert!(serve(&["--publish-bytes-per-subject", "65MiB"]).unwrap().into_config().is_err());
     }
 
     #[test]

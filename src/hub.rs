@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::clients::{Clients, SentHere};
 use crate::clock::{Clock, runtime_now};
 use crate::cursor::{Cursor, Epoch, Position};
@@ -91,6 +93,7 @@ struct Shared {
     live: AtomicUsize,
     /// The time limit of the shutdown in milliseconds, once it has begun.
     drain_ms: AtomicU64,
+    drain_begun: Notify,
     maintenance: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
@@ -157,6 +160,7 @@ impl Hub {
             metrics,
             live: AtomicUsize::new(0),
             drain_ms: AtomicU64::new(NOT_DRAINING),
+            drain_begun: Notify::new(),
             maintenance: Mutex::default(),
         }));
         let task = tokio::spawn(maintain(Arc::downgrade(&hub.0)));
@@ -275,6 +279,16 @@ impl Hub {
         let ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).min(NOT_DRAINING - 1);
         self.0.drain_ms.store(ms, Ordering::Relaxed);
         self.0.fan_out.wake_everyone();
+        self.0.drain_begun.notify_waiters();
+    }
+
+    /// Completes once the shutdown has begun.
+    pub(crate) async fn drain_begun(&self) {
+        // Before the check: it is notified of a shutdown that begins in between.
+        let begun = self.0.drain_begun.notified();
+        if self.draining().is_none() {
+            begun.await;
+        }
     }
 
     /// The time limit of the shutdown, once it has begun.

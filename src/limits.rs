@@ -7,6 +7,7 @@
 mod accounts;
 mod counts;
 mod memory;
+mod publishing;
 mod rates;
 mod refusal_log;
 mod scans;
@@ -22,12 +23,14 @@ use std::time::{Duration, Instant};
 use crate::event::Publisher;
 use counts::Counts;
 use memory::Memory;
-use rates::{ClaimedRates, Rate, Rates};
+use publishing::PublishRates;
+use rates::{Rate, Rates};
 use scans::Scans;
 use tickets::Tickets;
 
 pub use counts::Permit;
 pub use memory::{InboundBudget, MemoryOptions, OutboundBudget};
+pub use publishing::EVENT_BYTES_RATE_MAX;
 pub(crate) use refusal_log::{Refusal, RefusalLog};
 pub use scans::Scanner;
 
@@ -58,6 +61,12 @@ pub struct LimitOptions {
     pub events_per_subject: Option<NonZeroU32>,
     /// The burst of the rates of events.
     pub event_burst: NonZeroU32,
+    /// Bytes of events that one address may publish a second, at most [`EVENT_BYTES_RATE_MAX`].
+    pub event_bytes_per_address: Option<NonZeroU32>,
+    /// Bytes of events that one subject may publish a second, at most [`EVENT_BYTES_RATE_MAX`].
+    pub event_bytes_per_subject: Option<NonZeroU32>,
+    /// The burst of the rates of bytes, in bytes; at least a second's worth.
+    pub event_bytes_burst: NonZeroU32,
     /// The memory budgets.
     pub memory: MemoryOptions,
     /// Whether event ids published without a subject count against the address's share of the table of ids.
@@ -88,6 +97,9 @@ impl Default for LimitOptions {
             events_per_address: None,
             events_per_subject: None,
             event_burst: burst,
+            event_bytes_per_address: None,
+            event_bytes_per_subject: None,
+            event_bytes_burst: const { NonZeroU32::new(8 << 20).unwrap() },
             memory: MemoryOptions::default(),
             publishers_by_address: false,
             tickets_per_address_max: None,
@@ -199,9 +211,16 @@ pub enum LimitError {
         /// How long until the rate allows it.
         wait: Duration,
     },
-    /// More events in one request than the burst allows, however long the client waits.
-    #[error("at most {0} events may be published in one request (--publish-burst)")]
-    Burst(NonZeroU32),
+    /// More in one request than the burst allows, however long the client waits.
+    #[error("at most {burst} {what} may be published in one request ({set_by})")]
+    Burst {
+        /// What is limited: a plural noun.
+        what: &'static str,
+        /// The limit.
+        burst: NonZeroU32,
+        /// What sets the limit: a flag.
+        set_by: &'static str,
+    },
 }
 
 /// The counts and rates of one server, shared by its workers.
@@ -211,8 +230,7 @@ pub struct Limits {
     held: Arc<Counts>,
     connects: Rates,
     requests: Rates,
-    events: Rates,
-    claimed: ClaimedRates,
+    publishing: PublishRates,
     memory: Memory,
     refusals: RefusalLog,
     scans: Scans,
@@ -234,37 +252,32 @@ impl Limits {
     /// Limits with nothing counted yet.
     #[must_use]
     pub fn new(options: LimitOptions) -> Self {
-        let rate = |per_second: Option<NonZeroU32>, burst, set_by| {
-            per_second.map(|per_second| Rate { per_second, burst, set_by })
+        let rate = |per_second: Option<NonZeroU32>, set_by| {
+            let (burst, burst_set_by) = (options.connect_burst, "--connect-burst");
+            per_second.map(|per_second| Rate { per_second, burst, set_by, burst_set_by })
         };
-        let (connect, event) = (options.connect_burst, options.event_burst);
-        let events_of_address = "--publish-rate-per-address, or the token's claim `rate`";
         Self {
             connections: Arc::default(),
             held: Arc::default(),
             connects: Rates::new(
                 "subscriptions",
-                rate(options.connects_per_address, connect, "--connect-rate-per-address"),
-                rate(options.connects_per_subject, connect, "--connect-rate-per-subject"),
+                rate(options.connects_per_address, "--connect-rate-per-address"),
+                rate(options.connects_per_subject, "--connect-rate-per-subject"),
             ),
-            requests: Rates::new(
-                "requests",
-                rate(options.requests_per_address, connect, "--request-rate-per-address"),
-                None,
-            ),
-            events: Rates::new(
-                "events",
-                rate(options.events_per_address, event, events_of_address),
-                rate(options.events_per_subject, event, "--publish-rate-per-subject, or the token's claim `rate`"),
-            ),
-            claimed: ClaimedRates::new("events", event),
+            requests: Rates::new("requests", rate(options.requests_per_address, "--request-rate-per-address"), None),
+            publishing: PublishRates::new(&options),
             refusals: RefusalLog::default(),
             memory: Memory::new(options.memory),
             scans: Scans::new(options.scan_rows_per_address, options.scan_rows_per_subject),
-            tickets: Tickets::default(),
+            tickets: Tickets::new(options.tickets_per_address_max, options.tickets_per_subject_max),
             publishers: RandomState::new(),
             options,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn options(&self) -> &LimitOptions {
+        &self.options
     }
 
     /// Counts a connection of an address, or of a trusted proxy (`None`), which may have any number.
@@ -311,29 +324,14 @@ impl Limits {
         std::num::NonZeroU64::new(self.publishers.hash_one(whose)).map(Publisher)
     }
 
-    /// Reserves the count of a ticket that is about to be made. Pass the permit to [`Self::ticket_made`].
+    /// Reserves the count of a ticket that is about to be made. Pass the permit to [`Self::ticket_made`]. `on_all_nodes` is how
+    /// many unused tickets the peer has on all nodes, where the store counts them: nodes that make one at the same moment may each
+    /// exceed the limit by it.
     ///
     /// # Errors
     /// [`LimitError::Count`].
-    pub fn ticket(&self, key: &RateKey) -> Result<Permit, LimitError> {
-        let (address, subject) = (self.options.tickets_per_address_max, self.options.tickets_per_subject_max);
-        self.tickets.count(key, address, subject, Instant::now())
-    }
-
-    /// Checks the number of unused tickets that the peer has on all nodes, before another is made. Nodes that make one at the same
-    /// moment may each exceed the limit by it.
-    ///
-    /// # Errors
-    /// [`LimitError::Count`].
-    pub fn check_tickets(&self, key: &RateKey, on_all_nodes: u64) -> Result<(), LimitError> {
-        let (max, whose) = match key.subject {
-            Some(_) => (self.options.tickets_per_subject_max, Key::SUBJECT),
-            None => (self.options.tickets_per_address_max, Key::ADDRESS),
-        };
-        match max {
-            Some(max) if on_all_nodes >= max as u64 => Err(LimitError::Count { what: tickets::WHAT, whose }),
-            _ => Ok(()),
-        }
+    pub fn ticket(&self, key: &RateKey, on_all_nodes: Option<u64>) -> Result<Permit, LimitError> {
+        self.tickets.count(key, on_all_nodes, Instant::now())
     }
 
     /// Counts a ticket that was made, until it is used or `ttl` is over.
@@ -361,23 +359,42 @@ impl Limits {
         Scanner::new(self.clone(), key.clone())
     }
 
-    /// Counts events that are about to be published.
+    /// Counts events that are about to be published: their number, and their bytes as the store's retention counts them.
     ///
     /// # Errors
     /// [`LimitError::Rate`], [`LimitError::Burst`].
-    pub fn publish(&self, key: &RateKey, events: usize) -> Result<(), LimitError> {
-        let events = u32::try_from(events).unwrap_or(u32::MAX);
-        match (NonZeroU32::new(events), key.event_rate) {
-            (None, _) => Ok(()),
-            (Some(events), Some(rate)) => self.claimed.take(key, rate, events),
-            (Some(events), None) => self.events.take(key, events),
-        }
+    pub fn publish(&self, key: &RateKey, events: usize, bytes: u64) -> Result<(), LimitError> {
+        self.publish_events(key, events)?;
+        self.publish_bytes(key, bytes)
+    }
+
+    /// As [`Self::publish`], only their number: for a publisher that waits for each of the two rates, and must not use up one while
+    /// it waits for the other.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_events(&self, key: &RateKey, events: usize) -> Result<(), LimitError> {
+        self.publishing.take_events(key, events)
+    }
+
+    /// As [`Self::publish`], only their bytes.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_bytes(&self, key: &RateKey, bytes: u64) -> Result<(), LimitError> {
+        self.publishing.take_bytes(key, bytes)
     }
 
     /// Most events that can be published in one request; `None` where that is not limited.
     #[must_use]
     pub fn event_burst(&self, key: &RateKey) -> Option<NonZeroU32> {
-        key.event_rate.map_or_else(|| self.events.burst(key), |rate| Some(self.claimed.burst(rate)))
+        self.publishing.event_burst(key)
+    }
+
+    /// Most bytes of events that can be published in one request; `None` where that is not limited.
+    #[must_use]
+    pub fn event_bytes_burst(&self, key: &RateKey) -> Option<NonZeroU32> {
+        self.publishing.bytes_burst(key)
     }
 
     /// A budget for a request body or message of a peer, with no bytes held yet.
@@ -411,8 +428,7 @@ impl Limits {
     pub fn sweep(&self) {
         self.connects.sweep();
         self.requests.sweep();
-        self.events.sweep();
-        self.claimed.sweep();
+        self.publishing.sweep();
         self.refusals.sweep(Instant::now());
         self.tickets.expire(Instant::now());
     }
@@ -469,14 +485,14 @@ mod tests {
         let options = LimitOptions { events_per_address: rate(1), events_per_subject: rate(1), ..Default::default() };
         let limits = Limits::new(LimitOptions { event_burst: rate(10).unwrap(), ..options });
         let one = key("10.0.0.1");
-        assert_eq!(limits.publish(&one, 11), Err(LimitError::Burst(rate(10).unwrap())));
-        limits.publish(&one, 10).unwrap();
-        let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5) else { panic!("the burst is used up") };
+        assert!(matches!(limits.publish(&one, 11, 0), Err(LimitError::Burst { what: "events", .. })));
+        limits.publish(&one, 10, 0).unwrap();
+        let Err(LimitError::Rate { wait, .. }) = limits.publish(&one, 5, 0) else { panic!("the burst is used up") };
         assert!(wait > Duration::from_secs(3) && wait <= Duration::from_secs(5), "{wait:?}");
-        limits.publish(&key("10.0.0.2"), 10).unwrap();
+        limits.publish(&key("10.0.0.2"), 10, 0).unwrap();
         // A subject is counted across addresses.
-        limits.publish(&key("10.0.0.3").named(Some("li".into())), 10).unwrap();
-        let elsewhere = limits.publish(&key("10.0.0.4").named(Some("li".into())), 1);
+        limits.publish(&key("10.0.0.3").named(Some("li".into())), 10, 0).unwrap();
+        let elsewhere = limits.publish(&key("10.0.0.4").named(Some("li".into())), 1, 0);
         assert!(matches!(elsewhere, Err(LimitError::Rate { whose: "this subject", .. })), "{elsewhere:?}");
         assert_eq!(limits.connect(&one), Ok(()), "a rate that is not set refuses nothing");
     }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::ConfigError;
 use super::values::{bytes, duration};
 use crate::http::ProxyHeader;
-use crate::limits::{LimitOptions, MemoryOptions};
+use crate::limits::{EVENT_BYTES_RATE_MAX, LimitOptions, MemoryOptions};
 
 /// The default limits of one address where the server listens on other addresses than loopback. One address may be that of an
 /// office or a mobile network.
@@ -16,6 +16,32 @@ const ADDRESS_CONNECTIONS: usize = 1000;
 const ADDRESS_CONNECTS_PER_SECOND: u32 = 200;
 const ADDRESS_EVENTS_PER_SECOND: u32 = 1000;
 const ADDRESS_REQUESTS_PER_SECOND: u32 = 100;
+
+/// How long one publisher takes, by default, to replace everything that the log retains: time for an operator to notice, and to
+/// revoke its token.
+const REPLACED_IN_SECONDS: u64 = 4 * 3600;
+
+/// The range of that default, in bytes a second. At the lower end the default rate of events is reached with short events only;
+/// at the upper end one publisher leaves the disk to others.
+const EVENT_BYTES_PER_SECOND: std::ops::RangeInclusive<u64> = 128 << 10..=4 << 20;
+
+/// What the limits follow from, besides their own flags.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Basis {
+    /// Whether the server listens on loopback only.
+    pub(super) loopback: bool,
+    /// Most bytes of events that are retained; 0 is any.
+    pub(super) retained_bytes: u64,
+    /// Longest batch, in bytes.
+    pub(super) batch_bytes: u64,
+}
+
+impl Basis {
+    fn event_bytes_per_second(&self) -> u64 {
+        let (least, most) = EVENT_BYTES_PER_SECOND.into_inner();
+        if self.retained_bytes == 0 { most } else { (self.retained_bytes / REPLACED_IN_SECONDS).clamp(least, most) }
+    }
+}
 
 /// The limits. Those of an address are off by default where the server listens on loopback only and no proxy is trusted: all
 /// clients have the same address then. The limits of memory and of subjects apply everywhere.
@@ -64,6 +90,15 @@ pub struct LimitArgs {
     /// The burst of those rates: how many events may be published at once; a larger batch is answered 413
     #[arg(long, env = "SWITCHBACK_PUBLISH_BURST", value_name = "NUMBER", default_value_t = 1000)]
     pub publish_burst: u32,
+    /// Bytes of events that one client address may publish a second; further publishes are answered 429, and a stream of lines
+    /// is slowed down (0: any number) [default: what lets the address replace --max-bytes in four hours, from 128KiB to 4MiB; on
+    /// loopback 0]
+    #[arg(long, env = "SWITCHBACK_PUBLISH_BYTES_PER_ADDRESS", value_name = "BYTES", value_parser = bytes)]
+    pub publish_bytes_per_address: Option<u64>,
+    /// Bytes of events that one token's subject may publish a second; a token's claim `rate` above --publish-rate-per-subject
+    /// raises this limit in proportion, and replaces the address's (0: any number) [default: as for an address, on loopback too]
+    #[arg(long, env = "SWITCHBACK_PUBLISH_BYTES_PER_SUBJECT", value_name = "BYTES", value_parser = bytes)]
+    pub publish_bytes_per_subject: Option<u64>,
     /// Most unused tickets of one token's subject; requests for more are answered 429 (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_TICKETS_PER_SUBJECT", value_name = "NUMBER", default_value_t = 5000)]
     pub max_tickets_per_subject: usize,
@@ -166,13 +201,26 @@ impl LimitArgs {
         range("keep-alive", !self.keep_alive.is_zero(), "must be more than 0s")?;
         range("stall-timeout", self.stall_timeout >= Duration::from_millis(1), "must be more than 0s")?;
         range("read-rate-window", !self.read_rate_window.is_zero(), "must be more than 0s")?;
+        for (flag, rate) in [
+            ("publish-bytes-per-address", self.publish_bytes_per_address),
+            ("publish-bytes-per-subject", self.publish_bytes_per_subject),
+        ] {
+            range(
+                flag,
+                rate.is_none_or(|rate| rate <= EVENT_BYTES_RATE_MAX.into()),
+                "must be at most 64MiB, or 0 for any",
+            )?;
+        }
         range("max-http2-streams", self.max_http2_streams > 0, "must be at least 1")
     }
 
-    /// The limits; `loopback` if the server listens on loopback only.
-    pub(super) fn options(&self, loopback: bool) -> LimitOptions {
+    /// The limits.
+    pub(super) fn options(&self, basis: Basis) -> LimitOptions {
         // Behind a trusted proxy the address of every client is known, even if the proxy is on loopback.
-        let loopback = loopback && self.trusted_proxy.is_empty();
+        let loopback = basis.loopback && self.trusted_proxy.is_empty();
+        let event_bytes = basis.event_bytes_per_second();
+        let bytes_of_address = self.publish_bytes_per_address.unwrap_or(if loopback { 0 } else { event_bytes });
+        let bytes_of_subject = self.publish_bytes_per_subject.unwrap_or(event_bytes);
         let connections = self.max_connections_per_address;
         let elsewhere = |given: Option<u32>, default| given.unwrap_or(if loopback { 0 } else { default });
         let count = |given: Option<usize>| given.unwrap_or(if loopback { 0 } else { ADDRESS_CONNECTIONS });
@@ -189,6 +237,10 @@ impl LimitArgs {
             events_per_address: elsewhere(self.publish_rate_per_address, ADDRESS_EVENTS_PER_SECOND).try_into().ok(),
             events_per_subject: self.publish_rate_per_subject.try_into().ok(),
             event_burst: self.publish_burst.try_into().unwrap_or(std::num::NonZeroU32::MIN),
+            event_bytes_per_address: per_second(bytes_of_address),
+            event_bytes_per_subject: per_second(bytes_of_subject),
+            // A batch's events may take more bytes than its text: characters are escaped, and each event has an overhead.
+            event_bytes_burst: per_second(2 * basis.batch_bytes).unwrap_or(std::num::NonZeroU32::MIN),
             memory: MemoryOptions {
                 inbound_bytes_max: size(self.max_arriving_bytes),
                 reserved_bytes: size(self.reserved()),
@@ -207,6 +259,10 @@ impl LimitArgs {
     fn reserved(&self) -> u64 {
         self.reserved_arriving_bytes.unwrap_or(self.max_arriving_bytes / 16)
     }
+}
+
+fn per_second(number: u64) -> Option<std::num::NonZeroU32> {
+    u32::try_from(number).unwrap_or(u32::MAX).try_into().ok()
 }
 
 fn size(bytes: u64) -> usize {

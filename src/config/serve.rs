@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::limits::Basis;
 use super::values::{address, bytes, duration, log_filter};
 use super::{AccessArgs, Config, ConfigError, LimitArgs, NatsArgs, StoreChoice, StoreConfig, TlsArgs};
 use crate::http::{AllowedOrigin, HttpOptions};
@@ -170,6 +171,8 @@ impl ServeArgs {
         };
         let address_clients = if listen.ip().is_loopback() { 0 } else { ADDRESS_CLIENTS };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let basis =
+            Basis { loopback: listen.ip().is_loopback(), retained_bytes: bytes_max, batch_bytes: self.max_batch_bytes };
         let http = HttpOptions::default();
         Ok(Config {
             listen,
@@ -203,7 +206,7 @@ impl ServeArgs {
                 echo_bytes_max: size(self.limits.max_echo_bytes),
                 patterns_max: self.limits.max_patterns,
                 header_bytes_max: size(self.limits.max_header_bytes),
-                limits: Arc::new(Limits::new(self.limits.options(listen.ip().is_loopback()))),
+                limits: Arc::new(Limits::new(self.limits.options(basis))),
                 trusted_proxies: self.limits.trusted_proxy,
                 proxy_header: self.limits.proxy_header,
                 hsts: self.tls.hsts,

@@ -85,12 +85,22 @@ impl std::ops::Deref for ChargedBody {
     }
 }
 
-/// Reads the whole body.
+/// Reads the whole body of a call, into the memory of its sender's share.
 ///
 /// # Errors
 /// 413 over `bytes_max`; 429 where the client's share of memory is used up, 503 where the memory for all bodies is; 408
-/// where the body does not arrive in time; 400 where it ends early.
+/// where the body does not arrive in time; 400 where it ends early; 503 where the server begins to shut down meanwhile.
 pub(super) async fn read(
+    call: &Call,
+    body: RequestBody,
+    bytes_max: usize,
+    rights: &Rights,
+) -> Result<ChargedBody, ApiError> {
+    let time_max = call.options().body_timeout;
+    call.while_serving(collect(call.request.headers(), body, bytes_max, time_max, call.inbound(rights))).await
+}
+
+async fn collect(
     headers: Headers<'_>,
     body: RequestBody,
     bytes_max: usize,
@@ -188,7 +198,7 @@ impl JsonBody {
         if MediaType::of(headers)?.is_some_and(|kind| !matches!(kind.as_str(), "application/json" | "text/plain")) {
             return Err(unsupported("Content-Type is application/json or text/plain, both holding JSON"));
         }
-        let body = read(headers, self.body, self.bytes_max, call.options().body_timeout, call.inbound(rights)).await?;
+        let body = read(call, self.body, self.bytes_max, rights).await?;
         serde_json::from_str(text(&body)?).map_err(|error| bad(&error))
     }
 }
@@ -208,8 +218,11 @@ pub(super) struct Lines {
     /// Bytes of `buffer` that were searched and have no line end.
     searched: usize,
     bytes_max: usize,
-    /// Timeout of a line: from its first byte on, and for that byte to arrive.
+    /// Timeout of a line: from its first byte on, and for that byte to arrive. Blank lines and white space do not extend it: a body
+    /// of those would never end.
     line_time_max: Duration,
+    /// Since when a line that is not blank is waited for.
+    waiting_since: Option<Instant>,
     /// When the incomplete line began.
     begun: Option<Instant>,
     /// The rest of a line that is too long is being discarded.
@@ -225,6 +238,13 @@ pub(super) enum Line {
     TooLong,
 }
 
+impl Line {
+    /// Whether the line has nothing but white space (RFC 8259 §2).
+    pub(super) fn is_blank(&self) -> bool {
+        matches!(self, Self::Whole(line) if line.trim_ascii().is_empty())
+    }
+}
+
 impl Lines {
     pub(super) fn new(body: RequestBody, bytes_max: usize, line_time_max: Duration, budget: InboundBudget) -> Self {
         Self {
@@ -234,6 +254,7 @@ impl Lines {
             searched: 0,
             bytes_max,
             line_time_max,
+            waiting_since: None,
             begun: None,
             skipping: false,
             ended: false,
@@ -273,18 +294,20 @@ impl Lines {
         loop {
             if let Some(line) = self.ready() {
                 self.begun = None;
+                self.waiting_since = self.waiting_since.filter(|_| line.is_blank());
                 return Ok(Some(line));
             }
-            let unfinished = self.skipping || !self.buffer.is_empty();
-            self.begun = unfinished.then(|| self.begun.unwrap_or_else(Instant::now));
             if self.ended {
                 let last = std::mem::take(&mut self.buffer).freeze();
                 self.searched = 0;
                 let too_long = last.len() > self.bytes_max;
                 return Ok((!last.is_empty()).then(|| if too_long { Line::TooLong } else { Line::Whole(last) }));
             }
-            let due = self.begun.unwrap_or_else(Instant::now) + self.line_time_max;
-            match tokio::time::timeout_at(due, self.body.next()).await {
+            let now = Instant::now();
+            let has_begun = self.skipping || !self.buffer.trim_ascii().is_empty();
+            self.begun = has_begun.then(|| self.begun.unwrap_or(now));
+            let since = self.begun.unwrap_or(*self.waiting_since.get_or_insert(now));
+            match tokio::time::timeout_at(since + self.line_time_max, self.body.next()).await {
                 Ok(Some(chunk)) => {
                     self.buffer.extend_from_slice(&chunk.map_err(broken)?);
                     self.budget.set(self.buffer.len())?;
@@ -365,7 +388,7 @@ mod tests {
         fn a_body_is_its_chunks(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..4), 0..5)) {
             let (head, whole) = (RequestHead::get("/", &[]), chunks.concat());
             let time_max = Duration::from_secs(60);
-            let body = wait_for(read(head.headers(), payload(chunks), BYTES_MAX, time_max, budget()));
+            let body = wait_for(collect(head.headers(), payload(chunks), BYTES_MAX, time_max, budget()));
             prop_assert_eq!(body.ok().map(|body| body.bytes), (whole.len() <= BYTES_MAX).then(|| Bytes::from(whole)));
         }
 

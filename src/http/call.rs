@@ -107,6 +107,27 @@ impl Call {
         self.request.body.take()
     }
 
+    /// The output of `work`, which waits for the peer; an error where the server begins to shut down meanwhile. The peer is answered
+    /// then, while its connection is still open.
+    ///
+    /// # Errors
+    /// 503; and those of `work`.
+    pub(super) async fn while_serving<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let hub = &self.state.hub;
+        if hub.draining().is_some() {
+            return Err(shutting_down());
+        }
+        tokio::select! {
+            biased;
+            // First: most bodies have arrived, and need not register for the shutdown.
+            output = work => output,
+            () = hub.drain_begun() => Err(shutting_down()),
+        }
+    }
+
     pub(super) fn options(&self) -> &HttpOptions {
         &self.state.options
     }
@@ -211,10 +232,14 @@ impl Call {
         self.options().access.check_open(self.request.headers())?;
         self.options().access.check_name(self.request.headers(), self.options().loopback_only)?;
         if self.state.hub.draining().is_some() {
-            return Err(ApiError::unavailable("shutting_down", "this server is shutting down: try another server"));
+            return Err(shutting_down());
         }
         Ok(())
     }
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::unavailable("shutting_down", "this server is shutting down: try another server")
 }
 
 /// 411 where a body's length cannot be known (RFC 9110 §15.5.12), and 400 where it would extend to the end of the

@@ -198,7 +198,7 @@ impl From<LimitError> for ApiError {
             LimitError::ServerFull(_) => Self::unavailable(OVERLOADED, message),
             LimitError::Count { .. } | LimitError::Memory { .. } => Self::too_many("too_many", message, WAIT),
             LimitError::Rate { wait, .. } => Self::too_many(TOO_FAST, message, wait),
-            LimitError::Burst(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
+            LimitError::Burst { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! `POST /v1/events` and `POST /v1/topics/{topic}`: decodes events from JSON, forms, lines and plain bodies, and publishes
 //! them.
 
+mod lines;
+
 use std::borrow::Cow;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -11,8 +13,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::access::{check_publish, check_publisher, check_still_good};
-use super::body::{self, Line, Lines, MediaType};
+use super::access::{check_publish, check_publisher};
+use super::body::{self, Lines, MediaType};
 use super::envelope::{Envelope, Ignored, build, content};
 use super::error::ApiError;
 use super::options::HttpOptions;
@@ -21,18 +23,9 @@ use super::trace_context::TraceContext;
 use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::event::{Data, EventError, EventHeaders, NewEvent, Publisher};
-use crate::hub::{Hub, Published};
-use crate::limits::LimitError;
+use crate::hub::Published;
 use crate::net::{Headers, Request, Response};
-use crate::store::StoreError;
 use crate::topic::Topic;
-
-/// Lines of a stream that are stored in one group.
-const LINES_MAX: usize = 256;
-
-/// Errors that the response to a stream of lines lists, and their bytes: they are kept in memory until the stream ends.
-const LISTED_ERRORS_MAX: usize = 100;
-const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
 /// The known fields of a form.
 const FORM_FIELDS: [&str; 6] = ["topic", "event", "data", "id", "deleted", "headers"];
@@ -52,8 +45,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     match kind.as_ref().map(MediaType::as_str) {
         // The XDomainRequest of Internet Explorer 8 and 9 cannot set a type.
         None | Some("application/json" | "text/plain") => {
-            let body =
-                body::read(headers, body, options.batch_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
+            let body = body::read(&call, body, options.batch_bytes_max, &rights).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
                 if key.is_some() {
@@ -68,8 +60,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
             single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
         }
         Some("application/x-www-form-urlencoded") => {
-            let body =
-                body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
+            let body = body::read(&call, body, options.event_bytes_max, &rights).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "`topic` is missing"))?;
             let event = form_event(topic, &fields)?;
@@ -79,7 +70,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.inbound(&rights));
-            stream(&call, &rights, &trace, lines).await
+            lines::publish(&call, &rights, &trace, lines).await
         }
         _ => Err(body::unsupported(
             "`Content-Type` must be application/json, application/x-ndjson, text/plain (with JSON) or application/x-www-form-urlencoded",
@@ -109,7 +100,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let fields = Fields::parse(call.request.query_string())?;
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
-    let body = body::read(headers, body, options.event_bytes_max, options.body_timeout, call.inbound(&rights)).await?;
+    let body = body::read(&call, body, options.event_bytes_max, &rights).await?;
     let deleted = flag(&fields, "deleted")?;
     let data = match &kind {
         _ if deleted && body.is_empty() => None,
@@ -200,8 +191,11 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
-fn paced(call: &Call, rights: &Rights, events: usize) -> Result<(), ApiError> {
-    call.limits().publish(&call.rate_key_of(rights), events).map_err(|error| ApiError::from(error).of(rights))
+/// Counts events against the rates of their publisher.
+fn paced(call: &Call, rights: &Rights, events: &[NewEvent]) -> Result<(), ApiError> {
+    let bytes = events.iter().map(NewEvent::cost_bytes).sum();
+    let paced = call.limits().publish(&call.rate_key_of(rights), events.len(), bytes);
+    paced.map_err(|error| ApiError::from(error).of(rights))
 }
 
 /// The publisher whose quota of remembered event ids the events use.
@@ -212,7 +206,7 @@ fn publisher(call: &Call, rights: &Rights) -> Option<Publisher> {
 async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored) -> Answer {
     check_publish(rights, &event.topic)?;
     ignored.check(call.options().strict)?;
-    paced(call, rights, 1)?;
+    paced(call, rights, std::slice::from_ref(&event))?;
     let published = call.state.hub.publish(event.by(publisher(call, rights))).await?;
     // Encoded by hand: a JSON tree for two values costs as much as storing the event.
     let Published { cursor, duplicate, differs } = published;
@@ -244,7 +238,7 @@ async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -
         events.push(trace.on(event).by(publisher));
         ignored.push(unknown);
     }
-    paced(call, rights, events.len())?;
+    paced(call, rights, &events)?;
     let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().zip(&ignored).map(|(one, ignored)| outcome(one, ignored)).collect();
     // The furthest cursor: a batch that ends with a duplicate of an old event still moves the reader past the events that
@@ -268,155 +262,6 @@ pub(super) fn outcome(published: &Published, ignored: &Ignored) -> Value {
 fn created(body: impl Into<Bytes>) -> Response {
     let json = HeaderValue::from_static("application/json");
     Response::new(StatusCode::CREATED).with(CONTENT_TYPE, json).with_body(body)
-}
-
-/// The result of a stream of lines.
-#[derive(Default)]
-struct Summary {
-    accepted: u64,
-    duplicates: u64,
-    differing: u64,
-    ignored: Ignored,
-    cursor: Option<crate::cursor::Cursor>,
-    errors: Vec<Value>,
-    errors_bytes: usize,
-    failed: u64,
-}
-
-impl Summary {
-    fn count(&mut self, published: &Published) {
-        match published.duplicate {
-            true => self.duplicates += 1,
-            false => self.accepted += 1,
-        }
-        self.differing += u64::from(published.differs);
-        self.cursor = self.cursor.max_by_position(published.cursor);
-    }
-
-    fn refuse(&mut self, line: u64, error: &ApiError) {
-        self.failed += 1;
-        if self.errors.len() < LISTED_ERRORS_MAX && self.errors_bytes < LISTED_ERRORS_MAX_BYTES {
-            self.errors_bytes += error.message().len();
-            self.errors.push(json!({ "line": line, "error": error.object() }));
-        }
-    }
-
-    fn body(&self, error: Option<&ApiError>) -> Value {
-        let mut body = json!({
-            "accepted": self.accepted, "duplicates": self.duplicates, "cursor": self.cursor, "errors": self.errors,
-        });
-        if self.differing > 0 {
-            body["differing"] = self.differing.into();
-        }
-        if !self.ignored.names().is_empty() {
-            body["ignored"] = json!(self.ignored.names());
-        }
-        if let Some(error) = error {
-            body["error"] = error.object();
-        }
-        body
-    }
-}
-
-/// Publishes each line by itself, stored in groups as the lines arrive. The stream ends early only where no more can be
-/// stored, or no more lines arrive in time; then the response has that status, and counts the lines so far.
-async fn stream(call: &Call, rights: &Rights, trace: &TraceContext, mut lines: Lines) -> Answer {
-    let mut summary = Summary::default();
-    let end = store_lines(call, rights, trace, &mut lines, &mut summary).await;
-    match end {
-        Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
-            let error = ApiError::bad("bad_lines", "no line was accepted: see `errors`");
-            Ok(error.response_with(summary.body(Some(&error))))
-        }
-        Ok(()) => Ok(created(summary.body(None).to_string())),
-        Err(error) => Ok(error.response_with(summary.body(Some(&error)))),
-    }
-}
-
-async fn store_lines(
-    call: &Call,
-    rights: &Rights,
-    trace: &TraceContext,
-    lines: &mut Lines,
-    summary: &mut Summary,
-) -> Result<(), ApiError> {
-    let (options, key) = (call.options(), call.rate_key_of(rights));
-    let publisher = call.limits().publisher(&key);
-    let burst = call.limits().event_burst(&key).map_or(LINES_MAX, |burst| LINES_MAX.min(burst.get() as usize));
-    let mut number = 0;
-    while let Some(first) = lines.next().await? {
-        let mut group = Vec::new();
-        let mut next = Some(first);
-        // The lines that have arrived are stored together; no line waits for one that has not.
-        while let Some(line) = next {
-            number += 1;
-            match event_of(&line, rights, options) {
-                Ok(Some((event, ignored))) => {
-                    ignored.names().iter().for_each(|name| summary.ignored.add(name));
-                    group.push(trace.on(event).by(publisher));
-                }
-                Ok(None) => {}
-                Err(error) => summary.refuse(number, &error),
-            }
-            next = if group.len() < burst { lines.ready() } else { None };
-        }
-        if group.is_empty() {
-            continue;
-        }
-        // Lines are slowed down where single events would be refused: the backpressure keeps unread lines at the publisher.
-        while let Err(error) = call.limits().publish(&key, group.len()) {
-            let LimitError::Rate { wait, .. } = error else { return Err(error.into()) };
-            note_slowed(call, rights, &error);
-            tokio::time::sleep(wait).await;
-        }
-        // The stream may have been open for hours.
-        check_still_good(&call.state.hub, &options.access, rights)?;
-        store_group(&call.state.hub, group, summary).await?;
-    }
-    Ok(())
-}
-
-/// Lines are not refused for their rate, but the operator has to see that they are slowed down, and by which limit.
-fn note_slowed(call: &Call, rights: &Rights, error: &LimitError) {
-    call.refusals().note(&ApiError::from(*error).of(rights));
-}
-
-/// Stores a group of lines, atomically where the store can: the lines are independent of each other.
-async fn store_group(hub: &Hub, group: Vec<NewEvent>, summary: &mut Summary) -> Result<(), StoreError> {
-    match hub.publish_all(group.clone()).await {
-        Ok(published) => published.iter().for_each(|one| summary.count(one)),
-        Err(StoreError::NotAtomic) => {
-            for event in group {
-                summary.count(&hub.publish(event).await?);
-            }
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(())
-}
-
-/// The event of a line; `None` where it is blank.
-fn event_of(line: &Line, rights: &Rights, options: &HttpOptions) -> Result<Option<(NewEvent, Ignored)>, ApiError> {
-    let Line::Whole(line) = line else { return Err(ApiError::too_large("an event", options.event_bytes_max)) };
-    let text = body::text(line)?;
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    check_size(text.len(), options)?;
-    let (event, ignored) = parse::<Envelope<'_>>(text)?.into_event()?;
-    check_publish(rights, &event.topic)?;
-    ignored.check(options.strict)?;
-    Ok(Some((event, ignored)))
-}
-
-trait FurtherCursor {
-    fn max_by_position(self, other: crate::cursor::Cursor) -> Self;
-}
-
-impl FurtherCursor for Option<crate::cursor::Cursor> {
-    fn max_by_position(self, other: crate::cursor::Cursor) -> Self {
-        Some(self.filter(|one| one.position > other.position).unwrap_or(other))
-    }
 }
 
 /// An event for a WebSocket's binary frame.

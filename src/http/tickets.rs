@@ -43,15 +43,12 @@ pub(super) async fn make(call: Call, body: JsonBody) -> Answer {
     // A ticket is kept for each request until it is used, or expires.
     let key = call.rate_key_of(&rights);
     call.limits().connect(&key)?;
-    let permit = call.limits().ticket(&key)?;
     let share = match key.subject() {
         Some(subject) => format!("subject {subject}"),
         None => format!("address {}", key.address()),
     };
     let hub = &call.state.hub;
-    if let Some(on_all_nodes) = hub.count_tickets(&share).await? {
-        call.limits().check_tickets(&key, on_all_nodes)?;
-    }
+    let permit = call.limits().ticket(&key, hub.count_tickets(&share).await?)?;
     let Some(name) = hub.make_ticket(&ticket, &share, access.ticket_ttl).await? else {
         let message = "the token's grant is too large for a ticket: it has over 16 KiB of patterns";
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));

@@ -27,6 +27,8 @@ pub(super) struct Rate {
     pub(super) burst: NonZeroU32,
     /// What sets the rate, as error messages name it.
     pub(super) set_by: &'static str,
+    /// What sets the burst.
+    pub(super) burst_set_by: &'static str,
 }
 
 /// The rates of one kind of thing.
@@ -66,13 +68,15 @@ impl Rates {
 /// With one meter it would gain a new burst with every change between the tokens.
 pub(super) struct ClaimedRates {
     what: &'static str,
-    burst: NonZeroU32,
+    /// Each rate, but for its pace.
+    template: Rate,
     meters: RwLock<HashMap<NonZeroU32, Arc<Meter>>>,
 }
 
 impl ClaimedRates {
-    pub(super) fn new(what: &'static str, burst: NonZeroU32) -> Self {
-        Self { what, burst, meters: RwLock::default() }
+    /// `template` has the burst of all the rates, and what sets them.
+    pub(super) fn new(what: &'static str, template: Rate) -> Self {
+        Self { what, template, meters: RwLock::default() }
     }
 
     /// Takes from the bucket of the subject, or of the address where the token names none.
@@ -83,7 +87,7 @@ impl ClaimedRates {
 
     /// The burst: the configured one, and at least a second's worth.
     pub(super) fn burst(&self, per_second: NonZeroU32) -> NonZeroU32 {
-        self.burst.max(per_second)
+        self.template.burst.max(per_second)
     }
 
     pub(super) fn sweep(&self) {
@@ -98,7 +102,7 @@ impl ClaimedRates {
         if meters.len() >= CLAIMED_RATES_MAX {
             meters.clear();
         }
-        let rate = Rate { per_second, burst: self.burst(per_second), set_by: "the token's claim `rate`" };
+        let rate = Rate { per_second, burst: self.burst(per_second), ..self.template };
         meters.entry(per_second).or_insert_with(|| Arc::new(Meter::new(rate))).clone()
     }
 }
@@ -131,7 +135,7 @@ impl Meter {
                 let Rate { per_second, set_by, .. } = self.rate;
                 Err(LimitError::Rate { what, whose, per_second, set_by, wait })
             }
-            Err(_) => Err(LimitError::Burst(self.rate.burst)),
+            Err(_) => Err(LimitError::Burst { what, burst: self.rate.burst, set_by: self.rate.burst_set_by }),
         }
     }
 
@@ -150,11 +154,15 @@ impl Meter {
 mod tests {
     use super::*;
 
+    fn rate(per_second: NonZeroU32) -> Rate {
+        Rate { per_second, burst: per_second, set_by: "a test", burst_set_by: "a test" }
+    }
+
     /// A client that uses a new address each time costs no more than the bound.
     #[test]
     fn the_keys_are_bounded() {
         let slow = NonZeroU32::MIN;
-        let rates = Rates::new("subscriptions", Some(Rate { per_second: slow, burst: slow, set_by: "a test" }), None);
+        let rates = Rates::new("subscriptions", Some(rate(slow)), None);
         for number in 0..300_000_u32 {
             let key = RateKey::at(std::net::Ipv4Addr::from_bits(number).into());
             rates.take(&key, NonZeroU32::MIN).unwrap();
@@ -167,7 +175,7 @@ mod tests {
     #[test]
     fn what_has_recovered_is_forgotten() {
         let many = NonZeroU32::MAX;
-        let rates = Rates::new("events", Some(Rate { per_second: many, burst: many, set_by: "a test" }), None);
+        let rates = Rates::new("events", Some(rate(many)), None);
         for number in 0..1000_u32 {
             rates.take(&RateKey::at(std::net::Ipv4Addr::from_bits(number).into()), NonZeroU32::MIN).unwrap();
         }
@@ -180,7 +188,7 @@ mod tests {
     #[test]
     fn a_claimed_rate_is_the_subjects_own() {
         let number = |number| NonZeroU32::new(number).unwrap();
-        let rates = ClaimedRates::new("events", number(10));
+        let rates = ClaimedRates::new("events", rate(number(10)));
         let key = |subject: &str| RateKey::at([10, 0, 0, 1].into()).named(Some(subject.into()));
         assert_eq!((rates.burst(number(5)), rates.burst(number(5000))), (number(10), number(5000)));
         rates.take(&key("a"), number(5000), number(5000)).unwrap();

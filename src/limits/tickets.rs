@@ -10,15 +10,17 @@ use super::{Key, LimitError, RateKey};
 use crate::sync::lock;
 
 /// How error messages name what is counted.
-pub(super) const WHAT: &str = "unused tickets";
+const WHAT: &str = "unused tickets";
 
 /// Most unused tickets that are counted, about 200 bytes each; the store keeps fewer.
 const ALL_MAX: usize = 1_000_000;
 
-/// The counts of the unused tickets that this node made. A ticket that is used on another node counts here until it expires. A
-/// store that several nodes share counts the tickets of all of them besides.
-#[derive(Debug, Default)]
+/// The limits of unused tickets, and the counts of those that this node made. A ticket that is used on another node counts here
+/// until it expires. A store that several nodes share counts the tickets of all of them besides.
+#[derive(Debug)]
 pub(super) struct Tickets {
+    per_address_max: Option<usize>,
+    per_subject_max: Option<usize>,
     counts: Arc<Counts>,
     unused: Mutex<Unused>,
 }
@@ -31,23 +33,26 @@ struct Unused {
 }
 
 impl Tickets {
-    /// Counts one more ticket of the subject, or of the address where there is no subject.
+    pub(super) fn new(per_address_max: Option<usize>, per_subject_max: Option<usize>) -> Self {
+        Self { per_address_max, per_subject_max, counts: Arc::default(), unused: Mutex::default() }
+    }
+
+    /// Counts one more ticket of the subject, or of the address where there is no subject. `on_all_nodes` is how many the peer
+    /// has by the store's count, if it counts.
     ///
     /// # Errors
     /// [`LimitError::Count`].
-    pub(super) fn count(
-        &self,
-        key: &RateKey,
-        address_max: Option<usize>,
-        subject_max: Option<usize>,
-        now: Instant,
-    ) -> Result<Permit, LimitError> {
+    pub(super) fn count(&self, key: &RateKey, on_all_nodes: Option<u64>, now: Instant) -> Result<Permit, LimitError> {
         self.expire(now);
-        let limit = |key: &Key, max: Option<usize>| max.map(|max| (key.clone(), max));
-        let (address, subject) = match &key.subject {
-            Some(subject) => (None, limit(subject, subject_max)),
-            None => (limit(&key.address, address_max), None),
+        let (key, max, whose) = match &key.subject {
+            Some(subject) => (subject, self.per_subject_max, Key::SUBJECT),
+            None => (&key.address, self.per_address_max, Key::ADDRESS),
         };
+        if max.zip(on_all_nodes).is_some_and(|(max, counted)| counted >= max as u64) {
+            return Err(LimitError::Count { what: WHAT, whose });
+        }
+        let limit = max.map(|max| (key.clone(), max));
+        let (address, subject) = if whose == Key::SUBJECT { (None, limit) } else { (limit, None) };
         self.counts.count(WHAT, ALL_MAX, address, subject)
     }
 
@@ -80,9 +85,9 @@ mod tests {
 
     #[test]
     fn a_ticket_counts_until_it_is_used_or_too_old() {
-        let (tickets, now, ttl) = (Tickets::default(), Instant::now(), Duration::from_secs(30));
+        let (tickets, now, ttl) = (Tickets::new(Some(1), Some(2)), Instant::now(), Duration::from_secs(30));
         let li = RateKey::at([10, 0, 0, 1].into()).named(Some("li".into()));
-        let count = |key: &RateKey, now| tickets.count(key, Some(1), Some(2), now);
+        let count = |key: &RateKey, now| tickets.count(key, None, now);
         for name in ["a", "b"] {
             tickets.made(name, count(&li, now).unwrap(), ttl, now);
         }
@@ -98,5 +103,13 @@ mod tests {
         assert!(matches!(count(&nobody, now), Err(LimitError::Count { whose: "this address", .. })));
         drop(one);
         assert!(count(&nobody, now).is_ok(), "a ticket that was not made does not count");
+    }
+    #[test]
+    fn the_tickets_of_all_nodes_count() {
+        let (tickets, now) = (Tickets::new(Some(1), Some(3)), Instant::now());
+        let li = RateKey::at([10, 0, 0, 1].into()).named(Some("li".into()));
+        assert!(tickets.count(&li, Some(2), now).is_ok());
+        assert!(matches!(tickets.count(&li, Some(3), now), Err(LimitError::Count { whose: "this subject", .. })));
+        assert!(Tickets::new(None, None).count(&li, Some(u64::MAX), now).is_ok());
     }
 }

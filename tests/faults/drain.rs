@@ -111,6 +111,60 @@ async fn ctrl_c_tells_everyone() {
     everyone_is_told(Signal::SIGINT).await;
 }
 
+/// A publisher whose body is still coming is answered before its connection ends: how much of a stream of lines was stored, and
+/// that nothing of any other body was.
+#[tokio::test]
+async fn a_publisher_in_the_middle_of_its_body_is_answered() {
+    for through_app in [false, true] {
+        let mut server = Server::start(if through_app { &["--through-app"] } else { &[] });
+        let address = server.address().to_owned();
+        let begin = async |kind: &str, body: &str| {
+            let mut connection = Connection::open(&address).await.expect("connected");
+            let head = format!("POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n");
+            let body = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.len());
+            connection.send(head + &body).await.expect("sent");
+            connection
+        };
+        let event = json!({ "topic": "lines", "data": 1 }).to_string();
+        let mut lines = begin("application/x-ndjson", &format!("{event}\n{event}\n{}", &event[..9])).await;
+        let mut silent = begin("application/x-ndjson", "\n").await;
+        let mut whole = begin("application/json", &event[..9]).await;
+        super::until("the lines are stored", async || raw::history(&address, "lines").await.len() == 2).await;
+        let cursor = raw::history(&address, "lines").await[1]["cursor"].clone();
+        server.signal(Signal::SIGTERM);
+        for (connection, accepted, cursor) in [
+            (&mut lines, json!(2), cursor),
+            (&mut silent, json!(0), Value::Null),
+            (&mut whole, Value::Null, Value::Null),
+        ] {
+            let answer = super::within("an answer", connection.answer()).await.expect("an answer");
+            assert_eq!((answer.status(), answer.code().as_str()), (503, "shutting_down"), "{answer:?}");
+            assert!(answer.head.header("retry-after").is_some(), "{answer:?}");
+            assert_eq!((&answer.json()["accepted"], &answer.json()["cursor"]), (&accepted, &cursor));
+        }
+        assert_eq!(super::end_of(&mut server).await.code(), Some(0));
+    }
+}
+
+/// A stream of lines that is slowed down is answered, too, without what it still waits to store.
+#[tokio::test]
+async fn a_publisher_that_is_slowed_down_is_answered() {
+    let mut server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "2", "--log", "warn"]);
+    let address = server.address().to_owned();
+    let lines = (json!({ "topic": "lines", "data": 1 }).to_string() + "\n").repeat(100);
+    let mut connection = Connection::open(&address).await.expect("connected");
+    connection.post("/v1/events", "application/x-ndjson", lines.as_bytes()).await.expect("sent");
+    super::until("it is slowed down", async || server.log().contains("too_fast")).await;
+    server.signal(Signal::SIGTERM);
+    let answer = super::within("an answer", connection.answer()).await.expect("an answer");
+    assert_eq!((answer.status(), answer.code().as_str()), (503, "shutting_down"));
+    let accepted = answer.json()["accepted"].as_u64().expect("a number");
+    assert!((2..100).contains(&accepted), "{accepted}");
+    assert_eq!(super::end_of(&mut server).await.code(), Some(0));
+    let server = server.start_again();
+    assert_eq!(raw::history(server.address(), "lines").await.len() as u64, accepted);
+}
+
 #[tokio::test]
 async fn with_nobody_connected_it_is_prompt() {
     let mut server = Server::start(&["--drain", "1h"]);

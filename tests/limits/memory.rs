@@ -128,6 +128,29 @@ async fn a_dripping_line_is_cut_and_a_slow_stream_of_lines_is_not() {
     assert!(String::from_utf8_lossy(&dripping.buffer).starts_with("HTTP/1.1 408"));
 }
 
+/// Blank lines are no lines: a body of those ends at the deadline of the event that does not come.
+#[tokio::test]
+async fn a_stream_of_blank_lines_ends() {
+    let server = Server::start(&["--body-timeout", "1s"]);
+    let head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for blank in ["1\r\n\n\r\n", "2\r\n\r\n\r\n", "3\r\n \t\n\r\n", "1\r\n \r\n"] {
+        let mut connection = Connection::open(server.address()).await.expect("connected");
+        connection.send(head).await.expect("sent");
+        let event = json!({ "topic": "a", "data": 1 }).to_string() + "\n";
+        connection.send(format!("{:x}\r\n{event}\r\n", event.len())).await.expect("sent");
+        let answered = async {
+            let pause = std::time::Duration::from_millis(50);
+            while tokio::time::timeout(pause, connection.fill()).await.is_err() {
+                connection.send(blank).await.expect("the server continues to read");
+            }
+            connection.answer().await.expect("an answer")
+        };
+        let answer = super::within("an answer", answered).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (408, "timeout"), "{blank:?}");
+        assert_eq!(answer.json()["accepted"], 1, "{blank:?}");
+    }
+}
+
 /// Errors quote little of the input, and a stream of lines keeps only the first errors.
 #[tokio::test]
 async fn errors_are_short_whatever_was_sent() {

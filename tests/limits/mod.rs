@@ -2,6 +2,7 @@
 //!
 //! Tests count and wait for conditions; no test asserts a duration.
 
+mod bytes;
 mod certificates;
 mod counts;
 mod echo;

@@ -234,11 +234,12 @@ impl Context {
     }
 
     fn store(&self, event: NewEvent, ignored: Ignored, reference: Option<Reference>) -> Outcome {
-        if let Err(error) = self.paced(self.limits.publish(&self.key, 1)) {
+        let bytes = event.cost_bytes();
+        if let Err(error) = self.paced(self.limits.publish(&self.key, 1, bytes)) {
             return self.refuse(reference, error);
         }
         let mut budget = self.limits.inbound(self.key.clone()).privileged(self.rights.is_admin());
-        if let Err(error) = budget.grow(usize::try_from(event.cost_bytes()).unwrap_or(usize::MAX)) {
+        if let Err(error) = budget.grow(usize::try_from(bytes).unwrap_or(usize::MAX)) {
             return self.refuse(reference, error.into());
         }
         let hub = self.hub.clone();
