@@ -15,6 +15,7 @@ mod envelope;
 mod error;
 mod host;
 mod metrics;
+mod object;
 mod options;
 mod origin;
 mod proxied;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::error::ApiError;
+use super::object;
 use crate::auth::Rights;
 use crate::limits::InboundBudget;
 use crate::net::{Headers, RequestBody, text as header_text};
@@ -199,7 +200,7 @@ impl JsonBody {
             return Err(unsupported("Content-Type is application/json or text/plain, both holding JSON"));
         }
         let body = read(call, self.body, self.bytes_max, rights).await?;
-        serde_json::from_str(text(&body)?).map_err(|error| bad(&error))
+        object::parse(text(&body)?).map_err(|error| bad(&error))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use super::object::NotAString;
 use crate::event::{Data, EventError, EventHeaders, NewEvent};
 use crate::excerpt::excerpt;
 
@@ -183,7 +184,7 @@ impl<'de> Visitor<'de> for Keys {
                 Key::Data => data = Some(map.next_value()?),
                 Key::Id => id = Some(map.next_value()?),
                 Key::Encoding => encoding = Some(map.next_value()?),
-                Key::Deleted => deleted = Some(map.next_value()?),
+                Key::Deleted => deleted = Some(map.next_value::<NotAString<_>>()?.0),
                 Key::Headers => headers = Some(map.next_value()?),
                 Key::Unknown(name) => {
                     let _: IgnoredAny = map.next_value()?;
@@ -243,7 +244,7 @@ mod tests {
             (r#"{"topic":"a","deleted":true,"data":null}"#, "`data` must be absent"),
             (r#"{"topic":"a","deleted":true,"encoding":"base64"}"#, "encoding"),
             (r#"{"topic":"a","deleted":false}"#, "missing field `data`"),
-            (r#"{"topic":"a","deleted":"true"}"#, "boolean"),
+            (r#"{"topic":"a","deleted":"true"}"#, "a string, where another type"),
             (r#"{"topic":"a","deleted":true,"deleted":true}"#, "duplicate field"),
         ] {
             let error = event(text).map(|_| ()).unwrap_err();

@@ -17,6 +17,7 @@ use super::access::{check_publish, check_publisher};
 use super::body::{self, Lines, MediaType};
 use super::envelope::{Envelope, Ignored, build, content};
 use super::error::ApiError;
+use super::object;
 use super::options::HttpOptions;
 use super::query::{Fields, flag};
 use super::trace_context::TraceContext;
@@ -185,7 +186,7 @@ fn check_size(length: usize, options: &HttpOptions) -> Result<(), ApiError> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| {
+    object::parse(text).map_err(|error| {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
         ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, optionally with `event`, `id` and `headers`, or {\"topic\":\"a.b\",\"deleted\":true}")
     })

@@ -15,6 +15,7 @@ use super::super::call::Refusals;
 use super::super::driver::Driver;
 use super::super::envelope::{Envelope, Ignored};
 use super::super::error::ApiError;
+use super::super::object;
 use super::super::options::HttpOptions;
 use super::super::publish;
 use super::super::query::{parse_from, pattern};
@@ -80,6 +81,7 @@ type Reference = Box<str>;
 
 #[derive(Deserialize)]
 struct Subscribe {
+    #[serde(deserialize_with = "object::not_a_string")]
     topics: Vec<String>,
     #[serde(default)]
     cursor: Option<String>,
@@ -87,6 +89,7 @@ struct Subscribe {
 
 #[derive(Deserialize)]
 struct Unsubscribe {
+    #[serde(deserialize_with = "object::not_a_string")]
     topics: Vec<String>,
 }
 
@@ -361,7 +364,7 @@ fn topics(texts: &[String]) -> Result<Vec<Pattern>, ApiError> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| {
+    object::parse(text).map_err(|error| {
         let code = if error.is_data() { "bad_message" } else { "bad_json" };
         ApiError::json(code, &error, "a message is {\"type\":\"subscribe\",\"topics\":[\"a.b\"]} or the like")
     })
@@ -374,7 +377,7 @@ fn reference_in(text: &str) -> Option<Reference> {
         #[serde(borrow, rename = "ref")]
         reference: &'a RawValue,
     }
-    reference(serde_json::from_str::<Referring<'_>>(text).ok()?.reference).ok()
+    reference(object::parse::<Referring<'_>>(text).ok()?.reference).ok()
 }
 
 fn reference(raw: &RawValue) -> Result<Reference, ApiError> {
