@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::auth::{Grant, Rights};
 use crate::cursor::{Cursor, Epoch, Position};
-use crate::log::ClientRecord;
+use crate::log::{ClientRecord, ReadMode};
 use crate::store::{SentBy, SentElsewhere, Store, StoreError};
 use crate::sync::lock;
 use crate::topic::PatternSet;
@@ -83,11 +83,11 @@ impl Entry {
     }
 
     /// Takes the new patterns even where they are equal, since the new set is shared with other subscribers.
-    fn ask_for(&mut self, patterns: &PatternSet) {
-        if self.kept == Kept::Saved && self.record.patterns != *patterns {
+    fn ask_for(&mut self, patterns: &PatternSet, mode: ReadMode) {
+        if self.kept == Kept::Saved && (&self.record.patterns, self.record.mode) != (patterns, mode) {
             self.kept = Kept::Unsaved;
         }
-        self.record.patterns = patterns.clone();
+        (self.record.patterns, self.record.mode) = (patterns.clone(), mode);
     }
 }
 
@@ -116,6 +116,7 @@ pub(crate) struct Connection {
     pub(crate) since_ms: u64,
     address: IpAddr,
     patterns: Mutex<PatternSet>,
+    mode: ReadMode,
     /// The grant of its latest token.
     grant: Mutex<Option<Arc<Grant>>>,
     /// The position up to which every event was sent.
@@ -141,7 +142,10 @@ pub(crate) struct ConnectRequest<'a> {
     /// The client's record, if there is one.
     pub(crate) known: Option<ClientRecord>,
     pub(crate) patterns: &'a PatternSet,
+    pub(crate) mode: ReadMode,
     pub(crate) cursor: Cursor,
+    /// The end of the round of newest events that the client presented.
+    pub(crate) upto: Option<Cursor>,
     /// Whether the client presented the cursor, which acknowledges it.
     pub(crate) presented: bool,
     pub(crate) rights: &'a Rights,
@@ -157,6 +161,7 @@ pub(crate) struct Connecting<'a> {
     pub(crate) client: Uuid,
     pub(crate) transport: Transport,
     pub(crate) patterns: &'a PatternSet,
+    pub(crate) mode: ReadMode,
     pub(crate) cursor: Cursor,
     pub(crate) rights: &'a Rights,
     /// As in [`ConnectRequest`], like `attempt`.
@@ -279,13 +284,19 @@ impl Clients {
         &self,
         request: ConnectRequest<'_>,
     ) -> Result<Option<PendingConnection<'_>>, ClientError> {
-        let ConnectRequest { client, known, patterns, cursor, presented, rights, address, attempt, now_ms } = request;
+        let ConnectRequest { client, known, patterns, mode, cursor, upto, presented, rights, address, attempt, now_ms } =
+            request;
         let (record, pending) = {
             let mut table = self.table();
             let Table { records, minted, recent, .. } = &mut *table;
             let entry = records.entry(client).or_insert_with(|| {
                 let kept = if known.is_some() { Kept::Saved } else { Kept::Unsaved };
-                Entry { record: known.unwrap_or_else(|| anew(client, patterns, cursor)), kept, dirty: true, pending: 0 }
+                Entry {
+                    record: known.unwrap_or_else(|| anew(client, patterns, mode, cursor)),
+                    kept,
+                    dirty: true,
+                    pending: 0,
+                }
             });
             own(&mut entry.record, rights)?;
             entry.record.address = entry.record.owner.is_none().then_some(address);
@@ -298,8 +309,10 @@ impl Clients {
             }
             entry.keep(minted);
             if !patterns.is_empty() {
-                entry.ask_for(patterns);
+                entry.ask_for(patterns, mode);
             }
+            // Also where the patterns follow in messages.
+            (entry.record.mode, entry.record.upto) = (mode, upto);
             entry.record.seen_ms = now_ms;
             entry.dirty = true;
             let unsaved = (entry.kept == Kept::Unsaved).then(|| entry.record.clone());
@@ -320,11 +333,11 @@ impl Clients {
 
     /// Records the start position of a client without an id of its own, for a while and in memory only.
     pub(crate) fn begin_minted(&self, connecting: &Connecting<'_>) {
-        let Connecting { client, patterns, cursor, rights, address, now_ms, .. } = *connecting;
+        let Connecting { client, patterns, mode, cursor, rights, address, now_ms, .. } = *connecting;
         let owner = rights.subject().map(str::to_owned);
         let address_of_record = owner.is_none().then_some(address);
         let record =
-            ClientRecord { seen_ms: now_ms, owner, address: address_of_record, ..anew(client, patterns, cursor) };
+            ClientRecord { seen_ms: now_ms, owner, address: address_of_record, ..anew(client, patterns, mode, cursor) };
         let mut table = self.table();
         table.records.insert(client, Entry { record, kept: Kept::Minted, dirty: false, pending: 0 });
         for forgotten in table.minted.add(client, address, patterns) {
@@ -335,7 +348,7 @@ impl Clients {
     /// Records a client's new patterns, saved within a second.
     pub(crate) fn remember_patterns(&self, client: Uuid, patterns: &PatternSet) {
         if let Some(entry) = self.table().records.get_mut(&client) {
-            entry.ask_for(patterns);
+            entry.ask_for(patterns, entry.record.mode);
             entry.dirty |= entry.kept != Kept::Minted;
         }
     }
@@ -360,7 +373,7 @@ impl Clients {
         let entry = match (records.entry(client), connected) {
             (hash_map::Entry::Occupied(entry), _) => entry.into_mut(),
             (hash_map::Entry::Vacant(place), Some(connected)) => {
-                let record = anew(client, &lock(&connected.patterns), cursor);
+                let record = anew(client, &lock(&connected.patterns), connected.mode, cursor);
                 let record = ClientRecord { address: Some(connected.address), ..record };
                 place.insert(Entry { record, kept: Kept::Unsaved, dirty: true, pending: 0 })
             }
@@ -429,13 +442,14 @@ impl Clients {
     /// Adds a connection. An older connection of the same client on the same transport ends, with [`ByeReason::Replaced`]; where
     /// the client has made a newer attempt, on any transport, the new connection ends instead.
     pub(crate) fn connect(self: &Arc<Self>, connecting: Connecting<'_>) -> Registration {
-        let Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms } = connecting;
+        let Connecting { client, transport, patterns, mode, cursor, rights, address, attempt, now_ms } = connecting;
         let connection = Arc::new(Connection {
             client,
             transport,
             since_ms: now_ms,
             address,
             patterns: Mutex::new(patterns.clone()),
+            mode,
             grant: Mutex::new(rights.grant().cloned()),
             sent: AtomicU64::new(cursor.position.0),
             ending: AtomicU8::new(0),
@@ -660,8 +674,9 @@ impl Drop for Registration {
 }
 
 /// The record of a new client.
-fn anew(client: Uuid, patterns: &PatternSet, cursor: Cursor) -> ClientRecord {
-    ClientRecord { client, patterns: patterns.clone(), cursor, seen_ms: 0, owner: None, address: None }
+fn anew(client: Uuid, patterns: &PatternSet, mode: ReadMode, cursor: Cursor) -> ClientRecord {
+    let patterns = patterns.clone();
+    ClientRecord { client, patterns, mode, cursor, upto: None, seen_ms: 0, owner: None, address: None }
 }
 
 /// A client belongs to the subject that first used it.

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, BytesMut};
 use uuid::Uuid;
 
-use crate::cursor::Cursor;
-use crate::log::{Page, ReadRequest};
+use crate::cursor::{Cursor, Position};
+use crate::log::{Page, ReadMode, ReadRequest};
 use crate::reader::Reader;
 use crate::subscription_index::Pending;
 use crate::tail::Tail;
@@ -163,6 +163,17 @@ impl Delivery {
             last_heard: now,
             closing: None,
         }
+    }
+
+    /// Reads in rounds, for [`ReadMode::latest`] and [`ReadMode::pace_ms`]. The first one ends at `upto` where that is ahead of
+    /// the start.
+    pub fn read_in_rounds(&mut self, mode: ReadMode, upto: Option<Position>) {
+        self.reader.read_in_rounds(mode, upto);
+    }
+
+    /// A new beginning: `$live` is sent, with this `ref`, once every event was sent that is in the log now.
+    pub fn begin_again(&mut self, tail: &Tail, reference: Option<Box<str>>) {
+        self.reader.begin_again(tail, reference);
     }
 
     /// Keeps the start position until there is a subscription, instead of following the log's end.
@@ -316,6 +327,9 @@ impl Delivery {
         if self.finished {
             return Step::Finish;
         }
+        if !self.begun {
+            self.begin(tail, out);
+        }
         self.reader.skip(tail, pending);
         // Expiry comes first even where another end is scheduled for later.
         if self.timers.is_expired(Timer::Expiry, now) && !self.timers.is_expired(Timer::Close, now) {
@@ -342,9 +356,6 @@ impl Delivery {
     }
 
     fn stream(&mut self, now: Instant, tail: &Tail, bytes_max: Option<usize>, out: &mut BytesMut) -> Step {
-        if !self.begun {
-            self.begin(out);
-        }
         if self.closing.is_none() {
             if self.timers.is_expired(Timer::Completion, now) {
                 self.end(now, ByeReason::Recycle);
@@ -377,14 +388,19 @@ impl Delivery {
         self.wait(behind)
     }
 
-    fn begin(&mut self, out: &mut BytesMut) {
+    fn begin(&mut self, tail: &Tail, out: &mut BytesMut) {
         self.begun = true;
+        let live = self.reader.begin(tail);
+        if !self.plan.completion.is_stream() {
+            return;
+        }
         self.plan.framing.preamble(out);
         let hello = Control::Hello {
             client: self.plan.client,
             heartbeat: self.plan.heartbeat,
             transport: self.plan.transport,
             known: self.plan.known,
+            live,
         };
         self.plan.framing.control(&hello, Some(self.last_sent), out);
     }
@@ -399,7 +415,8 @@ impl Delivery {
         if self.timers.is_expired(Timer::Beat, now) {
             // Also where the framing does not encode a `$beat`: the timer would fire again at once.
             self.timers.set(Timer::Beat, now + self.plan.heartbeat);
-            self.plan.framing.control(&Control::Beat, Some(self.reader.cursor()), out);
+            let beat = Control::Beat { upto: self.reader.upto() };
+            self.plan.framing.control(&beat, Some(self.reader.cursor()), out);
         }
     }
 
@@ -421,7 +438,8 @@ impl Delivery {
         let behind = self.read(now, tail, BATCH_BYTES, self.plan.events_max, &mut items);
         if let Some(bye) = self.due_bye(now) {
             let cursor = self.reader.cursor();
-            self.item_writer(0, 0, &mut items).0.control(&Control::Bye(bye), cursor);
+            // Here the batch carries `upto`.
+            self.item_writer(0, 0, &mut items).0.control(&Control::Bye { bye, upto: None }, cursor);
             self.written.bye = Some(bye.reason);
         }
         self.items = items;
@@ -443,7 +461,9 @@ impl Delivery {
         }
         self.finished = true;
         let moved = self.cursor().position.0.saturating_sub(self.last_sent.position.0);
-        if self.allows_not_modified && self.written.count == 0 && moved <= UNMOVED_EVENTS && self.plan.known {
+        // Without a body a response says that its client is live, and known.
+        let is_plain = self.reader.is_live() && self.plan.known;
+        if self.allows_not_modified && self.written.count == 0 && moved <= UNMOVED_EVENTS && is_plain {
             return Step::Finish;
         }
         self.cut = self.is_cut(now, tail);
@@ -453,14 +473,15 @@ impl Delivery {
 
     /// Waits for the earliest deadline; the retry of a fetch counts only where the reader is `behind` the tail.
     fn wait(&mut self, behind: bool) -> Step {
-        self.timers.put(Timer::Fetch, self.reader.next_fetch().filter(|_| behind));
+        self.timers.put(Timer::Read, self.reader.next_fetch().filter(|_| behind));
         Step::Wait(self.timers.next())
     }
 
     fn write_batch(&self, items: &[u8], out: &mut BytesMut) {
         self.plan.framing.preamble(out);
         let (cursor, literal) = (Some(self.cursor()), self.written.literal);
-        let batch = Batch { cursor, items, literal, more: self.cut, known: self.plan.known };
+        let (live, upto) = (self.reader.is_live(), self.reader.upto());
+        let batch = Batch { cursor, items, literal, more: self.cut, known: self.plan.known, live, upto };
         self.plan.framing.batch(&batch, out);
     }
 
@@ -491,7 +512,8 @@ impl Delivery {
 
     fn finish(&mut self, bye: &Bye, out: &mut BytesMut) -> Step {
         self.finished = true;
-        self.plan.framing.control(&Control::Bye(*bye), Some(self.cursor()), out);
+        let upto = self.reader.upto();
+        self.plan.framing.control(&Control::Bye { bye: *bye, upto }, Some(self.cursor()), out);
         self.plan.framing.ending(bye, out);
         self.written.count += 1;
         self.written.bye = Some(bye.reason);
@@ -544,7 +566,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cursor::Position;
     use crate::event::{Data, NewEvent};
     use crate::log::{Bounds, FeedBatch};
     use crate::tail::TailLimits;
@@ -574,9 +595,9 @@ mod tests {
     fn an_empty_batch_is_omitted_where_it_hardly_moves_and_its_peer_would_do_without() {
         assert_eq!(poll("quiet", 0, true), (Step::Finish, String::new()));
         assert_eq!(poll("quiet", UNMOVED_EVENTS, true), (Step::Finish, String::new()));
-        let moved = r#"{"cursor":"e-257","events":[]}"#;
+        let moved = r#"{"cursor":"e-257","events":[],"live":true}"#;
         assert_eq!(poll("quiet", UNMOVED_EVENTS + 1, true), (Step::Write, moved.to_owned()));
-        let unasked = r#"{"cursor":"e-0","events":[]}"#;
+        let unasked = r#"{"cursor":"e-0","events":[],"live":true}"#;
         assert_eq!(poll("quiet", 0, false), (Step::Write, unasked.to_owned()));
         let (step, said) = poll("loud", 1, true);
         assert!(step == Step::Write && said.starts_with(r#"{"cursor":"e-1","events":[{"#), "{said}");

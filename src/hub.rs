@@ -375,6 +375,7 @@ async fn warm_tail(store: &dyn Store, limits: TailLimits) -> Result<Tail, StoreE
             events_max: WARM_EVENTS,
             bytes_max: usize::try_from(limits.bytes_max).unwrap_or(usize::MAX),
             rows_max: WARM_EVENTS as u64,
+            latest_upto: None,
         };
         let page = store.read(request).await?;
         if page.through <= after {

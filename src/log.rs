@@ -62,6 +62,18 @@ pub struct ReadRequest {
     pub bytes_max: usize,
     /// The most rows to scan.
     pub rows_max: u64,
+    /// Where this is given, the read ends there, and skips an event if a later event of its topic lies at or before this
+    /// position, which is not beyond the log's end.
+    pub latest_upto: Option<Position>,
+}
+
+/// How a subscription reads the log. Remembered with a client's patterns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadMode {
+    /// Whether a subscriber that is behind receives of each topic only the newest event.
+    pub latest: bool,
+    /// The shortest time from one delivery run to the next, in milliseconds.
+    pub pace_ms: u16,
 }
 
 /// The result of a read.
@@ -108,8 +120,12 @@ pub struct ClientRecord {
     pub client: Uuid,
     /// The patterns of its last subscription; empty where it only ever acknowledged.
     pub patterns: PatternSet,
+    /// How its last subscription reads.
+    pub mode: ReadMode,
     /// The cursor that it last acknowledged, or its first start.
     pub cursor: Cursor,
+    /// The end of the round of newest events that it last presented.
+    pub upto: Option<Cursor>,
     /// When it was last seen: milliseconds since the Unix epoch.
     pub seen_ms: u64,
     /// The owner: the subject of the token that first used the id, where that token had one.
@@ -137,7 +153,8 @@ impl ClientRecord {
     #[must_use]
     pub fn forgotten(client: Uuid, epoch: Epoch) -> Self {
         let cursor = Cursor::new(epoch, Position::ZERO);
-        Self { client, patterns: PatternSet::default(), cursor, seen_ms: 0, owner: None, address: None }
+        let (patterns, mode) = (PatternSet::default(), ReadMode::default());
+        Self { client, patterns, mode, cursor, upto: None, seen_ms: 0, owner: None, address: None }
     }
 
     /// The weight against the limits: 1, and 1 more for each whole KiB of patterns.

@@ -46,6 +46,24 @@ pub(crate) fn matching_topics<'a, V>(map: &'a TopicMap<V>, patterns: &PatternSet
     (found.len() <= INDEXED_TOPICS_MAX).then(|| found.into_iter().collect())
 }
 
+/// The part of a log that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// The start, exclusive.
+    pub(crate) after: Position,
+    /// The end, inclusive.
+    pub(crate) end: Position,
+    /// Whether an event is skipped if a later event of its topic lies at or before the end.
+    pub(crate) latest: bool,
+}
+
+impl Extent {
+    /// Every event after a position, up to another one.
+    pub(crate) fn all(after: Position, end: Position) -> Self {
+        Self { after, end, latest: false }
+    }
+}
+
 /// How far a read of a segment got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scanned {
@@ -121,23 +139,34 @@ impl Segment {
         *self = Self::default();
     }
 
-    /// Calls `visit` with the matching events after `after`, in order, until it breaks (the event it
-    /// breaks on counts as visited), `rows_max` were examined, or the segment ends at `end`.
+    /// Calls `visit` with the matching events of an extent, in order, until it breaks (the event it breaks on counts as
+    /// visited), or `rows_max` were examined.
     pub(crate) fn read(
         &self,
         patterns: &PatternSet,
-        after: Position,
-        end: Position,
+        extent: Extent,
         rows_max: u64,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> Scanned {
-        let from = self.index_after(after);
+        let from = self.index_after(extent.after);
         if self.events.len() - from > SCAN_EVENTS_MAX
             && let Some(topics) = matching_topics(&self.topics, patterns)
         {
-            return self.merge(&topics, after, end, visit);
+            return self.merge(&topics, extent, visit);
         }
-        self.scan(patterns, from, (after, end), rows_max, visit)
+        self.scan(patterns, from, extent, rows_max, visit)
+    }
+
+    /// Whether a later event of the topic of an event, at or before `end`, is in the segment.
+    pub(crate) fn is_superseded(&self, event: &Event, end: Position) -> bool {
+        let Some(positions) = self.by_topic.get(event.topic()) else { return false };
+        let at = event.position();
+        match positions.back() {
+            Some(newest) if *newest > at => {
+                *newest <= end || first_after(positions, at).is_some_and(|next| next <= end)
+            }
+            _ => false,
+        }
     }
 
     /// The newest events at or below a position, newest first, at most `most`.
@@ -200,18 +229,19 @@ impl Segment {
         &self,
         patterns: &PatternSet,
         from: usize,
-        (after, end): (Position, Position),
+        Extent { after, end, latest }: Extent,
         rows_max: u64,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> Scanned {
         let mut scanned = Scanned { through: after, rows: 0 };
-        for event in self.events.range(from..) {
+        for event in self.events.range(from..).take_while(|event| event.position() <= end) {
             if scanned.rows == rows_max {
                 return scanned;
             }
             scanned.rows += 1;
             scanned.through = event.position();
-            if patterns.matches(event.topic().as_str()) && visit(event).is_break() {
+            let wanted = patterns.matches(event.topic().as_str()) && !(latest && self.is_superseded(event, end));
+            if wanted && visit(event).is_break() {
                 return scanned;
             }
         }
@@ -223,21 +253,27 @@ impl Segment {
     fn merge(
         &self,
         topics: &[(&Topic, &())],
-        after: Position,
-        end: Position,
+        Extent { after, end, latest }: Extent,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> Scanned {
         let mut rows = 0;
         let mut next: BinaryHeap<Reverse<(Position, usize, usize)>> = BinaryHeap::new();
         let lists: Vec<&VecDeque<Position>> =
             topics.iter().filter_map(|(topic, ())| self.by_topic.get(*topic)).collect();
+        let within = |list: usize, at: usize| {
+            let position = lists[list].get(at).filter(|position| after < **position && **position <= end);
+            position.map(|position| Reverse((*position, list, at)))
+        };
         for (list, positions) in lists.iter().enumerate() {
-            let at = positions.partition_point(|position| *position <= after);
-            next.extend(positions.get(at).map(|position| Reverse((*position, list, at))));
+            let bound = if latest { end } else { after };
+            let at = positions.partition_point(|position| *position <= bound);
+            next.extend(if latest { at.checked_sub(1) } else { Some(at) }.and_then(|at| within(list, at)));
         }
         while let Some(Reverse((position, list, at))) = next.pop() {
             rows += 1;
-            next.extend(lists[list].get(at + 1).map(|position| Reverse((*position, list, at + 1))));
+            if !latest {
+                next.extend(within(list, at + 1));
+            }
             let event = self.first_after(position.before());
             if event.is_some_and(|event| visit(event).is_break()) {
                 return Scanned { through: position, rows };
@@ -263,6 +299,11 @@ impl Segment {
     }
 }
 
+/// The first of some ascending positions that lies after another one.
+fn first_after(positions: &VecDeque<Position>, at: Position) -> Option<Position> {
+    positions.get(positions.partition_point(|position| *position <= at)).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,12 +320,13 @@ mod tests {
     }
 
     proptest! {
-        /// Index and scan give the same events, the same end, with holes in the positions too.
+        /// Index and scan give the same events, the same end, with holes in the positions too; also of an extent's newest events.
         #[test]
         fn reads_what_a_naive_filter_reads(
             topics in proptest::collection::vec(("[abc]\\.[0-9]{1,2}", 1_u64..3), 0..300),
             wanted in prop_oneof![Just(vec!["a.1"]), Just(vec!["a.*"]), Just(vec![">"]), Just(vec!["b.7", "c.>"]), Just(vec!["z"])],
-            popped in 0_usize..40, after in 0_u64..400, limit in 1_usize..50, last in 1_usize..50,
+            popped in 0_usize..40, after in 0_u64..400, length in 0_u64..600, latest: bool,
+            limit in 1_usize..50, last in 1_usize..50,
         ) {
             let wanted = patterns(&wanted);
             let mut segment = Segment::default();
@@ -294,18 +336,21 @@ mod tests {
                 segment.push(event(position, topic));
             }
             for _ in 0..popped { segment.pop_front(); }
-            let end = Position(position);
             let after = Position(after.min(position));
+            let extent = Extent { after, end: Position((after.0 + length).min(position)), latest };
             let all: Vec<Arc<Event>> = segment.events().filter(|e| wanted.matches(e.topic().as_str())).cloned().collect();
-            let expected: Vec<_> = all.iter().filter(|e| e.position() > after).take(limit).cloned().collect();
+            let within: Vec<_> =
+                all.iter().filter(|e| e.position() > after && e.position() <= extent.end).cloned().collect();
+            let is_newest = |e: &Event| within.iter().rfind(|other| other.topic() == e.topic()).unwrap().position() == e.position();
+            let expected: Vec<_> = within.iter().filter(|e| !latest || is_newest(e)).take(limit).cloned().collect();
 
             let mut got = Vec::new();
-            let scanned = segment.read(&wanted, after, end, u64::MAX, &mut |event| {
+            let scanned = segment.read(&wanted, extent, u64::MAX, &mut |event| {
                 got.push(event.clone());
                 if got.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             prop_assert_eq!(&got, &expected);
-            let through = if got.len() == limit { got[limit - 1].position() } else { end };
+            let through = if got.len() == limit { got[limit - 1].position() } else { extent.end };
             prop_assert_eq!(scanned.through, through);
 
             let newest = all.iter().rev().take(last).next_back().map(|e| (e.position().before(), all.len().min(last)));
@@ -321,10 +366,11 @@ mod tests {
             segment.push(event(position, if position % 1000 == 0 { "rare.one" } else { "busy" }));
         }
         for wanted in ["rare.one", "rare.*"] {
-            let scanned = segment.read(&patterns(&[wanted]), Position::ZERO, Position(10_000), u64::MAX, &mut |_| {
-                ControlFlow::Continue(())
-            });
-            assert_eq!(scanned, Scanned { through: Position(10_000), rows: 10 });
+            for (latest, rows) in [(false, 10), (true, 1)] {
+                let extent = Extent { after: Position::ZERO, end: Position(10_000), latest };
+                let scanned = segment.read(&patterns(&[wanted]), extent, u64::MAX, &mut |_| ControlFlow::Continue(()));
+                assert_eq!(scanned, Scanned { through: Position(10_000), rows });
+            }
         }
     }
 
@@ -334,8 +380,8 @@ mod tests {
         for position in 1..=1000 {
             segment.push(event(position, &format!("t.{position}")));
         }
-        let scanned = segment
-            .read(&patterns(&["t.>", "u.*"]), Position(10), Position(1000), 100, &mut |_| ControlFlow::Continue(()));
+        let extent = Extent::all(Position(10), Position(1000));
+        let scanned = segment.read(&patterns(&["t.>", "u.*"]), extent, 100, &mut |_| ControlFlow::Continue(()));
         assert_eq!(scanned, Scanned { through: Position(110), rows: 100 });
     }
 }

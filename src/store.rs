@@ -11,7 +11,9 @@
 //! 4. **Fed before acknowledged.** When an append completes, the feed of this process has the event already.
 //! 5. **Gaps are exact.** A read reports a gap if and only if an event that matches its patterns was trimmed after its position.
 //!    (Past a million trimmed topics the oldest marks fold into one floor, and a read may report a gap too many.)
-//! 6. **Reads are bounded** in events, bytes and rows scanned; an empty page that went further is progress. No lock that an
+//! 6. **The newest are found by topic.** With [`ReadRequest::latest_upto`] a read costs about what it returns, whatever the number
+//!    of events behind. (JetStream reads all events behind, and looks up which of them are superseded.)
+//! 7. **Reads are bounded** in events, bytes and rows scanned; an empty page that went further is progress. No lock that an
 //!    append waits for is held for more than a bounded part of a read.
 
 mod arrivals;
@@ -23,6 +25,7 @@ mod jetstream;
 mod last;
 mod marks;
 mod memory;
+mod newest;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod security_records;
@@ -39,7 +42,7 @@ use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::metrics::StoreMetrics;
 
-pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadRequest, Trimmed};
+pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadMode, ReadRequest, Trimmed};
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
 pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use last::{LastProgress, LastSearch, LastStep};

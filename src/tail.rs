@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::cursor::{Epoch, Position};
 use crate::event::Event;
 use crate::log::{Bounds, FeedBatch};
-use crate::segment::Segment;
+use crate::segment::{Extent, Segment};
 use crate::topic::PatternSet;
 
 /// How much a tail holds. Older events are read from the store.
@@ -153,14 +153,24 @@ impl Tail {
         after: Position,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> TailRead {
-        if after < self.start {
+        self.read_extent(patterns, Extent::all(after, self.end), visit)
+    }
+
+    /// As [`Self::read`], of an extent, which ends at or before [`Self::end`].
+    pub(crate) fn read_extent(
+        &self,
+        patterns: &PatternSet,
+        extent: Extent,
+        visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
+    ) -> TailRead {
+        if extent.after < self.start {
             return TailRead::Behind;
         }
-        if after >= self.end {
-            return TailRead::Through { position: after, unmatched_rows: 0 };
+        if extent.after >= extent.end {
+            return TailRead::Through { position: extent.after, unmatched_rows: 0 };
         }
         let mut shown = 0;
-        let read = self.segment.read(patterns, after, self.end, rows_max(patterns) as u64, &mut |event| {
+        let read = self.segment.read(patterns, extent, rows_max(patterns) as u64, &mut |event| {
             shown += 1;
             visit(event)
         });

@@ -30,6 +30,10 @@ pub struct Batch<'a> {
     pub more: bool,
     /// Whether the server has a record of the request's client; true also where the request named none.
     pub known: bool,
+    /// Whether the cursor is at or after the log's end, as it was when the request arrived.
+    pub live: bool,
+    /// The end of the round of newest events, where the batch ends before it.
+    pub upto: Option<Cursor>,
 }
 
 /// How items become bytes on one connection.
@@ -102,7 +106,7 @@ impl Framing {
         }
     }
 
-    /// Writes a batch. The usual values of `more` and `known` are left out, since most responses are empty ones to short polls.
+    /// Writes a batch. What is false is left out, as is the usual `known`, since most responses are empty ones to short polls.
     pub fn batch(&self, batch: &Batch<'_>, out: &mut BytesMut) {
         let literal = batch.literal;
         let write = |out: &mut BytesMut| {
@@ -121,6 +125,14 @@ impl Framing {
             }
             if !batch.known {
                 out.put_slice(b",\"known\":false");
+            }
+            if batch.live {
+                out.put_slice(b",\"live\":true");
+            }
+            if let Some(upto) = batch.upto {
+                out.put_slice(b",\"upto\":\"");
+                upto.write(out);
+                out.put_u8(b'"');
             }
             out.put_u8(b'}');
         };

@@ -53,6 +53,11 @@ export interface ControlEvents {
   $open: { transport: TransportName; client: string; cursor?: string };
   $switch: { from: TransportName; to: TransportName };
   $gap: Gap;
+  /**
+   * The past is over: all has come that was in the log when the connection opened, or after a gap `epoch` or `ahead`. Once after
+   * each `$open` and each such gap; not for patterns that are added later, since those start with the present.
+   */
+  $live: { cursor?: string };
   $error: Trouble;
   $close: { reason: string };
 }
@@ -72,6 +77,13 @@ export interface Options {
   cursor?: string;
   /** Start at the newest so many matching events. */
   last?: number;
+  /**
+   * Of each topic only the newest event, whenever the connection is behind: with `cursor: 'earliest'` a snapshot, then every
+   * change. For all patterns of the connection, since they are one subscription.
+   */
+  latest?: boolean;
+  /** Milliseconds from one run of events to the next, at least; up to 60000. With `latest` each run has the newest of each topic. */
+  pace?: number;
   /** A UUID that the server remembers the cursor by. One of its own a connection, by default: two with the same one replace each other. */
   client?: string;
   /** A token, or a function that gives one: called again when the server says that it has expired. */

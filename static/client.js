@@ -123,6 +123,8 @@ function Connection(env, url, options) {
   this.questionsLost = 0;
   this.buffer = null;
   this.began = false;
+  this.upto = undefined;     // the end of the round of newest events that the cursor is in
+  this.live = false;         // all that was in the log at the opening, or after the last gap, has come
   this.failed = 0;
   this.slowness = 0;
   this.verified = undefined; // is it Switchback that answers? undefined: not known
@@ -302,6 +304,7 @@ merge(Connection.prototype, {
     this.began = true;
     this.state = 'open';
     if (opening) {
+      this.live = false;
       this.stats.opens += 1;
       this.events.emit('$open', { transport: session.name, client: this.clientId, cursor: this.cursor });
     }
@@ -321,6 +324,11 @@ merge(Connection.prototype, {
 
   ended: function (session, ending) {
     if (ending.status === 401 && session.ticket) ending = endings.lost(ending.message);
+    // A restored log may end before the round did. Not every transport can tell.
+    if (this.upto && (session === this.candidate || ending.status === 400)) {
+      this.upto = undefined;
+      if (ending.status === 400) ending = endings.lost(ending.message);
+    }
     if (ending.code === 'expired' || ending.status === 401) this.tokens.rejected();
     if (ending.kind === 'foreign') this.verified = false;
     else if (ending.kind === 'refused') this.verified = true;
@@ -741,8 +749,16 @@ merge(Connection.prototype, {
     this.stats.gaps += 1;
     if (item.data.reason !== 'expired') {
       each(this.patterns, function (pattern) { pattern.start = undefined; });
+      this.live = false;
     }
+    this.upto = undefined;
     this.events.emit('$gap', item.data);
+  },
+
+  wentLive: function () {
+    if (this.live) return;
+    this.live = true;
+    this.events.emit('$live', { cursor: this.cursor });
   },
 
   buffered: function (session, item) {
@@ -1322,6 +1338,9 @@ merge(TransportSession.prototype, {
     this.at = connection.cursor;
     if (start) all.push(['cursor', start]);
     else if (options.last) all.push(['last', options.last]);
+    if (options.latest) all.push(['latest', 1]);
+    if (options.latest && connection.upto) all.push(['upto', connection.upto]);
+    if (options.pace) all.push(['pace', options.pace]);
     this.attempt = connection.attempt;
     if (!this.question) all.push(['client', connection.clientId], ['attempt', this.attempt]);
     if (this.switched) all.push(['switched', this.switched]);
@@ -1348,7 +1367,10 @@ merge(TransportSession.prototype, {
     this.receivedAt = this.env.now();
     var name = item.event;
     var data = item.data || {};
-    if (name === '$bye') return this.end(endings.goodbye(data.reason, data.retry));
+    if (name === '$bye') {
+      if (this === this.connection.current) this.connection.upto = item.upto || this.upto;
+      return this.end(endings.goodbye(data.reason, data.retry));
+    }
     if (name === '$error') return this.end(errorItem(item));
     this.opened(item);
     if (this.over) return;
@@ -1358,21 +1380,29 @@ merge(TransportSession.prototype, {
 
   process: function (item) {
     var name = item.event;
-    if (name === '$gap') this.connection.gap(this, item);
-    else if (name === '$beat') this.connection.advance(this, item.cursor);
-    else if (name.charAt(0) !== '$') this.connection.deliver(this, item);
+    var connection = this.connection;
+    if (name.charAt(0) !== '$') return connection.deliver(this, item);
+    if (name === '$gap') return connection.gap(this, item);
+    if (/^\$(beat|live)$/.test(name)) {
+      connection.advance(this, item.cursor);
+      connection.upto = item.upto;
+    }
+    if (!this.over && (name === '$live' || item.live || (item.data || {}).live)) connection.wentLive();
   },
 
   batch: function (batch) {
     if (this.over) return;
     this.receivedAt = this.env.now();
+    this.upto = batch.upto;
     for (var i = 0; i < batch.events.length; i++) {
       this.receive(batch.events[i]);
       if (this.over) return;
     }
     this.opened(batch);
     if (this.over) return;
-    if (batch.cursor) this.receive({ event: '$beat', cursor: batch.cursor });
+    if (batch.cursor) {
+      this.receive({ event: '$beat', cursor: batch.cursor, upto: batch.upto, live: batch.live });
+    }
     if (!this.over && this.connection.current === this) this.connection.settleHandles();
   },
 
@@ -1508,7 +1538,7 @@ var sse = {
     source.onmessage = item;
     // It would reconnect with a used ticket, and not after a 502.
     source.onerror = fail;
-    each(['$hello', '$gap', '$beat', '$bye', '$error'], function (name) {
+    each(['$hello', '$gap', '$live', '$beat', '$bye', '$error'], function (name) {
       source.addEventListener(name, item, false);
     });
     // Firefox closes it without an event as a link turns out a download.
@@ -1647,12 +1677,15 @@ function polling(name, wire, supported, send, held) {
           cancel();
           if (session.over) return;
           if (ending) return failed(ending, wait, session.env.now() - startedAt);
-          session.batch(batch || { events: [] });
+          // Not modified: the cursor is the log's end.
+          batch = batch || { events: [], live: true };
+          session.batch(batch);
           if (session.over) return;
           var hold = held ? connection.holdSeconds : 0;
-          if (held && hold) next(hold);
-          else if (batch && batch.more) next(0);
-          else cancel = later(session.env, function () { next(0); }, connection.options.interval || POLL_MS);
+          var pace = batch.events.length && connection.options.pace;
+          pace = Math.max(pace || 0, hold ? 0 : connection.options.interval || POLL_MS);
+          if (batch.more || !pace) next(hold);
+          else cancel = later(session.env, function () { next(hold); }, pace);
         });
         session.alarm(session.limit(wait), function () { finish(endings.late()); });
         cancel = send === pollHttp ? send(session, wait, finish)

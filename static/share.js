@@ -100,7 +100,9 @@
       this.channel.onmessage = ({ data }) => { if (data.type === 'join') this.join(data); };
       const transports = [].concat(options.transports || []).filter((each) => each !== 'shared');
       this.connection = library.connect(base, {
-        ...options, topics: [], cursor: undefined, last: undefined, client: undefined, share: undefined,
+        // Other members may want every event. A member that is behind reads as its own options have it.
+        ...options, latest: undefined, pace: undefined,
+        topics: [], cursor: undefined, last: undefined, client: undefined, share: undefined,
         transports: transports.length ? transports : undefined,
         token: options.token === undefined ? undefined : (done) => group.token(done),
       });
@@ -108,6 +110,7 @@
         if (event.charAt(0) !== '$') this.broadcast({ type: 'item', item });
       });
       this.connection.on('$gap', (gap) => this.broadcast({ type: 'gap', gap }));
+      this.connection.on('$live', ({ cursor }) => this.broadcast({ type: 'live', cursor }));
       this.connection.on('$close', ({ reason }) => { if (reason !== 'closed') group.lost(); });
       this.broadcast({ type: 'lead', leader: this.id });
       this.beat();
@@ -293,6 +296,7 @@
         case 'item': if (this.wants(message.item.topic)) this.take(message.item); break;
         case 'gap': this.gap(message.gap); break;
         case 'beat': this.take({ event: '$beat', cursor: message.cursor }); break;
+        case 'live': this.take({ event: '$live', cursor: message.cursor }); break;
         default:
       }
     }
@@ -380,7 +384,7 @@
       const waiting = this.buffer;
       this.buffer = null;
       // All up to here is delivered: a batch, since that completes waits for a cursor.
-      this.session.batch({ cursor, events: [] });
+      this.session.batch({ cursor, events: [], live: true });
       waiting.forEach((item) => this.session.receive(item));
     }
 

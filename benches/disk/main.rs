@@ -89,7 +89,14 @@ async fn batches(directory: &Path) {
     let mut after = Position::ZERO;
     while after.0 < EVENTS {
         let patterns = PatternSet::everything();
-        let request = ReadRequest { patterns, after, events_max: BATCH, bytes_max: usize::MAX, rows_max: u64::MAX };
+        let request = ReadRequest {
+            patterns,
+            after,
+            events_max: BATCH,
+            bytes_max: usize::MAX,
+            rows_max: u64::MAX,
+            latest_upto: None,
+        };
         after = store.read(request).await.expect("it is read").through;
     }
     println!("read back by {BATCH}: {:9.0} events/s", EVENTS as f64 / start.elapsed().as_secs_f64());

@@ -1,6 +1,7 @@
 use futures_util::FutureExt as _;
 
 use super::*;
+use crate::log::ReadMode;
 use crate::store::scripted::ScriptedStore;
 use crate::store::{MemoryStore, StoreOptions};
 
@@ -11,7 +12,20 @@ fn set(text: &str) -> PatternSet {
 fn request(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> ConnectRequest<'_> {
     let cursor = Cursor::new(Epoch::mint(), Position(1));
     let (address, rights) = (IpAddr::from([10, 0, 0, 1]), &Rights::Open);
-    ConnectRequest { client, known, patterns, cursor, presented: false, rights, address, attempt: None, now_ms: 1000 }
+    let mode = ReadMode::default();
+    ConnectRequest {
+        client,
+        known,
+        patterns,
+        mode,
+        cursor,
+        upto: None,
+        presented: false,
+        rights,
+        address,
+        attempt: None,
+        now_ms: 1000,
+    }
 }
 
 #[tokio::test]
@@ -91,7 +105,17 @@ async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent
     assert!(clients.recall(client).await.unwrap().is_none(), "an unknown client gets no record");
     let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
     let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
-    let connecting = Connecting { client, transport, patterns, cursor, rights, address, attempt: None, now_ms };
+    let connecting = Connecting {
+        client,
+        transport,
+        patterns,
+        mode: ReadMode::default(),
+        cursor,
+        rights,
+        address,
+        attempt: None,
+        now_ms,
+    };
     let registration = clients.connect(connecting);
     drop(pending);
     registration.connection.sent(Position(5));
@@ -117,8 +141,17 @@ async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
     let (transport, cursor, rights, address) = (Transport::Sse, request.cursor, request.rights, request.address);
     let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
     let (patterns, attempt, now_ms) = (&patterns, None, 1000);
-    let registration =
-        clients.connect(Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms });
+    let registration = clients.connect(Connecting {
+        client,
+        transport,
+        patterns,
+        mode: ReadMode::default(),
+        cursor,
+        rights,
+        address,
+        attempt,
+        now_ms,
+    });
     drop(pending);
     let hour_ms = 3_600_000;
     clients.flush(hour_ms).await;

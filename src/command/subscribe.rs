@@ -38,6 +38,7 @@ pub(super) async fn subscribe(arguments: SubscribeArgs) -> Result<(), RemoteErro
     let remote = Remote::new(arguments.remote.clone())?;
     let mut reader = Reader {
         cursor: arguments.cursor.clone(),
+        upto: None,
         left: arguments.count.unwrap_or(u64::MAX),
         silence_max: FIRST_SILENCE_MAX,
         heard: false,
@@ -104,6 +105,13 @@ async fn connect(
     let since = arguments.since.as_deref().filter(|_| cursor.is_none());
     parameters.extend(since.map(|since| ("since", since)));
     parameters.extend(client.as_deref().map(|client| ("client", client)));
+    let pace = arguments.pace.map(|pace| pace.as_millis().to_string());
+    parameters.extend(pace.as_deref().map(|pace| ("pace", pace)));
+    let upto = reader.upto.clone();
+    if arguments.latest {
+        parameters.push(("latest", "1"));
+        parameters.extend(upto.as_deref().map(|upto| ("upto", upto)));
+    }
     match transport {
         SubscribeTransport::Auto | SubscribeTransport::Ws => socket(remote, &parameters, reader).await,
         SubscribeTransport::Sse => stream(remote, "/v1/sse", "data: ", &parameters, reader).await,
@@ -200,6 +208,7 @@ async fn poll(
         cursor: String,
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
+        upto: Option<String>,
     }
     const WAIT: Duration = Duration::from_secs(25);
     let mut body = get(remote, path, parameters, ANSWER_TIMEOUT + WAIT).await?;
@@ -217,7 +226,7 @@ async fn poll(
         }
     }
     reader.heard = true;
-    reader.cursor = Some(batch.cursor);
+    (reader.cursor, reader.upto) = (Some(batch.cursor), batch.upto);
     Ok(())
 }
 
@@ -244,6 +253,8 @@ async fn get(
 /// The state of the subscription across connections.
 struct Reader {
     cursor: Option<String>,
+    /// The end of the round of `--latest` that the cursor is in.
+    upto: Option<String>,
     left: u64,
     silence_max: Duration,
     /// Whether anything was received on the present connection.
@@ -258,6 +269,8 @@ impl Reader {
         struct Head {
             #[serde(default)]
             cursor: Option<String>,
+            #[serde(default)]
+            upto: Option<String>,
             event: String,
             #[serde(default)]
             data: Value,
@@ -291,6 +304,8 @@ impl Reader {
         if head.cursor.is_some() {
             self.cursor = head.cursor;
         }
+        // An `upto` that the cursor has passed is ignored.
+        self.upto = head.upto.or(self.upto.take());
         Ok(self.left == 0 || head.event == "$bye")
     }
 }

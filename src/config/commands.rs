@@ -1,11 +1,13 @@
 //! The flags of the client commands and of `backup`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use uuid::Uuid;
 
 use super::ShowArgs;
+use super::values::duration;
 
 /// The flags of a command that connects to a server.
 #[derive(Args, Clone, Debug)]
@@ -83,6 +85,12 @@ pub struct SubscribeArgs {
     /// Start with the first event of this time: milliseconds since 1970, or RFC 3339 such as 2025-11-21T18:33:20Z
     #[arg(long, value_name = "TIME", conflicts_with_all = ["cursor", "last"])]
     pub since: Option<String>,
+    /// Of each topic only the newest event, whenever the subscription is behind: the present state, then its changes
+    #[arg(long)]
+    pub latest: bool,
+    /// Receive events at most this often (up to 60s); with --latest each time the newest of each topic
+    #[arg(long, value_name = "DURATION", value_parser = pace)]
+    pub pace: Option<Duration>,
     /// Be this client: the server remembers its patterns and its place
     #[arg(long, value_name = "UUID")]
     pub client: Option<Uuid>,
@@ -92,6 +100,13 @@ pub struct SubscribeArgs {
     /// The server, and how to connect to it.
     #[command(flatten)]
     pub remote: RemoteArgs,
+}
+
+/// The greatest `--pace`, as in the protocol.
+const PACE_MAX: Duration = Duration::from_secs(60);
+
+fn pace(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|pace| if pace > PACE_MAX { Err("at most 60s".into()) } else { Ok(pace) })
 }
 
 /// The transports of `subscribe`.

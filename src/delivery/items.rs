@@ -90,6 +90,13 @@ impl Items for ItemWriter<'_> {
         self.written.count += 1;
     }
 
+    /// A batch says the same by its `live`.
+    fn live(&mut self, cursor: Cursor, reference: Option<Box<str>>) {
+        if !self.in_batch {
+            self.control(&Control::Live(reference), cursor);
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.out.len() >= self.bytes_target || self.written.count >= self.items_max
     }

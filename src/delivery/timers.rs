@@ -18,8 +18,8 @@ pub(super) enum Timer {
     Close,
     /// The right to the subscription expires.
     Expiry,
-    /// A fetch from the store may be retried.
-    Fetch,
+    /// Events may be read again: a failed fetch is retried, the peer has paid for rows, or the pace allows the next run.
+    Read,
 }
 
 impl Timer {
@@ -74,11 +74,11 @@ mod tests {
         let (mut timers, now) = (TimerTable::default(), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(timers.next(), None);
-        for (timer, seconds) in [(Timer::Fetch, 3), (Timer::Beat, 2), (Timer::Expiry, 5)] {
+        for (timer, seconds) in [(Timer::Read, 3), (Timer::Beat, 2), (Timer::Expiry, 5)] {
             timers.set(timer, after(seconds));
         }
         assert_eq!(timers.next(), Some(after(2)));
-        assert_eq!(timers.next_of(&[Timer::Expiry, Timer::Fetch, Timer::Ping]), Some(after(3)));
+        assert_eq!(timers.next_of(&[Timer::Expiry, Timer::Read, Timer::Ping]), Some(after(3)));
         assert!(timers.is_expired(Timer::Beat, after(2)) && !timers.is_expired(Timer::Beat, after(1)));
         timers.stop(Timer::Beat);
         assert!(!timers.is_expired(Timer::Beat, after(9)));

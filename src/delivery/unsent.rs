@@ -69,6 +69,12 @@ impl UnsentBatch {
         (self.span.after, self.span.through)
     }
 
+    /// The round's end, where superseded events of the round were skipped.
+    #[must_use]
+    pub fn latest_upto(&self) -> Option<Position> {
+        self.delivery.reader.round_end()
+    }
+
     /// A read request for the next of the events, after a position.
     #[must_use]
     pub fn request(&self, after: Position) -> ReadRequest {

@@ -20,6 +20,7 @@ use crate::delivery::UnsentBatch;
 use crate::event::Event;
 use crate::hub::Worker;
 use crate::net::Response;
+use crate::segment::Extent;
 
 /// Longest batch, in bytes, that is kept as it is until it is sent.
 const WHOLE_BYTES_MAX: usize = 32 << 10;
@@ -159,7 +160,9 @@ impl Source {
     /// Encodes the bytes again; `None` where the log has lost some of the events.
     async fn bytes(&self) -> Option<Bytes> {
         let (after, through) = self.batch.positions();
-        let bytes = match self.worker.tail_events(self.batch.patterns(), after, through) {
+        let latest_upto = self.batch.latest_upto();
+        let extent = Extent { after, end: latest_upto.unwrap_or(through), latest: latest_upto.is_some() };
+        let bytes = match self.worker.tail_events(self.batch.patterns(), extent, through) {
             Some(events) => self.batch.write_again(&events),
             None => self.batch.write_again(&self.stored_events().await?),
         };

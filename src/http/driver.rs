@@ -169,6 +169,11 @@ impl Driver {
         Ok(())
     }
 
+    /// A new beginning of the delivery: `$live` is sent, with this `ref`, once every event was sent that is in the log now.
+    pub(super) fn begin_again(&mut self, reference: Option<Box<str>>) {
+        self.seat.begin_again(&mut self.delivery, reference);
+    }
+
     /// The whole batch of a poll.
     pub(super) async fn batch(&mut self) -> Result<Bytes, StoreError> {
         let batch = std::future::poll_fn(|cx| self.poll(cx)).await;

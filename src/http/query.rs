@@ -24,6 +24,9 @@ const FIELDS_MAX: usize = 256;
 /// Highest number of a connection attempt: the largest integer that is exact in every JavaScript engine (2^53 - 1).
 const ATTEMPT_MAX: u64 = (1 << 53) - 1;
 
+/// The highest `pace`, in milliseconds.
+const PACE_MAX_MS: u64 = 60_000;
+
 /// Longest `switched`, in bytes.
 const SWITCHED_MAX_BYTES: usize = 64;
 
@@ -121,6 +124,11 @@ pub(crate) struct Params {
     pub(crate) attempt: Option<u64>,
     /// Why the client library has changed its transport, `FROM.TO.REASON`.
     pub(crate) switched: Option<Box<str>>,
+    pub(crate) latest: Option<bool>,
+    /// `pace`, in milliseconds.
+    pub(crate) pace_ms: Option<u16>,
+    /// The end of the round that the request continues.
+    pub(crate) upto: Option<Cursor>,
 }
 
 impl Params {
@@ -133,6 +141,7 @@ impl Params {
         let mut resumed = None;
         let (mut once, mut callback, mut token, mut ticket) = (None, None, None, None);
         let (mut attempt, mut switched, mut since) = (None, None, None);
+        let (mut latest, mut pace, mut upto) = (None, None, None);
         for pair in pairs(text) {
             let (name, value) = pair?;
             match &*name {
@@ -153,6 +162,9 @@ impl Params {
                 "callback" => set(&mut callback, &name, parse_callback(&value))?,
                 "attempt" => set(&mut attempt, &name, whole(&name, &value, 1..=ATTEMPT_MAX))?,
                 "switched" => set(&mut switched, &name, check_switched(&value).map(|()| value.into()))?,
+                "latest" => set(&mut latest, &name, switch(&name, &value))?,
+                "pace" => set(&mut pace, &name, whole(&name, &value, 0..=PACE_MAX_MS))?,
+                "upto" => set(&mut upto, &name, parse_upto(&value))?,
                 "token" => set(&mut token, &name, Ok(()))?,
                 "ticket" => set(&mut ticket, &name, Ok(()))?,
                 _ => {}
@@ -160,6 +172,10 @@ impl Params {
         }
         if last.is_some() && since.is_some() {
             return Err(ApiError::bad("bad_parameter", "`last` and `since` are both start positions: give one"));
+        }
+        if upto.is_some() && latest != Some(true) {
+            let message = "`upto` is the end of a round of `latest=1`: give both, or leave out `upto`";
+            return Err(ApiError::bad("bad_parameter", message));
         }
         Ok(Self {
             patterns: if patterns.is_empty() { None } else { Some(PatternSet::new(patterns)?) },
@@ -176,6 +192,10 @@ impl Params {
             publish,
             attempt,
             switched,
+            latest,
+            // Within its range.
+            pace_ms: pace.map(|pace| pace as u16),
+            upto,
         })
     }
 }
@@ -213,6 +233,11 @@ pub(crate) fn parse_from(text: &str) -> Result<StartFrom, ApiError> {
             ApiError::bad("bad_cursor", message)
         }),
     }
+}
+
+fn parse_upto(text: &str) -> Result<Cursor, ApiError> {
+    let message = "`upto` must be the cursor that came as `upto` from this server, such as k3f9x2-1042";
+    text.parse().map_err(|_| ApiError::bad("bad_cursor", message))
 }
 
 /// A client's UUID: the hyphenated form, in either case (RFC 9562 §4).
@@ -318,7 +343,7 @@ mod tests {
     }
 
     /// Fields with one value each, which are parsed.
-    const SINGLE: [&str; 17] = [
+    const SINGLE: [&str; 20] = [
         "cursor",
         "lastEventId",
         "client",
@@ -336,6 +361,9 @@ mod tests {
         "attempt",
         "switched",
         "since",
+        "latest",
+        "pace",
+        "upto",
     ];
 
     /// The parsed value of a field.
@@ -354,6 +382,8 @@ mod tests {
             "origin" => format!("{:?}", params.origin),
             "publish" => format!("{:?}", params.publish),
             "attempt" => format!("{:?}", params.attempt),
+            "latest" => format!("{:?}", params.latest),
+            "pace" => format!("{:?}", params.pace_ms),
             _ => String::new(),
         }
     }
@@ -368,6 +398,9 @@ mod tests {
         assert_eq!((params.limit, params.wait), (7, Duration::ZERO));
         let params = self::params("topic=a&attempt=9007199254740991&switched=longpoll.ws.probe").unwrap();
         assert_eq!(params.attempt, Some(ATTEMPT_MAX));
+        let params = self::params("topic=a&latest=1&pace=60000&upto=e-5").unwrap();
+        assert_eq!((params.latest, params.pace_ms), (Some(true), Some(60_000)));
+        assert_eq!(params.upto, Some("e-5".parse().unwrap()));
     }
 
     #[test]
@@ -427,6 +460,18 @@ mod tests {
             "cursor=e-1&cursor=e-2",
             "topic=%ff",
             "limit=99999999999999999999999",
+            "latest=2",
+            "latest=",
+            "latest=true",
+            "latest=1&latest=1",
+            "pace=60001",
+            "pace=-1",
+            "pace=",
+            "pace=1s",
+            "upto=e-1",
+            "upto=e-1&latest=0",
+            "upto=now&latest=1",
+            "upto=&latest=1",
             "attempt=0",
             "attempt=9007199254740992",
             "attempt=1&attempt=2",
@@ -457,7 +502,7 @@ mod tests {
             prop_oneof![
                 6 => "(topic|publish)=[a-c*]", 3 => "cursor=(now|earliest|e-[0-9])", 2 => "lastEventId=(e-[0-9])?",
                 6 => "(last|limit|wait|attempt)=[0-9]{1,2}",
-                6 => "(padding|named|once)=[01]", 3 => "(origin|callback|token|ticket)=[a-z]{1,2}", 2 => "[a-z]{0,2}=?[0-9]",
+                6 => "(padding|named|once|latest)=[01]", 2 => "pace=[0-9]{1,6}", 3 => "(origin|callback|token|ticket)=[a-z]{1,2}", 2 => "[a-z]{0,2}=?[0-9]",
                 1 => "client=0190b5a2-7c3e-4f6a-9d1b-2e8f4c6a0b1[0-9]", 1 => "(cursor|padding|client|x)=(x|%ff|%31)",
             ],
             0..6,

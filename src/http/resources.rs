@@ -179,7 +179,7 @@ impl Lags {
         }
         let rows_max = self.rows_of_one;
         let events_max = usize::try_from(rows_max).unwrap_or(usize::MAX).min(1000);
-        let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max };
+        let request = ReadRequest { patterns, after, events_max, bytes_max: 1 << 20, rows_max, latest_upto: None };
         let page = hub.read(request).await?;
         // Matching rows are charged, too: they are read to be counted, not to be sent.
         wait_after(&self.scanner, page.unmatched_rows.max(page.rows)).await;
@@ -226,6 +226,7 @@ async fn probe(hub: &Hub) -> Result<(), ApiError> {
         events_max: 1,
         bytes_max: 1,
         rows_max: 1,
+        latest_upto: None,
     };
     hub.read(request).await?;
     if !hub.knows_denied() {

@@ -21,12 +21,12 @@ use super::{Answer, Call, origin};
 use crate::auth::Rights;
 use crate::clients::{ClientError, ConnectRequest, Connecting};
 use crate::clock::runtime_now;
-use crate::cursor::Cursor;
-use crate::delivery::{Completion, Delivery, Plan};
-use crate::hub::StartFrom;
+use crate::cursor::{Cursor, Position};
+use crate::delivery::{Completion, Delivery, Plan, StartPoint};
+use crate::hub::{Hub, StartFrom};
 use crate::json::Literal;
 use crate::limits::{LimitError, RateKey};
-use crate::log::ClientRecord;
+use crate::log::{ClientRecord, ReadMode};
 use crate::net::{Response, text as header_text};
 use crate::store::StoreError;
 use crate::topic::PatternSet;
@@ -247,7 +247,7 @@ async fn opened(
     let staying = completion != Completion::ShortPoll;
     // HEAD acknowledges nothing, and replaces no connection of the client.
     let named = params.client.filter(|_| !call.is_head());
-    let Permitted { rights, key, known, patterns, asked } = permit(call, transport, params).await?;
+    let Permitted { rights, key, known, patterns, mode, asked } = permit(call, transport, params).await?;
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
     let scanner = call.limits().scan(&key).map_err(limited)?;
     let mut costs = Costs { held: None, scanner, memory: call.limits().outbound(key.clone()) };
@@ -280,19 +280,36 @@ async fn opened(
     };
     let start = hub.start(from, &patterns, pause).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
+    let round = round_end(hub, mode, params.upto, &start).await?.or(match (&known, asked) {
+        // The client resumes at its remembered cursor, and in its remembered round.
+        (Some(known), None) => round_end(hub, mode, known.upto, &start).await.ok().flatten(),
+        _ => None,
+    });
+    let upto = round.map(|end| Cursor::new(cursor.epoch, end));
     let _pending = match named {
         Some(client) => {
             // A cursor that this log cannot have issued acknowledges nothing.
             let presented = matches!(asked, Some(StartFrom::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
-            let request =
-                ConnectRequest { client, known, patterns, cursor, presented, rights, address, attempt, now_ms };
+            let request = ConnectRequest {
+                client,
+                known,
+                patterns,
+                mode,
+                cursor,
+                upto,
+                presented,
+                rights,
+                address,
+                attempt,
+                now_ms,
+            };
             hub.clients().begin(request).await?
         }
         None => None,
     };
-    if !worker.reach(cursor).await {
+    if !worker.reach(upto.unwrap_or(cursor)).await {
         let message = "this worker has not reached the cursor yet: try again";
         return Err(ApiError::unavailable("behind", message));
     }
@@ -302,7 +319,7 @@ async fn opened(
     let connecting = |client, cursor| {
         let (patterns, rights, address) = (&patterns, &rights, key.address());
         let (attempt, now_ms) = (params.attempt, hub.clock().believed_ms());
-        Connecting { client, transport, patterns, cursor, rights, address, attempt, now_ms }
+        Connecting { client, transport, patterns, mode, cursor, rights, address, attempt, now_ms }
     };
     let registration = client.map(|client| hub.clients().connect(connecting(client, cursor)));
     if let Some(client) = client {
@@ -333,9 +350,34 @@ async fn opened(
     if parked {
         delivery.await_first_subscribe();
     }
+    delivery.read_in_rounds(mode, round);
     delivery.set_expiry(expiry(hub, &rights));
     // Boxed, so that it is never moved: it is larger than all the other state of a short poll.
     Ok((Box::new(Driver::new(delivery, seat, registration, costs, call.hold())), rights))
+}
+
+/// The end of the round of newest events that the request continues; `None` where a round begins at the start.
+///
+/// # Errors
+/// Where `upto` is beyond the log's end.
+async fn round_end(
+    hub: &Hub,
+    mode: ReadMode,
+    upto: Option<Cursor>,
+    start: &StartPoint,
+) -> Result<Option<Position>, ApiError> {
+    let Some(upto) = upto.filter(|_| mode.latest && start.gap.is_none()).map(|upto| hub.translate(upto)) else {
+        return Ok(None);
+    };
+    if upto.epoch != start.cursor.epoch || upto.position <= start.cursor.position {
+        return Ok(None);
+    }
+    let bounds = hub.bounds_for(upto).await?;
+    if upto.epoch == bounds.epoch && upto.position > bounds.last {
+        let message = "`upto` is beyond the log's end: give the `upto` that came with the cursor, or none";
+        return Err(ApiError::bad("bad_cursor", message));
+    }
+    Ok(Some(upto.position))
 }
 
 /// An authorized subscription, before anything is opened for it.
@@ -345,6 +387,7 @@ struct Permitted {
     /// The record of the client that the request named, if it is remembered.
     known: Option<ClientRecord>,
     patterns: PatternSet,
+    mode: ReadMode,
     /// The start that the request named.
     asked: Option<StartFrom>,
 }
@@ -374,6 +417,11 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
             return Err(ApiError::bad("no_topic", message));
         }
     };
+    let inherited = known.as_ref().filter(|_| params.patterns.is_none()).map(|known| known.mode).unwrap_or_default();
+    let mode = ReadMode {
+        latest: params.latest.unwrap_or(inherited.latest),
+        pace_ms: params.pace_ms.unwrap_or(inherited.pace_ms),
+    };
     // The subject may have lost the right to remembered patterns.
     check_subscribe(&rights, &patterns)?;
     let resumed = match transport {
@@ -383,7 +431,7 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
         _ => None,
     };
     let asked = resumed.or(params.cursor);
-    Ok(Permitted { rights, key, known, patterns, asked })
+    Ok(Permitted { rights, key, known, patterns, mode, asked })
 }
 
 /// The completion of a stream: at a randomized maximum age, where one is set.
@@ -439,7 +487,8 @@ fn error_batch(framing: &Framing, error: &ApiError, cursor: Option<Cursor>) -> B
     let mut item = BytesMut::new();
     Framing::Json.control(&Control::Error(error.item_data()), None, &mut item);
     let mut body = BytesMut::new();
-    let batch = Batch { cursor, items: &item, literal: Literal::Same, more: false, known: true };
+    let (literal, more, known, live) = (Literal::Same, false, true, false);
+    let batch = Batch { cursor, items: &item, literal, more, known, live, upto: None };
     framing.batch(&batch, &mut body);
     body
 }

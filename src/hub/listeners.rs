@@ -110,6 +110,7 @@ impl Hub {
                             return;
                         }
                     }
+                    Ok(Item::Live(_)) => {}
                     Ok(Item::Gap(gap)) => tracing::warn!(?gap, "a listener missed events"),
                     // The subscription waits before its next read, so this loop does not spin.
                     Err(error) => tracing::warn!(%error, "a listener cannot read the store"),

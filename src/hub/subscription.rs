@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use futures_util::FutureExt as _;
@@ -15,7 +15,7 @@ use super::{Hub, StartFrom};
 use crate::clock::runtime_now;
 use crate::cursor::Cursor;
 use crate::event::Event;
-use crate::log::Page;
+use crate::log::{Page, ReadMode};
 use crate::reader::{Items, Reader};
 use crate::store::StoreError;
 use crate::subscription_index::SubscriptionKey;
@@ -24,6 +24,9 @@ use crate::wire::Gap;
 
 /// Events that a subscription reads ahead, at most.
 const READ_AHEAD_EVENTS: usize = 64;
+
+/// The longest pace.
+const PACE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of one read from the store.
 const READ_BYTES: usize = 256 << 10;
@@ -35,6 +38,9 @@ pub enum Item {
     Event(Arc<Event>),
     /// Events that the subscription was due are not available any more.
     Gap(Gap),
+    /// The past is over: every event was yielded that was in the log when the subscription began, or when a gap led to another
+    /// log. Only for [`Subscription::with_live`].
+    Live(Cursor),
 }
 
 /// Why a subscription cannot begin.
@@ -56,6 +62,7 @@ pub struct Subscription {
     hub: Hub,
     key: SubscriptionKey,
     reader: Reader,
+    mode: ReadMode,
     ahead: ReadAhead,
     fetch: Option<BoxFuture<'static, Result<Page, StoreError>>>,
     /// Armed while a read of the store has to wait.
@@ -64,25 +71,36 @@ pub struct Subscription {
 
 /// Items that were read and not yielded yet.
 #[derive(Default)]
-struct ReadAhead(VecDeque<Ahead>);
+struct ReadAhead {
+    items: VecDeque<Ahead>,
+    /// Whether the subscription is notified when its past is over.
+    with_live: bool,
+}
 
 enum Ahead {
     Event(Arc<Event>),
+    Live(Cursor),
     /// Boxed: a gap is rare, and would make every slot of the queue as large.
     Gap(Box<Gap>),
 }
 
 impl Items for ReadAhead {
     fn gap(&mut self, gap: Gap) {
-        self.0.push_back(Ahead::Gap(Box::new(gap)));
+        self.items.push_back(Ahead::Gap(Box::new(gap)));
     }
 
     fn event(&mut self, event: &Arc<Event>) {
-        self.0.push_back(Ahead::Event(event.clone()));
+        self.items.push_back(Ahead::Event(event.clone()));
+    }
+
+    fn live(&mut self, cursor: Cursor, _reference: Option<Box<str>>) {
+        if self.with_live {
+            self.items.push_back(Ahead::Live(cursor));
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.0.len() >= READ_AHEAD_EVENTS
+        self.items.len() >= READ_AHEAD_EVENTS
     }
 }
 
@@ -108,6 +126,7 @@ impl Hub {
             hub: self.clone(),
             key,
             reader: Reader::new(patterns, start),
+            mode: ReadMode::default(),
             ahead: ReadAhead::default(),
             fetch: None,
             retry: None,
@@ -116,6 +135,35 @@ impl Hub {
 }
 
 impl Subscription {
+    /// Yields of each topic only the newest event, whenever the subscription is behind: with [`StartFrom::Earliest`] the
+    /// present value of each topic, in log order, then every change.
+    ///
+    /// It then reads in rounds, each of which ends where the log ended when the round began. So a topic that changes all the
+    /// time is yielded in every round, however slowly the stream is polled.
+    #[must_use]
+    pub fn latest(mut self) -> Self {
+        self.mode.latest = true;
+        self.reader.read_in_rounds(self.mode, None);
+        self
+    }
+
+    /// Yields events at most once in this time, which counts in whole milliseconds up to a minute: all that there are then.
+    #[must_use]
+    pub fn paced(mut self, pace: Duration) -> Self {
+        self.mode.pace_ms = u16::try_from(pace.min(PACE_MAX).as_millis()).unwrap_or(u16::MAX);
+        self.reader.read_in_rounds(self.mode, None);
+        self
+    }
+
+    /// Yields [`Item::Live`], too.
+    #[must_use]
+    pub fn with_live(mut self) -> Self {
+        if !std::mem::replace(&mut self.ahead.with_live, true) {
+            self.reader.begin_again(&self.hub.0.fan_out.local_log().tail, None);
+        }
+        self
+    }
+
     /// How far the subscription has read: up to 64 events at or before this cursor are not yielded yet.
     /// To resume, keep the cursor of the last event that was processed instead.
     #[must_use]
@@ -125,7 +173,7 @@ impl Subscription {
 
     /// Reads ahead; where that finds nothing, the task of `cx` is woken when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StoreError>> {
-        while self.ahead.0.is_empty() {
+        while self.ahead.items.is_empty() {
             let now = runtime_now();
             if let Some(fetch) = &mut self.fetch {
                 let page = ready!(fetch.poll_unpin(cx));
@@ -139,7 +187,7 @@ impl Subscription {
                 }
             }
             let (behind, caught_up) = self.read(now, cx);
-            if !self.ahead.0.is_empty() {
+            if !self.ahead.items.is_empty() {
                 break;
             }
             if behind && self.reader.may_fetch(now) {
@@ -193,9 +241,10 @@ impl Stream for Subscription {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         ready!(this.poll_read(cx))?;
-        Poll::Ready(this.ahead.0.pop_front().map(|next| {
+        Poll::Ready(this.ahead.items.pop_front().map(|next| {
             Ok(match next {
                 Ahead::Event(event) => Item::Event(event),
+                Ahead::Live(cursor) => Item::Live(cursor),
                 Ahead::Gap(gap) => Item::Gap(*gap),
             })
         }))
@@ -210,8 +259,6 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::StreamExt as _;
 
     use super::*;
@@ -259,5 +306,24 @@ mod tests {
         assert_eq!(store.reads(), 5);
         store.set_reading(Reading::Answered);
         assert!(matches!(subscription.next().await, Some(Ok(Item::Event(_)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_come_first_then_every_change_at_a_pace() {
+        let (hub, _store) = hub().await;
+        let subscription = hub.subscribe(["*"], StartFrom::Earliest).await.unwrap();
+        let mut subscription = subscription.latest().paced(Duration::from_secs(1)).with_live();
+        let mut next = async || subscription.next().await.unwrap().unwrap();
+        let Item::Event(event) = next().await else { panic!("the newest of three") };
+        assert_eq!((event.position().0, next().await), (3, Item::Live(event.cursor())));
+        let start = tokio::time::Instant::now();
+        for (topic, number) in [("b", 4), ("a", 5), ("b", 6)] {
+            hub.publish(NewEvent::json(topic, &number).unwrap()).await.unwrap();
+        }
+        for expected in [5, 6] {
+            let Item::Event(event) = next().await else { panic!("a change") };
+            assert_eq!(event.position().0, expected);
+            assert!(start.elapsed() >= Duration::from_secs(1), "the pace counts from the last run");
+        }
     }
 }

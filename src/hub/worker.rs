@@ -19,6 +19,7 @@ use crate::delivery::{Delivery, Step};
 use crate::event::Event;
 use crate::local_log::LocalLog;
 use crate::log::FeedBatch;
+use crate::segment::Extent;
 use crate::subscription_index::SubscriptionKey;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
@@ -151,16 +152,16 @@ impl Worker {
         self.local_log.borrow().subscription_index.shared(patterns)
     }
 
-    /// The matching events after a position, up to the one at `through`; `None` where the tail does not hold them all.
+    /// The matching events of an extent, up to the one at `through`; `None` where the tail does not hold them all.
     pub(crate) fn tail_events(
         &self,
         patterns: &PatternSet,
-        after: Position,
+        extent: Extent,
         through: Position,
     ) -> Option<Vec<Arc<Event>>> {
         let (mut events, mut complete) = (Vec::new(), false);
         let local_log = self.local_log.borrow();
-        local_log.tail.read(patterns, after, &mut |event| {
+        local_log.tail.read_extent(patterns, extent, &mut |event| {
             complete = event.position() >= through;
             events.push(event.clone());
             if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -322,6 +323,11 @@ impl SubscriptionHandle {
         self.worker.pump();
         let local_log = self.worker.local_log.borrow();
         delivery.skip(&local_log.tail, local_log.subscription_index.pending(self.key));
+    }
+
+    /// A new beginning of the delivery, see [`Delivery::begin_again`].
+    pub(crate) fn begin_again(&self, delivery: &mut Delivery, reference: Option<Box<str>>) {
+        delivery.begin_again(&self.worker.local_log.borrow().tail, reference);
     }
 
     /// Replaces the patterns that the delivery waits for.

@@ -11,7 +11,8 @@
 //!   trims a bounded number of events: after a limit was lowered, the log shrinks to it step by step.)
 //! - **Disk space.** A short event is stored twice, by position and in its topic's index, so that a resume costs what it returns
 //!   and not what lies in between; the file is up to 1.7 times what retention counts.
-//! - **Memory**: about 250 bytes for each topic that has or has lost events; 150 for each key of the idempotency window; the
+//! - **Memory**: about 250 bytes for each topic that has or has lost events, and 350 more for one that has had an event since the
+//!   start, or for each once a snapshot of many topics was read; 150 for each key of the idempotency window; the
 //!   queue, at most 64 MiB; 16 MiB of cache for the writer, 8 for each reader.
 //!
 //! The order after a commit: the state that readers need (topics, trim marks, bounds), then the feed, then the acknowledgements.
@@ -28,6 +29,7 @@ mod handle;
 mod health;
 mod last;
 mod lock;
+mod newest;
 mod presence;
 mod queue;
 mod reader;
@@ -56,6 +58,7 @@ use self::clients::{ClientJob, ClientsFile};
 use self::handle::{ONE, WriterHandle, ask};
 use self::health::ANSWER_MAX;
 use self::lock::DirectoryLock;
+use self::newest::Filling;
 use self::queue::{Load, Queue};
 use self::reader::{ReadJob, Reader};
 use self::reserve::Reserve;
@@ -63,6 +66,7 @@ use self::schema::{Opened, Topics};
 use self::security_records::{SecurityRecordJob, SecurityRecordsFile};
 use self::writer::{Job, Writer};
 use super::marks::{MARKS_MAX, TrimMarks};
+use super::newest::NewestIndex;
 use super::{
     Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
     SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, StoreStatus,
@@ -115,6 +119,9 @@ struct Shared {
     topics: RwLock<Topics>,
     trims: Mutex<Trims>,
     trims_moved: Condvar,
+    /// Filled by the first read that needs it.
+    newest: Mutex<NewestIndex>,
+    filling: Mutex<Filling>,
     /// The time of the last call of `maintain`, until the writer takes it.
     now: Mutex<Option<Moment>>,
     ancestors: Ancestors,
@@ -203,14 +210,16 @@ impl DiskStore {
             opened => opened?,
         };
         let Files { mut opened, readers, clients_file, notes_file } = files;
-        let log = opened.log;
+        let (log, topics) = (opened.log, std::mem::take(&mut opened.topics));
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             options,
             bounds: Mutex::new(Bounds { epoch: log.epoch, began: log.began, floor: log.floor, last: log.last }),
-            topics: RwLock::new(std::mem::take(&mut opened.topics)),
+            newest: Mutex::new(NewestIndex::unfilled(log.last, topics.by_id.len())),
+            topics: RwLock::new(topics),
             trims: Mutex::new(Trims { floor: log.floor, marks: std::mem::take(&mut opened.marks) }),
             trims_moved: Condvar::new(),
+            filling: Mutex::new(Filling::default()),
             now: Mutex::new(None),
             ancestors: std::mem::take(&mut opened.ancestors),
             last_run: opened.times.last_run(),
@@ -455,7 +464,15 @@ mod tests {
         let patterns = PatternSet::new([pattern.parse().unwrap()]).unwrap();
         let after = Position(after);
         let all = usize::MAX;
-        block_on(store.read(ReadRequest { patterns, after, events_max: all, bytes_max: all, rows_max: 1000 })).unwrap()
+        block_on(store.read(ReadRequest {
+            patterns,
+            after,
+            events_max: all,
+            bytes_max: all,
+            rows_max: 1000,
+            latest_upto: None,
+        }))
+        .unwrap()
     }
 
     /// Waits until at most so many topics are known, in memory and on disk.
@@ -529,7 +546,14 @@ mod tests {
         assert_eq!(read(&store, "long", 0).events, expected);
         let patterns = PatternSet::new(["long", "nobody", "between"].map(|one| one.parse().unwrap())).unwrap();
         let all = usize::MAX;
-        let request = ReadRequest { patterns, after: Position(0), events_max: all, bytes_max: all, rows_max: 1000 };
+        let request = ReadRequest {
+            patterns,
+            after: Position(0),
+            events_max: all,
+            bytes_max: all,
+            rows_max: 1000,
+            latest_upto: None,
+        };
         assert_eq!(block_on(store.read(request)).unwrap().events, by_position);
     }
 }

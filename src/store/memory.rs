@@ -12,6 +12,7 @@ use super::arrivals::Arrivals;
 use super::client_table::ClientTable;
 use super::dedupe::DedupeWindow;
 use super::marks::TrimMarks;
+use super::newest::NewestIndex;
 use super::security_records::SecurityRecordTable;
 use super::{
     Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Page, ReadRequest, RecordWatcher, Retention,
@@ -44,6 +45,7 @@ struct Log {
     last_ms: u64,
     arrivals: Arrivals,
     marks: TrimMarks,
+    newest: NewestIndex,
     dedupe: DedupeWindow,
     feed: Option<Arc<dyn Feed>>,
     closed: bool,
@@ -67,6 +69,7 @@ impl MemoryStore {
             last_ms: 0,
             arrivals: Arrivals::default(),
             marks: TrimMarks::default(),
+            newest: NewestIndex::empty(),
             dedupe: DedupeWindow::new(
                 options.dedupe_window,
                 options.dedupe_keys_max,
@@ -111,6 +114,7 @@ impl Log {
         (self.last, self.last_ms) = (next, last_ms);
         for event in &events {
             self.segment.push(event.clone());
+            self.newest.push(event.topic(), event.position());
         }
         if !events.is_empty() {
             self.trim_by_size(retention);
@@ -125,6 +129,7 @@ impl Log {
                 || retention.bytes_max.is_some_and(|max| log.segment.cost_bytes() > max)
         };
         while over(self) && self.trim_oldest() {}
+        self.newest.trim(self.floor);
         self.marks.fold();
     }
 
@@ -140,6 +145,7 @@ impl Log {
         while arrived_ms(self).is_some_and(|arrived_ms| arrived_ms < oldest_ms) && self.trim_oldest() {}
         self.arrivals.trim(self.floor);
         if self.floor != floor {
+            self.newest.trim(self.floor);
             self.marks.fold();
             self.tell(self.last, Vec::new());
         }

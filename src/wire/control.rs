@@ -22,13 +22,26 @@ pub enum Control {
         transport: Transport,
         /// Whether the server has a record of the request's client; true also where the request named none.
         known: bool,
+        /// Whether nothing lay behind the stream's beginning.
+        live: bool,
     },
+    /// The past is over: every event was sent that was in the log at a beginning. The `ref` of the message that made the
+    /// beginning, as JSON.
+    Live(Option<Box<str>>),
     /// Events that the client was due are not available any more.
     Gap(Gap),
     /// A heartbeat: there was no match up to its cursor.
-    Beat,
+    Beat {
+        /// The end of the round of newest events that is under way.
+        upto: Option<Cursor>,
+    },
     /// The server ends the stream.
-    Bye(Bye),
+    Bye {
+        /// Why, and when to reconnect.
+        bye: Bye,
+        /// As for a heartbeat.
+        upto: Option<Cursor>,
+    },
     /// An error of the request, for transports whose clients cannot read the status.
     Error(Value),
     /// The reply to a WebSocket message.
@@ -142,9 +155,10 @@ impl Control {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hello { .. } => "$hello",
+            Self::Live(_) => "$live",
             Self::Gap(_) => "$gap",
-            Self::Beat => "$beat",
-            Self::Bye(_) => "$bye",
+            Self::Beat { .. } => "$beat",
+            Self::Bye { .. } => "$bye",
             Self::Error(_) => "$error",
             Self::Reply { .. } => "$reply",
         }
@@ -159,6 +173,11 @@ impl Control {
             cursor.write(&mut out);
             out.extend_from_slice(b"\",");
         }
+        if let Self::Beat { upto: Some(upto) } | Self::Bye { upto: Some(upto), .. } = self {
+            out.extend_from_slice(b"\"upto\":\"");
+            upto.write(&mut out);
+            out.extend_from_slice(b"\",");
+        }
         out.extend_from_slice(b"\"event\":\"");
         out.extend_from_slice(self.name().as_bytes());
         out.push(b'"');
@@ -166,10 +185,11 @@ impl Control {
             out.extend_from_slice(b",\"data\":");
             // A serialized `Value` of this server is always valid: it is not deeply nested, and strings have no surrogates.
             let mut text = data.to_string();
-            if let Self::Reply { reference: Some(reference), .. } = self
+            if let Self::Reply { reference: Some(reference), .. } | Self::Live(Some(reference)) = self
                 && text.pop().is_some()
             {
-                text.extend([",\"ref\":", reference, "}"]);
+                let separator = if text.len() > 1 { "," } else { "" };
+                text.extend([separator, "\"ref\":", reference, "}"]);
             }
             out.extend_from_slice(crate::json::safe_syntax(&text).unwrap_or_default().as_bytes());
         }
@@ -179,7 +199,7 @@ impl Control {
 
     fn data(&self) -> Option<Value> {
         match self {
-            Self::Hello { client, heartbeat, transport, known } => {
+            Self::Hello { client, heartbeat, transport, known, live } => {
                 let mut data = json!({
                     "client": client,
                     "heartbeat": millis(*heartbeat),
@@ -188,6 +208,9 @@ impl Control {
                 });
                 if !known {
                     data["known"] = false.into();
+                }
+                if *live {
+                    data["live"] = true.into();
                 }
                 Some(data)
             }
@@ -201,8 +224,9 @@ impl Control {
                 }
                 Some(data)
             }
-            Self::Beat => None,
-            Self::Bye(bye) => {
+            Self::Beat { .. } => None,
+            Self::Live(_) => Some(json!({})),
+            Self::Bye { bye, .. } => {
                 let mut data = json!({ "reason": bye.reason.name() });
                 if let Some(retry) = bye.retry {
                     data["retry"] = millis(retry).into();

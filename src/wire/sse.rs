@@ -53,7 +53,7 @@ pub(super) fn control(control: &Control, cursor: Option<Cursor>, json: &[u8], na
     // `retry` is sent in blocks with data: some clients (`httpx-sse`, `sseclient`) pass a block without data to the application.
     match control {
         Control::Hello { .. } => retry(RETRY, out),
-        Control::Bye(bye) => retry(bye.retry.unwrap_or(RETRY_NEVER), out),
+        Control::Bye { bye, .. } => retry(bye.retry.unwrap_or(RETRY_NEVER), out),
         _ => {}
     }
     if named {

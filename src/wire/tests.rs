@@ -121,13 +121,14 @@ fn sse_control_events_always_name_themselves() {
     let framing = Framing::Sse { padding: false, named: true };
     framing.preamble(&mut out);
     let client = uuid::Uuid::nil();
-    let hello = Control::Hello { client, heartbeat: Duration::from_secs(20), transport: Transport::Sse, known: true };
+    let (heartbeat, transport) = (Duration::from_secs(20), Transport::Sse);
+    let hello = Control::Hello { client, heartbeat, transport, known: true, live: false };
     framing.control(&hello, Some(cursor), &mut out);
     let hello = String::from_utf8(out.split().to_vec()).unwrap();
     assert!(hello.starts_with("id: e-3\nretry: 2000\nevent: $hello\ndata: {"), "{hello}");
-    framing.control(&Control::Beat, Some(cursor), &mut out);
+    framing.control(&Control::Beat { upto: None }, Some(cursor), &mut out);
     let bye = Bye { reason: ByeReason::Replaced, retry: None };
-    framing.control(&Control::Bye(bye), Some(cursor), &mut out);
+    framing.control(&Control::Bye { bye, upto: None }, Some(cursor), &mut out);
     assert_eq!(
         String::from_utf8_lossy(&out),
         "id: e-3\nevent: $beat\ndata: {\"cursor\":\"e-3\",\"event\":\"$beat\"}\n\n\
@@ -140,14 +141,15 @@ fn without_names_sse_is_messages_only() {
     let mut out = BytesMut::new();
     let framing = Framing::Sse { padding: false, named: false };
     framing.event(&event("x", "approved"), &mut out);
-    framing.control(&Control::Beat, None, &mut out);
+    framing.control(&Control::Beat { upto: None }, None, &mut out);
     assert!(!String::from_utf8_lossy(&out).contains("event:"));
 }
 
 #[test]
 fn batches_are_framed_whole() {
     let cursor = Some(Cursor::new("e".parse().unwrap(), Position(3)));
-    let batch = Batch { cursor, items: b"1,2", literal: Literal::Same, more: false, known: true };
+    let (literal, more, known, live) = (Literal::Same, false, true, false);
+    let batch = Batch { cursor, items: b"1,2", literal, more, known, live, upto: None };
     let framed = |framing: &Framing, cursor| {
         let mut out = BytesMut::new();
         framing.batch(&Batch { cursor, ..batch }, &mut out);
@@ -159,8 +161,8 @@ fn batches_are_framed_whole() {
     let iframe = Framing::Iframe { nonce: "n".into(), target: None };
     assert_eq!(framed(&iframe, cursor), "<script nonce=\"n\">p({\"cursor\":\"e-3\",\"events\":[1,2]})</script>\n");
     let mut out = BytesMut::new();
-    Framing::Json.batch(&Batch { more: true, known: false, ..batch }, &mut out);
-    let marked = r#"{"cursor":"e-3","events":[1,2],"more":true,"known":false}"#;
+    Framing::Json.batch(&Batch { more: true, known: false, live: true, upto: cursor, ..batch }, &mut out);
+    let marked = r#"{"cursor":"e-3","events":[1,2],"more":true,"known":false,"live":true,"upto":"e-3"}"#;
     assert_eq!(String::from_utf8_lossy(&out), marked);
 }
 
@@ -180,7 +182,8 @@ fn what_is_no_literal_is_parsed_from_a_string() {
     assert_eq!(serde_json::from_str::<String>(argument).unwrap(), json);
 
     let mut out = BytesMut::new();
-    let batch = Batch { cursor: None, items: json.as_bytes(), literal: Literal::LosesKeys, more: false, known: true };
+    let (items, literal, more, known) = (json.as_bytes(), Literal::LosesKeys, false, true);
+    let batch = Batch { cursor: None, items, literal, more, known, live: false, upto: None };
     Framing::Jsonp("cb".parse().unwrap()).batch(&batch, &mut out);
     let text = String::from_utf8(out.to_vec()).unwrap();
     let argument = text.strip_prefix("/**/cb(JSON.parse(").unwrap().strip_suffix("));").unwrap();
@@ -206,5 +209,24 @@ fn a_stream_that_ends_closes_its_socket_with_the_code_of_the_contract() {
         assert_eq!(out[0], 0x88);
         assert_eq!(out[2..4], code.to_be_bytes());
         assert_eq!(out[4..], *reason.name().as_bytes());
+    }
+}
+
+#[test]
+fn the_end_of_a_round_and_of_the_past_are_named() {
+    let cursor = |position| Some(Cursor::new("e".parse().unwrap(), Position(position)));
+    let bye = Bye { reason: ByeReason::Recycle, retry: None };
+    for (control, expected) in [
+        (Control::Beat { upto: cursor(9) }, r#"{"cursor":"e-3","upto":"e-9","event":"$beat"}"#),
+        (
+            Control::Bye { bye, upto: cursor(9) },
+            r#"{"cursor":"e-3","upto":"e-9","event":"$bye","data":{"reason":"recycle"}}"#,
+        ),
+        (Control::Live(None), r#"{"cursor":"e-3","event":"$live","data":{}}"#),
+        (Control::Live(Some("1e400".into())), r#"{"cursor":"e-3","event":"$live","data":{"ref":1e400}}"#),
+    ] {
+        let mut out = BytesMut::new();
+        Framing::Lines.control(&control, cursor(3), &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), format!("{expected}\n"));
     }
 }

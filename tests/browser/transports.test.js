@@ -64,6 +64,18 @@ for (const name of engines) {
         assert.equal(await one.get('typeof ({}).pwned'), 'undefined');
       });
 
+      await t.test(`${transport}: a snapshot, the end of the past, then every change`, async (t) => {
+        for (let n = 0; n < 900; n += 300) await Promise.all(count(3).map((i) => server.publishAll(`state.${transport}.${i}`, count(100, n))));
+        const one = await Subscriber.open(t, browser, network, { options: { topics: `state.${transport}.*`, transports: [transport], cursor: 'earliest', latest: true, pace: 1, interval: 100 } });
+        const lives = () => one.get("told.filter(function (t) { return t[0] === '$live'; }).length");
+        await one.hears([699, 699, 699]);
+        await until('the past is over', lives);
+        await server.publish(`state.${transport}.1`, 'changed');
+        await one.hears([699, 699, 699, 'changed']);
+        assert.equal(await lives(), 1);
+        await one.sound();
+      });
+
       await t.test(`${transport}: publishing tells what became of it`, async (t) => {
         const one = await Subscriber.open(t, browser, network, { options: { topics: `pub.${transport}`, transports: [transport], interval: 200 } });
         await one.opened();

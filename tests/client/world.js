@@ -138,7 +138,12 @@ class World {
   cursor(position = this.log.length) { return `${this.epoch}-${position}`; }
 
   // The server's side of one opened link.
-  serve(name, link, polls) {
+  serve(name, link, polls, params) {
+    const positionOf = (cursor) => (cursor && cursor.startsWith(this.epoch + '-') ? Number(cursor.split('-')[1]) : 0);
+    // Of each topic only the newest up to a round's end, which stays until it is reached.
+    const latest = params.get('latest') === '1';
+    let round = positionOf(params.get('upto'));
+    let beginning = 0;
     let at = link.now ? this.log.length : link.at && link.at.startsWith(this.epoch + '-') ? Number(link.at.split('-')[1]) : link.at || link.connection.options.cursor === 'earliest' ? 0 : this.log.length;
     const held = { open: true };
     const later = (run, ms = this.latency) => this.clock.set(() => { if (held.open) run(); }, ms);
@@ -151,21 +156,31 @@ class World {
       // A question that is not answered runs into its time limit.
       if (polls && held.ready && how() === 'mute') return later(() => end(endings.late()), 30000);
       if (!held.ready || how() === 'mute' || how() === 'silent') return;
-      const items = this.log.slice(at).filter((item) => topics().some((pattern) => matches(pattern, item.topic)));
-      // A batch has its limit, as the server's has; the rest is the next question's answer.
-      const cut = polls && items.length > 10 ? items.splice(10) : [];
-      at = cut.length ? Number(items[9].cursor.split('-')[1]) : this.log.length;
+      if (round <= at || !latest) round = this.log.length;
+      const last = round;
+      const due = this.log.slice(at, last).filter((item) => topics().some((pattern) => matches(pattern, item.topic)));
+      const items = due.filter((item, i) => !latest || !due.slice(i + 1).some((later) => later.topic === item.topic));
+      // A batch has its limit, as the server's has; the rest is the next question's answer. A slow stream has one, too.
+      const cut = (polls || latest) && items.length > 10 ? items.splice(10) : [];
+      at = cut.length ? Number(items[9].cursor.split('-')[1]) : last;
       quietSince = this.clock.now;
-      if (cut.length) later(held.flush, 2 * this.latency);
-      if (polls && items.length) link.batch({ cursor: this.cursor(at), events: items });
+      if (at < this.log.length) later(held.flush, 2 * this.latency);
+      const live = at >= this.log.length;
+      if (polls && items.length) link.batch({ cursor: this.cursor(at), events: items, live, upto: upto() });
       else items.forEach((item) => link.receive(item));
+      if (!polls && beginning && at >= beginning && held.open) {
+        const past = beginning;
+        beginning = 0;
+        link.receive({ event: '$live', cursor: this.cursor(Math.max(past, at)), data: {} });
+      }
     };
+    const upto = () => (latest && at < round ? this.cursor(round) : undefined);
     held.wake = () => later(held.flush);
     held.end = end;
     held.link = link;
     held.name = name;
     const beat = () => {
-      if (how() !== 'mute' && this.clock.now - quietSince >= this.heartbeat) { link.receive({ event: '$beat', cursor: this.cursor(at) }); quietSince = this.clock.now; }
+      if (how() !== 'mute' && this.clock.now - quietSince >= this.heartbeat) { link.receive({ event: '$beat', cursor: this.cursor(at), upto: upto() }); quietSince = this.clock.now; }
       later(beat, 1000);
     };
     this.opened.push([this.clock.now, name, link.at]);
@@ -180,8 +195,10 @@ class World {
       later(() => {
         const gap = link.at && !link.at.startsWith(this.epoch + '-') ? { reason: 'epoch', from: link.at, to: this.cursor(0) } : this.gaps.shift();
         held.ready = true;
-        if (polls) link.batch({ cursor: gap ? gap.to : this.cursor(at), events: gap ? [{ event: '$gap', cursor: gap.to, data: gap }] : [] });
-        else link.receive({ event: '$hello', cursor: link.now ? this.cursor(at) : link.at || this.cursor(at), data: { heartbeat: this.heartbeat } });
+        const isLive = !gap && at >= this.log.length;
+        if (!isLive) beginning = this.log.length;
+        if (polls) link.batch({ cursor: gap ? gap.to : this.cursor(at), events: gap ? [{ event: '$gap', cursor: gap.to, data: gap }] : [], live: isLive || undefined, upto: upto() });
+        else link.receive({ event: '$hello', cursor: link.now ? this.cursor(at) : link.at || this.cursor(at), data: { heartbeat: this.heartbeat, live: isLive || undefined } });
         if (!held.open) return;
         if (gap && !polls) link.receive({ event: '$gap', cursor: gap.to, data: gap });
         if (gap && gap.to.startsWith(this.epoch)) at = Number(gap.to.split('-')[1]);
@@ -207,7 +224,7 @@ class World {
     return {
       name, wire: name, stream: !polls, reliable: polls,
       supported: () => this.how[name] !== 'absent',
-      open: (link) => { link.url(); return this.serve(name, link, polls); },
+      open: (link) => this.serve(name, link, polls, new URL(link.url(), 'http://page.test').searchParams),
     };
   }
 

@@ -154,7 +154,7 @@ impl Follower {
         }
         let data = item.value();
         let usual = match item.event.as_str() {
-            "$hello" | "$beat" => true,
+            "$hello" | "$live" | "$beat" => true,
             "$bye" => data["reason"] == "shutdown" || data["reason"] == "recycle",
             "$error" => {
                 self.failures.fetch_add(1, Ordering::Relaxed);

@@ -56,12 +56,20 @@ fn wrong_queries() -> Vec<(Query, &'static str)> {
             "since",
             &["", "x", "-1", "1763750000", "1.5", "2025-11-21", "2025-11-21T18:33:20", "2025-11-21T18:33:20 01:00"],
         ),
+        ("latest", &["", "2", "-1", "true", "01"]),
+        ("pace", &["", "60001", "-1", "+1", "1.5", "1s", "99999999999999999999"]),
         ("limit", &["", "0", "1001", "-1", "+1", "1.5", "x", "99999999999999999999"]),
         ("wait", &["", "61", "-1", "+1", "1.5", "x", "1s", "99999999999999999999"]),
     ] {
         all.extend(values.iter().map(|value| (good().set(name, value), "bad_parameter")));
     }
     all.push((good().with("publish", "a.*"), "bad_topic"));
+    all.push((good().with("upto", "a-1"), "bad_parameter"));
+    all.push((good().with("upto", "a-1").with("latest", 0), "bad_parameter"));
+    all.push((good().with("latest", 1).with("latest", 1), "bad_parameter"));
+    for text in ["", "x", "now", "earliest", "a-", "-1", "a-18446744073709551616"] {
+        all.push((good().with("latest", 1).with("upto", text), "bad_cursor"));
+    }
     all.push((good().with("since", 0).with("last", 1), "bad_parameter"));
     all.push((good().with("since", 0).with("since", 0), "bad_parameter"));
     all.push((good().with("cursor", "now").with("cursor", "now"), "bad_parameter"));

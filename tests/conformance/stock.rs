@@ -39,7 +39,7 @@ async fn curl_reads_lines() {
         publish(&server, &format!("{topic}.{n}"), n).await;
         let item = loop {
             let item = Item::parse(&line(&mut lines).await);
-            if item.event != "$beat" {
+            if !matches!(item.event.as_str(), "$beat" | "$live") {
                 break item;
             }
         };
@@ -115,7 +115,7 @@ async fn an_event_source_comes_back_by_itself() {
         match within("an event", events.try_next()).await {
             Ok(Some(SSE::Event(event))) if event.event_type.starts_with('$') => {
                 let item = Item::parse(&event.data);
-                assert!(matches!(item.event.as_str(), "$hello" | "$beat" | "$bye"), "{item:?}");
+                assert!(matches!(item.event.as_str(), "$hello" | "$live" | "$beat" | "$bye"), "{item:?}");
             }
             Ok(Some(SSE::Event(event))) => {
                 let item = Item::parse(&event.data);
@@ -164,7 +164,7 @@ async fn tungstenite_subscribes_and_publishes() {
         let message = within("a message", read.next()).await.expect("open").expect("whole");
         if let Message::Text(text) = message {
             let item = Item::parse(&text);
-            if item.event != "$beat" {
+            if !matches!(item.event.as_str(), "$beat" | "$live") {
                 seen.push(item);
             }
         }

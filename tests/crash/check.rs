@@ -45,6 +45,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
         events_max: usize::MAX,
         bytes_max: usize::MAX,
         rows_max: u64::MAX,
+        latest_upto: None,
     };
     let events = store.read(everything).await.map_err(text)?.events;
     let mut seen = HashSet::new();

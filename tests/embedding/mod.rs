@@ -35,7 +35,7 @@ async fn next(subscription: &mut Subscription) -> Item {
 async fn next_data(subscription: &mut Subscription) -> String {
     match next(subscription).await {
         Item::Event(event) => event.data().to_owned(),
-        Item::Gap(gap) => panic!("a gap: {gap:?}"),
+        other => panic!("no event: {other:?}"),
     }
 }
 

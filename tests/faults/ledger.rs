@@ -298,7 +298,7 @@ impl Follower {
 
     fn take(&mut self, item: &Value) {
         match item["event"].as_str() {
-            Some("$hello" | "$beat" | "$bye") => {}
+            Some("$hello" | "$live" | "$beat" | "$bye") => {}
             Some(name) if name.starts_with('$') => panic!("{item}"),
             _ => self.seen.push(noted(item)),
         }

@@ -128,7 +128,7 @@ impl Reader {
                 return;
             }
             "$bye" => assert_eq!(item["data"]["reason"], "recycle", "{item}"),
-            other => assert!(matches!(other, "$hello" | "$beat"), "{item}"),
+            other => assert!(matches!(other, "$hello" | "$live" | "$beat"), "{item}"),
         }
         item["cursor"].as_str().expect("a cursor").clone_into(&mut self.cursor);
     }

@@ -67,7 +67,8 @@ async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
     let (mut rows, mut events, mut pages) = (0, 0, 0);
     while after < store.bounds().last {
         let patterns = PatternSet::new(["rare.*".parse().expect("a pattern")]).expect("patterns");
-        let request = ReadRequest { patterns, after, events_max: 1, bytes_max: 1 << 20, rows_max: 1000 };
+        let request =
+            ReadRequest { patterns, after, events_max: 1, bytes_max: 1 << 20, rows_max: 1000, latest_upto: None };
         let page = store.read(request).await.expect("a page");
         assert!(page.through > after, "an empty page advances");
         rows += page.rows;

@@ -3,9 +3,10 @@
 //! A run is a world of one memory store, one worker's tail and subscription index, and a few clients, each on some transport. At every
 //! step the world does one thing at random: it publishes (to few topics, so that patterns overlap), lets time pass, lets a
 //! client's socket accept bytes or stall, loses a connection (with bytes written but not received), trims, loses a batch of the
-//! feed, or drains. Every item is checked for: an event missing, repeated or out of order without a `$gap`; a gap where no
+//! feed, or drains. A connection may be paced, and may be of `latest`: then an event may be missing whose topic has a later one in
+//! the log, and in the first round exactly those are missing that have one at or before the round's end. Every item is checked for: an event missing, repeated or out of order without a `$gap`; a gap where no
 //! subscribed event was trimmed; a long poll that outlives its deadline; a stream that is silent for longer than a heartbeat;
-//! a connection that spins.
+//! a connection that spins; `$live` that is early, late or repeated.
 //!
 //! Stream drivers, with their direct writes, have a simulation of their own: `src/http/driver/simulation.rs`.
 //!
@@ -24,7 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use switchback::cursor::{Cursor, Position};
 use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step, gap_at};
-use switchback::store::{Feed, FeedBatch, MemoryStore, Retention, Store, StoreOptions};
+use switchback::store::{Feed, FeedBatch, MemoryStore, ReadMode, Retention, Store, StoreOptions};
 use switchback::subscription_index::{SubscriptionIndex, SubscriptionKey};
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
@@ -67,6 +68,16 @@ struct Client {
     cursor: Option<Cursor>,
     /// The position up to which the client's events have been checked.
     checked: u64,
+    /// How the present connection reads.
+    mode: ReadMode,
+    /// The end of the round that the last response was in.
+    upto: Option<u64>,
+    /// The end of the present connection's first round; of a batch, that of its own round.
+    round_end: u64,
+    /// The log's end at the present connection's beginning.
+    begun: u64,
+    /// Whether the present connection's past is over, as the client knows.
+    live: bool,
     connection: Option<Connection>,
     stalled: bool,
     received: u64,
@@ -80,6 +91,7 @@ struct Connection {
     last_bytes: Instant,
     /// The deadline that the delivery has returned.
     wait_until: Option<Instant>,
+    begun: bool,
     finished: bool,
 }
 
@@ -180,13 +192,19 @@ impl World {
             jitter: self.rng.random(),
         };
         let key = self.subscription_index.register(&client.patterns);
+        let mut delivery = Delivery::new(self.now, plan, client.patterns.clone(), start);
+        client.mode = ReadMode { latest: self.rng.random_bool(0.5), pace_ms: [0, 0, 900][self.rng.random_range(0..3)] };
+        let upto = client.upto.filter(|_| client.mode.latest && self.rng.random_bool(0.7));
+        delivery.read_in_rounds(client.mode, upto.map(Position));
+        client.upto = upto.filter(|upto| *upto > cursor.position.0);
         client.connection = Some(Connection {
-            delivery: Delivery::new(self.now, plan, client.patterns.clone(), start),
+            delivery,
             key,
             completion,
             opened: self.now,
             last_bytes: self.now,
             wait_until: None,
+            begun: false,
             finished: false,
         });
     }
@@ -202,6 +220,10 @@ impl World {
         let mut lost = false;
         for _ in 0..room {
             let mut out = BytesMut::new();
+            if !std::mem::replace(&mut connection.begun, true) {
+                (client.begun, client.live) = (self.tail.end().0, false);
+                client.round_end = client.upto.unwrap_or(client.begun);
+            }
             loop {
                 steps += 1;
                 assert!(steps < 10_000, "a connection spins");
@@ -267,20 +289,38 @@ impl World {
         for line in text.lines() {
             let value: serde_json::Value = serde_json::from_str(line).unwrap();
             let items = if batch { value["events"].as_array().unwrap().clone() } else { vec![value.clone()] };
-            for item in &items {
-                self.check(client, item);
-            }
             let cursor: Cursor = value["cursor"].as_str().unwrap().parse().unwrap();
+            let upto = value["upto"].as_str().map(|upto| upto.parse::<Cursor>().unwrap().position.0);
+            if batch {
+                assert_eq!(value["live"] == true, cursor.position.0 >= client.begun);
+                assert!(client.mode.latest || upto.is_none());
+                // A round without events may have ended before.
+                client.round_end = upto.unwrap_or(cursor.position.0);
+            }
+            for item in &items {
+                self.check(client, item, !batch);
+            }
             self.advance(client, cursor.position.0);
             client.cursor = Some(cursor);
+            client.upto = upto.or(client.upto);
         }
     }
 
-    fn check(&mut self, client: &mut Client, item: &serde_json::Value) {
+    fn check(&mut self, client: &mut Client, item: &serde_json::Value, is_stream: bool) {
         let cursor: Cursor = item["cursor"].as_str().unwrap().parse().unwrap();
         let position = cursor.position.0;
         match item["event"].as_str().unwrap() {
-            "$hello" | "$beat" | "$bye" => self.advance(client, position),
+            "$hello" => {
+                client.live = item["data"]["live"] == true;
+                assert_eq!(client.live, position >= client.begun);
+                self.advance(client, position);
+            }
+            "$live" => {
+                assert!(!std::mem::replace(&mut client.live, true), "`$live` comes once");
+                assert!(position >= client.begun, "`$live` comes too early");
+                self.advance(client, position);
+            }
+            "$beat" | "$bye" => self.advance(client, position),
             "$gap" => {
                 assert_eq!(item["data"]["reason"], "expired");
                 assert_eq!(item["data"]["to"], item["cursor"]);
@@ -291,20 +331,38 @@ impl World {
             }
             _ => {
                 assert_eq!(item["topic"], self.ledger[&position]);
-                let expected = self.wanted(client, client.checked, u64::MAX).next();
-                assert_eq!(expected, Some(position), "the next subscribed event, and no other");
+                let expected = self.wanted(client, client.checked, u64::MAX).find(|next| *next == position);
+                assert_eq!(expected, Some(position), "a subscribed event that is next");
+                assert!(!self.is_superseded(client, position), "an event of a round has a later one in the round");
+                assert!(client.live || !is_stream || position <= client.begun, "`$live` comes too late");
+                self.advance(client, position - 1);
                 client.checked = position;
                 client.received += 1;
             }
         }
     }
 
-    /// A cursor was delivered: no subscribed event may lie between the last checked position and this cursor.
+    /// A cursor was delivered: no subscribed event may lie between the last checked position and this cursor, except superseded
+    /// ones.
     fn advance(&self, client: &mut Client, position: u64) {
         assert!(position >= client.checked, "a cursor goes back");
-        let skipped = self.wanted(client, client.checked, position).next();
+        let skipped = self.wanted(client, client.checked, position).find(|at| {
+            let is_later_round = *at > client.round_end && client.mode.latest;
+            !(self.is_superseded(client, *at) || is_later_round && self.next_of_topic(*at).is_some())
+        });
         assert_eq!(skipped, None, "an event was skipped without a gap");
         client.checked = position;
+    }
+
+    /// Whether an event has a later one of its topic in the first round.
+    fn is_superseded(&self, client: &Client, position: u64) -> bool {
+        client.mode.latest && self.next_of_topic(position).is_some_and(|next| next <= client.round_end)
+    }
+
+    /// The topic's next event.
+    fn next_of_topic(&self, position: u64) -> Option<u64> {
+        let topic = self.ledger[&position];
+        self.ledger.range(position + 1..).find(|(_, other)| **other == topic).map(|(next, _)| *next)
     }
 
     fn wanted<'a>(&'a self, client: &'a Client, after: u64, through: u64) -> impl Iterator<Item = u64> + 'a {
@@ -319,8 +377,19 @@ fn run(seed: u64) -> u64 {
     for _ in 0..world.rng.random_range(1..5) {
         let texts = SUBSCRIPTIONS[world.rng.random_range(0..SUBSCRIPTIONS.len())];
         let patterns = PatternSet::new(texts.iter().map(|text| text.parse().unwrap())).unwrap();
-        let client = Client { patterns, cursor: None, checked: 0, connection: None, stalled: false, received: 0 };
-        clients.borrow_mut().push(client);
+        clients.borrow_mut().push(Client {
+            patterns,
+            cursor: None,
+            checked: 0,
+            mode: ReadMode::default(),
+            upto: None,
+            round_end: 0,
+            begun: 0,
+            live: false,
+            connection: None,
+            stalled: false,
+            received: 0,
+        });
     }
     let steps = world.rng.random_range(20..150);
     for _ in 0..steps {
@@ -367,6 +436,9 @@ fn run(seed: u64) -> u64 {
             }
             if client.connection.is_none() {
                 world.connect(client);
+            }
+            if client.mode.pace_ms > 0 {
+                world.now += Duration::from_millis(100);
             }
             world.drive(client);
         }

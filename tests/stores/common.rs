@@ -43,6 +43,7 @@ pub(crate) fn request(texts: &[&str], after: u64) -> ReadRequest {
         events_max: usize::MAX,
         bytes_max: usize::MAX,
         rows_max: u64::MAX,
+        latest_upto: None,
     }
 }
 

@@ -12,8 +12,8 @@ use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
 use switchback::store::{
-    ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Page, ReadRequest, Retention,
-    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
+    ClientRecord, DiskStore, JetStreamStore, LastProgress, LastSearch, MemoryStore, Page, ReadMode, ReadRequest,
+    Retention, SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions,
 };
 use switchback::topic::PatternSet;
 use switchback::{Data, EventHeaders, NewEvent};
@@ -529,6 +529,7 @@ async fn the_place_of_a_time_leaves_nothing_out<E: Engine>() {
 async fn a_search_for_the_newest_goes_in_bounded_steps<E: Engine>() {
     const TOPICS: u64 = 30_000;
     let (store, _home) = open::<E>();
+    let _recorder = Recorder::following(&store, 0);
     let topics: Vec<String> = (0..TOPICS).map(|n| format!("many.{n}.y")).collect();
     for topics in topics.chunks(1000) {
         publish(&store, &topics.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -610,12 +611,48 @@ async fn a_sparse_read_costs_what_it_returns<E: Engine>() {
     assert!(page.events.len() == 10 && page.rows <= 30, "{} rows for 10 events", page.rows);
 }
 
+async fn a_snapshot_costs_what_it_returns<E: Engine>() {
+    const TOPICS: u64 = 500;
+    /// Events of the index that were superseded lately.
+    const SUPERSEDED: u64 = 1024;
+    let (store, _home) = open::<E>();
+    let topics: Vec<String> = (0..TOPICS).map(|n| format!("t.{n}")).collect();
+    let all: Vec<&str> = topics.iter().map(String::as_str).collect();
+    for _ in 0..20 {
+        publish(&store, &all).await;
+    }
+    // A round that ends here; the log goes on.
+    let upto = store.bounds().last;
+    publish(&store, &all[..100]).await;
+    let newest: Vec<u64> = (upto.0 - TOPICS + 1..=upto.0).collect();
+    until("the index of the newest events is filled", async || {
+        let page = store.read(ReadRequest { latest_upto: Some(upto), ..request(&["t.*"], 0) }).await.unwrap();
+        assert_eq!((events_of(&page), page.through), (newest.clone(), upto));
+        page.rows <= TOPICS + SUPERSEDED
+    })
+    .await;
+    // In pages, of all topics and of a few.
+    for (texts, expected) in [(&["t.*"][..], &newest[..]), (&["t.7", "t.9", "t.450"], &[9508, 9510, 9951])] {
+        let (mut after, mut found, mut rows) = (Position::ZERO, Vec::new(), 0);
+        while after < upto {
+            let page = store.read(ReadRequest { after, latest_upto: Some(upto), events_max: 7, ..request(texts, 0) });
+            let page = page.await.unwrap();
+            assert!(page.through > after && page.events.len() <= 7);
+            after = page.through;
+            rows += page.rows;
+            found.extend(events_of(&page));
+        }
+        assert_eq!((found.as_slice(), after), (expected, upto));
+        assert!(rows <= expected.len() as u64 + SUPERSEDED, "{rows} rows for {} events", expected.len());
+    }
+}
+
 /// A history of a log, and its expected state afterwards.
 #[derive(Clone, Debug)]
 enum Step {
     Publish(Vec<&'static str>),
     Age(u64),
-    Read { patterns: Vec<&'static str>, after: u64, events_max: usize, rows_max: u64 },
+    Read { patterns: Vec<&'static str>, after: u64, events_max: usize, rows_max: u64, latest_upto: Option<u64> },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -625,8 +662,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => prop::collection::vec(topic, 1..6).prop_map(Step::Publish),
         1 => (0_u64..25).prop_map(Step::Age),
-        4 => (prop::collection::vec(pattern, 1..4), 0_u64..70, 1_usize..8, 1_u64..40)
-            .prop_map(|(patterns, after, events_max, rows_max)| Step::Read { patterns, after, events_max, rows_max }),
+        4 => (prop::collection::vec(pattern, 1..4), 0_u64..70, 1_usize..8, 1_u64..40, prop::option::of(0_u64..70)).prop_map(
+            |(patterns, after, events_max, rows_max, latest_upto)| {
+                Step::Read { patterns, after, events_max, rows_max, latest_upto }
+            }
+        ),
     ]
 }
 
@@ -644,6 +684,12 @@ impl Naive {
         positions.filter(|(_, (topic, _))| wanted.matches(topic)).map(|(position, _)| position as u64).collect()
     }
 
+    /// Whether an event is the newest of its topic at or before a position.
+    fn is_newest(&self, position: usize, end: usize) -> bool {
+        let topic = self.events[position - 1].0;
+        position <= end && self.events[position..end].iter().all(|(other, _)| *other != topic)
+    }
+
     fn check(&self, exact: bool, page: &Page, request: &ReadRequest) {
         let after = request.after.0 as usize;
         let lost: Vec<_> = request
@@ -656,10 +702,18 @@ impl Naive {
         assert_eq!(trimmed.as_ref().map_or(&[][..], |trimmed| &trimmed.patterns), lost, "{request:?}");
         assert!(trimmed.is_none_or(|trimmed| trimmed.to == Position(self.floor as u64)));
         let mut expected = self.matching(&request.patterns, after);
-        let complete = page.through.0 >= self.events.len() as u64;
+        let end = request.latest_upto.map_or(self.events.len(), |upto| upto.0 as usize);
+        if request.latest_upto.is_some() {
+            expected.retain(|position| self.is_newest(*position as usize, end));
+        }
+        let complete = page.through.0 as usize >= end;
         expected.retain(|position| *position <= page.through.0);
         assert_eq!(events_of(page), expected, "{request:?}");
-        assert!(complete || page.events.len() == request.events_max || page.rows == request.rows_max, "{page:?}");
+        let is_cut_before = request.latest_upto.is_some() && !exact;
+        assert!(
+            complete || is_cut_before || page.events.len() == request.events_max || page.rows == request.rows_max,
+            "{page:?}"
+        );
         assert!(page.through.0 as usize >= after.max(self.floor));
     }
 }
@@ -687,9 +741,11 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
                 let floor = Position(naive.floor as u64);
                 until("trimmed by age", async || store.bounds().floor == floor).await;
             }
-            Step::Read { patterns: texts, after, events_max, rows_max } => {
-                let after = after.min(naive.events.len() as u64);
-                let request = ReadRequest { events_max, rows_max, ..request(&texts, after) };
+            Step::Read { patterns: texts, after, events_max, rows_max, latest_upto } => {
+                let last = naive.events.len() as u64;
+                let after = after.min(last);
+                let latest_upto = latest_upto.map(|upto| Position(upto.min(last)));
+                let request = ReadRequest { events_max, rows_max, latest_upto, ..request(&texts, after) };
                 naive.check(E::EXACT_GAPS, &store.read(request.clone()).await.unwrap(), &request);
                 let newest = naive.matching(&request.patterns, 0).into_iter().rev().take(events_max).next_back();
                 let found = before_last(&store, request.patterns, events_max, rows_max).await;
@@ -756,7 +812,9 @@ fn client(n: u64, store: &impl Store) -> ClientRecord {
     ClientRecord {
         client: Uuid::from_u128(u128::from(n)),
         patterns: patterns(&["a.*", &format!("b.{n}")]),
+        mode: ReadMode { latest: n.is_multiple_of(3), pace_ms: n as u16 % 7 },
         cursor: Cursor::new(store.bounds().epoch, Position(n)),
+        upto: n.is_multiple_of(3).then(|| Cursor::new(store.bounds().epoch, Position(2 * n))),
         seen_ms: NOW_MS + n,
         owner: n.is_multiple_of(2).then(|| format!("owner {n} \u{1f600}")),
         address: None,
@@ -771,6 +829,7 @@ async fn clients_are_remembered<E: Engine>() {
     assert_eq!(store.load_client(first.client).await.unwrap().as_ref(), Some(&first));
     // The last record wins, and a client may have no patterns yet.
     first.patterns = PatternSet::default();
+    (first.mode, first.upto) = (ReadMode { latest: true, pace_ms: 60_000 }, Some(first.cursor));
     first.cursor.position = Position(u64::from(u32::MAX) * 7);
     store.save_clients(vec![client(1, &store), first.clone()]).await.unwrap();
     assert_eq!(store.load_client(first.client).await.unwrap(), Some(first));
@@ -993,6 +1052,7 @@ macro_rules! contract {
     };
     // An engine of our own, including its clock and its counts.
     (own $module:ident: $engine:ident) => { contract! { @shared $module $engine:
+        a_snapshot_costs_what_it_returns,
         a_key_counts_for_the_window,
         the_place_of_a_time_is_found,
         an_append_that_fails_stores_nothing_and_fails_alone,

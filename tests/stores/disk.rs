@@ -13,8 +13,8 @@ use switchback::clock::{LastRun, Moment};
 use switchback::cursor::{Cursor, Position};
 use switchback::event::Draft;
 use switchback::store::{
-    BackupError, ClientRecord, DiskStore, Feed, FeedBatch, OpenError, Retention, SecurityRecord, SecurityRecordKind,
-    Store, StoreError, StoreOptions, backup,
+    BackupError, ClientRecord, DiskStore, Feed, FeedBatch, OpenError, ReadMode, ReadRequest, Retention, SecurityRecord,
+    SecurityRecordKind, Store, StoreError, StoreOptions, backup,
 };
 use switchback::{Data, EventHeaders, NewEvent};
 use uuid::Uuid;
@@ -102,6 +102,8 @@ async fn a_restart_keeps_everything() {
         patterns: patterns(&["a.*", "b"]),
         cursor: Cursor::new("e".parse().unwrap(), Position(9)),
         seen_ms: 1,
+        mode: ReadMode::default(),
+        upto: None,
         owner: Some("li".into()),
         address: None,
     };
@@ -425,6 +427,7 @@ async fn clients_of_a_file_without_owners_are_read() {
         let db = rusqlite::Connection::open(home.path().join("clients.db")).unwrap();
         db.execute_batch(
             "DROP INDEX clients_order; DROP INDEX clients_owner; DROP INDEX clients_address;
+             ALTER TABLE clients DROP COLUMN latest; ALTER TABLE clients DROP COLUMN pace; ALTER TABLE clients DROP COLUMN upto;
              ALTER TABLE clients DROP COLUMN address; ALTER TABLE clients DROP COLUMN weight;
              CREATE INDEX clients_seen ON clients(seen)",
         )
@@ -449,6 +452,8 @@ fn client(n: u128, cursor: Cursor) -> ClientRecord {
         patterns: patterns(&["a"]),
         cursor,
         seen_ms: NOW_MS,
+        mode: ReadMode::default(),
+        upto: None,
         owner: None,
         address: None,
     }
@@ -626,6 +631,32 @@ fn a_long_log_is_not_read_to_be_opened() {
     let (cost, last) = said.split_once(' ').unwrap();
     assert_eq!(last, "1000000");
     assert!(cost.parse::<u64>().unwrap() < 1_000_000, "{cost} bytes read of {log_bytes}");
+}
+
+/// After a start, a snapshot of all topics reads as many rows as there are topics, while other events come.
+#[tokio::test]
+async fn a_snapshot_of_a_long_log_reads_its_topics() {
+    let home = tempfile::tempdir().unwrap();
+    a_long_log(home.path());
+    let store = open(home.path());
+    let (mut after, upto, mut found, mut rows) = (Position::ZERO, Position(1_000_001), Vec::new(), 0);
+    assert_eq!(publish(&store, &["t.500"]).await, [upto.0]);
+    while after < upto {
+        let round =
+            ReadRequest { after, events_max: 256, rows_max: 8192, latest_upto: Some(upto), ..request(&["t.*"], 0) };
+        let page = store.read(round).await.unwrap();
+        assert!(page.through > after);
+        after = page.through;
+        rows += page.rows;
+        found.extend(events_of(&page));
+        // Of a topic that is read already, of one that is not, and of a new one.
+        publish(&store, &["t.1", "t.999", "new"]).await;
+    }
+    // Of topic n, one more than the remainder of a position: the last thousand, one of which is superseded.
+    let mut expected: Vec<u64> = (999_001..=1_000_001).collect();
+    expected.retain(|position| position % 1000 != 499);
+    assert_eq!(found, expected);
+    assert!(rows <= 1010, "{rows} rows");
 }
 
 #[tokio::test]

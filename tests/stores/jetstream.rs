@@ -7,8 +7,8 @@ use async_nats::jetstream;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Epoch, Position};
 use switchback::store::{
-    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, OpenError, Retention, SecurityRecord,
-    SecurityRecordKind, Store, StoreError, StoreOptions, parse_servers,
+    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, OpenError, ReadMode, Retention,
+    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use uuid::Uuid;
@@ -253,6 +253,8 @@ async fn nodes_share_clients_and_records() {
         patterns: patterns(&[pattern]),
         cursor: Cursor::new(epoch, Position(position)),
         seen_ms,
+        mode: ReadMode::default(),
+        upto: None,
         owner: None,
         address: None,
     };
@@ -329,6 +331,8 @@ async fn a_stream_that_is_deleted_is_another_log() {
         patterns: PatternSet::default(),
         cursor: page.events[0].cursor(),
         seen_ms: 1,
+        mode: ReadMode::default(),
+        upto: None,
         owner: None,
         address: None,
     };

@@ -199,6 +199,8 @@ pub(crate) struct Link {
     /// All bytes received so far; of a WebSocket, the messages.
     pub(crate) raw: Vec<u8>,
     callback: String,
+    /// Whether `$live` is an item like others; else it is left out, since most tests do not care.
+    shows_live: bool,
 }
 
 impl Link {
@@ -228,7 +230,15 @@ impl Link {
             }
         };
         let callback = query.fields.iter().find(|(name, _)| name == "callback").map_or(CALLBACK, |(_, value)| value);
-        Ok(Self { kind, line, queue: VecDeque::new(), headers, raw: Vec::new(), callback: callback.to_owned() })
+        Ok(Self {
+            kind,
+            line,
+            queue: VecDeque::new(),
+            headers,
+            raw: Vec::new(),
+            callback: callback.to_owned(),
+            shows_live: false,
+        })
     }
 
     /// As [`Self::open`], which has to succeed.
@@ -269,8 +279,10 @@ impl Link {
     /// The next item or batch; `None` at the proper end.
     pub(crate) async fn next(&mut self) -> Result<Option<Got>, Error> {
         loop {
-            if let Some(item) = self.queue.pop_front() {
-                return Ok(Some(Got::Item(item)));
+            while let Some(item) = self.queue.pop_front() {
+                if self.shows_live || item.event != "$live" {
+                    return Ok(Some(Got::Item(item)));
+                }
             }
             match &mut self.line {
                 Line::Stream { body, reader } => match body.chunk().await? {
@@ -316,6 +328,12 @@ impl Link {
         }
     }
 
+    /// From now on `$live` is an item like others.
+    pub(crate) fn showing_live(mut self) -> Self {
+        self.shows_live = true;
+        self
+    }
+
     /// The next item of a stream.
     pub(crate) async fn item(&mut self) -> Item {
         match within(&format!("an item over {}", self.kind), self.next()).await {
@@ -344,12 +362,13 @@ impl Link {
 
     /// The stream ends properly; returns a WebSocket's close code and reason.
     pub(crate) async fn end(&mut self) -> Option<(u16, String)> {
-        self.end_after(|item| item.event == "$beat").await
+        self.end_after(|item| matches!(item.event.as_str(), "$beat" | "$live")).await
     }
 
     /// The same, after items that are allowed before the end.
     pub(crate) async fn end_after(&mut self, may_come: impl Fn(&Item) -> bool) -> Option<(u16, String)> {
-        let line = std::mem::take(&mut self.queue);
+        let mut line = std::mem::take(&mut self.queue);
+        line.retain(|item| item.event != "$live");
         assert!(line.is_empty(), "{} continues after its end: {line:?}", self.kind);
         if let Line::Socket(socket) = &mut self.line {
             return loop {
@@ -414,6 +433,8 @@ pub(crate) struct Subscriber {
     pub(crate) query: Query,
     /// The cursor to present next.
     pub(crate) cursor: Option<String>,
+    /// The end of the round to present with it, where the query is of `latest=1`.
+    upto: Option<String>,
     /// The `$hello` of the last stream.
     pub(crate) hello: Option<Item>,
     pub(crate) link: Option<Link>,
@@ -430,6 +451,7 @@ impl Subscriber {
             kind,
             query,
             cursor: None,
+            upto: None,
             hello: None,
             link: None,
             queue: VecDeque::new(),
@@ -493,10 +515,12 @@ impl Subscriber {
         if let Some(cursor) = &item.cursor {
             self.cursor = Some(cursor.clone());
         }
+        self.upto = item.upto.clone().or(self.upto.take());
     }
 
     fn take(&mut self, batch: Batch) {
         self.batch_end = batch.cursor;
+        self.upto = batch.upto;
         self.queue.extend(batch.events);
     }
 
@@ -520,7 +544,10 @@ impl Subscriber {
             self.settle();
             if self.link.is_none() {
                 let query = self.query.clone();
-                let query = self.cursor.iter().fold(query, |query, cursor| query.set("cursor", cursor));
+                let mut query = self.cursor.iter().fold(query, |query, cursor| query.set("cursor", cursor));
+                if query.fields.contains(&("latest".to_owned(), "1".to_owned())) {
+                    query = self.upto.iter().fold(query, |query, upto| query.set("upto", upto));
+                }
                 self.link = Some(Link::open(&self.address, self.kind, &query).await?);
             }
             let Some(link) = &mut self.link else { continue };

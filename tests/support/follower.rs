@@ -85,7 +85,7 @@ impl Follower {
                 self.next = number + 1;
                 self.seen.fetch_add(1, Ordering::Relaxed);
             }
-            _ if matches!(name, "$hello" | "$beat" | "$bye") => {}
+            _ if matches!(name, "$hello" | "$live" | "$beat" | "$bye") => {}
             _ => self.faults.push(format!("{item} over {}", self.kind)),
         }
         if let Some(cursor) = item["cursor"].as_str() {

@@ -366,11 +366,11 @@ impl Items {
         }
     }
 
-    /// The next item that is neither `$hello` nor `$beat`.
+    /// The next item that is neither `$hello` nor `$beat` nor `$live`.
     pub(crate) async fn news(&mut self) -> Value {
         loop {
             let item = self.item().await;
-            if item["event"] != "$hello" && item["event"] != "$beat" {
+            if !["$hello", "$beat", "$live"].iter().any(|name| item["event"] == *name) {
                 return item;
             }
         }
@@ -463,11 +463,11 @@ impl Flow {
         super::within("an item", self.0.recv()).await.expect("the stream goes on")
     }
 
-    /// The next item that is neither `$hello` nor `$beat`.
+    /// The next item that is neither `$hello` nor `$beat` nor `$live`.
     pub(crate) async fn news(&mut self) -> Value {
         loop {
             let item = self.item().await;
-            if item["event"] != "$hello" && item["event"] != "$beat" {
+            if !["$hello", "$beat", "$live"].iter().any(|name| item["event"] == *name) {
                 return item;
             }
         }

@@ -23,6 +23,8 @@ pub(crate) struct Item {
     pub(crate) deleted: bool,
     /// The JSON of the headers, as received.
     pub(crate) headers: Option<String>,
+    /// The end of the round of newest events, in a control event.
+    pub(crate) upto: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +41,7 @@ struct Fields {
     encoding: Option<String>,
     deleted: Option<bool>,
     headers: Option<Box<RawValue>>,
+    upto: Option<String>,
 }
 
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
@@ -53,12 +56,13 @@ impl Item {
             "not safe in every framing: {json}"
         );
         let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
-        let Fields { cursor, topic, event, data, time, id, encoding, deleted, headers } = fields;
+        let Fields { cursor, topic, event, data, time, id, encoding, deleted, headers, upto } = fields;
         if event.starts_with('$') {
             assert!(topic.is_none() && time.is_none() && id.is_none() && encoding.is_none(), "{json}");
             assert!(deleted.is_none() && headers.is_none(), "{json}");
+            assert!(upto.is_none() || matches!(event.as_str(), "$beat" | "$bye"), "{json}");
             match event.as_str() {
-                "$hello" | "$gap" | "$bye" => assert!(data.is_some() && cursor.is_some(), "{json}"),
+                "$hello" | "$gap" | "$bye" | "$live" => assert!(data.is_some() && cursor.is_some(), "{json}"),
                 "$beat" => assert!(data.is_none() && cursor.is_some(), "{json}"),
                 "$error" | "$reply" => {
                     assert!(data.is_some() && cursor.is_none(), "an `$error` or `$reply` has no cursor: {json}")
@@ -66,7 +70,7 @@ impl Item {
                 _ => panic!("not a control event of the protocol: {json}"),
             }
         } else {
-            assert!(cursor.is_some() && topic.is_some() && time.is_some(), "{json}");
+            assert!(cursor.is_some() && topic.is_some() && time.is_some() && upto.is_none(), "{json}");
             assert!(
                 deleted != Some(false) && data.is_some() != deleted.is_some(),
                 "an event has either data or a deletion: {json}"
@@ -78,7 +82,7 @@ impl Item {
             position(cursor);
         }
         let [data, headers] = [data, headers].map(|json| json.map(|json| json.get().to_owned()));
-        Self { cursor, topic, event, data, time, id, encoding, deleted: deleted.is_some(), headers }
+        Self { cursor, topic, event, data, time, id, encoding, deleted: deleted.is_some(), headers, upto }
     }
 
     pub(crate) fn is_control(&self) -> bool {
@@ -126,6 +130,10 @@ pub(crate) struct Batch {
     pub(crate) more: bool,
     /// Whether the named client is remembered.
     pub(crate) known: bool,
+    /// Whether the batch ends at or after the log's end when the request arrived.
+    pub(crate) live: bool,
+    /// The end of the round of newest events, where the batch ends before it.
+    pub(crate) upto: Option<String>,
 }
 
 impl Batch {
@@ -137,6 +145,8 @@ impl Batch {
             events: Vec<Box<RawValue>>,
             more: Option<bool>,
             known: Option<bool>,
+            live: Option<bool>,
+            upto: Option<String>,
         }
         let fields: Fields = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
         let events: Vec<Item> = fields.events.iter().map(|event| Item::parse(event.get())).collect();
@@ -148,9 +158,16 @@ impl Batch {
             let last = events.iter().filter(|item| item.cursor.is_some()).map(Item::at).next_back();
             assert!(last.is_none_or(|last| last <= end), "the batch ends before its last event: {json}");
         }
-        assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat")), "{json}");
-        assert!(fields.more != Some(false) && fields.known != Some(true), "default values are left out: {json}");
-        Self { cursor, events, more: fields.more.is_some(), known: fields.known.is_none() }
+        assert!(events.iter().all(|item| !matches!(item.event.as_str(), "$hello" | "$beat" | "$live")), "{json}");
+        let Fields { more, known, live, upto, .. } = fields;
+        assert!(
+            more != Some(false) && known != Some(true) && live != Some(false),
+            "default values are left out: {json}"
+        );
+        if let (Some(upto), Some(cursor)) = (&upto, &cursor) {
+            assert!(position(upto) > position(cursor), "the batch ends before its round does: {json}");
+        }
+        Self { cursor, events, more: more.is_some(), known: known.is_none(), live: live.is_some(), upto }
     }
 
     /// The argument of `/**/callback(...);`.

@@ -28,6 +28,7 @@ use crate::delivery::{Completion, Plan};
 use crate::event::{Data, NewEvent};
 use crate::hub::{Hub, HubOptions, StartFrom};
 use crate::limits::{Limits, RateKey};
+use crate::log::ReadMode;
 use crate::net::SimulatedSocket;
 use crate::store::scripted::{Reading, ScriptedStore};
 use crate::store::{Retention, StoreOptions};
@@ -69,6 +70,8 @@ enum Heard {
 struct Client {
     id: Uuid,
     patterns: PatternSet,
+    /// Where it is of `latest`, an event may be missing that has a later one of its topic.
+    mode: ReadMode,
     /// The position of the first start.
     start: u64,
     /// The last cursor that was received, to reconnect with.
@@ -173,13 +176,15 @@ impl World {
             client: client.id,
             transport: Transport::Stream,
             patterns: &client.patterns,
+            mode: ReadMode::default(),
             cursor,
             rights: &Rights::Open,
             address: key.address(),
             attempt: None,
             now_ms: 1000,
         });
-        let delivery = Delivery::new(runtime_now(), plan, client.patterns.clone(), start);
+        let mut delivery = Delivery::new(runtime_now(), plan, client.patterns.clone(), start);
+        delivery.read_in_rounds(client.mode, None);
         let (seat, scanner) = (self.worker.seat(&client.patterns, Transport::Stream), self.limits.scanner(&key));
         let costs = Costs { held: None, scanner, memory: self.limits.outbound(key) };
         let driver = Box::new(Driver::new(delivery, seat, Some(registration), costs, None));
@@ -211,7 +216,7 @@ impl World {
             let cursor: Cursor = item["cursor"].as_str().unwrap().parse().unwrap();
             let position = cursor.position.0;
             client.heard.push(match item["event"].as_str().unwrap() {
-                "$hello" | "$beat" | "$bye" => Heard::Through(position),
+                "$hello" | "$live" | "$beat" | "$bye" => Heard::Through(position),
                 "$gap" => Heard::Gap(position, floor),
                 _ => Heard::Event(position),
             });
@@ -256,21 +261,30 @@ impl World {
 
     /// Whether a client has received every matching event; fails where it received anything else.
     fn verify(&self, client: &Client) -> bool {
-        let wanted = |after: u64| {
-            let mut later = self.ledger.range(after + 1..);
-            later.find(|(_, topic)| client.patterns.matches(topic)).map(|(position, _)| *position)
+        let is_superseded = |position: u64| {
+            let topic = self.ledger[&position];
+            client.mode.latest && self.ledger.range(position + 1..).any(|(_, other)| *other == topic)
         };
+        // The next one that must be received, or of a range of positions.
+        let wanted_in = |range: std::ops::RangeInclusive<u64>| {
+            let mut matching = self.ledger.range(range).filter(|(_, topic)| client.patterns.matches(topic));
+            matching.find(|(position, _)| !is_superseded(**position)).map(|(position, _)| *position)
+        };
+        let wanted = |after: u64| wanted_in(after + 1..=u64::MAX);
         let lies_before = |through: u64| move |position: &u64| *position <= through;
         let mut at = client.start;
         for heard in &client.heard {
             let next = wanted(at);
             at = match *heard {
                 Heard::Event(position) => {
-                    assert_eq!(next, Some(position), "the next matching event, and no other");
+                    assert!(position > at && client.patterns.matches(self.ledger[&position]), "another event");
+                    assert_eq!(next.filter(lies_before(position - 1)), None, "an event is missing");
                     position
                 }
                 Heard::Gap(to, floor) => {
-                    assert!(next.is_some_and(|next| next <= to), "a gap without a missing event that matches");
+                    let mut lost = self.ledger.range(at + 1..=to);
+                    let is_gap = lost.any(|(_, topic)| client.patterns.matches(topic));
+                    assert!(is_gap, "a gap without a missing event that matches");
                     assert!(to <= floor, "a gap beyond the trimmed events");
                     to
                 }
@@ -341,7 +355,9 @@ async fn run(seed: u64) -> (usize, u64) {
             let texts = SUBSCRIPTIONS[world.rng.random_range(0..SUBSCRIPTIONS.len())];
             let patterns = PatternSet::new(texts.iter().map(|text| text.parse().unwrap())).unwrap();
             let (heard, id) = (Vec::new(), Uuid::new_v4());
-            Client { id, patterns, start: 0, cursor: None, heard, stalled: false, connection: None }
+            let (latest, pace_ms) = (world.rng.random_bool(0.3), [0, 0, 900][world.rng.random_range(0..3)]);
+            let mode = ReadMode { latest, pace_ms };
+            Client { id, patterns, mode, start: 0, cursor: None, heard, stalled: false, connection: None }
         })
         .collect();
     for _ in 0..world.rng.random_range(20..150) {

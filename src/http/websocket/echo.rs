@@ -24,6 +24,7 @@ use crate::clients::Connecting;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Plan, StartPoint};
 use crate::limits::OutboundBudget;
+use crate::log::ReadMode;
 use crate::net::websocket::{CloseReason, Message};
 use crate::topic::PatternSet;
 use crate::transport::Transport;
@@ -62,6 +63,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, costs: Costs) -> Box<Dr
         client,
         transport: Transport::Echo,
         patterns: &patterns,
+        mode: ReadMode::default(),
         cursor: start.cursor,
         rights,
         address,

@@ -124,7 +124,7 @@ impl Context {
                     if let Some(refresh) = self.refresh_for(&message, driver).filter(|_| !refreshed) {
                         return Outcome::Refresh(refresh);
                     }
-                    self.subscribe(&message, driver)
+                    self.subscribe(&message, driver, reference.as_deref())
                 }
                 Err(error) => Err(error),
             },
@@ -292,7 +292,7 @@ impl Context {
 
     /// New patterns apply to events after the cursor in the reply. Without a subscription the position is the given one,
     /// else the one that the WebSocket was opened with, else the log's end.
-    fn subscribe(&self, message: &Subscribe, driver: &mut Driver) -> Result<Value, ApiError> {
+    fn subscribe(&self, message: &Subscribe, driver: &mut Driver, reference: Option<&str>) -> Result<Value, ApiError> {
         let added = topics(&message.topics)?;
         let from = message.cursor.as_deref().map(parse_from).transpose()?;
         let before = driver.delivery.patterns().clone();
@@ -301,9 +301,16 @@ impl Context {
         check_subscribe(&self.rights, &patterns)?;
         check_patterns(&patterns, self.options.patterns_max)?;
         let seek = if before.is_empty() { self.seek(from, driver) } else { None };
+        let continues_start = driver.delivery.is_awaiting_first_subscribe();
         driver.set_patterns(patterns.clone())?;
         if let Some(start) = seek {
             driver.delivery.seek(start);
+        }
+        if from.is_some() {
+            driver.begin_again(reference.map(Into::into));
+        } else if continues_start {
+            // The stream's own beginning, at the cursor that it was opened with.
+            driver.begin_again(None);
         }
         self.hub.clients().remember_patterns(self.client, &patterns);
         Ok(json!({ "cursor": driver.delivery.cursor(), "topics": patterns.iter().collect::<Vec<_>>() }))

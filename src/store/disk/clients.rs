@@ -16,16 +16,18 @@ use super::health::Health;
 use super::queue::{Load, Queue};
 use super::side_file::SideFile;
 use crate::cursor::Cursor;
-use crate::log::{ClientRecord, ClientShare};
+use crate::log::{ClientRecord, ClientShare, ReadMode};
 use crate::store::{OpenError, StoreError, StoreOptions};
 use crate::topic::{Pattern, PatternSet};
 
 /// Raised with every change of the table that an older server could not read.
-const VERSION: i32 = 3;
+const VERSION: i32 = 4;
 
-/// Also the table of a backup, under another name. Version 1 had no owner, version 2 neither address nor weight.
+/// Also the table of a backup, under another name. Version 1 had no owner, version 2 neither address nor weight, version 3 no
+/// read mode (`latest`, `pace` in milliseconds, `upto`).
 const COLUMNS: &str = "(client BLOB PRIMARY KEY NOT NULL, patterns TEXT NOT NULL, epoch TEXT NOT NULL,
-    position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT, address TEXT, weight INTEGER NOT NULL DEFAULT 1)";
+    position INTEGER NOT NULL, seen INTEGER NOT NULL, owner TEXT, address TEXT, weight INTEGER NOT NULL DEFAULT 1,
+    latest INTEGER, pace INTEGER, upto TEXT)";
 
 /// For eviction: the least recently seen records of all, of one owner, of one address.
 const INDEXES: &str = "DROP INDEX IF EXISTS clients_seen;
@@ -43,6 +45,11 @@ const QUEUED_MAX: u64 = 16_384;
 
 /// Maximum of records in one transaction.
 const GROUP: Load = Load { items: 4096, bytes: u64::MAX };
+
+/// The migration to version 4.
+const MODE: &str = "ALTER TABLE clients ADD COLUMN latest INTEGER;
+    ALTER TABLE clients ADD COLUMN pace INTEGER;
+    ALTER TABLE clients ADD COLUMN upto TEXT";
 
 /// A job of the thread.
 pub(super) enum ClientJob {
@@ -123,8 +130,9 @@ impl ClientsFile {
         let path = clients_path(directory);
         let step = |version| match version {
             0 => Some(format!("CREATE TABLE IF NOT EXISTS clients {COLUMNS} WITHOUT ROWID; {INDEXES}")),
-            1 => Some(format!("ALTER TABLE clients ADD COLUMN owner TEXT; {SHARES}; {INDEXES}")),
-            2 => Some(format!("{SHARES}; {INDEXES}")),
+            1 => Some(format!("ALTER TABLE clients ADD COLUMN owner TEXT; {SHARES}; {MODE}; {INDEXES}")),
+            2 => Some(format!("{SHARES}; {MODE}; {INDEXES}")),
+            3 => Some(MODE.to_owned()),
             _ => None,
         };
         let file = SideFile::open(directory, &path, VERSION, step)?;
@@ -187,7 +195,8 @@ impl ClientsFile {
         self.file
             .db()
             .prepare_cached(
-                "SELECT client, patterns, epoch, position, seen, owner, address FROM clients WHERE client = ?1",
+                "SELECT client, patterns, epoch, position, seen, owner, address, latest, pace, upto FROM clients
+                 WHERE client = ?1",
             )?
             .query_row([client.as_bytes().as_slice()], record)
             .optional()
@@ -213,17 +222,22 @@ impl ClientsFile {
     /// Imports the clients of a restored copy. A client that is known here already is not imported: its record here is newer.
     pub(super) fn import(&mut self, copy: &Connection) -> Result<(), String> {
         let import = || {
-            let owner = owner_column(copy, "restored_clients")?;
+            let later = later_columns(copy, "restored_clients")?;
             // Addresses are not imported: a client's last address there does not predict its address here.
-            let read = format!("SELECT client, patterns, epoch, position, seen, {owner}, NULL FROM restored_clients");
+            let [owner, mode @ ..] = later;
+            let read = format!(
+                "SELECT client, patterns, epoch, position, seen, {owner}, NULL, {} FROM restored_clients",
+                mode.join(", ")
+            );
             let mut statement = copy.prepare(&read)?;
             let mut rows = statement.query([])?;
             self.file.transact(|db| {
                 while let Some(row) = rows.next()? {
                     let record = record(row)?;
                     db.execute(
-                        "INSERT OR IGNORE INTO clients(client, patterns, epoch, position, seen, owner, weight)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                        "INSERT OR IGNORE INTO clients(
+                            client, patterns, epoch, position, seen, owner, weight, latest, pace, upto)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                         params![
                             record.client.as_bytes().as_slice(),
                             joined(&record.patterns),
@@ -232,6 +246,9 @@ impl ClientsFile {
                             integer(record.seen_ms),
                             record.owner,
                             integer(record.weight()),
+                            record.mode.latest,
+                            record.mode.pace_ms,
+                            record.upto.map(|upto| upto.to_string()),
                         ],
                     )?;
                 }
@@ -250,23 +267,26 @@ impl ClientsFile {
 /// Returns how many clients the backup then contains.
 pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u64> {
     copy.execute_batch(&format!("CREATE TABLE IF NOT EXISTS restored_clients {COLUMNS} WITHOUT ROWID"))?;
-    if owner_column(copy, "restored_clients")? != "owner" {
-        copy.execute_batch("ALTER TABLE restored_clients ADD COLUMN owner TEXT")?;
+    for (name, there) in LATER_COLUMNS.into_iter().zip(later_columns(copy, "restored_clients")?) {
+        if there != name {
+            copy.execute_batch(&format!("ALTER TABLE restored_clients ADD COLUMN {name}"))?;
+        }
     }
     let path = clients_path(directory);
     if path.exists() {
         let db = file::connect_reader(&path)?;
-        let owner = owner_column(&db, "clients")?;
-        let read = format!("SELECT client, patterns, epoch, position, seen, {owner} FROM clients");
+        let later = later_columns(&db, "clients")?.join(", ");
+        let read = format!("SELECT client, patterns, epoch, position, seen, {later} FROM clients");
         let mut statement = db.prepare(&read)?;
         let mut rows = statement.query([])?;
         let transaction = copy.unchecked_transaction()?;
-        let insert = "INSERT OR REPLACE INTO restored_clients(client, patterns, epoch, position, seen, owner)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let insert = "INSERT OR REPLACE INTO restored_clients(
+                client, patterns, epoch, position, seen, owner, latest, pace, upto)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let mut insert = transaction.prepare(insert)?;
         while let Some(row) = rows.next()? {
-            let values: [Value; 6] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
-            insert.execute(values)?;
+            let values = (0..9).map(|column| row.get(column)).collect::<rusqlite::Result<Vec<Value>>>()?;
+            insert.execute(rusqlite::params_from_iter(values))?;
         }
         drop(insert);
         transaction.commit()?;
@@ -274,9 +294,18 @@ pub(super) fn export(directory: &Path, copy: &Connection) -> rusqlite::Result<u6
     copy.query_row("SELECT count(*) FROM restored_clients", [], |row| row.get(0).map(|count| position(count).0))
 }
 
-/// The owner's column, or `NULL` for a table that an older server created.
-fn owner_column(db: &Connection, table: &str) -> rusqlite::Result<&'static str> {
-    Ok(if db.column_exists(None, table, "owner")? { "owner" } else { "NULL" })
+/// The columns that were added since the first version and are part of a backup.
+const LATER_COLUMNS: [&str; 4] = ["owner", "latest", "pace", "upto"];
+
+/// [`LATER_COLUMNS`], with `NULL` for each that a table of an older server does not have.
+fn later_columns(db: &Connection, table: &str) -> rusqlite::Result<[&'static str; 4]> {
+    let mut columns = LATER_COLUMNS;
+    for column in &mut columns {
+        if !db.column_exists(None, table, column)? {
+            *column = "NULL";
+        }
+    }
+    Ok(columns)
 }
 
 /// Saves records, and evicts those in excess of the limits.
@@ -309,8 +338,9 @@ fn put(db: &Connection, record: &ClientRecord, weights: &mut Weights) -> rusqlit
         weights.subtract(share, weight);
     }
     weights.add(record.share(), record.weight());
-    let put = "INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (client) DO UPDATE SET
-        patterns = ?2, epoch = ?3, position = ?4, seen = ?5, owner = ?6, address = ?7, weight = ?8";
+    let put = "INSERT INTO clients VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+        ON CONFLICT (client) DO UPDATE SET
+        patterns = ?2, epoch = ?3, position = ?4, seen = ?5, owner = ?6, address = ?7, weight = ?8, latest = ?9, pace = ?10, upto = ?11";
     db.prepare_cached(put)?.execute(params![
         client,
         joined(&record.patterns),
@@ -320,6 +350,9 @@ fn put(db: &Connection, record: &ClientRecord, weights: &mut Weights) -> rusqlit
         record.owner,
         record.address.map(|address| address.to_string()),
         integer(record.weight()),
+        record.mode.latest,
+        record.mode.pace_ms,
+        record.upto.map(|upto| upto.to_string()),
     ])?;
     Ok(())
 }
@@ -402,7 +435,10 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ClientRecord> {
     let cursor = Cursor::new(parsed(row.get_ref(2)?.as_str()?, 2)?, position(row.get(3)?));
     let seen_ms = position(row.get(4)?).0;
     let (client, owner) = (Uuid::from_bytes(client), row.get(5)?);
-    Ok(ClientRecord { client, patterns, cursor, seen_ms, owner, address: address(row, 6)? })
+    let (latest, pace): (Option<bool>, Option<u16>) = (row.get(7)?, row.get(8)?);
+    let mode = ReadMode { latest: latest.unwrap_or_default(), pace_ms: pace.unwrap_or_default() };
+    let upto = row.get_ref(9)?.as_str_or_null()?.map(|text| parsed(text, 9)).transpose()?;
+    Ok(ClientRecord { client, patterns, mode, cursor, upto, seen_ms, owner, address: address(row, 6)? })
 }
 
 /// One pattern a line: patterns contain no line breaks.

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::column::position;
 use super::fault::store_error;
 use super::last;
+use super::newest;
 use super::queue::{Load, Queue};
 use super::rows::{self, Span};
 use super::{Shared, Trims, held};
@@ -33,6 +34,9 @@ const COMPARISONS_AT_ONCE: usize = 10_000;
 
 /// Below this many rows a scan costs less than looking topics up.
 const SCAN_ROWS: u64 = 64;
+
+/// Below this many rows a scan for the newest events is rather done than the index of them filled: one read or two.
+const SCAN_NEWEST_ROWS: u64 = 8192;
 
 /// The jobs of reader threads.
 pub(super) enum ReadJob {
@@ -63,9 +67,18 @@ impl Reader {
         while let Some(jobs) = queue.take(Load { items: 1, bytes: u64::MAX }, true) {
             for job in jobs {
                 match job {
-                    ReadJob::Page(request, reply) if !reply.is_closed() => {
-                        let _ = reply.send(self.page(&request));
-                    }
+                    ReadJob::Page(request, reply) if !reply.is_closed() => match self.prepare(&request) {
+                        Ok(true) => {
+                            let _ = reply.send(self.page(&request));
+                        }
+                        // Other reads are served first. A closed queue drops the job, and thereby answers it.
+                        Ok(false) => {
+                            let _ = queue.push_always(ReadJob::Page(request, reply));
+                        }
+                        Err(error) => {
+                            let _ = reply.send(Err(store_error(&error, &self.directory)));
+                        }
+                    },
                     ReadJob::Last(search, rows_max, reply) if !reply.is_closed() => {
                         let _ = reply.send(self.search_last(search, rows_max));
                     }
@@ -76,6 +89,17 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Works towards what a read needs, for a millisecond or so; returns whether that is complete. The first snapshot after a start
+    /// fills the index of the newest events.
+    fn prepare(&self, request: &ReadRequest) -> rusqlite::Result<bool> {
+        let Some(end) = request.latest_upto else { return Ok(true) };
+        let is_short = end.0.saturating_sub(request.after.0) <= SCAN_NEWEST_ROWS;
+        if is_short || held(&self.shared.newest).is_filled() || self.shared.few_topics(&request.patterns).is_some() {
+            return Ok(true);
+        }
+        newest::fill_slice(&self.db, &self.shared)
     }
 
     /// Reads rows first and trim marks after them, so that a trim in between appears as a gap in the page and never goes
@@ -102,17 +126,14 @@ impl Reader {
         Ok(page)
     }
 
-    /// The rows of one snapshot, up to the end known in memory, and the snapshot's floor.
-    fn rows(
-        &self,
-        request: &ReadRequest,
-        Bounds { epoch, last: end, .. }: Bounds,
-    ) -> rusqlite::Result<(Page, Position)> {
+    /// The rows of one snapshot, up to the end known in memory or the given one, and the snapshot's floor.
+    fn rows(&self, request: &ReadRequest, Bounds { epoch, last, .. }: Bounds) -> rusqlite::Result<(Page, Position)> {
         // Read after `end`, so that every topic up to there is known.
         let topics = self.shared.few_topics(&request.patterns);
         let snapshot = self.db.unchecked_transaction()?;
         let floor = floor(&snapshot)?;
-        let span = Span { epoch, after: request.after.max(floor), end };
+        let (end, latest) = (request.latest_upto.unwrap_or(last), request.latest_upto.is_some());
+        let span = Span { epoch, after: request.after.max(floor), end, latest };
         let mut page = Page { through: span.after, ..Page::default() };
         if span.after >= end {
             return Ok((page, floor));
@@ -126,7 +147,15 @@ impl Reader {
             let full = events.len() >= request.events_max || bytes >= request.bytes_max;
             if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let walked = match &topics {
+            None if latest => {
+                rows::walk(&snapshot, &self.shared, &request.patterns, span, request.rows_max, &mut visit)?
+            }
+            _ => None,
+        };
         let Scanned { through, rows } = match topics.as_deref() {
+            _ if let Some(walked) = walked => walked,
+            Some(topics) if latest => rows::newest_of(&snapshot, topics, span, &mut visit)?,
             Some([topic]) if !few_rows => rows::follow(&snapshot, topic, span, &mut visit)?,
             Some(topics) if !few_rows => rows::merge(&snapshot, topics, span, request.events_max, &mut visit)?,
             _ => rows::scan(&snapshot, &self.shared, &request.patterns, span, request.rows_max, &mut visit)?,

@@ -8,18 +8,26 @@ use std::sync::Arc;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row};
 
-use super::Shared;
 use super::column::{integer, position};
 use super::form::Stored;
 use super::schema::short_data;
+use super::{Shared, held};
 use crate::cursor::{Epoch, Position};
 use crate::event::{Event, EventError};
 use crate::segment::Scanned;
+use crate::store::newest::{Walk, WalkRange};
 use crate::topic::{PatternSet, Topic};
 
 /// Index entries that are read from a topic at once; doubled while the topic continues.
 const CHUNK_MIN: usize = 2;
 const CHUNK_MAX: usize = 256;
+
+/// Entries of the index of the newest events that are compared while the writer is blocked from adding any: a fraction of a
+/// millisecond.
+const ENTRIES_AT_ONCE: u64 = 1024;
+
+/// Newest events that are looked up in the index at once: about as many as fit into a page.
+const NEWEST_AT_ONCE: usize = 64;
 
 /// Called with each event found; decides whether to continue.
 pub(super) type Visit<'a> = dyn FnMut(Arc<Event>) -> ControlFlow<()> + 'a;
@@ -30,6 +38,8 @@ pub(super) struct Span {
     pub(super) epoch: Epoch,
     pub(super) after: Position,
     pub(super) end: Position,
+    /// Whether an event is skipped if a later event of its topic lies at or before the end.
+    pub(super) latest: bool,
 }
 
 /// The copy of an event that is read.
@@ -132,6 +142,71 @@ impl TopicScan<'_> {
     }
 }
 
+/// Reads the newest event of each of a few topics.
+pub(super) fn newest_of(
+    db: &Connection,
+    topics: &[(Topic, i64)],
+    span: Span,
+    visit: &mut Visit<'_>,
+) -> rusqlite::Result<Scanned> {
+    let mut statement = db.prepare_cached(
+        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT 1",
+    )?;
+    let mut newest = Vec::with_capacity(topics.len());
+    for (topic, id) in topics {
+        let found = statement.query_row([*id, integer(span.after.0), integer(span.end.0)], |row| row.get(0));
+        newest.extend(found.optional()?.map(|at| (position(at), topic, *id)));
+    }
+    newest.sort_unstable_by_key(|(at, ..)| *at);
+    let mut fetch = Fetch::new(db, span.epoch, Source::Topic)?;
+    let mut scanned = Scanned { through: span.after, rows: 0 };
+    for (at, topic, id) in newest {
+        scanned = Scanned { through: at, rows: scanned.rows + 1 };
+        if visit(fetch.event(topic, id, at)?).is_break() {
+            return Ok(scanned);
+        }
+    }
+    Ok(Scanned { through: span.end, ..scanned })
+}
+
+/// Reads the newest event of each topic by the index of the newest events; `None` where that does not have all of them. Its lock,
+/// which the writer needs, is held for a few entries at a time.
+pub(super) fn walk(
+    db: &Connection,
+    shared: &Shared,
+    patterns: &PatternSet,
+    span: Span,
+    rows_max: u64,
+    visit: &mut Visit<'_>,
+) -> rusqlite::Result<Option<Scanned>> {
+    let mut fetch = Fetch::new(db, span.epoch, Source::Topic)?;
+    let mut scanned = Scanned { through: span.after, rows: 0 };
+    while scanned.through < span.end && scanned.rows < rows_max {
+        let range = WalkRange {
+            after: scanned.through,
+            upto: span.end,
+            events_max: NEWEST_AT_ONCE,
+            rows_max: (rows_max - scanned.rows).min(ENTRIES_AT_ONCE),
+        };
+        // The lock ends with the statement.
+        let walked = held(&shared.newest).walk(patterns, range);
+        let Some(Walk { found, through, rows }) = walked else { return Ok(None) };
+        let skipped = rows - found.len() as u64;
+        scanned.rows += skipped;
+        for (at, topic) in found {
+            scanned.rows += 1;
+            let id = shared.topics().by_name.get(&topic).copied();
+            // Without an id or a row, the event has been trimmed since.
+            let event = id.map(|id| fetch.event(&topic, id, at).optional()).transpose()?.flatten();
+            if event.is_some_and(|event| visit(event).is_break()) {
+                return Ok(Some(Scanned { through: at, ..scanned }));
+            }
+        }
+        scanned.through = through;
+    }
+    Ok(Some(scanned))
+}
+
 /// Merges a few topics from the index: the cost is what is found, whatever lies in between.
 pub(super) fn merge(
     db: &Connection,
@@ -183,6 +258,12 @@ pub(super) fn scan(
     let mut rows = statement.query([integer(span.after.0), integer(span.end.0), integer(rows_max)])?;
     let mut wanted = Wanted::new(shared, patterns);
     let mut fetch = Fetch::new(db, span.epoch, Source::Log)?;
+    let mut later = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3)",
+    )?;
+    let mut is_superseded = |topic_id: i64, at: Position| {
+        later.query_row([topic_id, integer(at.0), integer(span.end.0)], |row| row.get::<_, bool>(0))
+    };
     let mut scanned = Scanned { through: span.after, rows: 0 };
     while let Some(row) = rows.next()? {
         scanned.rows += 1;
@@ -190,6 +271,9 @@ pub(super) fn scan(
         scanned.through = at;
         let topic_id = row.get(6)?;
         let Some(topic) = wanted.topic(topic_id) else { continue };
+        if span.latest && is_superseded(topic_id, at)? {
+            continue;
+        }
         let event = match row.get_ref(4)? {
             ValueRef::Null => fetch.event(topic, topic_id, at)?,
             _ => event(row, topic, span.epoch, at)?,
@@ -233,7 +317,7 @@ pub(super) fn range(
     let bounds = shared.bounds();
     let everything = shared.everything.clone();
     let mut events = Vec::new();
-    let span = Span { epoch: bounds.epoch, after: after.max(bounds.floor), end: bounds.last };
+    let span = Span { epoch: bounds.epoch, after: after.max(bounds.floor), end: bounds.last, latest: false };
     scan(db, shared, &everything, span, most as u64, &mut |event| {
         events.push(event);
         ControlFlow::Continue(())

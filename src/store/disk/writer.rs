@@ -346,6 +346,12 @@ impl Writer {
             drop(trims);
             self.shared.trims_moved.notify_all();
         }
+        // After the marks, so that an event that a reader does not find in the index is marked as trimmed; before the bounds, so that
+        // the index has every event up to a round's end.
+        let mut newest = held(&self.shared.newest);
+        fresh.iter().for_each(|event| newest.push(event.topic(), event.position()));
+        newest.trim(log.floor);
+        drop(newest);
         let mut bounds = held(&self.shared.bounds);
         bounds.floor = log.floor;
         bounds.last = log.last;

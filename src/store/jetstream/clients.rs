@@ -114,7 +114,9 @@ fn merge(there: Option<ClientRecord>, new: ClientRecord, epoch: Epoch) -> Client
     ClientRecord {
         client: new.client,
         patterns: newer.patterns.clone(),
+        mode: newer.mode,
         cursor,
+        upto: newer.upto,
         seen_ms: newer.seen_ms,
         address: if owner.is_none() { new.address.or(there.address) } else { None },
         owner,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::RETRY_WAIT;
@@ -94,6 +94,23 @@ pub(super) async fn slice_of(
     if let Some(filter) = filter {
         body["next_by_subj"] = filter.into();
     }
+    answered(node, stream, &body, end).await
+}
+
+/// Reads the last message of each subject at or before a position, in the order of their positions, until so many bytes have
+/// passed. At most 1,024 subjects.
+pub(super) async fn last_of(
+    node: &Node,
+    subjects: &[String],
+    upto: Position,
+    bytes: usize,
+    end: Instant,
+) -> Result<Slice, StoreError> {
+    let body = json!({ "multi_last": subjects, "up_to_seq": upto.0, "batch": subjects.len(), "max_bytes": bytes });
+    answered(node, &node.names.stream, &body, end).await
+}
+
+async fn answered(node: &Node, stream: &str, body: &Value, end: Instant) -> Result<Slice, StoreError> {
     let body = Bytes::from(body.to_string());
     loop {
         if !node.until_up(end).await {

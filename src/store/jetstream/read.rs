@@ -6,6 +6,7 @@
 //! follow, up to the end of the log as known when the read began; and, after the read, what has been trimmed, since JetStream
 //! answers a read from a trimmed position silently with a later event.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -31,6 +32,11 @@ const SLICE_BYTES_MIN: usize = 64 << 10;
 
 /// The most bytes of one direct read: what the connection should carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
+
+/// Topics whose newest events one direct read is for where only their positions are wanted, and a bound on its bytes, which so
+/// many of the largest events do not reach.
+const SUPERSEDED_AT_ONCE: usize = 32;
+const SUPERSEDED_BYTES_MAX: usize = 64 << 20;
 
 /// The reads of a node.
 pub(super) struct Reader {
@@ -68,13 +74,11 @@ impl Reader {
         if request.after >= bounds.last {
             return Ok(Page { through: request.after, ..Page::default() });
         }
-        let filters = filters(node, &request.patterns);
-        let mut page = Collected::new(&request, bounds.epoch, bounds.last);
-        while !page.is_full(&request) {
-            let more = page.slices(node, &filters, &request, end).await?;
-            if !more {
-                break;
-            }
+        let known = request.latest_upto.unwrap_or(bounds.last);
+        let mut page = Collected::new(&request, bounds.epoch, known);
+        page.scan(node, &request, end).await?;
+        if let Some(upto) = request.latest_upto {
+            page.skip_superseded(node, upto, end).await?;
         }
         let mut seen = node.query_past(Cursor::new(bounds.epoch, page.through)).await?;
         if seen.floor > request.after {
@@ -96,11 +100,13 @@ struct Collected {
     through: Position,
     /// The cost of the search, in rows.
     looked_at: u64,
+    /// Events that were read, including superseded ones.
+    rows: u64,
 }
 
 impl Collected {
     fn new(request: &ReadRequest, epoch: Epoch, known: Position) -> Self {
-        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after, looked_at: 0 }
+        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after, looked_at: 0, rows: 0 }
     }
 
     fn events_left(&self, request: &ReadRequest) -> usize {
@@ -110,6 +116,32 @@ impl Collected {
 
     fn is_full(&self, request: &ReadRequest) -> bool {
         self.events_left(request) == 0 || self.bytes >= request.bytes_max || self.through >= self.known
+    }
+
+    /// Reads all events, until the page is full.
+    async fn scan(&mut self, node: &Node, request: &ReadRequest, end: Instant) -> Result<(), StoreError> {
+        let filters = filters(node, &request.patterns);
+        while !self.is_full(request) && self.slices(node, &filters, request, end).await? {}
+        Ok(())
+    }
+
+    /// Removes the events that are known to have a later one of their topic at or before a round's end.
+    async fn skip_superseded(&mut self, node: &Node, upto: Position, end: Instant) -> Result<(), StoreError> {
+        let mut subjects: Vec<String> =
+            self.events.iter().map(|event| node.names.subject(event.topic().as_str())).collect();
+        subjects.sort_unstable();
+        subjects.dedup();
+        let mut newest: HashMap<String, Position> = HashMap::new();
+        for some in subjects.chunks(SUPERSEDED_AT_ONCE) {
+            let slice = direct::last_of(node, some, upto, SUPERSEDED_BYTES_MAX, end).await?;
+            newest.extend(slice.messages.into_iter().map(|message| (message.subject, message.position)));
+        }
+        // A replica that is behind knows an earlier one: then the event stays.
+        self.events.retain(|event| {
+            let subject = node.names.subject(event.topic().as_str());
+            newest.get(&subject).is_none_or(|newest| *newest <= event.position())
+        });
+        Ok(())
     }
 
     /// Reads one slice per filter; returns whether `through` has moved.
@@ -144,6 +176,7 @@ impl Collected {
             }
             self.bytes += event.json_bytes();
             self.through = event.position();
+            self.rows += 1;
             self.events.push(event);
         }
         self.through = self.through.max(through);
@@ -184,7 +217,7 @@ impl Collected {
             self.events.retain(|event| event.position() > seen.floor);
             self.through = self.through.max(seen.floor);
         }
-        let (rows, unmatched_rows) = (self.events.len() as u64, self.looked_at);
+        let (rows, unmatched_rows) = (self.rows, self.looked_at);
         Page { rows, unmatched_rows, events: self.events, through: self.through, trimmed }
     }
 }

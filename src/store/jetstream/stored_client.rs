@@ -5,14 +5,21 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::store::ClientRecord;
+use crate::store::{ClientRecord, ReadMode};
 use crate::topic::{Pattern, PatternSet};
 
 /// A key's value, as JSON.
 #[derive(Deserialize, Serialize)]
 pub(super) struct Stored {
     patterns: Vec<String>,
+    /// The subscription's [`ReadMode`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    latest: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pace_ms: u16,
     cursor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upto: Option<String>,
     seen_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
@@ -34,7 +41,10 @@ impl Stored {
     pub(super) fn of(record: &ClientRecord, marked_ms: u64) -> Self {
         Self {
             patterns: record.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+            latest: record.mode.latest,
+            pace_ms: record.mode.pace_ms,
             cursor: record.cursor.to_string(),
+            upto: record.upto.map(|upto| upto.to_string()),
             seen_ms: record.seen_ms,
             owner: record.owner.clone(),
             address: record.address,
@@ -49,11 +59,17 @@ impl Stored {
         let record = ClientRecord {
             client,
             patterns: PatternSet::new(patterns.ok()?).ok()?,
+            mode: ReadMode { latest: stored.latest, pace_ms: stored.pace_ms },
             cursor: stored.cursor.parse().ok()?,
+            upto: stored.upto.map(|upto| upto.parse()).transpose().ok()?,
             seen_ms: stored.seen_ms,
             owner: stored.owner,
             address: stored.address,
         };
         Some(Known { record, marked_ms: stored.marked_ms })
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

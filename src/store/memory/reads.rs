@@ -7,8 +7,10 @@ use super::Log;
 use crate::cursor::Position;
 use crate::event::Event;
 use crate::log::{Page, ReadRequest, Trimmed};
+use crate::segment::Extent;
 use crate::store::last::Resume;
 use crate::store::marks::LostSearch;
+use crate::store::newest::{Walk, WalkRange};
 use crate::store::{LastSearch, LastStep};
 use crate::sync::lock;
 
@@ -58,23 +60,58 @@ fn events(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     }
     while page.rows < request.rows_max {
         let most = usize::try_from(request.rows_max - page.rows).unwrap_or(usize::MAX).min(EVENTS_AT_ONCE);
-        let (slice, last) = {
-            let log = lock(log);
-            (log.segment.range_after(page.through.max(log.floor), most), log.last)
-        };
-        for event in &slice {
-            page.rows += 1;
+        let Slice { events, rows, through, ended } = slice(log, request, page.through, most);
+        let before = page.rows;
+        for (at, event) in events {
+            page.rows = before + at;
             page.through = event.position();
-            if request.patterns.matches(event.topic().as_str()) && !take(&mut page, event) {
+            if request.patterns.matches(event.topic().as_str()) && !take(&mut page, &event) {
                 return page;
             }
         }
-        if slice.len() < most {
-            page.through = page.through.max(last);
+        page.rows = before + rows;
+        page.through = page.through.max(through);
+        if ended {
             break;
         }
     }
     page
+}
+
+/// The next part of a log.
+struct Slice {
+    /// Events that may match, each with the number of rows that were examined up to it.
+    events: Vec<(u64, Arc<Event>)>,
+    rows: u64,
+    /// The position up to which there are no others.
+    through: Position,
+    /// Whether this is the end of the read.
+    ended: bool,
+}
+
+fn slice(log: &Mutex<Log>, request: &ReadRequest, after: Position, most: usize) -> Slice {
+    let log = lock(log);
+    let after = after.max(log.floor);
+    let end = request.latest_upto.unwrap_or(log.last);
+    if let Some(upto) = request.latest_upto {
+        let range = WalkRange { after, upto, events_max: most, rows_max: most as u64 };
+        if let Some(Walk { found, through, rows }) = log.newest.walk(&request.patterns, range) {
+            let skipped = rows - found.len() as u64;
+            let events = found.iter().filter_map(|(position, _)| log.segment.first_after(position.before()));
+            let events = (skipped + 1..).zip(events.cloned()).collect();
+            return Slice { events, rows, through, ended: through >= upto };
+        }
+    }
+    let range = log.segment.range_after(after, most);
+    let full = range.len() == most;
+    let last = range.last().map_or(after, |event| event.position());
+    let rows = range.len() as u64;
+    let is_wanted = |event: &Arc<Event>| {
+        event.position() <= end && !(request.latest_upto.is_some() && log.segment.is_superseded(event, end))
+    };
+    let events = (1..).zip(range).filter(|(_, event)| is_wanted(event)).collect();
+    let ended = !full || last >= end;
+    Slice { events, rows, through: if ended { end.max(after) } else { last }, ended }
 }
 
 /// Where the patterns match few topics, all under one lock: the cost is what is returned.
@@ -88,8 +125,12 @@ fn by_topic(
         return None;
     }
     let mut page = Page::default();
-    let after = request.after.max(log.floor);
-    let scanned = log.segment.read(&request.patterns, after, log.last, request.rows_max, &mut |event| {
+    let extent = Extent {
+        after: request.after.max(log.floor),
+        end: request.latest_upto.unwrap_or(log.last),
+        latest: request.latest_upto.is_some(),
+    };
+    let scanned = log.segment.read(&request.patterns, extent, request.rows_max, &mut |event| {
         if take(&mut page, event) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     page.through = scanned.through;

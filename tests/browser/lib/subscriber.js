@@ -27,7 +27,7 @@ class Subscriber {
       function hear(item) { seen.push(item); }
       var names = ['message', '__proto__', 'constructor', 'approved'];
       for (var i = 0; i < names.length; i++) line.on(names[i], hear);
-      var control = ['$open', '$switch', '$gap', '$error', '$close'];
+      var control = ['$open', '$switch', '$gap', '$live', '$error', '$close'];
       function tell(name) { line.on(name, function (data) { told.push([name, data]); }); }
       for (i = 0; i < control.length; i++) tell(control[i]);
     })(${JSON.stringify(options)}, ${JSON.stringify(server)})`);
