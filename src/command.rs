@@ -1,6 +1,7 @@
-//! The program's commands (`serve`, `publish`, `subscribe`, `backup`, `token`), and helpers of its process: output, signals, the
+//! The program's commands (`serve`, `publish`, `subscribe`, `history`, `backup`, `token`), and helpers of its process: output, signals, the
 //! log.
 
+mod history;
 mod log;
 mod process;
 mod publish;
@@ -33,6 +34,7 @@ pub fn run(command: Command) -> LocalBoxFuture<'static, Result<(), Box<dyn Error
             Command::Serve(arguments) => serve::serve(arguments).await,
             Command::Publish(arguments) => say(&publish::publish(arguments).await?),
             Command::Subscribe(arguments) => Ok(subscribe::subscribe(arguments).await?),
+            Command::History(arguments) => Ok(history::history(arguments).await?),
             Command::Backup(arguments) => say(&backup(&arguments)?),
             Command::Token(arguments) => say(&token::token(arguments)?),
         }

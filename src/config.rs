@@ -30,7 +30,7 @@ use crate::store::StoreOptions;
 pub use crate::net::tls::TlsFiles;
 pub(crate) use access::SECRET_VARIABLE;
 pub use access::{AccessArgs, SecretArgs};
-pub use commands::{BackupArgs, Header, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
+pub use commands::{BackupArgs, Header, HistoryArgs, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
 pub use error::ConfigError;
 pub use limits::LimitArgs;
 pub use nats::NatsArgs;
@@ -62,6 +62,8 @@ pub enum Command {
     Publish(PublishArgs),
     /// Print events as they arrive, one line of JSON each
     Subscribe(SubscribeArgs),
+    /// Print past events, the oldest first, one line of JSON each
+    History(HistoryArgs),
     /// Copy the disk store into one file, even while a server uses it
     Backup(BackupArgs),
     /// Sign a token with the server's secret, for trials

@@ -13,6 +13,7 @@ mod driver;
 mod embed;
 mod envelope;
 mod error;
+mod history;
 mod host;
 mod metrics;
 mod object;

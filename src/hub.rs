@@ -1,6 +1,7 @@
 //! The hub: publish, subscribe, and the fan-out of the store's feed to every worker's tail.
 
 mod fetches;
+mod history;
 mod listeners;
 mod security_records;
 mod start;
@@ -26,6 +27,7 @@ use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
 use crate::topic::PatternSet;
 
+pub(crate) use history::HistoryPage;
 pub use listeners::{ListenError, ListenerId};
 pub use start::StartFrom;
 pub use subscription::{Item, SubscribeError, Subscription};

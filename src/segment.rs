@@ -185,12 +185,13 @@ impl Segment {
         matching_topics(&self.topics, patterns).is_some()
     }
 
-    /// The position before the `count`-th newest match, or before the oldest where there are fewer, and how many were found.
-    /// Where the patterns match too many topics for the index, only the newest `rows_max` events are examined.
+    /// The position before the `count`-th newest match at or before `end`, or before the oldest where there are fewer, and how many
+    /// were found. Where the patterns match too many topics for the index, only the newest `rows_max` events are examined.
     pub(crate) fn before_last(
         &self,
         patterns: &PatternSet,
         count: usize,
+        end: Position,
         rows_max: usize,
     ) -> Option<(Position, usize)> {
         let mut found = 0;
@@ -205,7 +206,10 @@ impl Segment {
                 let mut newest: BinaryHeap<_> = topics
                     .iter()
                     .filter_map(|(topic, ())| self.by_topic.get(*topic))
-                    .filter_map(|positions| Some((*positions.back()?, positions.len() - 1, positions)))
+                    .filter_map(|positions| {
+                        let newest = positions.partition_point(|position| *position <= end).checked_sub(1)?;
+                        Some((positions[newest], newest, positions))
+                    })
                     .collect();
                 while let Some((position, left, positions)) = newest.pop() {
                     if take(position) {
@@ -215,7 +219,7 @@ impl Segment {
                 }
             }
             None => {
-                for event in self.events.iter().rev().take(rows_max) {
+                for event in self.events.range(..self.index_after(end)).rev().take(rows_max) {
                     if patterns.matches(event.topic().as_str()) && take(event.position()) {
                         break;
                     }
@@ -353,8 +357,9 @@ mod tests {
             let through = if got.len() == limit { got[limit - 1].position() } else { extent.end };
             prop_assert_eq!(scanned.through, through);
 
-            let newest = all.iter().rev().take(last).next_back().map(|e| (e.position().before(), all.len().min(last)));
-            prop_assert_eq!(segment.before_last(&wanted, last, usize::MAX), newest);
+            let older: Vec<_> = all.iter().filter(|e| e.position() <= extent.end).collect();
+            let newest = older.iter().rev().take(last).next_back().map(|e| (e.position().before(), older.len().min(last)));
+            prop_assert_eq!(segment.before_last(&wanted, last, extent.end, usize::MAX), newest);
             prop_assert_eq!(segment.cost_bytes(), segment.events().map(|e| e.cost_bytes()).sum::<u64>());
         }
     }

@@ -180,7 +180,7 @@ impl Tail {
     /// The position before the `count`-th newest matching event, if the tail holds that many and a bounded search finds them.
     #[must_use]
     pub fn before_last(&self, patterns: &PatternSet, count: usize) -> Option<Position> {
-        let (position, found) = self.segment.before_last(patterns, count, rows_max(patterns))?;
+        let (position, found) = self.segment.before_last(patterns, count, self.end, rows_max(patterns))?;
         (found == count).then_some(position)
     }
 

@@ -102,6 +102,23 @@ pub struct SubscribeArgs {
     pub remote: RemoteArgs,
 }
 
+/// The flags of `history`.
+#[derive(Args, Clone, Debug)]
+pub struct HistoryArgs {
+    /// The patterns of the events, such as 'orders.*' or '>'
+    #[arg(required = true)]
+    pub patterns: Vec<String>,
+    /// Print the events before this cursor instead of the newest
+    #[arg(long, value_name = "CURSOR")]
+    pub before: Option<String>,
+    /// At most this number of events (1 to 1000)
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<u16>,
+    /// The server, and how to connect to it.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
 /// The greatest `--pace`, as in the protocol.
 const PACE_MAX: Duration = Duration::from_secs(60);
 

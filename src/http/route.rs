@@ -9,7 +9,9 @@ use http::Method;
 use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
-use super::{Answer, admin, assets, metrics, not_found, preflight, publish, resources, subscribe, tickets, websocket};
+use super::{
+    Answer, admin, assets, history, metrics, not_found, preflight, publish, resources, subscribe, tickets, websocket,
+};
 use crate::net::Response;
 
 /// A resource.
@@ -27,6 +29,7 @@ pub(crate) enum Route {
     Echo,
     Ack,
     Info,
+    History,
     Clients,
     Client,
     Tickets,
@@ -86,6 +89,7 @@ impl Route {
             "echo" => Self::Echo,
             "ack" => Self::Ack,
             "info" => Self::Info,
+            "history" => Self::History,
             "clients" => Self::Clients,
             "tickets" => Self::Tickets,
             "revocations" => Self::Revocations,
@@ -114,8 +118,8 @@ impl Route {
         match self {
             Self::Events | Self::Topic => Pace::Own,
             Self::Poll | Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Pace::Own,
-            // An acknowledgement counts as a subscription: clients that poll send as many.
-            Self::Ws | Self::Echo | Self::Ack => Pace::Own,
+            // An acknowledgement counts as a subscription: clients that poll send as many. So does a page of the past.
+            Self::Ws | Self::Echo | Self::Ack | Self::History => Pace::Own,
             Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
             Self::Metrics | Self::Asset(_) | Self::Nothing => Pace::Request,
             Self::OpenMetrics | Self::Healthz | Self::Readyz => Pace::Exempt,
@@ -141,6 +145,7 @@ impl Route {
             Self::Echo => guarded(call, Methods::Socket, Pages::Allowed, websocket::echo),
             Self::Ack => with_json(call, resources::ACK_BYTES_MAX, resources::ack),
             Self::Info => guarded(call, Methods::Read, Pages::Every, resources::info),
+            Self::History => guarded(call, Methods::Read, Pages::Every, history::history),
             Self::Clients => guarded(call, Methods::Read, Pages::Every, resources::clients),
             Self::Client => match *call.request.method() {
                 Method::DELETE => guarded(call, Methods::ReadDelete, Pages::Allowed, admin::kick),

@@ -1,6 +1,5 @@
 //! `GET /v1/<transport>`: authorizes a subscription, opens a delivery for it, and responds in the transport's framing.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -16,7 +15,7 @@ use super::batch_body::with_batch;
 use super::driver::{Costs, Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
 use super::query::{Fields, Params, last_event_id, parse_callback, parse_from};
-use super::scan::wait_after;
+use super::scan::SearchBudget;
 use super::{Answer, Call, origin};
 use crate::auth::Rights;
 use crate::clients::{ClientError, ConnectRequest, Connecting};
@@ -28,13 +27,9 @@ use crate::json::Literal;
 use crate::limits::{LimitError, RateKey};
 use crate::log::{ClientRecord, ReadMode};
 use crate::net::{Response, text as header_text};
-use crate::store::StoreError;
 use crate::topic::PatternSet;
 use crate::transport::Transport;
 use crate::wire::{Batch, Control, Framing};
-
-/// Rows without a match that one request may scan in search of the newest events.
-const SEARCH_ROWS_MAX: u64 = 1_000_000;
 
 /// `/v1/poll`.
 pub(super) async fn poll(call: Call) -> Answer {
@@ -268,17 +263,8 @@ async fn opened(
         .or(params.last.map(StartFrom::Last))
         .or(params.since.map(StartFrom::Since))
         .unwrap_or(StartFrom::Now);
-    let looked_at = Cell::new(0);
-    let pause = async |unmatched_rows| {
-        looked_at.set(looked_at.get() + unmatched_rows);
-        if looked_at.get() > SEARCH_ROWS_MAX {
-            let message = "a million rows were scanned and too few matched: subscribe to less, or from a cursor";
-            return Err(StoreError::Busy(message));
-        }
-        wait_after(&costs.scanner, unmatched_rows).await;
-        Ok(())
-    };
-    let start = hub.start(from, &patterns, pause).await?;
+    let search = SearchBudget::new(&costs.scanner);
+    let start = hub.start(from, &patterns, async |rows| search.charge(rows).await).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
     let round = round_end(hub, mode, params.upto, &start).await?.or(match (&known, asked) {
         // The client resumes at its remembered cursor, and in its remembered round.

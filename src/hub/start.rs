@@ -74,7 +74,9 @@ impl Hub {
             }
         })
     }
-    async fn search_last(
+
+    /// The position before the oldest of the events that a search finds. `pause` as for [`Self::start`].
+    pub(super) async fn search_last(
         &self,
         mut search: LastSearch,
         pause: impl AsyncFn(u64) -> Result<(), StoreError>,

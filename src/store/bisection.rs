@@ -13,7 +13,11 @@ pub(super) struct Bisection {
     /// The log of the search: in another log it has to begin anew.
     pub(super) epoch: Epoch,
     floor: Position,
+    /// Events after this position are not wanted.
     last: Position,
+    /// How many events match after `last`; an event that two filters match counts twice. A few more may be there by now: then fewer
+    /// are found than wanted, and the search goes on further back.
+    beyond: u64,
     wanted: u64,
     /// The filters that match anything, by their index in the caller's list; at first all.
     filters: Vec<usize>,
@@ -24,6 +28,10 @@ pub(super) struct Bisection {
 enum Phase {
     /// The number of events that each filter matches, for the filters counted so far.
     Counting(Vec<u64>),
+    /// Counting what matches after the last wanted position, for the first so many filters.
+    Beyond {
+        counted: usize,
+    },
     /// Finding where the last `reach` matches begin; an event that two filters match counts twice.
     Halving(Halving),
     /// Reading the positions from there on.
@@ -74,10 +82,10 @@ pub(super) struct Reply {
 }
 
 impl Bisection {
-    /// A search among so many filters for the newest `wanted` events of a log between two positions.
+    /// A search among so many filters for the newest `wanted` events between two positions of a log.
     pub(super) fn new(filters: usize, wanted: usize, epoch: Epoch, floor: Position, last: Position) -> Self {
         let phase = Phase::Counting(Vec::new());
-        Self { epoch, floor, last, wanted: wanted as u64, filters: (0..filters).collect(), phase }
+        Self { epoch, floor, last, beyond: 0, wanted: wanted as u64, filters: (0..filters).collect(), phase }
     }
 
     /// The next questions, at most `most`; none once the search is done. They can be answered concurrently.
@@ -88,6 +96,7 @@ impl Bisection {
         };
         match &self.phase {
             Phase::Counting(counted) => counts(self.floor.next(), counted.len()),
+            Phase::Beyond { counted } => counts(self.last.next(), *counted),
             Phase::Halving(halving) => counts(halving.middle(), halving.counted),
             Phase::Collecting(Collecting { filter, next, .. }) => {
                 let filter = self.filters.get(*filter).copied();
@@ -109,17 +118,24 @@ impl Bisection {
                     self.counted(&counts);
                 }
             }
+            Phase::Beyond { counted } => {
+                *counted += replies.len();
+                self.beyond += replies.iter().map(|reply| reply.matching).sum::<u64>();
+                if *counted >= self.filters.len() {
+                    self.phase = self.halving(self.wanted, self.last);
+                }
+            }
             Phase::Halving(halving) => {
                 halving.counted += replies.len();
                 halving.matching += replies.iter().map(|reply| reply.matching).sum::<u64>();
-                let enough = halving.matching >= halving.reach;
+                let enough = halving.matching >= halving.reach.saturating_add(self.beyond);
                 if enough || halving.counted >= self.filters.len() {
                     self.phase = halving.halved(enough).phase(first);
                 }
             }
             Phase::Collecting(collecting) => {
                 let reply = replies.into_iter().next().unwrap_or_default();
-                collecting.take(reply);
+                collecting.take(reply, self.last);
                 if collecting.filter >= self.filters.len() {
                     self.collected();
                 }
@@ -137,8 +153,7 @@ impl Bisection {
     fn counted(&mut self, counts: &[u64]) {
         let with_counts = self.filters.iter().zip(counts);
         self.filters = with_counts.filter(|(_, count)| **count > 0).map(|(filter, _)| *filter).collect();
-        self.phase =
-            if self.filters.is_empty() { Phase::Done(Vec::new()) } else { self.halving(self.wanted, self.last) };
+        self.phase = if self.filters.is_empty() { Phase::Done(Vec::new()) } else { Phase::Beyond { counted: 0 } };
     }
 
     /// The search for where the last `reach` matches begin; it is no later than `latest`.
@@ -184,13 +199,13 @@ impl Halving {
 }
 
 impl Collecting {
-    fn take(&mut self, reply: Reply) {
+    fn take(&mut self, reply: Reply, last: Position) {
         let is_all = reply.positions.len() as u64 >= reply.matching;
         match reply.positions.last() {
-            Some(last) if !is_all => self.next = last.next(),
+            Some(newest) if !is_all && *newest < last => self.next = newest.next(),
             _ => (self.filter, self.next) = (self.filter + 1, self.from),
         }
-        self.found.extend(reply.positions);
+        self.found.extend(reply.positions.into_iter().filter(|position| *position <= last));
     }
 }
 
@@ -212,18 +227,20 @@ mod tests {
     fn the_newest_are_found_whatever_matches_what() {
         for seed in 0..300 {
             let mut random = StdRng::seed_from_u64(seed);
-            let (floor, last) = (random.random_range(0..50), random.random_range(50..3000_u64));
+            let (floor, end) = (random.random_range(0..50), random.random_range(50..3000_u64));
+            let last = if random.random_bool(0.5) { end } else { random.random_range(floor..=end) };
             let share = [0.0, 0.001, 0.05, 1.0];
             let filters = random.random_range(1..6);
             let log: Vec<Vec<u64>> = (0..filters)
                 .map(|_| {
                     let share = share[random.random_range(0..share.len())];
-                    (floor + 1..=last).filter(|_| random.random_bool(share)).collect()
+                    (floor + 1..=end).filter(|_| random.random_bool(share)).collect()
                 })
                 .collect();
             let mut expected: Vec<u64> = log.concat();
             expected.sort_unstable();
             expected.dedup();
+            expected.retain(|position| *position <= last);
             let wanted = random.random_range(1..40);
             let most = random.random_range(1..4);
             let mut search = Bisection::new(log.len(), wanted, "e".parse().unwrap(), Position(floor), Position(last));

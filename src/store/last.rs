@@ -13,6 +13,8 @@ use crate::topic::{PatternSet, Topic};
 pub struct LastSearch {
     patterns: PatternSet,
     count: usize,
+    /// Events after this position are left out.
+    upto: Option<Position>,
     /// The newest positions found so far, at most `count`; the oldest of them is on top.
     found: BinaryHeap<Reverse<Position>>,
     pub(super) resume: Resume,
@@ -55,7 +57,18 @@ impl LastSearch {
     /// A search for the newest `count` matching events; at least 1.
     #[must_use]
     pub fn new(patterns: PatternSet, count: usize) -> Self {
-        Self { patterns, count: count.max(1), found: BinaryHeap::new(), resume: Resume::Begin }
+        Self { patterns, count: count.max(1), upto: None, found: BinaryHeap::new(), resume: Resume::Begin }
+    }
+
+    /// Leaves out events after a position.
+    #[must_use]
+    pub fn up_to(self, upto: Position) -> Self {
+        Self { upto: Some(upto), ..self }
+    }
+
+    /// The newest position to search, in a log that ends at `last`.
+    pub(super) fn end(&self, last: Position) -> Position {
+        self.upto.map_or(last, |upto| upto.min(last))
     }
 
     /// The patterns to match.

@@ -48,6 +48,28 @@ async fn all_that_is_asked_for_has_to_be_granted(kind: Kind) {
     keyed.refuses(kind, &Query::topic("a").header("Authorization", bearer(&token)), 403, "only publishing").await;
 }
 
+/// The past is read with the right to subscribe.
+#[tokio::test]
+async fn the_past_is_for_those_who_may_subscribe() {
+    let keyed = Keyed::start(&["--public-subscribe", "news.>"]);
+    let token = keyed.token(json!({ "subscribe": ["a.*"] }));
+    for (token, topic, status) in [
+        (Some(&token), "a.b", 200),
+        (Some(&token), "a.*", 200),
+        (Some(&token), "news.x", 200),
+        (Some(&token), "b", 403),
+        (Some(&token), "a.%3E", 403),
+        (None, "news.x", 200),
+        (None, "a.b", 401),
+    ] {
+        let mut request = Request::get(format!("/v1/history?topic={topic}"));
+        if let Some(token) = token {
+            request = request.header("Authorization", bearer(token));
+        }
+        assert_eq!(request.send(keyed.address()).await.status, status, "{topic}");
+    }
+}
+
 async fn what_is_public_is_for_everybody(kind: Kind) {
     let keyed = Keyed::start(&["--public-subscribe", "news.>,weather.*"]);
     for topics in [&["news.a"][..], &["news.>", "weather.*"]] {

@@ -8,13 +8,17 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::client::{Kind, Link, Query, Subscriber};
-use crate::support::fixture::{end_of_log, numbers, over, publish, publish_all, shared, topic, uuid};
+use crate::support::fixture::{end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, uuid};
 use crate::support::told::told;
 use crate::support::wire::{epoch, moved, position};
 
 over!(every: a_snapshot_then_every_change, a_slow_reader_skips_what_is_superseded, remembered_with_the_client, uptos);
 over!(streams: the_past_is_over_once);
-over!(batches: a_batch_says_whether_it_is_live, a_round_goes_on_where_it_is_presented);
+over!(batches:
+    a_batch_says_whether_it_is_live,
+    a_round_goes_on_where_it_is_presented,
+    a_slow_reader_hears_of_every_topic_in_every_round,
+);
 
 fn server() -> Server {
     Server::start(&["--heartbeat", "1s", "--workers", "2", "--store", "memory", "--tail-events", "20"])
@@ -44,11 +48,10 @@ async fn a_slow_reader_skips_what_is_superseded(kind: Kind) {
     let topic = topic("slow");
     let mut subscriber = Subscriber::start(server.address(), kind, Query::topic(&topic).with("latest", 1)).await;
     subscriber.cut();
-    publish_all(&server, &topic, numbers(0..50)).await;
+    let cursors = publish_all(&server, &topic, numbers(0..50)).await;
     assert_eq!(subscriber.values(1).await, [49]);
-    // Without the parameter, from the same cursor, every event.
-    let start = moved(subscriber.cursor.as_deref().unwrap(), position(subscriber.cursor.as_deref().unwrap()) - 3);
-    let mut plain = Subscriber::at(server.address(), kind, Query::topic(&topic), &start);
+    // Without the parameter every event.
+    let mut plain = Subscriber::at(server.address(), kind, Query::topic(&topic), &cursors[46]);
     assert_eq!(plain.values(3).await, numbers(47..50));
 }
 
@@ -59,14 +62,13 @@ async fn remembered_with_the_client(kind: Kind) {
     let first = named.clone().with("topic", &topic).with("latest", 1).with("pace", 1);
     let mut subscriber = Subscriber::start(server.address(), kind, first).await;
     subscriber.cut();
-    publish_all(&server, &topic, numbers(0..5)).await;
+    let cursors = publish_all(&server, &topic, numbers(0..5)).await;
     // By its id alone: with the patterns and the mode that are remembered.
     let mut again = Subscriber::new(server.address(), kind, named.clone());
     assert_eq!(again.values(1).await, [4]);
     again.cut();
     // What a request names stands in for what is remembered.
-    let start = moved(again.cursor.as_deref().unwrap(), position(again.cursor.as_deref().unwrap()) - 2);
-    let mut plain = Subscriber::at(server.address(), kind, named.with("latest", 0), &start);
+    let mut plain = Subscriber::at(server.address(), kind, named.with("latest", 0), &cursors[2]);
     assert_eq!(plain.values(2).await, numbers(3..5));
 }
 
@@ -192,6 +194,85 @@ async fn a_round_goes_on_where_it_is_presented(kind: Kind) {
     let other = Link::to(server.address(), kind, &query(&cursor)).await.batch().await;
     assert_eq!((other.events[0].at(), other.upto.is_some()), (9, true));
     assert_eq!(epoch(other.upto.as_deref().unwrap()), epoch(&end));
+}
+
+/// A reader that takes a tenth of what changes: topic 0 changes as often as all the others together, and each round has all.
+async fn a_slow_reader_hears_of_every_topic_in_every_round(kind: Kind) {
+    const TOPICS: usize = 20;
+    const LIMIT: usize = 2;
+    let server = server();
+    let mut round: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut number, mut rounds, mut at) = (0, 0, 0);
+    let (mut cursor, mut upto) = (end_of_log(&server).await, None::<String>);
+    while rounds < 4 {
+        let changes = (0..TOPICS).map(|change| {
+            let topic = if change % 2 == 0 { 0 } else { 1 + (number * TOPICS + change) / 2 % (TOPICS - 1) };
+            json!({ "topic": format!("t.{topic}"), "data": number })
+        });
+        post_events(&server, &json!(changes.collect::<Vec<_>>())).await;
+        number += 1;
+        let query = Query::topic("t.*").with("latest", 1).with("limit", LIMIT).with("cursor", &cursor);
+        let query = upto.iter().fold(query, |query, upto| query.with("upto", upto));
+        let batch = Link::to(server.address(), kind, &query).await.batch().await;
+        cursor = batch.cursor.expect("a cursor");
+        for event in batch.events {
+            assert!(event.at() > at, "in log order, once");
+            at = event.at();
+            assert_eq!(round.insert(event.topic.expect("a topic"), at), None, "a topic comes once in a round");
+        }
+        upto = batch.upto;
+        if upto.is_none() {
+            // The first rounds began before every topic had changed.
+            assert!(number < TOPICS || round.len() == TOPICS, "{round:?}");
+            rounds += usize::from(number >= TOPICS);
+            round.clear();
+        }
+    }
+}
+
+/// Thousands of topics in a log on disk that has just been opened, joined over each transport while they change: of each topic the
+/// newest value, in log order, each event once. `SWITCHBACK_TEST_TOPICS` is their number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_topics_joined_mid_write() {
+    let topics: u64 = std::env::var("SWITCHBACK_TEST_TOPICS").map_or(3000, |topics| topics.parse().expect("a number"));
+    let server = Server::start(&["--workers", "2", "--tail-events", "50"]);
+    let start = end_of_log(&server).await;
+    let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+    for value in 0..2 {
+        for first in (0..topics).step_by(500) {
+            let names: Vec<String> = (first..topics.min(first + 500)).map(|n| format!("t.{n}")).collect();
+            let events: Vec<Value> = names.iter().map(|name| json!({ "topic": name, "data": value })).collect();
+            let answer = post_events(&server, &json!(events)).await;
+            let outcomes = answer["events"].as_array().expect("an outcome each");
+            newest.extend(
+                names
+                    .into_iter()
+                    .zip(outcomes)
+                    .map(|(name, outcome)| (name, position(outcome["cursor"].as_str().expect("a cursor")))),
+            );
+        }
+    }
+    let server = server.stop_and_restart();
+    let mut rng = rand::rng();
+    for kind in Kind::ALL {
+        let query = Query::topic("t.*").with("latest", 1);
+        let mut subscriber = Subscriber::at(server.address(), kind, query, &start);
+        let mut heard: BTreeMap<String, u64> = BTreeMap::new();
+        let (mut at, mut events, mut changes) = (0, 0, 0);
+        while heard != newest {
+            let event = subscriber.event().await;
+            assert!(event.at() > at, "{kind}: in log order, once");
+            at = event.at();
+            heard.insert(event.topic.expect("a topic"), at);
+            events += 1;
+            if events % (topics / 10) == 0 && changes < 20 {
+                let topic = format!("t.{}", rng.random_range(0..topics));
+                newest.insert(topic.clone(), position(&publish(&server, &topic, changes).await));
+                changes += 1;
+            }
+        }
+        assert!(events <= topics + changes, "{kind}: {events} events of {topics} topics and {changes} changes");
+    }
 }
 
 /// Every ordered pair of transports, switched in the middle of a snapshot while topics change: what comes of a topic is in log

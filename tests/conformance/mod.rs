@@ -11,6 +11,7 @@ mod ending;
 mod fallback;
 mod gaps;
 mod heads;
+mod history;
 mod latest;
 mod origins;
 mod polling;

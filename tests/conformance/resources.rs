@@ -138,6 +138,7 @@ async fn unknown_paths_and_methods() {
         ("POST", "/v1/stream?topic=a", "GET"),
         ("POST", "/v1/info", "GET"),
         ("POST", "/v1/clients", "GET"),
+        ("POST", "/v1/history?topic=a", "GET"),
         ("POST", "/v1/echo", "GET"),
         ("POST", "/healthz", "GET"),
         ("DELETE", "/readyz", "GET"),

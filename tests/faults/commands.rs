@@ -132,6 +132,25 @@ async fn subscribe_prints_events_over_every_transport() {
     check_refusal(&subscribe(&["a", "--since", "yesterday"]), 1, &["since", "RFC 3339"]);
 }
 
+#[tokio::test]
+async fn history_prints_pages_of_the_past() {
+    let server = Server::start(&[]);
+    for number in 0..5 {
+        server.publish(&json!({ "topic": "a.b", "data": number })).await;
+    }
+    let history = |arguments: &[&str]| run(&[&["history"], arguments, &["--server", &server.base]].concat(), &[], b"");
+    let data = |output: &Output| lines(output).iter().map(|item| item["data"].as_u64().unwrap()).collect::<Vec<_>>();
+    let newest = history(&["a.*", "--limit", "2"]);
+    assert_eq!((newest.status.code(), data(&newest)), (Some(0), vec![3, 4]));
+    let hint = String::from_utf8_lossy(&newest.stderr).into_owned();
+    let before = hint.trim().rsplit(' ').next().unwrap();
+    let rest = history(&["a.*", "--before", before]);
+    assert_eq!((data(&rest), rest.stderr.is_empty()), (vec![0, 1, 2], true));
+    check_refusal(&history(&["a", "--before", "rubbish"]), 1, &["before", "cursor"]);
+    check_refusal(&history(&["a", "--limit", "0"]), 1, &["limit"]);
+    check_refusal(&history(&[]), 2, &["PATTERNS"]);
+}
+
 /// `switchback subscribe` reconnects with its cursor, as any client.
 #[tokio::test]
 async fn subscribe_goes_on_through_restarts() {

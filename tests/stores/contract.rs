@@ -484,6 +484,29 @@ async fn the_newest_matching_events_are_found<E: Engine>() {
     ] {
         assert_eq!(before_last(&store, texts, count).await, expected, "{texts:?} {count}");
     }
+    // Up to a position.
+    let before_last = async |texts: &[&str], count, upto| {
+        let mut search = LastSearch::new(patterns(texts), count).up_to(Position(upto));
+        loop {
+            match store.search_last(search, 3000).await.unwrap().progress {
+                LastProgress::Found(found) => return found.map(|position| position.0),
+                LastProgress::Further(further) => search = further,
+            }
+        }
+    };
+    for (texts, count, upto, expected) in [
+        (&["*.*.y"][..], 3, 15_000, Some(15_000 - 3)),
+        (&["*.*.x"], 2, rare + 100, Some(rare - 1)),
+        (&["*.*.x"], 2, rare - 1, None),
+        (&["rare.0.x", "rare.1.x"], 1, rare + 199, Some(rare - 1)),
+        (&["many.7.y"], 2, 10_008, Some(6008)),
+        (&["many.7.y"], 1, 10_009, Some(10_008)),
+        (&["many.>", "many.7.y"], 2, 10_009, Some(10_009 - 2)),
+        (&[">"], 5, 0, None),
+        (&[">"], 5, last, Some(last - 5)),
+    ] {
+        assert_eq!(before_last(texts, count, upto).await, expected, "{texts:?} {count} up to {upto}");
+    }
 }
 
 /// A search without matches is split into slices, since it holds a lock that publishers need.

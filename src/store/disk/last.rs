@@ -27,14 +27,15 @@ pub(super) struct Looked {
     pub(super) done: bool,
 }
 
-/// Continues a search in one snapshot, whose log ends at `end`.
+/// Continues a search in one snapshot, whose log ends at `last`.
 pub(super) fn step(
     db: &Connection,
     shared: &Shared,
     search: &mut LastSearch,
-    end: Position,
+    last: Position,
     rows_max: u64,
 ) -> rusqlite::Result<Looked> {
+    let end = search.end(last);
     match std::mem::replace(&mut search.resume, Resume::Begin) {
         Resume::Begin | Resume::Bisection(_) => match shared.few_topics(search.patterns()) {
             Some(topics) => {

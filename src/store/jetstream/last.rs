@@ -24,7 +24,7 @@ pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -
     let filters = filters(node, search.patterns());
     let mut bisection = match std::mem::replace(&mut search.resume, Resume::Begin) {
         Resume::Bisection(bisection) if bisection.epoch == seen.epoch => *bisection,
-        _ => Bisection::new(filters.len(), search.count(), seen.epoch, seen.floor, seen.last),
+        _ => Bisection::new(filters.len(), search.count(), seen.epoch, seen.floor, search.end(seen.last)),
     };
     let mut unmatched_rows = 0;
     while unmatched_rows < rows_max {

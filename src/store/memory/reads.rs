@@ -174,13 +174,15 @@ pub(super) fn search_last(log: &Mutex<Log>, mut search: LastSearch, rows_max: u6
     }
 }
 
-/// Finds the newest events where the patterns match few topics, and returns the floor; else an error with the log's end.
+/// Finds the newest events where the patterns match few topics, and returns the floor; else an error with the newest position to
+/// search.
 fn newest_by_topic(log: &Mutex<Log>, search: &mut LastSearch) -> Result<Position, Position> {
     let log = lock(log);
+    let end = search.end(log.last);
     if !log.segment.is_indexed(search.patterns()) {
-        return Err(log.last);
+        return Err(end);
     }
-    let newest = log.segment.before_last(search.patterns(), search.count(), usize::MAX);
+    let newest = log.segment.before_last(search.patterns(), search.count(), end, usize::MAX);
     if let Some((before, _)) = newest {
         search.take(before.next());
     }
