@@ -203,7 +203,7 @@ impl Hub {
                 metrics.published(PublishOutcome::Stored, events - duplicates);
                 metrics.published(PublishOutcome::Duplicate, duplicates);
             }
-            Err(error) => metrics.published(PublishOutcome::Failed(error.name()), events),
+            Err(error) => metrics.published(error.outcome(), events),
         }
         outcome
     }

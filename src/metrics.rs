@@ -41,10 +41,7 @@ const CLIENT_TRANSPORTS: [&str; 2] = ["jsonp-poll", "iframe-poll"];
 const SWITCH_REASONS: [&str; 11] =
     ["wanted", "lost", "late", "silent", "leaving", "resumed", "recycled", "goodbye", "refused", "foreign", "unusable"];
 
-/// The labels of series that exist from the start, besides the reasons of gaps and ends: the outcomes of publishes, and the most
-/// frequent refusals.
-const PUBLISH_OUTCOMES: [&str; 9] =
-    ["stored", "duplicate", "full", "busy", "share", "not_atomic", "too_large", "disk", "unavailable"];
+/// The most frequent refusals, whose series exist from the start.
 const REFUSALS: [&str; 4] = ["unauthorized", "forbidden", "too_fast", "overloaded"];
 
 /// Buckets of durations, in seconds: from a fast disk's commit to a stalled one's.
@@ -86,21 +83,44 @@ struct Written {
     bytes: IntCounterVec,
 }
 
-/// The outcome of a publish, for each of its events.
+/// The outcome of a publish, for each of its events: stored, known already, or refused by the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PublishOutcome {
     Stored,
     Duplicate,
-    /// The store refused it: the name of its error.
-    Failed(&'static str),
+    Full,
+    Busy,
+    Share,
+    NotAtomic,
+    TooLarge,
+    Disk,
+    Unavailable,
 }
 
 impl PublishOutcome {
+    const ALL: [Self; 9] = [
+        Self::Stored,
+        Self::Duplicate,
+        Self::Full,
+        Self::Busy,
+        Self::Share,
+        Self::NotAtomic,
+        Self::TooLarge,
+        Self::Disk,
+        Self::Unavailable,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Stored => "stored",
             Self::Duplicate => "duplicate",
-            Self::Failed(error) => error,
+            Self::Full => "full",
+            Self::Busy => "busy",
+            Self::Share => "share",
+            Self::NotAtomic => "not_atomic",
+            Self::TooLarge => "too_large",
+            Self::Disk => "disk",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -168,7 +188,7 @@ impl Metrics {
     /// that event.
     fn begin_series(&self) {
         let known: [(&IntCounterVec, &[&str]); 4] = [
-            (&self.publishes, &PUBLISH_OUTCOMES),
+            (&self.publishes, &PublishOutcome::ALL.map(PublishOutcome::name)),
             (&self.gaps, &GapReason::ALL.map(GapReason::name)),
             (&self.byes, &ByeReason::ALL.map(ByeReason::name)),
             (&self.refusals, &REFUSALS),

@@ -40,7 +40,7 @@ use uuid::Uuid;
 use crate::clock::{LastRun, Moment};
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
-use crate::metrics::StoreMetrics;
+use crate::metrics::{PublishOutcome, StoreMetrics};
 
 pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadMode, ReadRequest, Trimmed};
 pub use disk::{BackupError, BackupReport, DiskStore, backup};
@@ -395,17 +395,16 @@ pub enum DiskFault {
 }
 
 impl StoreError {
-    /// A short name for the metrics, one for each variant.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    /// The outcome of a publish with this error, for the metrics.
+    pub(crate) fn outcome(&self) -> PublishOutcome {
         match self {
-            Self::Full => "full",
-            Self::Busy(_) => "busy",
-            Self::Share(_) => "share",
-            Self::NotAtomic => "not_atomic",
-            Self::TooLarge(_) => "too_large",
-            Self::Disk(_) => "disk",
-            Self::Unavailable(_) => "unavailable",
+            Self::Full => PublishOutcome::Full,
+            Self::Busy(_) => PublishOutcome::Busy,
+            Self::Share(_) => PublishOutcome::Share,
+            Self::NotAtomic => PublishOutcome::NotAtomic,
+            Self::TooLarge(_) => PublishOutcome::TooLarge,
+            Self::Disk(_) => PublishOutcome::Disk,
+            Self::Unavailable(_) => PublishOutcome::Unavailable,
         }
     }
 

@@ -312,12 +312,19 @@ impl StreamDriver {
     /// As [`Driver::poll`].
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StoreError>>> {
         let mut driver = self.driver.borrow_mut();
-        // Whether the socket is broken is found out by the next write.
-        if self.sink.as_ref().is_some_and(|sink| sink.poll_rest(cx).is_pending()) {
-            self.slow.set(true);
-            ready!(driver.poll_end(cx));
-        } else if self.slow.take() {
-            driver.delivery.heard(runtime_now());
+        match self.sink.as_ref().map_or(Poll::Ready(Ok(())), |sink| sink.poll_rest(cx)) {
+            Poll::Pending => {
+                self.slow.set(true);
+                ready!(driver.poll_end(cx));
+            }
+            // With the end of the body the connection's task writes, and finds out that the socket is broken: at once, not with the
+            // next heartbeat.
+            Poll::Ready(Err(_)) => return Poll::Ready(None),
+            Poll::Ready(Ok(())) => {
+                if self.slow.take() {
+                    driver.delivery.heard(runtime_now());
+                }
+            }
         }
         let next = ready!(driver.poll(cx));
         if matches!(next, Some(Ok(_))) {

@@ -40,6 +40,8 @@ struct WriteSide {
     chunked: Cell<bool>,
     /// Bytes that the socket did not accept yet: at most one write of one stream.
     rest: RefCell<BytesMut>,
+    /// The socket failed, and what it did not accept was discarded: nothing more may be written behind that.
+    broken: Cell<bool>,
     /// Bytes queued with the task, behind the rest.
     behind_bytes: Cell<usize>,
     backlog: RefCell<Backlog>,
@@ -72,8 +74,9 @@ impl DirectSink {
 
     fn over(socket: Socket, backlog: Backlog) -> Self {
         let (clear, chunked, sent_bytes) = (Cell::new(false), Cell::new(false), Cell::new(0));
-        let (rest, behind_bytes, backlog) = (RefCell::default(), Cell::new(0), RefCell::new(backlog));
-        Self(Rc::new(WriteSide { socket, clear, chunked, rest, behind_bytes, backlog, sent_bytes }))
+        let (rest, broken, behind_bytes, backlog) =
+            (RefCell::default(), Cell::new(false), Cell::new(0), RefCell::new(backlog));
+        Self(Rc::new(WriteSide { socket, clear, chunked, rest, broken, behind_bytes, backlog, sent_bytes }))
     }
 
     pub(crate) fn downgrade(&self) -> WeakSink {
@@ -97,7 +100,7 @@ impl DirectSink {
 
     /// Whether nothing is queued. Where something is, the connection's task will run again.
     pub(crate) fn is_clear(&self) -> bool {
-        self.0.clear.get() && self.0.rest.borrow().is_empty()
+        self.0.clear.get() && self.0.rest.borrow().is_empty() && !self.0.broken.get()
     }
 
     /// Writes a part of the body now, if nothing is queued; returns whether the socket accepted all of it. If not, the stream's
@@ -115,6 +118,9 @@ impl DirectSink {
     }
 
     fn write_now(&self, bytes: &[u8]) -> bool {
+        if self.0.broken.get() {
+            return false;
+        }
         let written = self.0.socket.write_now(bytes);
         if written == bytes.len() {
             return true;
@@ -123,15 +129,24 @@ impl DirectSink {
         false
     }
 
-    /// Waits until the bytes that the socket did not accept are written.
+    /// Waits until the bytes that the socket did not accept are written. Where the socket fails they are discarded: the connection
+    /// may be ended for these bytes, since its peer's share of memory is full, and they are not charged to the peer.
     pub(crate) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.broken.get() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let mut rest = self.0.rest.borrow_mut();
         while !rest.is_empty() {
-            let written = ready!(self.poll_socket(cx, &rest, self.0.behind_bytes.get()))?;
-            rest.advance(written);
+            let written = ready!(self.poll_socket(cx, &rest, self.0.behind_bytes.get()));
+            let done_bytes = written.as_ref().map_or(rest.len(), |bytes| *bytes);
+            rest.advance(done_bytes);
             if rest.is_empty() {
                 // An idle stream keeps no buffer.
                 *rest = BytesMut::new();
+            }
+            if let Err(error) = written {
+                self.0.broken.set(true);
+                return Poll::Ready(Err(error));
             }
         }
         Poll::Ready(Ok(()))
@@ -270,6 +285,7 @@ mod tests {
         peer.write_all(b"x").await.unwrap();
         drop(peer);
         assert!(poll_fn(|cx| sink.poll_rest(cx)).await.is_err());
+        assert_eq!(sink.0.rest.borrow().capacity(), 0, "what cannot be sent is not kept");
         assert!(!sink.send(b"more") && !sink.is_clear());
         assert!(flushed(&sink).await.is_err(), "so actix ends the connection");
         let noted = sink.downgrade();

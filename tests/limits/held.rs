@@ -13,7 +13,7 @@ use super::certificates::{self, Certificate};
 use super::http2;
 use super::keyed::{keyed, token};
 use crate::support::Server;
-use crate::support::raw::{Connection, Items, masked};
+use crate::support::raw::{self, Connection, Items, masked};
 
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
@@ -147,6 +147,35 @@ async fn answers_over_tls_that_are_not_read_are_charged_too() {
     // Another address is served.
     let mut other = http2::Connection::open(&certificate, &server).await;
     assert_eq!(other.get("/v1/poll?topic=long&cursor=earliest").await.status, 200);
+}
+
+async fn connections(server: &Server) -> usize {
+    let text = raw::get(server.address(), "/metrics").await.expect("an answer").text();
+    let line = text.lines().find_map(|line| line.strip_prefix("switchback_connections "));
+    line.expect("the number of connections").parse().expect("a number")
+}
+
+/// A stream that is cut for the event that it does not take ends at once, and that event's bytes with it: not with the next
+/// heartbeat.
+#[tokio::test]
+async fn a_stream_that_is_cut_holds_nothing_more() {
+    const STREAMS: usize = 40;
+    for transport in ["sse", "stream", "ws"] {
+        let server = Server::start(&[&FLAGS[..], &["--heartbeat", "1h"]].concat());
+        let mut open = Vec::new();
+        for _ in 0..STREAMS {
+            let connection = Connection::on(narrow(ATTACKER, server.address()).await);
+            let mut items = Items::over(connection, transport, "topic=live").await.expect("open");
+            items.named("$hello").await;
+            open.push(items);
+        }
+        assert!(connections(&server).await >= STREAMS);
+        server.publish(&json!({ "topic": "live", "data": "x".repeat(250_000) })).await;
+        // Each holds what the kernel does not buffer: more than a twentieth of the share.
+        super::until("the streams beyond the share are closed", async || connections(&server).await < STREAMS / 2)
+            .await;
+        assert!(server.log().contains("unsent_bytes"), "{transport}: {}", server.log());
+    }
 }
 
 /// 64 patterns, 16 KB in all.
