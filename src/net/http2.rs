@@ -54,6 +54,9 @@ const RESETS_MAX: usize = 20;
 /// file, so that no executed request goes unanswered for want of memory.
 const ANSWER_BYTES: usize = 4 << 10;
 
+/// The cost of a stream whose response is sent and whose body still arrives: its state here and in `h2`.
+const READ_OUT_BYTES: usize = 2 << 10;
+
 /// The cost of a stored header field besides its bytes.
 const FIELD_COST_BYTES: usize = 16;
 
@@ -190,9 +193,11 @@ async fn answer<S: Service>(
     let payer = Payer::new(&options.limits, key);
     let head_bytes = head.bytes() + head.fields().count() * FIELD_COST_BYTES;
     let mut peer = peer;
+    let mut has_room = true;
     if let Err(error) = payer.hold_head(head_bytes).and_then(|()| payer.hold_unsent(ANSWER_BYTES)) {
         // The handler refuses the request, in the right format.
         peer.refused = Some(error);
+        has_room = false;
         head.drop_fields();
     }
     let mut in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
@@ -219,9 +224,10 @@ async fn answer<S: Service>(
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
         return;
     }
-    if send(response, respond, is_head, options, &mut in_flight).await {
+    // A stream that has no room is reset instead.
+    if send(response, respond, is_head, options, &mut in_flight).await && has_room {
         drop(in_flight);
-        let _less_is_never_refused = payer.hold_unsent(0);
+        let _less_is_never_refused = payer.hold_unsent(READ_OUT_BYTES);
         upload.read_out().await;
     }
 }

@@ -373,6 +373,41 @@ async fn a_refused_upload_is_read_on() {
     }
 }
 
+/// Streams that are answered while their bodies still arrive are held by the server: they take a share of their address.
+#[tokio::test]
+async fn answered_uploads_that_go_on_take_a_share() {
+    // 200 KiB, and a quarter of the reserve: room for a hundred such streams.
+    let flags =
+        ["--max-memory-per-peer", "328KiB", "--max-arriving-bytes", "8MiB", "--max-event-bytes", "64KiB"];
+    let (server, certificate, _files) = certificates::server(&flags);
+    let from = async |last| Connection::from(Ipv4Addr::new(127, 0, 0, last), &certificate, &server).await;
+    let (mut connections, mut held) = (Vec::new(), Vec::new());
+    'all: loop {
+        assert!(held.len() < 20 * 50, "the streams are not charged");
+        let connection = from(66).await;
+        for _ in 0..50 {
+            let request = connection.request("POST", "/v1/nothing").body(()).expect("a request");
+            let mut requests = connection.requests.clone().ready().await.expect("ready");
+            let (answer, upload) = requests.send_request(request, false).expect("sent");
+            match super::within("an answer", answer).await {
+                Ok(answer) if answer.status() == 404 => held.push((upload, requests)),
+                Ok(answer) => break 'all assert_eq!(answer.status(), 429),
+                Err(error) => break 'all assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM)),
+            }
+        }
+        connections.push(connection);
+    }
+    assert_eq!(from(9).await.get("/v1/info").await.status, 200, "another address");
+    // Streams that are over are charged no more.
+    drop((held, connections));
+    super::until("there is room again", async || {
+        let mut connection = from(66).await;
+        let request = connection.request("GET", "/v1/info").body(()).expect("a request");
+        connection.send(request, None).await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+}
+
 /// A slow body gets a 408 response, and the connection stays open.
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
