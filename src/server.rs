@@ -19,9 +19,8 @@ use crate::limits::Limits;
 use crate::net::accept::{AcceptOptions, REJECT_SLOTS};
 use crate::net::access_log::AccessLog;
 use crate::net::http2::Http2Options;
-use crate::net::io::Timeouts;
 use crate::net::tls::Certificates;
-use crate::net::{MinReadRate, Proxies};
+use crate::net::{MinReadRate, Proxies, Timeouts};
 use crate::store::{DiskStore, JetStreamStore, MemoryStore, OpenError, Store, StoreError};
 use listener::Settings;
 
@@ -186,6 +185,8 @@ impl Server {
         }
         if let Some((metrics, address)) = metrics {
             let (mut settings, hub) = (settings.clone(), hub.clone());
+            settings.accept.limits = Arc::new(listener::monitoring_limits());
+            settings.accept.rejecting = Arc::default();
             settings.http.loopback_only = address.ip().is_loopback();
             builder =
                 builder.listen("metrics", metrics, move || listener::monitoring(settings.clone(), hub.clone()))?;

@@ -321,7 +321,10 @@ impl Lines {
 }
 
 fn broken(error: io::Error) -> ApiError {
-    ApiError::bad("bad_body", format!("the body ended early: {error}"))
+    match error.kind() {
+        io::ErrorKind::InvalidData => ApiError::bad("bad_body", format!("the body is malformed: {error}")),
+        _ => ApiError::bad("bad_body", format!("the body ended early: {error}")),
+    }
 }
 
 fn too_slow() -> ApiError {

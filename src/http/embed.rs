@@ -13,12 +13,11 @@ use futures_util::future::LocalBoxFuture;
 use super::assets;
 use super::call::Call;
 use super::options::HttpOptions;
-use super::route::Route;
+use super::route::{self, Route};
 use super::site::Site;
 use super::state::State;
 use crate::hub::Hub;
-use crate::net::io::Activity;
-use crate::net::{Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
+use crate::net::{Activity, HeadError, Hold, Payer, Peer, Request, RequestBody, Response, WeakSink, fallback};
 
 mod retained;
 mod socket;
@@ -161,6 +160,8 @@ struct Embedded {
     handshake: Option<HttpResponse>,
     /// Whether a streaming response is chunked.
     chunked: bool,
+    /// Why the request is refused: it stands for a malformed one.
+    refusal: Option<HeadError>,
 }
 
 impl FromRequest for Embedded {
@@ -177,7 +178,9 @@ impl FromRequest for Embedded {
             return std::future::ready(Err(actix_web::error::ErrorBadRequest("the method is invalid")));
         };
         let (mut retained, mut handshake) = (None, None);
-        let body = match fallback::request_body(payload.take()) {
+        let connection = request.conn_data::<Rc<Activity>>();
+        let refusal = connection.and_then(|activity| activity.take_refusal());
+        let body = match fallback::request_body(payload.take(), connection) {
             frames @ RequestBody::Stream(_) if is_websocket(request) && is_bodiless(request) => {
                 match socket::accept(request, frames) {
                     Some(accepted) => {
@@ -194,7 +197,7 @@ impl FromRequest for Embedded {
             body => body,
         };
         let chunked = fallback::is_chunked(request.head());
-        let activity = request.conn_data::<Rc<Activity>>().filter(|_| retained.is_some()).cloned();
+        let activity = connection.filter(|_| retained.is_some()).cloned();
         let request = Request {
             head: Box::new(head.mounted_below(mount_bytes(request)).finish()),
             body,
@@ -203,16 +206,20 @@ impl FromRequest for Embedded {
             hold: request.conn_data::<Hold>().cloned(),
             payer: request.conn_data::<Payer>().cloned(),
         };
-        std::future::ready(Ok(Self { request, state: state.clone(), retained, activity, handshake, chunked }))
+        std::future::ready(Ok(Self { request, state: state.clone(), retained, activity, handshake, chunked, refusal }))
     }
 }
 
 impl Embedded {
     /// Boxed, as all responses are: a held request keeps no room for what other responses need.
     fn run(self, route: Route) -> LocalBoxFuture<'static, HttpResponse> {
-        let Self { request, state, retained, activity, handshake, chunked } = self;
+        let Self { request, state, retained, activity, handshake, chunked, refusal } = self;
         let sink = request.sink.clone();
-        let answering = route.run(Call::new(request, state));
+        let call = Call::new(request, state);
+        let answering = match refusal {
+            Some(error) => route::refuse(call, error),
+            None => route.run(call),
+        };
         Box::pin(async move {
             let response: Response = answering.await;
             let handshake = handshake.filter(|_| response.status == http::StatusCode::SWITCHING_PROTOCOLS);

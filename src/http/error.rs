@@ -14,7 +14,7 @@ use crate::event::EventError;
 use crate::excerpt::shorten_quotes;
 use crate::json::JsonError;
 use crate::limits::{LimitError, Refusal};
-use crate::net::Response;
+use crate::net::{HeadError, Response};
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
@@ -200,6 +200,12 @@ impl From<LimitError> for ApiError {
             LimitError::Rate { wait, .. } => Self::too_many(TOO_FAST, message, wait),
             LimitError::Burst { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
         }
+    }
+}
+
+impl From<HeadError> for ApiError {
+    fn from(error: HeadError) -> Self {
+        Self::new(error.status(), error.code(), error.to_string())
     }
 }
 

@@ -5,7 +5,7 @@ use http::header::HOST;
 use super::error::ApiError;
 use crate::net::Headers;
 
-/// 400 where `Host` is not a valid host (RFC 9112 §3.2). That there is exactly one is checked by actix.
+/// 400 where `Host` is not a valid host (RFC 9112 §3.2). That there is exactly one, except over HTTP/1.0, is checked by `net`.
 pub(super) fn check_host(headers: Headers<'_>) -> Result<(), ApiError> {
     let Some(host) = headers.get(&HOST).filter(|host| !host.is_empty()) else { return Ok(()) };
     if is_plain_host(host) {

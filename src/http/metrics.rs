@@ -20,6 +20,9 @@ pub(super) async fn administrators(call: Call) -> Answer {
 /// The metrics on their own address, for any caller that reaches it. On loopback, no page does whose own
 /// name was pointed at the address (DNS rebinding).
 pub(super) async fn monitoring(call: Call) -> Answer {
+    if let Some(error) = call.request.peer.refused {
+        return Err(error.into());
+    }
     if call.options().loopback_only {
         call.options().access.check_known_name(call.request.headers())?;
     }

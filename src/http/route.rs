@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::{
     Answer, admin, assets, history, metrics, not_found, preflight, publish, resources, subscribe, tickets, websocket,
 };
-use crate::net::Response;
+use crate::net::{HeadError, Response};
 
 /// A resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,11 @@ impl Route {
             Self::Nothing => call.answer(not_found).boxed_local(),
         }
     }
+}
+
+/// The response to a request whose head is refused.
+pub(super) fn refuse(call: Call, error: HeadError) -> LocalBoxFuture<'static, Response> {
+    call.answer_unguarded(|_| ready(Err(error.into()))).boxed_local()
 }
 
 /// Which pages may make a request.

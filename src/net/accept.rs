@@ -10,8 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::Timeouts;
 use super::backlog::{Backlog, MinReadRate};
-use super::io::{Io, Timeouts, Wire};
+use super::io::{Io, Wire};
 use super::payer::Payer;
 use super::peer::{Peer, is_trusted};
 use crate::limits::{Limits, Permit, RateKey};

@@ -1,14 +1,19 @@
 //! The adapter to an actix-web `App`: converts its requests and responses, and tracks them.
 //!
 //! A request that [`super::http1`] does not read is served through this adapter, and so is every request in another program's
-//! `App`.
+//! `App`. What this server's own `App` reads is checked on its way ([`io`]).
 
-use std::io;
+mod head_check;
+pub(crate) mod io;
+mod request_check;
+
+use std::io::{Error, ErrorKind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
+use actix_http::error::PayloadError;
 use actix_http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use actix_http::{ConnectionType, Payload, StatusCode};
 use actix_service::Service;
@@ -19,12 +24,13 @@ use futures_util::TryStreamExt as _;
 use http::{Method, Version};
 
 use super::access_log::AccessLog;
+use super::activity::Activity;
 use super::direct_write::WeakSink;
 use super::head::{HeadBuilder, RequestHead};
+use super::head_error::HeadError;
 use super::in_flight::InFlight;
-use super::io::Activity;
 use super::peer::Peer;
-use super::request::RequestBody;
+use super::request::{Request, RequestBody};
 use super::response::{Response, ResponseBody};
 
 /// A request's head; `None` where its method is not valid.
@@ -51,13 +57,18 @@ pub(crate) fn request_head(head: &actix_http::RequestHead) -> Option<HeadBuilder
     Some(builder)
 }
 
-/// A request's body.
-pub(crate) fn request_body(payload: Payload) -> RequestBody {
+/// A request's body; with the connection's `activity` where it is one of this server's own.
+pub(crate) fn request_body(payload: Payload, activity: Option<&Rc<Activity>>) -> RequestBody {
+    let activity = activity.cloned();
     match payload {
         Payload::None => RequestBody::Full(Bytes::new()),
-        payload => RequestBody::Stream(Box::pin(payload.map_err(|error| match error {
-            actix_http::error::PayloadError::Io(error) => error,
-            error => io::Error::other(error),
+        payload => RequestBody::Stream(Box::pin(payload.map_err(move |error| match error {
+            // actix knows only that no more bytes come.
+            _ if activity.as_ref().is_some_and(|activity| activity.has_malformed_body()) => {
+                Error::new(ErrorKind::InvalidData, "its chunks or its trailer section are malformed")
+            }
+            PayloadError::Io(error) => error,
+            error => Error::other(error),
         }))),
     }
 }
@@ -126,7 +137,7 @@ struct SizedBody {
 }
 
 impl MessageBody for SizedBody {
-    type Error = io::Error;
+    type Error = Error;
 
     fn size(&self) -> BodySize {
         BodySize::Sized(self.left_bytes as u64)
@@ -139,7 +150,7 @@ impl MessageBody for SizedBody {
                 this.left_bytes = this.left_bytes.saturating_sub(part.len());
                 Poll::Ready(Some(Ok(part)))
             }
-            None if this.left_bytes > 0 => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            None if this.left_bytes > 0 => Poll::Ready(Some(Err(ErrorKind::UnexpectedEof.into()))),
             None => Poll::Ready(None),
         }
     }
@@ -175,14 +186,60 @@ where
         let peer = request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.head().peer_addr));
         let activity = request.conn_data::<Rc<Activity>>();
         let last = peer.refused.is_some() || is_last(&request);
-        if activity.is_some_and(|activity| !activity.may_execute(last)) {
-            return TrackedCall { answer: None, in_flight: None, last };
+        if let Some(activity) = activity.filter(|_| last) {
+            activity.finish_requests();
         }
-        // Only the access log needs the head.
-        let head = self.log.as_ref().and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
+        // Only the access log needs the head. A request that stands for a malformed one is not logged.
+        let logged = self.log.as_ref().filter(|_| !activity.is_some_and(|activity| activity.is_refusing()));
+        let head = logged.and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
         let log = self.log.as_deref().zip(head.as_ref());
         let in_flight = InFlight::begin(log, &peer, activity);
-        TrackedCall { answer: Some(self.service.call(request)), in_flight: Some(in_flight), last }
+        TrackedCall { answer: self.service.call(request), in_flight, last }
+    }
+}
+
+/// A request that is the only one of its connection, and whose body is not read.
+pub(crate) struct SingleRequest {
+    request: Result<Request, HeadError>,
+    in_flight: InFlight,
+    unread: Payload,
+}
+
+impl SingleRequest {
+    pub(crate) fn new(mut request: actix_http::Request) -> Self {
+        let peer = request.conn_data::<Peer>().copied().unwrap_or(Peer::unnoted(request.head().peer_addr));
+        let activity = request.conn_data::<Rc<Activity>>().cloned();
+        let in_flight = InFlight::begin(None, &peer, activity.as_ref());
+        let refusal = activity.and_then(|activity| {
+            activity.finish_requests();
+            activity.take_refusal()
+        });
+        let head = request_head(request.head()).map(HeadBuilder::finish).ok_or(HeadError::RequestLine);
+        let request_of = |head| {
+            let body = RequestBody::Full(Bytes::new());
+            Request { head: Box::new(head), body, peer, sink: None, hold: None, payer: None }
+        };
+        let request_or_refusal = refusal.map_or_else(|| head.map(request_of), Err);
+        Self { request: request_or_refusal, in_flight, unread: request.take_payload() }
+    }
+
+    /// The response: `respond`'s, or a refusal where the request is malformed.
+    pub(crate) async fn respond<R>(
+        self,
+        respond: impl FnOnce(Request) -> R,
+    ) -> actix_http::Response<TrackedBody<BoxBody>>
+    where
+        R: Future<Output = Response>,
+    {
+        let Self { request, mut in_flight, unread } = self;
+        let answer = match request {
+            Ok(request) => respond(request).await,
+            Err(error) => error.response(),
+        };
+        in_flight.answered(answer.status.as_u16(), None);
+        let mut answer = response(answer, true);
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+        answer.map_body(|_, body| TrackedBody { body, in_flight, activity: None, _unread: Some(unread) })
     }
 }
 
@@ -200,9 +257,8 @@ fn is_last(request: &actix_http::Request) -> bool {
 
 /// A request without a response yet.
 pub(crate) struct TrackedCall<F> {
-    /// `None` for a request after the connection's last: it is neither executed nor answered, and its connection ends.
-    answer: Option<F>,
-    in_flight: Option<InFlight>,
+    answer: F,
+    in_flight: InFlight,
     /// Whether the request is the connection's last.
     last: bool,
 }
@@ -216,18 +272,16 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let Some(answer) = &mut this.answer else { return Poll::Pending };
-        let mut response = ready!(Pin::new(answer).poll(cx))?;
+        let mut response = ready!(Pin::new(&mut this.answer).poll(cx))?;
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if this.last && !upgraded {
-            // Set explicitly: after actix has parsed a pipelined request, it forgets this request's `Connection` field.
             response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         let sink = response.request().conn_data::<WeakSink>().and_then(WeakSink::upgrade);
-        let mut in_flight = this.in_flight.take().unwrap_or_default();
+        let mut in_flight = std::mem::take(&mut this.in_flight);
         in_flight.answered(response.status().as_u16(), sink);
         let activity = response.request().conn_data::<Rc<Activity>>().filter(|_| upgraded).cloned();
-        Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight, activity })))
+        Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight, activity, _unread: None })))
     }
 }
 
@@ -237,6 +291,9 @@ pub(crate) struct TrackedBody<B> {
     in_flight: InFlight,
     /// For a connection that became a WebSocket.
     activity: Option<Rc<Activity>>,
+    /// The body of the request, where it is not read. Dropped earlier, a chunked one would be read by actix to its end, however
+    /// long that took.
+    _unread: Option<Payload>,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for TrackedBody<B> {

@@ -28,8 +28,10 @@ use tokio::io::{AsyncWrite as _, ReadBuf};
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::access_log::AccessLog;
+use super::fallback::io::{AppIo, BoxedIo};
+use super::head_error::HeadError;
 use super::in_flight::InFlight;
-use super::io::{BoxedIo, Io};
+use super::io::Io;
 use super::request::{Request, RequestBody};
 use super::response::{Response, ResponseBody};
 use super::service::Service;
@@ -52,8 +54,6 @@ const TURN_BYTES: usize = 64 << 10;
 const LINGER_MAX_BYTES: usize = 256 << 10;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-
 /// State shared by the connections of one worker.
 pub(crate) struct Http1<S> {
     service: Rc<S>,
@@ -73,7 +73,7 @@ impl<S: Service> Http1<S> {
     /// Serves a connection until it ends (`None`), or until it falls back.
     pub(crate) async fn serve(&self, io: Io) -> Option<BoxedIo> {
         if io.peer.refused.is_some() {
-            return Some(io.rewind(BytesMut::new()));
+            return Some(AppIo::new(io, BytesMut::new()));
         }
         let link = Rc::new(RefCell::new(Link { io, input: BytesMut::new() }));
         let mut connection = Connection { link, out: BytesMut::new(), stopping: self.stopping.clone() };
@@ -92,7 +92,7 @@ impl<S: Service> Http1<S> {
                 }
                 Next::FallBack => return connection.fall_back().await,
                 Next::Silent if !begun => {
-                    connection.out.extend_from_slice(TOO_SLOW);
+                    connection.refuse(&HeadError::Timeout, &self.template);
                     break;
                 }
                 Next::Silent | Next::Gone => return None,
@@ -364,7 +364,16 @@ impl Connection {
         poll_fn(|cx| self.link.borrow_mut().poll_write(cx, &mut self.out)).await.ok()?;
         // The link is shared only while a request is answered.
         let Link { io, input } = Rc::into_inner(self.link)?.into_inner();
-        Some(io.rewind(input))
+        Some(AppIo::new(io, input))
+    }
+
+    /// Queues the last response, to what is not a request.
+    fn refuse(&mut self, error: &HeadError, template: &HeadTemplate) {
+        let response = error.response();
+        write_head(&response, true, template, &mut self.out);
+        if let ResponseBody::Full(body) = response.body {
+            self.out.extend_from_slice(&body);
+        }
     }
 
     /// Writes what is queued, shuts down the sending side, and waits a little for the peer to read it.

@@ -15,9 +15,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{LocalBoxFuture, ready};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Method;
+use http::header::HOST;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
@@ -25,6 +28,7 @@ use tokio::time::{sleep_until, timeout};
 use super::accept::Accepted;
 use super::access_log::AccessLog;
 use super::backlog::{MinReadRate, ReadRate};
+use super::head_error::HeadError;
 use super::http1::Stopping;
 use super::in_flight::InFlight;
 use super::payer::Payer;
@@ -181,13 +185,14 @@ impl Drop for One {
 async fn answer<S: Service>(
     http2: &Http2<S>,
     request: http::Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
     peer: Peer,
 ) {
     let is_head = request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
     let mut head = Box::new(request_head(&parts));
     drop(parts);
+    let has_host = head.headers().get(&HOST).is_some();
     let options = &http2.options;
     let key = RateKey::at(options.proxies.caller(&peer, head.headers()).address);
     let payer = Payer::new(&options.limits, key);
@@ -200,21 +205,50 @@ async fn answer<S: Service>(
         has_room = false;
         head.drop_fields();
     }
-    let mut in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
+    let in_flight = InFlight::begin(http2.log.as_deref().map(|log| (log, &*head)), &peer, None);
     let upload = Upload::new(body);
-    let body = if upload.has_ended() {
+    // No handler reads the body of another method.
+    let is_read = *head.method() == Method::POST;
+    let body = if upload.has_ended() || !is_read {
         RequestBody::Full(Bytes::new())
     } else {
         RequestBody::Stream(Box::pin(upload.clone()))
     };
-    let mut answering =
-        http2.service.call(Request { head, body, peer, sink: None, hold: None, payer: Some(payer.clone()) });
+    let answering = if has_host {
+        http2.service.call(Request { head, body, peer, sink: None, hold: None, payer: Some(payer.clone()) })
+    } else {
+        // RFC 9113 §8.3.1. Without a name the checks of names would say nothing.
+        ready(HeadError::Host.response()).boxed_local()
+    };
+    let responding = respond_with(answering, respond, is_head, options, &payer, in_flight);
+    if is_read {
+        // A stream that has no room is reset instead.
+        if responding.await && has_room {
+            upload.read_out().await;
+        }
+    } else if has_room && !upload.has_ended() {
+        // While the response lasts, too: unread, the body would stay in memory as far as the window allows.
+        tokio::join!(responding, upload.read_out());
+    } else {
+        responding.await;
+    }
+}
+
+/// Responds, once the service has answered; returns whether all of the response was sent.
+async fn respond_with(
+    mut answering: LocalBoxFuture<'static, Response>,
+    mut respond: SendResponse<Bytes>,
+    is_head: bool,
+    options: &Http2Options,
+    payer: &Payer,
+    mut in_flight: InFlight,
+) -> bool {
     let answered = poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answering.as_mut().poll(cx).map(Some),
     });
     // A held request whose client has gone ends here, and releases everything that it held.
-    let Some(response) = answered.await else { return };
+    let Some(response) = answered.await else { return false };
     drop(answering);
     payer.release_head();
     in_flight.answered(response.status.as_u16(), None);
@@ -222,14 +256,12 @@ async fn answer<S: Service>(
     let waiting = response.body.length().unwrap_or(0).clamp(ANSWER_BYTES, SEND_BUFFER_BYTES);
     if payer.hold_unsent(waiting).is_err() {
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
-        return;
+        return false;
     }
-    // A stream that has no room is reset instead.
-    if send(response, respond, is_head, options, &mut in_flight).await && has_room {
-        drop(in_flight);
-        let _less_is_never_refused = payer.hold_unsent(READ_OUT_BYTES);
-        upload.read_out().await;
-    }
+    let is_sent = send(response, respond, is_head, options, &mut in_flight).await;
+    // Until the stream is over; less is never refused.
+    let _ = payer.hold_unsent(READ_OUT_BYTES);
+    is_sent
 }
 
 /// Sends a response; returns whether all of it was sent.

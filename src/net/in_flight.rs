@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::access_log::{AccessLog, AccessRecord};
+use super::activity::{Activity, InFlightGuard};
 use super::direct_write::DirectSink;
 use super::head::RequestHead;
-use super::io::{Activity, InFlightGuard};
 use super::peer::Peer;
 
 /// A request, from its head to the end of its response.

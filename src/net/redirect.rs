@@ -1,19 +1,19 @@
 //! The redirect from plain HTTP to HTTPS.
 
 use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
+use http::header::{CACHE_CONTROL, HOST, LOCATION};
 use http::uri::Authority;
 
 use super::head::RequestHead;
+use super::head_error::error_response;
 use super::response::Response;
 
 /// Redirects to the same resource over HTTPS, on a port. With 308, so that a publish is repeated as a publish (RFC 9110 §15.4.9);
 /// its content was readable on the way here, which no redirect can undo.
 pub(crate) fn to_https(head: &RequestHead, port: u16) -> Response {
     let Some(location) = location(head, port) else {
-        return Response::new(StatusCode::BAD_REQUEST)
-            .with(CONTENT_TYPE, "text/plain; charset=utf-8")
-            .with_body("the request needs a valid Host header to be redirected to HTTPS\n");
+        let message = "a request must have a valid `Host` to be redirected to HTTPS";
+        return error_response(StatusCode::BAD_REQUEST, "bad_host", message);
     };
     Response::new(StatusCode::PERMANENT_REDIRECT).with(LOCATION, location).with(CACHE_CONTROL, "no-store")
 }

@@ -4,32 +4,35 @@
 use std::future::{Future, ready};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::HttpServiceBuilder;
-use actix_http::body::BoxBody;
 use actix_server::GracefulShutdownSignal;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 
 use crate::http::{HttpOptions, Site};
 use crate::hub::Hub;
+use crate::limits::{LimitOptions, Limits};
 use crate::net::accept::{AcceptOptions, accept};
 use crate::net::access_log::AccessLog;
-use crate::net::fallback::{self, Tracked};
+use crate::net::fallback::io::{AppIo, BoxedIo};
+use crate::net::fallback::{SingleRequest, Tracked};
 use crate::net::http1::Http1;
 use crate::net::http2::{Http2, Http2Options};
-use crate::net::io::{APP_CLOCK_STALE, BoxedIo, Timeouts};
-use crate::net::{Peer, Request, RequestBody, Response, Service as _, redirect};
+use crate::net::{Request, Response, Service as _, redirect};
 
 /// How long a socket may linger after its last response. With less time, some sockets were never closed after a WebSocket's close
 /// frame.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most connections to the address of the metrics, of all callers and of one address.
+const MONITORING_CONNECTIONS_MAX: usize = 64;
+const MONITORING_CONNECTIONS_PER_ADDRESS: usize = 32;
 
 /// A worker's settings.
 #[derive(Clone)]
@@ -78,14 +81,15 @@ where
             let plain = Rc::new(plain);
             let http2 = Rc::new(Http2::new(site, log, stopping.clone(), settings.http2.clone()));
             let fallback = HttpServiceBuilder::default()
-                // `net::io` has the idle timeout.
+                // `net::io` has the timeouts of heads and of idle connections.
                 .keep_alive(actix_http::KeepAlive::Os)
-                .client_request_timeout(settings.accept.timeouts.head + APP_CLOCK_STALE)
+                .client_request_timeout(Duration::ZERO)
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-                // A response is sent although the client has closed its sending side; `net::io` ends held requests.
+                // A response is sent although the client has closed its sending side; `AppIo` ends held requests.
                 .h1_allow_half_closed(true)
                 .graceful_shutdown_signal(move || stopping.clone())
-                .on_connect_ext(|io: &BoxedIo, data| {
+                .on_connect_ext(|connection: &BoxedIo, data| {
+                    let io = &connection.io;
                     data.insert(io.peer);
                     data.insert(io.activity.clone());
                     data.insert(io.activity.hold.clone());
@@ -109,7 +113,7 @@ where
                     let (io, address, _slot) = accepted.into_http1();
                     let io = match &*plain {
                         Some(plain) => plain.serve(io).await,
-                        None => Some(io.rewind(BytesMut::new())),
+                        None => Some(AppIo::new(io, BytesMut::new())),
                     };
                     let Some(io) = io else { return Ok(()) };
                     if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
@@ -122,14 +126,14 @@ where
     })
 }
 
-/// Plain HTTP with the metrics and the health checks. Its connections are not among those that are limited: a server that is
-/// full can still be examined.
+/// Plain HTTP with the metrics and the health checks. Its connections are limited by themselves: a server that is full can still
+/// be examined.
 pub(super) fn monitoring(
     settings: Settings,
     hub: Hub,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
     fn_factory(move || {
-        let options = AcceptOptions { tls: None, limits: Arc::default(), ..settings.accept.clone() };
+        let options = AcceptOptions { tls: None, ..settings.accept.clone() };
         let site = Site::monitoring(&hub, settings.http.clone());
         single_requests(options, move |request| site.call(request))
     })
@@ -141,8 +145,7 @@ pub(super) fn redirecting(
     port: u16,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = io::Error, InitError = ()> {
     fn_factory(move || {
-        let timeouts = Timeouts { idle: Duration::ZERO, ..settings.accept.timeouts };
-        let options = AcceptOptions { tls: None, timeouts, ..settings.accept.clone() };
+        let options = AcceptOptions { tls: None, ..settings.accept.clone() };
         let http = settings.http.clone();
         single_requests(options, move |request| {
             let answer = redirect::to_https(&request.head, port);
@@ -150,6 +153,15 @@ pub(super) fn redirecting(
             let refused = answer.status.is_redirection().then(|| http.wrong_name(request.headers())).flatten();
             ready(refused.unwrap_or(answer))
         })
+    })
+}
+
+/// The limits of the connections for the metrics: enough for several monitors, and for a person besides.
+pub(super) fn monitoring_limits() -> Limits {
+    Limits::new(LimitOptions {
+        connections_max: MONITORING_CONNECTIONS_MAX,
+        connections_per_address_max: Some(MONITORING_CONNECTIONS_PER_ADDRESS),
+        ..LimitOptions::default()
     })
 }
 
@@ -164,20 +176,17 @@ where
 {
     let respond = Rc::new(respond);
     let answer = fn_service(move |request: actix_http::Request| {
-        let (head, address, respond) = (fallback::request_head(request.head()), request.peer_addr(), respond.clone());
-        async move {
-            let Some(head) = head else {
-                return Err(actix_http::Response::<BoxBody>::bad_request().map_into_boxed_body());
-            };
-            let (head, body) = (Box::new(head.finish()), RequestBody::Full(Bytes::new()));
-            let request = Request { head, body, peer: Peer::unnoted(address), sink: None, hold: None, payer: None };
-            Ok(fallback::response(respond(request).await, true))
-        }
+        let (request, respond) = (SingleRequest::new(request), respond.clone());
+        async move { Ok::<_, actix_http::Error>(request.respond(|request| respond(request)).await) }
     });
     let http1 = HttpServiceBuilder::default()
         .keep_alive(actix_http::KeepAlive::Disabled)
-        .client_request_timeout(options.timeouts.head + APP_CLOCK_STALE)
+        .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .on_connect_ext(|connection: &BoxedIo, data| {
+            data.insert(connection.io.peer);
+            data.insert(connection.io.activity.clone());
+        })
         .h1(answer);
     let (http1, options) = (Rc::new(http1.new_service(()).await?), Rc::new(options));
     Ok(fn_service(move |stream: TcpStream| {
@@ -185,7 +194,7 @@ where
         async move {
             if let Some(accepted) = Box::pin(accept(stream, &options)).await {
                 let (io, address, _slot) = accepted.into_http1();
-                let _ = http1.call((io, Some(address))).await;
+                let _ = http1.call((AppIo::new(io, BytesMut::new()), Some(address))).await;
             }
             Ok(())
         }

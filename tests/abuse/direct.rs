@@ -14,8 +14,9 @@ fn fault(nonsense: &Nonsense, said: &Said) -> Option<String> {
     let Said { text, statuses } = said;
     let first = statuses.first().copied();
     let fault = match nonsense.fate {
-        _ if statuses.iter().any(|status| *status >= 500) => "a fault of the server's",
-        Fate::Refused if first.is_some_and(|status| !(400..500).contains(&status)) => "not refused",
+        // What is not implemented, and another version of HTTP, are refusals.
+        _ if statuses.iter().any(|status| *status >= 500 && ![501, 505].contains(status)) => "a fault of the server's",
+        Fate::Refused if first.is_some_and(|status| status < 400) => "not refused",
         Fate::Refused | Fate::Either if statuses.len() > 1 => "answered more than once",
         Fate::Served(times) if statuses.len() != times || statuses.iter().any(|status| *status >= 400) => "not served",
         _ => return None,

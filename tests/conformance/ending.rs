@@ -135,7 +135,7 @@ async fn a_closed_socket_is_closed_at_once() {
 async fn a_body_has_a_length() {
     let server = shared();
     let topic = topic("length");
-    for (version, status) in [("1.0", " 400 "), ("1.1", " 411 ")] {
+    for version in ["1.0", "1.1"] {
         for path in [format!("/v1/topics/{topic}"), "/v1/events".to_owned(), "/v1/ack".to_owned()] {
             let head = format!("POST {path} HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n");
             // The following bytes are most likely its body, not a request.
@@ -143,8 +143,7 @@ async fn a_body_has_a_length() {
             for body in ["Test with netcat", &body] {
                 let said = half_closed(&server, &format!("{head}{body}")).await;
                 assert!(!said.contains(" 201 "), "{version} {path}: {said}");
-                assert!(said.contains(status), "{version} {path}: {said}");
-                assert_eq!(said.contains("\"length_required\""), version == "1.1", "{path}: {said}");
+                assert!(said.contains(" 411 ") && said.contains("\"length_required\""), "{version} {path}: {said}");
             }
         }
     }

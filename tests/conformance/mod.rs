@@ -13,6 +13,7 @@ mod gaps;
 mod heads;
 mod history;
 mod latest;
+mod malformed;
 mod origins;
 mod polling;
 mod publish_mistakes;

@@ -601,6 +601,11 @@ async fn handshakes() {
             ("an older version", upgrade("7", "dGhlIHNhbXBsZSBub25jZQ==")),
             ("no connection option", Request::get(path).header("Upgrade", "websocket")),
             ("no key", upgrade("13", "")),
+            ("two versions", upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").header("Sec-WebSocket-Version", "13")),
+            (
+                "two keys",
+                upgrade("13", "dGhlIHNhbXBsZSBub25jZQ==").header("Sec-WebSocket-Key", "eGhlIHNhbXBsZSBub25jZQ=="),
+            ),
         ] {
             let mut response = request.send(server.address()).await;
             assert_eq!(response.header("sec-websocket-version"), Some("13"), "{path}, {name}");

@@ -373,12 +373,33 @@ async fn a_refused_upload_is_read_on() {
     }
 }
 
+/// A body that no handler reads is discarded while its request is held: unread, it would stay in the server's memory.
+#[tokio::test]
+async fn the_body_of_a_held_request_is_discarded() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    let connection = Connection::open(&certificate, &server).await;
+    for path in ["/v1/longpoll?topic=a&wait=60", "/v1/sse?topic=a"] {
+        let request = connection.request("GET", path).body(()).expect("a request");
+        let mut requests = connection.requests.clone().ready().await.expect("ready");
+        let (_answer, mut upload) = requests.send_request(request, false).expect("sent");
+        // Several times the window of a stream and of the connection.
+        let mut left = Bytes::from(vec![b'x'; 2 << 20]);
+        let uploading = async {
+            while !left.is_empty() {
+                upload.reserve_capacity(left.len());
+                let room = std::future::poll_fn(|cx| upload.poll_capacity(cx)).await.expect("open").expect("not reset");
+                upload.send_data(left.split_to(room.min(left.len())), false).expect("sent");
+            }
+        };
+        super::within("the body is read", uploading).await;
+    }
+}
+
 /// Streams that are answered while their bodies still arrive are held by the server: they take a share of their address.
 #[tokio::test]
 async fn answered_uploads_that_go_on_take_a_share() {
     // 200 KiB, and a quarter of the reserve: room for a hundred such streams.
-    let flags =
-        ["--max-memory-per-peer", "328KiB", "--max-arriving-bytes", "8MiB", "--max-event-bytes", "64KiB"];
+    let flags = ["--max-memory-per-peer", "328KiB", "--max-arriving-bytes", "8MiB", "--max-event-bytes", "64KiB"];
     let (server, certificate, _files) = certificates::server(&flags);
     let from = async |last| Connection::from(Ipv4Addr::new(127, 0, 0, last), &certificate, &server).await;
     let (mut connections, mut held) = (Vec::new(), Vec::new());

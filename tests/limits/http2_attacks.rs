@@ -1,6 +1,6 @@
 //! Known attacks over HTTP/2: the server closes the attacker's connection, and serves others meanwhile.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::certificates;
 use super::http2::Connection;
@@ -16,6 +16,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -130,6 +131,41 @@ async fn streams_past_the_limit_are_refused() {
     };
     super::within("two refusals", reading).await;
     assert_eq!(refused, [7, 9]);
+}
+
+/// A request that names no host would pass the checks of hosts (RFC 9113 §8.3.1).
+#[tokio::test]
+async fn a_request_without_an_authority_is_refused() {
+    let (server, certificate, _files) = certificates::server(&[]);
+    for target in [&b"/v1/poll?topic=a"[..], b"/v1/nothing"] {
+        let mut stream = certificate.connect(server.address(), "h2").await.expect("TLS");
+        let block = [&[0x82, 0x87, 0x04, target.len() as u8][..], target].concat();
+        let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+        stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &request].concat()).await.expect("sent");
+        let mut status = None;
+        let body = super::within("a refusal", async {
+            loop {
+                let (kind, payload) = read_frame(&mut stream).await;
+                match kind {
+                    HEADERS => status = payload.first().copied(),
+                    DATA => return payload,
+                    _ => {}
+                }
+            }
+        });
+        let body: serde_json::Value = serde_json::from_slice(&body.await).expect("JSON");
+        // Index 12 of HPACK's static table is `:status: 400`.
+        assert_eq!((status, &body["error"]["code"]), (Some(0x80 | 12), &"bad_host".into()), "{body}");
+    }
+}
+
+/// The kind of the next frame, and its payload.
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.expect("a frame");
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await.expect("the payload of the frame");
+    (head[3], payload)
 }
 
 /// Pings are answered one at a time, with bounded memory.

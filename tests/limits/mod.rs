@@ -19,5 +19,6 @@ mod requests;
 mod scans;
 mod sizes;
 mod tls;
+mod unread_bodies;
 
 use crate::support::{until, within};

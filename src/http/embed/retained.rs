@@ -26,12 +26,14 @@ struct Retained {
     /// The body ends with the connection.
     endless: bool,
     ended: bool,
+    /// The body broke off, or is malformed: where it ends is not known.
+    broken: bool,
 }
 
 impl RetainedPayload {
     /// Of a body that ends before its connection, or, where it is `endless`, with it.
     pub(super) fn new(body: RequestBody, endless: bool) -> Self {
-        Self(Rc::new(RefCell::new(Retained { body, endless, ended: false })))
+        Self(Rc::new(RefCell::new(Retained { body, endless, ended: false, broken: false })))
     }
 
     /// Reads the body to its end, as far as it has arrived; returns whether the end was reached.
@@ -45,12 +47,14 @@ impl RetainedPayload {
         let mut has_waited = false;
         poll_fn(|cx| {
             loop {
+                if self.0.borrow().broken {
+                    return Poll::Ready(false);
+                }
                 if self.0.borrow().ended {
                     return Poll::Ready(true);
                 }
                 match self.0.borrow_mut().poll_next(cx) {
-                    Poll::Ready(Some(Ok(_)) | None) => {}
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                    Poll::Ready(_) => {}
                     Poll::Pending if has_waited => return Poll::Ready(false),
                     Poll::Pending => {
                         has_waited = true;
@@ -68,6 +72,7 @@ impl Retained {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let part = Pin::new(&mut self.body).poll_next(cx);
         self.ended |= matches!(part, Poll::Ready(None));
+        self.broken |= matches!(part, Poll::Ready(Some(Err(_))));
         part
     }
 }

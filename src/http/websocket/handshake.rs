@@ -23,9 +23,9 @@ pub(super) enum HandshakeError {
     Connection,
     #[error("`Sec-WebSocket-Version` is required")]
     NoVersion,
-    #[error("`Sec-WebSocket-Version` must be 13")]
+    #[error("`Sec-WebSocket-Version` must be 13, given once")]
     Version,
-    #[error("`Sec-WebSocket-Key` must be 16 bytes in base64")]
+    #[error("`Sec-WebSocket-Key` must be 16 bytes in base64, given once")]
     Key,
 }
 
@@ -53,12 +53,27 @@ pub(super) fn check(request: &Request) -> Result<&[u8], HandshakeError> {
     if !lists(headers, &CONNECTION, "upgrade") {
         return Err(HandshakeError::Connection);
     }
-    match headers.get(&SEC_WEBSOCKET_VERSION) {
-        Some(b"13") => {}
-        Some(_) => return Err(HandshakeError::Version),
-        None => return Err(HandshakeError::NoVersion),
+    match only(headers, &SEC_WEBSOCKET_VERSION) {
+        Ok(Some(b"13")) => {}
+        Ok(Some(_)) | Err(Repeated) => return Err(HandshakeError::Version),
+        Ok(None) => return Err(HandshakeError::NoVersion),
     }
-    headers.get(&SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(HandshakeError::Key)
+    match only(headers, &SEC_WEBSOCKET_KEY) {
+        Ok(Some(key)) if is_key(key) => Ok(key),
+        _ => Err(HandshakeError::Key),
+    }
+}
+
+/// A field is given more than once.
+struct Repeated;
+
+/// The value of a field that may be given at most once (RFC 6455 §11.3).
+fn only<'a>(headers: Headers<'a>, field: &HeaderName) -> Result<Option<&'a [u8]>, Repeated> {
+    let mut values = headers.get_all(field).into_iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        _ => Err(Repeated),
+    }
 }
 
 /// Whether one of the elements of a list field, over all its lines, is `token`.

@@ -19,8 +19,9 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::{Http1, TURN_BYTES};
 use crate::limits::RateKey;
+use crate::net::Timeouts;
 use crate::net::backlog::{Backlog, MinReadRate};
-use crate::net::io::{Io, Timeouts, Wire};
+use crate::net::io::{Io, Wire};
 use crate::net::peer::Peer;
 use crate::net::service::FastPath;
 use crate::net::{Payer, Request, Response, Service};
