@@ -17,6 +17,7 @@ mod history;
 mod host;
 mod metrics;
 mod object;
+mod openapi;
 mod options;
 mod origin;
 mod proxied;

@@ -13,7 +13,7 @@ use actix_web::App;
 
 use crate::clock::{self, UnusableClock};
 use crate::config::{Config, StoreConfig};
-use crate::http::{Site, pages};
+use crate::http::Site;
 use crate::hub::Hub;
 use crate::limits::Limits;
 use crate::net::accept::{AcceptOptions, REJECT_SLOTS};
@@ -192,7 +192,7 @@ impl Server {
                 builder.listen("metrics", metrics, move || listener::monitoring(settings.clone(), hub.clone()))?;
         }
         let front = move || {
-            let app = |site: &Site| App::new().configure(site.mount()).configure(pages);
+            let app = |site: &Site| App::new().configure(site.mount_all());
             listener::serving(settings.clone(), site_hub.clone(), app)
         };
         let server = builder.listen("http", listener, front)?.run();

@@ -103,6 +103,10 @@ pub struct ServeArgs {
     /// The number of worker threads [default: one per core]
     #[arg(long, env = "SWITCHBACK_WORKERS", value_name = "NUMBER")]
     pub workers: Option<usize>,
+    /// Serve no pages: neither the front page nor the comparison, the review desk and the page for old browsers. The client
+    /// library is served all the same
+    #[arg(long, env = "SWITCHBACK_NO_PAGES")]
+    pub no_pages: bool,
     /// Serve the pages from this directory instead of the built-in ones
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
@@ -214,6 +218,7 @@ impl ServeArgs {
                 allowed_origins: self.allow_origin.into_iter().collect(),
                 access,
                 loopback_only: listen.ip().is_loopback(),
+                pages: !self.no_pages,
                 static_dir: self.static_dir,
                 ..http
             },

@@ -41,6 +41,10 @@ const CLIENT: &[Asset] = assets! {
 /// The server's own pages.
 const PAGES: &[Asset] = assets! {
     "index.html": "text/html; charset=utf-8",
+    "home.css": "text/css; charset=utf-8",
+    "home.js": "text/javascript; charset=utf-8",
+    "snippets.js": "text/javascript; charset=utf-8",
+    "compare.html": "text/html; charset=utf-8",
     "pages.css": "text/css; charset=utf-8",
     "demo.css": "text/css; charset=utf-8",
     "demo.js": "text/javascript; charset=utf-8",
@@ -74,7 +78,16 @@ pub(super) fn page_files() -> impl Iterator<Item = &'static str> {
     PAGES.iter().map(|asset| asset.name)
 }
 
-/// `GET /NAME`, and `/` for `index.html`.
+/// The file of a page that has an address besides its name.
+pub(super) fn page_at(path: &str) -> Option<&'static str> {
+    match path {
+        "/" => Some("index.html"),
+        "/compare" => Some("compare.html"),
+        _ => None,
+    }
+}
+
+/// `GET /NAME`, and the addresses of [`page_at`].
 pub(super) async fn serve(call: Call, name: &'static str) -> Answer {
     let known = CLIENT.iter().chain(PAGES).find(|asset| asset.name == name);
     let asset = known.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such file"))?;

@@ -50,19 +50,41 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
     Site::new(hub, options).mount()
 }
 
-/// The server's own pages: the comparison page, the page for old browsers, the review desk. Mounted after [`routes`], whose
-/// state they share.
+/// The server's own pages: the front page, the comparison page, the page for old browsers, the review desk. Mounted after
+/// [`routes`], whose state they share.
 pub fn pages(config: &mut web::ServiceConfig) {
-    config.service(resource("/", Route::Asset("index.html")));
+    for path in ["/", "/compare"] {
+        if let Some(page) = assets::page_at(path) {
+            config.service(resource(path, Route::Asset(page)));
+        }
+    }
     for name in assets::page_files() {
         config.service(resource(&format!("/{name}"), Route::Asset(name)));
     }
-    config.default_service(web::to(|embedded: Embedded| embedded.run(Route::Nothing)));
+    config.default_service(web::to(nothing));
+}
+
+/// The response to a request for no resource.
+async fn nothing(embedded: Embedded) -> HttpResponse {
+    embedded.run(Route::Nothing).await
 }
 
 impl Site {
+    /// What the server serves: the routes, the pages unless they are switched off, and an error for all other paths.
+    pub(crate) fn mount_all(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        let (mount, has_pages) = (self.mount(), self.has_pages());
+        move |config| {
+            mount(config);
+            if has_pages {
+                pages(config);
+            } else {
+                config.default_service(web::to(nothing));
+            }
+        }
+    }
+
     /// As [`routes`].
-    pub(crate) fn mount(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    fn mount(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let state = self.state().clone();
         move |config| {
             // Not one actix resource for each route: the table of routes is `http::route`, and is the same without an
@@ -82,7 +104,8 @@ impl Site {
                 .service(v1)
                 .service(resource("/healthz", Route::Healthz))
                 .service(resource("/readyz", Route::Readyz))
-                .service(resource("/metrics", Route::Metrics));
+                .service(resource("/metrics", Route::Metrics))
+                .service(resource("/openapi.json", Route::OpenApi));
             for name in assets::client_files() {
                 config.service(resource(&format!("/{name}"), Route::Asset(name)));
             }

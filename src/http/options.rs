@@ -50,6 +50,8 @@ pub struct HttpOptions {
     pub allowed_origins: AllowedOrigins,
     /// Access control.
     pub access: AccessOptions,
+    /// Whether the server serves its pages, besides the client library. Other programs decide by mounting [`crate::http::pages`].
+    pub pages: bool,
     /// The directory from which the pages are served instead of those that are built in.
     pub static_dir: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
@@ -77,6 +79,7 @@ impl Default for HttpOptions {
             body_timeout: Duration::from_secs(30),
             allowed_origins: AllowedOrigins::default(),
             access: AccessOptions::default(),
+            pages: true,
             static_dir: None,
             loopback_only: false,
         }

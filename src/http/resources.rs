@@ -80,6 +80,7 @@ pub(super) async fn info(call: Call) -> Answer {
         "version": env!("CARGO_PKG_VERSION"),
         "transports": names,
         "heartbeat": options.heartbeat.as_millis() as u64,
+        "access": if options.access.keys.is_some() { "token" } else { "open" },
         "limits": {
             "topic_bytes": TOPIC_MAX_BYTES,
             "event_name_bytes": NAME_MAX_BYTES,

@@ -10,7 +10,8 @@ use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
 use super::{
-    Answer, admin, assets, history, metrics, not_found, preflight, publish, resources, subscribe, tickets, websocket,
+    Answer, admin, assets, history, metrics, not_found, openapi, preflight, publish, resources, subscribe, tickets,
+    websocket,
 };
 use crate::net::{HeadError, Response};
 
@@ -40,6 +41,8 @@ pub(crate) enum Route {
     Metrics,
     /// The metrics on an address of their own, which only those who operate the server reach.
     OpenMetrics,
+    /// The description of this API.
+    OpenApi,
     /// A file of the client library or of the pages.
     Asset(&'static str),
     /// No resource.
@@ -56,8 +59,11 @@ impl Route {
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
-            "/" if pages => Self::Asset("index.html"),
+            "/openapi.json" => Self::OpenApi,
             _ => {
+                if let Some(page) = assets::page_at(path).filter(|_| pages) {
+                    return Self::Asset(page);
+                }
                 let name = path.strip_prefix('/').unwrap_or_default();
                 let mut files = assets::client_files().chain(assets::page_files().filter(|_| pages));
                 files.find(|file| *file == name).map_or(Self::Nothing, Self::Asset)
@@ -121,9 +127,22 @@ impl Route {
             // An acknowledgement counts as a subscription: clients that poll send as many. So does a page of the past.
             Self::Ws | Self::Echo | Self::Ack | Self::History => Pace::Own,
             Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
-            Self::Metrics | Self::Asset(_) | Self::Nothing => Pace::Request,
+            Self::Metrics | Self::OpenApi | Self::Asset(_) | Self::Nothing => Pace::Request,
             Self::OpenMetrics | Self::Healthz | Self::Readyz => Pace::Exempt,
         }
+    }
+
+    /// What may be done with the resource; nothing where there is none.
+    pub(super) fn methods(self) -> Option<Methods> {
+        Some(match self {
+            Self::Events | Self::Topic | Self::Ack | Self::Tickets | Self::Revocations => Methods::Post,
+            Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Methods::Stream,
+            Self::Ws | Self::Echo => Methods::Socket,
+            Self::Client => Methods::ReadDelete,
+            Self::Poll | Self::Info | Self::History | Self::Clients | Self::Healthz | Self::Readyz => Methods::Read,
+            Self::Metrics | Self::OpenMetrics | Self::OpenApi | Self::Asset(_) => Methods::Read,
+            Self::Nothing => return None,
+        })
     }
 
     /// Calls the handler.
@@ -132,33 +151,35 @@ impl Route {
             Pace::Own if *call.request.method() == Method::OPTIONS => Pace::Request,
             pace => pace,
         };
+        let Some(methods) = self.methods() else { return call.answer(not_found).boxed_local() };
         match self {
-            Self::Events => guarded(call, Methods::Post, Pages::Allowed, publish::events),
-            Self::Topic => guarded(call, Methods::Post, Pages::Allowed, publish::topic),
-            Self::Poll => guarded(call, Methods::Read, Pages::Every, subscribe::poll),
-            Self::Longpoll => guarded(call, Methods::Stream, Pages::Every, subscribe::longpoll),
-            Self::Jsonp => unguarded(call, Methods::Stream, subscribe::jsonp),
-            Self::Iframe => unguarded(call, Methods::Stream, subscribe::iframe),
-            Self::Sse => guarded(call, Methods::Stream, Pages::Every, subscribe::sse),
-            Self::Stream => guarded(call, Methods::Stream, Pages::Every, subscribe::lines),
-            Self::Ws => guarded(call, Methods::Socket, Pages::Allowed, websocket::subscribe),
-            Self::Echo => guarded(call, Methods::Socket, Pages::Allowed, websocket::echo),
+            Self::Events => guarded(call, methods, Pages::Allowed, publish::events),
+            Self::Topic => guarded(call, methods, Pages::Allowed, publish::topic),
+            Self::Poll => guarded(call, methods, Pages::Every, subscribe::poll),
+            Self::Longpoll => guarded(call, methods, Pages::Every, subscribe::longpoll),
+            Self::Jsonp => unguarded(call, methods, subscribe::jsonp),
+            Self::Iframe => unguarded(call, methods, subscribe::iframe),
+            Self::Sse => guarded(call, methods, Pages::Every, subscribe::sse),
+            Self::Stream => guarded(call, methods, Pages::Every, subscribe::lines),
+            Self::Ws => guarded(call, methods, Pages::Allowed, websocket::subscribe),
+            Self::Echo => guarded(call, methods, Pages::Allowed, websocket::echo),
             Self::Ack => with_json(call, resources::ACK_BYTES_MAX, resources::ack),
-            Self::Info => guarded(call, Methods::Read, Pages::Every, resources::info),
-            Self::History => guarded(call, Methods::Read, Pages::Every, history::history),
-            Self::Clients => guarded(call, Methods::Read, Pages::Every, resources::clients),
+            Self::Info => guarded(call, methods, Pages::Every, resources::info),
+            Self::History => guarded(call, methods, Pages::Every, history::history),
+            Self::Clients => guarded(call, methods, Pages::Every, resources::clients),
             Self::Client => match *call.request.method() {
-                Method::DELETE => guarded(call, Methods::ReadDelete, Pages::Allowed, admin::kick),
-                _ => guarded(call, Methods::ReadDelete, Pages::Every, resources::client),
+                Method::DELETE => guarded(call, methods, Pages::Allowed, admin::kick),
+                _ => guarded(call, methods, Pages::Every, resources::client),
             },
             Self::Tickets => with_json(call, tickets::BODY_BYTES_MAX, tickets::make),
             Self::Revocations => with_json(call, admin::BODY_BYTES_MAX, admin::revoke),
             // A probe is answered whatever the server's state.
-            Self::Healthz => unguarded(call, Methods::Read, resources::healthz),
-            Self::Readyz => unguarded(call, Methods::Read, resources::readyz),
-            Self::Metrics => guarded(call, Methods::Read, Pages::Every, metrics::administrators),
-            Self::OpenMetrics => unguarded(call, Methods::Read, metrics::monitoring),
-            Self::Asset(name) => guarded(call, Methods::Read, Pages::Every, move |call| assets::serve(call, name)),
+            Self::Healthz => unguarded(call, methods, resources::healthz),
+            Self::Readyz => unguarded(call, methods, resources::readyz),
+            Self::Metrics => guarded(call, methods, Pages::Every, metrics::administrators),
+            Self::OpenMetrics => unguarded(call, methods, metrics::monitoring),
+            Self::OpenApi => guarded(call, methods, Pages::Every, openapi::document),
+            Self::Asset(name) => guarded(call, methods, Pages::Every, move |call| assets::serve(call, name)),
             Self::Nothing => call.answer(not_found).boxed_local(),
         }
     }

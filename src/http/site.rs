@@ -37,9 +37,14 @@ impl Site {
         Self { state: Rc::new(State::new(hub, options)), surface: Surface::Routes }
     }
 
-    /// The routes and, beside them, the pages.
+    /// The routes and, beside them, the pages, unless `options` switch them off.
     pub(crate) fn with_pages(hub: &Hub, options: HttpOptions) -> Self {
-        Self { surface: Surface::Pages, ..Self::new(hub, options) }
+        let surface = if options.pages { Surface::Pages } else { Surface::Routes };
+        Self { surface, ..Self::new(hub, options) }
+    }
+
+    pub(super) fn has_pages(&self) -> bool {
+        self.surface == Surface::Pages
     }
 
     /// The metrics and the health checks alone. No caller of these is refused, so the address must not be a public one.

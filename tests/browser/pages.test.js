@@ -51,7 +51,7 @@ for (const name of names) {
     const tick = (page) => page.$eval('#tick', (node) => { if (node.getAttribute('aria-pressed') === 'false') node.click(); });
 
     await t.test('comparison: each lane by itself', async (t) => {
-      const page = await visit(t, '/');
+      const page = await visit(t, '/compare');
       await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
       await load(page, 5);
       for (const which of TRANSPORTS) {
@@ -67,7 +67,7 @@ for (const name of names) {
     });
 
     await t.test('comparison: all at once, switching and breaking under load, nothing lost', async (t) => {
-      const page = await visit(t, '/');
+      const page = await visit(t, '/compare');
       await click(page, '#all');
       await load(page, 30);
       for (const which of TRANSPORTS) await until(`${which} hears`, async () => (await lane(page, which, 'received')) > 20);
@@ -99,7 +99,7 @@ for (const name of names) {
     });
 
     await t.test('comparison: says what is wrong when the server is away, and goes on', async (t) => {
-      const page = await visit(t, '/');
+      const page = await visit(t, '/compare');
       await load(page, 5);
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       await server.kill();
@@ -112,7 +112,7 @@ for (const name of names) {
     });
 
     await t.test('comparison: on a phone, by keyboard', async (t) => {
-      const page = await visit(t, '/', { width: 390, height: 844 });
+      const page = await visit(t, '/compare', { width: 390, height: 844 });
       await load(page, 5);
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
       assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
@@ -133,7 +133,7 @@ for (const name of names) {
     await t.test('the pages publish nothing by themselves', async (t) => {
       const quiet = await Server.start();
       t.after(() => quiet.stop());
-      const page = await visit(t, '/', { of: quiet });
+      const page = await visit(t, '/compare', { of: quiet });
       await until('the auto lane runs on a socket', async () => (await text(page, '#auto .mono')) === 'on ws');
       const old = await visit(t, '/legacy.html', { of: quiet });
       for (const which of ['iframe', 'jsonp']) await until(`${which} is open`, async () => (await text(old, `#lane-${which} td`)) === 'open');
@@ -145,7 +145,7 @@ for (const name of names) {
     });
 
     await t.test('comparison: what a button interrupts goes on, and so do the counters', async (t) => {
-      const page = await visit(t, '/');
+      const page = await visit(t, '/compare');
       const received = () => number(page, '#auto-received');
       const more = async (than) => { await until('events come', async () => (await received()) > than); return received(); };
       await load(page, 30);
@@ -174,7 +174,7 @@ for (const name of names) {
     });
 
     await t.test('comparison: what drawing costs does not depend on how many events come', async (t) => {
-      const page = await visit(t, '/');
+      const page = await visit(t, '/compare');
       await page.evaluate(`
         window.counts = { draws: 0, styles: 0, rects: 0 };
         const now = draw.now, style = window.getComputedStyle, rect = CanvasRenderingContext2D.prototype.fillRect;
@@ -287,7 +287,7 @@ for (const name of names) {
     // Rules of WCAG that a program can check: names, contrast, landmarks, focus. By day and by night.
     for (const scheme of ['light', 'dark']) {
       await t.test(`accessibility, ${scheme}`, async (t) => {
-        for (const address of ['/', '/review.html?as=reviewer&name=Li', '/review.html?as=submitter&name=Ann', '/legacy.html']) {
+        for (const address of ['/', '/compare', '/review.html?as=reviewer&name=Li', '/review.html?as=submitter&name=Ann', '/legacy.html']) {
           const page = await visit(t, address);
           // Firefox's driver can't change the scheme: there it is checked as it comes.
           if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
@@ -329,7 +329,7 @@ for (const name of names) {
       const LIVE = {
         '/review.html?as=submitter&name=Ann': async (page) => (await text(page, '#state')).startsWith('live'),
         '/legacy.html': async (page) => (await tick(page), await number(page, '#lane-iframe td:nth-of-type(2)')) >= 1 && (await number(page, '#lane-jsonp td:nth-of-type(2)')) >= 1,
-        '/': async (page) => (await load(page, 5), await number(page, '#auto-received')) > 2 && (await lane(page, 'sse', 'received')) > 0 && (await lane(page, 'ws', 'received')) > 0,
+        '/compare': async (page) => (await load(page, 5), await number(page, '#auto-received')) > 2 && (await lane(page, 'sse', 'received')) > 0 && (await lane(page, 'ws', 'received')) > 0,
       };
 
       for (const [address, live] of Object.entries(LIVE)) {
@@ -341,7 +341,7 @@ for (const name of names) {
           if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
           await page.evaluate(AXE);
           assert.deepEqual(await page.evaluate('axe.run().then((found) => found.violations.map((each) => each.id + ": " + each.nodes.map((node) => node.html).join(", ")))'), []);
-          await shoot(page, `token-${address.replace(/\W+/g, '-').slice(1) || 'comparison'}`);
+          await shoot(page, `token-${address.replace(/\W+/g, '-').slice(1)}`);
 
           await give(page, 'no token');
           assert.match(await text(page, '#token-why'), /not a whole token/);
@@ -372,7 +372,7 @@ for (const name of names) {
       await t.test('what is public is heard without one, and what was heard is not lost by the change', async (t) => {
         const reading = await Server.start(...keyed(t), '--public-subscribe', 'demo.*');
         t.after(() => reading.stop());
-        const page = await visit(t, '/', { width: 390, height: 844, of: reading });
+        const page = await visit(t, '/compare', { width: 390, height: 844, of: reading });
         await load(page, 5);
         await until('it is asked for, to publish', () => asked(page));
         await until('the lanes are open all the same', async () => (await text(page, '#auto .state')) === 'open');

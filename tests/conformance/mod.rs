@@ -15,6 +15,7 @@ mod history;
 mod latest;
 mod malformed;
 mod origins;
+mod pages;
 mod polling;
 mod publish_mistakes;
 mod publishing;

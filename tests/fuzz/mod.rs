@@ -138,10 +138,10 @@ fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Said>, TestCas
     Ok(Some(Said { status, body: said.split_off(end + 4) }))
 }
 
-/// The response is neither a server error nor a refusal without a reason. 501 (not implemented) counts as a refusal.
+/// The response is neither a server error nor a refusal without a reason. 501 (not implemented) and 505 (another version of HTTP) count as refusals.
 fn check(said: &Said) -> Result<(), TestCaseError> {
     let text = String::from_utf8_lossy(&said.body);
-    if said.status >= 500 && said.status != 501 {
+    if said.status >= 500 && ![501, 505].contains(&said.status) {
         return Err(TestCaseError::fail(format!("{}: {text}", said.status)));
     }
     if said.status >= 400 && !said.body.is_empty() {
