@@ -97,6 +97,8 @@ struct Shared {
     drain_ms: AtomicU64,
     drain_begun: Notify,
     maintenance: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Has the timers of subscriptions, which may be polled outside of it.
+    runtime: tokio::runtime::Handle,
 }
 
 const NOT_DRAINING: u64 = u64::MAX;
@@ -120,7 +122,10 @@ impl Published {
 }
 
 impl Hub {
-    /// Starts a hub on a store. Needs a tokio runtime, for its maintenance task.
+    /// Starts a hub on a store. The Tokio runtime that this is called in has the hub's maintenance task, and its timers.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, and in one without timers.
     ///
     /// # Errors
     /// [`StoreError`] where the newest events, or the bans and revocations, cannot be read.
@@ -164,6 +169,7 @@ impl Hub {
             drain_ms: AtomicU64::new(NOT_DRAINING),
             drain_begun: Notify::new(),
             maintenance: Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
         }));
         let task = tokio::spawn(maintain(Arc::downgrade(&hub.0)));
         *lock(&hub.0.maintenance) = Some(task);

@@ -58,6 +58,9 @@ pub enum SubscribeError {
 /// itself. It holds a position and at most 64 events, so a stream that is not polled costs the hub nothing more.
 ///
 /// An error means that the store could not be read. The stream continues after it, and reads again a second later.
+///
+/// Any executor may poll it. That second is measured by the Tokio runtime that the hub was opened in: once that runtime has been
+/// shut down, so is the hub, and a poll that has to wait for the store panics.
 pub struct Subscription {
     hub: Hub,
     key: SubscriptionKey,
@@ -225,7 +228,11 @@ impl Subscription {
     fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.reader.next_fetch() else { return Poll::Ready(()) };
         let at = tokio::time::Instant::from_std(at);
-        let retry = self.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        let runtime = &self.hub.0.runtime;
+        let retry = self.retry.get_or_insert_with(|| {
+            let _entered = runtime.enter();
+            Box::pin(tokio::time::sleep_until(at))
+        });
         if retry.deadline() != at {
             retry.as_mut().reset(at);
         }
@@ -291,6 +298,36 @@ mod tests {
             let Some(Ok(Item::Event(event))) = subscription.next().await else { panic!("it was published") };
             assert_eq!(event.data(), number.to_string());
         }
+    }
+
+    /// Another executor than Tokio's: it parks the thread until it is woken.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Arc::new(Unpark(std::thread::current())).into();
+        let mut future = std::pin::pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    #[test]
+    fn another_executor_may_poll_it_while_the_hubs_runtime_runs() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let (hub, store) = runtime.block_on(hub());
+        let mut subscription = runtime.block_on(hub.subscribe(["a"], StartFrom::Earliest)).unwrap();
+        store.set_reading(Reading::Failing);
+        assert!(block_on(subscription.next()).unwrap().is_err());
+        store.set_reading(Reading::Answered);
+        // After a wait, by the runtime's timer.
+        assert!(matches!(block_on(subscription.next()), Some(Ok(Item::Event(_)))));
     }
 
     #[tokio::test(start_paused = true)]
