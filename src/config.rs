@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_told_by_name() {
+    fn an_error_in_a_file_names_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (text, told) in [
             ("max-agee = 1", "did you mean max-age?"),

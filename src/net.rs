@@ -3,19 +3,19 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `head`, `request`, `response`, `service` | what is handed up and down, whatever it came over |
-//! | `hold` | whether a request waits for events, and ends with its client |
-//! | `accept`, `tls`, `io`, `peer` | from a socket to a connection: limits, TLS, deadlines, the other end's address |
+//! | `head`, `request`, `response`, `service` | requests, responses and the service between them, the same for every protocol |
+//! | `hold` | whether a request only waits for events, and so ends with its client |
+//! | `accept`, `tls`, `io`, `peer` | from a socket to a connection: limits, TLS, timeouts, the peer's address |
 //! | `activity` | a connection's requests in flight, its idle time, and its end |
 //! | `head_error` | the errors of a request's head, and their responses |
-//! | `backlog`, `payer` | what waits for a peer that reads slowly, and whom it is charged to |
-//! | `direct_write` | writes to idle streams, past their tasks |
-//! | `http1` | HTTP/1.1, for the frequent requests |
-//! | `http2` | HTTP/2, straight to requests |
-//! | `websocket` | the messages of a WebSocket; frames to messages |
+//! | `backlog`, `payer` | unsent bytes of slow readers: their limits, and the address and subject that they are charged to |
+//! | `direct_write` | writes to idle streams without waking their tasks |
+//! | `http1` | HTTP/1.1: the frequent requests |
+//! | `http2` | HTTP/2 |
+//! | `websocket` | WebSocket frames, decoded to messages |
 //! | `fallback` | the other requests of HTTP/1, one at a time, by way of an actix-web `App` |
-//! | `in_flight`, `access_log` | what is noted of a request until its answer is over |
-//! | `redirect` | from plain HTTP to HTTPS |
+//! | `in_flight`, `access_log` | a request until its response is complete: its guard, its line in the access log |
+//! | `redirect` | redirects from HTTP to HTTPS |
 
 pub(crate) mod accept;
 pub(crate) mod access_log;

@@ -336,7 +336,7 @@ mod tests {
     proptest! {
         /// The trie finds exactly the subscribers whose patterns match, through changes and removals.
         #[test]
-        fn tells_exactly_those_who_asked(
+        fn notifies_exactly_the_matching_subscribers(
             subscribers in proptest::collection::vec(proptest::collection::vec("([ab*]\\.){0,3}([ab*]|>)", 1..4), 1..12),
             removed in proptest::collection::vec(any::<bool>(), 12),
             changed in proptest::option::of(proptest::collection::vec("([ab*]\\.){0,2}[ab>]", 1..3)),

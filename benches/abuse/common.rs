@@ -10,7 +10,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection};
+use crate::support::http::Connection;
+use crate::support::raw;
 
 /// Connections from one source address, which has about 28,000 ports.
 const PORTS: usize = 2_000;

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
-use crate::support::raw::{self, Connection};
+use crate::support::http::Connection;
+use crate::support::raw;
 
 const RATE: u64 = 1000;
 const SECONDS: u64 = 15;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::common::{Memory, Row, Times, connect, publish};
 use crate::support::Server;
-use crate::support::raw::{Connection, masked};
+use crate::support::http::Connection;
+use crate::support::raw::masked;
 
 /// The attacker's address.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);

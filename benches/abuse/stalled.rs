@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::common::{Memory, Row, Times, connect, end_of_log, publish, reached};
 use crate::support::Server;
 use crate::support::follower::Follower;
-use crate::support::raw::{self, Connection, Items};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items};
 
 const STALLED: usize = 1000;
 const HEALTHY: usize = 20;

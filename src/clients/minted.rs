@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_forgets_its_own_oldest_and_nobody_elses() {
+    fn an_address_evicts_its_own_oldest_client_only() {
         let (mut minted, patterns) = (Minted::default(), long());
         let other = Uuid::new_v4();
         assert!(minted.add(other, address(1), &patterns).is_empty());

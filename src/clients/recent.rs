@@ -19,7 +19,7 @@ const KEPT_MS: u64 = 60_000;
 /// no number, and its acknowledgements are checked against the log's end only.
 const CLIENTS_MAX: usize = 100_000;
 
-/// See the module.
+/// The newest attempt and the sent position, by client.
 #[derive(Debug, Default)]
 pub(super) struct Recent(HashMap<Uuid, Known>);
 
@@ -27,7 +27,7 @@ pub(super) struct Recent(HashMap<Uuid, Known>);
 struct Known {
     attempt: u64,
     sent: Option<Position>,
-    noted_ms: u64,
+    updated_ms: u64,
 }
 
 impl Recent {
@@ -58,9 +58,9 @@ impl Recent {
     pub(super) fn forget_old(&mut self, now_ms: u64, is_connected: impl Fn(&Uuid) -> bool) {
         self.0.retain(|client, known| {
             if is_connected(client) {
-                known.noted_ms = now_ms;
+                known.updated_ms = now_ms;
             }
-            now_ms.saturating_sub(known.noted_ms) <= KEPT_MS
+            now_ms.saturating_sub(known.updated_ms) <= KEPT_MS
         });
     }
 
@@ -69,7 +69,7 @@ impl Recent {
             return None;
         }
         let known = self.0.entry(client).or_default();
-        known.noted_ms = now_ms;
+        known.updated_ms = now_ms;
         Some(known)
     }
 }

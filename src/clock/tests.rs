@@ -1,3 +1,5 @@
+//! The wall clock against the boot clock: jumps, suspends, restarts.
+
 use std::sync::atomic::AtomicU64;
 
 use super::*;

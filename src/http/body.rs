@@ -350,6 +350,22 @@ mod tests {
         std::sync::Arc::new(Limits::default()).inbound(RateKey::at([127, 0, 0, 1].into()))
     }
 
+    /// A line that is slow but in time, and again, has no total deadline; a line that comes too late ends the body.
+    #[tokio::test(start_paused = true)]
+    async fn lines_may_be_slow_but_not_stop() {
+        const TIME_MAX: Duration = Duration::from_secs(10);
+        let slow = futures_util::stream::unfold(0, |number| async move {
+            let wait = if number < 12 { TIME_MAX - Duration::from_secs(1) } else { TIME_MAX + Duration::from_secs(1) };
+            tokio::time::sleep(wait).await;
+            Some((Ok(Bytes::from("a\nb")), number + 1))
+        });
+        let mut lines = Lines::new(RequestBody::Stream(Box::pin(slow)), BYTES_MAX, TIME_MAX, budget());
+        for _ in 0..12 {
+            assert!(matches!(lines.next().await, Ok(Some(Line::Whole(_)))));
+        }
+        assert_eq!(lines.next().await.err().map(|error| error.status), Some(StatusCode::REQUEST_TIMEOUT));
+    }
+
     fn wait_for<T>(work: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
     }

@@ -244,7 +244,7 @@ mod tests {
 
     /// At a high rate the bucket may have capacity again before the response is sent.
     #[test]
-    fn nobody_is_told_to_come_back_at_once_nor_all_at_the_same_moment() {
+    fn retry_delays_are_positive_and_spread() {
         for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::from_millis(9001)] {
             let told: HashSet<u64> = (0..200)
                 .map(|_| {

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn own_listed_and_foreign_pages_are_told_apart() {
+    fn own_listed_and_foreign_pages_are_distinguished() {
         let allowed = ["https://app.example.com", "https://*.example.org", "http://localhost:3000"];
         let allowed: AllowedOrigins = allowed.iter().map(|text| text.parse().unwrap()).collect();
         for (host, origin, expected) in [

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_look_serves_all_who_ask_meanwhile() {
+    fn concurrent_checks_share_one_probe() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let looks = Rc::new(Cell::new(0));
         let (opened, open) = tokio::sync::oneshot::channel::<()>();

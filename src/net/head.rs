@@ -1,8 +1,7 @@
-//! A request's head in one piece, with the places of its parts.
+//! A request's head: its bytes in one piece, and the spans of its parts in them.
 //!
-//! A table of headers costs more than most requests: each name is looked up, each value counted by, and a handler asks for
-//! few of them. So a head stays the bytes that it was sent as, or is put together once, and its fields are found by
-//! comparing.
+//! A hash map of header fields would cost more than most requests, since every field is hashed and allocated and a handler reads
+//! few. So a head keeps the bytes of HTTP/1, or is written once from the fields of HTTP/2, and a field is found by comparing names.
 
 mod headers;
 
@@ -12,7 +11,7 @@ use http::{Method, Version};
 
 pub(crate) use headers::{Headers, text};
 
-/// A request's head that has been read, and is sound.
+/// A valid head of a request.
 pub(crate) struct RequestHead {
     text: Bytes,
     method: Method,
@@ -23,11 +22,11 @@ pub(crate) struct RequestHead {
     fields: Vec<(Span, Span)>,
     /// Bytes of the path before the place where the routes are mounted.
     mount_bytes: usize,
-    /// There were more fields than a request may have, and they were dropped.
+    /// The head had more fields than are allowed; the rest was dropped.
     fields_dropped: bool,
 }
 
-/// Where something lies in a head.
+/// A range of bytes in a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     start: u32,
@@ -35,7 +34,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Where `part` lies in `whole`; `None` where it does not, or where that is too long to tell.
+    /// The span of `part`, which is a slice of `whole`; `None` where it is not, or begins past four gibibytes.
     pub(crate) fn of(part: &[u8], whole: &[u8]) -> Option<Self> {
         let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
         let end = start.checked_add(part.len()).filter(|end| *end <= whole.len())?;
@@ -48,7 +47,7 @@ impl Span {
 }
 
 impl RequestHead {
-    /// A head of HTTP/1.1 in which the path, the query, and the fields' names and values lie where the spans say.
+    /// A head of HTTP/1.1, with the spans of its path, its query, and the names and values of its fields.
     pub(crate) fn new(
         text: Bytes,
         method: Method,
@@ -84,12 +83,12 @@ impl RequestHead {
         self.text.len()
     }
 
-    /// Lets go of the fields of a request that is going to be refused.
+    /// Frees the fields of a request that will be refused.
     pub(crate) fn drop_fields(&mut self) {
         self.fields = Vec::new();
     }
 
-    /// Whether there were more fields than a request may have, so that some are missing here.
+    /// Whether the head had more fields than are allowed, and some are missing here.
     pub(crate) fn has_dropped_fields(&self) -> bool {
         self.fields_dropped
     }

@@ -3,15 +3,15 @@
 use futures_util::StreamExt as _;
 
 use super::corpus::{self, Fate, Nonsense};
-use crate::support::raw;
-use crate::support::watched::{self, Said, say};
+use crate::support::http::Connection;
+use crate::support::watched::{self, Received, exchange};
 
 /// The number of concurrent connections.
 const AT_ONCE: usize = 16;
 
 /// Returns how the outcome differs from the expected one.
-fn fault(nonsense: &Nonsense, said: &Said) -> Option<String> {
-    let Said { text, statuses } = said;
+fn fault(nonsense: &Nonsense, received: &Received) -> Option<String> {
+    let Received { text, statuses } = received;
     let first = statuses.first().copied();
     let fault = match nonsense.fate {
         // What is not implemented, and another version of HTTP, are refusals.
@@ -30,7 +30,7 @@ async fn nonsense_is_refused_and_hides_nothing() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
-        .map(async |nonsense| fault(nonsense, &say(server.address(), nonsense.name, &nonsense.bytes).await))
+        .map(async |nonsense| fault(nonsense, &exchange(server.address(), nonsense.name, &nonsense.bytes).await))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
@@ -45,8 +45,8 @@ async fn nonsense_is_refused_and_hides_nothing() {
 async fn what_is_hidden_would_have_worked() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
     let plain = corpus::pipelined();
-    let said = say(server.address(), "two requests", plain.as_bytes()).await;
-    assert_eq!(said.statuses, [201, 201], "{}", said.text);
+    let received = exchange(server.address(), "two requests", plain.as_bytes()).await;
+    assert_eq!(received.statuses, [201, 201], "{}", received.text);
     assert_eq!(watched::smuggled(&server).await, ["smuggled.pipelined"]);
     watched::check_unharmed(&server, &errors).await;
 }
@@ -59,7 +59,7 @@ async fn pieces_hide_nothing_either() {
     let cuts: Vec<usize> = (1..whole.len()).collect();
     futures_util::stream::iter(cuts)
         .for_each_concurrent(AT_ONCE, async |cut| {
-            let mut connection = raw::Connection::open(server.address()).await.expect("connected");
+            let mut connection = Connection::open(server.address()).await.expect("connected");
             let (first, second) = whole.as_bytes().split_at(cut);
             connection.send(first).await.expect("sent");
             // The second half is sent once the first has left as a TCP segment of its own.

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::corpus;
 use super::nginx::{Nginx, Upstream};
-use crate::support::raw::{self, Connection, Items, STREAMS};
-use crate::support::watched::{self, say};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, STREAMS};
+use crate::support::watched::{self, exchange};
 
 const AT_ONCE: usize = 16;
 
@@ -35,11 +36,12 @@ async fn nonsense(upstream: Upstream) {
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
         .map(async |nonsense| {
-            let said = say(nginx.address(), nonsense.name, &nonsense.bytes).await;
-            let wrong = said.statuses.iter().any(|status| *status >= 500 && !OF_NGINX.contains(status));
-            let text: String = said.text.chars().take(300).collect();
+            let received = exchange(nginx.address(), nonsense.name, &nonsense.bytes).await;
+            let wrong = received.statuses.iter().any(|status| *status >= 500 && !OF_NGINX.contains(status));
+            let text: String = received.text.chars().take(300).collect();
             let at_most = if CHUNKS_TO_NGINX.contains(&nonsense.name) { 2 } else { 1 };
-            (wrong || said.statuses.len() > at_most).then(|| format!("{}: {:?}: {text}", nonsense.name, said.statuses))
+            (wrong || received.statuses.len() > at_most)
+                .then(|| format!("{}: {:?}: {text}", nonsense.name, received.statuses))
         })
         .buffer_unordered(AT_ONCE)
         .collect()

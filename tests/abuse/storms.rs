@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::follower::{Follower, KINDS};
-use crate::support::raw::{self, Connection};
+use crate::support::http::Connection;
+use crate::support::raw;
 use crate::support::watched;
 
 const CROWD: usize = 300;

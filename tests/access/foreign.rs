@@ -6,7 +6,7 @@ use super::keyed::Keyed;
 use crate::support::client::{Kind, Query};
 use crate::support::fixture::over;
 use crate::support::http::Request;
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 
 over!(every: no_cookie_counts_for_a_foreign_page);
 
@@ -38,7 +38,7 @@ async fn no_cookie_counts_for_a_foreign_page(kind: Kind) {
         // A WebSocket and a script are refused for their origin alone.
         let (status, code) =
             if script || kind == Kind::Ws { (403, "origin_not_allowed") } else { (401, "unauthorized") };
-        assert_eq!(told(kind, None, response, status).await.0, code, "{headers:?}");
+        assert_eq!(refusal(kind, None, response, status).await.0, code, "{headers:?}");
     }
     if script {
         return;

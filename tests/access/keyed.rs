@@ -10,7 +10,7 @@ use crate::support::client::{Kind, Query};
 use crate::support::http::{Request, Response};
 use crate::support::jwt::Signer;
 use crate::support::preload::Faults;
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 use crate::support::until;
 
 pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
@@ -151,7 +151,7 @@ impl Keyed {
             let challenge = response.header("www-authenticate").unwrap_or_default();
             assert!(challenge.starts_with("Bearer"), "{kind}, {why}: RFC 6750 §3: {challenge:?}");
         }
-        let (found, retry) = told(kind, None, response, status).await;
+        let (found, retry) = refusal(kind, None, response, status).await;
         assert_eq!((found.as_str(), retry), (code, None), "{kind}: {why}");
     }
 

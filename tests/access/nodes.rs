@@ -80,7 +80,7 @@ async fn unused_tickets_of_one_subject_count_on_all_nodes_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_shut_out_on_one_node_is_on_the_other() {
+async fn a_ban_on_one_node_holds_on_the_other() {
     let nats = tokio::task::spawn_blocking(Nats::single).await.expect("a NATS server");
     let [one, other] = nodes(&nats);
     let kicked = json!({ "reason": "kicked" });

@@ -8,7 +8,7 @@ use crate::support::Server;
 use crate::support::client::{Kind, Link, Query};
 use crate::support::fixture::over;
 use crate::support::http::Request;
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 
 over!(in scripts_are_for_pages_that_may_read: jsonp Jsonp, jsonp_poll JsonpPoll);
 over!(every: behind_a_proxy_with_a_key, names_that_were_configured);
@@ -111,7 +111,7 @@ async fn scripts_are_for_pages_that_may_read(kind: Kind) {
                 assert!(batch.cursor.is_some(), "{site:?} {from:?}: {batch:?}");
             } else {
                 let response = asked.request(kind).send(server.address()).await;
-                assert_eq!(told(kind, None, response, 403).await.0, "origin_not_allowed", "{site:?} {from:?}");
+                assert_eq!(refusal(kind, None, response, 403).await.0, "origin_not_allowed", "{site:?} {from:?}");
             }
         }
     }
@@ -153,7 +153,7 @@ async fn names_that_were_configured(kind: Kind) {
             if good {
                 assert_eq!(response.status, if kind == Kind::Ws { 101 } else { 200 }, "{host}");
             } else {
-                assert_eq!(told(kind, None, response, 403).await.0, "bad_host", "{host}");
+                assert_eq!(refusal(kind, None, response, 403).await.0, "bad_host", "{host}");
             }
         }
         let publish = Request::post("/v1/topics/a", "", "1").host("evil.test").send(&address).await;

@@ -6,9 +6,9 @@ use super::keyed::{Keyed, bearer};
 use crate::support::client::{Kind, Link, Query};
 use crate::support::fixture::over;
 use crate::support::http::Request;
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 
-over!(every: a_token_may_stand_in_three_places, there_is_one_credential, without_keys_nobody_looks);
+over!(every: a_token_may_stand_in_three_places, there_is_one_credential, without_keys_a_token_is_not_verified);
 
 async fn a_token_may_stand_in_three_places(kind: Kind) {
     let keyed = Keyed::start(&[]);
@@ -27,7 +27,7 @@ async fn a_token_may_stand_in_three_places(kind: Kind) {
         let status = if kind == Kind::Ws { 403 } else { 401 };
         let response = foreign.request(kind).send(keyed.address()).await;
         let code = if kind == Kind::Ws { "origin_not_allowed" } else { "unauthorized" };
-        assert_eq!(told(kind, None, response, status).await.0, code);
+        assert_eq!(refusal(kind, None, response, status).await.0, code);
     }
     let stale = Query::topic("a").header("Cookie", "switchback_token=stale");
     let both = stale.with("token", &token);
@@ -63,14 +63,14 @@ async fn there_is_one_credential(kind: Kind) {
         Query::topic("a").with("token", &token).with("ticket", "x"),
     ] {
         let response = query.request(kind).send(keyed.address()).await;
-        assert_eq!(told(kind, None, response, 400).await.0, "bad_credentials", "{kind}: {query:?}");
+        assert_eq!(refusal(kind, None, response, 400).await.0, "bad_credentials", "{kind}: {query:?}");
     }
     let twice = Query::topic("a").with("token", &token).with("token", &token);
     let response = twice.request(kind).send(keyed.address()).await;
-    assert_eq!(told(kind, None, response, 400).await.0, "bad_parameter");
+    assert_eq!(refusal(kind, None, response, 400).await.0, "bad_parameter");
 }
 
-async fn without_keys_nobody_looks(kind: Kind) {
+async fn without_keys_a_token_is_not_verified(kind: Kind) {
     let server = crate::support::fixture::shared();
     let query = Query::topic("a").set("wait", 0).with("token", "x").header("Authorization", "Bearer y");
     let mut link = Link::to(server.address(), kind, &query).await;

@@ -7,7 +7,7 @@ use super::keyed::{Keyed, bearer};
 use crate::support::client::{Kind, Link, Query, Subscriber};
 use crate::support::fixture::{over, uuid};
 use crate::support::http::Request;
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 
 over!(every:
     all_that_is_asked_for_has_to_be_granted,
@@ -107,7 +107,7 @@ async fn rights_are_asked_for_again(kind: Kind) {
     let batched = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
     for (query, presented) in [(resumed, Some(cursor.as_str()).filter(|_| batched)), (Query::default(), None)] {
         let response = with(json!(["a"]), query).request(kind).send(keyed.address()).await;
-        assert_eq!(told(kind, presented, response, 403).await.0, "forbidden");
+        assert_eq!(refusal(kind, presented, response, 403).await.0, "forbidden");
     }
     // The remaining rights still work.
     keyed.publish("a", 2).await;

@@ -25,7 +25,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     child.expect("the binary runs")
 }
 
-fn told(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -64,13 +64,13 @@ fn it_says_why_it_does_not_start() {
         (&["--jwt-secret-file", path(&secret), "--ticket-ttl", "1h"], &[], &["--ticket-ttl", "5m"]),
     ] {
         let output = run(arguments, environment);
-        let told = told(&output);
-        assert!(!output.status.success() && output.status.code() != Some(124), "{arguments:?}: {told}");
+        let printed = printed(&output);
+        assert!(!output.status.success() && output.status.code() != Some(124), "{arguments:?}: {printed}");
         for word in words {
-            assert!(told.contains(word), "{arguments:?}: {word:?} is missing in: {told}");
+            assert!(printed.contains(word), "{arguments:?}: {word:?} is missing in: {printed}");
         }
         for text in [SECRET, "too short", "too short, too"] {
-            assert!(!told.contains(text), "{arguments:?} prints a secret: {told}");
+            assert!(!printed.contains(text), "{arguments:?} prints a secret: {printed}");
         }
     }
 }
@@ -94,11 +94,11 @@ fn help_shows_no_secret() {
     {
         let output = run(command, &environment);
         assert!(output.status.success());
-        let told = told(&output);
-        assert!(!told.contains(SECRET) && !told.contains("eyJ."), "{told}");
+        let printed = printed(&output);
+        assert!(!printed.contains(SECRET) && !printed.contains("eyJ."), "{printed}");
     }
     // No flag takes the secret itself, since every process of the machine could read it.
-    assert!(!told(&run(&["--help"], &[])).contains("--jwt-secret "));
+    assert!(!printed(&run(&["--help"], &[])).contains("--jwt-secret "));
 }
 
 /// The secret in the environment does not appear in any output: responses, errors, logs.
@@ -165,7 +165,7 @@ async fn the_command_makes_tokens_that_the_server_takes() {
     let make = |arguments: &[&str]| {
         let all = [&["token", "--jwt-secret-file", path(&secret)], arguments].concat();
         let output = run(&all, &[]);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", printed(&output));
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     };
     let token = make(&["--subscribe", "a,b.>", "--publish", "a", "--ttl", "5m", "--subject", "li", "--audience", "us"]);
@@ -182,7 +182,7 @@ async fn the_command_makes_tokens_that_the_server_takes() {
     let output = run(&["token", "--subscribe", "a"], &[("SWITCHBACK_JWT_SECRET", SECRET)]);
     assert!(output.status.success() && output.stdout.starts_with(b"eyJ"));
     let output = run(&["token", "--subscribe", "a"], &[]);
-    assert!(!output.status.success() && told(&output).contains("--jwt-secret-file"), "{}", told(&output));
+    assert!(!output.status.success() && printed(&output).contains("--jwt-secret-file"), "{}", printed(&output));
 
     // The output of the other commands: by variable, flag and file, over every transport.
     let token_file = file(&format!("{token}\n"));
@@ -195,15 +195,15 @@ async fn the_command_makes_tokens_that_the_server_takes() {
     assert!(publish(&["--token", &token], &[]).status.success());
     assert!(publish(&[], &[("SWITCHBACK_TOKEN", &token)]).status.success());
     let output = publish(&[], &[]);
-    assert!(!output.status.success() && told(&output).contains("401"), "{}", told(&output));
+    assert!(!output.status.success() && printed(&output).contains("401"), "{}", printed(&output));
     let output = publish(&["--token", "eyJ.no.good"], &[]);
-    assert!(told(&output).contains("401") && !told(&output).contains("eyJ.no"), "{}", told(&output));
+    assert!(printed(&output).contains("401") && !printed(&output).contains("eyJ.no"), "{}", printed(&output));
     for transport in ["auto", "ws", "sse", "stream", "longpoll", "poll"] {
         let common = ["subscribe", "a", "--cursor", "earliest", "--count", "2", "--transport", transport];
         let output = run(&[&common[..], &to, &as_file].concat(), &[]);
-        assert!(output.status.success(), "{transport}: {}", told(&output));
+        assert!(output.status.success(), "{transport}: {}", printed(&output));
         assert_eq!(output.stdout.iter().filter(|byte| **byte == b'\n').count(), 2, "{transport}");
         let output = run(&[&common[..], &to].concat(), &[]);
-        assert!(!output.status.success() && told(&output).contains("401"), "{transport}: {}", told(&output));
+        assert!(!output.status.success() && printed(&output).contains("401"), "{transport}: {}", printed(&output));
     }
 }

@@ -18,7 +18,7 @@ const MUTE: Duration = Duration::from_secs(20);
 /// The deadline for a response. A node that waits for its feed responds with an error after 5 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) struct Follower {
+pub(crate) struct RoamingSubscriber {
     kind: Kind,
     part: Part,
     nodes: Addresses,
@@ -40,7 +40,7 @@ pub(crate) struct Done {
     pub(crate) requests: usize,
 }
 
-impl Follower {
+impl RoamingSubscriber {
     /// A subscriber that counts broken and refused connections.
     pub(crate) fn new(
         kind: Kind,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::MACHINE;
-use super::nodes::{Nodes, end_of_log, stream_of};
+use super::nodes::{LONG_HEARTBEATS, Nodes, end_of_log, stream_of};
 use crate::support::client::{Failure, Kind, Query, Subscriber};
 use crate::support::http::Request;
 use crate::support::nats::Nats;
@@ -14,21 +14,21 @@ use crate::support::wire::{Item, epoch, moved, position};
 use crate::support::within;
 
 /// The next item, skipping errors of a node that is unavailable at the moment.
-pub(crate) async fn told(subscriber: &mut Subscriber) -> Item {
-    let who = subscriber.kind;
-    let told = tokio::time::timeout(super::DEADLINE, async {
+pub(crate) async fn next_item(subscriber: &mut Subscriber) -> Item {
+    let kind = subscriber.kind;
+    let item = tokio::time::timeout(super::DEADLINE, async {
         loop {
             match subscriber.try_item().await {
                 Ok(item) if item.event == "$error" => {}
                 Ok(item) if item.event == "$bye" && item.value()["reason"] == "recycle" => {}
                 Ok(item) => return item,
                 Err(Failure::Broken(_)) => {}
-                Err(Failure::Refused(response)) => assert_eq!(response.status, 503, "{who}: {response:?}"),
+                Err(Failure::Refused(response)) => assert_eq!(response.status, 503, "{kind}: {response:?}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    told.await.unwrap_or_else(|_| panic!("{who} receives no item"))
+    item.await.unwrap_or_else(|_| panic!("{kind} receives no item"))
 }
 
 /// Publishes until the event is acknowledged; the id makes retries safe.
@@ -52,7 +52,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
     let _alone = MACHINE.lock().await;
     let (nats, nodes) = tokio::task::block_in_place(|| {
         let nats = Nats::cluster();
-        let nodes = Nodes::over(&nats, 3, &[]);
+        let nodes = Nodes::over(&nats, 3, &LONG_HEARTBEATS);
         (nats, nodes)
     });
     let all = nodes.addresses().all();
@@ -83,13 +83,13 @@ async fn a_stream_that_is_deleted_is_another_log() {
     }
     let began = moved(&end_of_log(&all[0]).await, 0);
     for subscriber in &mut subscribers {
-        let gap = told(subscriber).await;
+        let gap = next_item(subscriber).await;
         let data = gap.value();
         assert_eq!((gap.event.as_str(), &data["reason"]), ("$gap", &json!("epoch")), "{}: {gap:?}", subscriber.kind);
         assert_eq!(epoch(data["from"].as_str().expect("the gap has `from`")), epoch(&before), "{}", subscriber.kind);
         assert_eq!((data["to"].as_str(), gap.cursor.as_deref()), (Some(&*began), Some(&*began)), "{}", subscriber.kind);
         for n in 5..8 {
-            let event = told(subscriber).await;
+            let event = next_item(subscriber).await;
             assert_eq!((event.topic.as_deref(), event.value()), (Some("log.b"), json!(n)), "{}", subscriber.kind);
         }
     }
@@ -107,7 +107,7 @@ impl Careful {
     async fn read(&mut self) {
         let kind = self.subscriber.kind;
         let before = self.subscriber.cursor.clone().expect("a cursor");
-        let item = told(&mut self.subscriber).await;
+        let item = next_item(&mut self.subscriber).await;
         if item.event == "$gap" {
             let data = item.value();
             let (from, to) = (data["from"].as_str().expect("from"), data["to"].as_str().expect("to"));
@@ -136,7 +136,7 @@ const KEPT: u64 = 60;
 const PUBLISHED: u64 = 900;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retention_that_overtakes_is_told() {
+async fn retention_that_overtakes_a_reader_is_a_gap() {
     let (_nats, nodes) = tokio::task::block_in_place(|| {
         let nats = Nats::single();
         let kept = KEPT.to_string();

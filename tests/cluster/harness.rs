@@ -22,12 +22,12 @@ async fn one_node_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_way_that_loses_is_told() {
+async fn a_lossy_path_is_detected() {
     told(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_way_that_repeats_is_told() {
+async fn a_repeating_path_is_detected() {
     told(-3).await;
 }
 

@@ -227,7 +227,7 @@ mod tests {
     }
 
     /// Applies a fault to one account or to all; the ledger has to report it.
-    fn is_told(fault: impl Fn(&mut Vec<Heard>)) {
+    fn is_detected(fault: impl Fn(&mut Vec<Heard>)) {
         for which in [Some(0), Some(1), Some(2), None] {
             let (promised, mut accounts) = good();
             for (index, account) in accounts.iter_mut().enumerate() {
@@ -240,33 +240,33 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_event_is_told() {
-        is_told(|heard| drop(heard.remove(3)));
-        is_told(|heard| heard.truncate(4));
-        is_told(Vec::clear);
+    fn a_lost_event_is_detected() {
+        is_detected(|heard| drop(heard.remove(3)));
+        is_detected(|heard| heard.truncate(4));
+        is_detected(Vec::clear);
     }
 
     #[test]
-    fn a_repeated_event_is_told() {
-        is_told(|heard| heard.insert(4, heard[3].clone()));
-        is_told(|heard| heard.insert(5, heard[2].clone()));
+    fn a_repeated_event_is_detected() {
+        is_detected(|heard| heard.insert(4, heard[3].clone()));
+        is_detected(|heard| heard.insert(5, heard[2].clone()));
         // An event that is stored twice counts as repeated, too.
-        is_told(|heard| heard.push((50, heard[2].1.clone())));
+        is_detected(|heard| heard.push((50, heard[2].1.clone())));
     }
 
     #[test]
-    fn a_wrong_order_is_told() {
-        is_told(|heard| heard.swap(2, 3));
-        is_told(|heard| {
+    fn a_wrong_order_is_detected() {
+        is_detected(|heard| heard.swap(2, 3));
+        is_detected(|heard| {
             let (first, second) = (heard[2].1.clone(), heard[3].1.clone());
             (heard[2].1, heard[3].1) = (second, first);
         });
     }
 
     #[test]
-    fn what_nobody_asked_for_is_told() {
-        is_told(|heard| heard.push((50, "c-1".into())));
-        is_told(|heard| heard[2].0 += 1);
+    fn an_event_without_a_subscription_is_detected() {
+        is_detected(|heard| heard.push((50, "c-1".into())));
+        is_detected(|heard| heard[2].0 += 1);
     }
 
     #[test]
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn two_places_for_one_event_are_told() {
+    fn two_positions_of_one_event_are_detected() {
         let (mut promised, accounts) = good();
         promised.acknowledged("a-3", 18, Instant::now());
         assert!(judge(&promised, &accounts).is_err());
     }
 
     #[test]
-    fn an_order_that_nobody_asked_for_is_told() {
+    fn an_order_of_another_publisher_is_detected() {
         let (mut promised, mut accounts) = good();
         accounts.truncate(1);
         for (marker, position) in [("d-1", 51), ("d-2", 50)] {

@@ -8,7 +8,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
 
-use super::follower::{Done, Follower};
+use super::follower::{Done, RoamingSubscriber};
 use super::ledger::{Account, END, Part, Promised, judge};
 use super::nodes::{Addresses, end_of_log};
 use super::publisher::{Publisher, Style};
@@ -90,7 +90,7 @@ impl Load {
         let all = whole.into_iter().chain(parts).zip(100..);
         let followers = all.map(|((kind, part, away), number)| {
             let rng = StdRng::seed_from_u64(self.seed.wrapping_add(number));
-            tokio::spawn(Follower::new(kind, part, at, &self.start, rng, &self.failures).away(away).run())
+            tokio::spawn(RoamingSubscriber::new(kind, part, at, &self.start, rng, &self.failures).away(away).run())
         });
         self.followers.extend(followers);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::gaps::told;
+use super::gaps::next_item;
 use super::nodes::end_of_log;
 use crate::support::Server;
 use crate::support::client::{Kind, Query, Subscriber};
@@ -90,7 +90,7 @@ async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64>
     while heard.last() != Some(&2000) {
         let item = match subscriber.link.as_mut().filter(|_| kind.streams()) {
             Some(link) => link.item().await,
-            None => told(&mut subscriber).await,
+            None => next_item(&mut subscriber).await,
         };
         if item.event == "$beat" {
             beats.fetch_add(1, Ordering::Relaxed);

@@ -10,8 +10,14 @@ use crate::support::Server;
 use crate::support::http::Request;
 use crate::support::nats::Nats;
 
-/// The flags of every node: short heartbeats, and a tail so short that lagging subscribers have to read the store.
-const FLAGS: [&str; 8] = ["--workers", "1", "--heartbeat", "1s", "--drain", "300ms", "--tail-events", "200"];
+/// The flags of every node: a tail so short that lagging subscribers have to read the store.
+const FLAGS: [&str; 6] = ["--workers", "1", "--drain", "300ms", "--tail-events", "200"];
+
+/// Short heartbeats: for subscribers that always read, and notice by them that a node is silent.
+pub(crate) const SHORT_HEARTBEATS: [&str; 2] = ["--heartbeat", "1s"];
+
+/// Heartbeats for subscribers that are read in turn: the server closes a socket that is not read for two of them.
+pub(crate) const LONG_HEARTBEATS: [&str; 2] = ["--heartbeat", "2m"];
 
 /// The current addresses of the nodes, shared: every holder sees changes.
 #[derive(Clone, Default)]
@@ -51,15 +57,16 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// A single node with a log on disk.
     pub(crate) fn on_disk() -> Self {
-        Self::start(1, FLAGS.map(str::to_owned).into())
+        Self::start(1, FLAGS.iter().chain(&SHORT_HEARTBEATS).map(|flag| (*flag).to_owned()).collect())
     }
 
-    /// This number of nodes over NATS, with additional flags.
+    /// This number of nodes over NATS, with additional flags. Heartbeats are short unless a flag says otherwise.
     pub(crate) fn over(nats: &Nats, count: usize, more: &[&str]) -> Self {
         let replicas = nats.len().to_string();
         let url = nats.url();
         let store = ["--store", &url, "--replicas", &replicas];
-        let flags = FLAGS.iter().chain(&store).chain(more).map(|flag| (*flag).to_owned()).collect();
+        let heartbeats: &[&str] = if more.contains(&LONG_HEARTBEATS[0]) { &[] } else { &SHORT_HEARTBEATS };
+        let flags = FLAGS.iter().chain(heartbeats).chain(&store).chain(more).map(|flag| (*flag).to_owned()).collect();
         Self::start(count, flags)
     }
 

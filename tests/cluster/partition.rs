@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::MACHINE;
-use super::gaps::told;
+use super::gaps::next_item;
 use super::nodes::{end_of_log, stream_of};
 use crate::support::Server;
 use crate::support::client::{Failure, Kind, Link, Query, Subscriber};
@@ -141,7 +141,7 @@ async fn a_server_that_is_cut_from_its_peers_is_left() {
         let mut subscriber = Subscriber::start(near.address(), kind, Query::topic("log")).await;
         readers.push(tokio::spawn(async move {
             for number in 0..30 {
-                let item = told(&mut subscriber).await;
+                let item = next_item(&mut subscriber).await;
                 assert!(!item.is_control() && item.value() == number, "{kind} at {number}: {item:?}");
             }
         }));

@@ -103,7 +103,7 @@ async fn a_ticket_is_good_once_on_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_is_somebodys_on_every_node() {
+async fn a_client_has_its_owner_on_every_node() {
     let keyed = Keyed::start();
     let client = uuid::Uuid::new_v4();
     let of = |sub: &str| by(json!({ "sub": sub, "subscribe": ["a"] })).with("client", client);
@@ -115,7 +115,7 @@ async fn a_client_is_somebodys_on_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_banned_or_revoked_is_gone_from_every_node() {
+async fn a_ban_or_revocation_disconnects_on_every_node() {
     let keyed = Keyed::start();
     let client = uuid::Uuid::new_v4();
     let named = by(json!({ "sub": "li", "jti": "t1", "subscribe": ["a"] })).with("client", client);

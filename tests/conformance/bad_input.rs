@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::support::client::{Kind, Query, Subscriber};
 use crate::support::fixture::{end_of_log, over, publish, shared, topic};
 use crate::support::http::{Request, Response, error_code};
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 use crate::support::{Server, within};
 
 over!(every: wrong_subscriptions, refused_while_it_stops);
@@ -88,7 +88,7 @@ async fn wrong_subscriptions(kind: Kind) {
             continue;
         }
         let response = query.request(kind).send(server.address()).await;
-        let (found, _) = told(kind, None, response, 400).await;
+        let (found, _) = refusal(kind, None, response, 400).await;
         assert!(code.is_empty() || found == code, "{query:?}: {found}");
     }
     // The response repeats the presented cursor, so that a page may continue from it.
@@ -97,11 +97,11 @@ async fn wrong_subscriptions(kind: Kind) {
     let response = query.request(kind).send(server.address()).await;
     let in_batch = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
     let presented = in_batch.then_some(cursor.as_str());
-    assert_eq!(told(kind, presented, response, 400).await.0, "bad_parameter");
+    assert_eq!(refusal(kind, presented, response, 400).await.0, "bad_parameter");
     // Without a pattern.
     if kind != Kind::Ws {
         let response = Query::default().request(kind).send(server.address()).await;
-        assert_eq!(told(kind, None, response, 400).await.0, "no_topic");
+        assert_eq!(refusal(kind, None, response, 400).await.0, "no_topic");
     }
     if kind.resumes_by_header() {
         for text in ["x", "now", "earliest", "a-", "a-1-2", "\u{e9}"] {
@@ -113,7 +113,7 @@ async fn wrong_subscriptions(kind: Kind) {
     if !matches!(kind, Kind::Iframe | Kind::IframeOnce) {
         let response = Query::topic("a").with("once", "yes").request(kind).send(server.address()).await;
         assert_eq!(
-            told(kind, None, response, 400).await.0,
+            refusal(kind, None, response, 400).await.0,
             "bad_parameter",
             "the parameter is checked on every transport"
         );
@@ -122,7 +122,7 @@ async fn wrong_subscriptions(kind: Kind) {
     for (name, value) in [("origin", "https://evil.example"), ("origin", "null"), ("origin", "*"), ("origin", "")] {
         let mut response = Query::topic("a").with(name, value).request(kind).send(server.address()).await;
         match kind {
-            Kind::Jsonp | Kind::JsonpPoll => assert_eq!(told(kind, None, response, 400).await.0, "bad_origin"),
+            Kind::Jsonp | Kind::JsonpPoll => assert_eq!(refusal(kind, None, response, 400).await.0, "bad_origin"),
             _ => assert_eq!(response.error().await, (400, "bad_origin".to_owned()), "{value}"),
         }
     }
@@ -132,7 +132,7 @@ async fn wrong_subscriptions(kind: Kind) {
     {
         let response = Query::topic("a").with("callback", callback).request(kind).send(server.address()).await;
         match kind {
-            Kind::Iframe | Kind::IframeOnce => assert_eq!(told(kind, None, response, 400).await.0, "bad_callback"),
+            Kind::Iframe | Kind::IframeOnce => assert_eq!(refusal(kind, None, response, 400).await.0, "bad_callback"),
             _ => {
                 let mut response = response;
                 assert_eq!(response.error().await, (400, "bad_callback".to_owned()), "{callback}");
@@ -162,7 +162,7 @@ async fn refused_while_it_stops(kind: Kind) {
     let query = Query::topic("a").with("cursor", &cursor);
     let response = query.request(kind).send(server.address()).await;
     let in_batch = matches!(kind, Kind::Jsonp | Kind::JsonpPoll | Kind::IframeOnce);
-    let (code, retry) = told(kind, in_batch.then_some(cursor.as_str()), response, 503).await;
+    let (code, retry) = refusal(kind, in_batch.then_some(cursor.as_str()), response, 503).await;
     assert_eq!(code, "shutting_down");
     assert!(retry.is_some_and(|retry| (500..60_000).contains(&retry)), "the refusal has a retry delay: {retry:?}");
     let mut answer = Request::post("/v1/events", "application/json", "{}").send(server.address()).await;

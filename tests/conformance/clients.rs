@@ -18,7 +18,7 @@ over!(every:
     nothing_is_remembered_of_a_stranger,
     remembered_after_a_restart,
     resumes_at_what_it_last_heard_of_another_log,
-    is_told_where_it_is_not_known,
+    an_unknown_client_gets_known_false,
     an_older_attempt_ends_nothing,
 );
 over!(in the_newer_connection_wins: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
@@ -276,7 +276,7 @@ async fn is_known(server: &Server, kind: Kind, query: &Query) -> bool {
     if kind.streams() { link.item().await.value().get("known").is_none() } else { link.batch().await.known }
 }
 
-async fn is_told_where_it_is_not_known(kind: Kind) {
+async fn an_unknown_client_gets_known_false(kind: Kind) {
     let server = shared();
     let (topic, client) = (topic("known"), uuid());
     let unnamed = Query::topic(&topic).with("wait", 0);

@@ -105,7 +105,7 @@ async fn requests_may_come_in_pieces() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_told_and_let_go() {
+async fn an_idle_connection_gets_408_and_is_closed() {
     let server = Server::start(&["--header-timeout", "300ms", "--keep-alive", "300ms", "--store", "memory"]);
     let (statuses, said) = all(connect(&server).await).await;
     assert_eq!(statuses, [408], "{said}");

@@ -10,12 +10,12 @@ use crate::support::wire::{Item, epoch, moved, position};
 use crate::support::{Server, on_nats};
 
 over!(every:
-    told_where_something_expired,
+    expired_events_are_a_gap,
     another_log_is_a_gap,
     ahead_of_the_log_is_a_gap,
     a_lost_log_is_a_gap,
 );
-over!(in running_streams_are_told: iframe Iframe, sse Sse, stream Stream, ws Ws);
+over!(in a_running_stream_gets_a_gap: iframe Iframe, sse Sse, stream Stream, ws Ws);
 
 /// Retention is ten events: of five on `old.a` (1 to 5), one on `both.a` (6), and ten on `new.a` (7 to 16), the last ten.
 async fn trimmed(store: &str) -> (Server, String) {
@@ -40,7 +40,7 @@ fn check_gap(item: &Item, reason: &str, from: &str, to: &str) {
     assert_eq!(item.cursor.as_deref(), Some(to), "the gap's cursor is its end");
 }
 
-async fn told_where_something_expired(kind: Kind) {
+async fn expired_events_are_a_gap(kind: Kind) {
     let store = if !on_nats() && matches!(kind, Kind::Poll | Kind::Ws | Kind::Sse) { "disk" } else { "memory" };
     let (server, start) = trimmed(store).await;
     let at = |position: u64| moved(&start, position);
@@ -160,7 +160,7 @@ async fn a_lost_log_is_a_gap(kind: Kind) {
 }
 
 /// A connected subscriber receives each event before it is trimmed, however small the retention.
-async fn running_streams_are_told(kind: Kind) {
+async fn a_running_stream_gets_a_gap(kind: Kind) {
     let server = Server::start(&["--max-events", "5", "--workers", "1"]);
     let mut subscriber = Subscriber::start(server.address(), kind, Query::topic("log")).await;
     for n in 0..30 {

@@ -6,7 +6,7 @@ use crate::support::Server;
 use crate::support::client::{Kind, Query};
 use crate::support::fixture::{end_of_log, over, post_events, uuid};
 use crate::support::http::{Request, Response};
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 
 over!(every: pages_read_with_leave, only_what_did_not_come_from_elsewhere);
 
@@ -203,11 +203,11 @@ async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
     let ask = || Query::topic("a").set("wait", 0).request(kind);
     for (name, value) in FORWARDED {
         let response = ask().header(name, value).send(server.address()).await;
-        assert_eq!(told(kind, None, response, 403).await.0, "proxied", "{name}");
+        assert_eq!(refusal(kind, None, response, 403).await.0, "proxied", "{name}");
     }
     for host in WRONG_HOSTS {
         let response = ask().host(host).send(server.address()).await;
-        assert_eq!(told(kind, None, response, 403).await.0, "bad_host", "{host}");
+        assert_eq!(refusal(kind, None, response, 403).await.0, "bad_host", "{host}");
     }
     for host in ["localhost", "localhost:8080", "app.localhost:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8080", "[::1]"] {
         assert_eq!(ask().host(host).send(server.address()).await.status, open, "{host}");

@@ -44,7 +44,7 @@ async fn alive_and_ready() {
 }
 
 #[tokio::test]
-async fn who_is_subscribed() {
+async fn lists_the_connected_clients() {
     let server = Server::start(&["--workers", "1"]);
     let client = uuid();
     let cursors = publish_all(&server, "seen.a", numbers(0..5)).await;
@@ -97,7 +97,7 @@ async fn clients_are_listed_and_leave() {
 
 /// A disconnect is noticed, even during a held request.
 #[tokio::test]
-async fn who_hangs_up_is_gone() {
+async fn a_client_that_disconnects_is_not_listed() {
     let server = shared();
     for kind in [Kind::Longpoll, Kind::Jsonp, Kind::IframeOnce, Kind::Iframe, Kind::Sse, Kind::Stream, Kind::Ws] {
         let client = uuid();

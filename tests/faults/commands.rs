@@ -300,7 +300,7 @@ fn help_comes_whatever_the_settings_are() {
 }
 
 #[tokio::test]
-async fn it_listens_to_others_only_when_told_so_in_as_many_words() {
+async fn it_listens_openly_only_with_an_explicit_flag() {
     let words = ["0.0.0.0", "not a loopback address", "--allow-anonymous"];
     check_refusal(&run(&["--listen", "0.0.0.0:0"], &[], b""), 1, &words);
     check_refusal(&run(&["serve", "--listen", "0.0.0.0:0"], &[], b""), 1, &words);

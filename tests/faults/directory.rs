@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::Server;
+use crate::support::http::Connection;
 use crate::support::raw::{self, Items, STREAMS, position};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
@@ -69,7 +70,7 @@ async fn a_restored_backup_is_a_new_epoch_to_everybody() {
     let server = Server::start(&[]);
     let old = publish(&server, 1..=5).await;
     let client = "5a2b7a3e-6f0e-4a9e-9d5e-0c6f4b1d2e3f";
-    let mut acknowledge = raw::Connection::open(server.address()).await.expect("connected");
+    let mut acknowledge = Connection::open(server.address()).await.expect("connected");
     // The client connects once, so that its patterns are remembered, and acknowledges some events.
     let first = format!("/v1/longpoll?topic=a&client={client}&cursor=earliest&wait=0");
     assert_eq!(raw::poll(server.address(), &first).await.expect("a batch").1.len(), 5);

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::ledger::Load;
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, STREAMS};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, STREAMS};
 
 const HELD: [&str; 3] = ["longpoll?wait=60&", "jsonp?callback=f&wait=60&", "iframe?once=1&wait=60&"];
 
@@ -61,7 +62,7 @@ async fn check_refusals(address: &str, kept: &mut Connection) {
     }
 }
 
-async fn everyone_is_told(signal: Signal) {
+async fn every_stream_ends_with_bye(signal: Signal) {
     let mut server = Server::start(&["--drain", "4s"]);
     let address = server.address().to_owned();
     let mut kept = Connection::open(&address).await.expect("connected");
@@ -103,12 +104,12 @@ async fn everyone_is_told(signal: Signal) {
 
 #[tokio::test]
 async fn sigterm_tells_everyone() {
-    everyone_is_told(Signal::SIGTERM).await;
+    every_stream_ends_with_bye(Signal::SIGTERM).await;
 }
 
 #[tokio::test]
 async fn ctrl_c_tells_everyone() {
-    everyone_is_told(Signal::SIGINT).await;
+    every_stream_ends_with_bye(Signal::SIGINT).await;
 }
 
 /// A publisher whose body is still coming is answered before its connection ends: how much of a stream of lines was stored, and
@@ -166,7 +167,7 @@ async fn a_publisher_that_is_slowed_down_is_answered() {
 }
 
 #[tokio::test]
-async fn with_nobody_connected_it_is_prompt() {
+async fn without_connections_it_is_prompt() {
     let mut server = Server::start(&["--drain", "1h"]);
     // An idle connection does not delay the shutdown.
     let mut idle = Connection::open(server.address()).await.expect("connected");

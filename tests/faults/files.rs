@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items};
 
 const LIMIT: usize = 100;
 

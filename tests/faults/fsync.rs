@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::ledger::Load;
 use crate::support::Server;
-use crate::support::raw::{self, Connection};
+use crate::support::http::Connection;
+use crate::support::raw;
 
 const WATCHED: &str = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync";
 

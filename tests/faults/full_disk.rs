@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 use crate::support::fixture::uuid;
-use crate::support::raw::{self, Connection, Items};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items};
 use crate::support::small::Small;
 
 /// A file that takes all space, until it is dropped.
@@ -75,7 +76,7 @@ impl Filler {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_publishers_and_nobody_else() {
+async fn a_full_disk_refuses_publishers_only() {
     let Some(disk) = Small::mount(24) else { return };
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![1; 10 << 20]).expect("the ballast fits");

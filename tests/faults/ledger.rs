@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, STREAMS, position};
+use crate::support::http::{Answer, Connection};
+use crate::support::raw::{self, Items, STREAMS, position};
 
 /// The pause before a retry.
 const RETRY: Duration = Duration::from_millis(15);
@@ -206,7 +207,7 @@ impl Publisher {
         }
     }
 
-    async fn ask(&mut self, body: &str) -> io::Result<raw::Answer> {
+    async fn ask(&mut self, body: &str) -> io::Result<Answer> {
         let connection = loop {
             match &mut self.connection {
                 Some(connection) => break connection,

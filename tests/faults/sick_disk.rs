@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::Server;
+use crate::support::http::{Answer, Connection};
 use crate::support::preload::{Fault, Faults};
-use crate::support::raw::{self, Answer};
+use crate::support::raw;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
@@ -175,7 +176,7 @@ async fn the_lock_holds_although_its_file_is_deleted() {
 
 /// Publishes this number of events, each after the response to the one before.
 async fn publish_in_turn(server: &Server, events: u64) {
-    let mut connection = raw::Connection::open(server.address()).await.expect("connected");
+    let mut connection = Connection::open(server.address()).await.expect("connected");
     for number in 0..events {
         let body = json!({ "topic": "a", "data": number }).to_string();
         connection.post("/v1/events", "application/json", body.as_bytes()).await.expect("sent");

@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::support::Server;
+use crate::support::http::{Connection, narrow_socket};
 use crate::support::jwt::Signer;
-use crate::support::raw::{self, Connection, Items, masked, narrow_socket};
+use crate::support::raw::{self, Items, masked};
 
 /// The minimum that the kernel buffers for a slow reader.
 const RECEIVE_BYTES: u32 = 4096;
@@ -287,7 +288,7 @@ impl Stalled {
 }
 
 #[tokio::test]
-async fn a_kick_ends_who_does_not_read() {
+async fn a_kick_ends_a_stalled_reader() {
     let server = Server::start(&["--store", "memory", "--heartbeat", "1h", "--stall-timeout", "1h"]);
     let mut stalled = Stalled::new(server.address(), &ENDLESS, "").await;
     stalled.fill().await;
@@ -302,7 +303,7 @@ async fn a_kick_ends_who_does_not_read() {
 }
 
 #[tokio::test]
-async fn another_replaces_who_does_not_read() {
+async fn a_new_connection_replaces_a_stalled_reader() {
     let server = Server::start(&["--store", "memory", "--heartbeat", "1h", "--stall-timeout", "1h"]);
     let mut stalled = Stalled::new(server.address(), &ENDLESS, "").await;
     stalled.fill().await;
@@ -317,7 +318,7 @@ async fn another_replaces_who_does_not_read() {
 }
 
 #[tokio::test]
-async fn age_ends_who_does_not_read() {
+async fn age_ends_a_stalled_reader() {
     let server =
         Server::start(&["--store", "memory", "--heartbeat", "1h", "--stall-timeout", "1h", "--max-stream-age", "3s"]);
     let mut stalled = Stalled::new(server.address(), &ENDLESS, "").await;
@@ -327,7 +328,7 @@ async fn age_ends_who_does_not_read() {
 }
 
 #[tokio::test]
-async fn the_end_of_its_token_ends_who_does_not_read() {
+async fn the_end_of_its_token_ends_a_stalled_reader() {
     const SECRET: &str = "a secret that nobody guesses, 32+";
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&file, SECRET).expect("a secret");
@@ -345,7 +346,7 @@ async fn the_end_of_its_token_ends_who_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_who_reads_on_late() {
+async fn a_drain_ends_a_reader_that_resumes_late() {
     let mut server = Server::start(&["--store", "memory", "--heartbeat", "1h", "--drain", "20s"]);
     let mut stalled = Stalled::new(server.address(), &ENDLESS, "").await;
     stalled.fill().await;
@@ -356,7 +357,7 @@ async fn a_drain_ends_who_reads_on_late() {
 
 /// A WebSocket whose pings could not be sent is slow, not silent.
 #[tokio::test]
-async fn who_is_slow_is_not_called_silent() {
+async fn a_slow_reader_is_not_silent() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "2s", "--stall-timeout", "1h"]);
     let mut idle = Items::open(server.address(), "sse", "topic=quiet").await.expect("open");
     idle.named("$hello").await;

@@ -9,6 +9,7 @@ use switchback::topic::PatternSet;
 use switchback::{Position, StoreOptions};
 
 use crate::support::Server;
+use crate::support::http::Connection;
 use crate::support::raw::{self, Items, position};
 
 const EVENTS: u64 = 200_000;
@@ -19,9 +20,9 @@ const EVERY: u64 = 100_000;
 const BATCH: u64 = 1000;
 
 #[tokio::test]
-async fn a_sparse_reader_gets_its_few_events_and_looks_at_few_others() {
+async fn a_sparse_reader_gets_its_few_events_and_scans_few_others() {
     let server = Server::start(&[]);
-    let mut connection = raw::Connection::open(server.address()).await.expect("connected");
+    let mut connection = Connection::open(server.address()).await.expect("connected");
     let mut rare = Vec::new();
     for first in (0..EVENTS).step_by(BATCH as usize) {
         let events: Vec<Value> = (first..first + BATCH)

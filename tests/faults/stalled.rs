@@ -6,7 +6,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, position};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, position};
 
 const READERS: usize = 1000;
 
@@ -58,7 +59,7 @@ async fn read_all(mut items: Items, first: u64, end: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_stalled_readers_cost_little_and_hurt_nobody() {
+async fn a_thousand_stalled_readers_cost_little_and_slow_no_one() {
     let files = raise_open_files();
     assert!(files > READERS as u64 + 100, "only {files} files may be open, in this process and in the server");
     // A small tail, so that the shared memory is the same before and after.

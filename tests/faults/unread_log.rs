@@ -9,7 +9,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items};
 
 /// A server whose standard error is `file`, with the access log on.
 fn logging_to(file: &Path, flags: &[&str]) -> Server {

@@ -1,7 +1,8 @@
 //! A client that disconnects during a held request leaves nothing behind in the server.
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, STREAMS};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, STREAMS};
 
 const HELD: [&str; 3] = ["longpoll?wait=60&", "jsonp?callback=f&wait=60&", "iframe?once=1&wait=60&"];
 

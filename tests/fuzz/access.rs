@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::inputs::{damaged, json};
-use super::{Said, Sent, check, run, send};
+use super::{Sent, check, run, send};
+use crate::support::http::Answer;
 use crate::support::jwt::Signer;
 use crate::support::watched;
 
@@ -23,7 +24,7 @@ enum Place {
 
 const PLACES: [Place; 5] = [Place::Header, Place::Cookie, Place::Protocol, Place::Parameter, Place::Ticket];
 
-fn ask(address: &str, place: Place, credential: &[u8]) -> Result<Said, TestCaseError> {
+fn ask(address: &str, place: Place, credential: &[u8]) -> Result<Answer, TestCaseError> {
     // Text that is invalid in a header is covered by another test.
     let text: Vec<u8> = credential.iter().copied().filter(|byte| !matches!(byte, 0..0x20 | 0x7f)).collect();
     let encoded = utf8_percent_encode(&String::from_utf8_lossy(credential), NON_ALPHANUMERIC).to_string();
@@ -58,19 +59,19 @@ fn credentials() {
     let signer = Signer::secret(SECRET);
     let good = signer.sign(&rights);
     for place in [Place::Header, Place::Cookie, Place::Protocol, Place::Parameter] {
-        let said = ask(address, place, good.as_bytes()).expect("an answer");
-        assert!(said.status < 300, "{place:?}: {}", said.status);
+        let answer = ask(address, place, good.as_bytes()).expect("an answer");
+        assert!(answer.status() < 300, "{place:?}: {}", answer.status());
     }
     let unsigned = format!("{}.", good.rsplit_once('.').expect("three parts").0);
     let bases = vec![good.clone().into_bytes(), unsigned.into_bytes(), b"a.b.c".to_vec(), b"..".to_vec()];
     let places = || prop::sample::select(PLACES.to_vec());
 
     run("damaged tokens", 800, &(places(), damaged(bases, 4)), |(place, credential)| {
-        let said = ask(address, place, &credential)?;
+        let answer = ask(address, place, &credential)?;
         // Characters that are invalid in a header, and surrounding spaces, are removed.
         let same =
             String::from_utf8_lossy(&credential).replace(|letter: char| letter <= ' ' || letter == '\x7f', "") == good;
-        prop_assert!((400..500).contains(&said.status) || same, "{}", said.status);
+        prop_assert!((400..500).contains(&answer.status()) || same, "{}", answer.status());
         Ok(())
     });
 
@@ -86,8 +87,8 @@ fn credentials() {
     let head = prop_oneof![3 => Just(json!({ "alg": "HS256" })), 1 => json(), 1 => json().prop_map(|kid: Value| json!({ "alg": "HS256", "kid": kid }))];
     run("signed nonsense", 800, &(places(), head, claims), |(place, head, claims)| {
         let token = signer.sign_as(&head, &claims.to_string());
-        let said = ask(address, place, token.as_bytes())?;
-        prop_assert!(said.status < 500, "{}", said.status);
+        let answer = ask(address, place, token.as_bytes())?;
+        prop_assert!(answer.status() < 500, "{}", answer.status());
         Ok(())
     });
 
@@ -98,11 +99,15 @@ fn credentials() {
             "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
         let length = body.len();
         let head = format!("{head}Authorization: Bearer {good}\r\nContent-Length: {length}\r\n\r\n");
-        let said = send(address, &[head.as_bytes(), &body].concat(), Sent::LastRequest)?;
-        check(&said.ok_or_else(|| TestCaseError::fail("no answer"))?)
+        let answer = send(address, &[head.as_bytes(), &body].concat(), Sent::LastRequest)?;
+        check(&answer.ok_or_else(|| TestCaseError::fail("no answer"))?)
     });
 
-    assert_eq!(ask(address, Place::Header, good.as_bytes()).expect("an answer").status, 200, "the server still serves");
-    let errors = std::fs::read_to_string(&errors).expect("what it said");
+    assert_eq!(
+        ask(address, Place::Header, good.as_bytes()).expect("an answer").status(),
+        200,
+        "the server still serves"
+    );
+    let errors = std::fs::read_to_string(&errors).expect("the standard error is read");
     assert!(!errors.contains("panicked"), "{errors}");
 }

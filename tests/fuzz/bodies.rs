@@ -69,14 +69,14 @@ fn bodies() {
             request.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
             request.extend_from_slice(&body);
         }
-        let said = send(address, &request, Sent::LastRequest)?.ok_or_else(|| TestCaseError::fail("no answer"))?;
+        let answer = send(address, &request, Sent::LastRequest)?.ok_or_else(|| TestCaseError::fail("no answer"))?;
         // The response to a stream of lines lists the refused lines.
-        if kind == "application/x-ndjson" && path == "/v1/events" && said.status == 400 {
+        if kind == "application/x-ndjson" && path == "/v1/events" && answer.status() == 400 {
             let body: Value =
-                serde_json::from_slice(&said.body).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                serde_json::from_slice(&answer.body).map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert!(body["errors"].is_array() || body["error"].is_object(), "{body}");
             return Ok(());
         }
-        check(&said)
+        check(&answer)
     });
 }

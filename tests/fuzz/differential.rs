@@ -2,16 +2,16 @@
 //! to a server that serves everything through the actix-web `App`; the responses have to be the same.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
 
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::inputs::damaged_as;
-use super::run;
+use super::{exchange, run};
+use crate::support::Server;
+use crate::support::http::{Connection, Duplex, Framing, Head, find};
 use crate::support::raw::masked;
-use crate::support::{DEADLINE, Server};
 
 /// The stored event: publishing it again always has the same response.
 const EVENT: &str = r#"{"topic":"a","data":[1,"<é>"],"id":"once"}"#;
@@ -154,65 +154,52 @@ fn has_body(bytes: &[u8]) -> bool {
     ["content-length", "transfer-encoding"].iter().any(|name| find(&bytes, name.as_bytes()).is_some())
 }
 
-/// Sends bytes in two pieces, and reads all responses.
-fn exchange(mut stream: TcpStream, bytes: &[u8], cut: usize) -> std::io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_nodelay(true)?;
-    // The server may close the connection before it has read everything.
-    let _ = stream.write_all(&bytes[..cut]).and_then(|()| stream.write_all(&bytes[cut..]));
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut said = Vec::new();
-    match stream.read_to_end(&mut said) {
-        Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
-        _ => Ok(said),
-    }
+/// Sends bytes in two pieces, and returns all that the server sends until it closes the connection.
+fn talk(address: &str, bytes: &[u8], cut: usize) -> Result<Vec<u8>, TestCaseError> {
+    exchange(async {
+        let mut connection = Connection::open(address).await?;
+        for piece in [&bytes[..cut], &bytes[cut..]] {
+            // The server may close the connection before it has read everything.
+            let _ = connection.send(piece).await;
+        }
+        let _ = connection.finish().await;
+        Ok(connection.closed().await)
+    })
 }
 
 /// The responses, with their texts normalised by `neutral`.
-fn answers(mut said: &[u8], neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
+async fn answers(received: Vec<u8>, neutral: &dyn Fn(&str) -> String) -> Vec<Answer> {
+    let mut connection = Connection::over(tokio::io::join(tokio::io::empty(), tokio::io::sink()));
+    connection.buffer = received;
     let mut answers = Vec::new();
-    while let Some(end) = find(said, b"\r\n\r\n") {
-        let head = String::from_utf8_lossy(&said[..end]).into_owned();
-        said = &said[end + 4..];
-        let mut lines = head.split("\r\n");
-        let status = lines.next().unwrap_or_default().to_owned();
+    while connection.has_head().await {
+        let head = connection.head().await.expect("a head is well-formed");
+        let body = body(&mut connection, &head).await;
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in lines {
-            let (name, value) = line.split_once(':').unwrap_or((line, ""));
-            headers.entry(name.to_ascii_lowercase()).or_default().push(neutral(value.trim()));
+        for (name, value) in &head.headers {
+            headers.entry(name.clone()).or_default().push(neutral(value));
         }
         headers.remove("date");
-        let length = headers.get("content-length").and_then(|lengths| lengths[0].parse::<usize>().ok());
-        let body = if said.starts_with(b"HTTP/1.") {
-            // A response to HEAD, or one without a body.
-            Vec::new()
-        } else if headers.contains_key("transfer-encoding") {
-            chunks(&mut said)
-        } else {
-            let (body, rest) = said.split_at(length.unwrap_or(said.len()).min(said.len()));
-            said = rest;
-            body.to_vec()
-        };
+        let status = head.text.lines().next().unwrap_or_default().to_owned();
         answers.push(Answer { status, headers, body: neutral(&String::from_utf8_lossy(&body)) });
     }
-    if !said.is_empty() {
+    if !connection.buffer.is_empty() {
         answers.push(Answer { status: "half a head".to_owned(), headers: BTreeMap::new(), body: String::new() });
     }
     answers
 }
 
-/// Removes a chunked body from the received bytes.
-fn chunks(said: &mut &[u8]) -> Vec<u8> {
+/// The body behind a head, or as much of it as there is.
+async fn body<S: Duplex>(connection: &mut Connection<S>, head: &Head) -> Vec<u8> {
+    if head.status == 101 {
+        return std::mem::take(&mut connection.buffer);
+    }
+    // A response to HEAD has none, whatever its head says.
+    let is_bodiless = connection.buffer.starts_with(b"HTTP/1.");
+    let mut framing = Framing::of(head, is_bodiless).expect("a length is a number");
     let mut body = Vec::new();
-    while let Some(end) = find(said, b"\r\n") {
-        let size = std::str::from_utf8(&said[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
-        let size = size.unwrap_or_else(|| panic!("no chunk: {:?}", String::from_utf8_lossy(said)));
-        let chunk_end = (end + 2 + size).min(said.len());
-        body.extend_from_slice(&said[end + 2..chunk_end]);
-        *said = said.get(chunk_end + 2..).unwrap_or_default();
-        if size == 0 {
-            break;
-        }
+    while let Ok(Some(part)) = connection.part(&mut framing).await {
+        body.extend(part);
     }
     body
 }
@@ -235,10 +222,6 @@ fn timeless(text: &str) -> String {
         }
     }
     kept
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|part| part == what)
 }
 
 /// One of the two paths: a server of its own, with the same log.
@@ -264,10 +247,11 @@ impl Way {
     }
 
     /// The responses to these bytes, in which `HOST` is replaced by this server's address.
-    fn answers(&self, bytes: &[u8], cut: usize) -> std::io::Result<Vec<Answer>> {
+    fn answers(&self, bytes: &[u8], cut: usize) -> Result<Vec<Answer>, TestCaseError> {
         let bytes = with_host(bytes, self.server.address().as_bytes());
-        let said = exchange(TcpStream::connect(self.server.address())?, &bytes, cut.min(bytes.len()))?;
-        Ok(answers(&said, &|text| self.neutral(text)))
+        let received = talk(self.server.address(), &bytes, cut.min(bytes.len()))?;
+        let answers = answers(received, &|text| self.neutral(text)).now_or_never();
+        Ok(answers.expect("all bytes are there"))
     }
 
     /// The text without this server's epoch and address.
@@ -295,8 +279,7 @@ fn both_ways_answer_the_same() {
     let inputs = (connection(), any::<Index>());
     run("both_ways_answer_the_same", 600, &inputs, |(bytes, cut)| {
         let cut = cut.index(bytes.len() + 1);
-        let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
-        let (mut plain, mut app) = (plain.answers(&bytes, cut).map_err(fail)?, app.answers(&bytes, cut).map_err(fail)?);
+        let (mut plain, mut app) = (plain.answers(&bytes, cut)?, app.answers(&bytes, cut)?);
         if has_body(&bytes) {
             // A body that no handler reads ends its connection where actix has not seen all of it when it is answered; where it has,
             // the connection goes on. Up to there the answers are the same.

@@ -1,13 +1,10 @@
 //! Fuzzing of WebSocket frames on an open connection: random frames, and mutated valid ones.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
-
 use proptest::prelude::*;
 
-use super::fuzz;
 use super::inputs::{damaged, json};
-use crate::support::DEADLINE;
+use super::{exchange, fuzz};
+use crate::support::http::Connection;
 use crate::support::raw::masked;
 
 const MESSAGES: [&str; 9] = [
@@ -82,37 +79,22 @@ fn check_frames(mut bytes: &[u8], texts_are_json: bool) -> Result<(), TestCaseEr
 }
 
 fn talk(address: &str, path: &str, frames: &[Vec<u8>], cut: usize) -> Result<(), TestCaseError> {
-    let fail = |error: std::io::Error| TestCaseError::fail(error.to_string());
-    let mut stream = TcpStream::connect(address).map_err(fail)?;
-    stream.set_read_timeout(Some(DEADLINE)).map_err(fail)?;
-    stream.set_nodelay(true).map_err(fail)?;
-    let handshake = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    stream.write_all(handshake.as_bytes()).map_err(fail)?;
-    let mut byte = [0];
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).map_err(fail)?;
-        head.push(byte[0]);
-    }
-    prop_assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    for piece in frames.concat().chunks(cut) {
-        // The server may close the connection before it has read everything.
-        if stream.write_all(piece).is_err() {
-            break;
+    let (head, received) = exchange(async {
+        let mut connection = Connection::open(address).await?;
+        connection.upgrade(path).await?;
+        let head = connection.head().await?;
+        for piece in frames.concat().chunks(cut) {
+            // The server may close the connection before it has read everything.
+            if connection.send(piece).await.is_err() {
+                break;
+            }
         }
-    }
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut said = Vec::new();
-    match stream.read_to_end(&mut said) {
-        Ok(_) => {}
-        // Earlier responses may be lost by the reset.
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
-        Err(error) => return Err(fail(error)),
-    }
-    check_frames(&said, path.starts_with("/v1/ws"))
+        let _ = connection.finish().await;
+        // Earlier responses may be lost by a reset.
+        Ok((head, connection.closed().await))
+    })?;
+    prop_assert_eq!(head.status, 101, "{}", head.text);
+    check_frames(&received, path.starts_with("/v1/ws"))
 }
 
 #[test]

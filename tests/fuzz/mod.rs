@@ -11,22 +11,38 @@ mod frames;
 mod inputs;
 mod queries;
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::time::Duration;
 
+use crate::support::http::{Answer, Connection};
 use crate::support::{DEADLINE, raw, watched};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::runtime::{Builder, Runtime};
 
 /// After this time without a response to what may be a partial request, the client half-closes the connection.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The limit of shrinking steps for a failing input: each step is a request or more.
 const SHRINKS_MAX: u32 = 300;
+
+/// Runs a future: properties are tested by functions.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+/// Runs an exchange with the server, which has to succeed within [`DEADLINE`].
+fn exchange<T>(exchange: impl Future<Output = io::Result<T>>) -> Result<T, TestCaseError> {
+    let exchanged = block_on(async { tokio::time::timeout(DEADLINE, exchange).await });
+    let exchanged = exchanged.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    exchanged.map_err(|error| TestCaseError::fail(format!("no answer: {error}")))
+}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -43,8 +59,7 @@ fn fuzz<S: Strategy>(
     let (server, errors) = watched::watched(flags);
     let address = server.address().to_owned();
     run(name, cases, inputs, |input| test(&address, input));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
+    block_on(async {
         watched::check_unharmed(&server, &errors).await;
         read_everything(&address).await;
     });
@@ -87,12 +102,6 @@ fn run<S: Strategy>(name: &str, cases: u32, inputs: &S, test: impl Fn(S::Value) 
     }
 }
 
-/// A response: the status of its head, and what was read of the body.
-struct Said {
-    status: u16,
-    body: Vec<u8>,
-}
-
 /// Whether the input is a complete request, which has to be answered, or may be a partial one.
 #[derive(Clone, Copy, PartialEq)]
 enum Sent {
@@ -104,52 +113,36 @@ enum Sent {
     Anything,
 }
 
-/// Sends raw bytes, and reads the response.
-fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Said>, TestCaseError> {
-    let fail = |error: std::io::Error| TestCaseError::fail(format!("no answer: {error}"));
-    let mut stream = TcpStream::connect(address).map_err(fail)?;
-    let mut patient = sent != Sent::Anything;
-    stream.set_read_timeout(Some(if patient { DEADLINE } else { PATIENCE })).map_err(fail)?;
-    // The server may close the connection before it has read everything.
-    let _ = stream.write_all(bytes);
-    let (mut said, mut buffer) = (Vec::new(), [0; 8192]);
-    let end_of_head = |said: &[u8]| said.windows(4).position(|four| four == b"\r\n\r\n");
-    loop {
-        if sent != Sent::LastRequest && end_of_head(&said).is_some() {
-            break;
+/// Sends raw bytes, and reads the response, with what has arrived of its body.
+fn send(address: &str, bytes: &[u8], sent: Sent) -> Result<Option<Answer>, TestCaseError> {
+    exchange(async {
+        let mut connection = Connection::open(address).await?;
+        // The server may close the connection before it has read everything.
+        let _ = connection.send(bytes).await;
+        if sent == Sent::Anything && tokio::time::timeout(PATIENCE, connection.has_head()).await.is_err() {
+            let _ = connection.finish().await;
         }
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => said.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-            Err(error) if !patient && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                patient = true;
-                let _ = stream.shutdown(Shutdown::Write);
-                stream.set_read_timeout(Some(DEADLINE)).map_err(fail)?;
-            }
-            Err(error) => return Err(fail(error)),
+        if !connection.has_head().await && connection.buffer.is_empty() {
+            return Ok(None);
         }
-    }
-    let Some(end) = end_of_head(&said) else {
-        return if said.is_empty() { Ok(None) } else { Err(TestCaseError::fail("the response head is incomplete")) };
-    };
-    let status = std::str::from_utf8(&said[9..12]).ok().and_then(|digits| digits.parse().ok());
-    let status = status.ok_or_else(|| TestCaseError::fail(String::from_utf8_lossy(&said).into_owned()))?;
-    Ok(Some(Said { status, body: said.split_off(end + 4) }))
+        let head = connection.head().await?;
+        let body = if sent == Sent::LastRequest { connection.closed().await } else { connection.buffer };
+        Ok(Some(Answer { head, body }))
+    })
 }
 
 /// The response is neither a server error nor a refusal without a reason. 501 (not implemented) and 505 (another version of HTTP) count as refusals.
-fn check(said: &Said) -> Result<(), TestCaseError> {
-    let text = String::from_utf8_lossy(&said.body);
-    if said.status >= 500 && ![501, 505].contains(&said.status) {
-        return Err(TestCaseError::fail(format!("{}: {text}", said.status)));
+fn check(answer: &Answer) -> Result<(), TestCaseError> {
+    let text = String::from_utf8_lossy(&answer.body);
+    if answer.status() >= 500 && ![501, 505].contains(&answer.status()) {
+        return Err(TestCaseError::fail(format!("{}: {text}", answer.status())));
     }
-    if said.status >= 400 && !said.body.is_empty() {
-        let body: Value = serde_json::from_slice(&said.body)
-            .map_err(|error| TestCaseError::fail(format!("{}: {error}: {text}", said.status)))?;
+    if answer.status() >= 400 && !answer.body.is_empty() {
+        let body: Value = serde_json::from_slice(&answer.body)
+            .map_err(|error| TestCaseError::fail(format!("{}: {error}: {text}", answer.status())))?;
         let reason = [&body["error"]["code"], &body["error"]["message"]].map(Value::as_str);
         if !reason.iter().all(|text| text.is_some_and(|text| !text.is_empty())) {
-            return Err(TestCaseError::fail(format!("{}: a refusal without a reason: {text}", said.status)));
+            return Err(TestCaseError::fail(format!("{}: a refusal without a reason: {text}", answer.status())));
         }
     }
     Ok(())

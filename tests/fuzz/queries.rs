@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::inputs::damaged;
 use super::{Sent, check, fuzz, send};
+use crate::support::http::Answer;
 
 const PATHS: [&str; 12] = [
     "/v1/poll",
@@ -98,9 +99,9 @@ fn queries() {
         let at_once = if query.contains("wait") { "" } else { "&wait=0" };
         let upgrade = if matches!(path, "/v1/ws" | "/v1/echo") { UPGRADE } else { "" };
         let request = format!("GET {path}?{query}{at_once} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n");
-        let said = send(address, request.as_bytes(), Sent::Request)?;
-        let said = said.ok_or_else(|| TestCaseError::fail("no answer"))?;
-        prop_assert!(said.status < 500, "{}", said.status);
+        let answer = send(address, request.as_bytes(), Sent::Request)?;
+        let answer = answer.ok_or_else(|| TestCaseError::fail("no answer"))?;
+        prop_assert!(answer.status() < 500, "{}", answer.status());
         Ok(())
     });
 }
@@ -171,8 +172,8 @@ fn headers() {
                 request.extend_from_slice(b"\r\n");
             }
             request.extend_from_slice(b"\r\n");
-            let said = send(address, &request, Sent::Request)?;
-            prop_assert!(said.is_none_or(|said| said.status < 500));
+            let answer = send(address, &request, Sent::Request)?;
+            prop_assert!(answer.is_none_or(|answer| answer.status() < 500));
             Ok(())
         },
     );
@@ -197,7 +198,7 @@ fn requests() {
     ];
     fuzz("requests", &["--store", "memory"], 500, &damaged(good, 6), |address, request| {
         match send(address, &request, Sent::Anything)? {
-            Some(said) => check(&super::Said { status: said.status, body: Vec::new() }),
+            Some(answer) => check(&Answer { body: Vec::new(), ..answer }),
             None => Ok(()),
         }
     });

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use crate::support::Server;
-use crate::support::raw::{self, Answer, Connection, Items, STREAMS};
+use crate::support::http::{Answer, Connection};
+use crate::support::raw::{self, Items, STREAMS};
 
 /// Asserts that a response is a refusal with a retry delay.
-pub(crate) fn assert_told(answer: &Answer, status: u16, code: &str) {
+pub(crate) fn assert_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{answer:?}");
     let after: Option<u64> = answer.head.header("retry-after").and_then(|text| text.parse().ok());
     assert!(after.is_some_and(|seconds| (1..60).contains(&seconds)), "{answer:?}");
@@ -28,7 +29,7 @@ async fn connections_of_one_address_are_counted() {
         open.push(connection);
     }
     let mut fourth = Connection::open(address).await.expect("connected");
-    assert_told(&get(&mut fourth, "/v1/info").await, 429, "too_many");
+    assert_refused(&get(&mut fourth, "/v1/info").await, 429, "too_many");
     // After the refusal the connection is closed.
     assert!(super::within("a close", fourth.closed()).await.is_empty());
     // Another address is not affected.
@@ -54,7 +55,7 @@ async fn all_connections_are_counted() {
         assert_eq!(get(&mut connection, "/v1/info").await.status(), 200);
         open.push(connection);
     }
-    assert_told(&raw::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
+    assert_refused(&raw::get(address, "/v1/info").await.expect("an answer"), 503, "overloaded");
     // Health checks are still answered.
     assert_eq!(raw::get(address, "/healthz").await.expect("an answer").status(), 200);
     open.clear();
@@ -108,14 +109,14 @@ async fn open_subscriptions_are_counted() {
             }
             for path in ["sse", "stream", "longpoll"] {
                 let answer = raw::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
-                assert_told(&answer, status, code);
+                assert_refused(&answer, status, code);
             }
             for (path, upgraded) in [("/v1/ws?topic=a", true), ("/v1/echo", true)] {
                 let mut connection = Connection::open(address).await.expect("connected");
                 if upgraded {
                     connection.upgrade(path).await.expect("sent");
                 }
-                assert_told(&connection.answer().await.expect("an answer"), status, code);
+                assert_refused(&connection.answer().await.expect("an answer"), status, code);
             }
             // A page cannot read a status, so the refusal is an item.
             let jsonp = raw::get(address, "/v1/jsonp?topic=a&callback=f").await.expect("an answer");

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::keyed::{keyed, now_s, token};
 use crate::support::Server;
-use crate::support::raw::{Connection, Items, masked};
+use crate::support::http::Connection;
+use crate::support::raw::{Items, masked};
 
 /// An echo WebSocket after its upgrade.
 async fn echo(server: &Server, claims: &Value) -> Items {

@@ -13,7 +13,8 @@ use super::certificates::{self, Certificate};
 use super::http2;
 use super::keyed::{keyed, token};
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, masked};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, masked};
 
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);

@@ -459,7 +459,7 @@ async fn an_idle_connection_is_closed() {
 
 /// At shutdown streams end with a retry delay.
 #[tokio::test]
-async fn a_stop_is_told() {
+async fn a_stop_is_announced() {
     let (mut server, certificate, _files) = certificates::server(&["--drain", "1s"]);
     let mut connection = Connection::open(&certificate, &server).await;
     let mut stream = connection.get("/v1/stream?topic=a").await;

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, STREAMS};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, STREAMS};
 
 /// The secret that must not be logged.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::raw::{Connection, Items, masked};
+use crate::support::http::Connection;
+use crate::support::raw::{Items, masked};
 
 /// A message of a megabyte and a half, without its last byte.
 fn half_message() -> Vec<u8> {

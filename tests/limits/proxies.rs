@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::raw::{Answer, Connection};
+use crate::support::http::{Answer, Connection};
 
 async fn publish(server: &Server, headers: &str) -> Answer {
     let mut connection = Connection::open(server.address()).await.expect("connected");

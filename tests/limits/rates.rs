@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::counts::assert_told;
+use super::counts::assert_refused;
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, masked};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, masked};
 
 /// Events on a topic, from the beginning.
 async fn stored(address: &str, topic: &str) -> usize {
@@ -18,7 +19,7 @@ async fn publishing_has_a_pace() {
     let address = server.address();
     let batch: Vec<Value> = (0..5).map(|number| json!({ "topic": "a", "data": number })).collect();
     assert_eq!(raw::post(address, &json!(batch)).await.expect("an answer").status(), 201);
-    assert_told(&raw::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
+    assert_refused(&raw::post(address, &json!(batch)).await.expect("an answer"), 429, "too_fast");
     assert_eq!(stored(address, "a").await, 5, "a batch is stored whole or not at all");
     // A batch above the burst size never has room: it is refused without a retry delay.
     let six: Vec<Value> = (0..6).map(|number| json!({ "topic": "a", "data": number })).collect();
@@ -60,11 +61,11 @@ async fn subscribing_has_a_pace() {
     }
     for path in ["poll", "longpoll", "sse", "stream"] {
         let answer = raw::get(address, &format!("/v1/{path}?topic=a")).await.expect("an answer");
-        assert_told(&answer, 429, "too_fast");
+        assert_refused(&answer, 429, "too_fast");
     }
     let mut connection = Connection::open(address).await.expect("connected");
     connection.upgrade("/v1/ws?topic=a").await.expect("sent");
-    assert_told(&connection.answer().await.expect("an answer"), 429, "too_fast");
+    assert_refused(&connection.answer().await.expect("an answer"), 429, "too_fast");
     // Publishing and `/v1/info` do not count as subscribing.
     assert_eq!(raw::get(address, "/v1/info").await.expect("an answer").status(), 200);
     assert_eq!(raw::post(address, &json!({ "topic": "a", "data": 1 })).await.expect("an answer").status(), 201);
@@ -72,7 +73,7 @@ async fn subscribing_has_a_pace() {
 
 /// On a WebSocket the refusal is a reply; a client that ignores it is closed, and accepted events are stored.
 #[tokio::test]
-async fn a_socket_that_is_too_fast_is_told_and_then_closed() {
+async fn a_socket_that_is_too_fast_gets_an_error_and_is_then_closed() {
     let server = Server::start(&["--publish-rate-per-address", "1", "--publish-burst", "3"]);
     let mut items = Items::open(server.address(), "ws", "").await.expect("open");
     items.named("$hello").await;

@@ -3,10 +3,11 @@
 
 use serde_json::json;
 
-use super::counts::assert_told;
+use super::counts::assert_refused;
 use super::keyed::{keyed, token};
 use crate::support::Server;
-use crate::support::raw::{self, Answer, Connection};
+use crate::support::http::{Answer, Connection};
+use crate::support::raw;
 
 const NOT_FOUND: &str = "/v1/nothing";
 
@@ -26,7 +27,7 @@ async fn every_path_has_a_pace_but_the_probes() {
         super::until(path, async || {
             let answer = raw::get(address, path).await.expect("an answer");
             answer.status() == 429 && {
-                assert_told(&answer, 429, "too_fast");
+                assert_refused(&answer, 429, "too_fast");
                 assert!(
                     answer.text().contains("--request-rate-per-address"),
                     "the error names the flag: {}",

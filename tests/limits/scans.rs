@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::counts::assert_told;
+use super::counts::assert_refused;
 use crate::support::Server;
-use crate::support::raw::{self, Answer, STREAMS};
+use crate::support::http::{Answer, Connection};
+use crate::support::raw::{self, STREAMS};
 
 /// The number of topics: so many that a pattern with wildcards needs a scan row by row.
 const TOPICS: usize = 6000;
@@ -63,7 +64,7 @@ async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
         assert_eq!((answer.status(), &answer.json()["more"]), (200, &json!(true)), "{answer:?}");
         for path in [path("poll", "&last=1"), path("longpoll", "&cursor=earliest"), path("sse", "")] {
             let answer = get(&server, &path).await;
-            assert_told(&answer, 429, "too_fast");
+            assert_refused(&answer, 429, "too_fast");
             assert!(answer.text().contains("--scan-rate-per-address"), "the error names the flag: {answer:?}");
         }
         // Publishing and other addresses are not affected.
@@ -74,7 +75,7 @@ async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.78:0".parse().expect("an address")).expect("bound");
         let stream = socket.connect(server.address().parse().expect("an address")).await.expect("connected");
-        let mut other = raw::Connection::on(stream);
+        let mut other = Connection::on(stream);
         other.get("/v1/poll?topic=a&last=1").await.expect("sent");
         assert_eq!(other.answer().await.expect("an answer").json()["events"][0]["data"], 1);
     }

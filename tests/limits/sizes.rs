@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::raw::{self, Connection, Items, masked};
+use crate::support::http::Connection;
+use crate::support::raw::{self, Items, masked};
 
 #[tokio::test]
 async fn heads_are_bounded() {

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::certificates::{self, Certificate, Files};
 use crate::support::Server;
-use crate::support::raw::{Connection, Items, STREAMS};
+use crate::support::http::Connection;
+use crate::support::raw::{Items, STREAMS};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
@@ -48,7 +49,7 @@ async fn every_transport_works_over_tls() {
 }
 
 #[tokio::test]
-async fn browsers_are_told_to_stay_with_https_where_that_is_wanted() {
+async fn hsts_is_sent_where_it_is_configured() {
     let (server, certificate, _files) = certificates::server(&["--hsts", "1h"]);
     let mut connection = secure(&certificate, &server).await;
     connection.get("/v1/info").await.expect("sent");

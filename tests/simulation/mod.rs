@@ -448,7 +448,7 @@ fn run(seed: u64) -> u64 {
 }
 
 #[test]
-fn every_client_hears_everything_once_in_order_or_is_told_of_the_gap() {
+fn every_client_gets_each_event_once_in_order_or_a_gap() {
     let started = Instant::now();
     let Some(outcomes) = crate::support::seeds::run(3000, run) else { return };
     let (runs, received) = (outcomes.len() as u64, outcomes.iter().sum::<u64>());

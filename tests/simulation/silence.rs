@@ -104,7 +104,7 @@ impl Peer {
 }
 
 #[test]
-fn who_says_nothing_for_two_heartbeats_is_gone() {
+fn a_client_silent_for_two_heartbeats_is_disconnected() {
     let mut peer = Peer::at_rest();
     peer.now += HEARTBEAT;
     assert!(peer.is_pinged());
@@ -112,7 +112,7 @@ fn who_says_nothing_for_two_heartbeats_is_gone() {
 }
 
 #[test]
-fn who_says_something_before_it_is_pinged_has_two_heartbeats_from_then() {
+fn a_message_before_the_ping_restarts_the_two_heartbeats() {
     let mut peer = Peer::at_rest();
     peer.now += HEARTBEAT - SOON;
     peer.delivery.heard(peer.now);
@@ -124,7 +124,7 @@ fn who_says_something_before_it_is_pinged_has_two_heartbeats_from_then() {
 
 /// While the delivery waits for the store, the peer is not pinged.
 #[test]
-fn who_was_kept_waiting_by_the_store_is_asked_first() {
+fn a_client_that_waited_for_the_store_is_pinged_first() {
     let mut peer = Peer::new();
     peer.fetch_for(5 * HEARTBEAT);
     assert!(!peer.delivery.is_due_to_end(peer.now));
@@ -134,7 +134,7 @@ fn who_was_kept_waiting_by_the_store_is_asked_first() {
 
 /// As after a machine's suspend.
 #[test]
-fn who_could_not_be_asked_by_a_process_that_stood_still_is_asked_first() {
+fn after_a_pause_of_the_process_clients_are_pinged_first() {
     let mut peer = Peer::at_rest();
     peer.now += 100 * HEARTBEAT;
     assert!(peer.is_pinged());

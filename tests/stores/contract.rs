@@ -169,7 +169,7 @@ async fn headers_and_deletions_are_kept<E: Engine>() {
     }
 }
 
-async fn a_repeat_with_other_headers_or_that_deletes_is_told_apart<E: Engine>() {
+async fn a_repeat_with_other_headers_or_a_deletion_differs<E: Engine>() {
     let (store, _home) = open::<E>();
     let null = || NewEvent::new("a".parse().unwrap(), Data::json("null").unwrap());
     let with = |event: NewEvent, headers: &str| {
@@ -216,7 +216,7 @@ async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
     assert_eq!(store.bounds().last, Position(6));
 }
 
-async fn a_repeat_with_another_payload_is_told_apart<E: Engine>() {
+async fn a_repeat_with_another_payload_differs<E: Engine>() {
     let (store, _home) = open::<E>();
     let event =
         |name: &str, data: &str, time_ms| new("a", data).named(name).unwrap().with_id("1").unwrap().draft(time_ms);
@@ -273,7 +273,7 @@ async fn an_append_that_fails_stores_nothing_and_fails_alone<E: Engine>() {
     assert_eq!(read(&store, &[">"], 0).await.events, recorder.events());
 }
 
-async fn whoever_is_answered_finds_the_event_fed_and_readable<E: Engine>() {
+async fn an_acknowledged_event_is_fed_and_readable<E: Engine>() {
     let (store, _home) = open::<E>();
     let recorder = Recorder::following(&store, 0);
     for _ in 0..50 {
@@ -916,7 +916,7 @@ async fn clients_without_an_owner_are_forgotten_first<E: Engine>() {
 }
 
 /// A subject can fill only its share of the table, and then evicts its own clients.
-async fn nobody_takes_more_than_a_share_of_the_clients_table<E: Engine>() {
+async fn one_owner_has_a_share_of_the_clients_table<E: Engine>() {
     let (subject, address) = (Some(3), Some(5));
     let options =
         StoreOptions { clients_per_subject_max: subject, clients_per_address_max: address, ..StoreOptions::default() };
@@ -1005,7 +1005,7 @@ async fn records_are_bounded_each_kind_for_itself<E: Engine>() {
     assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "3".into(), NOW_MS).await.unwrap(), None);
 }
 
-async fn whoever_watches_is_told_of_bans_and_revocations<E: Engine>() {
+async fn a_watcher_is_notified_of_bans_and_revocations<E: Engine>() {
     let (store, _home) = open::<E>();
     let before = [record(SecurityRecordKind::Ban, "b", b"1"), record(SecurityRecordKind::Revocation, "r", b"2")];
     for record in before.clone() {
@@ -1096,11 +1096,11 @@ macro_rules! contract {
         positions_are_consecutive_and_batches_stay_together,
         an_event_is_read_as_it_was_fed,
         headers_and_deletions_are_kept,
-        a_repeat_with_other_headers_or_that_deletes_is_told_apart,
+        a_repeat_with_other_headers_or_a_deletion_differs,
         a_repeat_is_answered_with_the_first_ones_position,
-        a_repeat_with_another_payload_is_told_apart,
+        a_repeat_with_another_payload_differs,
         without_a_window_nothing_is_a_repeat,
-        whoever_is_answered_finds_the_event_fed_and_readable,
+        an_acknowledged_event_is_fed_and_readable,
         the_feed_begins_where_it_is_asked_to,
         retention_by_count_holds_when_answered,
         a_cursor_ahead_of_the_log_reads_nothing,
@@ -1114,11 +1114,11 @@ macro_rules! contract {
         a_forgotten_client_is_gone_or_says_so,
         the_clients_table_is_bounded,
         clients_without_an_owner_are_forgotten_first,
-        nobody_takes_more_than_a_share_of_the_clients_table,
+        one_owner_has_a_share_of_the_clients_table,
         a_record_is_taken_once_by_kind_and_key,
         a_record_is_gone_at_its_end,
         records_are_bounded_each_kind_for_itself,
-        whoever_watches_is_told_of_bans_and_revocations,
+        a_watcher_is_notified_of_bans_and_revocations,
         a_closed_store_takes_nothing_and_has_lost_nothing,
     } };
 }

@@ -127,7 +127,7 @@ async fn installations_with_names_of_their_own_share_a_nats() {
 }
 
 #[tokio::test]
-async fn whoever_knows_the_password_comes_in_and_it_is_never_shown() {
+async fn a_password_authenticates_and_is_never_shown() {
     let nats = Nats::start(1, Access::Password, "");
     let store = open(&nats, options()).unwrap();
     assert_eq!(publish(&store, &["a"]).await, [1]);
@@ -142,7 +142,7 @@ async fn whoever_knows_the_password_comes_in_and_it_is_never_shown() {
 }
 
 #[tokio::test]
-async fn whoever_has_credentials_comes_in() {
+async fn a_credentials_file_authenticates() {
     let nats = Nats::start(1, Access::Credentials, "");
     let (servers, _) = parse_servers(&nats.url()).unwrap();
     let with = |credentials| JetStreamOptions { credentials, ..JetStreamOptions::new(servers.clone()) };
@@ -168,7 +168,7 @@ async fn a_certificate_is_checked() {
 }
 
 #[tokio::test]
-async fn what_has_been_trimmed_is_told_whatever_its_topic() {
+async fn trimmed_events_are_a_gap_whatever_their_topic() {
     let nats = Nats::single();
     let retention = Retention { events_max: Some(4), ..options().retention };
     let store = open(&nats, StoreOptions { retention, ..options() }).unwrap();
@@ -427,7 +427,7 @@ async fn what_others_put_into_the_stream_is_an_event() {
 
 /// A port without a listener.
 #[tokio::test]
-async fn a_nats_that_is_not_there_is_told_by_its_address() {
+async fn an_unreachable_nats_server_is_named_by_its_address() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = told(open_jetstream(&format!("nats://u:s3cret@127.0.0.1:{port}"), "test", options()));
     assert!(error.contains(&format!("nats://127.0.0.1:{port}")) && !error.contains("s3cret"), "{error}");

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-use super::raw::{Connection, Items};
+use super::http::Connection;
+use super::raw::Items;
 
 /// The transports of a group of readers, in turn.
 pub(crate) const KINDS: [&str; 6] = ["ws", "sse", "stream", "longpoll", "iframe", "jsonp"];

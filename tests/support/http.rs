@@ -1,12 +1,18 @@
-//! A minimal HTTP/1.1 client: requests are sent byte for byte as a test writes them, and a response can be cut at any byte.
+//! The HTTP/1.1 client of the tests: requests are sent byte for byte as a test writes them, and a response can be cut at any byte.
+//! Responses are parsed strictly: a head, a chunk or a length that is not as the server writes it is an error.
+//!
+//! A [`Request`] has a connection of its own, and a [`Response`] that can be read in parts. On a [`Connection`] a test sends and
+//! receives whatever it likes, whole [`Answer`]s among it.
+
+mod connection;
 
 use std::io::{Error, ErrorKind, Result};
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::within;
+pub(crate) use connection::{Connection, Duplex, PAUSE, narrow_socket};
 
 /// A request, sent on a new connection.
 #[derive(Clone, Debug)]
@@ -53,7 +59,7 @@ impl Request {
             .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
     }
 
-    fn text(&self, address: &str) -> Vec<u8> {
+    fn bytes(&self, address: &str) -> Vec<u8> {
         let host = self.host.as_deref().unwrap_or(address);
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", self.method, self.target);
         for (name, value) in &self.headers {
@@ -70,11 +76,12 @@ impl Request {
 
     /// Sends the request and reads the head of the response.
     pub(crate) async fn try_send(&self, address: &str) -> Result<Response> {
-        let mut stream = TcpStream::connect(address).await?;
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        let mut connection = Connection::over(stream);
         // A server may respond and close before it has read a body that it refuses.
-        let sent = stream.write_all(&self.text(address)).await;
-        let response = Response::read(stream, self.method == "HEAD").await;
+        let sent = connection.send(&self.bytes(address)).await;
+        let response = Response::of(connection, self.method == "HEAD").await;
         sent.and(response.as_ref().map(drop).map_err(|error| error.kind().into())).or(Ok::<(), Error>(()))?;
         response
     }
@@ -83,6 +90,94 @@ impl Request {
     pub(crate) async fn send(&self, address: &str) -> Response {
         let response = within(&self.target, self.try_send(address)).await;
         response.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.target))
+    }
+}
+
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Names in lower case, with their values.
+    pub(crate) headers: Vec<(String, String)>,
+    /// As received, without the empty line.
+    pub(crate) text: String,
+}
+
+impl Head {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(bytes).map_err(|_| broken("a head that is not UTF-8"))?.to_owned();
+        let mut lines = text.split("\r\n");
+        let status_line = lines.next().unwrap_or_default();
+        let status = status_line.split(' ').nth(1).and_then(|text| text.parse().ok());
+        let status = status.ok_or_else(|| broken(format!("no status in {status_line:?}")))?;
+        let headers = lines
+            .map(|line| line.split_once(": ").ok_or_else(|| broken(format!("no header: {line:?}"))))
+            .map(|header| header.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())))
+            .collect::<Result<_>>()?;
+        Ok(Self { status, headers, text })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding") == Some("chunked")
+    }
+}
+
+fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Where the body of a response ends, and how far it was read.
+#[derive(Debug)]
+pub(crate) enum Framing {
+    Chunked,
+    /// The bytes that are left.
+    Length(usize),
+    ToTheEnd,
+    Done,
+}
+
+impl Framing {
+    /// `bodiless`: the request was a HEAD.
+    pub(crate) fn of(head: &Head, bodiless: bool) -> Result<Self> {
+        Ok(if bodiless || matches!(head.status, 101 | 204 | 304) {
+            Self::Done
+        } else if head.is_chunked() {
+            Self::Chunked
+        } else if let Some(length) = head.header("content-length") {
+            Self::Length(length.parse().map_err(|_| broken("a Content-Length that is no number"))?)
+        } else {
+            Self::ToTheEnd
+        })
+    }
+}
+
+/// A complete response.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// The code of the error object that every refusal has.
+    pub(crate) fn code(&self) -> String {
+        error_code(&self.json())
     }
 }
 
@@ -96,41 +191,18 @@ pub(crate) struct Response {
 
 impl Response {
     /// Reads the head of a response.
-    pub(crate) async fn read(mut stream: TcpStream, bodiless: bool) -> Result<Self> {
-        let mut buffer = Vec::new();
-        let end = loop {
-            if let Some(at) = find(&buffer, b"\r\n\r\n") {
-                break at;
-            }
-            if stream.read_buf(&mut buffer).await? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-        };
-        let head = std::str::from_utf8(&buffer[..end]).map_err(|_| broken("a head that is not UTF-8"))?.to_owned();
-        buffer.drain(..end + 4);
-        let mut lines = head.split("\r\n");
-        let status_line = lines.next().unwrap_or_default();
-        let status = status_line.split(' ').nth(1).and_then(|text| text.parse().ok());
-        let status = status.ok_or_else(|| broken("no status"))?;
-        let headers: Vec<(String, String)> = lines
-            .map(|line| line.split_once(": ").ok_or_else(|| broken("a header without a colon")))
-            .map(|header| header.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())))
-            .collect::<Result<_>>()?;
-        let one = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let shape = if bodiless || matches!(status, 101 | 204 | 304) {
-            Shape::Length(0)
-        } else if one("transfer-encoding") == Some("chunked") {
-            Shape::Chunked
-        } else if let Some(length) = one("content-length") {
-            Shape::Length(length.parse().map_err(|_| broken("a Content-Length that is no number"))?)
-        } else {
-            Shape::ToTheEnd
-        };
-        Ok(Self { status, headers, body: Body { stream, buffer, shape } })
+    pub(crate) async fn read(stream: TcpStream, bodiless: bool) -> Result<Self> {
+        Self::of(Connection::over(stream), bodiless).await
+    }
+
+    async fn of(mut connection: Connection<TcpStream>, bodiless: bool) -> Result<Self> {
+        let head = connection.head().await?;
+        let framing = Framing::of(&head, bodiless)?;
+        Ok(Self { status: head.status, headers: head.headers, body: Body { connection, framing } })
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        header(&self.headers, name)
     }
 
     /// The whole body.
@@ -177,80 +249,27 @@ pub(crate) fn error_code(body: &Value) -> String {
     code.to_owned()
 }
 
-#[derive(Debug)]
-enum Shape {
-    Chunked,
-    Length(usize),
-    ToTheEnd,
-    Done,
-}
-
 /// A response body, read incrementally.
 #[derive(Debug)]
 pub(crate) struct Body {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    shape: Shape,
+    connection: Connection<TcpStream>,
+    framing: Framing,
 }
 
 impl Body {
     /// The next bytes; `None` at the proper end, an error where the body is cut off.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
-        match self.shape {
-            Shape::Done | Shape::Length(0) => Ok(None),
-            Shape::Length(left) => {
-                if self.buffer.is_empty() && self.fill().await? == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                let taken = left.min(self.buffer.len());
-                self.shape = Shape::Length(left - taken);
-                Ok(Some(self.buffer.drain(..taken).collect()))
-            }
-            Shape::ToTheEnd => {
-                if self.buffer.is_empty() && self.fill().await? == 0 {
-                    self.shape = Shape::Done;
-                    return Ok(None);
-                }
-                Ok(Some(std::mem::take(&mut self.buffer)))
-            }
-            Shape::Chunked => loop {
-                if let Some(at) = find(&self.buffer, b"\r\n") {
-                    let size = std::str::from_utf8(&self.buffer[..at]).ok();
-                    let size = size.and_then(|text| usize::from_str_radix(text, 16).ok());
-                    let size = size.ok_or_else(|| broken("a chunk without a size"))?;
-                    let whole = at + 2 + size + 2;
-                    if self.buffer.len() >= whole {
-                        if &self.buffer[whole - 2..whole] != b"\r\n" {
-                            return Err(broken("a chunk that does not end"));
-                        }
-                        let chunk = self.buffer[at + 2..whole - 2].to_vec();
-                        self.buffer.drain(..whole);
-                        if chunk.is_empty() {
-                            self.shape = Shape::Done;
-                            return Ok(None);
-                        }
-                        return Ok(Some(chunk));
-                    }
-                }
-                if self.fill().await? == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-            },
-        }
-    }
-
-    async fn fill(&mut self) -> Result<usize> {
-        self.stream.read_buf(&mut self.buffer).await
+        self.connection.part(&mut self.framing).await
     }
 
     /// The socket after an upgrade, with the bytes that have been read ahead.
     pub(crate) fn into_socket(self) -> (TcpStream, Vec<u8>) {
-        (self.stream, self.buffer)
+        self.connection.into_parts()
     }
 }
 
-fn broken(what: &str) -> Error {
-    Error::new(ErrorKind::InvalidData, what.to_owned())
+pub(crate) fn broken(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidData, what.into())
 }
 
 pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

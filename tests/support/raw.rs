@@ -1,244 +1,15 @@
-//! A byte-level test client without an HTTP library, so that a test can send invalid bytes, stop or stall at any point.
+//! Raw items: the events of any transport as JSON, in batches and in streams, for the suites that break things on the way. The
+//! suites that check the framing itself use `client`.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+
+use super::http::{self, Answer, Connection, Framing, Head, broken};
 
 /// The transports that stream.
 pub(crate) const STREAMS: [&str; 4] = ["sse", "stream", "iframe", "ws"];
-
-/// The pause of a slow peer between two bytes.
-pub(crate) const PAUSE: Duration = Duration::from_millis(100);
-
-/// The byte stream of a connection: a socket, or TLS on a socket.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// A connection and the bytes that were read ahead.
-pub(crate) struct Connection {
-    stream: Box<dyn Duplex>,
-    pub(crate) buffer: Vec<u8>,
-}
-
-/// The head of a response.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
-    pub(crate) status: u16,
-    pub(crate) text: String,
-}
-
-impl Head {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.text.lines().skip(1).find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    pub(crate) fn is_chunked(&self) -> bool {
-        self.header("transfer-encoding").is_some_and(|value| value.contains("chunked"))
-    }
-}
-
-/// A complete response.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: Head,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Answer {
-    pub(crate) fn status(&self) -> u16 {
-        self.head.status
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-
-    /// The code of the error object that every refusal has.
-    pub(crate) fn code(&self) -> String {
-        let body = self.json();
-        assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
-        body["error"]["code"].as_str().expect("a code").to_owned()
-    }
-}
-
-fn broken(reason: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason.into())
-}
-
-impl Connection {
-    pub(crate) async fn open(address: &str) -> io::Result<Self> {
-        Self::narrow(address, None).await
-    }
-
-    /// A connection, with a small kernel receive buffer if requested.
-    pub(crate) async fn narrow(address: &str, receive_bytes: Option<u32>) -> io::Result<Self> {
-        Ok(Self::on(narrow_socket(address, receive_bytes).await?))
-    }
-
-    /// A connection on an established stream.
-    pub(crate) fn on(stream: impl Duplex + 'static) -> Self {
-        Self { stream: Box::new(stream), buffer: Vec::new() }
-    }
-
-    /// A connection from a given loopback address: there are 28,000 ports an address, and limits for each address.
-    pub(crate) async fn from(source: std::net::Ipv4Addr, address: &str) -> io::Result<Self> {
-        let address: SocketAddr = address.parse().expect("an address");
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((source, 0).into())?;
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self::on(stream))
-    }
-
-    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref()).await
-    }
-
-    /// Sends `GET path`, without waiting for a response.
-    pub(crate) async fn get(&mut self, path: &str) -> io::Result<()> {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
-    }
-
-    /// Sends `POST path` with a body of a content type.
-    pub(crate) async fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> io::Result<()> {
-        let length = body.len();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
-        );
-        self.send([head.as_bytes(), body].concat()).await
-    }
-
-    /// Requests the upgrade to a WebSocket.
-    pub(crate) async fn upgrade(&mut self, path: &str) -> io::Result<()> {
-        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n\r\n")).await
-    }
-
-    /// Reads the received bytes, or waits for some; returns whether the peer has closed.
-    pub(crate) async fn fill(&mut self) -> io::Result<bool> {
-        Ok(self.stream.read_buf(&mut self.buffer).await? == 0)
-    }
-
-    async fn need(&mut self, bytes: usize) -> io::Result<()> {
-        while self.buffer.len() < bytes {
-            if self.fill().await? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(())
-    }
-
-    async fn line(&mut self) -> io::Result<String> {
-        loop {
-            if let Some(end) = find(&self.buffer, b"\r\n") {
-                let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
-                return String::from_utf8(line).map_err(|error| broken(error.to_string()));
-            }
-            self.need(self.buffer.len() + 1).await?;
-        }
-    }
-
-    /// The head of a response.
-    pub(crate) async fn head(&mut self) -> io::Result<Head> {
-        let first = self.line().await?;
-        let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| broken(format!("no status in {first:?}")))?;
-        let mut text = first;
-        loop {
-            let line = self.line().await?;
-            if line.is_empty() {
-                return Ok(Head { status, text });
-            }
-            text.push('\n');
-            text.push_str(&line);
-        }
-    }
-
-    /// The next chunk, empty at the end. Cancel safe: a chunk is consumed completely or not at all.
-    async fn chunk(&mut self) -> io::Result<Vec<u8>> {
-        let header = loop {
-            if let Some(end) = find(&self.buffer, b"\r\n") {
-                break end;
-            }
-            self.need(self.buffer.len() + 1).await?;
-        };
-        let size = String::from_utf8_lossy(&self.buffer[..header]);
-        let size = usize::from_str_radix(size.trim(), 16).map_err(|_| broken(format!("{size:?} is no size")))?;
-        let whole = header + 2 + size + 2;
-        self.need(whole).await?;
-        Ok(self.buffer.drain(..whole).skip(header + 2).take(size).collect())
-    }
-
-    /// The complete response, which has to end.
-    pub(crate) async fn answer(&mut self) -> io::Result<Answer> {
-        let head = self.head().await?;
-        let mut body = Vec::new();
-        if head.is_chunked() {
-            loop {
-                let chunk = self.chunk().await?;
-                if chunk.is_empty() {
-                    break;
-                }
-                body.extend(chunk);
-            }
-        } else if let Some(length) = head.header("content-length").and_then(|length| length.parse().ok()) {
-            self.need(length).await?;
-            body = self.buffer.drain(..length).collect();
-        } else if !matches!(head.status, 204 | 304) {
-            while !self.fill().await? {}
-            body = std::mem::take(&mut self.buffer);
-        }
-        Ok(Answer { head, body })
-    }
-
-    /// Sends `bytes` now and then until the peer closes, and returns what the peer had sent before.
-    pub(crate) async fn dribble(mut self, bytes: &[u8]) -> Vec<u8> {
-        loop {
-            let sent = self.send(bytes).await;
-            match tokio::time::timeout(PAUSE, self.fill()).await {
-                Err(_) => assert!(sent.is_ok(), "the peer neither responds nor reads"),
-                Ok(Ok(false)) => {}
-                Ok(Ok(true) | Err(_)) => return self.buffer,
-            }
-        }
-    }
-
-    /// Waits until the peer closes, and returns what the peer had sent before.
-    pub(crate) async fn closed(&mut self) -> Vec<u8> {
-        loop {
-            // A reset counts as a close, too.
-            if self.fill().await.unwrap_or(true) {
-                return std::mem::take(&mut self.buffer);
-            }
-        }
-    }
-}
-
-/// A socket, with a small kernel receive buffer if requested.
-pub(crate) async fn narrow_socket(address: &str, receive_bytes: Option<u32>) -> io::Result<TcpStream> {
-    let address: SocketAddr = address.parse().expect("an address");
-    let socket = TcpSocket::new_v4()?;
-    if let Some(bytes) = receive_bytes {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
 
 /// One request on a new connection.
 pub(crate) async fn get(address: &str, path: &str) -> io::Result<Answer> {
@@ -291,8 +62,8 @@ pub(crate) fn position(cursor: &Value) -> u64 {
 pub(crate) struct Items {
     pub(crate) connection: Connection,
     transport: &'static str,
-    chunked: bool,
-    /// The received bytes, without chunk framing.
+    framing: Framing,
+    /// The received bytes of the body.
     text: Vec<u8>,
     ready: VecDeque<Value>,
     /// The close code of the server's WebSocket close frame.
@@ -329,7 +100,7 @@ impl Items {
         Ok(Self {
             connection,
             transport,
-            chunked: head.is_chunked(),
+            framing: Framing::of(head, false)?,
             text: Vec::new(),
             ready: VecDeque::new(),
             close_code: None,
@@ -390,19 +161,8 @@ impl Items {
     }
 
     async fn piece(&mut self) -> io::Result<bool> {
-        if self.chunked {
-            let chunk = self.connection.chunk().await?;
-            if chunk.is_empty() {
-                return Ok(false);
-            }
-            self.text.extend(chunk);
-        } else {
-            let closed = self.connection.fill().await?;
-            self.text.append(&mut self.connection.buffer);
-            if closed {
-                return Ok(false);
-            }
-        }
+        let Some(part) = self.connection.part(&mut self.framing).await? else { return Ok(false) };
+        self.text.extend(part);
         let (before, after): (&[u8], &[u8]) = match self.transport {
             "sse" => (b"\ndata: ", b"\n\n"),
             "iframe" => (b">p({", b")</script>"),
@@ -481,7 +241,7 @@ impl Flow {
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    if what.is_empty() { Some(0) } else { text.windows(what.len()).position(|window| window == what) }
+    if what.is_empty() { Some(0) } else { http::find(text, what) }
 }
 
 /// A masked frame, as a client sends it. The mask is zero, which is valid, too.

@@ -1,31 +1,33 @@
-//! Sends raw bytes, and collects the responses until the server closes the connection.
+//! Malformed requests to a server that is watched for panics: sends raw bytes, collects the responses until the server closes the
+//! connection, and checks afterwards that the server still serves.
 
 use super::Server;
-use super::raw::{self, Connection};
+use super::http::Connection;
+use super::raw;
 
 /// Server flags with short timeouts, so that every connection ends soon.
 pub(crate) const IMPATIENT: [&str; 7] =
     ["--allow-anonymous", "--header-timeout", "2s", "--body-timeout", "1s", "--keep-alive", "2s"];
 
 /// What the server sent before it closed the connection.
-pub(crate) struct Said {
+pub(crate) struct Received {
     pub(crate) text: String,
     /// The statuses of the responses, in their order.
     pub(crate) statuses: Vec<u16>,
 }
 
 /// Sends bytes and reads until the server closes the connection, by its timeouts at the latest.
-pub(crate) async fn say(address: &str, name: &str, bytes: &[u8]) -> Said {
+pub(crate) async fn exchange(address: &str, name: &str, bytes: &[u8]) -> Received {
     let mut connection = Connection::open(address).await.expect("connected");
     // The server may close the connection before it has read everything.
     let _ = connection.send(bytes).await;
-    let said = super::within(&format!("the end of {name}"), connection.closed()).await;
-    let text = String::from_utf8_lossy(&said).into_owned();
+    let received = super::within(&format!("the end of {name}"), connection.closed()).await;
+    let text = String::from_utf8_lossy(&received).into_owned();
     let mut statuses: Vec<u16> = Vec::new();
     for (at, _) in text.match_indices("HTTP/1.") {
         statuses.extend(text.get(at + 9..at + 12).and_then(|digits| digits.parse::<u16>().ok()));
     }
-    Said { text, statuses }
+    Received { text, statuses }
 }
 
 /// The topics of events published to `smuggled.>`: each is a request smuggling that succeeded.

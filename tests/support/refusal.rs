@@ -5,7 +5,7 @@ use super::http::{Response, error_code};
 use super::wire::{Batch, Chunks, Item, Reader, nonce_of};
 
 /// What a page learns of a refusal over a transport: the error code, and the retry delay.
-pub(crate) async fn told(
+pub(crate) async fn refusal(
     kind: Kind,
     presented: Option<&str>,
     mut response: Response,
