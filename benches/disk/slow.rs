@@ -11,8 +11,8 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::support::Server;
+use crate::support::http::Connection;
 use crate::support::preload::{Fault, Faults};
-use crate::support::raw::Connection;
 
 /// How long a load is measured, after as much of it that is not.
 const LOOP_TIME: Duration = Duration::from_secs(2);
