@@ -11,6 +11,7 @@ use switchback::Cursor;
 use uuid::Uuid;
 
 use crate::support::Server;
+use crate::support::http::Request;
 
 /// A promise, valid from a length of the trace on: a later power loss must not break it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(crate) enum What {
 pub(crate) struct Ledger {
     pub(crate) promises: Vec<Promise>,
     /// All published events, acknowledged or not.
-    pub(crate) asked: HashSet<String>,
+    pub(crate) published: HashSet<String>,
 }
 
 /// The topic of an event with this marker.
@@ -55,8 +56,7 @@ pub(crate) async fn run(server: &Server, trace: PathBuf, rng: &mut StdRng) -> Le
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let publishers = (0..PUBLISHERS).map(|number| {
         let publisher = Publisher {
-            base: server.base.clone(),
-            http: reqwest::Client::new(),
+            address: server.address().to_owned(),
             trace: trace.clone(),
             ledger: ledger.clone(),
             rng: rand::SeedableRng::seed_from_u64(rng.random()),
@@ -70,8 +70,7 @@ pub(crate) async fn run(server: &Server, trace: PathBuf, rng: &mut StdRng) -> Le
 }
 
 struct Publisher {
-    base: String,
-    http: reqwest::Client,
+    address: String,
     trace: PathBuf,
     ledger: Arc<Mutex<Ledger>>,
     rng: StdRng,
@@ -92,7 +91,7 @@ impl Publisher {
         let keyed = self.rng.random();
         let count = if self.rng.random_ratio(1, 4) { self.rng.random_range(2..6) } else { 1 };
         let markers: Vec<String> = (0..count).map(|part| format!("{number}-{request}-{part}")).collect();
-        self.ledger().asked.extend(markers.iter().cloned());
+        self.ledger().published.extend(markers.iter().cloned());
         // From a fraction of a page to several pages.
         let ballast = "x".repeat([0, 300, 3000, 20_000][self.rng.random_range(0..4)]);
         let events: Vec<Value> = markers
@@ -105,7 +104,7 @@ impl Publisher {
                 event
             })
             .collect();
-        let answer = self.ask(self.http.post(format!("{}/v1/events", self.base)).json(&events), 201).await;
+        let answer = self.request(post("/v1/events", &json!(events)), 201).await;
         let outcomes = answer["events"].as_array().expect("an outcome for each").clone();
         let promises = markers.into_iter().zip(outcomes).map(|(marker, outcome)| {
             let cursor = outcome["cursor"].as_str().expect("a cursor").parse().expect("a cursor");
@@ -117,37 +116,35 @@ impl Publisher {
     /// A client that connects for the first time, and acknowledges the events that it got.
     async fn come_and_acknowledge(&mut self) {
         let client = Uuid::from_u128(self.rng.random());
-        let from = format!("{}/v1/poll?topic=crash.*&client={client}&cursor=earliest", self.base);
-        let batch = self.batch(&from).await;
+        let batch = self.batch(&format!("/v1/poll?topic=crash.*&client={client}&cursor=earliest")).await;
         let body = json!({ "client": client, "cursor": batch["cursor"] });
-        self.ask(self.http.post(format!("{}/v1/ack", self.base)).json(&body), 200).await;
+        self.request(post("/v1/ack", &body), 200).await;
         let cursor = batch["cursor"].as_str().expect("a cursor").parse().expect("a cursor");
         self.promise(vec![What::Client(client, cursor)]);
     }
 
     /// A batch. One that is read slowly is cut off when its events are trimmed meanwhile, as any slow client's; it is requested
     /// again.
-    async fn batch(&self, from: &str) -> Value {
+    async fn batch(&self, target: &str) -> Value {
         loop {
-            let answer = self.http.get(from).send().await.expect("an answer");
-            assert_eq!(answer.status(), 200, "{from}");
-            match answer.json().await {
-                Ok(batch) => return batch,
-                Err(error) => assert!(error.is_decode() && !error.is_status(), "{error}"),
+            let mut answer = Request::get(target).send(&self.address).await;
+            assert_eq!(answer.status, 200, "{target}");
+            if let Ok(bytes) = answer.bytes().await {
+                return serde_json::from_slice(&bytes).expect("a whole batch is JSON");
             }
         }
     }
 
     async fn ban(&mut self) {
         let client = Uuid::from_u128(self.rng.random());
-        self.ask(self.http.delete(format!("{}/v1/clients/{client}?ban=3600", self.base)), 200).await;
+        self.request(Request::new("DELETE", format!("/v1/clients/{client}?ban=3600")), 200).await;
         self.promise(vec![What::Ban(client)]);
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder, status: u16) -> Value {
-        let answer = request.send().await.expect("an answer");
-        assert_eq!(answer.status(), status, "{}", answer.url());
-        answer.json().await.expect("JSON")
+    async fn request(&self, request: Request, status: u16) -> Value {
+        let mut answer = request.send(&self.address).await;
+        assert_eq!(answer.status, status, "{request:?}");
+        answer.json().await
     }
 
     fn promise(&self, promises: Vec<What>) {
@@ -159,6 +156,10 @@ impl Publisher {
     fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("no publisher panicked")
     }
+}
+
+fn post(target: &str, body: &Value) -> Request {
+    Request::post(target, "application/json", body.to_string())
 }
 
 impl Ledger {
