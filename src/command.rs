@@ -84,7 +84,7 @@ pub fn complain(line: &str) {
 ///
 /// # Errors
 /// Where the signals cannot be handled.
-fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = StopSignals::new()?;
     Ok(async move {
         signals.next().await;

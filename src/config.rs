@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_stands_behind_the_flags() {
+    fn flags_override_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(
             &file,
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn an_error_in_a_file_names_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, told) in [
+        for (text, expected) in [
             ("max-agee = 1", "did you mean max-age?"),
             ("max-age = [\"1h\", \"2h\"]", "max-age takes one value"),
             ("max-age = []", "max-age takes one value"),
@@ -203,7 +203,7 @@ mod tests {
         ] {
             std::fs::write(&file, text).unwrap();
             let error = serve(&["--config", file.path().to_str().unwrap()]).unwrap_err().to_string();
-            assert!(error.contains(told), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(serve(&["--config", "/nowhere/x.toml"]).is_err());
     }
@@ -257,7 +257,7 @@ mod tests {
 
     /// On loopback every client is on this machine, unless a proxy names the client's address; subjects are known everywhere.
     #[test]
-    fn limits_count_where_it_is_known_whose_they_are() {
+    fn limits_of_an_address_apply_where_addresses_are_known() {
         let basis = limits::Basis { loopback: true, retained_bytes: 1, batch_bytes: 1 };
         let options = |arguments: &[&str]| serve(arguments).unwrap().limits.options(basis);
         let rates = |options: &crate::limits::LimitOptions| {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_open_unasked() {
+    fn only_loopback_is_open_by_default() {
         let open = serve(&["--listen", "0.0.0.0:0"]).unwrap().into_config().unwrap_err().to_string();
         assert!(open.contains("--allow-anonymous"), "{open}");
         assert!(serve(&["--listen", "0.0.0.0:0", "--allow-anonymous"]).unwrap().into_config().is_ok());

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_reach_everyone() {
+    fn refuses_what_some_transport_cannot_carry() {
         for text in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\ud800""#, r#""\ud800x""#, r#""\uDBFF\\udc00""#] {
             assert!(matches!(safe(text), Err(JsonError::LoneSurrogate)), "{text}");
         }
@@ -326,7 +326,7 @@ mod tests {
         }
 
         #[test]
-        fn finds_a_key_wherever_it_stands(value in any_json(), name in prop_oneof![Just("__proto__"), Just("other")]) {
+        fn finds_a_key_at_any_place(value in any_json(), name in prop_oneof![Just("__proto__"), Just("other")]) {
             let text = serde_json::json!([value, { "a": { name: 1 } }]).to_string();
             prop_assert_eq!(as_literal(&text) == Literal::LosesKeys, name == "__proto__");
         }

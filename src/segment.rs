@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_keeps_to_its_row_budget_and_tells_how_far_it_came() {
+    fn a_scan_keeps_to_its_row_budget_and_returns_its_end() {
         let mut segment = Segment::default();
         for position in 1..=1000 {
             segment.push(event(position, &format!("t.{position}")));

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_newest_and_says_when_a_reader_is_behind() {
+    fn keeps_the_newest_and_reports_a_reader_that_is_behind() {
         let mut tail = Tail::new(bounds(), Position(0), TailLimits { events_max: 3, bytes_max: 1 << 20 });
         assert!(!tail.push(&batch(0, 5, 0)));
         assert_eq!(read(&tail, 1), (TailRead::Behind, vec![]));

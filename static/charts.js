@@ -40,7 +40,7 @@ class Charts {
     this.changed();
   }
 
-  // Nothing for one that nobody sees.
+  // None for a canvas outside of the viewport.
   pen(canvas) {
     const size = this.sizes.get(canvas);
     if (!size || !size.width || !this.visible.has(canvas)) return null;

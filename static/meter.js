@@ -17,9 +17,9 @@ const positionOf = (cursor) => Number(cursor.split('-')[1]);
 class Meter {
   constructor() {
     Object.assign(this, { received: 0, payload: 0, lost: 0, repeated: 0, replayed: 0, gaps: 0 });
-    this.start = undefined;            // the position behind which this lane answers for everything
+    this.start = undefined;            // the position after which this lane has to receive every event
     this.at = undefined;               // of the newest event
-    this.replayTo = undefined;         // up to here events come again because the page asked for them
+    this.replayTo = undefined;         // up to here events are replayed on the page's request
     this.openedAt = Infinity;          // when the connection opened: what is older was not on its way
     this.seen = new Set();
     this.expected = [];
@@ -33,7 +33,7 @@ class Meter {
     if (cursor) this.start = this.start === undefined ? positionOf(cursor) : this.start;
   }
 
-  // The page asks for events again: they come once more, rightly, and count as neither received nor repeated.
+  // The page requests events again: these are delivered once more, and count as neither received nor repeated.
   replayFrom(position) {
     this.replayTo = this.at;
     this.at = Math.min(position, this.at === undefined ? position : this.at);

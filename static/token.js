@@ -1,14 +1,14 @@
 /*
- * A token for the pages, where the server asks for one: from the address, or pasted into a field.
+ * The token of the pages, where the server requires one: from the address, or pasted into a field.
  *
  *   PageToken.value          the token, or undefined
- *   PageToken.asking         whether the field is there
- *   PageToken.refused(error) shows the field where that is what an error asks for, and says whether it is
- *   PageToken.changed        set it: called when there is another token
+ *   PageToken.asking         whether the field is shown
+ *   PageToken.refused(error) shows the field if another token may help against the error; returns whether it may
+ *   PageToken.changed        a callback, set by the page: the token has changed
  *
- * In the address it stands behind the `#`, which no browser sends: no server's or proxy's log has it. It is taken out of
- * there at once, so that it is neither bookmarked nor shown around, and kept as long as the tab is open. ES3 and the DOM
- * of Internet Explorer 8, since the page for old browsers takes it, too.
+ * In the address it is the fragment, which browsers do not send: no server's or proxy's log has it. It is removed from
+ * there immediately, so that it is neither bookmarked nor copied with the address, and kept in session storage. ES3 and
+ * the DOM of Internet Explorer 8, since the page for old browsers uses it, too.
  */
 var PageToken = (function () {
   var KEY = 'switchback token';
@@ -66,7 +66,7 @@ var PageToken = (function () {
     make('label', form, 'Token', { 'for': 'token-text' });
     var line = make('div', form);
     line.className = 'token-line';
-    // Not shown to whoever looks at the screen, too.
+    // A password field, since the screen may be shared.
     field = make('input', line, '', { id: 'token-text', type: 'password', autocomplete: 'off', spellcheck: 'false', 'aria-describedby': 'token-how' });
     make('button', line, 'Use it', { type: 'submit' }).className = 'main';
     var how = make('p', form, 'To make one, where the server\'s secret is: ', { id: 'token-how' });
@@ -77,8 +77,8 @@ var PageToken = (function () {
 
   function submit() {
     var token = clean(field.value);
-    // Nothing is an answer, too: to go on with what is public.
-    if (token && !SHAPE.test(token)) return say('That is not a whole token: it is three parts with a dot between them, as in eyJ0.eyJl.c2ln.');
+    // Empty: continue without a token, with public topics only.
+    if (token && !SHAPE.test(token)) return say('That is not a complete token: a token has three parts with a dot between them, as in eyJ0.eyJl.c2ln.');
     use(token);
     field.value = '';
     hide();
@@ -95,25 +95,25 @@ var PageToken = (function () {
     why.appendChild(document.createTextNode(text));
   }
 
-  // The server's words are for whoever writes programs; whose page this is needs to know what to do.
+  // The server's messages address developers; the visitor of a page has to know what to do.
   function explain(error) {
-    if (error.code === 'expired') return 'The token has ended. Give the next one.';
-    if (error.code === 'kicked') return 'An administrator has ended this, or revoked the token. Give another one.';
-    if (!self.value && error.code === 'unauthorized') return 'This server asks for a token.';
-    return (self.value ? 'The token does not do: ' : 'Refused: ') + error.message + '.';
+    if (error.code === 'expired') return 'The token has expired. Enter a new one.';
+    if (error.code === 'kicked') return 'An administrator has closed the connection, or revoked the token. Enter another one.';
+    if (!self.value && error.code === 'unauthorized') return 'This server requires a token.';
+    return (self.value ? 'The token is not accepted: ' : 'Refused: ') + error.message + '.';
   }
 
   function refused(error) {
-    // A revoked token ends what is open like an administrator does who has had enough of somebody.
+    // `kicked` is the reason for a revoked token as well as for a client that an administrator disconnects.
     if (CODES[error.code] !== true && !(error.code === 'kicked' && self.value)) return false;
     if (self.asking) return true;
     self.asking = true;
     if (!form) build();
     form.className = 'token shown';
     say(explain(error));
-    // One that is no good would be refused even where none is needed.
+    // An invalid token is refused also for public topics, which need none.
     if (error.code !== 'forbidden') use(undefined);
-    // Whoever is writing elsewhere is left there.
+    // The focus stays where the visitor is typing.
     if (document.activeElement === document.body) field.focus();
     return true;
   }

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_asked_for_has_to_be_granted() {
+    fn every_requested_pattern_must_be_granted() {
         for (granted, requested, expected) in [
             (&["a"][..], "a", true),
             (&["a"], "b", false),

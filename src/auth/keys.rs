@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_the_keys_own_whatever_it_is_called() {
+    fn a_fingerprint_depends_on_the_key_not_on_its_id() {
         let key = |kid: &str, x: &str| {
             let text = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{kid}","x":"{x}"}}]}}"#);
             Keys::set(text.as_bytes()).unwrap().0

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use super::{
-    asked_to_stop, hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files, service_manager,
+    hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files, service_manager, stop_requested,
 };
 use crate::config::{self, Cli, Command, ServeArgs};
 use crate::server::{Reloader, Server, greeting};
@@ -22,15 +22,15 @@ pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
     let reloader = server.reloader();
     hangups.each(move || reload(&reloader));
     // Installed before the greeting is printed, so that a process that reads the greeting can stop the server gracefully.
-    let asked_to_stop = asked_to_stop()?;
+    let stop_requested = stop_requested()?;
     // Standard output may be closed.
     let _ = print_line(&greeting(&config, server.address()));
     service_manager::notify_ready();
-    let asked_to_stop = async {
-        asked_to_stop.await;
+    let stop_requested = async {
+        stop_requested.await;
         service_manager::notify_stopping();
     };
-    Ok(server.run(asked_to_stop).await?)
+    Ok(server.run(stop_requested).await?)
 }
 
 /// Handles SIGHUP: the settings come from the same command line and environment, and from the file as it is now.

@@ -246,15 +246,15 @@ mod tests {
     #[test]
     fn retry_delays_are_positive_and_spread() {
         for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::from_millis(9001)] {
-            let told: HashSet<u64> = (0..200)
+            let delays: HashSet<u64> = (0..200)
                 .map(|_| {
                     let response = ApiError::too_many("too_fast", "slow down", wait).response();
                     response.fields.get(&RETRY_AFTER).unwrap().to_str().unwrap().parse().unwrap()
                 })
                 .collect();
             let least = wait.as_secs_f64().ceil().max(1.0) as u64;
-            assert!(told.iter().all(|seconds| *seconds >= least), "{wait:?}: {told:?}");
-            assert!(told.len() > 1, "{wait:?}: {told:?}");
+            assert!(delays.iter().all(|seconds| *seconds >= least), "{wait:?}: {delays:?}");
+            assert!(delays.len() > 1, "{wait:?}: {delays:?}");
         }
     }
 }

@@ -239,7 +239,7 @@ mod tests {
     proptest! {
         /// A wildcard permits the names that it covers, and nothing with more before or after them.
         #[test]
-        fn a_wildcard_stands_for_names_below(origin in prop_oneof![
+        fn a_wildcard_matches_subdomains(origin in prop_oneof![
             "\\PC{0,40}",
             "https?://[a-z.:/@*-]{0,12}(\\.example\\.com)?[:/@0-9a-z]{0,4}",
         ]) {
@@ -301,7 +301,7 @@ mod tests {
 
     /// `Origin`, else `Referer`, else `Sec-Fetch-Site`: each counts only where the previous ones are absent.
     #[test]
-    fn what_a_request_says_of_its_page_counts_in_order() {
+    fn headers_about_the_page_have_a_precedence() {
         let allowed: AllowedOrigins = ["https://app.example.com".parse().unwrap()].into_iter().collect();
         let (app, evil, own) = ("https://app.example.com", "https://evil.test", "http://a.test");
         for (origin, referer, site, expected) in [

@@ -80,11 +80,11 @@ impl<'t> Fields<'t> {
     pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
         let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| &**value);
         let value = values.next();
-        if values.next().is_some() { Err(stands_twice(name)) } else { Ok(value) }
+        if values.next().is_some() { Err(given_twice(name)) } else { Ok(value) }
     }
 }
 
-fn stands_twice(name: &str) -> ApiError {
+fn given_twice(name: &str) -> ApiError {
     ApiError::bad("bad_parameter", format!("`{name}` is given more than once"))
 }
 
@@ -202,7 +202,7 @@ impl Params {
 
 /// Sets a field that may be given once.
 fn set<T>(field: &mut Option<T>, name: &str, value: Result<T, ApiError>) -> Result<(), ApiError> {
-    if field.replace(value?).is_some() { Err(stands_twice(name)) } else { Ok(()) }
+    if field.replace(value?).is_some() { Err(given_twice(name)) } else { Ok(()) }
 }
 
 /// A comma is legal in a topic, but in a URL it is nearly always a list, which this parameter does not accept: it would

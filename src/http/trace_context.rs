@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_it_is_passed_on_whole_or_not_at_all(parent in "[0-9a-f-]{0,60}|\\PC{0,20}", state in "[a-z@=, 0-9]{0,40}") {
+        fn a_trace_context_is_passed_on_unchanged_or_not_at_all(parent in "[0-9a-f-]{0,60}|\\PC{0,20}", state in "[a-z@=, 0-9]{0,40}") {
             let fields = [("traceparent", parent.as_str()), ("tracestate", state.as_str())];
             let headers = headers(&context(&fields));
             if let Some(taken) = headers.get(TRACEPARENT) {

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_threads_have_counted_is_summed() {
+    fn counts_of_all_threads_are_summed() {
         let counters = Sharded::<3>::new();
         std::thread::scope(|scope| {
             for _ in 0..2 * SHARDS {

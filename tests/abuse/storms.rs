@@ -165,7 +165,7 @@ async fn dawdlers_are_cut_and_others_are_served() {
         assert!(served < 100_000, "the slow clients are not cut");
     }
     for dawdler in dawdlers {
-        let said = super::within("the end of who dawdles", dawdler).await.expect("cut");
+        let said = super::within("the end of the slow client", dawdler).await.expect("cut");
         let said = String::from_utf8_lossy(&said);
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     }

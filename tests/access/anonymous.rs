@@ -29,7 +29,7 @@ async fn ids_are_secrets(kind: Kind) {
 }
 
 #[test]
-fn it_says_so_at_its_start() {
+fn open_access_is_logged_at_start() {
     let log = |listen: &str, flags: &[&str]| {
         let mut server = Server::start_at(listen, &[&["--log", "warn", "--store", "memory"], flags].concat());
         // The log is written by a thread of its own, which has written everything once the server has ended.

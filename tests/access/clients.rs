@@ -107,11 +107,11 @@ async fn ends_within_a_second(kind: Kind) {
     assert_eq!(response.error().await, (403, "forbidden".into()));
     assert_eq!(end("").send(keyed.address()).await.error().await, (401, "unauthorized".into()));
     assert_eq!(keyed.administer(end("")).await.error().await, (404, "unknown_client".into()));
-    let told = open(&keyed, kind, named()).await;
+    let notified = open(&keyed, kind, named()).await;
     connected(&keyed, 1).await;
     let mut response = keyed.administer(end("")).await;
     assert_eq!((response.status, response.json().await), (200, json!({ "client": client })));
-    told.await.expect("the connection was notified");
+    notified.await.expect("the connection was notified");
     // The client is forgotten, with its owner, and may reconnect.
     connected(&keyed, 0).await;
     assert_eq!(keyed.administer(Request::get(format!("/v1/clients/{client}"))).await.status, 404);
@@ -119,11 +119,11 @@ async fn ends_within_a_second(kind: Kind) {
     keyed.serves(kind, &anew, "the client has no owner now").await;
     // With a ban the client may not reconnect.
     connected(&keyed, 0).await;
-    let told = open(&keyed, kind, anew.clone()).await;
+    let notified = open(&keyed, kind, anew.clone()).await;
     connected(&keyed, 1).await;
     let answer = keyed.administer(end("?ban=600")).await.json().await;
     assert_eq!(answer, json!({ "client": client, "ban": 600 }));
-    told.await.expect("the connection was notified");
+    notified.await.expect("the connection was notified");
     keyed.refuses(kind, &anew, 403, "banned").await;
     for wrong in ["?ban=0", "?ban=-1", "?ban=x", "?ban=99999999999"] {
         assert_eq!(keyed.administer(end(wrong)).await.status, 400, "{wrong}");

@@ -178,8 +178,8 @@ async fn renewing_has_a_pace() {
     let frame = [&[0x81, 0x80 | message.len() as u8, 0, 0, 0, 0], message.as_bytes()].concat();
     // The server may close the connection while the client still sends.
     let _ = link.socket().write_all(&frame.repeat(500)).await;
-    let told = |item: &Item| matches!(item.event.as_str(), "$reply" | "$beat" | "$live");
-    assert_eq!(link.end_after(told).await, Some((1013, "too fast".into())));
+    let is_expected = |item: &Item| matches!(item.event.as_str(), "$reply" | "$beat" | "$live");
+    assert_eq!(link.end_after(is_expected).await, Some((1013, "too fast".into())));
 }
 
 #[tokio::test]

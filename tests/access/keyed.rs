@@ -13,7 +13,7 @@ use crate::support::preload::Faults;
 use crate::support::refusal::refusal;
 use crate::support::until;
 
-pub(crate) const SECRET: &str = "a secret that nobody guesses, 32+";
+pub(crate) const SECRET: &str = "a secret of enough random bytes, 32+";
 
 /// A server, and the key that its tokens are signed with.
 pub(crate) struct Keyed {

@@ -41,12 +41,12 @@ async fn a_ticket_is_good_once_on_any_node() {
     for _ in 0..5 {
         let answer = post(&one, "/v1/tickets", json!({ "transport": "poll" }), json!({ "subscribe": ["a"] })).await;
         let query = Query::topic("a").with("ticket", answer["ticket"].as_str().expect("a ticket"));
-        let asked = (0..6).map(|n| {
+        let requests = (0..6).map(|n| {
             let (request, node) = (query.request(Kind::Poll), if n % 2 == 0 { &one } else { &other });
             let address = node.address().to_owned();
             tokio::spawn(async move { request.send(&address).await.status })
         });
-        let statuses = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
+        let statuses = futures_util::future::join_all(requests.collect::<Vec<_>>()).await;
         let let_in = statuses.iter().filter(|status| *status.as_ref().expect("an answer") == 200).count();
         assert_eq!(let_in, 1, "{statuses:?}");
     }
@@ -57,26 +57,26 @@ async fn a_ticket_is_good_once_on_any_node() {
 async fn unused_tickets_of_one_subject_count_on_all_nodes_together() {
     let nats = tokio::task::spawn_blocking(Nats::single).await.expect("a NATS server");
     let [one, other] = nodes_with(&nats, &["--max-tickets-per-subject", "3", "--max-tickets-per-address", "1"]);
-    let ask = async |node: &Keyed, claims: Value| {
+    let new_ticket = async |node: &Keyed, claims: Value| {
         let body = json!({ "transport": "poll" }).to_string();
         let request = Request::post("/v1/tickets", "application/json", body);
         request.header("Authorization", bearer(&node.token(claims))).send(node.address()).await
     };
     let li = |sub: &str| json!({ "sub": sub, "subscribe": ["a"] });
-    let first = ask(&one, li("li")).await.created().await["ticket"].as_str().expect("a ticket").to_owned();
-    assert_eq!(ask(&other, li("li")).await.status, 201);
-    assert_eq!(ask(&one, li("li")).await.status, 201);
+    let first = new_ticket(&one, li("li")).await.created().await["ticket"].as_str().expect("a ticket").to_owned();
+    assert_eq!(new_ticket(&other, li("li")).await.status, 201);
+    assert_eq!(new_ticket(&one, li("li")).await.status, 201);
     for node in [&one, &other] {
-        assert_eq!(ask(node, li("li")).await.error().await, (429, "too_many".to_owned()));
+        assert_eq!(new_ticket(node, li("li")).await.error().await, (429, "too_many".to_owned()));
     }
-    assert_eq!(ask(&other, li("wu")).await.status, 201, "another subject");
+    assert_eq!(new_ticket(&other, li("wu")).await.status, 201, "another subject");
     // Tokens without a subject count for the address.
-    assert_eq!(ask(&one, json!({ "subscribe": ["a"] })).await.status, 201);
-    assert_eq!(ask(&other, json!({ "subscribe": ["a"] })).await.error().await, (429, "too_many".to_owned()));
+    assert_eq!(new_ticket(&one, json!({ "subscribe": ["a"] })).await.status, 201);
+    assert_eq!(new_ticket(&other, json!({ "subscribe": ["a"] })).await.error().await, (429, "too_many".to_owned()));
     // A ticket that is used on any node counts no more.
     other.serves(Kind::Poll, &Query::topic("a").with("ticket", first), "one of the three").await;
-    assert_eq!(ask(&other, li("li")).await.status, 201);
-    assert_eq!(ask(&other, li("li")).await.error().await, (429, "too_many".to_owned()));
+    assert_eq!(new_ticket(&other, li("li")).await.status, 201);
+    assert_eq!(new_ticket(&other, li("li")).await.error().await, (429, "too_many".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

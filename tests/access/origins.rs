@@ -103,14 +103,14 @@ async fn scripts_are_for_pages_that_may_read(kind: Kind) {
             (None, Some("https://app.example.com/"), true),
             (None, Some(own.as_str()), true),
         ] {
-            let mut asked = query.clone();
-            asked = site.into_iter().fold(asked, |asked, site| asked.header("Sec-Fetch-Site", site));
-            asked = from.into_iter().fold(asked, |asked, from| asked.header("Referer", from));
+            let mut requested = query.clone();
+            requested = site.into_iter().fold(requested, |requested, site| requested.header("Sec-Fetch-Site", site));
+            requested = from.into_iter().fold(requested, |requested, from| requested.header("Referer", from));
             if allowed {
-                let batch = Link::to(server.address(), kind, &asked).await.batch().await;
+                let batch = Link::to(server.address(), kind, &requested).await.batch().await;
                 assert!(batch.cursor.is_some(), "{site:?} {from:?}: {batch:?}");
             } else {
-                let response = asked.request(kind).send(server.address()).await;
+                let response = requested.request(kind).send(server.address()).await;
                 assert_eq!(refusal(kind, None, response, 403).await.0, "origin_not_allowed", "{site:?} {from:?}");
             }
         }

@@ -46,16 +46,18 @@ fn a_secret_that_others_may_write_is_refused() {
         (0o600, &set, "", None),
     ];
     let keys = jwks(&[&Signer::ed_dsa()]);
-    for (mode, flags, text, told) in cases {
+    for (mode, flags, text, expected) in cases {
         std::fs::write(&file, if text.is_empty() { keys.as_str() } else { text }).expect("written");
         set_permissions(file.path(), Permissions::from_mode(mode)).expect("the mode is set");
         let said = said(flags);
-        match told {
-            Some(told) => assert!(said.contains(told) && said.contains("chmod 600"), "{mode:o} {flags:?}: {said}"),
+        match expected {
+            Some(expected) => {
+                assert!(said.contains(expected) && said.contains("chmod 600"), "{mode:o} {flags:?}: {said}")
+            }
             None => assert!(!said.contains("other users"), "{mode:o} {flags:?}: {said}"),
         }
         // After a mere warning the server refuses its last flag.
-        let refused = told.is_some_and(|told| !told.contains("this secret"));
+        let refused = expected.is_some_and(|expected| !expected.contains("this secret"));
         assert_eq!(said.contains("--workers"), !refused, "{mode:o} {flags:?}: {said}");
         assert!(!said.contains(SECRET), "{said}");
     }

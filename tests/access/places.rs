@@ -38,18 +38,18 @@ async fn a_token_may_stand_in_three_places(kind: Kind) {
 async fn a_socket_may_have_it_in_its_subprotocols() {
     let keyed = Keyed::start(&[]);
     let token = keyed.token(json!({ "subscribe": ["a"] }));
-    let ask = async |protocols: String| {
+    let exchange = async |protocols: String| {
         let request = Request::get("/v1/ws?topic=a").upgrade().header("Sec-WebSocket-Protocol", protocols);
         request.send(keyed.address()).await
     };
-    let response = ask(format!("switchback.v1, switchback.token.{token}")).await;
+    let response = exchange(format!("switchback.v1, switchback.token.{token}")).await;
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
-    let response = ask(format!("switchback.token.{token}, switchback.v1")).await;
+    let response = exchange(format!("switchback.token.{token}, switchback.v1")).await;
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some("switchback.v1")));
     // A subprotocol with a token is never echoed, since the token is a secret.
-    let response = ask(format!("switchback.token.{token}")).await;
+    let response = exchange(format!("switchback.token.{token}")).await;
     assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
-    assert_eq!(ask("switchback.v1, switchback.token.x".into()).await.status, 401);
+    assert_eq!(exchange("switchback.v1, switchback.token.x".into()).await.status, 401);
 }
 
 async fn there_is_one_credential(kind: Kind) {

@@ -10,28 +10,28 @@ use crate::support::http::Request;
 use crate::support::refusal::refusal;
 
 over!(every:
-    all_that_is_asked_for_has_to_be_granted,
-    what_is_public_is_for_everybody,
-    rights_are_asked_for_again,
+    every_requested_pattern_must_be_granted,
+    public_topics_need_no_token,
+    rights_are_checked_again,
     forbidden_and_absent_look_alike,
 );
 
-async fn all_that_is_asked_for_has_to_be_granted(kind: Kind) {
+async fn every_requested_pattern_must_be_granted(kind: Kind) {
     let keyed = Keyed::start(&[]);
-    let ask = |granted: Value, topics: &[&str]| {
+    let query = |granted: Value, topics: &[&str]| {
         let token = keyed.token(json!({ "subscribe": granted }));
         Query::topics(topics).header("Authorization", bearer(&token))
     };
-    for (granted, asked) in [
+    for (granted, requested) in [
         (json!(["a.*"]), &["a.b"][..]),
         (json!(["a.*"]), &["a.*"]),
         (json!(["a.>"]), &["a.*.b", "a.c"]),
         (json!(["a.*", "a.*.>"]), &["a.>"]),
         (json!([">"]), &[">"]),
     ] {
-        keyed.serves(kind, &ask(granted.clone(), asked), &format!("{asked:?} by {granted}")).await;
+        keyed.serves(kind, &query(granted.clone(), requested), &format!("{requested:?} by {granted}")).await;
     }
-    for (granted, asked) in [
+    for (granted, requested) in [
         (json!([]), &["a"][..]),
         (json!(["a.b"]), &["a.*"]),
         (json!(["a.*"]), &["a.>"]),
@@ -41,7 +41,7 @@ async fn all_that_is_asked_for_has_to_be_granted(kind: Kind) {
         (json!(["a.>"]), &[">"]),
         (json!(["*", "*.*.>"]), &[">"]),
     ] {
-        keyed.refuses(kind, &ask(granted.clone(), asked), 403, &format!("{asked:?} by {granted}")).await;
+        keyed.refuses(kind, &query(granted.clone(), requested), 403, &format!("{requested:?} by {granted}")).await;
     }
     // The right to publish is separate.
     let token = keyed.token(json!({ "publish": [">"] }));
@@ -70,7 +70,7 @@ async fn the_past_is_for_those_who_may_subscribe() {
     }
 }
 
-async fn what_is_public_is_for_everybody(kind: Kind) {
+async fn public_topics_need_no_token(kind: Kind) {
     let keyed = Keyed::start(&["--public-subscribe", "news.>,weather.*"]);
     for topics in [&["news.a"][..], &["news.>", "weather.*"]] {
         keyed.serves(kind, &Query::topics(topics), "public").await;
@@ -89,7 +89,7 @@ async fn what_is_public_is_for_everybody(kind: Kind) {
 }
 
 /// A client reconnects with a token that grants less.
-async fn rights_are_asked_for_again(kind: Kind) {
+async fn rights_are_checked_again(kind: Kind) {
     let keyed = Keyed::start(&[]);
     let client = uuid();
     let with = |granted: Value, query: Query| {
@@ -187,19 +187,19 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
     let mut link = Link::to(keyed.address(), Kind::Ws, &query).await;
     assert_eq!(link.item().await.event, "$hello");
     let code = |reply: &Value| reply["error"]["code"].clone();
-    let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2", "b"] })).await;
+    let reply = link.query(json!({ "type": "subscribe", "topics": ["a.2", "b"] })).await;
     assert_eq!((&reply["ok"], code(&reply)), (&json!(false), json!("forbidden")));
-    let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2"] })).await;
+    let reply = link.query(json!({ "type": "subscribe", "topics": ["a.2"] })).await;
     assert_eq!(reply["topics"], json!(["a.1", "a.2"]), "refused patterns are not subscribed");
     for topic in ["a.2", "b"] {
-        let reply = link.ask(json!({ "type": "publish", "topic": topic, "data": 1 })).await;
+        let reply = link.query(json!({ "type": "publish", "topic": topic, "data": 1 })).await;
         assert_eq!(code(&reply), "forbidden", "{topic}");
     }
     link.send(Message::binary(vec![1, 2, 3])).await;
     let reply = link.telling().await;
     assert_eq!((reply.event.as_str(), code(&reply.value())), ("$reply", json!("forbidden")));
     assert_eq!(keyed.end().await, start, "nothing was published");
-    let reply = link.ask(json!({ "type": "publish", "topic": "a.1", "data": 7 })).await;
+    let reply = link.query(json!({ "type": "publish", "topic": "a.1", "data": 7 })).await;
     assert_eq!(reply["ok"], true);
     assert_eq!(link.telling().await.value(), 7);
     let query = Query::default().with("publish", "bin").header("Authorization", bearer(&token));
@@ -215,34 +215,34 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
 async fn what_is_beside_publishing_and_subscribing() {
     let keyed = Keyed::start(&[]);
     let token = keyed.token(json!({}));
-    let ask = async |request: Request, token: &str| {
+    let exchange = async |request: Request, token: &str| {
         let request = if token.is_empty() { request } else { request.header("Authorization", bearer(token)) };
         request.send(keyed.address()).await
     };
     // Health checks and static files need no token.
     for path in ["/healthz", "/readyz", "/client.js", "/client.mjs", "/"] {
         for token in ["", "x"] {
-            assert_eq!(ask(Request::get(path), token).await.status, 200, "{path}");
+            assert_eq!(exchange(Request::get(path), token).await.status, 200, "{path}");
         }
     }
     // A client without a token gets the protocol information; the log's position requires access.
-    let mut info = ask(Request::get("/v1/info"), "").await.json().await;
+    let mut info = exchange(Request::get("/v1/info"), "").await.json().await;
     assert!(info["transports"].is_array() && info["cursor"].is_null() && info["epoch"].is_null(), "{info}");
-    info = ask(Request::get("/v1/info"), &token).await.json().await;
+    info = exchange(Request::get("/v1/info"), &token).await.json().await;
     assert!(info["cursor"].is_string() && info["epoch"].is_string(), "{info}");
-    assert_eq!(ask(Request::get("/v1/info"), "x").await.status, 401);
+    assert_eq!(exchange(Request::get("/v1/info"), "x").await.status, 401);
     for request in [Request::get("/v1/clients"), Request::post("/v1/revocations", "", r#"{"jti":"x"}"#)] {
-        assert_eq!(ask(request.clone(), "").await.error().await, (401, "unauthorized".into()));
-        assert_eq!(ask(request.clone(), &token).await.error().await, (403, "forbidden".into()));
+        assert_eq!(exchange(request.clone(), "").await.error().await, (401, "unauthorized".into()));
+        assert_eq!(exchange(request.clone(), &token).await.error().await, (403, "forbidden".into()));
     }
-    assert_eq!(ask(Request::get("/v1/clients"), &keyed.admin()).await.status, 200);
+    assert_eq!(exchange(Request::get("/v1/clients"), &keyed.admin()).await.status, 200);
     let ack = json!({ "client": uuid(), "cursor": keyed.end().await }).to_string();
     for (request, good) in [
         (Request::post("/v1/ack", "text/plain", ack), 404),
         (Request::get("/v1/echo").upgrade(), 101),
         (Request::get(format!("/v1/clients/{}", uuid())), 404),
     ] {
-        assert_eq!(ask(request.clone(), "").await.error().await, (401, "unauthorized".into()));
-        assert_eq!(ask(request, &token).await.status, good);
+        assert_eq!(exchange(request.clone(), "").await.error().await, (401, "unauthorized".into()));
+        assert_eq!(exchange(request, &token).await.status, good);
     }
 }

@@ -40,7 +40,7 @@ fn path(file: &tempfile::NamedTempFile) -> &str {
 }
 
 #[test]
-fn it_says_why_it_does_not_start() {
+fn a_failed_start_names_its_cause() {
     let (secret, short) = (file(SECRET), file("too short"));
     let (keys, mixed) = (file(&jwks(&[&Signer::ed_dsa()])), file(&jwks(&[&Signer::ed_dsa(), &Signer::secret(SECRET)])));
     let public = ["--listen", "0.0.0.0:0"];

@@ -83,10 +83,11 @@ async fn what_it_opens_ends_with_the_token(kind: Kind) {
 async fn only_a_token_makes_one() {
     let keyed = Keyed::start(&["--public-subscribe", ">"]);
     let token = keyed.token(json!({ "subscribe": ["a"] }));
-    let ask = |body: &str| Request::post("/v1/tickets", "application/json", body);
+    let ticket_request = |body: &str| Request::post("/v1/tickets", "application/json", body);
     let good = r#"{"transport":"sse"}"#;
-    assert_eq!(ask(good).send(keyed.address()).await.error().await, (401, "unauthorized".into()));
-    let answer = ask(good).header("Authorization", bearer(&token)).send(keyed.address()).await.created().await;
+    assert_eq!(ticket_request(good).send(keyed.address()).await.error().await, (401, "unauthorized".into()));
+    let answer =
+        ticket_request(good).header("Authorization", bearer(&token)).send(keyed.address()).await.created().await;
     // A ticket obtained by a ticket would extend access for ever.
     let ticket = answer["ticket"].as_str().expect("a ticket");
     let request = Request::post(format!("/v1/tickets?ticket={ticket}"), "application/json", good);
@@ -97,14 +98,14 @@ async fn only_a_token_makes_one() {
         (r#"{"transport":"carrier pigeon"}"#, "bad_transport"),
         (r#"{"transport":7}"#, "bad_json"),
     ] {
-        let mut response = ask(body).header("Authorization", bearer(&token)).send(keyed.address()).await;
+        let mut response = ticket_request(body).header("Authorization", bearer(&token)).send(keyed.address()).await;
         assert_eq!(response.error().await, (400, code.into()), "{body}");
     }
-    let foreign = ask(good).header("Authorization", bearer(&token)).header("Origin", "https://evil.example");
+    let foreign = ticket_request(good).header("Authorization", bearer(&token)).header("Origin", "https://evil.example");
     assert_eq!(foreign.send(keyed.address()).await.error().await, (403, "origin_not_allowed".into()));
     // Without keys no ticket is needed; the client library then connects without one.
     let server = crate::support::fixture::shared();
-    assert_eq!(ask(good).send(server.address()).await.error().await, (501, "not_supported".into()));
+    assert_eq!(ticket_request(good).send(server.address()).await.error().await, (501, "not_supported".into()));
 }
 
 /// Of many concurrent uses of a ticket, one is accepted.
@@ -114,13 +115,13 @@ async fn a_ticket_is_used_once_however_many_try() {
     for _ in 0..5 {
         let ticket = ticket(&keyed, "poll", json!({ "subscribe": ["a"] })).await;
         let query = Query::topic("a").with("ticket", &ticket);
-        let asked = (0..8).map(|_| {
+        let requests = (0..8).map(|_| {
             let request = query.request(Kind::Poll);
             let address = keyed.address().to_owned();
             tokio::spawn(async move { request.send(&address).await.status })
         });
         let mut statuses = Vec::new();
-        for one in asked.collect::<Vec<_>>() {
+        for one in requests.collect::<Vec<_>>() {
             statuses.push(one.await.expect("an answer"));
         }
         statuses.sort_unstable();
@@ -133,16 +134,16 @@ async fn a_ticket_is_used_once_however_many_try() {
 async fn one_subject_has_a_share_of_them() {
     let keyed = Keyed::start(&["--max-tickets-per-subject", "2"]);
     let body = json!({ "transport": "sse" }).to_string();
-    let ask = async |sub: &str| {
+    let new_ticket = async |sub: &str| {
         let request = Request::post("/v1/tickets", "application/json", body.as_str());
         let token = keyed.token(json!({ "sub": sub, "subscribe": ["a"] }));
         request.header("Authorization", bearer(&token)).send(keyed.address()).await
     };
-    let first = ask("mallory").await.created().await["ticket"].as_str().expect("a ticket").to_owned();
-    assert_eq!(ask("mallory").await.status, 201);
-    assert_eq!(ask("mallory").await.error().await, (429, "too_many".to_owned()));
-    assert_eq!(ask("li").await.status, 201);
+    let first = new_ticket("mallory").await.created().await["ticket"].as_str().expect("a ticket").to_owned();
+    assert_eq!(new_ticket("mallory").await.status, 201);
+    assert_eq!(new_ticket("mallory").await.error().await, (429, "too_many".to_owned()));
+    assert_eq!(new_ticket("li").await.status, 201);
     // A used ticket frees its permit.
     keyed.serves(Kind::Sse, &Query::topic("a").with("ticket", first), "one of the two open tickets").await;
-    assert_eq!(ask("mallory").await.status, 201);
+    assert_eq!(new_ticket("mallory").await.status, 201);
 }

@@ -30,7 +30,7 @@ async fn are_refused(kind: Kind) {
         (message.to_owned(), "no signature"),
         (format!("{message}."), "an empty signature"),
         (format!("{good}x"), "a changed signature"),
-        (Signer::secret("another secret that nobody guesses").sign(&grants(json!({}))), "forged"),
+        (Signer::secret("another secret of enough random bytes").sign(&grants(json!({}))), "forged"),
         (keyed.signer.sign_as(&json!({ "alg": "none" }), &body), "none"),
         (keyed.signer.sign_as(&json!({ "alg": "HS512" }), &body), "another hash"),
         (public.sign(&grants(json!({}))), "another kind of key"),
@@ -52,22 +52,22 @@ async fn are_refused(kind: Kind) {
 
 async fn audience_and_issuer(kind: Kind) {
     let keyed = Keyed::start(&["--jwt-audience", "us,we", "--jwt-issuer", "https://login.test"]);
-    let ask = |more: Value| {
+    let query = |more: Value| {
         let mut all = json!({ "subscribe": ["a"], "aud": "us", "iss": "https://login.test" });
         for (name, value) in more.as_object().expect("claims") {
             all[name] = value.clone();
         }
         keyed.query("a", all)
     };
-    keyed.serves(kind, &ask(json!({})), "for us").await;
-    keyed.serves(kind, &ask(json!({ "aud": ["them", "we"] })), "for us, too").await;
+    keyed.serves(kind, &query(json!({})), "for us").await;
+    keyed.serves(kind, &query(json!({ "aud": ["them", "we"] })), "for us, too").await;
     for (more, why) in [
         (json!({ "aud": "them" }), "for others"),
         (json!({ "aud": null }), "without an audience"),
         (json!({ "iss": "https://evil.test" }), "of another issuer"),
         (json!({ "iss": null }), "of no issuer"),
     ] {
-        keyed.refuses(kind, &ask(more), 401, why).await;
+        keyed.refuses(kind, &query(more), 401, why).await;
     }
 }
 

@@ -151,7 +151,7 @@ async fn a_secret_is_exchanged_while_the_server_runs() {
     let (current_flag, previous_flag) = (text(&current), text(&previous));
     let flags = ["--jwt-secret-file", &current_flag, "--jwt-previous-secret-file", &previous_flag];
     let server = Server::start(&[&["--workers", "1", "--heartbeat", "1s"], &flags[..]].concat());
-    const NEXT: &str = "another secret that nobody guesses";
+    const NEXT: &str = "another secret of enough random bytes";
     let (old, new) = (Signer::secret(SECRET).sign(&granted()), Signer::secret(NEXT).sign(&granted()));
     assert_eq!((poll(&server, &old).await, poll(&server, &new).await), (200, 401));
     let mut link = Link::to(server.address(), Kind::Sse, &by(&old)).await;

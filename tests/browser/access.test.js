@@ -20,7 +20,7 @@ for (const name of names) {
     t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
 
     for (const transport of TRANSPORTS) {
-      await t.test(`${transport}: a token ends, the page is asked, nothing is lost`, async (t) => {
+      await t.test(`${transport}: a token expires, the page provides the next, no event is lost`, async (t) => {
         const topic = `kept.${transport}`;
         const mint = () => sign({ sub: 'li', subscribe: ['kept.*'] }, 3);
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: topic, transports: [transport], cursor: 'now', interval: 100 } });
@@ -35,7 +35,7 @@ for (const name of names) {
         assert.equal(await one.get("told.filter(function (one) { return one[0] === '$close'; }).length"), 0);
       });
 
-      await t.test(`${transport}: what is not granted is told, and nothing of it heard`, async (t) => {
+      await t.test(`${transport}: a pattern that is not granted is refused, and none of its events delivered`, async (t) => {
         const mint = () => sign({ subscribe: ['kept.*'] }, 600);
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: 'secret.a', transports: [transport], interval: 100 } });
         const told = await until('the page is told', async () => (await one.get('told')).find(([event]) => event === '$error'));
@@ -44,7 +44,7 @@ for (const name of names) {
         assert.deepEqual(await one.data(), []);
       });
 
-      await t.test(`${transport}: a token that has ended already is asked for once more`, async (t) => {
+      await t.test(`${transport}: an expired token is requested once more`, async (t) => {
         let minted = 0;
         const mint = () => sign({ subscribe: ['kept.*'] }, minted++ ? 600 : -1);
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: `kept.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
@@ -52,7 +52,7 @@ for (const name of names) {
         assert.equal(await one.get('asked'), 2);
       });
 
-      await t.test(`${transport}: what is public is read without a token`, async (t) => {
+      await t.test(`${transport}: public topics are read without a token`, async (t) => {
         const one = await Subscriber.open(t, browser, network, { options: { topics: `public.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
         await one.opened();
         await server.publish(`public.${transport}`, 1);
@@ -60,7 +60,7 @@ for (const name of names) {
       });
     }
 
-    await t.test('a page publishes with its token, and not without', async (t) => {
+    await t.test('a page publishes only with its token', async (t) => {
       const mint = () => sign({ subscribe: ['kept.*'], publish: ['kept.mine'] }, 600);
       const one = await Subscriber.open(t, browser, network, { mint, options: { topics: 'kept.mine', cursor: 'now' } });
       await one.opened();

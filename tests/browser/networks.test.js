@@ -40,7 +40,7 @@ for (const name of names) {
     }
 
     // Six connections are all that a browser has for one host.
-    await t.test('eight tabs where no WebSocket gets through: all hear, and the page\'s own request is answered', async (t) => {
+    await t.test('eight tabs where no WebSocket gets through: all receive, and the page\'s own request is answered', async (t) => {
       const network = await Network.start(server, { noUpgrade: true });
       t.after(() => network.stop());
       const tabs = [];
@@ -54,7 +54,7 @@ for (const name of names) {
       await until('the page\'s own request is answered', () => tabs[0].get('own'));
     });
 
-    await t.test('a stream that goes mute is replaced within two heartbeats', async (t) => {
+    await t.test('a silent stream is replaced within two heartbeats', async (t) => {
       const quick = await Server.start('--heartbeat', '1s');
       const habits = mutable();
       const network = await Network.start(quick, habits);

@@ -98,7 +98,7 @@ for (const name of names) {
       assert.deepEqual(page.faults, []);
     });
 
-    await t.test('comparison: says what is wrong when the server is away, and goes on', async (t) => {
+    await t.test('comparison: shows an error while the server is down, and recovers', async (t) => {
       const page = await visit(t, '/compare');
       await load(page, 5);
       await until('it hears', async () => (await number(page, '#auto-received')) > 2);
@@ -130,7 +130,7 @@ for (const name of names) {
       await until('the table scrolls', async () => (await page.$eval('.scroll', (node) => node.scrollLeft)) > 0);
     });
 
-    await t.test('the pages publish nothing by themselves', async (t) => {
+    await t.test('the pages publish only on request', async (t) => {
       const quiet = await Server.start();
       t.after(() => quiet.stop());
       const page = await visit(t, '/compare', { of: quiet });
@@ -144,7 +144,7 @@ for (const name of names) {
       }
     });
 
-    await t.test('comparison: what a button interrupts goes on, and so do the counters', async (t) => {
+    await t.test('comparison: after each button delivery resumes, and counters keep their values', async (t) => {
       const page = await visit(t, '/compare');
       const received = () => number(page, '#auto-received');
       const more = async (than) => { await until('events come', async () => (await received()) > than); return received(); };
@@ -173,7 +173,7 @@ for (const name of names) {
       assert.deepEqual(page.faults, []);
     });
 
-    await t.test('comparison: what drawing costs does not depend on how many events come', async (t) => {
+    await t.test('comparison: the cost of drawing does not depend on the number of events', async (t) => {
       const page = await visit(t, '/compare');
       await page.evaluate(`
         window.counts = { draws: 0, styles: 0, rects: 0 };
@@ -195,7 +195,7 @@ for (const name of names) {
       assert.ok(rects > 0 && rects <= draws * (10 * 200 + 50), `${rects} rectangles in ${draws} draws`);
     });
 
-    await t.test('review desk: the whole story', async (t) => {
+    await t.test('review desk: submission, verdict, chat', async (t) => {
       const ann = await visit(t, '/review.html?as=submitter&name=Ann');
       const bob = await visit(t, '/review.html?as=submitter&name=Bob', { width: 390, height: 844 });
       const li = await visit(t, '/review.html?as=reviewer&name=Li');
@@ -253,7 +253,7 @@ for (const name of names) {
       }
     });
 
-    await t.test('review desk: shows a bounded part of a long history, and says so', async (t) => {
+    await t.test('review desk: shows a bounded part of a long history, with a notice', async (t) => {
       const long = await Server.start();
       t.after(() => long.stop());
       const submitted = Array.from({ length: 120 }, (_, i) => ({ topic: 'desk.eve', event: 'submitted', data: { item: `i${i}`, title: `No. ${i}` } }));
@@ -269,7 +269,7 @@ for (const name of names) {
       assert.equal((await page.$$('#chat li')).length, 200);
     });
 
-    await t.test('review desk: on whatever transport each has', async (t) => {
+    await t.test('review desk: each person on a different transport', async (t) => {
       const ann = await visit(t, '/review.html?as=submitter&name=Eve');
       const li = await visit(t, '/review.html?as=reviewer&name=Li');
       for (const [page, to] of [[ann, 'jsonp'], [li, 'iframe']]) {
@@ -318,7 +318,7 @@ for (const name of names) {
       assert.deepEqual(page.faults, []);
     });
 
-    await t.test('where the server asks for a token', async (t) => {
+    await t.test('where the server requires a token', async (t) => {
       const asking = await Server.start(...keyed(t));
       t.after(() => asking.stop());
       const all = (seconds = 600) => sign({ subscribe: ['>'], publish: ['>'] }, seconds);
@@ -336,7 +336,7 @@ for (const name of names) {
         await t.test(`${address}: a field, and a pasted token`, async (t) => {
           const page = await open(t, address);
           await until('it asks, and the field has the focus', () => asked(page));
-          assert.equal(await text(page, '#token-why'), 'This server asks for a token.');
+          assert.equal(await text(page, '#token-why'), 'This server requires a token.');
           assert.match(await text(page, '#token-how'), /switchback token /);
           if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
           await page.evaluate(AXE);
@@ -344,10 +344,10 @@ for (const name of names) {
           await shoot(page, `token-${address.replace(/\W+/g, '-').slice(1)}`);
 
           await give(page, 'no token');
-          assert.match(await text(page, '#token-why'), /not a whole token/);
+          assert.match(await text(page, '#token-why'), /not a complete token/);
           await page.$eval('#token-text', (node) => { node.value = ''; });
           await give(page, all(-1));
-          await until('it says why that one does not do', async () => /The token does not do/.test(await text(page, '#token-why')) && asked(page));
+          await until('the reason is shown', async () => /The token is not accepted/.test(await text(page, '#token-why')) && asked(page));
           await give(page, `Bearer ${all()}`);
           await until('it is live', () => live(page));
           assert.equal(await shown(page), false);
@@ -359,7 +359,7 @@ for (const name of names) {
           assert.deepEqual(page.faults, []);
         });
 
-        await t.test(`${address}: a token in the address, which does not stay there`, async (t) => {
+        await t.test(`${address}: a token in the address, from which it is removed`, async (t) => {
           const page = await open(t, `${address}#token=${all()}`);
           await until('it is live', () => live(page));
           assert.equal(page.url(), asking.url + address);
@@ -369,7 +369,7 @@ for (const name of names) {
         });
       }
 
-      await t.test('what is public is heard without one, and what was heard is not lost by the change', async (t) => {
+      await t.test('public topics need none, and a token that is added later loses no event', async (t) => {
         const reading = await Server.start(...keyed(t), '--public-subscribe', 'demo.*');
         t.after(() => reading.stop());
         const page = await visit(t, '/compare', { width: 390, height: 844, of: reading });
@@ -379,7 +379,7 @@ for (const name of names) {
         assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
         await shoot(page, 'token-phone');
         await give(page, all(4));
-        await until('it has ended', async () => (await text(page, '#token-why')).includes('has ended') || (await text(page, '#token-why')).includes('expired'));
+        await until('it has expired', async () => (await text(page, '#token-why')).includes('expired'));
         const before = await number(page, '#auto-received');
         await page.evaluate(`location.hash = 'token=${all()}'`);
         await until('it goes on', async () => (await number(page, '#auto-received')) > before + 2);
@@ -387,7 +387,7 @@ for (const name of names) {
         assert.equal(await page.evaluate('location.hash'), '');
       });
 
-      await t.test('a token that is revoked is asked for again', async (t) => {
+      await t.test('a new token is requested after a revocation', async (t) => {
         const page = await open(t, `/review.html?as=submitter&name=Eve#token=${sign({ sub: 'eve', subscribe: ['>'], publish: ['>'] }, 600)}`);
         await until('it is live on a socket', async () => (await text(page, '#state')) === 'live over ws');
         const revoked = await fetch(`${asking.url}/v1/revocations`, { method: 'POST', body: JSON.stringify({ sub: 'eve' }),
@@ -398,7 +398,7 @@ for (const name of names) {
         await until('it is live', async () => (await text(page, '#state')).startsWith('live'));
       });
 
-      await t.test('a token for less than the desk: it says what is missing', async (t) => {
+      await t.test('a token with too few rights for the desk: the missing rights are named', async (t) => {
         const page = await open(t, `/review.html?as=reviewer&name=Li#token=${sign({ subscribe: ['desk.ann'], publish: ['desk.*'] }, 600)}`);
         await until('it says so', async () => /does not grant subscribing to all of desk\.\*/.test(await text(page, '#token-why')));
         await give(page, all());

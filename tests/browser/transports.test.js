@@ -76,7 +76,7 @@ for (const name of engines) {
         await one.sound();
       });
 
-      await t.test(`${transport}: publishing tells what became of it`, async (t) => {
+      await t.test(`${transport}: publishing reports the outcome`, async (t) => {
         const one = await Subscriber.open(t, browser, network, { options: { topics: `pub.${transport}`, transports: [transport], interval: 200 } });
         await one.opened();
         const stored = await one.get(`line.publish('pub.${transport}', {n: 1}, {id: 'k', event: 'approved'})`);
@@ -106,7 +106,7 @@ for (const name of engines) {
       await one.hears(expected);
     });
 
-    await t.test('sse: "*" hears events of names that nobody registered', async (t) => {
+    await t.test('sse: "*" receives events of names without a listener', async (t) => {
       const one = await Subscriber.open(t, browser, network, { options: { topics: 'star', transports: ['sse'] } });
       await one.get("line.on('*', function (name, item) { if (name === 'unheard-of') window.star = item.data; }), 1");
       await one.opened();
@@ -145,7 +145,7 @@ for (const name of engines) {
       await page.stop();
     });
 
-    await t.test('another origin, by form: the event heard back is the answer that can\'t be read', async (t) => {
+    await t.test('another origin, by form: the delivered event replaces the unreadable answer', async (t) => {
       const page = await Network.start(server);
       const other = await Server.start('--allow-origin', page.url);
       const one = await Subscriber.open(t, browser, page, { server: other.url, without: 'XMLHttpRequest,fetch,WebSocket,EventSource', options: { topics: 'form' } });
@@ -158,7 +158,7 @@ for (const name of engines) {
       await page.stop();
     });
 
-    await t.test('another origin: refused where it is not, in words a developer understands', async (t) => {
+    await t.test('another origin: refused where it is not allowed, with a message for the developer', async (t) => {
       const other = await Server.start();
       const transports = TRANSPORTS.filter((each) => !/jsonp/.test(each));   // a script tag has no origin to check
       const one = await Subscriber.open(t, browser, network, { server: other.url, options: { topics: 'far', transports } });

@@ -63,7 +63,7 @@ test('a callback that throws ends nothing, over every transport', async (t) => {
   });
 });
 
-test('a connection that does not live is a failure, whatever it said: pauses grow, then another transport', async (t) => {
+test('a short-lived connection is a failure, with any close code: pauses grow, then another transport', async (t) => {
   const endless = [['close code 1001', () => endings.leaving()], ['cut', () => endings.lost()], ['goodbye', () => endings.goodbye('shutdown', 0)]];
   for (const [what, ending] of endless) {
     for (const transports of [['ws'], ['ws', 'longpoll']]) {
@@ -90,7 +90,7 @@ test('a connection that does not live is a failure, whatever it said: pauses gro
     assert.equal(line.transport, 'longpoll');
   });
 
-  await t.test('one that has lived two heartbeats pays for nothing', () => {
+  await t.test('a connection that has lived two heartbeats resets the pauses', () => {
     const world = new World({ transports: ['ws'], random: () => 1 });
     const line = world.connect();
     for (let i = 0; i < 5; i++) { world.pass(MINUTE); world.endAll(endings.leaving()); world.pass(SECOND); assert.equal(line.state, 'open'); }
@@ -98,7 +98,7 @@ test('a connection that does not live is a failure, whatever it said: pauses gro
   });
 });
 
-test('a socket that takes over from a question hears a new pattern later: the later cursor is told', () => {
+test('a socket that replaces a poll subscribes to a new pattern later: the later cursor is reported', () => {
   const world = new World({ transports: ['ws', 'longpoll'] });
   world.answer = granted(world);
   const line = world.connect();
@@ -117,7 +117,7 @@ test('a socket that takes over from a question hears a new pattern later: the la
   assert.deepEqual(line.heard, ['after']);
 });
 
-test('a pattern that was taken for granted is refused to those who want it, though the first of them has gone', () => {
+test('a pattern assumed to be granted is refused to all its subscribers, also after the first has unsubscribed', () => {
   const world = new World({ transports: ['sse', 'longpoll'] });
   const line = world.connect();
   const codes = [];
@@ -139,7 +139,7 @@ test('a pattern that was taken for granted is refused to those who want it, thou
   assert.deepEqual(line.heard, ['fine']);
 });
 
-test('a refused or malformed pattern is told to its caller, and hurts nobody else', async (t) => {
+test('a refused or malformed pattern fails for its caller only', async (t) => {
   const secrets = (link) => link.texts.some((text) => /^secret/.test(text));
   for (const name of names) {
     for (const when of [0, 2 * SECOND]) {
@@ -187,7 +187,7 @@ test('a refused or malformed pattern is told to its caller, and hurts nobody els
   });
 });
 
-test('from where a pattern counts', async (t) => {
+test('the start position of a pattern', async (t) => {
   for (const name of names) {
     await t.test(`${name}: history from before the call is not delivered, whatever was subscribed before`, () => {
       for (const before of [['t.>'], []]) {
@@ -208,7 +208,7 @@ test('from where a pattern counts', async (t) => {
       }
     });
 
-    await t.test(`${name}: changes faster than a round trip keep none from being made`, () => {
+    await t.test(`${name}: changes faster than a round trip are all made`, () => {
       const world = new World({ transports: [name, 'poll'].filter((each, i, all) => all.indexOf(each) === i), latency: 150 });
       world.answer = granted(world);
       const line = world.connect();
@@ -224,7 +224,7 @@ test('from where a pattern counts', async (t) => {
     });
   }
 
-  await t.test('a second subscriber is told when the server has confirmed it, with the same cursor', () => {
+  await t.test('a second subscriber is called back when the server has confirmed it, with the same cursor', () => {
     const world = new World({ transports: ['ws'], latency: 200 });
     world.answer = granted(world);
     const line = world.connect();
@@ -258,7 +258,7 @@ test('from where a pattern counts', async (t) => {
 });
 
 test('patterns are counted', async (t) => {
-  await t.test('two parts of a page that share one do not silence each other', () => {
+  await t.test('two parts of a page that share a pattern are independent', () => {
     const world = new World({ transports: ['ws'] });
     world.answer = granted(world);
     const line = world.connect();
@@ -324,7 +324,7 @@ test('the token function', async (t) => {
 
   for (const [what, token] of [['throws', () => { throw new Error('not signed in'); }], ['calls back an error', (done) => done(new Error('401'))], ['gives HTML', (done) => done(null, '<html>Sign in</html>')],
     ['gives nothing', (done) => done()], ['calls back twice', (done) => { done(new Error('one')); done(new Error('two')); }]]) {
-    await t.test(`${what}: at most 6 calls in 20 s, 25 in ten minutes, and it is said`, () => {
+    await t.test(`${what}: at most 6 calls in 20 s, 25 in ten minutes, with an error each`, () => {
       assert.ok(calls(token).n <= 6);
       const { n, line } = calls(token, 10 * MINUTE);
       assert.ok(n <= 25, `${n} calls`);
@@ -333,7 +333,7 @@ test('the token function', async (t) => {
     });
   }
 
-  await t.test('what it gives is no good: the same pauses', () => {
+  await t.test('unusable tokens: the same pauses', () => {
     const world = new World({ transports: ['ws', 'longpoll', 'poll'] });
     let n = 0;
     for (const name of world.transportNames) world.how[name] = 'unauthorized';
@@ -342,18 +342,18 @@ test('the token function', async (t) => {
     assert.ok(n <= 6, `${n} calls`);
   });
 
-  await t.test('HTML is called that; a line break and nothing worse is forgiven', () => {
+  await t.test('HTML is reported as such; a trailing line break is trimmed', () => {
     assert.match(told(calls((done) => done(null, ' <!doctype html>')).line, '$error')[0].message, /HTML/);
     assert.match(told(calls((done) => done(null, 'Bearer a.b.c')).line, '$error')[0].message, /Bearer/);
     assert.equal(calls((done) => done(null, 'a.b.c\n')).line.state, 'open');
   });
 
-  await t.test('null closes: nobody is signed in', () => {
+  await t.test('null (no user) closes', () => {
     const { line, n } = calls((done) => done(null, null));
     assert.deepEqual([n, line.state, told(line, '$close')], [1, 'closed', [{ reason: 'token' }]]);
   });
 
-  await t.test('many that wait are served by one call', () => {
+  await t.test('concurrent requests share one call', () => {
     const world = new World({ transports: ['longpoll'] });
     let n = 0;
     const line = world.connect({ token: (done) => { n += 1; world.clock.set(() => done(null, 't'), 300); } });
@@ -362,7 +362,7 @@ test('the token function', async (t) => {
     assert.equal(n, 1);
   });
 
-  await t.test('a token that ends is routine, also where a poll is told by its status', () => {
+  await t.test('the expiry of a token is no error, also as the status of a poll', () => {
     const world = new World({ transports: ['poll'] });
     let n = 0;
     const line = world.connect({ token: (done) => { n += 1; done(null, 't' + n); } });
@@ -415,7 +415,7 @@ test('publishing', async (t) => {
     assert.equal(line.state, 'open');
   });
 
-  await t.test('more than a thousand that wait are refused, at once', () => {
+  await t.test('more than a thousand pending are refused immediately', () => {
     const world = new World({ transports: ['longpoll'] });
     const line = world.connect();
     const codes = [];
@@ -448,7 +448,7 @@ test('an event called "*" is one call for listeners of everything', () => {
   assert.deepEqual(calls, [['*', 'star']]);
 });
 
-test('two requests of our own that the server takes for two pages', async (t) => {
+test('two requests of one page that the server takes for two pages', async (t) => {
   await t.test('each attempt has a greater number, and a kept client id one that outlives the page', () => {
     const world = new World({ transports: ['sse', 'poll'] });
     const line = world.connect();
@@ -484,7 +484,7 @@ test('two requests of our own that the server takes for two pages', async (t) =>
     assert.deepEqual(line.heard, ['after']);
   });
 
-  await t.test('a question that another transport overtook is no other page', () => {
+  await t.test('a poll that another transport overtook is not another page', () => {
     const world = new World({ transports: ['ws', 'longpoll'] });
     const line = world.connect();
     world.pass(2 * world.latency + 1);
@@ -495,7 +495,7 @@ test('two requests of our own that the server takes for two pages', async (t) =>
     assert.deepEqual([line.state, line.transport, line.heard, told(line, '$error')], ['open', 'ws', [1], []]);
   });
 
-  await t.test('another page with the id does', () => {
+  await t.test('another page with the same id replaces it', () => {
     const world = new World({ transports: ['sse'] });
     const line = world.connect();
     world.pass(MINUTE);
@@ -504,7 +504,7 @@ test('two requests of our own that the server takes for two pages', async (t) =>
   });
 });
 
-test('what connect() is given', async (t) => {
+test('the arguments of connect()', async (t) => {
   const said = (url, options, location = { protocol: 'http:', host: 'page.test', pathname: '/app/page', href: 'http://page.test/app/page' }) => {
     const clock = new Clock();
     const window = { location, URL };
@@ -523,7 +523,7 @@ test('what connect() is given', async (t) => {
     }
   });
 
-  await t.test('addresses that are none: closed, with words', () => {
+  await t.test('invalid addresses: closed, with a message', () => {
     for (const given of ['http://other.test/?key=1', 'http://other.test/#x', 'other.test:8080', 'localhost:8080', 'ftp://other.test']) {
       const { events } = said(given);
       assert.deepEqual(events.map(([name, code]) => [name, code]), [['$error', 'bad_address'], ['$close', 'bad_address']], given);
@@ -532,7 +532,7 @@ test('what connect() is given', async (t) => {
     assert.deepEqual(said('', {}, null).events.map(([, code]) => code), ['bad_address', 'bad_address'], 'no page, no address');
   });
 
-  await t.test('a transport that there is not: said by name', () => {
+  await t.test('an unknown transport is named in the error', () => {
     const { events } = said('', { transports: ['websocket', 'polling'] });
     assert.match(events[0][2], /"websocket"/);
     assert.equal(events.at(-1)[0], '$close');
@@ -569,7 +569,7 @@ test('old pages whose library gave values a toJSON, or every object a method', (
   assert.ok(kept, 'they are put back');
 });
 
-test('silence is measured by a clock that nobody sets', () => {
+test('silence is measured by a monotonic clock', () => {
   for (const shift of [-3600 * SECOND, 3600 * SECOND]) {
     const world = new World({ transports: ['ws', 'longpoll'] });
     const line = world.connect();
@@ -583,7 +583,7 @@ test('silence is measured by a clock that nobody sets', () => {
   }
 });
 
-test('after a short restart the search for something better does not wait a minute', () => {
+test('after a short restart better transports are probed within a minute', () => {
   const world = new World({ transports: ['ws', 'longpoll', 'poll'] });
   const line = world.connect();
   world.pass(MINUTE);

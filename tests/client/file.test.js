@@ -106,7 +106,7 @@ test('it needs nothing that Internet Explorer 8 lacks to be loaded', () => {
     seen.push(line.state); line.close(); seen.push(line.state); seen`, old)], ['connecting', 'closed', 'closed']);
 });
 
-test('the module hands out the same library', async () => {
+test('the module exports the same library', async () => {
   const module = await import(path.join(folder, 'client.mjs'));
   assert.equal(typeof module.connect, 'function');
   assert.equal(module.default.connect, module.connect);

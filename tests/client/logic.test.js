@@ -13,7 +13,7 @@ const count = (n) => Array.from({ length: n }, (_, i) => i + 1);
 const told = (line, name) => line.told.filter(([n]) => n === name).map(([, data]) => data);
 
 test('emitter', async (t) => {
-  await t.test('calls listeners in order, then those of everything', () => {
+  await t.test('calls the listeners of a name in order, then those of \'*\'', () => {
     const events = Switchback.emitter();
     const seen = [];
     events.on('a', (item) => seen.push(['first', item]));
@@ -111,7 +111,7 @@ test('emitter', async (t) => {
 });
 
 test('choosing', async (t) => {
-  await t.test('starts on what is sure, then moves up without a pause', () => {
+  await t.test('starts on a reliable transport, then upgrades without a pause', () => {
     const world = new World();
     const line = world.connect();
     world.pass(2 * world.latency);
@@ -148,7 +148,7 @@ test('choosing', async (t) => {
     assert.deepEqual(world.tried(), ['longpoll', 'ws', 'sse']);
   });
 
-  await t.test('on a network slower than any timeout it learns to wait', () => {
+  await t.test('on a network slower than the timeout the timeout grows', () => {
     const world = new World({ latency: 6000 });      // a hello takes 12 s
     const line = world.connect();
     world.pass(3 * MINUTE);
@@ -168,7 +168,7 @@ test('choosing', async (t) => {
     assert.equal(world.tried().at(-1), 'ws');
   });
 
-  await t.test('remembers what worked, for a day', () => {
+  await t.test('remembers the transport that worked for a day', () => {
     const world = new World({ transports: ['ws', 'sse', 'longpoll'] });
     world.how.ws = 'down';
     world.connect().close();
@@ -188,7 +188,7 @@ test('choosing', async (t) => {
     assert.equal(world.tried()[0], 'longpoll');
   });
 
-  await t.test('a forced transport is no choice to remember for others', () => {
+  await t.test('a forced transport is not remembered', () => {
     const world = new World();
     const forced = world.connect({ transports: ['sse'] });
     world.pass(SECOND);
@@ -199,7 +199,7 @@ test('choosing', async (t) => {
     assert.equal(world.tried()[0], 'longpoll');
   });
 
-  await t.test('a broken memory of the choice costs nothing', () => {
+  await t.test('storage that fails does no harm', () => {
     const world = new World();
     Object.defineProperty(world.window, 'localStorage', { get() { throw new Error('SecurityError'); } });
     const line = world.connect();
@@ -231,7 +231,7 @@ test('choosing', async (t) => {
     }
   });
 
-  await t.test('another network is another chance', () => {
+  await t.test('a new network resets the failures', () => {
     const world = new World({ transports: ['ws', 'longpoll'] });
     world.how.ws = 'brief';
     const line = world.connect();
@@ -252,7 +252,7 @@ test('choosing', async (t) => {
     assert.deepEqual([...new Set(world.tried())], ['longpoll']);
   });
 
-  await t.test('says so when nothing is supported', () => {
+  await t.test('reports it when no transport is supported', () => {
     const world = new World();
     world.how.ws = 'absent';
     const line = world.connect({ transports: ['ws'] });
@@ -319,7 +319,7 @@ test('backing off', async (t) => {
     assert.deepEqual(middle.slice(0, 7), [250, 500, 1000, 2000, 4000, 8000, 10000]);
   });
 
-  await t.test('at once when the network or the user comes back', () => {
+  await t.test('immediately when the network or the user comes back', () => {
     for (const [target, event] of [['window', 'online'], ['document', 'visibilitychange'], ['document', 'resume']]) {
       const { world } = attempts(1);
       world.how.longpoll = 'works';
@@ -330,7 +330,7 @@ test('backing off', async (t) => {
     }
   });
 
-  await t.test('no sooner than the server asked', () => {
+  await t.test('not before Retry-After', () => {
     const world = new World({ transports: ['longpoll'], random: () => 0 });
     const line = world.connect();
     world.pass(SECOND);
@@ -342,7 +342,7 @@ test('backing off', async (t) => {
     assert.equal(line.state, 'open');
   });
 
-  await t.test('... also where it never let us in', () => {
+  await t.test('... also before the first successful connection', () => {
     const world = new World({ transports: ['ws'], random: () => 0 });
     world.how.ws = 'busy';
     const line = world.connect();
@@ -369,7 +369,7 @@ test('backing off', async (t) => {
 });
 
 test('once, in order, none missing', async (t) => {
-  await t.test('what both links deliver in a switch is heard once', () => {
+  await t.test('events that both connections deliver in a switch are passed on once', () => {
     const world = new World();
     const line = world.connect({ cursor: 'earliest' });
     world.pass(SECOND);
@@ -420,7 +420,7 @@ test('once, in order, none missing', async (t) => {
     });
   }
 
-  await t.test('an item of another log without a gap is not believed', () => {
+  await t.test('an item of another log without a gap is rejected', () => {
     const world = new World({ transports: ['ws'] });
     const line = world.connect();
     world.pass(SECOND);
@@ -435,7 +435,7 @@ test('once, in order, none missing', async (t) => {
 });
 
 test('gaps', async (t) => {
-  await t.test('reach the application, and delivery goes on behind them', () => {
+  await t.test('reach the application, and delivery continues after them', () => {
     const world = new World({ transports: ['ws'] });
     const gap = { reason: 'expired', from: 'e1-2', to: 'e1-5', missed: 3 };
     count(7).forEach(() => world.publish());
@@ -448,7 +448,7 @@ test('gaps', async (t) => {
     assert.equal(line.stats.gaps, 1);
   });
 
-  await t.test('a new log: once, though two links tell it', () => {
+  await t.test('a new log: once, though two connections report it', () => {
     const world = new World();
     const line = world.connect();
     world.pass(SECOND);
@@ -493,10 +493,10 @@ test('gaps', async (t) => {
   });
 });
 
-test('goodbyes', async (t) => {
+test('$bye', async (t) => {
   const bye = (world, reason, retry) => world.hearAll({ event: '$bye', data: { reason, retry } });
 
-  await t.test('with a retry: back after it, at the cursor, without a word of trouble', () => {
+  await t.test('with a retry: reconnects after it, at the cursor, without an error', () => {
     const world = new World({ transports: ['ws'] });
     const line = world.connect();
     world.pass(SECOND);
@@ -529,7 +529,7 @@ test('goodbyes', async (t) => {
     });
   }
 
-  await t.test('replaced by its own new link is no goodbye', () => {
+  await t.test('replacement by its own new connection does not close it', () => {
     const world = new World({ transports: ['sse'] });
     const line = world.connect();
     world.pass(SECOND);
@@ -544,7 +544,7 @@ test('goodbyes', async (t) => {
     assert.deepEqual(told(line, '$error'), []);
   });
 
-  await t.test('an expired token is asked for anew, and nothing is lost', () => {
+  await t.test('an expired token is renewed, and no event is lost', () => {
     const world = new World({ transports: ['ws'] });
     const tokens = [];
     const line = world.connect({ token: (done) => { tokens.push('t' + (tokens.length + 1)); done(null, tokens.at(-1)); } });
@@ -556,7 +556,7 @@ test('goodbyes', async (t) => {
     assert.deepEqual(line.heard, [1]);
   });
 
-  await t.test('an expired token that nobody renews ends it', () => {
+  await t.test('an expired token without renewal closes it', () => {
     const world = new World({ transports: ['ws'] });
     const line = world.connect({ token: 'fixed' });
     world.pass(SECOND);
@@ -565,7 +565,7 @@ test('goodbyes', async (t) => {
     assert.equal(told(line, '$error')[0].code, 'expired');
   });
 
-  await t.test('a refusal on every transport ends it, on one it does not', () => {
+  await t.test('a refusal on every transport closes it, on one it does not', () => {
     const world = new World({ transports: ['ws', 'longpoll'] });
     world.how.longpoll = 'refuses';
     const line = world.connect();
@@ -580,7 +580,7 @@ test('goodbyes', async (t) => {
 });
 
 test('silence', async (t) => {
-  await t.test('a muted stream is noticed within two heartbeats and replaced', () => {
+  await t.test('a silent stream is detected within two heartbeats and replaced', () => {
     const world = new World({ transports: ['ws', 'longpoll'] });
     const line = world.connect();
     world.pass(SECOND);
@@ -630,7 +630,7 @@ test('silence', async (t) => {
 });
 
 test('the page', async (t) => {
-  await t.test('on leaving it acknowledges by beacon and lets go of its connections', () => {
+  await t.test('on unload it acknowledges by beacon and closes its connections', () => {
     const world = new World();
     const line = world.connect();
     world.pass(SECOND);
@@ -659,7 +659,7 @@ test('the page', async (t) => {
     assert.equal(world.sent.length, 2);
   });
 
-  await t.test('close leaves nothing behind', () => {
+  await t.test('close leaves no timer or connection', () => {
     const world = new World();
     const line = world.connect();
     world.pass(SECOND);
@@ -686,7 +686,7 @@ test('patterns', async (t) => {
     assert.equal(world.opened.length, 1);
   });
 
-  await t.test('a refused pattern is not asked for again', () => {
+  await t.test('a refused pattern is not requested again', () => {
     const world = new World({ transports: ['ws'] });
     const line = world.connect();
     world.pass(SECOND);
@@ -698,7 +698,7 @@ test('patterns', async (t) => {
     assert.deepEqual(line.topics, ['t.>']);
   });
 
-  await t.test('elsewhere by a new link at the cursor, before the old one goes', () => {
+  await t.test('otherwise by a new connection at the cursor, before the old one closes', () => {
     const world = new World({ transports: ['sse'] });
     const line = world.connect();
     world.pass(SECOND);

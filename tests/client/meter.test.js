@@ -19,7 +19,7 @@ function meter() {
 const faults = ({ received, lost, repeated, replayed, gaps }) => ({ received, lost, repeated, replayed, gaps });
 const NONE = { received: 0, lost: 0, repeated: 0, replayed: 0, gaps: 0 };
 
-test('what comes in order is no fault, whether its publisher is answered before or after', () => {
+test('events in order are no fault, whether the publisher is answered before or after', () => {
   const one = meter();
   one.expect(1, 1);
   one.come(1);
@@ -29,7 +29,7 @@ test('what comes in order is no fault, whether its publisher is answered before 
   assert.deepEqual(faults(one), { ...NONE, received: 2 });
 });
 
-test('what the cursor passed without it is lost, and counted once', () => {
+test('an event that the cursor passed is lost, and counted once', () => {
   const one = meter();
   for (const n of [1, 2, 3]) one.expect(n, n);
   one.come(1);
@@ -39,7 +39,7 @@ test('what the cursor passed without it is lost, and counted once', () => {
   assert.deepEqual(faults(one), { ...NONE, received: 2, lost: 1 });
 });
 
-test('what lies ahead of the cursor, or before the start, is not lost', () => {
+test('events ahead of the cursor, or before the start, are not lost', () => {
   const one = meter();
   one.start = 5;
   one.expect(1, 4);
@@ -48,14 +48,14 @@ test('what lies ahead of the cursor, or before the start, is not lost', () => {
   assert.deepEqual(faults(one), NONE);
 });
 
-test('what comes twice is repeated', () => {
+test('an event delivered twice is repeated', () => {
   const one = meter();
   one.come(1);
   one.come(1);
   assert.deepEqual(faults(one), { ...NONE, received: 2, repeated: 1 });
 });
 
-test('what the page asked for again is replayed: neither received nor repeated', () => {
+test('events requested again by the page are replayed: neither received nor repeated', () => {
   const one = meter();
   for (const n of [1, 2, 3, 4]) one.come(n);
   one.replayFrom(2);
@@ -65,7 +65,7 @@ test('what the page asked for again is replayed: neither received nor repeated',
   assert.equal(one.repeated, 1, 'the replay is over');
 });
 
-test('a gap forgives what lies in it', () => {
+test('events in a gap are not lost', () => {
   const one = meter();
   one.come(1);
   one.expect(2, 2);
@@ -74,7 +74,7 @@ test('a gap forgives what lies in it', () => {
   assert.deepEqual(faults(one), { ...NONE, received: 1, gaps: 1 });
 });
 
-test('latency is of what was published while the connection was open', () => {
+test('latency counts events published while the connection was open', () => {
   const one = meter();
   one.receive({ cursor: 'e-1', data: { n: 1, sent: -5 } });
   assert.equal(one.quantile(0.5), undefined);

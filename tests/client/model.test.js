@@ -268,7 +268,7 @@ test('a pattern that is dropped and added again while it is being granted starts
 });
 
 // Rare by chance: three questions in a row are lost, and the stream that is opened without an answer is refused without a word.
-test('a pattern for which no question got through is questioned again when its stream does not open', () => {
+test('a pattern without an answered poll is polled again when its stream does not open', () => {
   const world = new World(1);
   const tab = world.tab();
   world.loss = 0;

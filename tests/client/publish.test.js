@@ -51,7 +51,7 @@ test('over the socket, answered by its reply', () => {
   assert.ok(ref);
 });
 
-test('what is heard before its answer is stored, also where the listener closes the connection', () => {
+test('an event delivered before its answer is stored, also where the listener closes the connection', () => {
   const world = new World({ transports: ['ws'] });
   const line = world.connect();
   world.pass(SECOND);
@@ -76,7 +76,7 @@ test('the socket goes before it answers: the same id again, over HTTP', () => {
   assert.deepEqual(fate, { error: null, result: { cursor: 'e1-9', duplicate: true, id } });
 });
 
-test('over HTTP: lost answers and 5xx are tried again with the same id, and told once', () => {
+test('over HTTP: lost answers and 5xx are tried again with the same id, and reported once', () => {
   const world = new World({ transports: ['longpoll'] });
   const answers = [null, { status: 502, body: '<html>' }, { status: 201, body: { cursor: 'e1-1', duplicate: false } }];
   withHttp(world, () => answers.shift());
@@ -87,7 +87,7 @@ test('over HTTP: lost answers and 5xx are tried again with the same id, and told
   assert.equal(world.requests.length, 3);
 });
 
-test('a refusal is final and says why', () => {
+test('a refusal is final and has its reason', () => {
   for (const [status, code] of [[400, 'bad_topic'], [403, 'forbidden'], [413, 'too_large']]) {
     const world = new World({ transports: ['longpoll'] });
     withHttp(world, () => ({ status, body: { error: { code, message: 'because' } } }));
@@ -110,7 +110,7 @@ test('no answer at all: unknown, with the id to try again', () => {
   assert.equal(fate.error.id, 'mine');
 });
 
-test('where no answer comes, hearing it on the own subscription is one', () => {
+test('without an answer, its delivery on the own subscription confirms it', () => {
   const world = new World({ transports: ['sse'] });
   withHttp(world, () => undefined);
   const line = world.connect();
@@ -124,7 +124,7 @@ test('where no answer comes, hearing it on the own subscription is one', () => {
   assert.equal(fate.result.cursor, 'e1-2');
 });
 
-test('a token that is no longer good is renewed once', () => {
+test('an expired token is renewed once', () => {
   const world = new World({ transports: ['longpoll'] });
   withHttp(world, (request) => (request.headers.Authorization === 'Bearer t2' ? { status: 201, body: { cursor: 'e1-1' } } : { status: 401, body: { error: { code: 'unauthorized', message: 'expired' } } }));
   let tokens = 0;
@@ -134,7 +134,7 @@ test('a token that is no longer good is renewed once', () => {
   assert.equal(tokens, 2);
 });
 
-test('one that stays no good is renewed no more than once', () => {
+test('one that is refused again is not renewed again', () => {
   const world = new World({ transports: ['longpoll'] });
   withHttp(world, () => ({ status: 401, body: { error: { code: 'unauthorized', message: 'who are you?' } } }));
   let tokens = 0;
@@ -157,7 +157,7 @@ test('a token callback may throw, reject or never answer', () => {
   }
 });
 
-test('closing settles what is under way', () => {
+test('closing settles pending publishes', () => {
   const world = new World({ transports: ['longpoll'] });
   withHttp(world, () => undefined);
   const line = world.connect();

@@ -46,7 +46,7 @@ test('without the option, or where the browser lacks it, each has its own', asyn
   assert.deepEqual(lines.map((line) => line.transport), ['ws', 'ws']);
 });
 
-test('other names share nothing', async () => {
+test('other names share no connection', async () => {
   const world = browser(2);
   [0, 1].forEach((tab) => join(world, tab, { share: 'user-' + tab }));
   await world.passSlowly(3 * SECOND);
@@ -64,7 +64,7 @@ async function joinLate() {
   return { world, late };
 }
 
-test('a tab that comes late reads its history by itself, and misses nothing at the seam', async () => {
+test('a late tab reads its history by itself, and misses no event where the shared connection takes over', async () => {
   const { world, late } = await joinLate();
   for (let i = 1; i <= 400; i++) world.clock.set(() => world.publish(), 10 * i);
   await world.passSlowly(6 * SECOND);
@@ -121,7 +121,7 @@ for (const how of ['closes', 'crashes', 'goes into the back/forward cache']) {
   });
 }
 
-test('a gap is told to those whose patterns it names', async () => {
+test('a gap is passed to the tabs whose patterns it names', async () => {
   const world = browser(2);
   const lines = [join(world, 0, { topics: ['t.a'] }), join(world, 1, { topics: ['t.b'] })];
   await world.passSlowly(3 * SECOND);
@@ -131,7 +131,7 @@ test('a gap is told to those whose patterns it names', async () => {
   assert.deepEqual(lines.map((line) => line.cursor), ['e1-7', 'e1-7']);
 });
 
-test('a pattern that the server refuses hurts only the tab that asked', async () => {
+test('a refused pattern fails only in the tab that subscribed', async () => {
   const world = browser(2);
   world.answer = (message) => ((message.topics || []).includes('secret') ? { ok: false, error: { code: 'forbidden', message: 'no' } } : { ok: true, cursor: world.cursor() });
   const good = join(world, 0);
@@ -147,7 +147,7 @@ test('a pattern that the server refuses hurts only the tab that asked', async ()
   assert.equal(good.stats.failures + good.stats.switches, 1, 'one switch up at the start, and nothing since');
 });
 
-test('a refusal by the server is a verdict on the pattern, not a fault of sharing', async () => {
+test('a refusal by the server concerns the pattern, not the sharing', async () => {
   const world = browser(2);
   world.answer = (message) => ((message.topics || []).includes('secret') ? { ok: false, error: { code: 'forbidden', message: 'no' } } : { ok: true, cursor: world.cursor() });
   world.refuses = (link) => link.texts.includes('secret');
@@ -182,7 +182,7 @@ const base64url = (value) => Buffer.from(JSON.stringify(value)).toString('base64
 const tokenOf = (claims) => `${base64url({ alg: 'HS256' })}.${base64url(claims)}.signature`;
 const backbones = (world) => [...world.links].map((held) => held.link);
 
-test('the last connection that closes ends the shared one, and leaves nothing', async () => {
+test('the last connection that closes ends the shared one, and leaves no timer or channel', async () => {
   const world = browser(2);
   const lines = [join(world, 0), join(world, 0), join(world, 1)];
   await world.passSlowly(3 * SECOND);
@@ -198,7 +198,7 @@ test('the last connection that closes ends the shared one, and leaves nothing', 
   assert.equal(world.links.size, 0, 'and nothing comes back');
 });
 
-test('a tab whose connections are closed leaves the lead to another', async () => {
+test('a tab whose connections are closed hands leadership to another', async () => {
   const world = browser(2);
   const first = join(world, 0);
   await world.passSlowly(2 * SECOND);
@@ -211,7 +211,7 @@ test('a tab whose connections are closed leaves the lead to another', async () =
   assert.deepEqual(backbones(world).map((link) => link.env.window === world.tabs[1].window), [true]);
 });
 
-test('a tab that is alone may share although it may do nothing else', async () => {
+test('a single tab may use transports: [\'shared\']', async () => {
   const world = browser(1);
   const line = join(world, 0, { transports: ['shared'] });
   await world.passSlowly(3 * SECOND);
@@ -255,7 +255,7 @@ test('a token function that turns to another user does not hand their events to 
   assert.deepEqual(lines.map((line) => [line.state, line.transport]), [['open', 'ws'], ['open', 'ws']], 'each has its own');
 });
 
-test('what a crashed tab subscribed to is taken back', async () => {
+test('the patterns of a crashed tab are unsubscribed', async () => {
   const world = browser(2);
   join(world, 0, { topics: ['t.a'] });
   await world.passSlowly(2 * SECOND);
@@ -268,7 +268,7 @@ test('what a crashed tab subscribed to is taken back', async () => {
   assert.deepEqual([...backbone.topics], ['t.a']);
 });
 
-test('two tabs that want one new pattern are both told when the server has confirmed it, with one cursor', async () => {
+test('two tabs that subscribe to one new pattern are both called back when the server has confirmed it, with one cursor', async () => {
   const world = browser(3);
   const lines = [0, 1, 2].map((tab) => join(world, tab));
   await world.passSlowly(3 * SECOND);
@@ -288,7 +288,7 @@ test('two tabs that want one new pattern are both told when the server has confi
   assert.deepEqual(lines.map((line) => line.heard), [[], ['after'], ['after']]);
 });
 
-test('a leading connection that the server ends for good leaves each tab to itself', async () => {
+test('after a final $bye to the leading connection each tab connects by itself', async () => {
   const world = browser(2);
   const lines = [0, 1].map((tab) => join(world, tab));
   await world.passSlowly(3 * SECOND);

@@ -39,7 +39,7 @@ function setUp(options, answer, extra = {}) {
 const batch = (cursor, ...data) => ({ status: 200, text: JSON.stringify({ cursor: `e-${cursor}`, events: data.map((each, i) => ({ cursor: `e-${cursor - data.length + 1 + i}`, topic: 'a', event: 'message', data: each })) }) });
 const waitOf = (request) => request.url.searchParams.get('wait');
 
-test('a long poll asks unheld first, then held, each time from the cursor it got', () => {
+test('a long poll is not held the first time, then held, each time from the received cursor', () => {
   const { clock, requests, heard } = setUp({ transports: ['longpoll'] }, (request, n) => ({ ...batch(n, n), after: n === 1 ? 10 : 500 }));
   clock.pass(1600);
   assert.deepEqual(requests.slice(0, 4).map((r) => [waitOf(r), r.url.searchParams.get('cursor')]), [['0', null], ['25', 'e-1'], ['25', 'e-2'], ['25', 'e-3']]);
@@ -48,7 +48,7 @@ test('a long poll asks unheld first, then held, each time from the cursor it got
   assert.deepEqual(heard, [['$open', 'longpoll'], 1, 2, 3, 4]);
 });
 
-test('a network that cuts held answers gets shorter ones, and no trouble is told', () => {
+test('a network that cuts held answers gets shorter ones, and no error is reported', () => {
   const { clock, requests, line, heard } = setUp({ transports: ['longpoll'] }, (request) => {
     request.cutAfter = 5000;
     return Number(waitOf(request)) * SECOND > 5000 ? null : { ...batch(1), after: Number(waitOf(request)) * SECOND };
@@ -61,7 +61,7 @@ test('a network that cuts held answers gets shorter ones, and no trouble is told
   assert.ok(requests.slice(5).some((r) => waitOf(r) === '25'), 'ten minutes later it hopes again');
 });
 
-test('a server that went away is no such network', () => {
+test('a stopped server is no such network', () => {
   let up = true;
   const { clock, requests, heard } = setUp({ transports: ['longpoll'] }, (request) => (up && waitOf(request) === '0' ? batch(1) : null));
   clock.pass(5);
@@ -84,14 +84,14 @@ test('a short poll presents its ETag on its own origin, where 304 means nothing 
   assert.ok(far.requests.every((r) => r.url.host === 'other.test' && !r.headers['If-None-Match']));
 });
 
-test('a batch that was cut, by whatever limit, is followed at once by the next', () => {
+test('a batch that any limit cut is followed immediately by the next', () => {
   const more = (given) => ({ ...given, text: JSON.stringify({ ...JSON.parse(given.text), more: true }) });
   const { clock, requests } = setUp({ transports: ['poll'], interval: 1000 }, (request, n) => (n < 3 ? more(batch(n, n)) : batch(3, 3)));
   clock.pass(100);
   assert.equal(requests.length, 3);
 });
 
-test('what is not a Switchback server is called that', () => {
+test('a server that is not Switchback is named as such', () => {
   const { clock, heard } = setUp({ transports: ['longpoll'] }, () => ({ status: 200, text: '<html>Welcome to the hotel</html>' }));
   clock.pass(100);
   assert.match(heard[0][1], /not a Switchback server/);
@@ -181,7 +181,7 @@ function answerScript(window, node, batch) {
   if (node.onload) node.onload();
 }
 
-test('a token is in no URL of a script or frame: each question takes a ticket', () => {
+test('a token is in no URL of a script or frame: each request takes a ticket', () => {
   for (const transport of ['jsonp', 'jsonp-poll', 'iframe-poll']) {
     const { made, document } = paper();
     const extra = { document, postMessage() {}, addEventListener() {}, removeEventListener() {} };
@@ -195,7 +195,7 @@ test('a token is in no URL of a script or frame: each question takes a ticket', 
   }
 });
 
-test('a ticket that is refused, used up by a browser that repeats its request, is no verdict on the token', () => {
+test('a refused ticket, used up by a browser that repeats its request, does not mean a refused token', () => {
   for (const transport of ['jsonp', 'jsonp-poll', 'sse']) {
     const { made, document } = paper();
     const opened = [];
@@ -248,7 +248,7 @@ for (const Proxy of [undefined, globalThis.Proxy]) {
   });
 }
 
-test('no frame is opened, and no script loaded, from what did not prove to be Switchback', () => {
+test('no frame or script is loaded from a server that has not proved to be Switchback', () => {
   const { made, document } = paper();
   const { clock, heard } = setUp({}, () => ({ status: 200, text: '<!doctype html><title>app</title>' }), { document, postMessage() {}, addEventListener() {}, removeEventListener() {} });
   clock.pass(120 * SECOND);
@@ -256,7 +256,7 @@ test('no frame is opened, and no script loaded, from what did not prove to be Sw
   assert.match(heard.find(([name]) => name === '$error')[1], /not a Switchback server/);
 });
 
-test('... and where only frames may be used, a question goes before them', () => {
+test('... and where only frames may be used, a request precedes them', () => {
   const { made, document } = paper();
   let spa = true;
   const { clock, requests } = setUp({ transports: ['iframe'] }, () => (spa ? { status: 200, text: '<!doctype html>' } : batch(1)), { document, postMessage() {}, addEventListener() {}, removeEventListener() {} });
@@ -268,7 +268,7 @@ test('... and where only frames may be used, a question goes before them', () =>
   assert.ok(made.some((node) => node.tag === 'iframe'));
 });
 
-test('a stream that a browser ends without an event is noticed in seconds', async (t) => {
+test('a stream that a browser ends without an event is detected in seconds', async (t) => {
   await t.test('EventSource', () => {
     const sources = [];
     class EventSource { constructor() { sources.push(this); this.readyState = 1; this.on = {}; } addEventListener(name, run) { this.on[name] = run; } close() {} }
@@ -313,7 +313,7 @@ test('publishing where a policy forbids XHR goes by a form, once the server has 
   assert.equal(form.action, 'http://page.test/v1/events');
 });
 
-test('a frame that goes on loading though its server was killed is found out by what the log has and it did not bring', () => {
+test('a frame that goes on loading though its server was killed is detected by events that only the log has', () => {
   const { made, document } = paper();
   const listeners = [];
   const window = { document, postMessage() {}, addEventListener(name, run) { if (name === 'message') listeners.push(run); }, removeEventListener() {} };
@@ -335,7 +335,7 @@ test('a frame that goes on loading though its server was killed is found out by 
   assert.ok(frames().length > 1);
 });
 
-test('a socket that does not open may have had a refused token: HTTP knows, and only then is another called for', async (t) => {
+test('a socket that does not open: HTTP decides whether its token was refused, and only then is another requested', async (t) => {
   for (const [what, good, calls] of [['refused', 'second', 2], ['good', 'first', 1]]) {
     await t.test(what, () => {
       let n = 0;
@@ -356,7 +356,7 @@ test('a socket that does not open may have had a refused token: HTTP knows, and 
     });
   }
 
-  await t.test('one that is no function ends the connection, with the server\'s words', () => {
+  await t.test('a fixed token closes the connection, with the server\'s words', () => {
     function WebSocket() { clock.set(() => this.onclose({ code: 1006, reason: '' }), 10); this.close = () => {}; }
     WebSocket.CLOSING = 2;
     const answer = () => ({ status: 401, text: '{"error":{"code":"unauthorized","message":"The token has ended."}}' });
@@ -395,7 +395,7 @@ test('over plain HTTP a browser holds four connections to a host, and polls with
     assert.ok(lines.slice(1).every((line) => line.state === 'open'));
   });
 
-  await t.test('a tab that died keeps its place for minutes, not for ever', () => {
+  await t.test('a crashed tab keeps its slot for minutes only', () => {
     const { clock, localStorage, lines, over } = start();
     localStorage.setItem('switchback:http://page.test 0', `dead ${clock.now + 150 * SECOND}`);
     clock.pass(31 * SECOND);
@@ -405,12 +405,12 @@ test('over plain HTTP a browser holds four connections to a host, and polls with
     assert.equal(over().filter((name) => name === 'longpoll').length, 4);
   });
 
-  await t.test('with TLS, or where the application allows nothing else, all hold', () => {
+  await t.test('with TLS, or where the application allows nothing else, all hold connections', () => {
     assert.deepEqual(new Set(start({ url: 'https://other.test' }).over()), new Set(['longpoll']));
     assert.deepEqual(new Set(start({ transports: ['longpoll'] }).over()), new Set(['longpoll']));
   });
 
-  await t.test('what the application switches to stays', () => {
+  await t.test('a transport chosen with switchTo() stays', () => {
     const { clock, lines } = start();
     lines[6].switchTo('longpoll');
     clock.pass(5 * 60 * SECOND);

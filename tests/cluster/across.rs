@@ -59,8 +59,8 @@ async fn of_all_that_ask_at_once_one_is_the_first() {
         let event = json!({ "topic": "race", "data": round, "id": round.to_string() });
         let body = &event;
         let all = nodes.addresses().all();
-        let asked = all.iter().chain(&all).map(|node| async move { post(node, body).await.created().await });
-        let answers = join_all(asked).await;
+        let requests = all.iter().chain(&all).map(|node| async move { post(node, body).await.created().await });
+        let answers = join_all(requests).await;
         let firsts = answers.iter().filter(|answer| answer["duplicate"] == false).count();
         assert_eq!(firsts, 1, "{answers:?}");
         assert!(answers.iter().all(|answer| answer["cursor"] == answers[0]["cursor"]), "{answers:?}");
@@ -144,20 +144,20 @@ async fn a_client_resumes_by_name_on_another_node() {
 async fn an_acknowledgement_beyond_what_was_sent_is_refused_on_every_node() {
     let (_nats, mut nodes) = three();
     let client = uuid::Uuid::new_v4().to_string();
-    let query = Query::topic("heard").with("client", &client);
+    let query = Query::topic("received").with("client", &client);
     let mut subscriber = Subscriber::start(nodes.address(0), Kind::Poll, query).await;
     let ack = async |node: &str, cursor: &str| {
         let body = json!({ "client": client, "cursor": cursor }).to_string();
         Request::post("/v1/ack", "application/json", body).send(node).await
     };
-    published(nodes.address(1), "heard", 0).await;
+    published(nodes.address(1), "received", 0).await;
     assert_eq!(subscriber.values(1).await, [0]);
-    let heard = subscriber.cursor.clone().expect("a cursor");
+    let received = subscriber.cursor.clone().expect("a cursor");
     subscriber.cut();
     let unheard = published(nodes.address(2), "unheard", 1).await;
     for node in nodes.addresses().all() {
         assert_eq!(ack(&node, &unheard).await.error().await, (400, "bad_cursor".to_owned()));
-        assert_eq!(ack(&node, &heard).await.status, 200);
+        assert_eq!(ack(&node, &received).await.status, 200);
     }
     // What an ended node has sent is unknown.
     nodes.kill(1, || {});
@@ -177,8 +177,8 @@ async fn a_node_that_comes_later_knows_it_all() {
         }
     };
     // The client reads meanwhile: a client that is silent for two heartbeats gets `$bye`.
-    let ((), heard) = tokio::join!(publishing, subscriber.values(300));
-    assert_eq!(heard.len(), 300);
+    let ((), received) = tokio::join!(publishing, subscriber.values(300));
+    assert_eq!(received.len(), 300);
     let cursor = subscriber.cursor.clone().expect("a cursor");
     subscriber.cut();
     let body = json!({ "client": client, "cursor": moved(&cursor, position(&cursor) - 250) }).to_string();
@@ -191,8 +191,8 @@ async fn a_node_that_comes_later_knows_it_all() {
     let newest = nodes.address(2);
     assert_eq!(end_of_log(newest).await, cursor);
     let mut again = Subscriber::new(newest, Kind::Sse, Query::default().with("client", &client));
-    let heard = again.values(250).await;
-    assert_eq!(heard, (50..300).map(Value::from).collect::<Vec<_>>());
+    let received = again.values(250).await;
+    assert_eq!(received, (50..300).map(Value::from).collect::<Vec<_>>());
     // Far behind the node's tail, and only some of the topics.
     let mut part = Subscriber::at(newest, Kind::Longpoll, Query::topic("a.3"), &moved(&cursor, 0));
     assert_eq!(part.values(43).await, (0..300).filter(|n| n % 7 == 3).map(Value::from).collect::<Vec<_>>());

@@ -92,7 +92,7 @@ async fn what_others_made_ends_when_it_ends_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_says_how_far_its_clock_is_from_the_others() {
+async fn a_node_reports_the_skew_of_its_clock() {
     let nodes = Skewed::start(AHEAD_MS);
     super::until("the node with the wrong clock reports the skew", async || {
         let skew = skew_of(&nodes.wrong).await;

@@ -50,7 +50,7 @@ impl RoamingSubscriber {
         rng: StdRng,
         failures: &Arc<AtomicUsize>,
     ) -> Self {
-        let account = Account { who: format!("{kind} {part:?}"), part, heard: Vec::new() };
+        let account = Account { name: format!("{kind} {part:?}"), part, received: Vec::new() };
         Self {
             kind,
             part,
@@ -70,7 +70,7 @@ impl RoamingSubscriber {
     pub(crate) fn away(mut self, away: Duration) -> Self {
         self.away = away;
         if !away.is_zero() {
-            self.account.who.push_str(", slow");
+            self.account.name.push_str(", slow");
         }
         self
     }
@@ -92,7 +92,7 @@ impl RoamingSubscriber {
     }
 
     fn is_done(&self) -> bool {
-        self.account.heard.last().is_some_and(|(_, marker)| marker == END)
+        self.account.received.last().is_some_and(|(_, marker)| marker == END)
     }
 
     /// One connection: some items of a stream, or a batch.
@@ -103,16 +103,16 @@ impl RoamingSubscriber {
             query = query.with("wait", self.rng.random_range(1..4));
         }
         let opened = tokio::time::timeout(PATIENCE, Link::open(&self.node, self.kind, &query)).await;
-        let mut link = opened.unwrap_or_else(|_| panic!("{}: no answer from {}", self.account.who, self.node))?;
+        let mut link = opened.unwrap_or_else(|_| panic!("{}: no answer from {}", self.account.name, self.node))?;
         if !self.kind.streams() {
             let batch = match self.next(&mut link).await? {
                 Some(Got::Batch(batch)) => batch,
-                other => panic!("{}: not a batch: {other:?}", self.account.who),
+                other => panic!("{}: not a batch: {other:?}", self.account.name),
             };
             // Sometimes the page disconnects in the middle of a batch, and resumes after the last event that it processed.
             let looked_at = if self.rng.random_ratio(1, 8) { self.rng.random_range(0..4) } else { usize::MAX };
             let whole = looked_at >= batch.events.len();
-            batch.events.iter().take(looked_at).for_each(|item| self.hear(item));
+            batch.events.iter().take(looked_at).for_each(|item| self.receive(item));
             if let (true, Some(cursor)) = (whole, batch.cursor) {
                 self.cursor = cursor;
             }
@@ -128,8 +128,8 @@ impl RoamingSubscriber {
                 break;
             }
             match self.next(&mut link).await? {
-                Some(Got::Item(item)) => self.hear(&item),
-                Some(other) => panic!("{}: not an item: {other:?}", self.account.who),
+                Some(Got::Item(item)) => self.receive(&item),
+                Some(other) => panic!("{}: not an item: {other:?}", self.account.name),
                 None => break,
             }
         }
@@ -138,18 +138,18 @@ impl RoamingSubscriber {
 
     async fn next(&self, link: &mut Link) -> Result<Option<Got>, Failure> {
         let next = tokio::time::timeout(MUTE, link.next()).await;
-        Ok(next.unwrap_or_else(|_| panic!("{}: {} is silent", self.account.who, self.node))?)
+        Ok(next.unwrap_or_else(|_| panic!("{}: {} is silent", self.account.name, self.node))?)
     }
 
-    fn hear(&mut self, item: &Item) {
+    fn receive(&mut self, item: &Item) {
         if let Some(cursor) = &item.cursor {
             self.cursor.clone_from(cursor);
         }
         if !item.is_control() {
             let marker = item.value()["marker"].as_str().unwrap_or_else(|| panic!("not ours: {item:?}")).to_owned();
-            assert_eq!(item.topic, Some(Part::topic(&marker)), "{}", self.account.who);
+            assert_eq!(item.topic, Some(Part::topic(&marker)), "{}", self.account.name);
             self.pauses.note(Instant::now());
-            self.account.heard.push((item.at(), marker));
+            self.account.received.push((item.at(), marker));
             return;
         }
         let data = item.value();
@@ -163,16 +163,16 @@ impl RoamingSubscriber {
             }
             _ => false,
         };
-        assert!(usual, "{} at {}: {item:?}", self.account.who, self.cursor);
+        assert!(usual, "{} at {}: {item:?}", self.account.name, self.cursor);
     }
 
     /// No connection, a lost connection, or a node that is unavailable at the moment (503).
     fn refused(&self, why: Failure) {
         if let Failure::Refused(response) = why {
-            assert_eq!(response.status, 503, "{}: {response:?}", self.account.who);
+            assert_eq!(response.status, 503, "{}: {response:?}", self.account.name);
             // A page cannot read headers, so the document has the retry delay.
-            let told = self.kind.transport() == "iframe" || response.header("retry-after").is_some();
-            assert!(told, "a 503 has a retry delay: {response:?}");
+            let has_delay = self.kind.transport() == "iframe" || response.header("retry-after").is_some();
+            assert!(has_delay, "a 503 has a retry delay: {response:?}");
         }
     }
 }

@@ -98,7 +98,7 @@ async fn a_stream_that_is_deleted_is_another_log() {
 /// Reads numbers that are published in order; numbers may be missing only where a `$gap` reports it.
 struct Careful {
     subscriber: Subscriber,
-    heard: u64,
+    received: u64,
     gap: Option<(u64, u64)>,
     gaps: usize,
 }
@@ -121,13 +121,13 @@ impl Careful {
         }
         let number = item.value().as_u64().unwrap_or_else(|| panic!("{kind}: {item:?}"));
         match self.gap.take() {
-            None => assert_eq!(number, self.heard + 1, "{kind}: events are missing without a gap"),
+            None => assert_eq!(number, self.received + 1, "{kind}: events are missing without a gap"),
             Some((_, to)) => {
-                assert!(number > self.heard + 1, "{kind}: no event is missing before {number}");
+                assert!(number > self.received + 1, "{kind}: no event is missing before {number}");
                 assert_eq!(item.at(), to + 1, "{kind}: the stream continues at the end of the gap");
             }
         }
-        self.heard = number;
+        self.received = number;
     }
 }
 
@@ -152,15 +152,15 @@ async fn retention_that_overtakes_a_reader_is_a_gap() {
         .map(|(turn, kind)| {
             let query = Query::topic("log").with("limit", 7);
             let subscriber = Subscriber::at(&all[turn % 2], kind, query, &start);
-            let mut reader = Careful { subscriber, heard: 0, gap: None, gaps: 0 };
+            let mut reader = Careful { subscriber, received: 0, gap: None, gaps: 0 };
             let mut newest = newest.subscribe();
             tokio::spawn(async move {
-                while reader.heard < PUBLISHED {
+                while reader.received < PUBLISHED {
                     reader.read().await;
-                    if reader.heard % 20 == 3 && reader.heard < PUBLISHED {
+                    if reader.received % 20 == 3 && reader.received < PUBLISHED {
                         // Disconnected until retention overtakes the cursor.
                         reader.subscriber.cut();
-                        let overtaken = (reader.heard + KEPT + 1).min(PUBLISHED);
+                        let overtaken = (reader.received + KEPT + 1).min(PUBLISHED);
                         let published =
                             within("so much to be published", newest.wait_for(|newest| *newest >= overtaken));
                         drop(published.await.expect("publishing goes on"));

@@ -23,12 +23,12 @@ async fn one_node_that_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lossy_path_is_detected() {
-    told(3).await;
+    detects_moved_cursors(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeating_path_is_detected() {
-    told(-3).await;
+    detects_moved_cursors(-3).await;
 }
 
 /// The number of events in the log before the subscribers start; the proxy corrupts cursors of the first. More than one request
@@ -37,21 +37,21 @@ const PUBLISHED: usize = 320;
 const LIED_ABOUT: u64 = 250;
 
 /// The number of positions by which the proxy moves cursors.
-async fn told(by: i64) {
+async fn detects_moved_cursors(by: i64) {
     let nodes = Nodes::on_disk();
     let lying = lying_proxy(nodes.address(0).to_owned(), by).await;
     let mut load = Load::publishing(nodes.addresses(), super::seed("a lying way")).await;
     load.more(PUBLISHED).await;
     load.listen(&Addresses::of(vec![lying]));
     let (promised, accounts, _) = load.finish().await;
-    let wrong = judge(&promised, &accounts).expect_err("the ledger tells");
+    let wrong = judge(&promised, &accounts).expect_err("the ledger detects it");
     println!("moved by {by}: {wrong}");
     // The fault is found for each subscriber behind the proxy by itself; the node's own log is correct.
     let (history, others) = accounts.split_last().expect("accounts");
     assert_eq!(judge(&promised, std::slice::from_ref(history)), Ok(()));
     // A slow subscriber receives more events at a time than are corrupted.
-    for account in others.iter().filter(|account| account.part == Part::All && !account.who.contains("slow")) {
-        judge(&promised, &[history.clone(), account.clone()]).expect_err(&account.who);
+    for account in others.iter().filter(|account| account.part == Part::All && !account.name.contains("slow")) {
+        judge(&promised, &[history.clone(), account.clone()]).expect_err(&account.name);
     }
 }
 
@@ -83,6 +83,6 @@ fn moved(head: &str, by: i64) -> String {
     let Some(start) = start else { return head.to_owned() };
     let end = head[start..].find(|c: char| !c.is_ascii_digit()).map_or(head.len(), |length| start + length);
     let position: u64 = head[start..end].parse().expect("a position");
-    let told = if position <= LIED_ABOUT { position.saturating_add_signed(by) } else { position };
-    format!("{}{told}{}", &head[..start], &head[end..])
+    let moved = if position <= LIED_ABOUT { position.saturating_add_signed(by) } else { position };
+    format!("{}{moved}{}", &head[..start], &head[end..])
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub(crate) const END: &str = "end-0";
 
 /// A received event: position and marker.
-pub(crate) type Heard = (u64, String);
+pub(crate) type Received = (u64, String);
 
 /// The acknowledgements of the publishers. A marker is `PUBLISHER-NUMBER`; each publisher sends one request after the other.
 #[derive(Clone, Debug, Default)]
@@ -109,9 +109,9 @@ fn split(marker: &str) -> (&str, u64) {
 /// The events that one subscriber received.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
-    pub(crate) who: String,
+    pub(crate) name: String,
     pub(crate) part: Part,
-    pub(crate) heard: Vec<Heard>,
+    pub(crate) received: Vec<Received>,
 }
 
 /// Checks that every acknowledged event is delivered exactly once, at its position, in order; that other events are only those
@@ -125,35 +125,35 @@ pub(crate) fn judge(promised: &Promised, accounts: &[Account]) -> Result<(), Str
     accounts.iter().try_for_each(|account| agrees(account, whole))
 }
 
-fn judge_log(promised: &Promised, Account { who, heard, .. }: &Account) -> Result<(), String> {
+fn judge_log(promised: &Promised, Account { name, received, .. }: &Account) -> Result<(), String> {
     let mut found = BTreeMap::new();
     let mut last = 0;
-    for (position, marker) in heard {
+    for (position, marker) in received {
         if *position <= last {
-            return Err(format!("{who}: {marker} at {position} came after {last}"));
+            return Err(format!("{name}: {marker} at {position} came after {last}"));
         }
         last = *position;
         if let Some(first) = found.insert(marker.as_str(), *position) {
-            return Err(format!("{who}: {marker} came twice, at {first} and at {position}"));
+            return Err(format!("{name}: {marker} came twice, at {first} and at {position}"));
         }
         if !promised.acknowledged.contains_key(marker) && !promised.uncertain.contains(marker) {
-            return Err(format!("{who}: {marker} at {position} was never published"));
+            return Err(format!("{name}: {marker} at {position} was never published"));
         }
     }
     for (marker, position) in &promised.acknowledged {
         match found.get(marker.as_str()) {
-            None => return Err(format!("{who}: {marker} was acknowledged at {position}, and never came")),
+            None => return Err(format!("{name}: {marker} was acknowledged at {position}, and never came")),
             Some(there) if there != position => {
-                return Err(format!("{who}: {marker} was acknowledged at {position}, and came at {there}"));
+                return Err(format!("{name}: {marker} was acknowledged at {position}, and came at {there}"));
             }
             Some(_) => {}
         }
     }
-    in_the_order_it_was_asked_for(promised)
+    in_the_requested_order(promised)
 }
 
 /// A publisher's event that was acknowledged before the next request precedes that request's event.
-fn in_the_order_it_was_asked_for(promised: &Promised) -> Result<(), String> {
+fn in_the_requested_order(promised: &Promised) -> Result<(), String> {
     let mut of_each: BTreeMap<&str, BTreeMap<u64, u64>> = BTreeMap::new();
     for (marker, position) in &promised.acknowledged {
         let (name, number) = split(marker);
@@ -172,18 +172,18 @@ fn in_the_order_it_was_asked_for(promised: &Promised) -> Result<(), String> {
 }
 
 fn agrees(account: &Account, whole: &Account) -> Result<(), String> {
-    let Account { who, part, heard } = account;
-    let expected: Vec<&Heard> = whole.heard.iter().filter(|(_, marker)| part.holds(marker)).collect();
-    let same = heard.iter().zip(&expected).take_while(|(heard, expected)| heard == *expected).count();
-    if same == heard.len() && same == expected.len() {
+    let Account { name, part, received } = account;
+    let expected: Vec<&Received> = whole.received.iter().filter(|(_, marker)| part.holds(marker)).collect();
+    let same = received.iter().zip(&expected).take_while(|(received, expected)| received == *expected).count();
+    if same == received.len() && same == expected.len() {
         return Ok(());
     }
     Err(format!(
-        "{who} heard {:?} as number {same} where {} heard {:?} ({} and {} in all)",
-        heard.get(same),
-        whole.who,
+        "{name} received {:?} as number {same} where {} received {:?} ({} and {} in all)",
+        received.get(same),
+        whole.name,
         expected.get(same),
-        heard.len(),
+        received.len(),
         expected.len(),
     ))
 }
@@ -195,7 +195,7 @@ mod tests {
     /// Two publishers alternate, from position 11 on; the last event but one was not acknowledged and is stored.
     fn good() -> (Promised, Vec<Account>) {
         let mut promised = Promised::default();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for number in 0..10 {
             for (turn, name) in ["a", "b"].iter().enumerate() {
                 let (marker, position) = (format!("{name}-{number}"), 11 + number * 2 + turn as u64);
@@ -204,15 +204,15 @@ mod tests {
                 } else {
                     promised.acknowledged(&marker, position, Instant::now());
                 }
-                heard.push((position, marker));
+                received.push((position, marker));
             }
         }
         promised.uncertain("a-10");
         promised.acknowledged(END, 40, Instant::now());
-        heard.push((40, END.to_owned()));
-        let account = |who: &str, part: Part| {
-            let heard = heard.iter().filter(|(_, marker)| part.holds(marker)).cloned().collect();
-            Account { who: who.to_owned(), part, heard }
+        received.push((40, END.to_owned()));
+        let account = |name: &str, part: Part| {
+            let received = received.iter().filter(|(_, marker)| part.holds(marker)).cloned().collect();
+            Account { name: name.to_owned(), part, received }
         };
         let accounts =
             vec![account("all", Part::All), account("b", Part::Publisher("b")), account("third", Part::Third(1))];
@@ -223,16 +223,16 @@ mod tests {
     fn a_good_history_is_good() {
         let (promised, accounts) = good();
         assert_eq!(judge(&promised, &accounts), Ok(()));
-        assert_eq!((promised.count(), accounts[1].heard.len(), accounts[2].heard.len()), (20, 11, 7));
+        assert_eq!((promised.count(), accounts[1].received.len(), accounts[2].received.len()), (20, 11, 7));
     }
 
     /// Applies a fault to one account or to all; the ledger has to report it.
-    fn is_detected(fault: impl Fn(&mut Vec<Heard>)) {
+    fn is_detected(fault: impl Fn(&mut Vec<Received>)) {
         for which in [Some(0), Some(1), Some(2), None] {
             let (promised, mut accounts) = good();
             for (index, account) in accounts.iter_mut().enumerate() {
                 if which.is_none_or(|which| which == index) {
-                    fault(&mut account.heard);
+                    fault(&mut account.received);
                 }
             }
             assert!(judge(&promised, &accounts).is_err(), "{which:?}: {accounts:?}");
@@ -241,45 +241,45 @@ mod tests {
 
     #[test]
     fn a_lost_event_is_detected() {
-        is_detected(|heard| drop(heard.remove(3)));
-        is_detected(|heard| heard.truncate(4));
+        is_detected(|received| drop(received.remove(3)));
+        is_detected(|received| received.truncate(4));
         is_detected(Vec::clear);
     }
 
     #[test]
     fn a_repeated_event_is_detected() {
-        is_detected(|heard| heard.insert(4, heard[3].clone()));
-        is_detected(|heard| heard.insert(5, heard[2].clone()));
+        is_detected(|received| received.insert(4, received[3].clone()));
+        is_detected(|received| received.insert(5, received[2].clone()));
         // An event that is stored twice counts as repeated, too.
-        is_detected(|heard| heard.push((50, heard[2].1.clone())));
+        is_detected(|received| received.push((50, received[2].1.clone())));
     }
 
     #[test]
     fn a_wrong_order_is_detected() {
-        is_detected(|heard| heard.swap(2, 3));
-        is_detected(|heard| {
-            let (first, second) = (heard[2].1.clone(), heard[3].1.clone());
-            (heard[2].1, heard[3].1) = (second, first);
+        is_detected(|received| received.swap(2, 3));
+        is_detected(|received| {
+            let (first, second) = (received[2].1.clone(), received[3].1.clone());
+            (received[2].1, received[3].1) = (second, first);
         });
     }
 
     #[test]
     fn an_event_without_a_subscription_is_detected() {
-        is_detected(|heard| heard.push((50, "c-1".into())));
-        is_detected(|heard| heard[2].0 += 1);
+        is_detected(|received| received.push((50, "c-1".into())));
+        is_detected(|received| received[2].0 += 1);
     }
 
     #[test]
     fn what_was_not_answered_is_there_once_at_most() {
         let (promised, mut accounts) = good();
         accounts.truncate(1);
-        let last = accounts[0].heard.len() - 1;
-        accounts[0].heard.insert(last, (31, "a-10".into()));
+        let last = accounts[0].received.len() - 1;
+        accounts[0].received.insert(last, (31, "a-10".into()));
         assert_eq!(judge(&promised, &accounts), Ok(()));
-        accounts[0].heard.insert(last + 1, (32, "a-10".into()));
+        accounts[0].received.insert(last + 1, (32, "a-10".into()));
         assert!(judge(&promised, &accounts).is_err());
-        accounts[0].heard.drain(last..last + 2);
-        accounts[0].heard.remove(last - 1);
+        accounts[0].received.drain(last..last + 2);
+        accounts[0].received.remove(last - 1);
         assert_eq!(judge(&promised, &accounts), Ok(()), "b-9 need not be stored");
     }
 
@@ -297,7 +297,7 @@ mod tests {
         for (marker, position) in [("d-1", 51), ("d-2", 50)] {
             promised.acknowledged(marker, position, Instant::now());
         }
-        accounts[0].heard.extend([(50, "d-2".into()), (51, "d-1".into())]);
+        accounts[0].received.extend([(50, "d-2".into()), (51, "d-1".into())]);
         assert!(judge(&promised, &accounts).is_err());
     }
 }

@@ -119,10 +119,10 @@ impl Load {
             panic!("{what}: {wrong}");
         }
         assert!(report.fewest_requests > 2, "a subscriber never changed nodes");
-        report.events = accounts[0].heard.len();
+        report.events = accounts[0].received.len();
         println!(
             "{what}: {} events, {} of {} publishes without an answer were stored; nothing acknowledged for at most \
-             {:.1} s, nothing heard for at most {:.1} s; {} connections lost or refused",
+             {:.1} s, nothing received for at most {:.1} s; {} connections lost or refused",
             report.events,
             report.events - promised.count(),
             report.uncertain,
@@ -152,7 +152,7 @@ impl Load {
         let (mut delivery_pause, mut fewest_requests) = (Duration::ZERO, usize::MAX);
         for follower in self.followers {
             let done = joined("a follower", follower).await;
-            if done.account.part == Part::All && !done.account.who.contains("slow") {
+            if done.account.part == Part::All && !done.account.name.contains("slow") {
                 fewest_requests = fewest_requests.min(done.requests);
                 delivery_pause = delivery_pause.max(done.longest_pause);
             }
@@ -174,14 +174,14 @@ impl Load {
     }
 }
 
-async fn joined<T>(who: &str, task: JoinHandle<T>) -> T {
+async fn joined<T>(name: &str, task: JoinHandle<T>) -> T {
     let ended = tokio::time::timeout(super::DEADLINE, task).await;
-    ended.unwrap_or_else(|_| panic!("{who} does not reach the end")).unwrap_or_else(|error| panic!("{who}: {error}"))
+    ended.unwrap_or_else(|_| panic!("{name} does not reach the end")).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// One node's view of the log, read at the end.
 async fn history(node: &str, start: &str) -> Account {
-    let mut account = Account { who: format!("the history of {node}"), part: Part::All, heard: Vec::new() };
+    let mut account = Account { name: format!("the history of {node}"), part: Part::All, received: Vec::new() };
     let mut cursor = start.to_owned();
     loop {
         let query = Query::topics(Part::All.patterns()).with("cursor", &cursor).with("limit", 1000);
@@ -189,7 +189,7 @@ async fn history(node: &str, start: &str) -> Account {
         for item in &batch.events {
             assert!(!item.is_control(), "{node}: {item:?}");
             let marker = item.value()["marker"].as_str().expect("a marker").to_owned();
-            account.heard.push((item.at(), marker));
+            account.received.push((item.at(), marker));
         }
         let next = batch.cursor.expect("a batch has a cursor");
         if batch.events.is_empty() && next == cursor {

@@ -71,23 +71,23 @@ async fn lost(how: State) {
     super::until("the node is ready again", async || status_of(&lonely, "/readyz").await == 200).await;
     super::until("the node publishes again", async || publish(&lonely, 2000).await.0 == 201).await;
     for (kind, _, listener) in listeners {
-        let heard = tokio::time::timeout(super::DEADLINE, listener).await;
-        let mut heard =
-            heard.unwrap_or_else(|_| panic!("{kind} does not catch up")).expect("the subscriber does not panic");
+        let received = tokio::time::timeout(super::DEADLINE, listener).await;
+        let mut received =
+            received.unwrap_or_else(|_| panic!("{kind} does not catch up")).expect("the subscriber does not panic");
         // Refused events may be stored or not, at most once; acknowledged events are stored, in order.
-        let mut refused: Vec<u64> = heard.iter().copied().filter(|number| (1000..2000).contains(number)).collect();
+        let mut refused: Vec<u64> = received.iter().copied().filter(|number| (1000..2000).contains(number)).collect();
         refused.sort_unstable();
         assert!(refused.windows(2).all(|two| two[0] < two[1]), "{kind}: twice: {refused:?}");
-        heard.retain(|number| !(1000..2000).contains(number));
-        assert_eq!(heard, (1..50).chain([2000]).collect::<Vec<_>>(), "{kind}");
+        received.retain(|number| !(1000..2000).contains(number));
+        assert_eq!(received, (1..50).chain([2000]).collect::<Vec<_>>(), "{kind}");
     }
 }
 
 /// Reads all events up to the last, and counts heartbeats. A stream must not be reconnected.
 async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64> {
     let kind = subscriber.kind;
-    let mut heard = Vec::new();
-    while heard.last() != Some(&2000) {
+    let mut received = Vec::new();
+    while received.last() != Some(&2000) {
         let item = match subscriber.link.as_mut().filter(|_| kind.streams()) {
             Some(link) => link.item().await,
             None => next_item(&mut subscriber).await,
@@ -97,9 +97,9 @@ async fn listen(mut subscriber: Subscriber, beats: Arc<AtomicUsize>) -> Vec<u64>
             continue;
         }
         assert!(!item.is_control(), "{kind}: {item:?}");
-        heard.push(item.value().as_u64().expect("a number"));
+        received.push(item.value().as_u64().expect("a number"));
     }
-    heard
+    received
 }
 
 /// The status, whether there is a retry delay, and the body.

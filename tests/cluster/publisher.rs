@@ -37,7 +37,7 @@ pub(crate) struct Publisher {
 }
 
 /// The result of a request.
-enum Told {
+enum Outcome {
     /// The positions.
     Acknowledged(Vec<(u64, bool)>),
     /// The server refused (503).
@@ -76,31 +76,31 @@ impl Publisher {
         let mut certain = true;
         loop {
             assert!(Instant::now() < end, "{markers:?} cannot be published");
-            match self.ask(&body, markers.len()).await {
-                Told::Acknowledged(outcomes) => {
+            match self.send(&body, markers.len()).await {
+                Outcome::Acknowledged(outcomes) => {
                     self.note(markers, &outcomes, certain);
                     // The ids of acknowledged events are known on every other node.
                     if self.style != Style::Single
                         && self.rng.random_ratio(1, 20)
-                        && let Told::Acknowledged(again) = self.ask(&body, markers.len()).await
+                        && let Outcome::Acknowledged(again) = self.send(&body, markers.len()).await
                     {
                         assert!(again.iter().all(|(_, duplicate)| *duplicate), "{markers:?}: {again:?}");
                         self.note(markers, &again, false);
                     }
                     return;
                 }
-                Told::Refused | Told::Nothing if self.style == Style::Single => {
+                Outcome::Refused | Outcome::Nothing if self.style == Style::Single => {
                     let mut promised = self.promised.lock().expect("the lock is not poisoned");
                     return markers.iter().for_each(|marker| promised.uncertain(marker));
                 }
                 // It is unknown whether the event was stored: only an id makes a retry safe.
-                Told::Refused | Told::Nothing => certain = false,
+                Outcome::Refused | Outcome::Nothing => certain = false,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    async fn ask(&mut self, body: &str, count: usize) -> Told {
+    async fn send(&mut self, body: &str, count: usize) -> Outcome {
         self.last = self.nodes.another(&self.last, &mut self.rng);
         let request = Request::post("/v1/events", "application/json", body);
         let answered = tokio::time::timeout(PATIENCE, async {
@@ -108,13 +108,13 @@ impl Publisher {
             let bytes = answer.bytes().await?;
             std::io::Result::Ok((answer, bytes))
         });
-        let Ok(Ok((answer, bytes))) = answered.await else { return Told::Nothing };
+        let Ok(Ok((answer, bytes))) = answered.await else { return Outcome::Nothing };
         let text = String::from_utf8_lossy(&bytes);
         match answer.status {
             201 => {}
             503 => {
                 assert!(answer.header("retry-after").is_some(), "a 503 has a retry delay: {text}");
-                return Told::Refused;
+                return Outcome::Refused;
             }
             status => panic!("{}: {status} {text}", self.name),
         }
@@ -125,7 +125,7 @@ impl Publisher {
             let cursor = one["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {answer}"));
             (position(cursor), one["duplicate"] == true)
         };
-        Told::Acknowledged(outcomes.iter().map(outcome).collect())
+        Outcome::Acknowledged(outcomes.iter().map(outcome).collect())
     }
 
     fn note(&self, markers: &[String], outcomes: &[(u64, bool)], certain: bool) {

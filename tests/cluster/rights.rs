@@ -89,12 +89,12 @@ async fn a_ticket_is_good_once_on_any_node() {
     // Of many concurrent uses of a ticket, on all nodes, one is accepted.
     for _ in 0..5 {
         let ticket = ticket(&keyed, 0, "poll").await;
-        let asked = (0..9).map(|turn| {
+        let requests = (0..9).map(|turn| {
             let (request, node) = (ticket.request(Kind::Poll), keyed.at(turn % 3).to_owned());
             tokio::spawn(async move { request.send(&node).await.status })
         });
         let mut statuses = Vec::new();
-        for one in asked.collect::<Vec<_>>() {
+        for one in requests.collect::<Vec<_>>() {
             statuses.push(one.await.expect("an answer"));
         }
         statuses.sort_unstable();

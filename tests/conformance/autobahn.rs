@@ -31,8 +31,8 @@ async fn check(url: String, cases: &[&str]) {
         .kill_on_drop(true)
         .output();
     let output = within("the cases", run).await.expect("python3 runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let results: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let failed: Vec<&Value> = results.iter().filter(|result| result["passed"] != true).collect();

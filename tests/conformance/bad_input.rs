@@ -356,14 +356,14 @@ async fn wrong_publishes() {
     assert_eq!(long.len(), 256 << 10);
     single("application/json", &long).send(server.address()).await.created().await;
     // A subscriber to everything has received only the accepted events of this topic.
-    let heard = loop {
+    let received = loop {
         let item = bystander.event().await;
         if item.topic.as_deref() == Some(topic.as_str()) {
             break item;
         }
         assert_ne!(item.topic.as_deref(), Some("a"), "{item:?}");
     };
-    assert_eq!(heard.data.map(|data| data.len()), Some((256 << 10) - raw("").len()));
+    assert_eq!(received.data.map(|data| data.len()), Some((256 << 10) - raw("").len()));
 }
 
 /// A body without `Content-Length` is counted while it arrives.
@@ -445,7 +445,7 @@ async fn requests_that_never_end() {
 
 /// Bytes that are not HTTP do not disturb other clients.
 #[tokio::test]
-async fn not_http_at_all() {
+async fn not_http() {
     let server = shared();
     let topic = topic("garbage");
     let mut bystander = Subscriber::start(server.address(), Kind::Stream, Query::topic(&topic)).await;

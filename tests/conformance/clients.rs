@@ -17,7 +17,7 @@ over!(every:
     acknowledged_over_http,
     nothing_is_remembered_of_a_stranger,
     remembered_after_a_restart,
-    resumes_at_what_it_last_heard_of_another_log,
+    resumes_at_its_last_cursor_of_another_log,
     an_unknown_client_gets_known_false,
     an_older_attempt_ends_nothing,
 );
@@ -207,7 +207,7 @@ async fn remembered_after_a_restart(kind: Kind) {
 }
 
 /// A remembered client's cursor is of a lost log: a gap, then all events of the new log.
-async fn resumes_at_what_it_last_heard_of_another_log(kind: Kind) {
+async fn resumes_at_its_last_cursor_of_another_log(kind: Kind) {
     let server = shared();
     let (topic, client) = (topic("oldlog"), uuid());
     let query = Query::topic(&topic).with("client", &client).with("cursor", "another-7").with("wait", 0);
@@ -308,7 +308,7 @@ async fn an_older_attempt_ends_nothing(kind: Kind) {
             until("the newer request is held", || async { state(&server, &client).await["transports"] != json!([]) })
                 .await;
             for other in Kind::ALL {
-                let bye = told_to_go(&server, other, &late).await;
+                let bye = is_dismissed(&server, other, &late).await;
                 assert_eq!(
                     bye,
                     json!({ "reason": "replaced" }),
@@ -321,7 +321,7 @@ async fn an_older_attempt_ends_nothing(kind: Kind) {
     } else {
         publish(&server, &topic, "for the newer").await;
         assert_eq!(newer.event().await.value(), "for the newer");
-        assert_eq!(told_to_go(&server, kind, &late).await, json!({ "reason": "replaced" }));
+        assert_eq!(is_dismissed(&server, kind, &late).await, json!({ "reason": "replaced" }));
     }
     assert_eq!(
         state(&server, &client).await["patterns"],
@@ -331,7 +331,7 @@ async fn an_older_attempt_ends_nothing(kind: Kind) {
 }
 
 /// The `$bye` of a connection that ends as soon as it has begun.
-async fn told_to_go(server: &Server, kind: Kind, query: &Query) -> Value {
+async fn is_dismissed(server: &Server, kind: Kind, query: &Query) -> Value {
     let mut link = Link::to(server.address(), kind, query).await;
     let bye = if kind.streams() {
         assert_eq!(link.item().await.event, "$hello");

@@ -133,7 +133,7 @@ async fn every_body_can_delete_and_carry_headers() {
 }
 
 #[tokio::test]
-async fn a_repeat_that_differs_in_headers_or_is_a_deletion_says_so() {
+async fn a_repeat_that_differs_in_headers_or_is_a_deletion_is_a_conflict() {
     let server = shared();
     let topic = topic("differs");
     let event = |more: Value| {

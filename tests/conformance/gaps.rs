@@ -70,10 +70,10 @@ async fn expired_events_are_a_gap(kind: Kind) {
         if let Some(lost) = lost {
             let gap = subscriber.item().await;
             check_gap(&gap, "expired", &at(cursor), &at(6));
-            if let Some(told) = gap.value().get("patterns") {
+            if let Some(named) = gap.value().get("patterns") {
                 let mut lost = lost.to_vec();
                 lost.sort_unstable();
-                assert_eq!(told, &json!(lost), "{patterns:?} from {cursor}");
+                assert_eq!(named, &json!(lost), "{patterns:?} from {cursor}");
             }
             if let Some(missed) = gap.value().get("missed") {
                 assert!(patterns == [">"] && missed == &json!(6 - cursor), "{patterns:?} from {cursor}: {gap:?}");
@@ -175,13 +175,13 @@ async fn a_running_stream_gets_a_gap(kind: Kind) {
 #[tokio::test]
 async fn a_gap_is_never_304() {
     let (server, start) = trimmed("memory").await;
-    for (cursor, told) in
+    for (cursor, is_gap) in
         [(moved(&start, 0), true), (moved(&start, 99), true), ("other-6".into(), true), (moved(&start, 6), false)]
     {
         let query = Query::topic("old.a").with("cursor", &cursor);
         let request = query.request(Kind::Poll).header("If-None-Match", format!("\"{cursor}\""));
         let mut answer = request.send(server.address()).await;
-        if told {
+        if is_gap {
             let body = answer.json().await;
             assert_eq!((answer.status, &body["events"][0]["event"]), (200, &json!("$gap")), "{cursor}");
         } else {

@@ -15,7 +15,7 @@ const PATHS: [&str; 7] = [
     "/v1/stream?topic=T",
 ];
 
-async fn ask(server: &Server, method: &str, path: &str) -> Response {
+async fn exchange(server: &Server, method: &str, path: &str) -> Response {
     Request::new(method, path).send(server.address()).await
 }
 
@@ -35,7 +35,7 @@ async fn head_answers_as_get_would() {
     publish(&server, &topic, 1).await;
     for path in PATHS {
         let path = format!("{}&cursor=earliest", path.replace('T', &topic));
-        let (head, get) = (ask(&server, "HEAD", &path).await, ask(&server, "GET", &path).await);
+        let (head, get) = (exchange(&server, "HEAD", &path).await, exchange(&server, "GET", &path).await);
         assert_eq!((head.status, lasting(&head)), (get.status, lasting(&get)), "{path}");
     }
     for (path, status) in [
@@ -47,7 +47,7 @@ async fn head_answers_as_get_would() {
         ("/v1/ws?topic=a", 405),
         ("/v1/events", 405),
     ] {
-        assert_eq!(ask(&server, "HEAD", path).await.status, status, "{path}");
+        assert_eq!(exchange(&server, "HEAD", path).await.status, status, "{path}");
     }
 }
 
@@ -60,17 +60,17 @@ async fn head_remembers_and_acknowledges_nothing() {
         let client = uuid();
         let path = path.replace('T', &topic);
         let named = format!("{path}&client={client}");
-        assert_eq!(ask(&server, "HEAD", &format!("{named}&cursor={first}")).await.status, 200, "{path}");
+        assert_eq!(exchange(&server, "HEAD", &format!("{named}&cursor={first}")).await.status, 200, "{path}");
         assert_eq!(
-            ask(&server, "GET", &format!("/v1/clients/{client}")).await.status,
+            exchange(&server, "GET", &format!("/v1/clients/{client}")).await.status,
             404,
             "{path}: no client is remembered"
         );
         let poll = format!("/v1/poll?topic={topic}&client={client}");
-        assert_eq!(ask(&server, "GET", &format!("{poll}&cursor=earliest")).await.status, 200);
-        let before = ask(&server, "GET", &format!("/v1/clients/{client}")).await.json().await;
-        assert_eq!(ask(&server, "HEAD", &format!("{named}&cursor={first}")).await.status, 200, "{path}");
-        let after = ask(&server, "GET", &format!("/v1/clients/{client}")).await.json().await;
+        assert_eq!(exchange(&server, "GET", &format!("{poll}&cursor=earliest")).await.status, 200);
+        let before = exchange(&server, "GET", &format!("/v1/clients/{client}")).await.json().await;
+        assert_eq!(exchange(&server, "HEAD", &format!("{named}&cursor={first}")).await.status, 200, "{path}");
+        let after = exchange(&server, "GET", &format!("/v1/clients/{client}")).await.json().await;
         assert_eq!(after["acknowledged"], before["acknowledged"], "{path}");
         assert_eq!(after["transports"], before["transports"], "{path}");
     }

@@ -68,19 +68,19 @@ async fn pages_read_with_leave(kind: Kind) {
     let server = server();
     let own = format!("http://{}", server.address());
     let open = if kind == Kind::Ws { 101 } else { 200 };
-    let ask = |origin: &str| Query::topic("a").set("wait", 0).request(kind).header("Origin", origin);
+    let exchange = |origin: &str| Query::topic("a").set("wait", 0).request(kind).header("Origin", origin);
     for listed in [LISTED, "https://a.example.org", "https://a.b.example.org"] {
-        let response = ask(listed).send(server.address()).await;
+        let response = exchange(listed).send(server.address()).await;
         assert_eq!(response.status, open, "{listed}");
         check_cors(&response, Some(listed));
         // A page of an allowed origin can read errors, too.
         let response = Query::topic("a..b").request(kind).header("Origin", listed).send(server.address()).await;
         check_cors(&response, Some(listed));
     }
-    let response = ask(&own).send(server.address()).await;
+    let response = exchange(&own).send(server.address()).await;
     assert_eq!(response.status, open, "a page of the server's own origin");
     for foreign in foreign(&server) {
-        let mut response = ask(&foreign).send(server.address()).await;
+        let mut response = exchange(&foreign).send(server.address()).await;
         check_cors(&response, None);
         if kind == Kind::Ws {
             assert_eq!(response.error().await, (403, "origin_not_allowed".to_owned()), "{foreign}");
@@ -146,13 +146,13 @@ async fn preflights() {
         ("/v1/info", "GET"),
         ("/v1/clients", "GET"),
     ] {
-        let ask = |origin: &str| {
+        let exchange = |origin: &str| {
             Request::new("OPTIONS", path)
                 .header("Origin", origin)
                 .header("Access-Control-Request-Method", method)
                 .header("Access-Control-Request-Headers", "authorization, content-type, idempotency-key")
         };
-        let response = ask(LISTED).send(server.address()).await;
+        let response = exchange(LISTED).send(server.address()).await;
         assert!(matches!(response.status, 200 | 204), "{path}");
         check_cors(&response, Some(LISTED));
         let allowed = response.header("access-control-allow-methods").unwrap_or_default();
@@ -170,7 +170,7 @@ async fn preflights() {
             assert!(headers.split(", ").any(|one| one == name), "{path}: {headers}");
         }
         for foreign in foreign(&server) {
-            let response = ask(&foreign).send(server.address()).await;
+            let response = exchange(&foreign).send(server.address()).await;
             check_cors(&response, None);
             assert_eq!(response.header("access-control-allow-methods"), None, "{path} for {foreign}");
         }
@@ -200,23 +200,23 @@ const WRONG_HOSTS: [&str; 6] =
 async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let open = if kind == Kind::Ws { 101 } else { 200 };
-    let ask = || Query::topic("a").set("wait", 0).request(kind);
+    let exchange = || Query::topic("a").set("wait", 0).request(kind);
     for (name, value) in FORWARDED {
-        let response = ask().header(name, value).send(server.address()).await;
+        let response = exchange().header(name, value).send(server.address()).await;
         assert_eq!(refusal(kind, None, response, 403).await.0, "proxied", "{name}");
     }
     for host in WRONG_HOSTS {
-        let response = ask().host(host).send(server.address()).await;
+        let response = exchange().host(host).send(server.address()).await;
         assert_eq!(refusal(kind, None, response, 403).await.0, "bad_host", "{host}");
     }
     for host in ["localhost", "localhost:8080", "app.localhost:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8080", "[::1]"] {
-        assert_eq!(ask().host(host).send(server.address()).await.status, open, "{host}");
+        assert_eq!(exchange().host(host).send(server.address()).await.status, open, "{host}");
     }
     // A host that the operator has allowed is served.
     let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
-    let ask = || Query::topic("a").set("wait", 0).request(kind);
+    let exchange = || Query::topic("a").set("wait", 0).request(kind);
     assert_eq!(
-        ask().header("X-Forwarded-For", "192.0.2.1").host("example.com").send(server.address()).await.status,
+        exchange().header("X-Forwarded-For", "192.0.2.1").host("example.com").send(server.address()).await.status,
         open
     );
 }
@@ -253,14 +253,14 @@ async fn publishing_did_not_come_from_elsewhere() {
 
 /// The host of a target in absolute form counts, whatever `Host` says (RFC 9112 §3.2.2).
 #[tokio::test]
-async fn the_target_says_which_host_is_meant() {
+async fn the_target_overrides_the_host_header() {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
-    let ask = async |target: &str, host: &str| {
+    let exchange = async |target: &str, host: &str| {
         Request::get(format!("http://{target}/v1/info")).host(host).send(server.address()).await
     };
-    assert_eq!(ask("example.com", "localhost").await.error().await, (403, "bad_host".to_owned()));
-    assert_eq!(ask("somebody@localhost", "localhost").await.error().await, (400, "bad_host".to_owned()));
-    assert_eq!(ask("localhost", "example.com").await.status, 200);
+    assert_eq!(exchange("example.com", "localhost").await.error().await, (403, "bad_host".to_owned()));
+    assert_eq!(exchange("somebody@localhost", "localhost").await.error().await, (400, "bad_host".to_owned()));
+    assert_eq!(exchange("localhost", "example.com").await.status, 200);
     let server = Server::start(&["--workers", "1", "--store", "memory", "--allow-anonymous"]);
     let publish = async |origin: &str| {
         let request = Request::post("http://a.test/v1/topics/a", "text/plain", "1").host("b.test");

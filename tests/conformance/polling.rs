@@ -15,24 +15,25 @@ over!(every: over_http_1_0, padding_on_request);
 async fn nothing_new_is_304() {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let start = publish(&server, "tag", 0).await;
-    let ask = |tag: String| Query::topic("tag").with("cursor", &start).request(Kind::Poll).header("If-None-Match", tag);
+    let poll_request =
+        |tag: String| Query::topic("tag").with("cursor", &start).request(Kind::Poll).header("If-None-Match", tag);
     for tag in [format!("\"{start}\""), format!("W/\"{start}\""), format!("\"x\", W/\"{start}\" , \"y\"")] {
-        let mut answer = ask(tag.clone()).send(server.address()).await;
+        let mut answer = poll_request(tag.clone()).send(server.address()).await;
         assert_eq!((answer.status, answer.text().await.as_str()), (304, ""), "{tag}");
         assert_eq!(answer.header("etag"), Some(format!("\"{start}\"").as_str()), "the client keeps its cursor");
         assert_eq!(answer.header("cache-control"), Some("no-store, no-transform"));
     }
     for tag in ["\"other\"", "W/\"x-1\"", start.as_str(), ""] {
-        let mut answer = ask(tag.to_owned()).send(server.address()).await;
+        let mut answer = poll_request(tag.to_owned()).send(server.address()).await;
         assert_eq!(answer.status, 200, "{tag} matches nothing");
         assert_eq!(answer.json().await, json!({ "cursor": start, "events": [], "live": true }));
     }
     // An event that does not match does not change the entity tag; the client's cursor stays valid.
     publish(&server, "other", 1).await;
-    let quiet = ask(format!("\"{start}\"")).send(server.address()).await;
+    let quiet = poll_request(format!("\"{start}\"")).send(server.address()).await;
     assert!(matches!(quiet.status, 304 | 200));
     let end = publish(&server, "tag", 2).await;
-    let mut answer = ask(format!("\"{start}\"")).send(server.address()).await;
+    let mut answer = poll_request(format!("\"{start}\"")).send(server.address()).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("etag"), Some(format!("\"{end}\"").as_str()), "the entity tag is the cursor");
     assert_eq!(Batch::parse(&answer.text().await).events.len(), 1);

@@ -68,7 +68,7 @@ async fn an_id_with_another_payload_differs() {
 
 /// The id is also known after a restart.
 #[tokio::test]
-async fn a_restart_keeps_what_tells_payloads_apart() {
+async fn a_restart_keeps_the_fingerprints_of_payloads() {
     let server = Server::start(&["--store", "disk"]);
     let event = |data: Value| json!({ "topic": "a", "data": data, "id": "k" });
     publish(&server, &event(json!("é\u{2028}<"))).await;

@@ -110,8 +110,8 @@ async fn an_event_source_comes_back_by_itself() {
         ReconnectOptions::reconnect(true).retry_initial(true).delay(std::time::Duration::from_millis(50)).build();
     let client = ClientBuilder::for_url(&url).expect("a URL").reconnect(again).build_with_transport(transport);
     let mut events = client.stream();
-    let mut heard: Vec<(String, String, Value)> = Vec::new();
-    while heard.len() < 12 {
+    let mut received: Vec<(String, String, Value)> = Vec::new();
+    while received.len() < 12 {
         match within("an event", events.try_next()).await {
             Ok(Some(SSE::Event(event))) if event.event_type.starts_with('$') => {
                 let item = Item::parse(&event.data);
@@ -119,10 +119,10 @@ async fn an_event_source_comes_back_by_itself() {
             }
             Ok(Some(SSE::Event(event))) => {
                 let item = Item::parse(&event.data);
-                heard.push((event.id.expect("an id"), event.event_type, item.value()));
-                if heard.len().is_multiple_of(4) && heard.len() < 12 {
+                received.push((event.id.expect("an id"), event.event_type, item.value()));
+                if received.len().is_multiple_of(4) && received.len() < 12 {
                     // The server is stopped, then killed; events published meanwhile are not lost.
-                    let n = heard.len() as u32;
+                    let n = received.len() as u32;
                     let kill = n == 8;
                     cursors.extend(publish_all(&server, "source", numbers(n..n + 2)).await);
                     server = tokio::task::block_in_place(|| {
@@ -143,7 +143,7 @@ async fn an_event_source_comes_back_by_itself() {
             (cursors[n].clone(), name.to_owned(), json!(n))
         })
         .collect();
-    assert_eq!(heard, expected);
+    assert_eq!(received, expected);
 }
 
 /// tokio-tungstenite as its manual shows it.

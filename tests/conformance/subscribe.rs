@@ -15,7 +15,7 @@ over!(every:
     from_a_cursor,
     from_the_earliest,
     the_newest_few,
-    a_cursor_stands_before_last,
+    a_cursor_takes_precedence_over_last,
     since_a_time,
     the_rest_after_a_cut,
     one_token_and_the_rest,
@@ -26,9 +26,9 @@ over!(every:
     far_behind,
     unknown_parameters_are_ignored,
 );
-over!(in told_of_a_stop: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse, stream Stream, ws Ws);
+over!(in is_notified_of_a_stop: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse, stream Stream, ws Ws);
 over!(streams: hello, last_event_id, heartbeats_move_the_cursor, streams_have_an_age);
-over!(batches: limits_and_cursors, a_batch_says_where_it_ends);
+over!(batches: limits_and_cursors, a_batch_has_its_end_cursor);
 over!(held: held_until_something_comes, held_until_the_time_is_up, held_by_default);
 
 async fn hello(kind: Kind) {
@@ -190,7 +190,7 @@ async fn the_newest_few(kind: Kind) {
     assert_eq!(all.values(1).await, [6]);
 }
 
-async fn a_cursor_stands_before_last(kind: Kind) {
+async fn a_cursor_takes_precedence_over_last(kind: Kind) {
     let server = shared();
     let topic = topic("order");
     let cursors = publish_all(&server, &topic, numbers(0..4)).await;
@@ -472,7 +472,7 @@ async fn streams_have_an_age(kind: Kind) {
 }
 
 /// Graceful shutdown: every open connection gets a `$bye` with a cursor and a retry delay; then the server exits with success.
-async fn told_of_a_stop(kind: Kind) {
+async fn is_notified_of_a_stop(kind: Kind) {
     let mut server = Server::start(&["--workers", "1", "--drain", "500ms"]);
     let cursor = publish(&server, "stop", 1).await;
     let client = uuid();
@@ -537,7 +537,7 @@ async fn limits_and_cursors(kind: Kind) {
 }
 
 /// A batch's cursor skips events that did not match, and never an event that did.
-async fn a_batch_says_where_it_ends(kind: Kind) {
+async fn a_batch_has_its_end_cursor(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let start = end_of_log(&server).await;
     publish(&server, "mine", 1).await;

@@ -108,18 +108,18 @@ async fn every_pair(trouble: Trouble) {
         let done = within("a reader", reader).await.expect("a reader ends");
         let expected: Vec<&Stored> =
             log.iter().filter(|event| done.patterns.iter().any(|pattern| matches(pattern, &event.topic))).collect();
-        let heard: Vec<&Stored> = done.heard.iter().collect();
-        let first = heard.iter().zip(&expected).position(|(heard, expected)| heard != expected);
-        let at = first.unwrap_or(heard.len().min(expected.len()));
+        let received: Vec<&Stored> = done.received.iter().collect();
+        let first = received.iter().zip(&expected).position(|(received, expected)| received != expected);
+        let at = first.unwrap_or(received.len().min(expected.len()));
         assert!(
-            heard == expected,
+            received == expected,
             "{} to {}, {:?}, seed {seed}: {} of {} events, different from {at} on: {:?}, not {:?}",
             done.kinds[0],
             done.kinds[1],
             done.patterns,
-            heard.len(),
+            received.len(),
             expected.len(),
-            heard.get(at),
+            received.get(at),
             expected.get(at),
         );
         assert!(done.hops >= 5, "{:?} switched {} times only", done.kinds, done.hops);
@@ -215,12 +215,12 @@ struct Hopper {
     on: usize,
     reader: Reader,
     /// The received events, without repeats.
-    heard: Vec<Stored>,
+    received: Vec<Stored>,
     hops: usize,
     losses: usize,
 }
 
-/// A subscriber and its index in `heard`: redelivered events have to be the same, in the same order.
+/// A subscriber and its index in `received`: redelivered events have to be the same, in the same order.
 struct Reader {
     subscriber: Subscriber,
     next: Option<usize>,
@@ -230,7 +230,7 @@ struct Reader {
 struct Done {
     kinds: [Kind; 2],
     patterns: Vec<&'static str>,
-    heard: Vec<Stored>,
+    received: Vec<Stored>,
     hops: usize,
     losses: usize,
 }
@@ -259,14 +259,14 @@ impl Hopper {
             rng,
             on: 0,
             reader,
-            heard: Vec::new(),
+            received: Vec::new(),
             hops: 0,
             losses: 0,
         }
     }
 
     fn is_done(&self) -> bool {
-        self.heard.last().is_some_and(|event| event.data == "end")
+        self.received.last().is_some_and(|event| event.data == "end")
     }
 
     async fn run(mut self, trouble: Trouble) -> Done {
@@ -281,8 +281,8 @@ impl Hopper {
                 self.switch(trouble).await;
             }
         }
-        let Self { kinds, patterns, heard, hops, losses, .. } = self;
-        Done { kinds, patterns, heard, hops, losses }
+        let Self { kinds, patterns, received, hops, losses, .. } = self;
+        Done { kinds, patterns, received, hops, losses }
     }
 
     /// Reads one item, or drops the connection at a random point.
@@ -298,7 +298,7 @@ impl Hopper {
                 "an item over {}, {:?} after {} events",
                 self.reader.subscriber.kind,
                 self.kinds,
-                self.heard.len()
+                self.received.len()
             );
             let item = within(&what, self.reader.subscriber.try_item()).await;
             self.got(item, trouble).await;
@@ -307,7 +307,7 @@ impl Hopper {
 
     async fn got(&mut self, item: Result<Item, Failure>, trouble: Trouble) {
         match item {
-            Ok(item) => self.reader.hear(&item, &mut self.heard),
+            Ok(item) => self.reader.receive(&item, &mut self.received),
             Err(Failure::Broken(error)) => {
                 assert_ne!(trouble, Trouble::Nothing, "{:?}: {error}", self.kinds);
                 self.losses += 1;
@@ -341,7 +341,7 @@ impl Hopper {
                     let patience = Duration::from_millis(self.rng.random_range(0..10));
                     match tokio::time::timeout(patience, older.subscriber.try_item()).await {
                         Ok(Ok(item)) => {
-                            older.hear(&item, &mut self.heard);
+                            older.receive(&item, &mut self.received);
                             if item.event == "$bye" {
                                 break;
                             }
@@ -364,7 +364,7 @@ impl Hopper {
                     // The acknowledgement may be lost, too: then the cursor is older.
                     let _ = Request::post("/v1/ack", "text/plain", body).try_send(&self.address).await;
                 }
-                if self.heard.is_empty() {
+                if self.received.is_empty() {
                     // The client may not be known yet.
                     self.reader.subscriber.switch(kind);
                     return;
@@ -379,7 +379,7 @@ impl Hopper {
 }
 
 impl Reader {
-    fn hear(&mut self, item: &Item, heard: &mut Vec<Stored>) {
+    fn receive(&mut self, item: &Item, received: &mut Vec<Stored>) {
         if item.is_control() {
             let reason = item.value()["reason"].as_str().unwrap_or_default().to_owned();
             let usual = match item.event.as_str() {
@@ -396,12 +396,12 @@ impl Reader {
         let event = Stored { at: item.at(), topic: item.topic.clone().expect("a topic"), data: item.value() };
         let next = self.next.unwrap_or_else(|| {
             // With the name alone the cursor may have moved back, never forward.
-            heard.iter().position(|known| known.at >= event.at).unwrap_or(heard.len())
+            received.iter().position(|known| known.at >= event.at).unwrap_or(received.len())
         });
-        if next < heard.len() {
-            assert_eq!(heard[next], event, "{}: something else than before", self.subscriber.kind);
+        if next < received.len() {
+            assert_eq!(received[next], event, "{}: something else than before", self.subscriber.kind);
         } else {
-            heard.push(event);
+            received.push(event);
         }
         self.next = Some(next + 1);
     }

@@ -104,7 +104,7 @@ async fn subscribes_later_from_a_cursor() {
 
 /// A pattern is added while its events arrive: the reply's cursor is the boundary between the live events and those to poll for.
 #[tokio::test]
-async fn a_pattern_is_heard_from_the_replys_cursor_on() {
+async fn a_pattern_is_delivered_from_the_replys_cursor_on() {
     let server = shared();
     let (old, new) = (topic("added"), topic("added"));
     for already in [true, false] {
@@ -125,12 +125,12 @@ async fn a_pattern_is_heard_from_the_replys_cursor_on() {
         let from = answer["cursor"].as_str().expect("a cursor").to_owned();
         publisher.await.expect("the publisher ends");
         publish(&server, &new, "end").await;
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
             let item = link.telling().await;
             let last = item.value() == "end";
             if item.topic.as_deref() == Some(new.as_str()) {
-                heard.push(item);
+                received.push(item);
             }
             if last {
                 break;
@@ -140,7 +140,7 @@ async fn a_pattern_is_heard_from_the_replys_cursor_on() {
         let all = Link::to(server.address(), Kind::Poll, &query).await.batch().await.events;
         let (history, expected): (Vec<Item>, Vec<Item>) =
             all.into_iter().partition(|item| item.at() <= position(&from));
-        assert_eq!(heard, expected, "after {from}, {} before", history.len());
+        assert_eq!(received, expected, "after {from}, {} before", history.len());
     }
 }
 
@@ -653,16 +653,16 @@ async fn patterns_change_under_load() {
     }
     publisher.await.expect("the publisher ends");
     post_events(&server, &json!({ "topic": format!("{root}.0"), "data": "end" })).await;
-    let mut heard: Vec<Item> = Vec::new();
-    while heard.last().is_none_or(|item| item.value() != "end") {
-        heard.push(link.telling().await);
+    let mut received: Vec<Item> = Vec::new();
+    while received.last().is_none_or(|item| item.value() != "end") {
+        received.push(link.telling().await);
     }
-    assert!(heard.windows(2).all(|two| two[0].at() < two[1].at()), "events are in order, without repeats");
+    assert!(received.windows(2).all(|two| two[0].at() < two[1].at()), "events are in order, without repeats");
     let steady = |item: &Item| item.topic.as_deref() == Some(format!("{root}.0").as_str()) && item.at() > hello;
     let query = Query::topic(&format!("{root}.0")).with("cursor", &start).with("limit", 1000);
     let all = Link::to(server.address(), Kind::Poll, &query).await.batch().await.events;
     let expected: Vec<Item> = all.into_iter().filter(steady).collect();
-    let kept: Vec<Item> = heard.into_iter().filter(steady).collect();
+    let kept: Vec<Item> = received.into_iter().filter(steady).collect();
     assert_eq!(kept, expected, "every event of the permanent pattern is delivered");
 }
 

@@ -58,7 +58,7 @@ pub(crate) async fn check(directory: &Path, ledger: &Ledger, at: u64, now_ms: u6
         if event.position() != expected {
             return Err(format!("{} where {expected} should be", event.position()));
         }
-        if !ledger.asked.contains(&marker) || event.topic().as_str() != topic(&marker) {
+        if !ledger.published.contains(&marker) || event.topic().as_str() != topic(&marker) {
             return Err(format!("{marker:?} was never published"));
         }
         if promised.get(&expected.0).is_some_and(|there| *there != marker) {

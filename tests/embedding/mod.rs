@@ -124,10 +124,10 @@ async fn gaps_are_items() {
 #[tokio::test]
 async fn listeners_are_called_until_they_are_removed() {
     let hub = hub_with(StoreOptions::default(), HubOptions { listeners_max: 3, ..HubOptions::default() }).await;
-    let (heard, mut calls) = mpsc::unbounded_channel();
+    let (received, mut calls) = mpsc::unbounded_channel();
     let listen = |name: &'static str| {
-        let heard = heard.clone();
-        move |event: Arc<switchback::Event>| heard.send((name, event.data().to_owned())).unwrap()
+        let received = received.clone();
+        move |event: Arc<switchback::Event>| received.send((name, event.data().to_owned())).unwrap()
     };
     let on = hub.on("a.*", listen("on")).await.unwrap();
     hub.once("a.1", listen("once")).await.unwrap();
@@ -160,9 +160,9 @@ async fn listeners_are_called_until_they_are_removed() {
 #[tokio::test]
 async fn a_listener_that_panics_disturbs_no_other() {
     let hub = hub().await;
-    let (heard, mut calls) = mpsc::unbounded_channel();
+    let (received, mut calls) = mpsc::unbounded_channel();
     hub.on("a", |event| assert_ne!(event.data(), "1", "the listener panics on purpose")).await.unwrap();
-    hub.on("a", move |event| heard.send(event.data().to_owned()).unwrap()).await.unwrap();
+    hub.on("a", move |event| received.send(event.data().to_owned()).unwrap()).await.unwrap();
     for number in 1..=2 {
         hub.publish(event("a", number)).await.unwrap();
         let call = tokio::time::timeout(Duration::from_secs(10), calls.recv()).await.unwrap();

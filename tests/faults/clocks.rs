@@ -73,7 +73,7 @@ async fn a_restart_compares_the_clock_with_the_last_run() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_the_clock_says_that_its_token_is_over() {
+async fn a_stream_ends_when_its_token_expires_by_the_clock() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let secret = directory.path().join("secret");
     std::fs::write(&secret, SECRET).expect("written");

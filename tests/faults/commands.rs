@@ -31,7 +31,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output
     child.wait_with_output().expect("the command exits")
 }
 
-fn told(output: &Output) -> String {
+fn stderr_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -42,7 +42,7 @@ fn lines(output: &Output) -> Vec<Value> {
 
 /// Asserts the exit code, certain words in the error message, and no other output.
 fn check_refusal(output: &Output, code: i32, words: &[&str]) {
-    let message = told(output);
+    let message = stderr_text(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(output.stdout.is_empty(), "{output:?}");
     for word in words {
@@ -52,7 +52,7 @@ fn check_refusal(output: &Output, code: i32, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn publish_says_what_became_of_the_event() {
+async fn publish_reports_the_outcome_of_the_event() {
     let server = Server::start(&[]);
     let to = ["--server", server.base.as_str()];
     let publish = |arguments: &[&str], input: &[u8]| run(&[&["publish"], arguments, &to].concat(), &[], input);
@@ -92,8 +92,8 @@ async fn publish_says_what_became_of_the_event() {
     check_refusal(&publish(&["a", &deep], b""), 1, &["400"]);
     check_refusal(&publish(&[], b""), 2, &["TOPIC"]);
     check_refusal(&publish(&["a", "1", "--nonsense"], b""), 2, &["--nonsense"]);
-    let nobody = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &[], b"");
-    check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1", "--server"]);
+    let unreachable = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &[], b"");
+    check_refusal(&unreachable, 1, &["cannot reach http://127.0.0.1:1", "--server"]);
     // The server's URL is read from the environment, too.
     let from_environment = run(&["publish", "a", "1"], &[("SWITCHBACK_SERVER", &server.base)], b"");
     assert_eq!(from_environment.status.code(), Some(0), "{from_environment:?}");
@@ -121,8 +121,9 @@ async fn subscribe_prints_events_over_every_transport() {
         let since = ["a.*", "--since", "1970-01-01T00:00:00Z", "--count", "5", "--transport", transport];
         assert_eq!(lines(&subscribe(&since)), items, "{transport}");
         check_refusal(&subscribe(&["a.*", "--cursor", "rubbish", "--transport", transport]), 1, &["switchback:"]);
-        let nobody = run(&["subscribe", "a", "--server", "http://127.0.0.1:1", "--transport", transport], &[], b"");
-        check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1"]);
+        let unreachable =
+            run(&["subscribe", "a", "--server", "http://127.0.0.1:1", "--transport", transport], &[], b"");
+        check_refusal(&unreachable, 1, &["cannot reach http://127.0.0.1:1"]);
     }
     check_refusal(&subscribe(&["a..b"]), 1, &["switchback:"]);
     check_refusal(&subscribe(&[]), 2, &["PATTERNS"]);
@@ -190,7 +191,7 @@ async fn subscribe_goes_on_through_restarts() {
 }
 
 #[tokio::test]
-async fn backup_copies_or_says_why_not() {
+async fn backup_copies_or_reports_why_not() {
     let server = Server::start(&[]);
     for number in 0..3 {
         server.publish(&json!({ "topic": "a", "data": number })).await;
@@ -287,16 +288,16 @@ async fn an_empty_variable_is_none() {
 }
 
 #[test]
-fn help_comes_whatever_the_settings_are() {
+fn help_does_not_depend_on_settings() {
     let settings = [("SWITCHBACK_CONFIG", "/nowhere.toml"), ("SWITCHBACK_HEARTBEAT", "soon"), ("SWITCHBACK_TYPO", "1")];
     for arguments in [&["--help"][..], &["-h"], &["--version"], &["serve", "--help"], &["token", "--help"], &["help"]] {
         let output = run(arguments, &settings, b"");
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr_text(&output));
         assert!(!output.stdout.is_empty());
     }
     // The configuration file is the server's: client commands do not read it.
-    let nobody = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &settings[..1], b"");
-    check_refusal(&nobody, 1, &["cannot reach http://127.0.0.1:1"]);
+    let unreachable = run(&["publish", "a", "1", "--server", "http://127.0.0.1:1"], &settings[..1], b"");
+    check_refusal(&unreachable, 1, &["cannot reach http://127.0.0.1:1"]);
 }
 
 #[tokio::test]

@@ -49,12 +49,13 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
         let second = second.expect("the binary runs");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
         assert!(second.stdout.is_empty(), "the second server prints no greeting: {second:?}");
-        let told = said(&second);
-        let who = format!("process {}", server.pid());
-        for word in ["in use by another switchback", &who, "--data", server.data().to_str().expect("a plain path")] {
-            assert!(told.contains(word), "{word} is missing in: {told}");
+        let message = said(&second);
+        let process = format!("process {}", server.pid());
+        for word in ["in use by another switchback", &process, "--data", server.data().to_str().expect("a plain path")]
+        {
+            assert!(message.contains(word), "{word} is missing in: {message}");
         }
-        assert_eq!(told.trim().lines().count(), 1, "{told}");
+        assert_eq!(message.trim().lines().count(), 1, "{message}");
     }
     publish(&server, 4..=5).await;
     for number in 1..=5 {
@@ -66,7 +67,7 @@ async fn a_second_server_on_the_directory_refuses_and_leaves_the_first_alone() {
 }
 
 #[tokio::test]
-async fn a_restored_backup_is_a_new_epoch_to_everybody() {
+async fn a_restored_backup_is_a_new_epoch_to_all_clients() {
     let server = Server::start(&[]);
     let old = publish(&server, 1..=5).await;
     let client = "5a2b7a3e-6f0e-4a9e-9d5e-0c6f4b1d2e3f";

@@ -94,7 +94,7 @@ async fn every_stream_ends_with_bye(signal: Signal) {
     check_refusals(&address, &mut kept).await;
     let mut times = Vec::new();
     for end in ends {
-        times.push(end.await.expect("told properly"));
+        times.push(end.await.expect("a proper end"));
     }
     times.sort();
     let spread = times[times.len() - 1] - times[0];
@@ -103,12 +103,12 @@ async fn every_stream_ends_with_bye(signal: Signal) {
 }
 
 #[tokio::test]
-async fn sigterm_tells_everyone() {
+async fn sigterm_notifies_every_client() {
     every_stream_ends_with_bye(Signal::SIGTERM).await;
 }
 
 #[tokio::test]
-async fn ctrl_c_tells_everyone() {
+async fn ctrl_c_notifies_every_client() {
     every_stream_ends_with_bye(Signal::SIGINT).await;
 }
 
@@ -214,7 +214,7 @@ async fn a_stalled_reader_does_not_hold_the_end_up() {
     let mut stalled = Vec::new();
     for transport in ["sse", "ws", "stream"] {
         let mut connection = Connection::narrow(server.address(), Some(4096)).await.expect("connected");
-        Items::ask(&mut connection, transport, "topic=a&cursor=earliest").await.expect("sent");
+        Items::request(&mut connection, transport, "topic=a&cursor=earliest").await.expect("sent");
         stalled.push(connection);
     }
     for _ in 0..40 {

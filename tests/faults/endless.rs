@@ -362,8 +362,8 @@ async fn a_socket_that_sends_and_does_not_read_takes_no_memory() {
     let before_kib = super::memory_kib(server.pid(), "VmHWM");
     let mut sockets = Vec::new();
     for path in ["ws?topic=a", "echo"] {
-        let ask = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(200));
-        let questions = [masked(0x81, ask.as_bytes()), masked(0x89, &[b'x'; 100])].concat().repeat(200);
+        let ping = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(200));
+        let questions = [masked(0x81, ping.as_bytes()), masked(0x89, &[b'x'; 100])].concat().repeat(200);
         for _ in 0..SOCKETS {
             let (address, questions) = (server.address().to_owned(), questions.clone());
             sockets.push(tokio::spawn(async move {

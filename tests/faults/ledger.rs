@@ -183,7 +183,7 @@ impl Publisher {
     /// Retries until there is a response, or no retry is allowed.
     async fn settle(&mut self, markers: &[String], body: &str, repeated: bool) {
         loop {
-            match self.ask(body).await {
+            match self.send(body).await {
                 Ok(answer) if answer.status() == 201 => {
                     self.lost &= !repeated;
                     return self.note(markers, &answer.json(), repeated);
@@ -207,7 +207,7 @@ impl Publisher {
         }
     }
 
-    async fn ask(&mut self, body: &str) -> io::Result<Answer> {
+    async fn send(&mut self, body: &str) -> io::Result<Answer> {
         let connection = loop {
             match &mut self.connection {
                 Some(connection) => break connection,

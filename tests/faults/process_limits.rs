@@ -44,9 +44,9 @@ fn too_few_open_files_are_refused_at_start() {
             .current_dir(directory.path())
             .output()
             .expect("the binary runs");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{limit}: {told}");
-        assert!(told.contains("ulimit -n") && !told.contains("panicked"), "{limit}: {told}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{limit}: {message}");
+        assert!(message.contains("ulimit -n") && !message.contains("panicked"), "{limit}: {message}");
         assert!(output.stdout.is_empty(), "{limit}: the server prints no greeting");
     }
 }

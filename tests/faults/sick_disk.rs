@@ -163,8 +163,8 @@ async fn the_lock_holds_although_its_file_is_deleted() {
             .output()
             .expect("the binary runs");
         assert_eq!(second.status.code(), Some(1), "{second:?}");
-        let told = String::from_utf8_lossy(&second.stderr).into_owned();
-        assert!(told.contains("in use by another switchback"), "{told}");
+        let message = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert!(message.contains("in use by another switchback"), "{message}");
         // The second server leaves no lock file, or leaves the existing one.
         fs::write(&lock, "").expect("written");
     }

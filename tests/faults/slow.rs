@@ -97,7 +97,7 @@ impl Reader {
     }
 
     /// Sends a ping and a command, which get a pong frame and a `$reply`.
-    async fn ask(&mut self, reference: u64) {
+    async fn send(&mut self, reference: u64) {
         let connection = &mut self.items.as_mut().expect("open").connection;
         connection.send(masked(0x89, b"still here")).await.expect("sent");
         let ping = json!({ "type": "ping", "ref": reference }).to_string();
@@ -149,7 +149,7 @@ async fn gets_every_byte(transport: &'static str) {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1s"]);
     let mut reader = Reader::new(server.address(), transport, &mut rng).await;
     let mut publisher = Publisher::new(server.address(), "").await;
-    let mut asked = 0;
+    let mut requested = 0;
     for round in 0..16 {
         let sizes: Vec<usize> = (0..rng.random_range(50..300)).map(|_| rng.random_range(0..3000)).collect();
         let goal = publisher.published + sizes.len() as u64;
@@ -157,18 +157,18 @@ async fn gets_every_byte(transport: &'static str) {
             for size in sizes {
                 publisher.publish(size).await;
                 if transport == "ws" {
-                    reader.ask(asked).await;
-                    asked += 1;
+                    reader.send(requested).await;
+                    requested += 1;
                 }
             }
-            reader.read(goal, asked).await;
+            reader.read(goal, requested).await;
         } else {
             let publishing = async {
                 for size in sizes {
                     publisher.publish(size).await;
                 }
             };
-            tokio::join!(publishing, reader.read(goal, asked));
+            tokio::join!(publishing, reader.read(goal, requested));
         }
     }
     // Once the stream is idle again, it gets heartbeats.
@@ -214,7 +214,7 @@ impl Stalled {
             let client = uuid::Uuid::new_v4();
             let mut connection = Connection::narrow(address, Some(RECEIVE_BYTES)).await.expect("connected");
             let query = format!("topic=a&cursor=earliest&client={client}&token={token}");
-            Items::ask(&mut connection, transport, &query).await.expect("sent");
+            Items::request(&mut connection, transport, &query).await.expect("sent");
             streams.push((*transport, client, connection));
         }
         Self { streams, address: address.to_owned(), query: String::new() }
@@ -329,7 +329,7 @@ async fn age_ends_a_stalled_reader() {
 
 #[tokio::test]
 async fn the_end_of_its_token_ends_a_stalled_reader() {
-    const SECRET: &str = "a secret that nobody guesses, 32+";
+    const SECRET: &str = "a secret of enough random bytes, 32+";
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&file, SECRET).expect("a secret");
     let path = file.path().to_str().expect("a path");

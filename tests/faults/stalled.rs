@@ -83,7 +83,9 @@ async fn a_thousand_stalled_readers_cost_little_and_slow_no_one() {
         let transport = TRANSPORTS[number % TRANSPORTS.len()];
         let mut connection = Connection::narrow(&address, Some(4096)).await.expect("connected");
         let client = uuid::Uuid::from_u128(number as u128 + 1);
-        Items::ask(&mut connection, transport, &format!("topic=a&cursor={start}&client={client}")).await.expect("sent");
+        Items::request(&mut connection, transport, &format!("topic=a&cursor={start}&client={client}"))
+            .await
+            .expect("sent");
         stalled.push((transport, connection));
     }
     super::until("all readers are connected", async || super::open_files(server.pid()) > READERS).await;
@@ -134,7 +136,7 @@ async fn a_stalled_reader_is_cut_in_time() {
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let mut connection = Connection::narrow(address, Some(4096)).await.expect("connected");
         let client = uuid::Uuid::from_u128(number as u128 + 1);
-        Items::ask(&mut connection, transport, &format!("topic=a&cursor=earliest&client={client}"))
+        Items::request(&mut connection, transport, &format!("topic=a&cursor=earliest&client={client}"))
             .await
             .expect("sent");
         stalled.push((transport, client, connection));

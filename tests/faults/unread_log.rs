@@ -142,7 +142,7 @@ fn an_answer_that_cannot_be_written() {
         .stdout(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"))
         .output()
         .expect("the binary runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("standard output") && !told.contains("panicked"), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("standard output") && !message.contains("panicked"), "{message}");
 }

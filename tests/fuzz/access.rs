@@ -10,7 +10,7 @@ use crate::support::http::Answer;
 use crate::support::jwt::Signer;
 use crate::support::watched;
 
-const SECRET: &str = "a secret that nobody guesses, 32+";
+const SECRET: &str = "a secret of enough random bytes, 32+";
 
 /// The places where a credential is accepted.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ enum Place {
 
 const PLACES: [Place; 5] = [Place::Header, Place::Cookie, Place::Protocol, Place::Parameter, Place::Ticket];
 
-fn ask(address: &str, place: Place, credential: &[u8]) -> Result<Answer, TestCaseError> {
+fn exchange(address: &str, place: Place, credential: &[u8]) -> Result<Answer, TestCaseError> {
     // Text that is invalid in a header is covered by another test.
     let text: Vec<u8> = credential.iter().copied().filter(|byte| !matches!(byte, 0..0x20 | 0x7f)).collect();
     let encoded = utf8_percent_encode(&String::from_utf8_lossy(credential), NON_ALPHANUMERIC).to_string();
@@ -59,7 +59,7 @@ fn credentials() {
     let signer = Signer::secret(SECRET);
     let good = signer.sign(&rights);
     for place in [Place::Header, Place::Cookie, Place::Protocol, Place::Parameter] {
-        let answer = ask(address, place, good.as_bytes()).expect("an answer");
+        let answer = exchange(address, place, good.as_bytes()).expect("an answer");
         assert!(answer.status() < 300, "{place:?}: {}", answer.status());
     }
     let unsigned = format!("{}.", good.rsplit_once('.').expect("three parts").0);
@@ -67,7 +67,7 @@ fn credentials() {
     let places = || prop::sample::select(PLACES.to_vec());
 
     run("damaged tokens", 800, &(places(), damaged(bases, 4)), |(place, credential)| {
-        let answer = ask(address, place, &credential)?;
+        let answer = exchange(address, place, &credential)?;
         // Characters that are invalid in a header, and surrounding spaces, are removed.
         let same =
             String::from_utf8_lossy(&credential).replace(|letter: char| letter <= ' ' || letter == '\x7f', "") == good;
@@ -87,7 +87,7 @@ fn credentials() {
     let head = prop_oneof![3 => Just(json!({ "alg": "HS256" })), 1 => json(), 1 => json().prop_map(|kid: Value| json!({ "alg": "HS256", "kid": kid }))];
     run("signed nonsense", 800, &(places(), head, claims), |(place, head, claims)| {
         let token = signer.sign_as(&head, &claims.to_string());
-        let answer = ask(address, place, token.as_bytes())?;
+        let answer = exchange(address, place, token.as_bytes())?;
         prop_assert!(answer.status() < 500, "{}", answer.status());
         Ok(())
     });
@@ -104,7 +104,7 @@ fn credentials() {
     });
 
     assert_eq!(
-        ask(address, Place::Header, good.as_bytes()).expect("an answer").status(),
+        exchange(address, Place::Header, good.as_bytes()).expect("an answer").status(),
         200,
         "the server still serves"
     );

@@ -218,8 +218,8 @@ async fn many_streams_share_a_connection() {
     for (number, stream) in streams.iter_mut().enumerate() {
         let text = stream.until("\"end\"").await;
         let data: HashSet<&str> = text.lines().filter(|line| line.starts_with("data: ")).collect();
-        let heard: Vec<_> = data.iter().filter(|line| line.contains("\"topic\":\"t.")).collect();
-        assert!(heard.len() == 1 && heard[0].contains(&format!("\"data\":{number},")), "{number}: {heard:?}");
+        let received: Vec<_> = data.iter().filter(|line| line.contains("\"topic\":\"t.")).collect();
+        assert!(received.len() == 1 && received[0].contains(&format!("\"data\":{number},")), "{number}: {received:?}");
     }
 }
 
@@ -271,8 +271,8 @@ async fn a_stalled_stream_ends_alone() {
     }
     super::until("the stalled stream is reset", async || watching.transports(client).await == 0).await;
     watching.publish(&json!({ "topic": "end", "data": "the end" })).await;
-    let heard = super::within("the healthy stream", healthy).await.expect("the healthy stream receives everything");
-    assert_eq!(heard.matches("\"topic\":\"a\"").count(), 2000, "no event is missing");
+    let received = super::within("the healthy stream", healthy).await.expect("the healthy stream receives everything");
+    assert_eq!(received.matches("\"topic\":\"a\"").count(), 2000, "no event is missing");
     let mut stalled = stalled.body;
     let ended = async {
         while let Some(data) = stalled.data().await {

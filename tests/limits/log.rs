@@ -22,14 +22,14 @@ async fn each_request_is_written_down_when_it_is_over() {
     drop(items);
     super::until("all requests are logged", async || server.log().contains(" sse")).await;
     let log = server.log();
-    for told in [
+    for expected in [
         "127.0.0.1 \"POST /v1/events HTTP/1.1\" 201 ",
         "\"GET /v1/poll?topic=a&cursor=earliest&_=- HTTP/1.1\" 200 ",
         "ms poll",
         "\"GET /nowhere HTTP/1.1\" 404 ",
         "\"GET /v1/sse?topic=a&cursor=earliest HTTP/1.1\" 200 ",
     ] {
-        assert!(log.contains(told), "{told}: {log}");
+        assert!(log.contains(expected), "{expected}: {log}");
     }
     assert!(!log.contains("payload"));
     assert!(!log.contains('\x1b'), "terminal colours in a file: {log:?}");
@@ -46,7 +46,7 @@ async fn the_bytes_of_a_stream_are_all_counted() {
         let mut connection = Connection::open(address).await.expect("connected");
         for round in 0..if transport == "ws" { 1 } else { 2 } {
             let query = format!("topic=a&last={}", round + 1);
-            Items::ask(&mut connection, transport, &query).await.expect("sent");
+            Items::request(&mut connection, transport, &query).await.expect("sent");
             super::until("the stream is open", async || {
                 connection.fill().await.is_ok() && connection.buffer.len() > 300
             })
@@ -66,7 +66,7 @@ async fn the_bytes_of_a_stream_are_all_counted() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_down_unasked() {
+async fn nothing_is_logged_by_default() {
     let server = Server::start(&["--log", "info"]);
     raw::get(server.address(), "/v1/info").await.expect("an answer");
     raw::get(server.address(), "/healthz").await.expect("an answer");

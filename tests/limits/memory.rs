@@ -154,7 +154,7 @@ async fn a_stream_of_blank_lines_ends() {
 
 /// Errors quote little of the input, and a stream of lines keeps only the first errors.
 #[tokio::test]
-async fn errors_are_short_whatever_was_sent() {
+async fn errors_are_short_for_every_input() {
     let server = Server::start(&[]);
     let address = server.address();
     let long = format!("\"{}\"", "\u{7f}".repeat(200_000));

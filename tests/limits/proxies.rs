@@ -74,7 +74,7 @@ async fn a_trusted_proxy_is_refused_where_there_is_no_key() {
 #[tokio::test]
 async fn a_trusted_proxy_has_any_number_of_connections() {
     let trusted = ["--max-connections-per-address", "2", "--trusted-proxy", "127.0.0.0/8", "--allow-anonymous"];
-    for (flags, told) in [(&trusted[..2], true), (&trusted[..], false)] {
+    for (flags, limited) in [(&trusted[..2], true), (&trusted[..], false)] {
         let server = Server::start(flags);
         let mut open = Vec::new();
         let mut refused = false;
@@ -84,22 +84,22 @@ async fn a_trusted_proxy_has_any_number_of_connections() {
             refused |= connection.answer().await.expect("an answer").status() == 429;
             open.push(connection);
         }
-        assert_eq!(refused, told);
+        assert_eq!(refused, limited);
     }
 }
 
 /// A page on plain HTTP is not same-origin where a trusted proxy reports that the server is on HTTPS.
 #[tokio::test]
-async fn the_scheme_that_a_trusted_proxy_tells_counts() {
+async fn the_scheme_of_a_trusted_proxy_counts() {
     let flags = ["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8"];
-    for (flags, told, origin, status) in [
+    for (flags, scheme, origin, status) in [
         (&flags[..], "https", "https://localhost", 201),
         (&flags, "https", "http://localhost", 403),
         (&flags, "http", "http://localhost", 201),
         (&flags[..1], "https", "http://localhost", 201),
     ] {
         let server = Server::start(flags);
-        let headers = format!("X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: {told}\r\nOrigin: {origin}\r\n");
-        assert_eq!(publish(&server, &headers).await.status(), status, "{flags:?} {told} {origin}");
+        let headers = format!("X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: {scheme}\r\nOrigin: {origin}\r\n");
+        assert_eq!(publish(&server, &headers).await.status(), status, "{flags:?} {scheme} {origin}");
     }
 }

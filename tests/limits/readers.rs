@@ -101,11 +101,11 @@ async fn batches_that_are_not_taken_are_not_held() {
     let server = Server::start(&["--stall-timeout", "1h"]);
     publish(&server).await;
     let mut peers = Vec::new();
-    let ask = |host: &str| format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let poll_request = |host: &str| format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let connect = async |peers: &mut Vec<TcpStream>, number: usize| {
         for _ in 0..number {
             let mut peer = narrow(server.address()).await;
-            peer.write_all(ask(server.address()).as_bytes()).await.expect("sent");
+            peer.write_all(poll_request(server.address()).as_bytes()).await.expect("sent");
             // The response has begun.
             let mut first = [0; 16];
             super::within("an answer", peer.read_exact(&mut first)).await.expect("read");
@@ -141,8 +141,8 @@ const RATE_FLAGS: [&str; 6] = ["--min-read-rate", "1024", "--read-rate-window", 
 
 /// Reads a byte now and then, which is below every minimum rate, until the connection is reset.
 async fn drip(mut stream: impl AsyncRead + AsyncWrite + Unpin, reset: impl Future, address: &str) {
-    let ask = format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    stream.write_all(ask.as_bytes()).await.expect("sent");
+    let poll_request = format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(poll_request.as_bytes()).await.expect("sent");
     let dripping = async {
         loop {
             stream.read_exact(&mut [0; 1]).await.expect("the connection has more bytes");
@@ -164,9 +164,9 @@ async fn a_connection_below_the_minimum_rate_is_cut() {
     let stream = narrow(address).await;
     let reset = reset_of(&stream);
     drip(stream, reset, address).await;
-    let ask =
+    let poll_request =
         format!("GET /v1/poll?topic=long&cursor=earliest HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let answer = super::within("a slow answer", read_slowly(address, &ask)).await;
+    let answer = super::within("a slow answer", read_slowly(address, &poll_request)).await;
     assert!(body_of(&answer).len() > 3 * EVENT_BYTES);
 }
 

@@ -11,7 +11,7 @@ use crate::support::raw;
 
 const NOT_FOUND: &str = "/v1/nothing";
 
-async fn ask(address: &str, request: &str, headers: &str, body: &str) -> Answer {
+async fn exchange(address: &str, request: &str, headers: &str, body: &str) -> Answer {
     let mut connection = Connection::open(address).await.expect("connected");
     let length = body.len();
     let text = format!("{request} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
@@ -40,7 +40,7 @@ async fn every_path_has_a_pace_but_the_probes() {
     }
     // Refused requests on a path with a rate of its own count, too.
     super::until("bad publishes are refused", async || {
-        let answer = ask(address, "POST /v1/events", "Content-Type: application/json\r\n", "{").await;
+        let answer = exchange(address, "POST /v1/events", "Content-Type: application/json\r\n", "{").await;
         answer.status() == 429
     })
     .await;
@@ -66,20 +66,20 @@ async fn limits_of_an_address_count_behind_a_trusted_proxy() {
     let server = Server::start(&["--allow-anonymous", "--trusted-proxy", "127.0.0.0/8", "--connect-burst", "5"]);
     let address = server.address();
     super::until("one client is too fast", async || {
-        let all = (0..20).map(|_| ask(address, "GET /v1/info", "X-Forwarded-For: 10.0.0.1\r\n", ""));
+        let all = (0..20).map(|_| exchange(address, "GET /v1/info", "X-Forwarded-For: 10.0.0.1\r\n", ""));
         futures_util::future::join_all(all).await.iter().any(|answer| answer.status() == 429)
     })
     .await;
-    assert_eq!(ask(address, "GET /v1/info", "X-Forwarded-For: 10.0.0.2\r\n", "").await.status(), 200);
+    assert_eq!(exchange(address, "GET /v1/info", "X-Forwarded-For: 10.0.0.2\r\n", "").await.status(), 200);
 }
 
 #[tokio::test]
-async fn a_claimed_rate_stands_in_for_the_pace_of_the_address() {
+async fn a_claimed_rate_replaces_the_rate_of_the_address() {
     let (server, _secret) = keyed(&["--publish-rate-per-address", "1", "--publish-burst", "2", "--log", "warn"]);
     let address = server.address();
     let publish = async |claims| {
         let header = format!("Authorization: Bearer {}\r\n", token(&claims));
-        ask(address, "POST /v1/topics/a", &header, "1").await
+        exchange(address, "POST /v1/topics/a", &header, "1").await
     };
     let plain = || json!({ "sub": "page", "publish": ["a"] });
     super::until("a page is too fast", async || {
@@ -144,11 +144,11 @@ async fn refusals_are_written_down() {
     let evil = token(&json!({ "sub": "eve\n2026 INFO all is well", "subscribe": ["b"] }));
     for _ in 0..100 {
         let header = format!("Authorization: Bearer {evil}\r\n");
-        assert_eq!(ask(address, "GET /v1/poll?topic=a", &header, "").await.status(), 403);
+        assert_eq!(exchange(address, "GET /v1/poll?topic=a", &header, "").await.status(), 403);
     }
-    assert_eq!(ask(address, "GET /v1/poll?topic=a&token=eyJhbGciOi.eyJzdWIi.c2ln", "", "").await.status(), 401);
+    assert_eq!(exchange(address, "GET /v1/poll?topic=a&token=eyJhbGciOi.eyJzdWIi.c2ln", "", "").await.status(), 401);
     let admin = format!("Authorization: Bearer {}\r\n", token(&json!({ "sub": "root", "admin": true })));
-    assert_eq!(ask(address, "POST /v1/revocations", &admin, "{\"sub\":\"eve\"}").await.status(), 201);
+    assert_eq!(exchange(address, "POST /v1/revocations", &admin, "{\"sub\":\"eve\"}").await.status(), 201);
     super::until("the revocation is logged", async || server.log().contains("revocation")).await;
     let log = server.log();
     let refused: Vec<&str> = log.lines().filter(|line| line.contains("forbidden")).collect();

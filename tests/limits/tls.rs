@@ -105,7 +105,7 @@ fn wrong_flags_say_what_would_be_right() {
     let (certificate, other, files) = (Certificate::new(), Certificate::new(), Files::new());
     certificate.write(&files);
     let [cert, cert_file, key, key_file] = files.flags();
-    for (flags, told) in [
+    for (flags, expected) in [
         (&[cert, cert_file][..], "--tls-cert needs --tls-key"),
         (&[key, key_file], "--tls-key needs --tls-cert"),
         (&["--http-redirect", "127.0.0.1:0"], "--http-redirect needs --tls-cert"),
@@ -115,7 +115,7 @@ fn wrong_flags_say_what_would_be_right() {
         (&[cert, cert_file, key, cert_file], "--tls-key"),
     ] {
         let text = refused(flags);
-        assert!(text.contains(told), "{flags:?}: {text}");
+        assert!(text.contains(expected), "{flags:?}: {text}");
         assert!(!text.contains("PRIVATE"), "{text}");
     }
     std::fs::write(&files.key, &other.key_pem).expect("written");
@@ -170,9 +170,9 @@ async fn the_command_line_speaks_https() {
     assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
     for transport in ["ws", "sse", "stream", "longpoll", "poll"] {
         let flags = ["subscribe", "a.b", "--cursor", "earliest", "--count", "1", "--transport", transport, "--ca", ca];
-        let heard = command(&server, &flags).await;
-        let text = String::from_utf8_lossy(&heard.stdout);
-        assert!(heard.status.success() && text.contains("\"data\":7"), "{transport}: {heard:?}");
+        let received = command(&server, &flags).await;
+        let text = String::from_utf8_lossy(&received.stdout);
+        assert!(received.status.success() && text.contains("\"data\":7"), "{transport}: {received:?}");
     }
     // A certificate that no trusted CA signed is refused.
     let unbelieved = command(&server, &["publish", "a.b", "8"]).await;
@@ -194,7 +194,7 @@ async fn a_stalled_reader_is_cut_in_time() {
         let mut connection = Connection::on(stream);
         let client = uuid::Uuid::from_u128(number as u128 + 1);
         let query = format!("topic=a&cursor=earliest&client={client}");
-        Items::ask(&mut connection, transport, &query).await.expect("sent");
+        Items::request(&mut connection, transport, &query).await.expect("sent");
         stalled.push((transport, client, connection));
     }
     let text = "x".repeat(1000);

@@ -1,4 +1,4 @@
-//! What is shipped for services: the unit and the configuration file, and what the service manager is told.
+//! What is shipped for services: the unit and the configuration file, and the notifications to the service manager.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn shipped(file: &str) -> String {
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+fn the_service_manager_is_notified_of_readiness_and_stop() {
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");

@@ -118,7 +118,7 @@ fn a_message_before_the_ping_restarts_the_two_heartbeats() {
     peer.delivery.heard(peer.now);
     peer.now += SOON;
     assert!(peer.is_pinged());
-    // The peer was last heard a little before.
+    // The peer was last received a little before.
     peer.assert_gone_after(2 * HEARTBEAT - SOON);
 }
 

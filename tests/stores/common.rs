@@ -111,13 +111,13 @@ pub(crate) fn is_busy<T>(outcome: &Result<T, StoreError>) -> bool {
 #[derive(Default)]
 pub(crate) struct Recorder {
     batches: Mutex<Vec<FeedBatch>>,
-    heard: Condvar,
+    changed: Condvar,
 }
 
 impl Feed for Recorder {
     fn push(&self, batch: FeedBatch) {
         self.batches.lock().unwrap().push(batch);
-        self.heard.notify_all();
+        self.changed.notify_all();
     }
 }
 
@@ -149,9 +149,9 @@ impl Recorder {
     /// Waits for the event at `position`.
     pub(crate) fn wait_for(&self, position: u64) {
         let batches = self.batches.lock().unwrap();
-        let heard = |batches: &Vec<FeedBatch>| batches.iter().any(|batch| batch.end() >= Position(position));
-        let batches = self.heard.wait_timeout_while(batches, PATIENCE, |batches| !heard(batches)).unwrap().0;
-        assert!(heard(&batches), "the feed never heard of {position}");
+        let is_fed = |batches: &Vec<FeedBatch>| batches.iter().any(|batch| batch.end() >= Position(position));
+        let batches = self.changed.wait_timeout_while(batches, PATIENCE, |batches| !is_fed(batches)).unwrap().0;
+        assert!(is_fed(&batches), "the feed never came to {position}");
     }
 }
 

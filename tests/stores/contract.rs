@@ -92,9 +92,9 @@ async fn positions_are_consecutive_and_batches_stay_together<E: Engine>() {
     let bounds = store.bounds();
     assert_eq!((bounds.began, bounds.floor, bounds.last), (Position::ZERO, Position::ZERO, Position::ZERO));
     // All are requested before any completes, as in a group commit.
-    let asked: Vec<_> = (1..=40).map(|n| store.append(vec![draft("a"); n % 5])).collect();
+    let appends: Vec<_> = (1..=40).map(|n| store.append(vec![draft("a"); n % 5])).collect();
     let mut next = 1;
-    for (n, answer) in (1..).zip(asked) {
+    for (n, answer) in (1..).zip(appends) {
         let positions = positions(&answer.await.unwrap());
         assert_eq!(positions, (next..next + n % 5).collect::<Vec<_>>());
         next += n % 5;
@@ -209,8 +209,8 @@ async fn a_repeat_is_answered_with_the_first_ones_position<E: Engine>() {
     let other = new("a", "another").named("n").unwrap().with_id("1").unwrap().draft(NOW_MS + 5);
     assert_eq!(outcome(&store.append(vec![other]).await.unwrap()), [(1, true)]);
     // In appends that are committed together.
-    let asked: Vec<_> = (0..20).map(|_| store.append(vec![keyed("c", "1"), keyed("c", "2")])).collect();
-    for (n, answer) in asked.into_iter().enumerate() {
+    let appends: Vec<_> = (0..20).map(|_| store.append(vec![keyed("c", "1"), keyed("c", "2")])).collect();
+    for (n, answer) in appends.into_iter().enumerate() {
         assert_eq!(outcome(&answer.await.unwrap()), [(5, n > 0), (6, n > 0)]);
     }
     assert_eq!(store.bounds().last, Position(6));
@@ -277,8 +277,8 @@ async fn an_acknowledged_event_is_fed_and_readable<E: Engine>() {
     let (store, _home) = open::<E>();
     let recorder = Recorder::following(&store, 0);
     for _ in 0..50 {
-        let asked: Vec<_> = (0..4).map(|_| store.append(vec![draft("a")])).collect();
-        for answer in asked {
+        let appends: Vec<_> = (0..4).map(|_| store.append(vec![draft("a")])).collect();
+        for answer in appends {
             let position = answer.await.unwrap()[0].position;
             assert!(recorder.events().last().is_some_and(|event| event.position() >= position));
             assert!(store.bounds().last >= position);
@@ -289,7 +289,7 @@ async fn an_acknowledged_event_is_fed_and_readable<E: Engine>() {
     assert_eq!(recorder.events().len(), 200);
 }
 
-async fn the_feed_begins_where_it_is_asked_to<E: Engine>() {
+async fn the_feed_begins_at_the_requested_position<E: Engine>() {
     let (store, _home) = E::open(retention(3000));
     for topic in ["a", "a", "a", "b"] {
         store.append(vec![draft(topic); 1000]).await.unwrap();
@@ -778,7 +778,7 @@ async fn agrees_with_a_naive_log<E: Engine>(steps: Vec<Step>) {
     }
 }
 
-fn agrees_with_a_naive_log_whatever_happens<E: Engine>() {
+fn agrees_with_a_naive_log_under_random_operations<E: Engine>() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = ProptestConfig { cases: E::CASES, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in prop::collection::vec(any_step(), 1..40))| {
@@ -870,7 +870,7 @@ async fn clients_that_are_long_away_are_forgotten<E: Engine>() {
     assert_eq!(known, [5, 6, 7, 8, 9, 10]);
 }
 
-async fn a_forgotten_client_is_gone_or_says_so<E: Engine>() {
+async fn a_forgotten_client_is_gone_or_the_error_says_otherwise<E: Engine>() {
     let (store, _home) = open::<E>();
     let record = client(2, &store);
     store.save_clients(vec![record.clone()]).await.unwrap();
@@ -962,9 +962,9 @@ async fn a_record_is_taken_once_by_kind_and_key<E: Engine>() {
     // Of many concurrent calls, one succeeds.
     for _ in 0..20 {
         store.save_record(record(SecurityRecordKind::Ticket, "raced", b"")).await.unwrap();
-        let asked =
+        let appends =
             (0..8).map(|_| tokio::spawn(store.consume_record(SecurityRecordKind::Ticket, "raced".into(), NOW_MS)));
-        let taken = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
+        let taken = futures_util::future::join_all(appends.collect::<Vec<_>>()).await;
         assert_eq!(taken.into_iter().filter(|taken| taken.as_ref().unwrap().as_ref().unwrap().is_some()).count(), 1);
     }
 }
@@ -1030,9 +1030,9 @@ async fn a_watcher_is_notified_of_bans_and_revocations<E: Engine>() {
 async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
     let (store, _home) = open::<E>();
     let recorder = Recorder::following(&store, 0);
-    let asked: Vec<_> = (0..100).map(|_| store.append(vec![draft("a")])).collect();
+    let appends: Vec<_> = (0..100).map(|_| store.append(vec![draft("a")])).collect();
     store.close().await;
-    for answer in asked {
+    for answer in appends {
         assert!(answer.await.is_ok());
     }
     assert_eq!(recorder.events().len(), 100);
@@ -1045,16 +1045,16 @@ async fn a_closed_store_takes_nothing_and_has_lost_nothing<E: Engine>() {
 async fn every_topic_has_its_own_gap<E: Engine>() {
     let (store, _home) = E::open(retention(4));
     publish(&store, &["a.1", "b", "a.2", "c", "d", "a.1"]).await;
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     for text in ["a.1", "a.2", "b", "c", "d", "a.*", "*", ">", "e"] {
         for after in 0..=3 {
             let page = read(&store, &[text], after).await;
-            told.entry(text).or_insert_with(Vec::new).push(page.trimmed.is_some());
+            reported.entry(text).or_insert_with(Vec::new).push(page.trimmed.is_some());
         }
     }
     let lost_until = |position| (0..=3).map(|after| after < position).collect::<Vec<_>>();
     let expected = [("a.1", 1), ("a.2", 0), ("b", 2), ("c", 0), ("d", 0), ("a.*", 1), ("*", 2), (">", 2), ("e", 0)];
-    assert_eq!(told, expected.map(|(text, position)| (text, lost_until(position))).into());
+    assert_eq!(reported, expected.map(|(text, position)| (text, lost_until(position))).into());
 }
 
 macro_rules! contract {
@@ -1068,8 +1068,8 @@ macro_rules! contract {
             )+
 
             #[test]
-            fn agrees_with_a_naive_log_whatever_happens() {
-                super::agrees_with_a_naive_log_whatever_happens::<super::$engine>();
+            fn agrees_with_a_naive_log_under_random_operations() {
+                super::agrees_with_a_naive_log_under_random_operations::<super::$engine>();
             }
         }
     };
@@ -1101,7 +1101,7 @@ macro_rules! contract {
         a_repeat_with_another_payload_differs,
         without_a_window_nothing_is_a_repeat,
         an_acknowledged_event_is_fed_and_readable,
-        the_feed_begins_where_it_is_asked_to,
+        the_feed_begins_at_the_requested_position,
         retention_by_count_holds_when_answered,
         a_cursor_ahead_of_the_log_reads_nothing,
         the_newest_matching_events_are_found,
@@ -1111,7 +1111,7 @@ macro_rules! contract {
         a_sparse_read_costs_what_it_returns,
         a_trim_during_a_read_is_a_gap_and_never_silence,
         clients_are_remembered,
-        a_forgotten_client_is_gone_or_says_so,
+        a_forgotten_client_is_gone_or_the_error_says_otherwise,
         the_clients_table_is_bounded,
         clients_without_an_owner_are_forgotten_first,
         one_owner_has_a_share_of_the_clients_table,

@@ -408,7 +408,7 @@ async fn records_survive_a_crash_and_a_ticket_that_was_taken_stays_taken() {
     let store = open(copy.path());
     let watcher = Arc::new(Watcher::default());
     store.watch_records(watcher.clone()).await.expect("the stored records");
-    assert_eq!(watcher.records(), [record(SecurityRecordKind::Ban, "b", b"v")], "told when it returns");
+    assert_eq!(watcher.records(), [record(SecurityRecordKind::Ban, "b", b"v")], "notified when it returns");
     assert_eq!(store.consume_record(SecurityRecordKind::Ticket, "used".into(), NOW_MS).await.unwrap(), None);
     assert!(store.consume_record(SecurityRecordKind::Ticket, "left".into(), NOW_MS).await.unwrap().is_some());
 }

@@ -29,7 +29,7 @@ fn open(nats: &Nats, store: StoreOptions) -> Result<JetStreamStore, OpenError> {
     open_jetstream(&nats.url(), "test", store)
 }
 
-fn told<T>(outcome: Result<T, OpenError>) -> String {
+fn error_text<T>(outcome: Result<T, OpenError>) -> String {
     outcome.err().map(|error| error.to_string()).expect("the setup is refused")
 }
 
@@ -88,7 +88,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
         dedupe_window: Duration::from_secs(60),
         ..options()
     };
-    let error = told(open(&nats, other));
+    let error = error_text(open(&nats, other));
     for part in [
         "test-events",
         "max_msgs is unlimited in the stream and 5 by the flags (--max-events)",
@@ -108,7 +108,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
     open(&nats, other).unwrap();
     // Missing features of a NATS server are reported, too.
     let three = JetStreamOptions { prefix: "three".into(), replicas: Some(3), ..JetStreamOptions::new(servers) };
-    let error = told(open_jetstream_with(three, options()));
+    let error = error_text(open_jetstream_with(three, options()));
     assert!(error.contains("--replicas"), "{error}");
 }
 
@@ -122,7 +122,7 @@ async fn installations_with_names_of_their_own_share_a_nats() {
     assert_ne!(one.bounds().epoch, two.bounds().epoch);
     assert_eq!(events_of(&read(&two, &[">"], 0).await), [1]);
     for prefix in ["", "a.b", "a*"] {
-        assert!(told(open_jetstream(&nats.url(), prefix, options())).contains("letters, digits"));
+        assert!(error_text(open_jetstream(&nats.url(), prefix, options())).contains("letters, digits"));
     }
 }
 
@@ -134,8 +134,10 @@ async fn a_password_authenticates_and_is_never_shown() {
     let (servers, login) = parse_servers(&nats.url()).unwrap();
     assert_eq!(login, Some((crate::support::nats::USER.into(), crate::support::nats::PASSWORD.into())));
     for login in [None, Some((crate::support::nats::USER.to_owned(), "wr0ng".to_owned()))] {
-        let error =
-            told(open_jetstream_with(JetStreamOptions { login, ..JetStreamOptions::new(servers.clone()) }, options()));
+        let error = error_text(open_jetstream_with(
+            JetStreamOptions { login, ..JetStreamOptions::new(servers.clone()) },
+            options(),
+        ));
         assert!(error.contains("authorization"), "{error}");
         assert!(!error.contains("wr0ng") && !error.contains(crate::support::nats::PASSWORD), "{error}");
     }
@@ -148,9 +150,9 @@ async fn a_credentials_file_authenticates() {
     let with = |credentials| JetStreamOptions { credentials, ..JetStreamOptions::new(servers.clone()) };
     let store = open_jetstream_with(with(Some(nats.credentials_file())), options()).unwrap();
     assert_eq!(publish(&store, &["a"]).await, [1]);
-    let error = told(open_jetstream_with(with(None), options()));
+    let error = error_text(open_jetstream_with(with(None), options()));
     assert!(error.contains("authorization"), "{error}");
-    let nowhere = told(open_jetstream_with(with(Some("/nowhere/user.creds".into())), options()));
+    let nowhere = error_text(open_jetstream_with(with(Some("/nowhere/user.creds".into())), options()));
     assert!(nowhere.contains("/nowhere/user.creds"), "{nowhere}");
 }
 
@@ -161,9 +163,9 @@ async fn a_certificate_is_checked() {
     let with = |ca| JetStreamOptions { ca, ..JetStreamOptions::new(servers.clone()) };
     let store = open_jetstream_with(with(Some(nats.ca_file())), options()).unwrap();
     assert_eq!(publish(&store, &["a"]).await, [1]);
-    let error = told(open_jetstream_with(with(None), options()));
+    let error = error_text(open_jetstream_with(with(None), options()));
     assert!(error.to_lowercase().contains("tls") || error.contains("certificate"), "{error}");
-    let nowhere = told(open_jetstream_with(with(Some("/nowhere/ca.pem".into())), options()));
+    let nowhere = error_text(open_jetstream_with(with(Some("/nowhere/ca.pem".into())), options()));
     assert!(nowhere.contains("/nowhere/ca.pem"), "{nowhere}");
 }
 
@@ -401,7 +403,7 @@ async fn a_cluster_keeps_three_copies_and_answers_from_any() {
     recorder.wait_for(*acknowledged.last().unwrap());
     let fed = recorder.events();
     assert!(fed.iter().zip(1..).all(|(event, position)| event.position().0 == position), "no gap, nothing twice");
-    assert_eq!(fed.len(), 12 + 20, "each is stored once, however often it was asked for");
+    assert_eq!(fed.len(), 12 + 20, "each is stored once, however often it was appended");
 }
 
 #[tokio::test]
@@ -429,6 +431,6 @@ async fn what_others_put_into_the_stream_is_an_event() {
 #[tokio::test]
 async fn an_unreachable_nats_server_is_named_by_its_address() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = told(open_jetstream(&format!("nats://u:s3cret@127.0.0.1:{port}"), "test", options()));
+    let error = error_text(open_jetstream(&format!("nats://u:s3cret@127.0.0.1:{port}"), "test", options()));
     assert!(error.contains(&format!("nats://127.0.0.1:{port}")) && !error.contains("s3cret"), "{error}");
 }

@@ -35,7 +35,7 @@ impl Follower {
     /// once the server has responded.
     pub(crate) async fn follow(&mut self, connection: Connection, end: u64, begun: impl FnOnce()) -> io::Result<()> {
         if matches!(self.kind, "longpoll" | "jsonp") {
-            return self.ask(connection, end, begun).await;
+            return self.poll(connection, end, begun).await;
         }
         let query = format!("topic={}&cursor={}", self.topic, self.cursor);
         let mut items = Items::over(connection, self.kind, &query).await?;
@@ -50,7 +50,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn ask(&mut self, mut connection: Connection, end: u64, begun: impl FnOnce()) -> io::Result<()> {
+    async fn poll(&mut self, mut connection: Connection, end: u64, begun: impl FnOnce()) -> io::Result<()> {
         let mut begun = Some(begun);
         while self.next < end {
             let path = format!("/v1/{}?topic={}&cursor={}&callback=cb", self.kind, self.topic, self.cursor);

@@ -200,7 +200,7 @@ impl Nats {
         let running = self.servers.iter().filter(|server| server.runs());
         for server in running {
             server.wait_for("it is healthy", || {
-                let healthy = server.ask("/healthz").is_some_and(|health| health["status"] == "ok");
+                let healthy = server.monitoring("/healthz").is_some_and(|health| health["status"] == "ok");
                 healthy && (!clustered || !server.meta_leader().unwrap_or_default().is_empty())
             });
         }
@@ -293,7 +293,7 @@ impl Server {
     }
 
     fn meta_leader(&self) -> Option<String> {
-        Some(self.ask("/jsz")?["meta_cluster"]["leader"].as_str()?.to_owned())
+        Some(self.monitoring("/jsz")?["meta_cluster"]["leader"].as_str()?.to_owned())
     }
 
     fn stream(&self, name: &str) -> Option<Value> {
@@ -301,13 +301,13 @@ impl Server {
     }
 
     fn streams(&self) -> Vec<Value> {
-        let Some(all) = self.ask("/jsz?accounts=true&streams=true") else { return Vec::new() };
+        let Some(all) = self.monitoring("/jsz?accounts=true&streams=true") else { return Vec::new() };
         let accounts = all["account_details"].as_array().cloned().unwrap_or_default();
         accounts.iter().filter_map(|account| account["stream_detail"].as_array()).flatten().cloned().collect()
     }
 
     /// The server's monitoring data; `None` where it does not answer.
-    fn ask(&self, path: &str) -> Option<Value> {
+    fn monitoring(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect_timeout(&self.monitor, ANSWER).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;

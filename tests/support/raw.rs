@@ -80,13 +80,13 @@ impl Items {
     }
 
     pub(crate) async fn over(mut connection: Connection, transport: &'static str, query: &str) -> io::Result<Self> {
-        Self::ask(&mut connection, transport, query).await?;
+        Self::request(&mut connection, transport, query).await?;
         let head = connection.head().await?;
         Self::after(connection, transport, &head)
     }
 
     /// Requests the stream, and reads nothing.
-    pub(crate) async fn ask(connection: &mut Connection, transport: &str, query: &str) -> io::Result<()> {
+    pub(crate) async fn request(connection: &mut Connection, transport: &str, query: &str) -> io::Result<()> {
         let path = format!("/v1/{transport}?{query}");
         if transport == "ws" { connection.upgrade(&path).await } else { connection.get(&path).await }
     }

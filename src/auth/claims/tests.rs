@@ -34,7 +34,7 @@ fn signed(more: Value) -> Result<Grant, TokenError> {
 }
 
 #[test]
-fn grants_what_it_says() {
+fn grants_exactly_its_claims() {
     let grant = signed(json!({
         "sub": "li", "jti": "t1", "iat": NOW_S - 1, "subscribe": ["orders.*", "news.>"], "publish": ["orders.42"], "admin": true,
         "rate": 5000, "other": { "subscribe": [">"] },
@@ -184,7 +184,7 @@ fn forged_tokens_are_refused() {
 }
 
 #[test]
-fn the_key_says_which_algorithm_it_is_for() {
+fn a_key_determines_its_algorithm() {
     let all = [Signer::rs256(), Signer::es256(), Signer::ed_dsa()];
     let (set, left_out) = Keys::set(jwks(&[&all[0], &all[1], &all[2]]).as_bytes()).unwrap();
     assert_eq!(left_out, Vec::<String>::new());

@@ -429,7 +429,7 @@ fn simulate(seed: u64) -> (usize, u64) {
 }
 
 #[test]
-fn every_stream_brings_everything_once_in_order_or_tells_of_the_gap() {
+fn every_stream_delivers_all_events_once_in_order_or_reports_the_gap() {
     let Some(outcomes) = seeds::run(300, simulate) else { return };
     let runs = outcomes.len() as u64;
     let received = outcomes.iter().map(|(events, _)| *events as u64).sum::<u64>();
