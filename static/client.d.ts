@@ -13,7 +13,7 @@ export interface Item<T = unknown> {
   data: T;
   /** The topic has no value now. */
   deleted?: true;
-  /** What the publisher says beside the data; `traceparent` and `tracestate`, where its request was traced. */
+  /** Metadata from the publisher; `traceparent` and `tracestate`, where its request was traced. */
   headers?: { readonly [name: string]: string };
   /** Milliseconds since the Unix epoch, by the server's clock. */
   time: number;
@@ -63,13 +63,13 @@ export interface ControlEvents {
 }
 
 /**
- * A function answers by its callback, a promise or at once; it is called again when its token has ended, one call at a
- * time, with growing pauses while that does not help. `null`: nobody is signed in, and the connection closes.
+ * A function answers by its callback, a promise or at once; it is called again when its token has expired, one call at a
+ * time, with growing pauses while the new ones are refused. `null`: no user is signed in, and the connection closes.
  */
 export type Token = string | ((done: (error: unknown, token?: string | null) => void) => void | string | null | PromiseLike<string | null>);
 
 export interface Options {
-  /** Patterns: dot-separated tokens, `*` for one of them, `>` at the end for one or more. */
+  /** Patterns: levels separated by dots; `*` for one level, `>` at the end for one or more. */
   topics?: string | string[];
   /** Allowed transports, the best first. All that the browser supports, by default. */
   transports?: TransportName[];
@@ -86,7 +86,7 @@ export interface Options {
   pace?: number;
   /** A UUID that the server remembers the cursor by. One of its own a connection, by default: two with the same one replace each other. */
   client?: string;
-  /** A token, or a function that gives one: called again when the server says that it has expired. */
+  /** A token, or a function that returns one: called again when the server reports that the token has expired. */
   token?: Token;
   /** Send cookies to another origin. */
   credentials?: boolean;
@@ -188,16 +188,17 @@ export interface Emitter {
 }
 
 /**
- * `url`: where the server is mounted; empty for the page's own origin, relative as for `fetch`. Never throws: wrong
+ * `url`: where the server is mounted; empty for the page's own origin (or its `<base>`). A relative one is resolved
+ * against the page, as by `fetch`: on `/app/page`, `live` is `/app/live`, and `/live` is `/live`. Never throws: wrong
  * arguments are reported by `$error` and `$close`.
  */
 export function connect(url: string | URL, options?: Options): Connection;
 export function emitter(): Emitter;
 /** All names, the best first. */
 export const transports: TransportName[];
-/** Those that this browser has what it takes for. */
+/** Those that this browser supports. */
 export function supported(): TransportName[];
-/** Adds a transport, the best of all from then on: `share.js` brings one. */
+/** Adds a transport, preferred to all others from then on: `share.js` adds one. */
 export function use(transport: object): void;
 
 declare const Switchback: {

@@ -8,21 +8,24 @@ const { Server } = require('./lib/server.js');
 const { Network, NETWORKS, mutable } = require('./lib/network.js');
 const { Subscriber } = require('./lib/subscriber.js');
 
+// How many networks are tried at once: most of each is waiting for a timeout.
+const CONCURRENCY = 5;
+
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const count = (n, from = 0) => Array.from({ length: n }, (_, i) => from + i);
 
 for (const name of names) {
-  test(`bad networks in ${name}`, async (t) => {
+  test(`bad networks in ${name}`, { concurrency: CONCURRENCY }, async (t) => {
     const browser = await launch(name);
     const server = await Server.start();
     t.after(async () => { await browser.close(); await server.stop(); });
     let topics = 0;
 
-    for (const [title, { habits, ends, quiet }] of Object.entries(NETWORKS)) {
-      await t.test(title, async (t) => {
+    await Promise.all(Object.entries(NETWORKS).map(([title, { habits, ends, quiet }]) => {
+      const topic = `net.${++topics}`;
+      return t.test(title, async (t) => {
         const network = await Network.start(server, habits());
         t.after(() => network.stop());
-        const topic = `net.${++topics}`;
         const one = await Subscriber.open(t, browser, network, { options: { topics: topic, cursor: 'earliest', interval: 500 } });
         const expected = [];
         const send = async (n) => { for (const i of count(n, expected.length)) { await server.publish(topic, i); expected.push(i); } };
@@ -37,7 +40,7 @@ for (const name of names) {
         await one.hears(expected);
         assert.equal(await one.get('line.stats.gaps'), 0);
       });
-    }
+    }));
 
     // Six connections are all that a browser has for one host.
     await t.test('eight tabs where no WebSocket gets through: all receive, and the page\'s own request is answered', async (t) => {

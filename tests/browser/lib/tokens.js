@@ -6,7 +6,7 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 
-const SECRET = 'a secret that nobody guesses, 32+';
+const SECRET = 'a secret of enough random bytes, 32+';
 
 function sign(claims, seconds) {
   const text = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
