@@ -174,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn refuses_what_is_not_a_cursor() {
+    fn refuses_text_that_is_not_a_cursor() {
         let long_epoch = format!("{}-1", "a".repeat(33));
         for text in [
             "",
@@ -219,7 +219,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_its_text_is_what_parses_to_it(position in 0u64..200, text in "e{0,2}-?0?[0-9]{0,3}") {
+        fn text_and_cursor_convert_both_ways(position in 0u64..200, text in "e{0,2}-?0?[0-9]{0,3}") {
             let cursor = Cursor::new("e".parse().unwrap(), Position(position));
             prop_assert!(cursor.is_text(cursor.to_string().as_bytes()));
             prop_assert_eq!(cursor.is_text(text.as_bytes()), text.parse() == Ok(cursor), "{}", text);

@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_event_costs_includes_its_headers() {
+    fn the_size_of_an_event_includes_its_headers() {
         let headers = EventHeaders::new([("a", "b")]).unwrap();
         let plain = NewEvent::new("t".parse().unwrap(), Data::text("x"));
         let more = plain.clone().with_headers(headers.clone());
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_keeps_gives_the_same_event_again() {
+    fn stored_parts_give_the_same_event_again() {
         let first = NewEvent::new("a<b".parse().unwrap(), Data::binary(b"x")).named("n").unwrap().with_id("i").unwrap();
         let first = first.draft(7).at("e".parse().unwrap(), Position(3));
         let mut again = NewEvent::new(first.topic().clone(), Data::from_stored(first.data(), first.is_base64()));

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_stays_as_it_is() {
+    fn short_text_is_unchanged() {
         for text in ["", "missing field `topic` at line 1 column 2", r#"invalid type: string "a\"b", expected a map"#] {
             assert_eq!(shorten_quotes(text), text);
         }

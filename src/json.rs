@@ -217,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn keeps_what_was_written() {
+    fn keeps_the_text_of_safe_json() {
         for text in [
             "1e400",
             "123456789012345678901234567890.10",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_what_a_framing_cannot_carry() {
+    fn escapes_characters_that_a_framing_cannot_carry() {
         for (text, expected) in [
             (r#""</script><!--""#, r#""\u003c/script>\u003c!--""#),
             ("\"\u{2028}\u{2029}\"", r#""\u2028\u2029""#),

@@ -326,7 +326,7 @@ mod tests {
     proptest! {
         /// Index and scan give the same events, the same end, with holes in the positions too; also of an extent's newest events.
         #[test]
-        fn reads_what_a_naive_filter_reads(
+        fn reads_the_same_as_a_naive_filter(
             topics in proptest::collection::vec(("[abc]\\.[0-9]{1,2}", 1_u64..3), 0..300),
             wanted in prop_oneof![Just(vec!["a.1"]), Just(vec!["a.*"]), Just(vec![">"]), Just(vec!["b.7", "c.>"]), Just(vec!["z"])],
             popped in 0_usize..40, after in 0_u64..400, length in 0_u64..600, latest: bool,
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sparse_topic_costs_what_it_returns() {
+    fn the_cost_of_a_sparse_topic_is_its_result() {
         let mut segment = Segment::default();
         for position in 1..=10_000 {
             segment.push(event(position, if position % 1000 == 0 { "rare.one" } else { "busy" }));

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_trimmed_is_gone_here_too() {
+    fn events_that_the_store_trimmed_are_dropped() {
         let mut tail = Tail::new(bounds(), Position(0), TailLimits::default());
         tail.push(&batch(0, 4, 0));
         tail.push(&batch(4, 0, 2));

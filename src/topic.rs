@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_is_what_every_match_begins_with() {
+    fn every_match_begins_with_the_prefix() {
         for (text, prefix) in [("a.b", "a.b"), (">", ""), ("*", ""), ("a.>", "a."), ("a.b.*.c", "a.b."), ("*.a", "")] {
             assert_eq!(pattern(text).prefix(), prefix, "{text}");
         }

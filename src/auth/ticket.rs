@@ -111,7 +111,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_none_is_none(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..50) {
+        fn other_text_is_not_a_ticket(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..50) {
             prop_assert_eq!(Ticket::decode(&bytes), None);
             let whole = br#"{"transport":"sse","subscribe":["a b"],"publish":[],"expires_ms":1,"admin":true}"#;
             prop_assert_eq!(Ticket::decode(&whole[..whole.len() - cut]), None);

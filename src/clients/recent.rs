@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_known_a_while_longer_than_the_connection() {
+    fn the_sent_position_outlives_the_connection_for_a_while() {
         let client = Uuid::new_v4();
         let mut recent = Recent::default();
         assert_eq!(recent.sent(client), None);

@@ -93,7 +93,7 @@ async fn a_client_begins_once_its_patterns_are_durable() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_is_of_a_client_that_is_known_and_of_what_it_was_sent() {
+async fn an_acknowledgement_needs_a_known_client_and_a_sent_event() {
     let clients =
         Arc::new(Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600)));
     let (client, patterns) = (Uuid::new_v4(), set("a"));

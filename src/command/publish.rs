@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_is_sent_as_what_it_is() {
+    fn data_is_sent_by_its_type() {
         let plain = |data: &[u8]| envelope("a", None, None, Some(data), &[]);
         assert_eq!(plain(b"1.50"), r#"{"topic":"a","data":1.50}"#);
         assert_eq!(plain(&[0xFF]), r#"{"topic":"a","data":"/w==","encoding":"base64"}"#);

@@ -116,7 +116,7 @@ mod tests {
 
     /// Otherwise no pod would start beside a Service of this name.
     #[test]
-    fn what_kubernetes_sets_is_left_alone() {
+    fn variables_set_by_kubernetes_are_ignored() {
         for (name, value) in [
             ("SWITCHBACK_SERVICE_HOST", "10.0.0.1"),
             ("SWITCHBACK_SERVICE_PORT", "80"),

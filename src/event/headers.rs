@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_fault() {
         for (text, expected) in [
             ("1", "object"),
             ("[]", "object"),
@@ -317,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out(pairs in proptest::collection::btree_map(".{1,20}", ".{0,100}", 0..16), spaced: bool) {
+        fn headers_survive_a_round_trip(pairs in proptest::collection::btree_map(".{1,20}", ".{0,100}", 0..16), spaced: bool) {
             let headers = EventHeaders::new(&pairs).unwrap();
             let (first, rest) = (pairs.iter().take(pairs.len() / 2), pairs.iter().skip(pairs.len() / 2));
             let first = EventHeaders::new(first).unwrap();

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_it_ignores() {
+    fn names_ignored_keys() {
         let text =
             r#"{"topic":"a","topics":[1,{"x":2}],"data":1.50,"Event":"n","event":null,"topics":3,"\u0069d":"k"}"#;
         let envelope = envelope(text).unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_event() {
+    fn refuses_json_that_is_no_event() {
         for text in ["1", "[]", "\"a\"", "{}", r#"{"topic":"a"}"#, r#"{"data":1}"#, r#"{"topic":1,"data":1}"#] {
             assert!(envelope(text).is_err(), "{text}");
         }

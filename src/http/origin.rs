@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_an_origin() {
+    fn refuses_text_that_is_not_an_origin() {
         for text in [
             "",
             "*",

@@ -52,7 +52,7 @@ mod tests {
     use super::is_sign;
 
     #[test]
-    fn proxies_are_known_by_what_they_add() {
+    fn proxies_are_recognized_by_their_headers() {
         for name in
             ["Via", "FORWARDED", "X-Forwarded-For", "x-forwarded-proto", "CF-Connecting-IP", "Cf-Ray", "X-Real-IP"]
         {

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_contract_lists() {
+    fn reads_every_documented_parameter() {
         let text =
             "topic=a.%2A&topic=b&cursor=e-5&client=0190B5A2-7c3e-4f6a-9d1b-2e8f4c6a0b1d&limit=7&wait=0&once=1&_=123";
         let params = params(text).unwrap();

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_formed_is_passed_on_as_it_came() {
+    fn a_valid_trace_context_is_passed_on_unchanged() {
         let later = "cc-12345678901234567890123456789012-1234567890123456-00-what-else";
         for parent in [GOOD, later] {
             let context =
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_is_left_out() {
+    fn an_invalid_trace_context_is_dropped() {
         for bad in [
             "",
             "00",

@@ -167,7 +167,7 @@ fn batches_are_framed_whole() {
 }
 
 #[test]
-fn what_is_no_literal_is_parsed_from_a_string() {
+fn data_that_is_no_literal_is_parsed_from_a_string() {
     let new = NewEvent::new("a".parse().unwrap(), Data::json(r#"{"__proto__":"</script>","__proto__":2}"#).unwrap());
     let event = new.draft(1).at("e".parse().unwrap(), Position(7));
     let mut json = BytesMut::new();

@@ -26,7 +26,7 @@ fn fault(nonsense: &Nonsense, received: &Received) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nonsense_is_refused_and_hides_nothing() {
+async fn malformed_requests_are_refused_and_smuggle_none() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
     let corpus = corpus::all();
     let faults: Vec<Option<String>> = futures_util::stream::iter(&corpus)
@@ -42,7 +42,7 @@ async fn nonsense_is_refused_and_hides_nothing() {
 
 /// The smuggled request is valid: properly pipelined behind another request, it is served.
 #[tokio::test]
-async fn what_is_hidden_would_have_worked() {
+async fn the_smuggled_request_is_valid_by_itself() {
     let (server, errors) = watched::watched(&watched::IMPATIENT);
     let plain = corpus::pipelined();
     let received = exchange(server.address(), "two requests", plain.as_bytes()).await;

@@ -61,12 +61,12 @@ async fn nonsense(upstream: Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nonsense_hides_nothing_behind_a_plain_proxy() {
+async fn malformed_requests_smuggle_none_behind_a_default_proxy() {
     nonsense(Upstream::Plain).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nonsense_hides_nothing_behind_connections_that_are_shared() {
+async fn malformed_requests_smuggle_none_on_shared_upstream_connections() {
     nonsense(Upstream::Upgrading).await;
 }
 

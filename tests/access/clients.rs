@@ -245,7 +245,7 @@ async fn revocations_say_whom_they_mean() {
 
 /// A client must not learn how much is published on topics that it may not read any more, though its patterns are remembered.
 #[tokio::test]
-async fn lag_is_counted_over_what_is_granted() {
+async fn lag_is_counted_over_the_granted_topics() {
     let keyed = Keyed::start(&["--public-subscribe", "news"]);
     let client = uuid();
     let named = Query::topics(["secret.>", "open"]).with("client", &client);

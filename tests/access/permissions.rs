@@ -91,7 +91,7 @@ fn each_file_of_a_secret_is_looked_at() {
 
 /// With any umask, in new and existing directories.
 #[tokio::test]
-async fn what_the_server_writes_is_its_owners_alone() {
+async fn the_servers_files_are_private_to_their_owner() {
     let server = Server::start_without_umask(&["--store", "disk"]);
     let event = json!({ "topic": "secret", "data": "x" }).to_string();
     assert_eq!(Request::post("/v1/events", "application/json", event).send(server.address()).await.status, 201);

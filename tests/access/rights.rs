@@ -212,7 +212,7 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
 }
 
 #[tokio::test]
-async fn what_is_beside_publishing_and_subscribing() {
+async fn rights_of_the_other_resources() {
     let keyed = Keyed::start(&[]);
     let token = keyed.token(json!({}));
     let exchange = async |request: Request, token: &str| {

@@ -7,7 +7,7 @@ use crate::support::client::{Kind, Link, Query};
 use crate::support::fixture::{over, uuid};
 use crate::support::http::Request;
 
-over!(every: opens_one_stream, is_for_one_transport, is_in_time, what_it_opens_ends_with_the_token);
+over!(every: opens_one_stream, is_for_one_transport, is_in_time, a_stream_opened_by_a_ticket_ends_with_the_token);
 
 async fn ticket(keyed: &Keyed, transport: &str, more: Value) -> String {
     let body = json!({ "transport": transport }).to_string();
@@ -57,7 +57,7 @@ async fn is_in_time(kind: Kind) {
     keyed.refuses(kind, &Query::topic("a").with("ticket", &ticket), 401, "late").await;
 }
 
-async fn what_it_opens_ends_with_the_token(kind: Kind) {
+async fn a_stream_opened_by_a_ticket_ends_with_the_token(kind: Kind) {
     if matches!(kind, Kind::Poll | Kind::JsonpPoll) {
         return;
     }

@@ -13,7 +13,7 @@ use crate::support::http::Request;
 use crate::support::jwt::{Signer, jwks};
 use crate::support::until;
 
-over!(in what_a_withdrawn_key_opened_ends: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
+over!(in connections_of_a_withdrawn_key_end: longpoll Longpoll, jsonp Jsonp, iframe Iframe, iframe_once IframeOnce, sse Sse,
       stream Stream, ws Ws);
 over!(in an_empty_set_refuses_and_ends: longpoll Longpoll, jsonp Jsonp, sse Sse, ws Ws);
 
@@ -81,7 +81,7 @@ async fn connected(publics: &Publics, admin: &str, count: usize) {
     .await;
 }
 
-async fn what_a_withdrawn_key_opened_ends(kind: Kind) {
+async fn connections_of_a_withdrawn_key_end(kind: Kind) {
     let (gone, stays) = (Signer::ed_dsa(), Signer::es256());
     let publics = Publics::start(&[&gone, &stays]);
     let (by_gone, by_stays) = (gone.sign(&granted()), stays.sign(&granted()));

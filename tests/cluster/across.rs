@@ -141,7 +141,7 @@ async fn a_client_resumes_by_name_on_another_node() {
 
 /// Every node knows which events any node has sent to a client; an acknowledgement beyond them is refused on each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acknowledgement_beyond_what_was_sent_is_refused_on_every_node() {
+async fn an_acknowledgement_beyond_the_sent_events_is_refused_on_every_node() {
     let (_nats, mut nodes) = three();
     let client = uuid::Uuid::new_v4().to_string();
     let query = Query::topic("received").with("client", &client);

@@ -63,7 +63,7 @@ fn is_near(ms: &Value, expected_ms: i64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_made_ends_when_it_ends_for_them() {
+async fn tickets_and_bans_expire_at_the_same_time_on_every_node() {
     for ahead_ms in [AHEAD_MS, -AHEAD_MS] {
         let nodes = Skewed::start(ahead_ms);
         let (right, wrong) = (&nodes.right, &nodes.wrong);

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_answered_is_there_once_at_most() {
+    fn an_unanswered_event_is_stored_at_most_once() {
         let (promised, mut accounts) = good();
         accounts.truncate(1);
         let last = accounts[0].received.len() - 1;

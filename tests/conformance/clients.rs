@@ -15,7 +15,7 @@ over!(every:
     a_presented_cursor_is_acknowledged,
     the_first_place_is_remembered,
     acknowledged_over_http,
-    nothing_is_remembered_of_a_stranger,
+    no_record_is_kept_of_an_unknown_client,
     remembered_after_a_restart,
     resumes_at_its_last_cursor_of_another_log,
     an_unknown_client_gets_known_false,
@@ -155,7 +155,7 @@ async fn acknowledged_over_http(kind: Kind) {
 }
 
 #[tokio::test]
-async fn a_stranger_cannot_acknowledge() {
+async fn an_unknown_client_cannot_acknowledge() {
     let server = shared();
     let client = uuid();
     let end = end_of_log(&server).await;
@@ -165,7 +165,7 @@ async fn a_stranger_cannot_acknowledge() {
     assert_eq!(state(&server, &client).await["error"]["code"], "unknown_client", "the client is not remembered");
 }
 
-async fn nothing_is_remembered_of_a_stranger(kind: Kind) {
+async fn no_record_is_kept_of_an_unknown_client(kind: Kind) {
     let server = shared();
     let client = uuid();
     let query = by_name(&client);

@@ -58,7 +58,7 @@ async fn a_client_that_has_said_all_is_answered() {
 
 /// A long poll or a stream ends once its client has half-closed the connection.
 #[tokio::test]
-async fn what_is_held_ends_with_its_client() {
+async fn a_held_request_ends_with_its_client() {
     let server = shared();
     let topic = topic("held");
     for odd in ["", ODD] {

@@ -8,7 +8,7 @@ use crate::support::fixture::{end_of_log, over, post_events, uuid};
 use crate::support::http::{Request, Response};
 use crate::support::refusal::refusal;
 
-over!(every: pages_read_with_leave, only_what_did_not_come_from_elsewhere);
+over!(every: pages_read_with_leave, only_direct_requests_for_loopback_names_are_served);
 
 const LISTED: &str = "https://app.example.com";
 
@@ -197,7 +197,7 @@ const FORWARDED: [(&str, &str); 12] = [
 const WRONG_HOSTS: [&str; 6] =
     ["example.com", "evil.example:80", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example:9", "0x7f.1.evil"];
 
-async fn only_what_did_not_come_from_elsewhere(kind: Kind) {
+async fn only_direct_requests_for_loopback_names_are_served(kind: Kind) {
     let server = Server::start(&["--workers", "1", "--store", "memory"]);
     let open = if kind == Kind::Ws { 101 } else { 200 };
     let exchange = || Query::topic("a").set("wait", 0).request(kind);

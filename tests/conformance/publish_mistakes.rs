@@ -121,7 +121,7 @@ async fn strict_servers_refuse_unknown_keys() {
 
 /// A topic that is valid but certainly a mistake is refused, and the message suggests a correct one.
 #[tokio::test]
-async fn habits_of_others_are_refused_with_what_is_right() {
+async fn formats_of_other_systems_are_refused_with_the_right_one_named() {
     let server = shared();
     for (topic, right) in [
         ("a,b", "topic=a&topic="),

@@ -21,7 +21,7 @@ over!(every:
     one_token_and_the_rest,
     overlapping_patterns_deliver_once,
     many_patterns,
-    items_are_what_was_published,
+    items_equal_the_published_events,
     hostile_payloads,
     far_behind,
     unknown_parameters_are_ignored,
@@ -304,7 +304,7 @@ async fn many_patterns(kind: Kind) {
     assert_eq!(subscriber.values(3).await, [63, 0, 31]);
 }
 
-async fn items_are_what_was_published(kind: Kind) {
+async fn items_equal_the_published_events(kind: Kind) {
     let server = shared();
     let topic = topic("item");
     let start = end_of_log(&server).await;

@@ -220,7 +220,7 @@ async fn publishes_binary_frames() {
 }
 
 #[tokio::test]
-async fn acknowledges_what_was_sent() {
+async fn acknowledges_sent_events() {
     let server = shared();
     let (topic, client) = (topic("wsack"), uuid());
     let start = end_of_log(&server).await;

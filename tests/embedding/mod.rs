@@ -171,7 +171,7 @@ async fn a_listener_that_panics_disturbs_no_other() {
 }
 
 #[tokio::test]
-async fn what_was_published_is_there_after_the_hub_is_closed() {
+async fn published_events_survive_the_close_of_the_hub() {
     let directory = tempfile::tempdir().unwrap();
     let open = || async {
         let store = DiskStore::open(directory.path(), StoreOptions::default()).unwrap();

@@ -225,7 +225,7 @@ async fn no_201_is_written_before_the_sync_that_covers_it() {
 /// A client's start and acknowledgement are durable before the response: otherwise a power loss would forget the client, which
 /// would miss events when it reconnects with its id alone.
 #[tokio::test]
-async fn no_client_is_answered_before_the_sync_of_what_is_remembered_of_it() {
+async fn no_client_is_answered_before_its_record_is_synced() {
     if !can_trace() {
         return;
     }

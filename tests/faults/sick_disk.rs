@@ -51,7 +51,7 @@ async fn is_well(server: &Server) -> bool {
 }
 
 #[tokio::test]
-async fn while_writing_fails_it_is_not_ready_and_then_it_heals() {
+async fn a_failing_disk_is_not_ready_and_recovers() {
     let (faults, server) = Faults::start(&[]);
     assert!(is_well(&server).await);
     for (fault, errno, words) in [
@@ -133,7 +133,7 @@ async fn nothing_is_acknowledged_in_files_that_are_deleted() {
 
 /// The server still has the files open, and checkpoints everything into one file at shutdown.
 #[tokio::test]
-async fn what_was_acknowledged_before_is_there_after_a_restart() {
+async fn events_acknowledged_before_the_fault_survive_a_restart() {
     for name in ["events.db-wal", "events.db-shm"] {
         let server = Server::start(&["--log", "warn"]);
         assert!(is_well(&server).await, "{name}");

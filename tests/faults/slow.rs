@@ -423,7 +423,7 @@ async fn a_stream_waits_for_the_answers_before_it() {
 /// HTTP/1.0 has no chunked bodies; and some proxies add WebSocket upgrade headers to every request, for which actix omits the
 /// chunks.
 #[tokio::test]
-async fn what_is_not_in_chunks_is_never_in_chunks() {
+async fn a_close_delimited_body_is_never_chunked() {
     let server = Server::start(&["--store", "memory", "--workers", "1", "--heartbeat", "1h"]);
     let mut publisher = Publisher::new(server.address(), "").await;
     let headers =

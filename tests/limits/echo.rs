@@ -96,7 +96,7 @@ async fn is_pinged() {
 
 /// A long message is echoed unchanged, for any fragmentation, also with heartbeats in between.
 #[tokio::test]
-async fn echoes_what_is_long() {
+async fn echoes_long_messages() {
     let server = Server::start(&["--heartbeat", "100ms"]);
     let mut items = echo(&server, &json!({})).await;
     for length in [0, 1, 125, 126, 65_535, 65_536, 3 << 20] {

@@ -225,7 +225,7 @@ async fn many_streams_share_a_connection() {
 
 /// A disconnect is noticed without a heartbeat, which is an hour away.
 #[tokio::test]
-async fn what_is_aborted_is_freed_at_once() {
+async fn an_aborted_stream_is_freed_at_once() {
     let (server, certificate, _files) = certificates::server(&["--heartbeat", "1h"]);
     let mut watching = Connection::open(&certificate, &server).await;
     for transport in ["sse", "stream", "iframe", "longpoll", "jsonp"] {

@@ -56,7 +56,7 @@ async fn a_poll_is_cut_where_it_has_looked_enough_and_goes_on_from_there() {
 }
 
 #[tokio::test]
-async fn what_one_peer_has_looked_at_in_vain_has_a_pace() {
+async fn fruitless_scans_of_one_peer_are_limited_in_rate() {
     for store in ["memory", "disk"] {
         let server = server(store, &["--scan-rate-per-address", "50"]).await;
         // The request scans some hundred rows, which are charged to its budget.

@@ -104,7 +104,7 @@ async fn messages_are_bounded() {
 
 /// The memory for incomplete bodies and messages is bounded for all clients together, and released.
 #[tokio::test]
-async fn what_is_arriving_is_bounded_for_all_together() {
+async fn inbound_data_is_bounded_for_all_peers_together() {
     // With one worker: two workers might refuse each other's requests.
     let server = Server::start(&["--workers", "1", "--max-arriving-bytes", "1MiB", "--max-batch-bytes", "1MiB"]);
     let address = server.address();

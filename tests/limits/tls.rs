@@ -101,7 +101,7 @@ fn refused(flags: &[&str]) -> String {
 }
 
 #[test]
-fn wrong_flags_say_what_would_be_right() {
+fn errors_about_flags_name_the_valid_ones() {
     let (certificate, other, files) = (Certificate::new(), Certificate::new(), Files::new());
     certificate.write(&files);
     let [cert, cert_file, key, key_file] = files.flags();

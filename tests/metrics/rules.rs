@@ -35,7 +35,7 @@ async fn the_checker_of_prometheus_finds_nothing() {
 }
 
 #[tokio::test]
-async fn what_rules_and_dashboard_use_exists() {
+async fn every_metric_of_the_rules_and_the_dashboard_exists() {
     promtool(&["check", "rules", shipped("prometheus/alerts.yml").to_str().expect("a path")], "");
     let tested = promtool(&["test", "rules", shipped("prometheus/alerts.test.yml").to_str().expect("a path")], "");
     assert!(tested.contains("SUCCESS"), "{tested}");

@@ -611,7 +611,7 @@ async fn reads_keep_to_their_bounds_and_go_on<E: Engine>() {
     }
 }
 
-async fn a_sparse_read_costs_what_it_returns<E: Engine>() {
+async fn the_cost_of_a_sparse_read_is_its_result<E: Engine>() {
     let (store, _home) = open::<E>();
     for chunk in 0..100 {
         let mut topics = vec!["busy.x"; 1000];
@@ -1108,7 +1108,7 @@ macro_rules! contract {
         the_place_of_a_time_leaves_nothing_out,
         a_search_for_the_newest_goes_in_bounded_steps,
         reads_keep_to_their_bounds_and_go_on,
-        a_sparse_read_costs_what_it_returns,
+        the_cost_of_a_sparse_read_is_its_result,
         a_trim_during_a_read_is_a_gap_and_never_silence,
         clients_are_remembered,
         a_forgotten_client_is_gone_or_the_error_says_otherwise,

@@ -247,7 +247,7 @@ async fn after_a_full_trim_and_a_restart_positions_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_retained_is_known_after_a_restart() {
+async fn retained_events_are_found_after_a_restart() {
     let home = tempfile::tempdir().unwrap();
     let cost = draft("a").cost_bytes();
     let retention = Retention { bytes_max: Some(3 * cost), ..Retention::default() };
@@ -299,7 +299,7 @@ async fn keys_are_known_after_a_restart_though_one_is_of_the_future() {
 }
 
 #[tokio::test]
-async fn a_restart_knows_when_the_log_was_last_in_use_and_what_had_arrived() {
+async fn a_restart_knows_the_last_use_of_the_log_and_the_last_event() {
     let home = tempfile::tempdir().unwrap();
     let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
     let options = StoreOptions { retention, ..StoreOptions::default() };
@@ -570,7 +570,7 @@ async fn a_backup_during_writes_is_one_moment_of_the_log() {
 }
 
 #[test]
-fn what_is_no_log_is_left_alone() {
+fn a_file_that_is_no_log_is_not_touched() {
     let home = tempfile::tempdir().unwrap();
     let refused = |directory: &Path| match DiskStore::open(directory, StoreOptions::default()) {
         Err(OpenError::Path { reason, .. }) => reason,

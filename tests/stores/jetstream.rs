@@ -407,7 +407,7 @@ async fn a_cluster_keeps_three_copies_and_answers_from_any() {
 }
 
 #[tokio::test]
-async fn what_others_put_into_the_stream_is_an_event() {
+async fn a_message_of_another_program_in_the_stream_is_an_event() {
     let nats = Nats::single();
     let store = open(&nats, options()).unwrap();
     let recorder = Recorder::following(&store, 0);

@@ -58,7 +58,7 @@ fn grants_exactly_its_claims() {
 }
 
 #[test]
-fn what_is_signed_here_is_accepted_here() {
+fn own_tokens_are_accepted() {
     let grant = signed(json!({ "sub": "li", "jti": "t1", "iat": NOW_S, "subscribe": ["a.>"], "admin": true })).unwrap();
     let token = sign(&keys(), &grant, Some("us"), Some("me")).unwrap();
     let rules = Rules { audience: vec!["us".into()], issuer: vec!["me".into()], ..Rules::default() };
