@@ -35,21 +35,21 @@ for (const name of names) {
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: topic, transports: [transport], cursor: 'now', interval: 100 } });
         await one.opened();
         let sent = 0;
-        await until('tokens were asked for again and again', async () => {
+        await until('four tokens were requested', async () => {
           await server.publish(topic, sent++);
-          return (await one.get('asked')) >= 4;
+          return (await one.get('tokenCalls')) >= 4;
         }, 60000);
         await server.publish(topic, sent++);
-        await one.hears(Array.from({ length: sent }, (_, i) => i));
-        assert.equal(await one.get("told.filter(function (one) { return one[0] === '$close'; }).length"), 0);
+        await one.receives(Array.from({ length: sent }, (_, i) => i));
+        assert.equal(await one.get("controls.filter(function (one) { return one[0] === '$close'; }).length"), 0);
       }),
 
       ...each('a pattern that is not granted is refused, and none of its events delivered', async (t, transport, network) => {
         const mint = () => sign({ subscribe: ['kept.*'] }, 600);
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: 'secret.a', transports: [transport], interval: 100 } });
-        const told = await until('the page is told', async () => (await one.get('told')).find(([event]) => event === '$error'));
+        const refusal = await until('the refusal is reported', async () => (await one.get('controls')).find(([event]) => event === '$error'));
         // The browser keeps to itself why a socket or an EventSource does not open.
-        if (!['ws', 'sse'].includes(transport)) assert.equal(told[1].code, 'forbidden', JSON.stringify(told));
+        if (!['ws', 'sse'].includes(transport)) assert.equal(refusal[1].code, 'forbidden', JSON.stringify(refusal));
         assert.deepEqual(await one.data(), []);
       }),
 
@@ -58,14 +58,14 @@ for (const name of names) {
         const mint = () => sign({ subscribe: ['kept.*'] }, minted++ ? 600 : -1);
         const one = await Subscriber.open(t, browser, network, { mint, options: { topics: `kept.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
         await one.opened(30000);
-        assert.equal(await one.get('asked'), 2);
+        assert.equal(await one.get('tokenCalls'), 2);
       }),
 
       ...each('public topics are read without a token', async (t, transport, network) => {
         const one = await Subscriber.open(t, browser, network, { options: { topics: `public.${transport}`, transports: [transport], cursor: 'now', interval: 100 } });
         await one.opened();
         await server.publish(`public.${transport}`, 1);
-        await one.hears([1]);
+        await one.receives([1]);
       }),
     ]);
 
@@ -78,7 +78,7 @@ for (const name of names) {
       assert.equal((await one.get("line.publish('kept.mine', 1)")).duplicate, false);
       const refused = await one.get("line.publish('other', 1).then(null, function (error) { return error.code; })");
       assert.equal(refused, 'forbidden');
-      await one.hears([1]);
+      await one.receives([1]);
     });
   });
 }

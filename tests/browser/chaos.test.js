@@ -76,7 +76,7 @@ async function chaos(t, browser) {
   const act = async (what, arg) => {
     ids += 1;
     await one.get(`act(${JSON.stringify(what)}, ${ids}, ${JSON.stringify(arg)})`)
-      .catch(async (error) => { throw new Error(`${what} ${arg}: ${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, told.slice(-4)]'))}`); });
+      .catch(async (error) => { throw new Error(`${what} ${arg}: ${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, controls.slice(-4)]'))}`); });
     return ids;
   };
   const publish = (n) => server.publish(`c.${pick(TOPICS)}`, n).catch(() => {});   // it may be down
@@ -95,10 +95,10 @@ async function chaos(t, browser) {
   }
 
   await until('every call has been answered', async () => Object.values(await one.get('answers')).every((each) => each.length), 90000)
-    .catch(async (error) => { throw new Error(`${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, answers, told.slice(-4)]'))}`); });
+    .catch(async (error) => { throw new Error(`${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, answers, controls.slice(-4)]'))}`); });
   await server.publish('c.base', 'last');
   await until('the last event arrives', () => one.get("seen.length > 0 && seen[seen.length - 1].data === 'last'"), 60000)
-    .catch(async (error) => { throw new Error(`${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, line.cursor, told.slice(-4)]'))}`); });
+    .catch(async (error) => { throw new Error(`${error.message}; ${JSON.stringify(await one.get('[line.state, line.transport, line.topics, line.cursor, controls.slice(-4)]'))}`); });
   await pause(1000);   // nothing more may come: a second call of a callback, an event twice
 
   const answers = await one.get('answers');

@@ -31,13 +31,13 @@ for (const name of names) {
         const send = async (n) => { for (const i of count(n, expected.length)) { await server.publish(topic, i); expected.push(i); } };
         await one.opened();
         await send(30);
-        await one.hears(expected);
+        await one.receives(expected);
         // Silence is what such networks punish; twice, since the first time is forgiven.
-        for (let i = 0; quiet && i < 3; i++) { await pause(quiet); await send(5); await one.hears(expected); }
+        for (let i = 0; quiet && i < 3; i++) { await pause(quiet); await send(5); await one.receives(expected); }
         // Each of four streams is cut twice before it is left out.
         await one.over(ends, 30000);
         await send(100);
-        await one.hears(expected);
+        await one.receives(expected);
         assert.equal(await one.get('line.stats.gaps'), 0);
       });
     }));
@@ -52,7 +52,7 @@ for (const name of names) {
         await tabs[i].opened();
       }
       await server.publish('tabs', 'to all');
-      for (const tab of tabs) await tab.hears(['to all']);
+      for (const tab of tabs) await tab.receives(['to all']);
       await tabs[0].get("window.own = false, fetch('/client.js').then(function () { own = true; }), 1");
       await until('the page\'s own request is answered', () => tabs[0].get('own'));
     });
@@ -67,13 +67,13 @@ for (const name of names) {
         const one = await Subscriber.open(t, browser, network, { options: { topics: 'mute.' + transport, transports: [transport, 'longpoll'] } });
         await one.over([transport]);
         await quick.publish('mute.' + transport, 'before');
-        await one.hears(['before']);
+        await one.receives(['before']);
         habits.muteAll();
         const since = Date.now();
         await quick.publish('mute.' + transport, 'while it is mute');
-        await one.hears(['before', 'while it is mute']);
+        await one.receives(['before', 'while it is mute']);
         assert.ok(Date.now() - since < 4500, `${transport}: took ${Date.now() - since} ms`);
-        assert.equal(await one.get("told.filter(function (t) { return t[1].code === 'silent'; }).length"), 1);
+        assert.equal(await one.get("controls.filter(function (t) { return t[1].code === 'silent'; }).length"), 1);
         await one.close();
       }
     });
@@ -90,7 +90,7 @@ for (const name of names) {
         await until('a page says that the server is away', () => all[0].get("line.state === 'connecting'"));
         await server.boot();
         for (const i of count(20, expected.length)) { await server.publish('kill', i); expected.push(i); }
-        for (const one of all) await one.hears(expected, 30000);
+        for (const one of all) await one.receives(expected, 30000);
       }
     });
   });

@@ -25,7 +25,7 @@ for (const name of names) {
       page.faults = [];
       // Firefox's driver also calls a refused connection, and one that a reload cuts, an error of the page.
       page.on('pageerror', (error) => { if (!/can.t establish a connection|was interrupted while/.test(error.message)) page.faults.push(error.message); });
-      // A refusal by the Content-Security-Policy is told here too.
+      // A refusal by the Content-Security-Policy is reported here, too.
       page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
       await page.setViewport({ width, height });
       await page.goto(of.url + address);
@@ -57,7 +57,7 @@ for (const name of names) {
       for (const which of TRANSPORTS) {
         const button = `[data-lane="${which}"] .buttons button`;
         if ((await text(page, button)) === 'Connect') await click(page, button);
-        await until(`${which} hears`, async () => (await lane(page, which, 'received')) >= 3);
+        await until(`${which} receives`, async () => (await lane(page, which, 'received')) >= 3);
         assert.equal(await lane(page, which, 'lost'), 0);
         assert.equal(await lane(page, which, 'repeated'), 0);
         await click(page, button);
@@ -70,7 +70,7 @@ for (const name of names) {
       const page = await visit(t, '/compare');
       await click(page, '#all');
       await load(page, 30);
-      for (const which of TRANSPORTS) await until(`${which} hears`, async () => (await lane(page, which, 'received')) > 20);
+      for (const which of TRANSPORTS) await until(`${which} receives`, async () => (await lane(page, which, 'received')) > 20);
       // All six connections are in use now, and scripts wait the longest for one: make some room.
       for (const which of ['jsonp', 'iframe']) await click(page, `[data-lane="${which}"] .buttons button`);
       for (const to of ['poll', 'ws', 'iframe-poll', 'jsonp-poll', 'auto']) {
@@ -85,7 +85,7 @@ for (const name of names) {
       await until('it is back', async () => (await text(page, '#auto .state')) === 'open');
       await page.$eval('#text', (node, value) => { node.value = value; }, HOSTILE);
       await click(page, '#publish button');
-      await until('it is heard back', async () => (await text(page, '#published')).includes('onerror'));
+      await until('it is delivered', async () => (await text(page, '#published')).includes('onerror'));
       const before = await number(page, '#auto-received');
       await until('the load goes on', async () => (await number(page, '#auto-received')) > before + 30);
       for (const fault of ['lost', 'repeated']) {
@@ -101,7 +101,7 @@ for (const name of names) {
     await t.test('comparison: shows an error while the server is down, and recovers', async (t) => {
       const page = await visit(t, '/compare');
       await load(page, 5);
-      await until('it hears', async () => (await number(page, '#auto-received')) > 2);
+      await until('it receives events', async () => (await number(page, '#auto-received')) > 2);
       await server.kill();
       await until('it says so', async () => /No answer|connecting/.test(await text(page, '#notice')));
       await server.boot();
@@ -114,7 +114,7 @@ for (const name of names) {
     await t.test('comparison: on a phone, by keyboard', async (t) => {
       const page = await visit(t, '/compare', { width: 390, height: 844 });
       await load(page, 5);
-      await until('it hears', async () => (await number(page, '#auto-received')) > 2);
+      await until('it receives events', async () => (await number(page, '#auto-received')) > 2);
       assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
       // To the first lane's button and press it, with nothing but keys.
       for (let i = 0; i < 40; i++) {
@@ -241,7 +241,7 @@ for (const name of names) {
       await again.bringToFront();
       await until('the answer arrives, as text', async () => (await text(again, '#chat')).includes('Ask <b>HR</b>.'));
       await ann.bringToFront();
-      assert.equal(await text(ann, '#chat'), '', 'nobody else hears it');
+      assert.equal(await text(ann, '#chat'), '', 'no other client receives it');
 
       assert.equal(await number(li, '#n-approved'), 1);
       assert.equal(await number(li, '#n-rejected'), 1);
@@ -306,7 +306,7 @@ for (const name of names) {
       for (const which of ['iframe-poll', 'jsonp-poll']) await click(page, `#lane-${which} button`);
       const cell = (which, index) => number(page, `#lane-${which} td:nth-of-type(${index})`);
       for (const which of ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll']) {
-        await until(`${which} hears`, async () => (await cell(which, 2)) >= 3);
+        await until(`${which} receives`, async () => (await cell(which, 2)) >= 3);
         assert.equal(await cell(which, 3), 0);
         assert.equal(await cell(which, 4), 0);
       }
@@ -323,7 +323,7 @@ for (const name of names) {
       t.after(() => asking.stop());
       const all = (seconds = 600) => sign({ subscribe: ['>'], publish: ['>'] }, seconds);
       const open = (t, address, more) => visit(t, address, { of: asking, ...more });
-      const asked = (page) => page.evaluate("PageToken.asking && document.activeElement.id === 'token-text'");
+      const asksForToken = (page) => page.evaluate("PageToken.asking && document.activeElement.id === 'token-text'");
       const shown = (page) => page.evaluate("document.getElementById('token') !== null && document.getElementById('token').offsetHeight > 0");
       const give = async (page, token) => { await page.bringToFront(); await page.type('#token-text', token); await page.keyboard.press('Enter'); };
       const LIVE = {
@@ -335,7 +335,7 @@ for (const name of names) {
       for (const [address, live] of Object.entries(LIVE)) {
         await t.test(`${address}: a field, and a pasted token`, async (t) => {
           const page = await open(t, address);
-          await until('it asks, and the field has the focus', () => asked(page));
+          await until('the field is shown, and has the focus', () => asksForToken(page));
           assert.equal(await text(page, '#token-why'), 'This server requires a token.');
           assert.match(await text(page, '#token-how'), /switchback token /);
           if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
@@ -347,12 +347,12 @@ for (const name of names) {
           assert.match(await text(page, '#token-why'), /not a complete token/);
           await page.$eval('#token-text', (node) => { node.value = ''; });
           await give(page, all(-1));
-          await until('the reason is shown', async () => /The token is not accepted/.test(await text(page, '#token-why')) && asked(page));
+          await until('the reason is shown', async () => /The token is not accepted/.test(await text(page, '#token-why')) && asksForToken(page));
           await give(page, `Bearer ${all()}`);
           await until('it is live', () => live(page));
           assert.equal(await shown(page), false);
 
-          // Until `load`: a script that was asked for once more in the page that is left would keep it from coming, in Firefox.
+          // Until `load`: a script that the old page requests again would delay it, in Firefox.
           await page.reload({ waitUntil: 'load' });
           await until('the tab has kept it', () => live(page));
           assert.equal(await shown(page), false);
@@ -374,7 +374,7 @@ for (const name of names) {
         t.after(() => reading.stop());
         const page = await visit(t, '/compare', { width: 390, height: 844, of: reading });
         await load(page, 5);
-        await until('it is asked for, to publish', () => asked(page));
+        await until('the field is shown, for publishing', () => asksForToken(page));
         await until('the lanes are open all the same', async () => (await text(page, '#auto .state')) === 'open');
         assert.ok(await page.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
         await shoot(page, 'token-phone');
@@ -393,7 +393,7 @@ for (const name of names) {
         const revoked = await fetch(`${asking.url}/v1/revocations`, { method: 'POST', body: JSON.stringify({ sub: 'eve' }),
           headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${sign({ admin: true }, 600)}` } });
         assert.equal(revoked.status, 201);
-        await until('it is asked for', async () => (await shown(page)) && /revoked the token/.test(await text(page, '#token-why')));
+        await until('the field is shown', async () => (await shown(page)) && /revoked the token/.test(await text(page, '#token-why')));
         await give(page, all());
         await until('it is live', async () => (await text(page, '#state')).startsWith('live'));
       });

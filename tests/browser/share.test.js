@@ -30,7 +30,7 @@ for (const name of names) {
       return page;
     }
 
-    const hears = (page, expected) => until(`it hears ${expected.length}`, async () => (await page.evaluate('seen.length')) >= expected.length).then(async () => assert.deepEqual(await page.evaluate('seen'), expected));
+    const receives = (page, expected) => until(`${expected.length} events are received`, async () => (await page.evaluate('seen.length')) >= expected.length).then(async () => assert.deepEqual(await page.evaluate('seen'), expected));
 
     await t.test('share one socket, also after the leading one is closed', async () => {
       const tabs = [];
@@ -38,14 +38,14 @@ for (const name of names) {
       await until('one socket is left', () => network.upgraded === 1);
       const [first, second, third] = tabs;
       for (const i of count(10)) await server.publish(i % 2 ? 'tab.a' : 'tab.b', i);
-      await hears(first, count(10));
-      await hears(second, [1, 3, 5, 7, 9]);
-      await hears(third, count(10));
+      await receives(first, count(10));
+      await receives(second, [1, 3, 5, 7, 9]);
+      await receives(third, count(10));
 
       // The leading tab goes, while events come.
       await Promise.all([first.close(), (async () => { for (const i of count(20)) if (i > 10) await server.publish('tab.a', i); })()]);
-      await hears(third, count(20));
-      await hears(second, [1, 3, 5, 7, 9, ...count(20).slice(10)]);
+      await receives(third, count(20));
+      await receives(second, [1, 3, 5, 7, 9, ...count(20).slice(10)]);
       for (const page of [second, third]) await until('it shares', () => page.evaluate("line.transport === 'shared' && line.state === 'open'"));
       await until('one socket is left', () => network.upgraded === 1);
 
@@ -73,7 +73,7 @@ for (const name of names) {
       const third = await tab('tab.c', of('mo', 600));
       await become([['tab.a', 'tab.b'], ['tab.c']]);
       await asking.publish('tab.c', 'for mo');
-      await hears(third, ['for mo']);
+      await receives(third, ['for mo']);
 
       // A crash gives no notice; Firefox's driver can't cause one.
       if (name === 'chromium') (await second.createCDPSession()).send('Page.crash').catch(() => {});

@@ -38,19 +38,19 @@ for (const name of engines) {
         const topic = `one.${transport}`;
         await server.publishAll(topic, count(300));
         const one = await Subscriber.open(t, browser, network, { options: { topics: topic, transports: [transport], cursor: 'earliest', interval: 100 } });
-        await one.hears(count(300));
+        await one.receives(count(300));
         const raw = HOSTILE.map((json) => JSON.parse(json));
         for (const json of HOSTILE) await server.publishRaw(topic, json);
-        await one.hears([...count(300), ...raw]);
+        await one.receives([...count(300), ...raw]);
 
         assert.equal(await one.get('typeof pwned + typeof ({}).pwned'), 'undefinedundefined');
 
         for (const event of ['__proto__', 'constructor', 'approved']) await server.publish(topic, event, { event });
-        await one.hears([...count(300), ...raw, '__proto__', 'constructor', 'approved']);
+        await one.receives([...count(300), ...raw, '__proto__', 'constructor', 'approved']);
 
         await one.get(`new Promise(function (resolve, reject) { line.subscribe('more.${transport}', function (error) { if (error) reject(error); else resolve(true); }); })`);
         await server.publish(`more.${transport}`, 'more');
-        await until('the added pattern is heard', () => one.get("seen[seen.length - 1].data === 'more'"));
+        await until('the added pattern is delivered', () => one.get("seen[seen.length - 1].data === 'more'"));
         await one.sound();
       });
 
@@ -67,11 +67,11 @@ for (const name of engines) {
       await t.test(`${transport}: a snapshot, the end of the past, then every change`, async (t) => {
         for (let n = 0; n < 900; n += 300) await Promise.all(count(3).map((i) => server.publishAll(`state.${transport}.${i}`, count(100, n))));
         const one = await Subscriber.open(t, browser, network, { options: { topics: `state.${transport}.*`, transports: [transport], cursor: 'earliest', latest: true, pace: 1, interval: 100 } });
-        const lives = () => one.get("told.filter(function (t) { return t[0] === '$live'; }).length");
-        await one.hears([699, 699, 699]);
+        const lives = () => one.get("controls.filter(function (t) { return t[0] === '$live'; }).length");
+        await one.receives([699, 699, 699]);
         await until('the past is over', lives);
         await server.publish(`state.${transport}.1`, 'changed');
-        await one.hears([699, 699, 699, 'changed']);
+        await one.receives([699, 699, 699, 'changed']);
         assert.equal(await lives(), 1);
         await one.sound();
       });
@@ -86,7 +86,7 @@ for (const name of engines) {
         const refused = await one.get("line.publish('bad topic', 1).then(null, function (error) { return [error.code, error.message]; })");
         assert.equal(refused.length, 2);
         assert.notEqual(refused[0], 'unknown');
-        await one.hears([{ n: 1 }]);
+        await one.receives([{ n: 1 }]);
       });
     }
 
@@ -103,7 +103,7 @@ for (const name of engines) {
       }
       go = false;
       await load;
-      await one.hears(expected);
+      await one.receives(expected);
     });
 
     await t.test('sse: "*" receives events of names without a listener', async (t) => {
@@ -111,7 +111,7 @@ for (const name of engines) {
       await one.get("line.on('*', function (name, item) { if (name === 'unheard-of') window.star = item.data; }), 1");
       await one.opened();
       await server.publish('star', 42, { event: 'unheard-of' });
-      await until('it is heard', () => one.get('window.star === 42'));
+      await until('it is delivered', () => one.get('window.star === 42'));
     });
 
     await t.test('leaving and coming back by the back button', async (t) => {
@@ -120,14 +120,14 @@ for (const name of engines) {
       if (!await one.get('!!navigator.sendBeacon')) { t.skip('this browser has no beacons'); return; }
       const client = await one.get('line.clientId');
       const { cursor } = await server.publish('back', 1);
-      await one.hears([1]);
+      await one.receives([1]);
       await one.page.goto(server.url + '/healthz');
       await until('the beacon has acknowledged', async () => (await (await fetch(`${server.url}/v1/clients/${client}`)).json()).acknowledged === cursor
         || JSON.stringify(await (await fetch(`${server.url}/v1/clients/${client}`)).json()).includes(cursor));
       await server.publish('back', 2);
       await one.page.goBack();
       // Restored from the cache, it goes on; loaded anew, there is a new page without a connection.
-      if (await one.get('typeof line') === 'object') await one.hears([1, 2]);
+      if (await one.get('typeof line') === 'object') await one.receives([1, 2]);
     });
 
     await t.test('another origin: every transport, where it is allowed', async (t) => {
@@ -138,7 +138,7 @@ for (const name of engines) {
         await one.opened();
         const data = `over ${transport}`;
         await one.get(`line.publish('far', '${data}')`);
-        await one.hears([data]);
+        await one.receives([data]);
         await one.close();
       }
       await other.stop();
@@ -150,9 +150,9 @@ for (const name of engines) {
       const other = await Server.start('--allow-origin', page.url);
       const one = await Subscriber.open(t, browser, page, { server: other.url, without: 'XMLHttpRequest,fetch,WebSocket,EventSource', options: { topics: 'form' } });
       await one.opened();
-      const told = await one.get("line.publish('form', {by: 'form'}, {id: 'k'})");
-      assert.match(told.cursor, /-1$/);
-      await one.hears([{ by: 'form' }]);
+      const published = await one.get("line.publish('form', {by: 'form'}, {id: 'k'})");
+      assert.match(published.cursor, /-1$/);
+      await one.receives([{ by: 'form' }]);
       await one.close();
       await other.stop();
       await page.stop();
@@ -162,9 +162,9 @@ for (const name of engines) {
       const other = await Server.start();
       const transports = TRANSPORTS.filter((each) => !/jsonp/.test(each));   // a script tag has no origin to check
       const one = await Subscriber.open(t, browser, network, { server: other.url, options: { topics: 'far', transports } });
-      const error = await until('trouble is told', () => one.get("told.filter(function (t) { return t[0] === '$error'; })[0]"), 40000);
+      const error = await until('an error is reported', () => one.get("controls.filter(function (t) { return t[0] === '$error'; })[0]"), 40000);
       assert.match(error[1].message, new RegExp(`--allow-origin ${network.url}`));
-      assert.equal(await one.get("told.filter(function (t) { return t[0] === '$open'; }).length"), 0);
+      assert.equal(await one.get("controls.filter(function (t) { return t[0] === '$open'; }).length"), 0);
       await other.stop();
     });
 
@@ -183,18 +183,18 @@ for (const name of engines) {
         await one.over([expected]);
         const supported = await one.get('Switchback.supported()');
         await server.publish('old', era);
-        await one.hears([era]);
+        await one.receives([era]);
         await one.get(`line.publish('old', {by: 'form'}, {id: '${expected}'}, function (error, result) { window.fate = error ? error.code : result.cursor; }), 1`);
-        assert.match(await until('the fate of the publish is told', () => one.get('window.fate')), /-\d+$/);
-        const heard = [era, { by: 'form' }];
-        await one.hears(heard);
+        assert.match(await until('the outcome of the publish is reported', () => one.get('window.fate')), /-\d+$/);
+        const expected = [era, { by: 'form' }];
+        await one.receives(expected);
         for (const to of [...TRANSPORTS, ...TRANSPORTS].filter((each) => supported.includes(each))) {
-          const load = (async () => { for (const i of count(5)) { await server.publish('old', i); heard.push(i); } })();
+          const load = (async () => { for (const i of count(5)) { await server.publish('old', i); expected.push(i); } })();
           await one.switchTo(to);
           await load;
         }
-        for (const json of HOSTILE) { await server.publishRaw('old', json); heard.push(JSON.parse(json)); }
-        await one.hears(heard);
+        for (const json of HOSTILE) { await server.publishRaw('old', json); expected.push(JSON.parse(json)); }
+        await one.receives(expected);
         assert.equal(await one.get('typeof pwned'), 'undefined');
       });
     }

@@ -22,12 +22,12 @@ const BROWSERS = {
 
 const launch = (name) => (webkits[name] ? webkits[name]() : puppeteer.launch(BROWSERS[name]));
 
-// The value, as soon as it is truthy. The page is asked every 50 ms; the last answer goes into the error.
-async function until(what, ask, ms = 15000) {
+// Polls until the value is truthy, every 50 ms, and returns it; the error contains the last value.
+async function until(what, poll, ms = 15000) {
   const end = Date.now() + ms;
   let last;
   for (;;) {
-    try { last = await ask(); } catch (error) { last = error; }
+    try { last = await poll(); } catch (error) { last = error; }
     if (last && !(last instanceof Error)) return last;
     if (Date.now() > end) throw new Error(`waited ${ms} ms in vain until ${what}; last: ${last instanceof Error ? last.message : JSON.stringify(last)}`);
     await new Promise((resolve) => setTimeout(resolve, 50));

@@ -164,7 +164,7 @@ const NETWORKS = {
   },
 };
 
-// Passes everything, until told to go mute: then nothing more comes over what is open.
+// Passes everything until `muteAll`: then open connections stay open, and carry nothing more.
 function mutable() {
   const open = [];
   return {

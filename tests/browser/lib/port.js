@@ -1,4 +1,4 @@
-// A free port of the loopback interface: taken and given back, for programs that must be told theirs.
+// A free port of the loopback interface: taken and given back, for programs that cannot choose one.
 'use strict';
 
 const net = require('node:net');

@@ -8,8 +8,8 @@ class Subscriber {
   /*
    * Closed at the end of the test `t`, also of one that failed: a page left open holds some of
    * the six connections that the next one needs. `options` go to Switchback.connect; `server` where it is not the page's own origin. By
-   * names rather than '*', so that EventSource is judged on what it promises. `mint` gives the page a token whenever
-   * it is asked for one.
+   * names rather than '*', so that EventSource is judged on what it promises. `mint` returns the page's next token
+   * at each request.
    */
   static async open(t, browser, network, { options, server = '', without = '', mint }) {
     const subscriber = new Subscriber();
@@ -18,18 +18,18 @@ class Subscriber {
     await page.goto(`${network.url}/__page?without=${without}`);
     if (mint) await page.exposeFunction('mint', mint);
     await page.evaluate(`(function (options, server) {
-      window.asked = 0;
-      if (window.mint) options.token = function (done) { asked += 1; mint().then(function (token) { done(null, token); }, done); };
-      window.seen = []; window.told = []; window.faults = [];
-      // Asked in the page: Firefox's driver also calls a refused connection an error of the page.
+      window.tokenCalls = 0;
+      if (window.mint) options.token = function (done) { tokenCalls += 1; mint().then(function (token) { done(null, token); }, done); };
+      window.seen = []; window.controls = []; window.faults = [];
+      // Collected in the page: Firefox's driver also calls a refused connection an error of the page.
       window.onerror = function (message) { faults.push(String(message)); };
       window.line = Switchback.connect(server, options);
-      function hear(item) { seen.push(item); }
+      function receive(item) { seen.push(item); }
       var names = ['message', '__proto__', 'constructor', 'approved'];
-      for (var i = 0; i < names.length; i++) line.on(names[i], hear);
+      for (var i = 0; i < names.length; i++) line.on(names[i], receive);
       var control = ['$open', '$switch', '$gap', '$live', '$error', '$close'];
-      function tell(name) { line.on(name, function (data) { told.push([name, data]); }); }
-      for (i = 0; i < control.length; i++) tell(control[i]);
+      function record(name) { line.on(name, function (data) { controls.push([name, data]); }); }
+      for (i = 0; i < control.length; i++) record(control[i]);
     })(${JSON.stringify(options)}, ${JSON.stringify(server)})`);
     return subscriber;
   }
@@ -54,9 +54,9 @@ class Subscriber {
   }
 
   // Exactly these, in this order, and nothing after them.
-  async hears(expected, ms = 20000) {
-    await until(`${expected.length} events are heard`, async () => (await this.get('seen.length')) >= expected.length, ms).catch(async (error) => {
-      throw new Error(`${error.message}; on ${JSON.stringify(await this.get('[line.transport, line.state, line.cursor, told.slice(-5)]'))}`);
+  async receives(expected, ms = 20000) {
+    await until(`${expected.length} events are received`, async () => (await this.get('seen.length')) >= expected.length, ms).catch(async (error) => {
+      throw new Error(`${error.message}; on ${JSON.stringify(await this.get('[line.transport, line.state, line.cursor, controls.slice(-5)]'))}`);
     });
     assert.deepEqual(await this.data(), expected);
     await this.sound();

@@ -13,7 +13,7 @@ const START_MS = 30000;
 
 /*
  * One page. `engine` has open, goto, back, run and close, which take a page's name; `run` evaluates a script at once
- * and gives back its text. What the script's value takes longer to become is asked for again and again: one way for
+ * and gives back its text. What the script's value takes longer to become is polled: one way for
  * both engines, of which one knows nothing of promises.
  */
 class Page {
@@ -78,7 +78,7 @@ class WebKitGtk {
     const port = await freePort();
     engine.server = spawn('WebKitWebDriver', [`--port=${port}`], { env: { ...process.env, DISPLAY }, stdio: 'ignore' });
     engine.driver = await engine.connect(`http://127.0.0.1:${port}`);
-    // New windows are asked for from here: the current one may have been closed.
+    // New windows are opened from here: the current one may have been closed.
     engine.first = await engine.driver.getWindowHandle();
     // A driver has one current window: orders to different pages go one after the other.
     engine.last = Promise.resolve();
