@@ -65,7 +65,7 @@ async fn with(stalled: usize) -> Outcome {
     for number in 0..stalled {
         let mut connection = Connection::narrow(&address, Some(RECEIVE_BYTES)).await.expect("connected");
         let query = format!("topic=load&cursor={start}");
-        Items::ask(&mut connection, KINDS[number % KINDS.len()], &query).await.expect("sent");
+        Items::request(&mut connection, KINDS[number % KINDS.len()], &query).await.expect("sent");
         silent.push(connection);
     }
     let zero = Instant::now();
