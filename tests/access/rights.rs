@@ -187,19 +187,19 @@ async fn on_a_socket_each_message_is_held_to_its_rights() {
     let mut link = Link::to(keyed.address(), Kind::Ws, &query).await;
     assert_eq!(link.item().await.event, "$hello");
     let code = |reply: &Value| reply["error"]["code"].clone();
-    let reply = link.query(json!({ "type": "subscribe", "topics": ["a.2", "b"] })).await;
+    let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2", "b"] })).await;
     assert_eq!((&reply["ok"], code(&reply)), (&json!(false), json!("forbidden")));
-    let reply = link.query(json!({ "type": "subscribe", "topics": ["a.2"] })).await;
+    let reply = link.ask(json!({ "type": "subscribe", "topics": ["a.2"] })).await;
     assert_eq!(reply["topics"], json!(["a.1", "a.2"]), "refused patterns are not subscribed");
     for topic in ["a.2", "b"] {
-        let reply = link.query(json!({ "type": "publish", "topic": topic, "data": 1 })).await;
+        let reply = link.ask(json!({ "type": "publish", "topic": topic, "data": 1 })).await;
         assert_eq!(code(&reply), "forbidden", "{topic}");
     }
     link.send(Message::binary(vec![1, 2, 3])).await;
     let reply = link.telling().await;
     assert_eq!((reply.event.as_str(), code(&reply.value())), ("$reply", json!("forbidden")));
     assert_eq!(keyed.end().await, start, "nothing was published");
-    let reply = link.query(json!({ "type": "publish", "topic": "a.1", "data": 7 })).await;
+    let reply = link.ask(json!({ "type": "publish", "topic": "a.1", "data": 7 })).await;
     assert_eq!(reply["ok"], true);
     assert_eq!(link.telling().await.value(), 7);
     let query = Query::default().with("publish", "bin").header("Authorization", bearer(&token));
