@@ -45,7 +45,7 @@ async fn hello(kind: Kind) {
         data,
         json!({
             "client": client,
-            "heartbeat": 1000,
+            "heartbeat": 60_000,
             "server": env!("CARGO_PKG_VERSION"),
             "transport": kind.transport(),
             "known": false,

@@ -82,7 +82,7 @@ async fn a_full_disk_refuses_publishers_only() {
     fs::write(&ballast, vec![1; 10 << 20]).expect("the ballast fits");
     let home = Arc::new(tempfile::tempdir_in(disk.path()).expect("a directory"));
     // The tail is small, so that history is read from the disk.
-    let server = Server::start_in(home, &["--heartbeat", "300ms", "--tail-bytes", "64KiB"]);
+    let server = Server::start_in(home, &["--heartbeat", "2s", "--tail-bytes", "64KiB"]);
     let address = server.address().to_owned();
     let mut filler = Filler { address: address.clone(), stored: Vec::new(), number: 0 };
     let mut readers = Vec::new();

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::support::Server;
-use crate::support::http::Connection;
+use crate::support::fixture::uuid;
+use crate::support::http::{self, Connection, Request};
 use crate::support::raw::{self, Items, STREAMS};
 
 /// The secret that must not be logged.
@@ -39,13 +40,14 @@ async fn each_request_is_written_down_when_it_is_over() {
 /// Bytes of direct writes are counted, too; chunk framing is not.
 #[tokio::test]
 async fn the_bytes_of_a_stream_are_all_counted() {
-    let server = Server::start(&["--log", "warn", "--access-log", "--max-stream-age", "2s"]);
+    let server = Server::start(&["--log", "warn", "--access-log"]);
     let address = server.address();
     for transport in STREAMS {
         // The second request on the same connection has its own count, where keep-alive is possible.
         let mut connection = Connection::open(address).await.expect("connected");
         for round in 0..if transport == "ws" { 1 } else { 2 } {
-            let query = format!("topic=a&last={}", round + 1);
+            let client = uuid();
+            let query = format!("topic=a&last={}&client={client}", round + 1);
             Items::request(&mut connection, transport, &query).await.expect("sent");
             super::until("the stream is open", async || {
                 connection.fill().await.is_ok() && connection.buffer.len() > 300
@@ -55,9 +57,15 @@ async fn the_bytes_of_a_stream_are_all_counted() {
                 let event = json!({ "topic": "a", "data": format!("{transport} {number}") });
                 raw::post(address, &event).await.expect("an answer");
             }
+            let last = format!("{transport} 19");
+            while http::find(&connection.buffer, last.as_bytes()).is_none() {
+                let closed = super::within("all events", connection.fill()).await.expect("the stream is read");
+                assert!(!closed, "{transport} ended early");
+            }
+            Request::new("DELETE", format!("/v1/clients/{client}")).send(address).await;
             let answer = super::within("the end", connection.answer()).await.expect("an answer");
             let text = answer.text();
-            assert!(text.contains(&format!("{transport} 19")) && text.contains("$bye"), "{text}");
+            assert!(text.contains(&last) && text.contains("$bye"), "{text}");
             let (status, bytes) = (answer.status(), answer.body.len());
             let line = format!("\"GET /v1/{transport}?{query} HTTP/1.1\" {status} {bytes}B ");
             super::until(&line, async || server.log().contains(&line)).await;

@@ -32,10 +32,13 @@ pub(crate) use over;
 static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
 /// The server of tests that need no flags; each such test has topics of its own. The server ends with its last handle.
+///
+/// Its heartbeats are long: many a test leaves a socket unread while it does something else, and the server closes a socket whose
+/// pings are not answered for two heartbeats, which on a loaded machine pass quickly.
 pub(crate) fn shared() -> Arc<Server> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start(&["--heartbeat", "1s", "--workers", "2"]));
+        let server = Arc::new(Server::start(&["--heartbeat", "1m", "--workers", "2"]));
         *shared = Arc::downgrade(&server);
         server
     })

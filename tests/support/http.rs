@@ -143,7 +143,8 @@ pub(crate) enum Framing {
 impl Framing {
     /// `bodiless`: the request was a HEAD.
     pub(crate) fn of(head: &Head, bodiless: bool) -> Result<Self> {
-        Ok(if bodiless || matches!(head.status, 101 | 204 | 304) {
+        // The bytes after an upgrade end with the connection.
+        Ok(if bodiless || matches!(head.status, 204 | 304) {
             Self::Done
         } else if head.is_chunked() {
             Self::Chunked
