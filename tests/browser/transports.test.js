@@ -186,15 +186,15 @@ for (const name of engines) {
         await one.receives([era]);
         await one.get(`line.publish('old', {by: 'form'}, {id: '${expected}'}, function (error, result) { window.fate = error ? error.code : result.cursor; }), 1`);
         assert.match(await until('the outcome of the publish is reported', () => one.get('window.fate')), /-\d+$/);
-        const expected = [era, { by: 'form' }];
-        await one.receives(expected);
+        const published = [era, { by: 'form' }];
+        await one.receives(published);
         for (const to of [...TRANSPORTS, ...TRANSPORTS].filter((each) => supported.includes(each))) {
-          const load = (async () => { for (const i of count(5)) { await server.publish('old', i); expected.push(i); } })();
+          const load = (async () => { for (const i of count(5)) { await server.publish('old', i); published.push(i); } })();
           await one.switchTo(to);
           await load;
         }
-        for (const json of HOSTILE) { await server.publishRaw('old', json); expected.push(JSON.parse(json)); }
-        await one.receives(expected);
+        for (const json of HOSTILE) { await server.publishRaw('old', json); published.push(JSON.parse(json)); }
+        await one.receives(published);
         assert.equal(await one.get('typeof pwned'), 'undefined');
       });
     }

@@ -94,16 +94,16 @@ async fn a_page_of_long_events_is_short() {
 }
 
 #[tokio::test]
-async fn removed_events_are_told_where_a_page_reaches_them() {
+async fn removed_events_are_reported_where_a_page_reaches_them() {
     let server = Server::start(&["--workers", "1", "--max-events", "10"]);
     publish(&server, "gone", 0).await;
     publish_all(&server, "a", numbers(0..20)).await;
-    let told = async |query: &str| page(&server, query).await.get("trimmed").cloned();
-    assert_eq!(told("topic=a&limit=5").await, None);
-    assert_eq!(told("topic=a&limit=10").await, Some(json!(true)));
-    assert_eq!(told("topic=gone").await, Some(json!(true)));
+    let trimmed = async |query: &str| page(&server, query).await.get("trimmed").cloned();
+    assert_eq!(trimmed("topic=a&limit=5").await, None);
+    assert_eq!(trimmed("topic=a&limit=10").await, Some(json!(true)));
+    assert_eq!(trimmed("topic=gone").await, Some(json!(true)));
     if !on_nats() {
-        assert_eq!(told("topic=never").await, None);
+        assert_eq!(trimmed("topic=never").await, None);
     }
 }
 

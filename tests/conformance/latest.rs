@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::Server;
 use crate::support::client::{Kind, Link, Query, Subscriber};
 use crate::support::fixture::{end_of_log, numbers, over, post_events, publish, publish_all, shared, topic, uuid};
-use crate::support::told::told;
+use crate::support::refusal::refusal;
 use crate::support::wire::{epoch, moved, position};
 
 over!(every: a_snapshot_then_every_change, a_slow_reader_skips_what_is_superseded, remembered_with_the_client, uptos);
@@ -90,7 +90,7 @@ async fn uptos(kind: Kind) {
         assert_eq!(value, expected, "{kind} {upto}");
     }
     let response = query(&moved(&end, 6)).request(kind).send(server.address()).await;
-    assert_eq!(told(kind, Some(&start), response, 400).await.0, "bad_cursor");
+    assert_eq!(refusal(kind, Some(&start), response, 400).await.0, "bad_cursor");
     // A cursor that is ahead of the log is a gap, whatever round it was in.
     let lost = Query::topic("a").with("cursor", moved(&end, 8)).with("latest", 1).with("upto", moved(&end, 9));
     let mut subscriber = Subscriber::new(server.address(), kind, lost);
