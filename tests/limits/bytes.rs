@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::counts::assert_refused;
+use super::counts;
 use super::keyed::{keyed, token};
 use crate::support::Server;
 use crate::support::http::{Answer, Connection};
@@ -28,7 +28,7 @@ async fn post(address: &str, headers: &str, event: &Value) -> Answer {
 }
 
 fn assert_refused(answer: &Answer, flag: &str) {
-    assert_refused(answer, 429, "too_fast");
+    counts::assert_refused(answer, 429, "too_fast");
     assert!(answer.text().contains("bytes of events") && answer.text().contains(flag), "{}", answer.text());
 }
 
@@ -149,6 +149,6 @@ async fn blank_and_refused_lines_count() {
         connection.post("/v1/events", "application/x-ndjson", line.repeat(5).as_bytes()).await.expect("sent");
         let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!(answer.json()["accepted"], 0, "{line:?}");
-        assert_refused(&post(server.address(), "", &large(1)).await, 429, "too_fast");
+        counts::assert_refused(&post(server.address(), "", &large(1)).await, 429, "too_fast");
     }
 }
