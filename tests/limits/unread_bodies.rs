@@ -1,7 +1,7 @@
 //! Bodies that no handler reads: they are bounded in bytes and time, whatever the method, and nothing waits for them.
 
 use crate::support::Server;
-use crate::support::raw::Connection;
+use crate::support::http::Connection;
 
 /// Bytes of a body after which the connection has to be over, with room for the buffers of both kernels.
 const BODY_MAX_BYTES: usize = 64 << 20;

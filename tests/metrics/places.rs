@@ -5,8 +5,8 @@ use serde_json::json;
 use super::text::Metrics;
 use crate::access::keyed::{Keyed, bearer};
 use crate::support::Server;
+use crate::support::http::Connection;
 use crate::support::http::Request;
-use crate::support::raw::Connection;
 use crate::support::{until, within};
 
 #[tokio::test]
