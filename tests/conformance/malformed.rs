@@ -1,6 +1,6 @@
 //! Malformed and unfinished requests: the server says what is wrong, in the form that every refusal has, and ends the connection.
 
-use crate::support::raw::{Answer, Connection};
+use crate::support::http::{Answer, Connection};
 use crate::support::{Server, within};
 
 /// Both ways to a handler: this server's own HTTP/1.1 with its fallback, and the `App` alone.

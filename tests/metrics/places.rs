@@ -5,8 +5,7 @@ use serde_json::json;
 use super::text::Metrics;
 use crate::access::keyed::{Keyed, bearer};
 use crate::support::Server;
-use crate::support::http::Connection;
-use crate::support::http::Request;
+use crate::support::http::{Connection, Request};
 use crate::support::{until, within};
 
 #[tokio::test]
