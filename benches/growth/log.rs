@@ -137,7 +137,7 @@ fn publish_p99(server: &Running, time: Duration) -> Result<f64, Fault> {
 }
 
 /// Fills a log up to so many events, without a server.
-fn fill(data: &Path, count: u64, topic: impl Fn(u64) -> String) -> Result<(), Fault> {
+pub(crate) fn fill(data: &Path, count: u64, topic: impl Fn(u64) -> String) -> Result<(), Fault> {
     let store = Arc::new(DiskStore::open(data, StoreOptions::default())?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = "x".repeat(100);

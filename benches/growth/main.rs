@@ -5,6 +5,7 @@
 
 mod live;
 mod log;
+mod state;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -75,6 +76,8 @@ const ALL: &[(&str, Measure)] = &[
     ("log", log::log),
     ("resume", log::resume),
     ("trimming", log::trimming),
+    ("snapshot", state::snapshot),
+    ("latest", state::latest),
 ];
 
 fn main() -> Result<(), Fault> {
