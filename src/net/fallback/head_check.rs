@@ -72,11 +72,13 @@ fn syntax(error: httparse::Error, bytes: &[u8]) -> HeadError {
     }
 }
 
-/// Whether the first line ends with a version of HTTP (RFC 9112 §2.3), served here or not.
+/// Whether the first line is well-formed but for its version of HTTP (RFC 9112 §2.3, §3).
 fn names_a_version(bytes: &[u8]) -> bool {
     let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    match line.rsplit(|byte| *byte == b' ').next().and_then(|version| version.strip_prefix(b"HTTP/")) {
-        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+    let mut words = line.split(|byte| *byte == b' ');
+    let (_method, _target, version, more) = (words.next(), words.next(), words.next(), words.next());
+    match version.and_then(|version| version.strip_prefix(b"HTTP/")) {
+        Some([major, b'.', minor]) => more.is_none() && major.is_ascii_digit() && minor.is_ascii_digit(),
         _ => false,
     }
 }

@@ -131,6 +131,7 @@ fn an_invalid_head_is_refused_for_its_fault() {
         ("\u{16}\u{3}\u{1}\u{2}".to_owned(), HeadError::RequestLine),
         ("GET / HTTP/x\r\n".to_owned(), HeadError::RequestLine),
         ("GET  / HTTP/1.1\r\n".to_owned(), HeadError::RequestLine),
+        ("GET GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), HeadError::RequestLine),
         ("GET / HTTP/2.0\r\n\r\n".to_owned(), HeadError::Version),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), HeadError::Version),
         ("GET ?:/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), HeadError::Target("?:/".to_owned())),
