@@ -19,6 +19,7 @@ use super::last;
 use super::node::{DEADLINE, Node, StreamInfo};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
+use crate::log::Bounds;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
 
 /// Concurrent reads of the log on a node.
@@ -74,8 +75,7 @@ impl Reader {
         if request.after >= bounds.last {
             return Ok(Page { through: request.after, ..Page::default() });
         }
-        let known = request.latest_upto.unwrap_or(bounds.last);
-        let mut page = Collected::new(&request, bounds.epoch, known);
+        let mut page = Collected::new(&request, bounds);
         page.scan(node, &request, end).await?;
         if let Some(upto) = request.latest_upto {
             page.skip_superseded(node, upto, end).await?;
@@ -93,8 +93,10 @@ impl Reader {
 
 struct Collected {
     epoch: Epoch,
-    /// The end of the log as known when the read began.
+    /// The end of the log as known when the read began, or of the round that is read.
     known: Position,
+    /// Whether events past `known` are left out: they belong to the next round.
+    in_round: bool,
     events: Vec<Arc<Event>>,
     bytes: usize,
     through: Position,
@@ -105,8 +107,9 @@ struct Collected {
 }
 
 impl Collected {
-    fn new(request: &ReadRequest, epoch: Epoch, known: Position) -> Self {
-        Self { epoch, known, events: Vec::new(), bytes: 0, through: request.after, looked_at: 0, rows: 0 }
+    fn new(request: &ReadRequest, Bounds { epoch, last, .. }: Bounds) -> Self {
+        let (known, in_round) = (request.latest_upto.unwrap_or(last), request.latest_upto.is_some());
+        Self { epoch, known, in_round, events: Vec::new(), bytes: 0, through: request.after, looked_at: 0, rows: 0 }
     }
 
     fn events_left(&self, request: &ReadRequest) -> usize {
@@ -191,7 +194,10 @@ impl Collected {
         slice: &Slice,
         end: Instant,
     ) -> Result<Position, StoreError> {
-        let last = slice.messages.last().map_or(self.through, |message| message.position);
+        let mut last = slice.messages.last().map_or(self.through, |message| message.position);
+        if self.in_round {
+            last = last.min(self.known);
+        }
         if slice.more {
             return Ok(last);
         }
