@@ -670,6 +670,18 @@ async fn a_snapshot_costs_what_it_returns<E: Engine>() {
     }
 }
 
+/// Also where the page has space for more events, and a store reads more of them at once.
+async fn a_round_ends_at_its_end<E: Engine>() {
+    let (store, _home) = open::<E>();
+    publish(&store, &["a.1", "b.1", "a.2", "a.3", "a.4", "a.5"]).await;
+    for (upto, expected) in [(1, &[1][..]), (2, &[1]), (3, &[1, 3]), (6, &[1, 3, 4])] {
+        let round = ReadRequest { latest_upto: Some(Position(upto)), events_max: 3, ..request(&["a.*"], 0) };
+        let page = store.read(round).await.unwrap();
+        assert_eq!(events_of(&page), expected, "up to {upto}");
+        assert_eq!(page.through, Position(upto.min(4)));
+    }
+}
+
 /// A history of a log, and its expected state afterwards.
 #[derive(Clone, Debug)]
 enum Step {
@@ -1094,6 +1106,7 @@ macro_rules! contract {
     (@shared $module:ident $engine:ident: $($more:ident,)*) => { contract! { @tests $module $engine:
         $($more,)*
         positions_are_consecutive_and_batches_stay_together,
+        a_round_ends_at_its_end,
         an_event_is_read_as_it_was_fed,
         headers_and_deletions_are_kept,
         a_repeat_with_other_headers_or_a_deletion_differs,
