@@ -5,7 +5,7 @@ const test = require('node:test');
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
 const path = require('node:path');
-const { names, launch, until } = require('./lib/browsers.js');
+const { names, launch, newPage, collectFaults, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 const { sign, keyed } = require('./lib/tokens.js');
 
@@ -27,11 +27,9 @@ for (const name of names) {
     t.after(async () => { await browser.close(); await server.stop(); });
 
     async function visit(t, { of = server, size = 'wide', address = '/' } = {}) {
-      const page = await browser.newPage();
+      const page = await newPage(browser);
       t.after(() => page.isClosed() || page.close());
-      page.faults = [];
-      page.on('pageerror', (error) => page.faults.push(error.message));
-      page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
+      collectFaults(page);
       const [width, height] = SIZES[size];
       await page.setViewport({ width, height });
       await page.goto(of.url + address);

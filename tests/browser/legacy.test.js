@@ -4,7 +4,7 @@
 
 const test = require('node:test');
 const assert = require('node:assert/strict');
-const { engines, launch, until } = require('./lib/browsers.js');
+const { engines, launch, newPage, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 
 const LANES = ['iframe', 'jsonp', 'iframe-poll', 'jsonp-poll', 'longpoll', 'poll'];
@@ -14,7 +14,7 @@ for (const name of engines) {
     const browser = await launch(name);
     const server = await Server.start();
     t.after(async () => { await browser.close(); await server.stop(); });
-    const page = await browser.newPage();
+    const page = await newPage(browser);
     await page.goto(server.url + '/legacy.html');
     const cell = (lane, index) => page.evaluate(`document.getElementById('lane-${lane}').getElementsByTagName('td')[${index}].innerHTML`);
     const press = (lane) => page.evaluate(`document.getElementById('lane-${lane}').getElementsByTagName('button')[0].click(), 1`);

@@ -5,7 +5,7 @@ const test = require('node:test');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { names, launch, until } = require('./lib/browsers.js');
+const { names, launch, newPage, collectFaults, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 const { sign, keyed } = require('./lib/tokens.js');
 
@@ -20,13 +20,9 @@ for (const name of names) {
     t.after(async () => { await browser.close(); await server.stop(); });
 
     async function visit(t, address, { width = 1280, height = 900, of = server } = {}) {
-      const page = await browser.newPage();
+      const page = await newPage(browser);
       t.after(() => page.isClosed() || page.close());
-      page.faults = [];
-      // Firefox's driver also calls a refused connection, and one that a reload cuts, an error of the page.
-      page.on('pageerror', (error) => { if (!/can.t establish a connection|was interrupted while/.test(error.message)) page.faults.push(error.message); });
-      // A refusal by the Content-Security-Policy is reported here, too.
-      page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
+      collectFaults(page);
       await page.setViewport({ width, height });
       await page.goto(of.url + address);
       return page;

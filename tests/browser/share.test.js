@@ -5,7 +5,7 @@ const test = require('node:test');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { names, launch, until } = require('./lib/browsers.js');
+const { names, launch, newPage, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
 const { Network } = require('./lib/network.js');
 const { sign, keyed } = require('./lib/tokens.js');
@@ -21,7 +21,7 @@ for (const name of names) {
     t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
 
     async function tab(topic, { of = network, token } = {}) {
-      const page = await browser.newPage();
+      const page = await newPage(browser);
       await page.goto(of.url + '/__page');
       await page.evaluate(SHARE);
       await page.evaluate(`window.seen = []; window.line = Switchback.connect('', { topics: '${topic}', share: 'test', token: ${JSON.stringify(token)} });

@@ -22,6 +22,24 @@ const BROWSERS = {
 
 const launch = (name) => (webkits[name] ? webkits[name]() : puppeteer.launch(BROWSERS[name]));
 
+// A new page. Firefox's driver sometimes loses a window that opens while another closes.
+async function newPage(browser) {
+  try {
+    return await browser.newPage();
+  } catch (error) {
+    if (!/DiscardedBrowsingContext/.test(error.message)) throw error;
+    return browser.newPage();
+  }
+}
+
+// Collects the page's errors, and refusals by its Content-Security-Policy, in `page.faults`.
+function collectFaults(page) {
+  page.faults = [];
+  // Firefox's driver also calls a refused connection, and one that a reload cuts, an error of the page.
+  page.on('pageerror', (error) => { if (!/can.t establish a connection|was interrupted while/.test(error.message)) page.faults.push(error.message); });
+  page.on('console', (message) => { if (message.type() === 'error' && /Content.Security.Policy/i.test(message.text())) page.faults.push(message.text()); });
+}
+
 // Polls until the value is truthy, every 50 ms, and returns it; the error contains the last value.
 async function until(what, poll, ms = 15000) {
   const end = Date.now() + ms;
@@ -36,4 +54,4 @@ async function until(what, poll, ms = 15000) {
 
 const engines = (process.env.BROWSERS || 'chromium firefox webkitgtk qtwebkit').split(' ');
 
-module.exports = { engines, names: engines.filter((name) => BROWSERS[name]), launch, until };
+module.exports = { engines, names: engines.filter((name) => BROWSERS[name]), launch, newPage, collectFaults, until };

@@ -2,7 +2,7 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { until } = require('./browsers.js');
+const { newPage, until } = require('./browsers.js');
 
 class Subscriber {
   /*
@@ -13,7 +13,7 @@ class Subscriber {
    */
   static async open(t, browser, network, { options, server = '', without = '', mint }) {
     const subscriber = new Subscriber();
-    const page = subscriber.page = await browser.newPage();
+    const page = subscriber.page = await newPage(browser);
     t.after(() => subscriber.close());
     await page.goto(`${network.url}/__page?without=${without}`);
     if (mint) await page.exposeFunction('mint', mint);
