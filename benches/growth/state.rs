@@ -23,7 +23,7 @@ pub(crate) fn snapshot(quick: bool) -> Result<Vec<Growth>, Fault> {
     let data = home.path().join("data");
     for &count in some(&[10_000, 100_000, 1_000_000, 10_000_000], quick) {
         fill(&data, count, |n| format!("bench.{}", n % TOPICS))?;
-        let server = disk_in(&data, &[])?;
+        let server = disk_in(&data, &["--scan-rate-per-address", "0"])?;
         let begun = Instant::now();
         let end = read(&server, "latest=1", "earliest")?;
         first.add(count, begun.elapsed().as_secs_f64() * 1e3);
@@ -58,7 +58,9 @@ fn read(server: &Running, parameters: &str, start: &str) -> Result<String, Fault
         let body = connection.ask(&http::get(&path, ""))?;
         count += memchr::memmem::find_iter(&body, b"\"time\":").count() as u64;
         let is_live = memchr::memmem::find(&body, b"\"live\":true").is_some();
-        cursor = http::quoted(&body, "{\"cursor\":\"").ok_or("a batch has a cursor")?.to_owned();
+        cursor = http::quoted(&body, "{\"cursor\":\"")
+            .ok_or_else(|| format!("no batch: {}", String::from_utf8_lossy(&body)))?
+            .to_owned();
         if is_live && count == TOPICS {
             return Ok(cursor);
         }
