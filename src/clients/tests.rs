@@ -28,6 +28,12 @@ fn request(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> 
     }
 }
 
+/// The connection of a request that was begun.
+fn connecting<'a>(request: &ConnectRequest<'a>) -> Connecting<'a> {
+    let ConnectRequest { client, patterns, mode, cursor, rights, address, attempt, now_ms, .. } = *request;
+    Connecting { client, transport: Transport::Sse, patterns, mode, cursor, rights, address, attempt, now_ms }
+}
+
 #[tokio::test]
 async fn a_client_with_a_pending_connection_keeps_its_record() {
     let clients = Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600));
@@ -98,24 +104,12 @@ async fn an_acknowledgement_needs_a_known_client_and_a_sent_event() {
         Arc::new(Clients::new(Arc::new(MemoryStore::new(StoreOptions::default())), Duration::from_secs(3600)));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
     let request = request(client, None, &patterns);
-    let (cursor, rights, address) = (request.cursor, request.rights, request.address);
+    let (cursor, rights, connecting) = (request.cursor, request.rights, connecting(&request));
     let at = |position| Cursor::new(cursor.epoch, Position(position));
     let ack = |position| Ack { client, cursor: at(position), log: cursor.epoch, rights, now_ms: 2000 };
     assert!(matches!(clients.acknowledge_now(ack(1)).await, Err(ClientError::Unknown)));
     assert!(clients.recall(client).await.unwrap().is_none(), "an unknown client gets no record");
     let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
-    let (transport, patterns, now_ms) = (Transport::Sse, &patterns, 1000);
-    let connecting = Connecting {
-        client,
-        transport,
-        patterns,
-        mode: ReadMode::default(),
-        cursor,
-        rights,
-        address,
-        attempt: None,
-        now_ms,
-    };
     let registration = clients.connect(connecting);
     drop(pending);
     registration.connection.sent(Position(5));
@@ -138,20 +132,9 @@ async fn one_that_was_connected_for_long_is_not_taken_for_long_away() {
     let clients = Arc::new(Clients::new(store.clone(), Duration::from_secs(7 * 24 * 3600)));
     let (client, patterns) = (Uuid::new_v4(), set("a"));
     let request = request(client, None, &patterns);
-    let (transport, cursor, rights, address) = (Transport::Sse, request.cursor, request.rights, request.address);
+    let connecting = connecting(&request);
     let Ok(Some(pending)) = clients.begin(request).await else { panic!("the id is unused") };
-    let (patterns, attempt, now_ms) = (&patterns, None, 1000);
-    let registration = clients.connect(Connecting {
-        client,
-        transport,
-        patterns,
-        mode: ReadMode::default(),
-        cursor,
-        rights,
-        address,
-        attempt,
-        now_ms,
-    });
+    let registration = clients.connect(connecting);
     drop(pending);
     let hour_ms = 3_600_000;
     clients.flush(hour_ms).await;

@@ -183,7 +183,7 @@ struct Embedded {
     handshake: Option<HttpResponse>,
     /// Whether a streaming response is chunked.
     chunked: bool,
-    /// Why the request is refused: it stands for a malformed one.
+    /// Why the request is refused: it is the placeholder of a malformed one.
     refusal: Option<HeadError>,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Activity {
     pub(crate) hold: Hold,
     /// The `App` was given a request's head, and has not begun to serve the request.
     is_expected: Cell<bool>,
-    /// Why the request that the `App` serves next is refused: it stands for a malformed one.
+    /// Why the request that the `App` serves next is refused: it is the placeholder of a malformed one.
     refusal: RefCell<Option<HeadError>>,
     /// The body of the request in flight is malformed, and is not read any further.
     body_is_malformed: Cell<bool>,
@@ -127,7 +127,7 @@ impl Activity {
         *self.refusal.borrow_mut() = Some(error);
     }
 
-    /// Whether the request that is to be served stands for a malformed one.
+    /// Whether the request that is to be served is the placeholder of a malformed one.
     pub(super) fn is_refusing(&self) -> bool {
         self.refusal.borrow().is_some()
     }

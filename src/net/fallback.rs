@@ -189,7 +189,7 @@ where
         if let Some(activity) = activity.filter(|_| last) {
             activity.finish_requests();
         }
-        // Only the access log needs the head. A request that stands for a malformed one is not logged.
+        // Only the access log needs the head. The placeholder of a malformed request is not logged.
         let logged = self.log.as_ref().filter(|_| !activity.is_some_and(|activity| activity.is_refusing()));
         let head = logged.and_then(|_| request_head(request.head())).map(HeadBuilder::finish);
         let log = self.log.as_deref().zip(head.as_ref());

@@ -18,7 +18,6 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_core::Stream;
@@ -31,7 +30,7 @@ use super::access_log::AccessLog;
 use super::fallback::io::{AppIo, BoxedIo};
 use super::head_error::HeadError;
 use super::in_flight::InFlight;
-use super::io::Io;
+use super::io::{Io, LINGER_MAX_BYTES, LINGER_TIME};
 use super::request::{Request, RequestBody};
 use super::response::{Response, ResponseBody};
 use super::service::Service;
@@ -48,11 +47,6 @@ const OUT_MAX_BYTES: usize = 16 << 10;
 /// Bytes of a body that are written before the thread's other tasks get their turn: a long history fills the socket's buffers,
 /// which are megabytes, and with many such streams everything else on the thread would wait for all of them.
 const TURN_BYTES: usize = 64 << 10;
-
-/// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
-/// the response on its way (RFC 9112 §9.6).
-const LINGER_MAX_BYTES: usize = 256 << 10;
-const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// State shared by the connections of one worker.
 pub(crate) struct Http1<S> {

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -26,6 +27,11 @@ use crate::limits::Permit;
 /// Bytes of answers that wait within TLS, before and after they are encrypted: a record of each (RFC 8446 §5.1).
 const TLS_BUFFER_BYTES: usize = 16 << 10;
 const TLS_BUFFERS: usize = 2;
+
+/// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
+/// the response on its way (RFC 9112 §9.6).
+pub(super) const LINGER_MAX_BYTES: usize = 256 << 10;
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// The transport of a connection.
 pub(crate) enum Wire {

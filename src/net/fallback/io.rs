@@ -5,14 +5,13 @@
 //! pipelined request is held back until the response before it is complete.
 //!
 //! actix answers a malformed or late head by itself, with a bare status. So heads are checked first ([`RequestCheck`]), and in
-//! the place of one that is refused the `App` reads a request that stands for it ([`Activity::refuse`](super::Activity)): its
+//! the place of one that is refused the `App` reads a placeholder, a valid request ([`Activity::refuse`](super::Activity)): its
 //! response takes the way of all others, with an error object and `Connection: close`.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,7 +19,7 @@ use tokio::time::Sleep;
 
 use super::request_check::{Checked, Invalid, Passed, RequestCheck};
 use crate::net::head_error::HeadError;
-use crate::net::io::Io;
+use crate::net::io::{Io, LINGER_MAX_BYTES, LINGER_TIME};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 8 << 10;
@@ -31,11 +30,6 @@ const HELD_MAX_BYTES: usize = 16 << 10;
 
 /// The most bytes that the `App` is given of a body that no handler reads: it would keep ten times as many.
 const UNREAD_BODY_MAX_BYTES: usize = 16 << 10;
-
-/// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
-/// the response on its way (RFC 9112 §9.6).
-const LINGER_MAX_BYTES: usize = 256 << 10;
-const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// What the `App` reads in the place of a refused request.
 const REFUSED: &[u8] = b"GET * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -55,7 +49,7 @@ pub(crate) struct AppIo {
     body_left_bytes: Option<usize>,
     /// The body is malformed, and is not read any further.
     is_cut: bool,
-    /// The request that was passed last stands for a malformed one: nothing is read behind it.
+    /// The request that was passed last is the placeholder of a malformed one: nothing is read behind it.
     is_refused: bool,
     /// The sending side is shut down.
     is_shut: bool,

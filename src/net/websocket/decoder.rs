@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(decoded(&[&all]), (vec![Message::Ping("?".into()), Message::Pong, hello()], None));
     }
 
-    /// Outgrown buffers are memory that nobody is charged for.
+    /// Outgrown buffers are memory that is not charged to the peer.
     #[test]
     fn a_long_frame_outgrows_few_buffers() {
         let length: usize = 16 << 20;

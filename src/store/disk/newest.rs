@@ -6,10 +6,11 @@
 
 use std::ops::Bound;
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
-use super::column::{integer, position};
+use super::rows::NewestLookup;
 use super::{Shared, held};
+use crate::cursor::Position;
 use crate::topic::Topic;
 
 /// Topics that are looked up in a slice: about a millisecond, where their pages are in memory.
@@ -43,13 +44,10 @@ pub(super) fn fill_slice(db: &Connection, shared: &Shared) -> rusqlite::Result<b
     };
     // Later events are added by the writer.
     let end = held(&shared.newest).filled_end();
-    let mut newest_of = db.prepare_cached(
-        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1",
-    )?;
+    let mut lookup = NewestLookup::new(db)?;
     let mut found = Vec::with_capacity(slice.len());
     for (topic, id) in &slice {
-        let newest = newest_of.query_row([*id, integer(end.0)], |row| row.get(0)).optional()?;
-        found.extend(newest.map(|at| (topic, position(at))));
+        found.extend(lookup.newest(*id, Position::ZERO, end)?.map(|newest| (topic, newest)));
     }
     let mut index = held(&shared.newest);
     found.into_iter().for_each(|(topic, newest)| index.fill(topic, newest));

@@ -142,6 +142,29 @@ impl TopicScan<'_> {
     }
 }
 
+/// Looks up topics' newest events, one seek in the index by topic each.
+pub(super) struct NewestLookup<'c>(CachedStatement<'c>);
+
+impl<'c> NewestLookup<'c> {
+    pub(super) fn new(db: &'c Connection) -> rusqlite::Result<Self> {
+        db.prepare_cached(
+            "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT 1",
+        )
+        .map(Self)
+    }
+
+    /// The position of a topic's newest event after a position, at or before `end`.
+    pub(super) fn newest(
+        &mut self,
+        topic_id: i64,
+        after: Position,
+        end: Position,
+    ) -> rusqlite::Result<Option<Position>> {
+        let found = self.0.query_row([topic_id, integer(after.0), integer(end.0)], |row| row.get(0));
+        Ok(found.optional()?.map(position))
+    }
+}
+
 /// Reads the newest event of each of a few topics.
 pub(super) fn newest_of(
     db: &Connection,
@@ -149,13 +172,10 @@ pub(super) fn newest_of(
     span: Span,
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Scanned> {
-    let mut statement = db.prepare_cached(
-        "SELECT seq FROM e INDEXED BY e_topic WHERE topic_id = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq DESC LIMIT 1",
-    )?;
+    let mut lookup = NewestLookup::new(db)?;
     let mut newest = Vec::with_capacity(topics.len());
     for (topic, id) in topics {
-        let found = statement.query_row([*id, integer(span.after.0), integer(span.end.0)], |row| row.get(0));
-        newest.extend(found.optional()?.map(|at| (position(at), topic, *id)));
+        newest.extend(lookup.newest(*id, span.after, span.end)?.map(|at| (at, topic, *id)));
     }
     newest.sort_unstable_by_key(|(at, ..)| *at);
     let mut fetch = Fetch::new(db, span.epoch, Source::Topic)?;
