@@ -144,7 +144,7 @@ pub use metrics::Metrics;
 pub use store::{DiskStore, JetStreamOptions, JetStreamStore, MemoryStore, OpenError, Store, StoreError, StoreOptions};
 pub use topic::{Pattern, PatternSet, Topic};
 
-/// The README's examples, compiled with the tests.
+/// The documentation's examples in Rust, compiled with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

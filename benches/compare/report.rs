@@ -47,13 +47,13 @@ pub(crate) fn builds() -> Result<(), Fault> {
     Ok(())
 }
 
-/// Replaces the table between the markers in the README.
+/// Replaces the table between the markers in docs/benchmarks.md.
 fn show(table: &str) -> Result<(), Fault> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
     let text = fs::read_to_string(&file)?;
     let (begin, end) = ("<!-- compare: begin -->\n", "<!-- compare: end -->");
     let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-    let Some((before, after)) = parts else { return Err("the README has no markers for the table".into()) };
+    let Some((before, after)) = parts else { return Err("docs/benchmarks.md has no markers for the table".into()) };
     Ok(fs::write(file, format!("{before}{begin}\n{table}\n{end}{after}"))?)
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn home() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results")
 }
 
-/// Short runs are stored elsewhere: they are for development, not for the README.
+/// Short runs are stored elsewhere: they are for development, not for docs/benchmarks.md.
 fn file(quick: bool) -> PathBuf {
     match quick {
         true => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compare-quick.json"),
