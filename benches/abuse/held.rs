@@ -36,8 +36,8 @@ enum Attack {
 }
 
 /// Runs the attacks whose short names are wanted, in sequence, each on a fresh server.
-pub(crate) async fn run(wants: impl Fn(&str) -> bool, mut print: impl FnMut(Row)) {
-    for attack in Attack::ALL.into_iter().filter(|attack| wants(attack.short())) {
+pub(crate) async fn run(is_selected: impl Fn(&str) -> bool, mut print: impl FnMut(Row)) {
+    for attack in Attack::ALL.into_iter().filter(|attack| is_selected(attack.short())) {
         print(one(attack).await);
     }
 }

@@ -21,13 +21,13 @@ const OPENING: usize = 200;
 pub(crate) async fn run() -> Row {
     let server = Server::start(&[]);
     let memory = Memory::of(&server).await;
-    let (greeted, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (opened, delivered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (opening, zero) = (Arc::new(Semaphore::new(OPENING)), Instant::now());
     let times = Arc::new(Mutex::new(Times::default()));
     let mut readers = tokio::task::JoinSet::new();
     for number in 0..CONNECTIONS {
         let (address, opening, times) = (server.address().to_owned(), opening.clone(), times.clone());
-        let (greeted, heard) = (greeted.clone(), heard.clone());
+        let (opened, delivered) = (opened.clone(), delivered.clone());
         readers.spawn(async move {
             let turn = opening.acquire().await.expect("it is not closed");
             let connection = connect(number, &address).await;
@@ -35,10 +35,10 @@ pub(crate) async fn run() -> Row {
             let mut items = Items::over(connection, kind, "topic=idle&cursor=now").await.expect("a stream");
             items.named("$hello").await;
             drop(turn);
-            greeted.fetch_add(1, Ordering::Relaxed);
+            opened.fetch_add(1, Ordering::Relaxed);
             for event in 0..EVENTS {
                 let item = loop {
-                    let item = items.next().await.expect("the stream goes on").expect("the stream has not ended");
+                    let item = items.next().await.expect("the stream continues").expect("the stream has not ended");
                     if item["topic"].is_string() {
                         break item;
                     }
@@ -46,12 +46,12 @@ pub(crate) async fn run() -> Row {
                 assert_eq!(item["data"]["n"], event);
                 let published = Duration::from_micros(item["data"]["t"].as_u64().expect("a time"));
                 times.lock().await.push(zero.elapsed().saturating_sub(published));
-                heard.fetch_add(1, Ordering::Relaxed);
+                delivered.fetch_add(1, Ordering::Relaxed);
             }
             items
         });
     }
-    reached("streams that are greeted", &greeted, CONNECTIONS as u64).await;
+    reached("streams that are opened", &opened, CONNECTIONS as u64).await;
     let connected = zero.elapsed();
     // For two heartbeat intervals the streams receive only heartbeats.
     tokio::time::sleep(Duration::from_secs(40)).await;
@@ -59,7 +59,7 @@ pub(crate) async fn run() -> Row {
     for number in 0..EVENTS {
         let t = zero.elapsed().as_micros() as u64;
         server.publish(&json!({ "topic": "idle", "data": { "n": number, "t": t } })).await;
-        reached("deliveries", &heard, (number + 1) * CONNECTIONS as u64).await;
+        reached("deliveries", &delivered, (number + 1) * CONNECTIONS as u64).await;
     }
     let open = readers.join_all().await;
     assert_eq!(open.len(), CONNECTIONS, "none was cut");

@@ -21,7 +21,7 @@ use support::{DEADLINE, within};
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
+    let is_selected = |name: &str| wanted.is_empty() || wanted.iter().any(|one| one == name);
     let files = common::raise_open_files();
     assert!(files >= 17_000, "15,000 connections take as many open files, and {files} are allowed (ulimit -Hn)");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -29,7 +29,7 @@ fn main() {
     println!("{}\n", common::machine());
     println!("| what | how it went | memory before, at most, after (MiB) |\n|---|---|---|");
     let run = |name: &str, abuse: &dyn Fn() -> common::Row| {
-        if wants(name) {
+        if is_selected(name) {
             println!("{}", abuse());
         }
     };
@@ -39,6 +39,6 @@ fn main() {
     run("slow", &|| runtime.block_on(slow::run()));
     run("flood", &|| runtime.block_on(flood::run()));
     run("topics", &|| runtime.block_on(topics::run()));
-    let attacks = |name: &str| wants("held") || wants(&format!("held-{name}"));
+    let attacks = |name: &str| is_selected("held") || is_selected(&format!("held-{name}"));
     runtime.block_on(held::run(attacks, |row| println!("{row}")));
 }

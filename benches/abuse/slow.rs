@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_millis(20);
 pub(crate) async fn run() -> Row {
     let server = Server::start(&[]);
     let memory = Memory::of(&server).await;
-    let (mut told, mut stored) = (Vec::new(), 0);
+    let (mut outcomes, mut stored) = (Vec::new(), 0);
     for (name, mode) in [("heads", "-H"), ("bodies", "-B")] {
         let url = format!("{}/v1/events", server.base);
         let attack = Command::new("slowhttptest")
@@ -30,7 +30,7 @@ pub(crate) async fn run() -> Row {
             .stdout(Stdio::piped())
             .spawn();
         let Ok(attack) = attack else {
-            told.push("not run: slowhttptest is not installed".to_owned());
+            outcomes.push("not run: slowhttptest is not installed".to_owned());
             break;
         };
         let mut attack = std::pin::pin!(attack.wait_with_output());
@@ -48,11 +48,12 @@ pub(crate) async fn run() -> Row {
             }
         };
         let text = plain(&String::from_utf8_lossy(&output.stdout));
-        let said = |what: &str| text.lines().rev().find_map(|line| line.split_once(what)).map(|(_, rest)| rest.trim());
+        let reported =
+            |what: &str| text.lines().rev().find_map(|line| line.split_once(what)).map(|(_, rest)| rest.trim());
         let unavailable = text.lines().filter(|line| line.contains("service available") && line.contains("NO")).count();
-        assert_eq!((said("Exit status:"), unavailable), (Some("No open connections left"), 0), "{text}");
-        let ended = said("Test ended on").unwrap_or_default();
-        told.push(format!(
+        assert_eq!((reported("Exit status:"), unavailable), (Some("No open connections left"), 0), "{text}");
+        let ended = reported("Test ended on").unwrap_or_default();
+        outcomes.push(format!(
             "{name}: all cut by the {ended}, always available, publishing beside them {}",
             times.short()
         ));
@@ -60,7 +61,7 @@ pub(crate) async fn run() -> Row {
     assert_eq!(raw::history(server.address(), "beside").await.len(), stored, "what was acknowledged is there");
     Row {
         what: format!("slow-loris: {CONNECTIONS} connections for {SECONDS} s each (slowhttptest)"),
-        how: told.join("; "),
+        how: outcomes.join("; "),
         memory: memory.settled().await,
     }
 }

@@ -33,9 +33,9 @@ pub(crate) async fn run() -> Row {
     let mut memory = Memory::of(&server).await;
     let (mut how, mut after) = (String::new(), Vec::new());
     for crowd in 0..CROWDS {
-        let said = subscribe(&server, &memory).await;
+        let outcome = subscribe(&server, &memory).await;
         if crowd == 0 {
-            how = said;
+            how = outcome;
         }
         memory.wait().await;
         after.push(memory.now_kib().div_ceil(1024).to_string());
@@ -49,12 +49,12 @@ pub(crate) async fn run() -> Row {
 }
 
 async fn subscribe(server: &Server, memory: &Memory) -> String {
-    let (greeted, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (opened, delivered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (opening, zero) = (Arc::new(Semaphore::new(OPENING)), Instant::now());
     let mut readers = tokio::task::JoinSet::new();
     for number in 0..SUBSCRIPTIONS {
         let (address, opening) = (server.address().to_owned(), opening.clone());
-        let (greeted, heard) = (greeted.clone(), heard.clone());
+        let (opened, delivered) = (opened.clone(), delivered.clone());
         readers.spawn(async move {
             let turn = opening.acquire().await.expect("it is not closed");
             let connection = connect(number, &address).await;
@@ -63,25 +63,25 @@ async fn subscribe(server: &Server, memory: &Memory) -> String {
             let mut items = Items::over(connection, KINDS[number % KINDS.len()], &query).await.expect("a stream");
             items.named("$hello").await;
             drop(turn);
-            greeted.fetch_add(1, Ordering::Relaxed);
+            opened.fetch_add(1, Ordering::Relaxed);
             let mut last = None;
             let mut left = PATTERNS;
             while left > 0 {
-                let item = items.next().await.expect("the stream goes on").expect("the stream has not ended");
+                let item = items.next().await.expect("the stream continues").expect("the stream has not ended");
                 if item["topic"].is_null() {
                     continue;
                 }
                 let topic = item["data"].as_u64().expect("a number") as usize;
-                let asked = (topic + TOPICS - number) % TOPICS < PATTERNS;
-                assert!(asked && last.is_none_or(|last| last < topic), "{topic} after {last:?} for {number}");
+                let matches = (topic + TOPICS - number) % TOPICS < PATTERNS;
+                assert!(matches && last.is_none_or(|last| last < topic), "{topic} after {last:?} for {number}");
                 last = Some(topic);
                 left -= 1;
-                heard.fetch_add(1, Ordering::Relaxed);
+                delivered.fetch_add(1, Ordering::Relaxed);
             }
             items
         });
     }
-    reached("streams that are greeted", &greeted, SUBSCRIPTIONS as u64).await;
+    reached("streams that are opened", &opened, SUBSCRIPTIONS as u64).await;
     let connected = zero.elapsed();
     let each_kib = memory.now_kib().saturating_sub(memory.before_kib()) as f64 / SUBSCRIPTIONS as f64;
     let begun = Instant::now();
@@ -89,7 +89,7 @@ async fn subscribe(server: &Server, memory: &Memory) -> String {
         let batch = (first..first + 100).map(|n| json!({ "topic": format!("t.{n}.news"), "data": n }));
         server.publish(&Value::from(batch.collect::<Vec<_>>())).await;
     }
-    reached("deliveries", &heard, (SUBSCRIPTIONS * PATTERNS) as u64).await;
+    reached("deliveries", &delivered, (SUBSCRIPTIONS * PATTERNS) as u64).await;
     let took = begun.elapsed();
     drop(readers.join_all().await);
     format!(

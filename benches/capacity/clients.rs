@@ -66,12 +66,12 @@ pub(crate) async fn publish_for(time: Duration, addresses: &[&str], publishers: 
 /// Subscribers that count deliveries, spread over the nodes.
 pub(crate) struct Subscribers {
     count: usize,
-    heard: std::sync::Arc<Heard>,
+    received: std::sync::Arc<Received>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Heard {
+struct Received {
     marks: std::sync::atomic::AtomicUsize,
     more: Notify,
 }
@@ -79,7 +79,7 @@ struct Heard {
 impl Subscribers {
     /// Connects all subscribers; returns once each has its `$hello`, or, for long polls, after a time for the nodes to read them.
     pub(crate) async fn connect(addresses: &[&str], count: usize, transport: &str, query: &str) -> Self {
-        let heard = std::sync::Arc::new(Heard::default());
+        let received = std::sync::Arc::new(Received::default());
         let mut tasks = Vec::with_capacity(count);
         for (_, address) in (0..count).zip(addresses.iter().cycle()) {
             let mut stream = TcpStream::connect(address).await.expect("the node is there");
@@ -93,29 +93,29 @@ impl Subscribers {
                 while !greeting.windows(6).any(|window| window == b"$hello") {
                     assert!(stream.read_buf(&mut greeting).await.expect("a greeting") > 0, "the stream ended");
                 }
-                count_marks(&greeting, &heard);
+                count_marks(&greeting, &received);
             }
-            let heard = heard.clone();
+            let received = received.clone();
             tasks.push(tokio::spawn(async move {
                 let mut buffer = Vec::with_capacity(16 << 10);
                 while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
-                    count_marks(&buffer, &heard);
+                    count_marks(&buffer, &received);
                     buffer.clear();
                 }
             }));
         }
-        Self { count, heard, tasks }
+        Self { count, received, tasks }
     }
 
     /// Waits until each subscriber has received so many events.
-    pub(crate) async fn heard(&self, events: usize) {
+    pub(crate) async fn received(&self, events: usize) {
         let all = events * self.count;
-        let heard = async {
-            while self.heard.marks.load(std::sync::atomic::Ordering::Relaxed) < all {
-                self.heard.more.notified().await;
+        let all_received = async {
+            while self.received.marks.load(std::sync::atomic::Ordering::Relaxed) < all {
+                self.received.more.notified().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), heard).await.expect("everything is delivered");
+        tokio::time::timeout(Duration::from_secs(60), all_received).await.expect("everything is delivered");
     }
 }
 
@@ -125,8 +125,8 @@ impl Drop for Subscribers {
     }
 }
 
-fn count_marks(bytes: &[u8], heard: &Heard) {
+fn count_marks(bytes: &[u8], received: &Received) {
     let marks = bytes.iter().filter(|byte| **byte == MARK).count();
-    heard.marks.fetch_add(marks, std::sync::atomic::Ordering::Relaxed);
-    heard.more.notify_one();
+    received.marks.fetch_add(marks, std::sync::atomic::Ordering::Relaxed);
+    received.more.notify_one();
 }

@@ -41,7 +41,7 @@ pub(crate) async fn of_a_client() {
         let cpu = Cpu::of(&[server.pid()]);
         let query = "topic=busy.day&cursor=earliest&wait=60";
         let back = Subscribers::connect(&node, CLIENTS, transport, query).await;
-        back.heard(MISSED).await;
+        back.received(MISSED).await;
         let returned = cpu.since(&[server.pid()]).all_us() / CLIENTS as f64;
         let beats = if transport == "longpoll" { "-".to_owned() } else { format!("{beats:.1}") };
         println!("| {transport:9} | {bytes:11} | {beats:>19} | {returned:16.0} |");

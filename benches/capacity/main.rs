@@ -103,7 +103,7 @@ async fn measure(nodes: &[Server], nats: &[u32]) -> Figures {
         ticks.tick().await;
         publisher.publish("fan.out").await;
     }
-    subscribers.heard(events).await;
+    subscribers.received(events).await;
     let spent = before.since(&pids);
     let deliveries = (events * SUBSCRIBERS) as f64;
     figures.delivery_busiest_us = spent.most_us() / deliveries;

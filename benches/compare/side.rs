@@ -59,11 +59,11 @@ pub(crate) struct Side {
 enum Job {
     Deliver(Publishing<'static>),
     /// Requests that are repeated as soon as they are answered.
-    Ask {
+    Request {
         connections: usize,
         depth: usize,
         batch: usize,
-        question: Box<dyn Fn() -> Vec<u8>>,
+        request: Box<dyn Fn() -> Vec<u8>>,
     },
 }
 
@@ -79,21 +79,21 @@ impl Side {
                     number.set(number.get() + 1);
                     seen::data(0, number.get(), 0)
                 };
-                let question = move || match batch {
+                let request = move || match batch {
                     1 => target.publish(&one()),
                     _ => target.publish_batch(&(0..batch).map(|_| one()).collect::<Vec<_>>()).unwrap_or_default(),
                 };
-                Job::Ask { connections, depth, batch, question: Box::new(question) }
+                Job::Request { connections, depth, batch, request: Box::new(request) }
             }
             What::Polls { connections } => {
-                let question = target.empty_poll(&server)?;
-                Job::Ask { connections, depth: 1, batch: 1, question: Box::new(move || question.clone()) }
+                let request = target.empty_poll(&server)?;
+                Job::Request { connections, depth: 1, batch: 1, request: Box::new(move || request.clone()) }
             }
             What::Idle(_) => return Err("an idle work has no turns".into()),
         };
-        if let Job::Ask { connections, .. } = job {
+        if let Job::Request { connections, .. } = job {
             for _ in 0..connections {
-                load.asker(server.address)?;
+                load.requester(server.address)?;
             }
         }
         Ok(Self { target, server, load, job, cpu: Duration::ZERO, time: Duration::ZERO })
@@ -111,8 +111,8 @@ impl Side {
         let (cpu, begun) = (machine::cpu_time(&pids), Instant::now());
         let ended = match &mut self.job {
             Job::Deliver(publishing) => deliveries(&mut self.load, publishing, time)?,
-            Job::Ask { connections, depth, question, .. } => {
-                answers(&mut self.load, *connections, *depth, question, time)?
+            Job::Request { connections, depth, request, .. } => {
+                answers(&mut self.load, *connections, *depth, request, time)?
             }
         };
         self.time += ended - begun;
@@ -132,8 +132,8 @@ impl Side {
                 run.times(&mut figures.latencies_us);
                 figures.deliveries
             }
-            Job::Ask { batch, .. } => {
-                run.times(&mut figures.waits_us);
+            Job::Request { batch, .. } => {
+                run.times(&mut figures.response_times_us);
                 figures.answers * *batch as u64
             }
         };
@@ -191,8 +191,8 @@ fn deliver(
         Some(rate) => (Pace::Every(Duration::from_secs(1) * SUBSCRIBERS as u32 / rate), 1),
         None => (Pace::Window { events: WINDOW_EVENTS, subscribers: SUBSCRIBERS }, PUBLISHERS),
     };
-    let askers = (0..publishers).map(|_| load.asker(server.address)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Job::Deliver(Publishing::new(askers, pace, Box::new(move |data| target.publish(data)))))
+    let requesters = (0..publishers).map(|_| load.requester(server.address)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Job::Deliver(Publishing::new(requesters, pace, Box::new(move |data| target.publish(data)))))
 }
 
 /// Publishes for so long; returns the time of the last delivery.
@@ -212,20 +212,20 @@ fn answers(
     load: &mut Load,
     connections: usize,
     depth: usize,
-    question: &dyn Fn() -> Vec<u8>,
+    request: &dyn Fn() -> Vec<u8>,
     time: Duration,
 ) -> Result<Instant, Fault> {
     let begun = Instant::now();
-    for asker in 0..connections {
-        (0..depth).for_each(|_| load.send(asker, &question()));
+    for requester in 0..connections {
+        (0..depth).for_each(|_| load.send(requester, &request()));
     }
     while begun.elapsed() < time {
         load.turn()?;
-        for asker in std::mem::take(&mut load.answered) {
-            load.send(asker, &question());
+        for requester in std::mem::take(&mut load.answered) {
+            load.send(requester, &request());
         }
     }
-    let ended = arrive(load, |load| (0..connections).map(|asker| load.unanswered(asker) as u64).sum())?;
+    let ended = arrive(load, |load| (0..connections).map(|requester| load.unanswered(requester) as u64).sum())?;
     load.answered.clear();
     Ok(ended)
 }

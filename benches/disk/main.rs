@@ -61,9 +61,9 @@ async fn publish(directory: &Path, publishers: usize) {
             tokio::spawn(async move {
                 let mut slowest = Duration::ZERO;
                 while start.elapsed() < TIME {
-                    let asked = Instant::now();
+                    let started = Instant::now();
                     store.append(vec![draft(&format!("figures.{n}"))]).await.expect("it is stored");
-                    slowest = slowest.max(asked.elapsed());
+                    slowest = slowest.max(started.elapsed());
                 }
                 slowest
             })

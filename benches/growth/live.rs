@@ -122,9 +122,9 @@ pub(crate) fn delivery(
     time: Duration,
 ) -> Result<f64, Fault> {
     let pids = server.pids();
-    let asker = load.asker(server.address)?;
+    let requester = load.requester(server.address)?;
     let pace = Pace::Every(Duration::from_nanos(1_000_000_000 * subscribers / DELIVERIES_A_SECOND));
-    let mut publishing = Publishing::new(vec![asker], pace, request);
+    let mut publishing = Publishing::new(vec![requester], pace, request);
     let mut go = |load: &mut Load, time: Duration| -> Result<(), Fault> {
         let begun = Instant::now();
         while begun.elapsed() < time {
@@ -151,7 +151,7 @@ pub(crate) fn fill(server: &Running, count: u64, topic: impl Fn(u64) -> String) 
         let events: Vec<String> = (from..count.min(from + FILL_EVENTS))
             .map(|n| format!("{{\"topic\":\"{}\",\"data\":{n}}}", topic(n)))
             .collect();
-        server.ask(&http::post("/v1/events", "application/json", &format!("[{}]", events.join(","))))?;
+        server.request(&http::post("/v1/events", "application/json", &format!("[{}]", events.join(","))))?;
     }
     Ok(())
 }

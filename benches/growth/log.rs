@@ -86,7 +86,7 @@ fn poll_all(server: &Running, topic: &str) -> Result<u64, Fault> {
     let (mut cursor, mut count) = ("earliest".to_owned(), 0);
     loop {
         let path = format!("/v1/poll?topic={topic}&limit=1000&cursor={cursor}");
-        let body = connection.ask(&http::get(&path, ""))?;
+        let body = connection.request(&http::get(&path, ""))?;
         let events = memchr::memmem::find_iter(&body, b"\"time\":").count() as u64;
         let next = http::quoted(&body, "{\"cursor\":\"").ok_or("a batch has a cursor")?.to_owned();
         count += events;
@@ -119,21 +119,21 @@ pub(crate) fn trimming(quick: bool) -> Result<Vec<Growth>, Fault> {
 
 fn publish_p99(server: &Running, time: Duration) -> Result<f64, Fault> {
     let mut load = Load::new()?;
-    let question = publish("bench", &seen::data(0, 0, 0));
+    let request = publish("bench", &seen::data(0, 0, 0));
     for _ in 0..16 {
-        let asker = load.asker(server.address)?;
-        load.send(asker, &question);
+        let requester = load.requester(server.address)?;
+        load.send(requester, &request);
     }
     let begun = Instant::now();
     while begun.elapsed() < time {
         load.figures.on = begun.elapsed() > time / 6;
         load.turn()?;
-        for asker in std::mem::take(&mut load.answered) {
-            load.send(asker, &question);
+        for requester in std::mem::take(&mut load.answered) {
+            load.send(requester, &request);
         }
     }
-    load.figures.waits_us.sort_unstable();
-    Ok(stats::percentile(&load.figures.waits_us, 0.99) / 1000.0)
+    load.figures.response_times_us.sort_unstable();
+    Ok(stats::percentile(&load.figures.response_times_us, 0.99) / 1000.0)
 }
 
 /// Fills a log up to so many events, without a server.

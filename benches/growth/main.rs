@@ -56,11 +56,11 @@ impl Growth {
         let costs: Vec<f64> = self.points.iter().map(|point| point.1).collect();
         let (low, high) = stats::spread(&costs);
         let (first, last) = (costs.first().copied().unwrap_or(f64::NAN), costs.last().copied().unwrap_or(f64::NAN));
-        let says = |holds: bool| if holds { "holds" } else { "**misses**" };
+        let verdict = |holds: bool| if holds { "holds" } else { "**misses**" };
         match self.claim {
-            Claim::Flat => format!("flat: largest {} x smallest, {}", short(high / low), says(high <= 1.5 * low)),
-            Claim::AtMostTwice => format!("{} x the first, {}", short(last / first), says(last <= 2.0 * first)),
-            Claim::AtMost(most) => format!("at most {most}, {}", says(last <= f64::from(most))),
+            Claim::Flat => format!("flat: largest {} x smallest, {}", short(high / low), verdict(high <= 1.5 * low)),
+            Claim::AtMostTwice => format!("{} x the first, {}", short(last / first), verdict(last <= 2.0 * first)),
+            Claim::AtMost(most) => format!("at most {most}, {}", verdict(last <= f64::from(most))),
             Claim::Shown => String::new(),
         }
     }

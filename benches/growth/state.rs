@@ -55,7 +55,7 @@ fn read(server: &Running, parameters: &str, start: &str) -> Result<String, Fault
     let (mut cursor, mut count) = (start.to_owned(), 0);
     loop {
         let path = format!("/v1/poll?topic=bench.*&limit=1000&{parameters}&cursor={cursor}");
-        let body = connection.ask(&http::get(&path, ""))?;
+        let body = connection.request(&http::get(&path, ""))?;
         count += memchr::memmem::find_iter(&body, b"\"time\":").count() as u64;
         let is_live = memchr::memmem::find(&body, b"\"live\":true").is_some();
         cursor = http::quoted(&body, "{\"cursor\":\"")

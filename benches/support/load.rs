@@ -32,7 +32,7 @@ pub(crate) enum Role {
     /// Long polling: sends the next request when one is answered.
     Held { seen: Seen, next: fn(&Answer<'_>) -> Option<Vec<u8>> },
     /// Sends requests when called: publishers, short polls.
-    Asker { asked: VecDeque<Instant>, answered: u64, refused: u64 },
+    Requester { sent: VecDeque<Instant>, answered: u64, refused: u64 },
 }
 
 struct Connection {
@@ -54,7 +54,7 @@ pub(crate) struct Figures {
     pub(crate) latencies_us: Vec<u32>,
     pub(crate) answers: u64,
     /// From a request to its response, in microseconds.
-    pub(crate) waits_us: Vec<u32>,
+    pub(crate) response_times_us: Vec<u32>,
 }
 
 /// All connections of a measurement.
@@ -68,7 +68,7 @@ pub(crate) struct Load {
     /// Events that all subscribers together have received.
     pub(crate) seen: u64,
     pub(crate) greeted: usize,
-    /// Askers that were answered since this was last emptied.
+    /// Requesters that were answered since this was last emptied.
     pub(crate) answered: Vec<usize>,
     pub(crate) closed: usize,
 }
@@ -118,22 +118,22 @@ impl Load {
     }
 
     /// Adds a connection that sends requests.
-    pub(crate) fn asker(&mut self, address: SocketAddr) -> Result<usize, Fault> {
-        self.connect(address, Role::Asker { asked: VecDeque::new(), answered: 0, refused: 0 })
+    pub(crate) fn requester(&mut self, address: SocketAddr) -> Result<usize, Fault> {
+        self.connect(address, Role::Requester { sent: VecDeque::new(), answered: 0, refused: 0 })
     }
 
     pub(crate) fn send(&mut self, to: usize, bytes: &[u8]) {
         let connection = &mut self.connections[to];
-        if let Role::Asker { asked, .. } = &mut connection.role {
-            asked.push_back(Instant::now());
+        if let Role::Requester { sent, .. } = &mut connection.role {
+            sent.push_back(Instant::now());
         }
         connection.send(bytes, &self.epoll, to);
     }
 
-    /// Requests of an asker that are in flight.
+    /// Requests of a requester that are in flight.
     pub(crate) fn unanswered(&self, of: usize) -> usize {
         match &self.connections[of].role {
-            Role::Asker { asked, .. } => asked.len(),
+            Role::Requester { sent, .. } => sent.len(),
             _ => 0,
         }
     }
@@ -148,7 +148,7 @@ impl Load {
                 self.connections[at].flush(&self.epoll, at);
             }
             if event.events().intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                self.take_in(at);
+                self.receive(at);
             }
         }
         self.ready = ready;
@@ -185,13 +185,13 @@ impl Load {
     /// Responses that were not 2xx or 3xx.
     pub(crate) fn refusals(&self) -> u64 {
         let refused = self.connections.iter().map(|connection| match &connection.role {
-            Role::Asker { refused, .. } => *refused,
+            Role::Requester { refused, .. } => *refused,
             _ => 0,
         });
         refused.sum()
     }
 
-    fn take_in(&mut self, at: usize) {
+    fn receive(&mut self, at: usize) {
         let connection = &mut self.connections[at];
         let read = match connection.stream.read(&mut self.buffer) {
             Ok(0) => None,
@@ -223,7 +223,7 @@ impl Load {
             joined = [&kept, bytes].concat();
             &joined
         };
-        let (mut done, mut question) = (0, None);
+        let (mut done, mut request) = (0, None);
         match &mut connection.role {
             Role::Stream { seen, greeting, greeted } => {
                 if *greeted {
@@ -246,7 +246,7 @@ impl Load {
                         seen.read(all, delivered);
                         done = all.len();
                         let cursor = http::last_quoted(all, "{\"cursor\":\"").unwrap_or_default();
-                        question = Some(http::get(&format!("/v1/iframe?topic=bench&cursor={cursor}"), ""));
+                        request = Some(http::get(&format!("/v1/iframe?topic=bench&cursor={cursor}"), ""));
                     }
                     // Enough bytes are kept to find an end mark that is split over two reads.
                     None if *greeted => done = seen.read_but(all, IFRAME_END_BYTES, delivered),
@@ -257,27 +257,29 @@ impl Load {
                 while let Some(answer) = http::answer(&all[done..]) {
                     done += answer.bytes;
                     seen.read(answer.body, &mut delivered);
-                    question = next(&answer);
+                    request = next(&answer);
                 }
             }
-            Role::Asker { asked, answered, refused } => {
+            Role::Requester { sent, answered, refused } => {
                 while let Some(answer) = http::answer(&all[done..]) {
                     done += answer.bytes;
                     *answered += 1;
                     *refused += u64::from(!(200..400).contains(&answer.status));
                     self.answered.push(at);
-                    if let Some(asked) = asked.pop_front()
+                    if let Some(started) = sent.pop_front()
                         && self.figures.on
                     {
                         self.figures.answers += 1;
-                        self.figures.waits_us.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
+                        self.figures
+                            .response_times_us
+                            .push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
                     }
                 }
             }
         }
         connection.input = all[done..].to_vec();
-        if let Some(question) = question {
-            connection.send(&question, &self.epoll, at);
+        if let Some(request) = request {
+            connection.send(&request, &self.epoll, at);
         }
     }
 }
@@ -298,9 +300,9 @@ impl Connection {
         }
         if self.blocked == self.output.is_empty() {
             self.blocked = !self.output.is_empty();
-            let mut wanted = EpollFlags::EPOLLIN;
-            wanted.set(EpollFlags::EPOLLOUT, self.blocked);
-            let _ = epoll.modify(self.stream.as_fd(), &mut EpollEvent::new(wanted, at as u64));
+            let mut events = EpollFlags::EPOLLIN;
+            events.set(EpollFlags::EPOLLOUT, self.blocked);
+            let _ = epoll.modify(self.stream.as_fd(), &mut EpollEvent::new(events, at as u64));
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) enum Pace {
 
 /// Publishers of numbered events.
 pub(crate) struct Publishing<'a> {
-    askers: Vec<usize>,
+    requesters: Vec<usize>,
     pub(crate) published: [u64; PUBLISHERS_MAX],
     pace: Pace,
     due: Instant,
@@ -27,10 +27,10 @@ pub(crate) struct Publishing<'a> {
 }
 
 impl<'a> Publishing<'a> {
-    /// `askers` publish concurrently, each with its own sequence of numbers.
-    pub(crate) fn new(askers: Vec<usize>, pace: Pace, request: Request<'a>) -> Self {
-        assert!(askers.len() <= PUBLISHERS_MAX, "events are numbered for so many publishers only");
-        Self { askers, published: [0; PUBLISHERS_MAX], pace, due: Instant::now(), request }
+    /// `requesters` publish concurrently, each with its own sequence of numbers.
+    pub(crate) fn new(requesters: Vec<usize>, pace: Pace, request: Request<'a>) -> Self {
+        assert!(requesters.len() <= PUBLISHERS_MAX, "events are numbered for so many publishers only");
+        Self { requesters, published: [0; PUBLISHERS_MAX], pace, due: Instant::now(), request }
     }
 
     pub(crate) fn total(&self) -> u64 {
@@ -47,16 +47,16 @@ impl<'a> Publishing<'a> {
         match self.pace {
             Pace::Every(interval) => {
                 while Instant::now() >= self.due {
-                    let at = self.total() as usize % self.askers.len();
+                    let at = self.total() as usize % self.requesters.len();
                     // Latency counts from the time at which the event was due, so that a delay of the load is included.
                     self.one(at, load);
                     self.due += interval;
                 }
             }
             Pace::Window { events, subscribers } => {
-                for at in 0..self.askers.len() {
+                for at in 0..self.requesters.len() {
                     let under_way = (self.total() * subscribers).saturating_sub(load.seen);
-                    if under_way < events * subscribers && load.unanswered(self.askers[at]) == 0 {
+                    if under_way < events * subscribers && load.unanswered(self.requesters[at]) == 0 {
                         self.one(at, load);
                     }
                 }
@@ -68,6 +68,6 @@ impl<'a> Publishing<'a> {
         let number = &mut self.published[at];
         let data = seen::data(at, *number, load.nanos());
         *number += 1;
-        load.send(self.askers[at], &(self.request)(&data));
+        load.send(self.requesters[at], &(self.request)(&data));
     }
 }

@@ -54,14 +54,14 @@ impl Running {
     }
 
     /// Sends a request and awaits the complete response; for set-up, not for load.
-    pub(crate) fn ask(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let all = self.ask_whole(request)?;
+    pub(crate) fn request(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        let all = self.request_with_head(request)?;
         Ok(http::answer(&all).map(|answer| answer.body.to_vec()).unwrap_or_default())
     }
 
-    /// As [`Self::ask`], with the head.
-    pub(crate) fn ask_whole(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        self.connection()?.ask_whole(request)
+    /// As [`Self::request`], with the head.
+    pub(crate) fn request_with_head(&self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.connection()?.request_with_head(request)
     }
 
     /// A connection for sequential requests.
@@ -78,12 +78,12 @@ pub(crate) struct Connection(TcpStream);
 
 impl Connection {
     /// Sends a request; returns the body of the response.
-    pub(crate) fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
-        let all = self.ask_whole(request)?;
+    pub(crate) fn request(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+        let all = self.request_with_head(request)?;
         Ok(http::answer(&all).map(|answer| answer.body.to_vec()).unwrap_or_default())
     }
 
-    fn ask_whole(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
+    fn request_with_head(&mut self, request: &[u8]) -> Result<Vec<u8>, Fault> {
         let stream = &mut self.0;
         stream.write_all(request)?;
         let (mut all, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
@@ -103,8 +103,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         // nginx ends its worker on SIGTERM, and would orphan it on SIGKILL.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        let asked = Instant::now();
-        while asked.elapsed() < STOP_MAX && matches!(self.child.try_wait(), Ok(None)) {
+        let started = Instant::now();
+        while started.elapsed() < STOP_MAX && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();

@@ -92,8 +92,8 @@ impl Target {
             Self::Floor => Ok(http::get("/poll", "")),
             Self::Nchan => {
                 // The first response contains the message; later polls present its validators.
-                server.ask(&self.publish("{}"))?;
-                let first = server.ask_whole(&http::get("/intervalpoll", ""))?;
+                server.request(&self.publish("{}"))?;
+                let first = server.request_with_head(&http::get("/intervalpoll", ""))?;
                 let answer = http::answer(&first).ok_or("no answer")?;
                 nchan_request("/intervalpoll", &answer).ok_or_else(|| "Nchan named no message".into())
             }
@@ -144,7 +144,7 @@ const LONGPOLL: &str = "/v1/longpoll?topic=bench&wait=60&cursor=";
 const JSONP: &str = "/v1/jsonp?topic=bench&wait=60&callback=cb&cursor=";
 
 fn cursor(server: &Running) -> Result<String, Fault> {
-    let info = server.ask(&http::get("/v1/info", ""))?;
+    let info = server.request(&http::get("/v1/info", ""))?;
     Ok(http::quoted(&info, "\"cursor\":\"").ok_or("no cursor in /v1/info")?.to_owned())
 }
 
