@@ -35,7 +35,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 const BACKLOG: i32 = 4096;
 
 /// The interval of maintenance: the certificate is checked, and the limits' counters are tidied.
-const CHORES_INTERVAL: Duration = Duration::from_secs(1);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long sockets may linger after their last response, in seconds.
 const SHUTDOWN_SECONDS: u64 = 1;
@@ -197,11 +197,11 @@ impl Server {
         };
         let server = builder.listen("http", listener, front)?.run();
         let handle = server.handle();
-        let chores = tokio::spawn(chores(certificates, config.http_options.limits.clone()));
+        let maintenance = tokio::spawn(maintain(certificates, config.http_options.limits.clone()));
         let mut serving = std::pin::pin!(server);
         tokio::select! {
             ended = &mut serving => {
-                chores.abort();
+                maintenance.abort();
                 hub.close().await;
                 return Ok(ended?);
             }
@@ -214,7 +214,7 @@ impl Server {
             handle.stop(true).await;
         };
         let (ended, ()) = tokio::join!(serving, stop);
-        chores.abort();
+        maintenance.abort();
         hub.close().await;
         Ok(ended?)
     }
@@ -236,14 +236,14 @@ fn listen(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 }
 
 /// Periodic maintenance while the server runs.
-async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
-    let mut interval = tokio::time::interval(CHORES_INTERVAL);
+async fn maintain(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
+    let mut interval = tokio::time::interval(MAINTENANCE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let (certificates, limits) = (certificates.clone(), limits.clone());
         let (done, over) = tokio::sync::oneshot::channel();
-        let chores = move || {
+        let slice = move || {
             if let Some(certificates) = certificates {
                 certificates.refresh();
             }
@@ -253,7 +253,7 @@ async fn chores(certificates: Option<Arc<Certificates>>, limits: Arc<Limits>) {
         // A short-lived thread, not one of the runtime's: when a thread ends, mimalloc collects what all threads have freed, and
         // returns memory that was unused for a second to the system. Otherwise it does so when it needs memory, which after a
         // peak may be never.
-        if let Err(error) = std::thread::Builder::new().name("chores".into()).spawn(chores) {
+        if let Err(error) = std::thread::Builder::new().name("maintenance".into()).spawn(slice) {
             tracing::warn!(%error, "the maintenance thread could not be started; trying again");
         }
         let _ = over.await;

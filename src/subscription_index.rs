@@ -274,21 +274,21 @@ impl Node {
     }
 
     /// The depth is bounded by a topic's tokens (128, since it has 255 bytes), the work by the number of branches.
-    fn visit(&self, mut tokens: std::str::Split<'_, char>, tell: &mut dyn FnMut(&[usize])) {
+    fn visit(&self, mut tokens: std::str::Split<'_, char>, notify: &mut dyn FnMut(&[usize])) {
         let mut node = self;
         // Descend in a loop while only one branch matches; recurse where `*` opens a second one.
         while let Some(token) = tokens.next() {
-            tell(&node.tail);
+            notify(&node.tail);
             node = match (node.any.as_deref(), node.children.get(token)) {
                 (Some(any), Some(child)) => {
-                    any.visit(tokens.clone(), tell);
+                    any.visit(tokens.clone(), notify);
                     child
                 }
                 (Some(only), None) | (None, Some(only)) => only,
                 (None, None) => return,
             }
         }
-        tell(&node.here);
+        notify(&node.here);
     }
 }
 

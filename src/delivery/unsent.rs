@@ -135,9 +135,9 @@ mod tests {
             .collect();
         tail.push(&FeedBatch { epoch: bounds.epoch, after: zero, events: events.clone(), floor: zero });
         let start = Cursor::new(bounds.epoch, zero);
-        let told = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
+        let ahead = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
         let patterns = PatternSet::new(["t".parse().unwrap()]).unwrap();
-        let start = StartPoint { cursor: start, gap: gap.then_some(told) };
+        let start = StartPoint { cursor: start, gap: gap.then_some(ahead) };
         let mut delivery = Box::new(Delivery::new(Instant::now(), Plan::short_poll(framing), patterns, start));
         let mut out = BytesMut::new();
         assert_eq!(delivery.step(Instant::now(), &tail, Pending::Unknown, &mut out), Step::Write);

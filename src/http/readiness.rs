@@ -88,8 +88,8 @@ mod tests {
             }
         };
         let all = async {
-            let asked = futures_util::future::join_all((0..100).map(|_| readiness.check(probe.clone())));
-            let (verdicts, ()) = tokio::join!(asked, async { opened.send(()).unwrap() });
+            let checks = futures_util::future::join_all((0..100).map(|_| readiness.check(probe.clone())));
+            let (verdicts, ()) = tokio::join!(checks, async { opened.send(()).unwrap() });
             assert!(verdicts.iter().all(Result::is_ok));
         };
         tokio::task::LocalSet::new().block_on(&runtime, all);

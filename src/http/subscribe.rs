@@ -242,7 +242,7 @@ async fn opened(
     let staying = completion != Completion::ShortPoll;
     // HEAD acknowledges nothing, and replaces no connection of the client.
     let named = params.client.filter(|_| !call.is_head());
-    let Permitted { rights, key, known, patterns, mode, asked } = permit(call, transport, params).await?;
+    let Permitted { rights, key, known, patterns, mode, requested } = permit(call, transport, params).await?;
     let limited = |error: LimitError| ApiError::from(error).of(&rights);
     let scanner = call.limits().scan(&key).map_err(limited)?;
     let mut costs = Costs { held: None, scanner, memory: call.limits().outbound(key.clone()) };
@@ -258,7 +258,7 @@ async fn opened(
     // Equal patterns of long-lived subscriptions are shared in memory.
     let patterns = if staying { worker.shared(patterns) } else { patterns };
     let remembered = known.as_ref().map(|known| StartFrom::Cursor(known.cursor));
-    let from = asked
+    let from = requested
         .or(remembered)
         .or(params.last.map(StartFrom::Last))
         .or(params.since.map(StartFrom::Since))
@@ -266,7 +266,7 @@ async fn opened(
     let search = SearchBudget::new(&costs.scanner);
     let start = hub.start(from, &patterns, async |rows| search.charge(rows).await).await?;
     let cursor = start.gap.as_ref().map_or(start.cursor, |gap| gap.to);
-    let round = round_end(hub, mode, params.upto, &start).await?.or(match (&known, asked) {
+    let round = round_end(hub, mode, params.upto, &start).await?.or(match (&known, requested) {
         // The client resumes at its remembered cursor, and in its remembered round.
         (Some(known), None) => round_end(hub, mode, known.upto, &start).await.ok().flatten(),
         _ => None,
@@ -275,7 +275,7 @@ async fn opened(
     let _pending = match named {
         Some(client) => {
             // A cursor that this log cannot have issued acknowledges nothing.
-            let presented = matches!(asked, Some(StartFrom::Cursor(_))) && start.gap.is_none();
+            let presented = matches!(requested, Some(StartFrom::Cursor(_))) && start.gap.is_none();
             let (cursor, rights, now_ms) = (start.cursor, &rights, hub.clock().believed_ms());
             let (patterns, address, attempt) = (&patterns, key.address(), params.attempt);
             let request = ConnectRequest {
@@ -317,7 +317,7 @@ async fn opened(
         check_client(hub, client)?;
     }
     check_still_good(hub, &call.options().access, &rights)?;
-    let parked = asked.is_some() || remembered.is_some();
+    let awaits_first_subscribe = requested.is_some() || remembered.is_some();
     let plan = Plan {
         framing,
         completion,
@@ -333,7 +333,7 @@ async fn opened(
         hub.metrics().switched(switched);
     }
     let mut delivery = Delivery::new(runtime_now(), plan, patterns, start);
-    if parked {
+    if awaits_first_subscribe {
         delivery.await_first_subscribe();
     }
     delivery.read_in_rounds(mode, round);
@@ -375,7 +375,7 @@ struct Permitted {
     patterns: PatternSet,
     mode: ReadMode,
     /// The start that the request named.
-    asked: Option<StartFrom>,
+    requested: Option<StartFrom>,
 }
 
 /// Checks whatever decides a subscription's status: rights, rate, client and patterns.
@@ -416,8 +416,8 @@ async fn permit(call: &Call, transport: Transport, params: &Params) -> Result<Pe
         }
         _ => None,
     };
-    let asked = resumed.or(params.cursor);
-    Ok(Permitted { rights, key, known, patterns, mode, asked })
+    let requested = resumed.or(params.cursor);
+    Ok(Permitted { rights, key, known, patterns, mode, requested })
 }
 
 /// The completion of a stream: at a randomized maximum age, where one is set.

@@ -98,11 +98,11 @@ mod tests {
         tickets.made("c", count(&li, now).unwrap(), ttl, now);
         assert!(count(&li, now + ttl / 2).is_err());
         assert!(count(&li, now + ttl).is_ok());
-        let nobody = RateKey::at([10, 0, 0, 2].into());
-        let one = count(&nobody, now).unwrap();
-        assert!(matches!(count(&nobody, now), Err(LimitError::Count { whose: "this address", .. })));
+        let unused = RateKey::at([10, 0, 0, 2].into());
+        let one = count(&unused, now).unwrap();
+        assert!(matches!(count(&unused, now), Err(LimitError::Count { whose: "this address", .. })));
         drop(one);
-        assert!(count(&nobody, now).is_ok(), "a ticket that was not made does not count");
+        assert!(count(&unused, now).is_ok(), "a ticket that was not made does not count");
     }
     #[test]
     fn the_tickets_of_all_nodes_count() {

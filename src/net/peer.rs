@@ -51,18 +51,18 @@ impl Caller {
         }
         let hops = hops(headers, header);
         // From the end, where the nearest proxy wrote: each entry is as trustworthy as the proxy that wrote it.
-        let mut told = direct;
+        let mut reported = direct;
         for hop in hops.iter().rev() {
             let Some(address) = hop.address else { break };
-            told = Self { address, scheme: hop.scheme.or(told.scheme) };
+            reported = Self { address, scheme: hop.scheme.or(reported.scheme) };
             if !is_trusted(address, trusted) {
                 break;
             }
         }
         if header == ProxyHeader::XForwardedFor {
-            told.scheme = last_of(headers, &X_FORWARDED_PROTO).and_then(scheme).or(told.scheme);
+            reported.scheme = last_of(headers, &X_FORWARDED_PROTO).and_then(scheme).or(reported.scheme);
         }
-        told
+        reported
     }
 }
 
@@ -184,12 +184,12 @@ mod tests {
     #[test]
     fn only_a_trusted_proxy_is_believed() {
         use ProxyHeader::{Forwarded, XForwardedFor};
-        let told = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=5.6.7.8"), ("x-forwarded-proto", "https")];
+        let reported = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=5.6.7.8"), ("x-forwarded-proto", "https")];
         for (peer, header, headers, expected, scheme) in [
-            ("192.0.2.1", XForwardedFor, &told[..], "192.0.2.1", None),
-            ("10.0.0.1", XForwardedFor, &told, "1.2.3.4", Some(Scheme::Https)),
-            ("::ffff:10.0.0.1", XForwardedFor, &told, "1.2.3.4", Some(Scheme::Https)),
-            ("10.0.0.1", Forwarded, &told, "5.6.7.8", None),
+            ("192.0.2.1", XForwardedFor, &reported[..], "192.0.2.1", None),
+            ("10.0.0.1", XForwardedFor, &reported, "1.2.3.4", Some(Scheme::Https)),
+            ("::ffff:10.0.0.1", XForwardedFor, &reported, "1.2.3.4", Some(Scheme::Https)),
+            ("10.0.0.1", Forwarded, &reported, "5.6.7.8", None),
             ("10.0.0.1", XForwardedFor, &[], "10.0.0.1", None),
             // Hops forged by the client precede those that the proxies wrote.
             ("10.0.0.1", XForwardedFor, &[("x-forwarded-for", "9.9.9.9, 1.2.3.4, 10.0.0.2")], "1.2.3.4", None),

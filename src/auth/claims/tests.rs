@@ -99,8 +99,9 @@ fn times_count() {
     // Milliseconds, as `Date.now()` has them.
     for claims in [json!({ "exp": NOW_MS + 60_000 }), json!({ "nbf": NOW_MS }), json!({ "iat": NOW_MS })] {
         let outcome = signed(claims.clone());
-        let told = matches!(&outcome, Err(TokenError::Claims(message)) if message.contains("seconds since 1970"));
-        assert!(told, "{claims}: {outcome:?}");
+        let names_the_unit =
+            matches!(&outcome, Err(TokenError::Claims(message)) if message.contains("seconds since 1970"));
+        assert!(names_the_unit, "{claims}: {outcome:?}");
     }
     assert!(signed(json!({ "nbf": NOW_S + 5 })).is_ok(), "clocks differ a little");
     assert_eq!(signed(json!({ "nbf": NOW_S + 6 })), Err(TokenError::NotYet));

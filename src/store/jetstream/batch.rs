@@ -216,8 +216,8 @@ impl Plan {
         end: Instant,
     ) -> Result<(), StoreError> {
         let end = end.max(Instant::now() + DEADLINE / 2);
-        let asked = which.iter().map(|index| self.position_of(node, *index, end));
-        for (index, position) in which.iter().zip(join_all(asked).await) {
+        let positions = which.iter().map(|index| self.position_of(node, *index, end));
+        for (index, position) in which.iter().zip(join_all(positions).await) {
             let known = position?;
             found[*index] = known.map(|position| Appended { duplicate: self.keyed[*index], ..Appended::new(position) });
         }

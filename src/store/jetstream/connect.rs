@@ -170,7 +170,7 @@ pub(super) struct Connection {
 pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, OpenError> {
     let known = Arc::new(Servers::default());
     let end = tokio::time::Instant::now() + START_WAIT;
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         let (link, watched) = watch::channel(LinkState { up: true, generation: 1 });
         let servers: Result<Vec<ServerAddr>, _> = options.servers.iter().map(NatsServer::parsed).collect();
@@ -185,7 +185,7 @@ pub(super) async fn connect(options: &JetStreamOptions) -> Result<Connection, Op
         if is_final(&reason) || tokio::time::Instant::now() >= end {
             return Err(refused(options, &reason_text(&reason)));
         }
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut is_logged, true) {
             tracing::warn!(reason = %reason_text(&reason), "NATS does not answer at {}: waiting for it", list(options));
         }
         tokio::time::sleep(START_RETRY).await;

@@ -34,8 +34,8 @@ pub(super) async fn search(node: &Node, mut search: LastSearch, rows_max: u64) -
             break;
         }
         unmatched_rows += questions.len() as u64 * DIRECT_READ_ROWS;
-        let asked = questions.into_iter().map(|question| ask(node, &filters, question, end));
-        bisection.take(try_join_all(asked).await?);
+        let answers = questions.into_iter().map(|question| ask(node, &filters, question, end));
+        bisection.take(try_join_all(answers).await?);
     }
     let progress = match bisection.outcome() {
         Some(found) => {

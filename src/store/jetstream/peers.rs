@@ -9,32 +9,32 @@ use super::node::Node;
 use super::skew::parse;
 
 /// The interval of a node's announcements.
-const TELL_INTERVAL: Duration = Duration::from_secs(5);
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sends this node's announcements and receives the others', for as long as the store's thread runs.
 pub(super) async fn exchange(node: Arc<Node>) {
     loop {
-        if let Ok(mut heard) = node.client.subscribe(node.names.clock_subject()).await {
-            let mut tell = tokio::time::interval(TELL_INTERVAL);
-            tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if let Ok(mut others) = node.client.subscribe(node.names.clock_subject()).await {
+            let mut announce = tokio::time::interval(ANNOUNCE_INTERVAL);
+            announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    message = heard.next() => {
+                    message = others.next() => {
                         let Some(message) = message else { break };
-                        let is_new = parse(&message.payload).is_some_and(|(other, ms)| node.skew.heard(other, ms));
+                        let is_new = parse(&message.payload).is_some_and(|(other, ms)| node.skew.announced(other, ms));
                         if is_new {
                             // A new node does not know this node either.
-                            tell.reset_immediately();
+                            announce.reset_immediately();
                         }
                     }
-                    _ = tell.tick() => {
+                    _ = announce.tick() => {
                         node.skew.log();
                         // A lost announcement is made up for by the next one.
-                        let _ = node.client.publish(node.names.clock_subject(), node.skew.told()).await;
+                        let _ = node.client.publish(node.names.clock_subject(), node.skew.announcement()).await;
                     }
                 }
             }
         }
-        tokio::time::sleep(TELL_INTERVAL).await;
+        tokio::time::sleep(ANNOUNCE_INTERVAL).await;
     }
 }

@@ -59,9 +59,9 @@ pub(super) async fn prove(node: &Node) -> Result<StreamInfo, StoreError> {
     loop {
         let generation = node.link.borrow().generation;
         agree(node, end).await?;
-        let asked = Instant::now();
+        let sent = Instant::now();
         let seen = query_until(node, end).await?;
-        if seen.quorum_age.saturating_add(asked.elapsed()) < QUORUM_AGE_MAX
+        if seen.quorum_age.saturating_add(sent.elapsed()) < QUORUM_AGE_MAX
             && node.link.borrow().generation == generation
         {
             return Ok(seen);
@@ -118,15 +118,15 @@ enum Leader {
 }
 
 async fn leader(node: &Node) -> Leader {
-    let asked = Instant::now();
-    let Ok(described) = describe(node, asked + REQUEST_TIMEOUT).await else { return Leader::Silent };
-    let age = quorum_age(described.info.cluster.as_ref()).saturating_add(asked.elapsed());
+    let sent = Instant::now();
+    let Ok(described) = describe(node, sent + REQUEST_TIMEOUT).await else { return Leader::Silent };
+    let age = quorum_age(described.info.cluster.as_ref()).saturating_add(sent.elapsed());
     if age < QUORUM_AGE_MAX {
-        return Leader::Leads(asked.checked_sub(age).unwrap_or(asked));
+        return Leader::Leads(sent.checked_sub(age).unwrap_or(sent));
     }
     // The machine may only be slow.
     match timeout(REQUEST_TIMEOUT, node.proven()).await {
-        Ok(Ok(_)) => Leader::Leads(asked),
+        Ok(Ok(_)) => Leader::Leads(sent),
         _ => Leader::Alone,
     }
 }

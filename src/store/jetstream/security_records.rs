@@ -99,7 +99,7 @@ impl SecurityRecords {
         let saved =
             self.bucket(record.kind).put(node, &key(record.kind, &record.key), Bytes::from(value), put, end).await?;
         if record.kind.is_watched() {
-            self.tell(record, saved.unwrap_or_default());
+            self.report(record, saved.unwrap_or_default());
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl SecurityRecords {
         Ok(slice.messages.len() as u64 + slice.pending)
     }
 
-    fn tell(&self, record: SecurityRecord, revision: u64) {
+    fn report(&self, record: SecurityRecord, revision: u64) {
         let mut watch = lock(&self.watch);
         let Some(sink) = watch.sink.clone() else { return };
         let now_ms = self.believed_ms();
@@ -259,7 +259,7 @@ impl SecurityRecords {
             let info = message.info()?;
             let (revision, pending) = (info.stream_sequence, info.pending);
             if let Some(record) = self.read(node, kind, &message.payload) {
-                self.tell(record, revision);
+                self.report(record, revision);
             }
             if pending == 0 {
                 self.set_known(kind, true);

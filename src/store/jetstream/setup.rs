@@ -214,25 +214,25 @@ impl Plan {
         if differences.is_empty() {
             return Ok(found);
         }
-        let told: Vec<String> = differences.iter().map(Difference::to_string).collect();
-        let told = told.join("; ");
+        let texts: Vec<String> = differences.iter().map(Difference::to_string).collect();
+        let texts = texts.join("; ");
         if options.reconfigure {
             let changed =
                 context.update_stream(Config { metadata: found.config.metadata.clone(), ..wanted.clone() }).await;
             return match changed {
                 Ok(info) => {
-                    tracing::warn!(stream = %wanted.name, "the stream was reconfigured, as --nats-reconfigure demands: {told}");
+                    tracing::warn!(stream = %wanted.name, "the stream was reconfigured, as --nats-reconfigure demands: {texts}");
                     Ok(info)
                 }
                 Err(error) => {
-                    Err(refused(options, &format!("stream {} cannot be changed: {error}; {told}", wanted.name)))
+                    Err(refused(options, &format!("stream {} cannot be changed: {error}; {texts}", wanted.name)))
                 }
             };
         }
         Err(refused(
             options,
             &format!(
-                "the configuration of stream {} differs from the flags: {told}. Start with matching flags, as all nodes must; or \
+                "the configuration of stream {} differs from the flags: {texts}. Start with matching flags, as all nodes must; or \
                  change the stream to these, once, by starting one node with --nats-reconfigure",
                 wanted.name
             ),

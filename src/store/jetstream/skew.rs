@@ -81,7 +81,7 @@ impl Skew {
     }
 
     /// Records how far NATS is ahead of another node; returns whether that node is new.
-    pub(super) fn heard(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
+    pub(super) fn announced(&self, node: Uuid, nats_ahead_ms: i64) -> bool {
         let mut state = lock(&self.state);
         let known = state.nodes.contains_key(&node);
         if node == self.own || !known && state.nodes.len() >= NODES_MAX {
@@ -109,7 +109,7 @@ impl Skew {
     }
 
     /// The message that the other nodes are sent.
-    pub(super) fn told(&self) -> Bytes {
+    pub(super) fn announcement(&self) -> Bytes {
         format!("{} {}", self.own, self.nats_ahead_ms()).into()
     }
 
@@ -140,7 +140,7 @@ impl Skew {
 
 impl State {
     fn forget_gone(&mut self) {
-        self.nodes.retain(|_, (_, heard)| heard.elapsed() < NODE_GONE);
+        self.nodes.retain(|_, (_, last)| last.elapsed() < NODE_GONE);
     }
 
     fn nats_ahead_ms(&self) -> Option<i64> {
@@ -182,11 +182,11 @@ mod tests {
         let skew = Skew::new();
         skew.measured(10_000, Duration::ZERO, at_ms(12_000));
         for (number, ms) in [(1, 2000), (2, 9500), (3, -4000)] {
-            skew.heard(Uuid::from_u128(number), ms);
+            skew.announced(Uuid::from_u128(number), ms);
         }
-        skew.heard(skew.own, 1_000_000);
+        skew.announced(skew.own, 1_000_000);
         assert_eq!(skew.get(), Some(ClockSkew { nats_ms: 2000, nodes_ms: Some(-7500) }));
-        let (node, ms) = parse(&skew.told()).unwrap();
+        let (node, ms) = parse(&skew.announcement()).unwrap();
         assert_eq!((node, ms), (skew.own, 2000));
         assert_eq!(parse(b"no node 5"), None);
     }

@@ -65,11 +65,11 @@ pub(super) struct Described {
 pub(super) async fn describe(node: &Node, end: Instant) -> Result<Described, AskError> {
     let subject = format!("STREAM.INFO.{}", node.names.stream);
     loop {
-        let (asked, asked_ms) = (Instant::now(), clock::wall_ms());
+        let (sent, sent_ms) = (Instant::now(), clock::wall_ms());
         let answer: Value = node.ask(&subject, &(), end).await?;
         let at = answer["ts"].as_str().and_then(|text| async_nats::datetime::parse_rfc3339(text).ok());
         if let Some(at) = at {
-            node.skew.measured(asked_ms, asked.elapsed(), at);
+            node.skew.measured(sent_ms, sent.elapsed(), at);
         }
         let info: Info = serde_json::from_value(answer).map_err(|_| AskError::Away)?;
         if info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some()) {
