@@ -12,7 +12,7 @@
 //! 5. **Gaps are exact.** A read reports a gap if and only if an event that matches its patterns was trimmed after its position.
 //!    (Past a million trimmed topics the oldest marks fold into one floor, and a read may report a gap too many.)
 //! 6. **The newest are found by topic.** With [`ReadRequest::latest_upto`] a read costs about what it returns, whatever the number
-//!    of events behind. (JetStream reads all events behind, and looks up which of them are superseded.)
+//!    of events behind. (Before the index of the newest events is filled, and for a round that began long ago, it scans the log.)
 //! 7. **Reads are bounded** in events, bytes and rows scanned; an empty page that went further is progress. No lock that an
 //!    append waits for is held for more than a bounded part of a read.
 

@@ -11,6 +11,8 @@
 //! - **Retention** is JetStream's: bytes are counted as JetStream stores them, age by its own clock.
 //! - **Fed before acknowledged** holds for five seconds: an event that is durable but has not come back to this node by then is
 //!   acknowledged all the same.
+//! - **The newest are found by topic** for up to a million topics, about 350 bytes of memory each: a node reads the position of each
+//!   topic's newest event when its feed begins. With more topics, or before that is done, a snapshot reads all events.
 //! - **Batches** of several events need NATS 2.12.1 or later; older servers give [`StoreError::NotAtomic`].
 //! - **An error** from an append means that no acknowledgement came within about five seconds. The event may be stored all the
 //!   same; an id makes a retry safe.
@@ -33,6 +35,8 @@ mod feed;
 mod last;
 mod message;
 mod names;
+mod newest;
+mod newest_fill;
 mod node;
 mod peers;
 mod publish;
@@ -202,7 +206,12 @@ impl Store for JetStreamStore {
     }
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
-        let feeding = self.runtime.spawn(feed::follow(self.parts.node.clone(), after, feed));
+        let node = self.parts.node.clone();
+        let feeding = self.runtime.spawn(async move {
+            let epoch = node.bounds().epoch;
+            node.newest.begin(epoch, after);
+            futures_util::join!(feed::follow(node.clone(), after, feed), newest_fill::fill(node.clone(), epoch));
+        });
         if let Some(before) = lock(&self.parts.feeding).replace(feeding) {
             before.abort();
         }

@@ -5,7 +5,7 @@
 //! event that has been superseded since stays in the index for a while. The alternative, to look up each such topic's event
 //! before the round's end, would repeat these look-ups for every page, since their order is not known before.
 //!
-//! Kept in memory by the engines of one process; the disk store fills it for the first read that needs it.
+//! Kept in memory by every engine. The disk store fills it for the first read that needs it, a node on JetStream at its start.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -107,9 +107,15 @@ impl NewestIndex {
         self.filling.as_ref().map_or(Position::ZERO, |filling| filling.end)
     }
 
-    /// Adds a topic of the log that the index was made for, with its newest event in that log.
+    /// Adds a topic of the log that the index was made for, with its newest event in that log. An engine that knows only a later event
+    /// gives that: the index is exact from there on.
     pub(crate) fn fill(&mut self, topic: &Topic, newest: Position) {
         let Some(filling) = self.filling.as_mut().filter(|_| newest > self.floor) else { return };
+        if newest > filling.end {
+            // The event itself is added as a later one.
+            self.exact_from = self.exact_from.max(newest);
+            return;
+        }
         match filling.later.remove(topic) {
             None => self.insert(topic, newest),
             Some(later) => {
@@ -173,6 +179,11 @@ impl NewestIndex {
         }
     }
 
+    /// The number of topics.
+    pub(crate) fn len(&self) -> usize {
+        self.by_topic.len()
+    }
+
     /// The next newest events of a round; `None` where the index does not have all of them.
     pub(crate) fn walk(&self, patterns: &PatternSet, range: WalkRange) -> Option<Walk> {
         let WalkRange { after, upto, events_max, rows_max } = range;
@@ -217,15 +228,16 @@ mod tests {
         #[test]
         fn a_walk_finds_the_newest_events_as_of_the_rounds_end(
             topics in proptest::collection::vec(0_u64..6, 1..80),
-            known in 0_usize..80, superseded_min in 0_usize..60, floor in 0_u64..40,
+            known in 0_usize..80, knows_then: bool, superseded_min in 0_usize..60, floor in 0_u64..40,
             upto in 0_u64..80, after in 0_u64..80, events_max in 1_usize..5, rows_max in 1_u64..9,
         ) {
             let known = known.min(topics.len());
             let last = topics.len() as u64;
             let events: Vec<(Position, Topic)> = (1..).map(Position).zip(topics.into_iter().map(topic)).collect();
             let mut index = NewestIndex { superseded_min, ..NewestIndex::unfilled(Position(known as u64), 0) };
-            // The first events were there before; their topics are added while new events come.
-            let fill = |index: &mut NewestIndex| {
+            // The first events were there before; their topics are added while new events come, by an engine that knows which were
+            // the newest then, or only which are now.
+            let fill = |index: &mut NewestIndex, known: usize| {
                 for number in 0..6 {
                     if let Some((at, topic)) = events[..known].iter().rfind(|(_, other)| *other == topic(number)) {
                         index.fill(topic, *at);
@@ -236,14 +248,14 @@ mod tests {
             let (filled_at, floor) = ((known + events.len()) / 2, Position(floor.min(last)));
             for (number, (position, topic)) in events.iter().enumerate().skip(known) {
                 if number == filled_at {
-                    fill(&mut index);
+                    fill(&mut index, if knows_then { known } else { number });
                 }
                 index.push(topic, *position);
                 if *position == floor {
                     index.trim(floor);
                 }
             }
-            fill(&mut index);
+            fill(&mut index, known);
             index.trim(floor);
             let (mut after, upto) = (Position(after.min(last)), Position(upto.min(last)));
             let patterns = PatternSet::new(["t.0", "t.1", "t.3", "t.5"].map(|text| text.parse().unwrap())).unwrap();

@@ -7,8 +7,8 @@ use async_nats::jetstream;
 use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Epoch, Position};
 use switchback::store::{
-    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, OpenError, ReadMode, Retention,
-    SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, parse_servers,
+    Appended, Bounds, ClientRecord, FeedBatch, JetStreamOptions, JetStreamStore, OpenError, ReadMode, ReadRequest,
+    Retention, SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, parse_servers,
 };
 use switchback::topic::PatternSet;
 use uuid::Uuid;
@@ -75,6 +75,46 @@ async fn the_stream_is_made_as_the_options_say() {
     );
     let clients = context.get_stream("KV_test-clients").await.unwrap().cached_info().config.clone();
     assert_eq!((clients.max_messages, clients.max_messages_per_subject), (77, 1));
+}
+
+/// A node that starts on a log with events reads a snapshot by its topics; also of a log that takes the place of another.
+#[tokio::test]
+async fn a_node_that_starts_knows_the_newest_event_of_each_topic() {
+    const TOPICS: u64 = 300;
+    let nats = Nats::single();
+    let first = open(&nats, options()).unwrap();
+    let topics: Vec<String> = (0..TOPICS).map(|n| format!("t.{n}")).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    for _ in 0..10 {
+        publish(&first, &topics).await;
+    }
+    let second = open(&nats, options()).unwrap();
+    let _recorder = Recorder::following(&second, second.bounds().last.0);
+    let snapshot = async || {
+        let upto = second.bounds().last;
+        second.read(ReadRequest { latest_upto: Some(upto), ..request(&["t.*"], 0) }).await
+    };
+    let expected: Vec<u64> = (9 * TOPICS + 1..=10 * TOPICS).collect();
+    until("the index is filled", async || {
+        let page = snapshot().await.unwrap();
+        assert_eq!(events_of(&page), expected);
+        page.rows == TOPICS
+    })
+    .await;
+    // It is kept up to date.
+    let changed = publish(&first, &["t.7", "t.7", "t.new"]).await;
+    until("the events have come", async || second.bounds().last.0 == changed[2]).await;
+    let mut expected: Vec<u64> = expected.into_iter().filter(|at| (at - 1) % TOPICS != 7).collect();
+    expected.extend(&changed[1..]);
+    let page = snapshot().await.unwrap();
+    assert_eq!((events_of(&page), page.rows < TOPICS + 10), (expected, true));
+    nats.delete_stream("test-events");
+    until("the log is another one", async || {
+        let again = first.append(vec![draft("t.1")]).await;
+        again.is_ok() && second.bounds().epoch != page.events[0].cursor().epoch && second.bounds().last >= Position(1)
+    })
+    .await;
+    until("its snapshot has one topic", async || snapshot().await.is_ok_and(|page| page.events.len() == 1)).await;
 }
 
 #[tokio::test]

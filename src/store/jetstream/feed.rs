@@ -21,7 +21,7 @@ use crate::event::Event;
 use crate::store::{Feed, FeedBatch};
 
 /// The interval of an idle consumer's heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A consumer that was silent for so long counts as lost.
 const SILENCE_MAX: Duration = Duration::from_millis(2500);
@@ -54,7 +54,7 @@ struct Follower {
 }
 
 /// The consumer is lost: a new session has to begin.
-struct Lost;
+pub(super) struct Lost;
 
 impl From<AskError> for Lost {
     fn from(_: AskError) -> Self {
@@ -97,6 +97,7 @@ impl Follower {
             self.epoch = seen.epoch;
             self.at = Position::ZERO;
             node.switch_log(seen);
+            node.newest.begin(seen.epoch, Position::ZERO);
             self.push(node, Vec::new(), Position::ZERO);
         }
         if node.record_state(seen) || seen.floor > self.at {
@@ -118,6 +119,8 @@ impl Follower {
         let batch = FeedBatch { epoch: self.epoch, after: self.at, events, floor };
         self.at = batch.end();
         node.reached(self.epoch, self.at);
+        // Before the tails, so that the index has every event up to a round's end.
+        node.newest.push(self.epoch, &batch.events, self.at, node.bounds().floor);
         self.feed.push(batch);
         node.fed_to(self.epoch, self.at);
     }
@@ -257,7 +260,7 @@ async fn reconnected(link: &mut watch::Receiver<LinkState>, generation: u64) {
 }
 
 /// Heartbeats and flow control.
-fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Lost> {
+pub(super) fn control(node: &Arc<Node>, message: Message, delivered: u64) -> Result<(), Lost> {
     if message.status != Some(StatusCode::IDLE_HEARTBEAT) {
         return Err(Lost);
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::RETRY_WAIT;
 use super::connect::{Connection, LinkState};
 use super::names::Names;
+use super::newest::Newest;
 use super::servers::Servers;
 use super::setup::Plan;
 use super::single_flight::{Callers, SingleFlight};
@@ -53,6 +54,8 @@ pub(super) struct Node {
     servers: Arc<Servers>,
     /// How far this node's clock is from the others.
     pub(super) skew: Skew,
+    /// The index of the newest events.
+    pub(super) newest: Newest,
 }
 
 /// This process's knowledge of the log.
@@ -116,6 +119,7 @@ impl Node {
             proofs,
             servers,
             skew: Skew::new(),
+            newest: Newest::new(seen.epoch),
         });
         (node, NodeCallers { querying, proving })
     }

@@ -20,6 +20,7 @@ use super::node::{DEADLINE, Node, StreamInfo};
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::log::Bounds;
+use crate::store::newest::WalkRange;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
 
 /// Concurrent reads of the log on a node.
@@ -33,6 +34,9 @@ const SLICE_BYTES_MIN: usize = 64 << 10;
 
 /// The most bytes of one direct read: what the connection should carry at a time.
 const SLICE_BYTES_MAX: usize = 2 << 20;
+
+/// Newest events that one direct read is for.
+const NEWEST_AT_ONCE: usize = 256;
 
 /// Topics whose newest events one direct read is for where only their positions are wanted, and a bound on its bytes, which so
 /// many of the largest events do not reach.
@@ -76,9 +80,9 @@ impl Reader {
             return Ok(Page { through: request.after, ..Page::default() });
         }
         let mut page = Collected::new(&request, bounds);
-        page.scan(node, &request, end).await?;
-        if let Some(upto) = request.latest_upto {
-            page.skip_superseded(node, upto, end).await?;
+        match request.latest_upto {
+            Some(upto) => page.read_newest(node, &request, upto, end).await?,
+            None => page.scan(node, &request, end).await?,
         }
         let mut seen = node.query_past(Cursor::new(bounds.epoch, page.through)).await?;
         if seen.floor > request.after {
@@ -89,6 +93,16 @@ impl Reader {
         }
         Ok(page.above(&request, &seen))
     }
+}
+
+/// The outcome of a read by the index of the newest events.
+enum Walked {
+    /// The next ones can be read.
+    More,
+    /// The page ends here.
+    Ended,
+    /// The index does not have all of them.
+    Unknown,
 }
 
 struct Collected {
@@ -102,7 +116,7 @@ struct Collected {
     through: Position,
     /// The cost of the search, in rows.
     looked_at: u64,
-    /// Events that were read, including superseded ones.
+    /// Events that were read, and entries of the index that were compared.
     rows: u64,
 }
 
@@ -126,6 +140,70 @@ impl Collected {
         let filters = filters(node, &request.patterns);
         while !self.is_full(request) && self.slices(node, &filters, request, end).await? {}
         Ok(())
+    }
+
+    /// Reads the newest events of a round, until the page is full: by the node's index, or by a scan where the index does not have
+    /// all of them.
+    async fn read_newest(
+        &mut self,
+        node: &Node,
+        request: &ReadRequest,
+        upto: Position,
+        end: Instant,
+    ) -> Result<(), StoreError> {
+        while !self.is_full(request) && self.rows < request.rows_max {
+            match self.newest(node, request, end).await? {
+                Walked::More => {}
+                Walked::Ended => return Ok(()),
+                Walked::Unknown => {
+                    self.scan(node, request, end).await?;
+                    return self.skip_superseded(node, upto, end).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next newest events of a round by the node's index.
+    async fn newest(&mut self, node: &Node, request: &ReadRequest, end: Instant) -> Result<Walked, StoreError> {
+        let events_max = self.events_left(request).min(NEWEST_AT_ONCE);
+        let rows_max = request.rows_max - self.rows;
+        let range = WalkRange { after: self.through, upto: self.known, events_max, rows_max };
+        let Some(walk) = node.newest.walk(self.epoch, &request.patterns, range) else { return Ok(Walked::Unknown) };
+        self.rows += walk.rows;
+        self.looked_at += walk.rows - walk.found.len() as u64;
+        if walk.found.is_empty() {
+            self.through = walk.through;
+            return Ok(Walked::More);
+        }
+        let subjects: Vec<String> = walk.found.iter().map(|(_, topic)| node.names.subject(topic.as_str())).collect();
+        let bytes = request.bytes_max.saturating_sub(self.bytes).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
+        let slice = direct::last_of(node, &subjects, self.known, bytes, end).await?;
+        let mut messages = slice.messages.into_iter().peekable();
+        let floor = node.bounds().floor;
+        for (position, _) in walk.found {
+            while messages.next_if(|message| message.position < position).is_some() {}
+            match messages.next_if(|message| message.position == position) {
+                Some(message) => {
+                    let event = message.event(node, self.epoch);
+                    self.bytes += event.as_ref().map_or(0, |event| event.json_bytes());
+                    self.events.extend(event);
+                }
+                None if position <= floor => {}
+                // The slice ends here, the replica is behind, or the event was removed from the stream: the page ends before it. Where
+                // that is no progress, the scan decides.
+                None => {
+                    self.through = self.through.max(position.before());
+                    return Ok(if self.through > request.after { Walked::Ended } else { Walked::Unknown });
+                }
+            }
+            self.through = position;
+            if self.bytes >= request.bytes_max {
+                return Ok(Walked::Ended);
+            }
+        }
+        self.through = self.through.max(walk.through);
+        Ok(Walked::More)
     }
 
     /// Removes the events that are known to have a later one of their topic at or before a round's end.
