@@ -199,7 +199,9 @@ pub(super) fn walk(
     rows_max: u64,
     visit: &mut Visit<'_>,
 ) -> rusqlite::Result<Option<Scanned>> {
-    let mut fetch = Fetch::new(db, span.epoch, Source::Topic)?;
+    // Not from the topics' index: there the events of so many topics are each on a page of its own, and in the log they are adjacent
+    // where they are recent.
+    let mut fetch = Fetch::new(db, span.epoch, Source::Log)?;
     let mut scanned = Scanned { through: span.after, rows: 0 };
     while scanned.through < span.end && scanned.rows < rows_max {
         let range = WalkRange {
