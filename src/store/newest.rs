@@ -7,8 +7,12 @@
 //!
 //! Kept in memory by every engine. The disk store fills it for the first read that needs it, a node on JetStream at its start.
 
+mod entries;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+
+use entries::{Entries, Entry};
 
 use crate::cursor::Position;
 use crate::topic::{PatternSet, Topic};
@@ -22,7 +26,12 @@ const SUPERSEDED_MIN: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct NewestIndex {
     by_topic: HashMap<Topic, Position>,
-    by_position: BTreeMap<Position, Entry>,
+    /// The events that were there when the index was made.
+    earlier: BTreeMap<Position, Entry>,
+    /// The events since.
+    later: Entries,
+    /// The log's end when the index was made.
+    made_at: Position,
     /// The positions of superseded events, in the order in which they were superseded. Trimmed events may be among them.
     superseded: VecDeque<Position>,
     superseded_min: usize,
@@ -37,19 +46,10 @@ pub(crate) struct NewestIndex {
 /// What is known of the topics that are still to be added.
 #[derive(Debug)]
 struct Filling {
-    /// The log's end when the index was made: its topics are added with their newest events up to there.
-    end: Position,
-    /// The number of those topics, about: superseded events are limited as if all of them were in the index.
+    /// The number of topics when the index was made, about: superseded events are limited as if all of them were in the index.
     topics: usize,
     /// The topics that have had an event since, and were not added yet, each with the first of these events.
-    later: HashMap<Topic, Position>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    topic: Topic,
-    /// The position of the topic's next event.
-    superseded_at: Option<Position>,
+    continued: HashMap<Topic, Position>,
 }
 
 /// The next newest events of a round.
@@ -81,7 +81,9 @@ impl NewestIndex {
     pub(crate) fn empty() -> Self {
         Self {
             by_topic: HashMap::new(),
-            by_position: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            later: Entries::default(),
+            made_at: Position::ZERO,
             superseded: VecDeque::new(),
             superseded_min: SUPERSEDED_MIN,
             exact_from: Position::ZERO,
@@ -93,8 +95,8 @@ impl NewestIndex {
     /// The index of a log that ends at `end` now, with about so many topics. They are added with [`Self::fill`], in any order,
     /// until [`Self::filled`]; later events are added meanwhile. Until then [`Self::walk`] finds nothing.
     pub(crate) fn unfilled(end: Position, topics: usize) -> Self {
-        let filling = (end > Position::ZERO).then(|| Filling { end, topics, later: HashMap::new() });
-        Self { exact_from: end, filling, ..Self::empty() }
+        let filling = (end > Position::ZERO).then(|| Filling { topics, continued: HashMap::new() });
+        Self { exact_from: end, made_at: end, filling, ..Self::empty() }
     }
 
     /// Whether every topic with an event is in the index.
@@ -103,26 +105,25 @@ impl NewestIndex {
     }
 
     /// The end of the log that the index was made for; events up to there are added with [`Self::fill`].
-    pub(crate) fn filled_end(&self) -> Position {
-        self.filling.as_ref().map_or(Position::ZERO, |filling| filling.end)
+    pub(crate) fn made_at(&self) -> Position {
+        self.made_at
     }
 
     /// Adds a topic of the log that the index was made for, with its newest event in that log. An engine that knows only a later event
     /// gives that: the index is exact from there on.
     pub(crate) fn fill(&mut self, topic: &Topic, newest: Position) {
         let Some(filling) = self.filling.as_mut().filter(|_| newest > self.floor) else { return };
-        if newest > filling.end {
+        if newest > self.made_at {
             // The event itself is added as a later one.
             self.exact_from = self.exact_from.max(newest);
             return;
         }
-        match filling.later.remove(topic) {
-            None => self.insert(topic, newest),
-            Some(later) => {
-                self.by_position.insert(newest, Entry { topic: topic.clone(), superseded_at: Some(later) });
-                self.superseded.push_back(newest);
-            }
+        let superseded_at = filling.continued.remove(topic);
+        match superseded_at {
+            None => drop(self.by_topic.insert(topic.clone(), newest)),
+            Some(_) => self.superseded.push_back(newest),
         }
+        self.earlier.insert(newest, Entry { topic: topic.clone(), superseded_at });
     }
 
     /// Every topic has been added.
@@ -133,15 +134,16 @@ impl NewestIndex {
 
     /// Adds the log's next event.
     pub(crate) fn push(&mut self, topic: &Topic, position: Position) {
-        if let Some(before) = self.by_topic.get(topic) {
-            if let Some(entry) = self.by_position.get_mut(before) {
+        if let Some(before) = self.by_topic.insert(topic.clone(), position) {
+            let entry = if before <= self.made_at { self.earlier.get_mut(&before) } else { self.later.get_mut(before) };
+            if let Some(entry) = entry {
                 entry.superseded_at = Some(position);
-                self.superseded.push_back(*before);
+                self.superseded.push_back(before);
             }
         } else if let Some(filling) = &mut self.filling {
-            filling.later.entry(topic.clone()).or_insert(position);
+            filling.continued.entry(topic.clone()).or_insert(position);
         }
-        self.insert(topic, position);
+        self.later.push(position, Entry { topic: topic.clone(), superseded_at: None });
         self.limit_superseded();
     }
 
@@ -150,14 +152,10 @@ impl NewestIndex {
         while self.superseded.len() > self.superseded_min.max(topics)
             && let Some(oldest) = self.superseded.pop_front()
         {
-            let superseded_at = self.by_position.remove(&oldest).and_then(|entry| entry.superseded_at);
+            let entry = if oldest <= self.made_at { self.earlier.remove(&oldest) } else { self.later.remove(oldest) };
+            let superseded_at = entry.and_then(|entry| entry.superseded_at);
             self.exact_from = self.exact_from.max(superseded_at.unwrap_or_default());
         }
-    }
-
-    fn insert(&mut self, topic: &Topic, position: Position) {
-        self.by_topic.insert(topic.clone(), position);
-        self.by_position.insert(position, Entry { topic: topic.clone(), superseded_at: None });
     }
 
     /// Removes the events up to the log's floor.
@@ -166,16 +164,21 @@ impl NewestIndex {
             return;
         }
         self.floor = floor;
-        match &mut self.filling {
-            Some(filling) if floor < filling.end => {}
-            Some(_) => self.filled(),
-            None => {}
+        if self.filling.is_some() && floor >= self.made_at {
+            self.filled();
         }
-        while let Some(oldest) = self.by_position.first_entry().filter(|oldest| *oldest.key() <= floor) {
-            let entry = oldest.remove();
-            if entry.superseded_at.is_none() {
-                self.by_topic.remove(&entry.topic);
+        while let Some(oldest) = self.pop_through(floor) {
+            if oldest.superseded_at.is_none() {
+                self.by_topic.remove(&oldest.topic);
             }
+        }
+    }
+
+    fn pop_through(&mut self, floor: Position) -> Option<Entry> {
+        match self.earlier.first_entry() {
+            Some(first) if *first.key() <= floor => Some(first.remove()),
+            Some(_) => None,
+            None => self.later.pop_through(floor),
         }
     }
 
@@ -194,15 +197,20 @@ impl NewestIndex {
         if after >= upto {
             return Some(walk);
         }
-        for (position, entry) in self.by_position.range((Bound::Excluded(after), Bound::Included(upto))) {
+        let earlier = self.earlier.range((Bound::Excluded(after), Bound::Unbounded));
+        let later = self.later.iter_after(after);
+        for (position, entry) in earlier.map(|(position, entry)| (*position, entry)).chain(later) {
+            if position > upto {
+                break;
+            }
             if walk.rows == rows_max {
                 return Some(walk);
             }
             walk.rows += 1;
-            walk.through = *position;
+            walk.through = position;
             let is_newest = entry.superseded_at.is_none_or(|later| later > upto);
             if is_newest && patterns.matches(entry.topic.as_str()) {
-                walk.found.push((*position, entry.topic.clone()));
+                walk.found.push((position, entry.topic.clone()));
                 if walk.found.len() >= events_max {
                     return Some(walk);
                 }
@@ -286,9 +294,9 @@ mod tests {
         for position in 1..=1000 {
             index.push(&topic(position % 3), Position(position));
         }
-        assert_eq!((index.by_topic.len(), index.by_position.len(), index.superseded.len()), (3, 13, 10));
+        assert_eq!((index.by_topic.len(), index.later.len(), index.superseded.len()), (3, 13, 10));
         assert_eq!(index.exact_from, Position(990));
         index.trim(Position(999));
-        assert_eq!((index.by_topic.len(), index.by_position.len()), (1, 1));
+        assert_eq!((index.by_topic.len(), index.later.len()), (1, 1));
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn fill_slice(db: &Connection, shared: &Shared) -> rusqlite::Result<b
         next.map(|(topic, id)| (topic.clone(), *id)).collect()
     };
     // Later events are added by the writer.
-    let end = held(&shared.newest).filled_end();
+    let end = held(&shared.newest).made_at();
     let mut lookup = NewestLookup::new(db)?;
     let mut found = Vec::with_capacity(slice.len());
     for (topic, id) in &slice {
