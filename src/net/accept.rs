@@ -49,14 +49,14 @@ pub(crate) struct Accepted {
 
 impl Accepted {
     /// An HTTP/1 connection, and the resources that it holds until it ends.
-    pub(crate) fn into_http1(self) -> (Io, SocketAddr, impl Sized) {
-        let Self { wire, address, peer, counted, payer, timeouts, _reject_slot } = self;
-        (Io::new(wire, peer, payer, timeouts, counted), address, _reject_slot)
+    pub(crate) fn into_http1(self: Box<Self>) -> (Box<Io>, SocketAddr, impl Sized) {
+        let Self { wire, address, peer, counted, payer, timeouts, _reject_slot } = *self;
+        (Box::new(Io::new(wire, peer, payer, timeouts, counted)), address, _reject_slot)
     }
 
     /// As [`Self::into_http1`], for an HTTP/2 connection, which has its own timeouts.
-    pub(super) fn into_http2(self) -> (Wire, Peer, impl Sized) {
-        let Self { wire, peer, counted, _reject_slot, .. } = self;
+    pub(super) fn into_http2(self: Box<Self>) -> (Wire, Peer, impl Sized) {
+        let Self { wire, peer, counted, _reject_slot, .. } = *self;
         (wire, peer, (counted, _reject_slot))
     }
 }
@@ -77,8 +77,9 @@ impl Drop for RejectSlot {
     }
 }
 
-/// Accepts a connection, TLS handshake included; `None` where it is cut, or breaks off.
-pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option<Accepted> {
+/// Accepts a connection, TLS handshake included; `None` where it is cut, or breaks off. Boxed, since a future reserves the size of a
+/// value that it moves twice: where the value is, and where it goes.
+pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option<Box<Accepted>> {
     let address = stream.peer_addr().ok()?;
     bound_stalls(&stream, options.stall_timeout);
     let ip = address.ip().to_canonical();
@@ -98,7 +99,7 @@ pub(crate) async fn accept(stream: TcpStream, options: &AcceptOptions) -> Option
         }
     };
     let peer = Peer { address: ip, secure: options.tls.is_some(), refused };
-    Some(Accepted { wire, address, peer, counted, payer, timeouts: options.timeouts, _reject_slot })
+    Some(Box::new(Accepted { wire, address, peer, counted, payer, timeouts: options.timeouts, _reject_slot }))
 }
 
 /// Bytes that the kernel buffers for a peer before they can be sent. By default these would be megabytes for each peer that does

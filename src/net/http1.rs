@@ -65,11 +65,11 @@ impl<S: Service> Http1<S> {
     }
 
     /// Serves a connection until it ends (`None`), or until it falls back.
-    pub(crate) async fn serve(&self, io: Io) -> Option<BoxedIo> {
+    pub(crate) async fn serve(&self, io: Box<Io>) -> Option<BoxedIo> {
         if io.peer.refused.is_some() {
-            return Some(AppIo::new(io, BytesMut::new()));
+            return Some(AppIo::new(*io, BytesMut::new()));
         }
-        let link = Rc::new(RefCell::new(Link { io, input: BytesMut::new() }));
+        let link = Rc::new(RefCell::new(Link { io: *io, input: BytesMut::new() }));
         let mut connection = Connection { link, out: BytesMut::new(), stopping: self.stopping.clone() };
         let mut begun = false;
         loop {

@@ -93,7 +93,7 @@ impl<S: Service + 'static> Http2<S> {
     }
 
     /// Serves a connection until it ends.
-    pub(crate) async fn serve(self: &Rc<Self>, accepted: Accepted) {
+    pub(crate) async fn serve(self: &Rc<Self>, accepted: Box<Accepted>) {
         let (wire, peer, _held) = accepted.into_http2();
         serve(self, wire, peer).await;
     }

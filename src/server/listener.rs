@@ -103,7 +103,8 @@ where
             Ok(fn_service(move |stream: TcpStream| {
                 let settings = settings.clone();
                 let (plain, http2, fallback) = (plain.clone(), http2.clone(), fallback.clone());
-                async move {
+                // Boxed, since actix-server reserves a connection's future twice: where it is, and where it is awaited.
+                Box::pin(async move {
                     // Boxed, as the others below: every connection would reserve the largest one's size.
                     let Some(accepted) = Box::pin(accept(stream, &settings.accept)).await else { return Ok(()) };
                     if accepted.wire.is_http2() {
@@ -113,14 +114,14 @@ where
                     let (io, address, _slot) = accepted.into_http1();
                     let io = match &*plain {
                         Some(plain) => plain.serve(io).await,
-                        None => Some(AppIo::new(io, BytesMut::new())),
+                        None => Some(AppIo::new(*io, BytesMut::new())),
                     };
                     let Some(io) = io else { return Ok(()) };
                     if let Err(error) = Box::pin(fallback.call((io, Some(address)))).await {
                         tracing::debug!(%error, "a connection ended with an error");
                     }
                     Ok(())
-                }
+                })
             }))
         }
     })
@@ -194,7 +195,7 @@ where
         async move {
             if let Some(accepted) = Box::pin(accept(stream, &options)).await {
                 let (io, address, _slot) = accepted.into_http1();
-                let _ = http1.call((AppIo::new(io, BytesMut::new()), Some(address))).await;
+                let _ = http1.call((AppIo::new(*io, BytesMut::new()), Some(address))).await;
             }
             Ok(())
         }

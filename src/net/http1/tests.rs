@@ -76,7 +76,7 @@ async fn during_a_long_body_other_tasks_get_their_turn() {
     let any_rate = MinReadRate { bytes_per_second: 0, window: Duration::from_secs(60) };
     let wire = Wire::plain(stream, Backlog::new(any_rate, payer.clone()));
     let timeouts = Timeouts { idle: Duration::from_secs(60), head: Duration::from_secs(60) };
-    let io = Io::new(wire, Peer::unnoted(None), payer, timeouts, None);
+    let io = Box::new(Io::new(wire, Peer::unnoted(None), payer, timeouts, None));
     let parts = Rc::new(Cell::new(0));
     let http1 = Http1::new(Rc::new(Endless(parts.clone())), None, pending().boxed_local().shared());
     LocalSet::new()
