@@ -84,6 +84,13 @@ export interface Options {
   latest?: boolean;
   /** Milliseconds from one run of events to the next, at least; up to 60000. With `latest` each run has the newest of each topic. */
   pace?: number;
+  /**
+   * A name. The browser keeps the connection's cursor under it (sessionStorage, localStorage): a page that is reloaded goes on
+   * exactly after the last event that it got, a tab that is opened later goes on where the last tab was. `cursor` and `last` hold
+   * for the first visit. Tabs of one name do not affect each other, since each has its own cursor; within a tab, and its frames, a
+   * name is for one connection. A page that crashes gets the last tenth of a second again. Put the user into the name where there are users.
+   */
+  resume?: string;
   /** A UUID that the server remembers the cursor by. One of its own a connection, by default: two with the same one replace each other. */
   client?: string;
   /** A token, or a function that returns one: called again when the server reports that the token has expired. */

@@ -67,6 +67,7 @@ var STRAY_MS = 30000;          // an abandoned request may still arrive
 var QUESTIONS_MAX = 3;
 var BUFFER_MAX = 1000;
 var HOLDS_MAX = 4;
+var KEEP_MS = 100;             // storage is slow
 var HOLD_KEPT_MS = 90000;      // hidden tabs run timers once a minute
 var URL_MAX = 2000;            // IE refuses 2083
 var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
@@ -78,6 +79,7 @@ function create(env) {
     connect: function (url, options) { return new Connection(env, url, options); },
     emitter: function () { return emitter(env); },
     endings: endings,
+    compare: compare,
     transports: names(env.transports),
     use: function (transport) {
       env.transports.unshift(transport);
@@ -99,7 +101,6 @@ function Connection(env, url, options) {
   this.options = options;
   this.events = emitter(env);
   this.clientId = options.client || env.uuid();
-  this.cursor = /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(options.cursor) ? options.cursor : undefined;
   this.state = 'connecting';
   this.topics = [];
   this.stats = {
@@ -108,6 +109,7 @@ function Connection(env, url, options) {
   var address = resolve(env, url);
   this.base = address.url;
   this.foreign = origin(this.base) !== pageOrigin(env);
+  this.cursor = filter(this.keep().concat(options.cursor), isCursor)[0];
 
   this.chooser = new Chooser(this);
   this.publisher = new Publisher(this);
@@ -467,8 +469,18 @@ merge(Connection.prototype, {
     this.events.emit('$close', { reason: ending.reason || ending.code || ending.kind });
   },
 
+  // This tab's own, over reloads; then the start of later tabs.
+  keep: function () {
+    var self = this;
+    var name = this.options.resume;
+    return map(name ? ['sessionStorage', 'localStorage'] : [], function (area) {
+      return store(self.env, 'switchback:' + self.base + ' resume ' + name, self.cursor, area);
+    });
+  },
+
   shutSessions: function () {
     var current = this.current;
+    this.keep();
     this.queue = [];
     this.abandonCandidate();
     this.endQuestion();
@@ -724,7 +736,11 @@ merge(Connection.prototype, {
     var upToDate = session.at === this.cursor;
     var order = this.cursor === undefined ? -1 : compare(this.cursor, cursor);
     session.at = cursor;
-    if (order < 0 || (isGap && (upToDate || order === undefined))) { this.cursor = cursor; return true; }
+    if (order < 0 || (isGap && (upToDate || order === undefined))) {
+      this.cursor = cursor;
+      if (this.options.resume && !this.timers.keep) this.after('keep', KEEP_MS, this.keep);
+      return true;
+    }
     if (order === undefined) {
       session.end(merge(endings.lost('The server changed its log without a gap.'), { code: 'protocol' }));
     }
@@ -1906,7 +1922,7 @@ function prepare(xhr, request) {
   if (request.etag) xhr.setRequestHeader('If-None-Match', request.etag);
 }
 
-function header(xhr, name) { return xhr.getResponseHeader ? xhr.getResponseHeader(name) : null; }
+function header(xhr, name) { return xhr.getResponseHeader && xhr.getResponseHeader(name); }
 
 function byXdr(env, request, finish) {
   var xdr = new env.window.XDomainRequest();
@@ -2141,6 +2157,8 @@ function compare(a, b) {
   return left[1] < right[1] ? -1 : left[1] > right[1] ? 1 : 0;
 }
 
+function isCursor(text) { return /^[a-z0-9]{1,32}-[0-9]{1,20}$/.test(text); }
+
 function latest(a, b) { return !a || (b && compare(a, b) < 0) ? b : a; }
 
 function isPattern(text) {
@@ -2194,7 +2212,9 @@ function backoff(env, failures) {
   return env.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * Math.pow(2, Math.min(failures - 1, 10)));
 }
 
-function parse(text) { try { return JSON.parse(text); } catch (error) { return null; } }
+function parse(text) {
+  try { return JSON.parse(text); } catch (error) { return null; }
+}
 
 // Prototype.js gives values a `toJSON` whose JSON would be quoted.
 function write(value) {
@@ -2282,10 +2302,11 @@ function later(env, then, ms) {
   return function () { env.clearTimer(timer); };
 }
 
-function store(env, key, value) {
+function store(env, key, value, area) {
   try {
-    if (value !== undefined) env.window.localStorage.setItem(key, value);
-    return env.window.localStorage.getItem(key);
+    var storage = env.window[area || 'localStorage'];
+    if (value !== undefined) storage.setItem(key, value);
+    return storage.getItem(key);
   } catch (error) { return null; }
 }
 

@@ -102,7 +102,7 @@
       this.connection = library.connect(base, {
         // Other members may want every event. A member that is behind reads as its own options have it.
         ...options, latest: undefined, pace: undefined,
-        topics: [], cursor: undefined, last: undefined, client: undefined, share: undefined,
+        topics: [], cursor: undefined, last: undefined, client: undefined, share: undefined, resume: undefined,
         transports: transports.length ? transports : undefined,
         token: options.token === undefined ? undefined : (done) => group.token(done),
       });
@@ -353,7 +353,7 @@
       const { base, options } = session.connection;
       this.behind = this.library.connect(base, {
         ...options, cursor: undefined, last: undefined, ...history,
-        topics, token: session.token, share: undefined, client: undefined, transports: CATCH_UP,
+        topics, token: session.token, share: undefined, client: undefined, resume: undefined, transports: CATCH_UP,
       });
       this.behind.on('*', (event, item) => {
         if (event.charAt(0) !== '$') session.receive(item);

@@ -36,6 +36,10 @@ const CLIENT: &[Asset] = assets! {
     "share.mjs": "text/javascript; charset=utf-8",
     "share.d.ts": "text/plain; charset=utf-8",
     "share.d.mts": "text/plain; charset=utf-8",
+    "state.js": "text/javascript; charset=utf-8",
+    "state.mjs": "text/javascript; charset=utf-8",
+    "state.d.ts": "text/plain; charset=utf-8",
+    "state.d.mts": "text/plain; charset=utf-8",
 };
 
 /// The server's own pages.

@@ -35,7 +35,7 @@ function es3Problems(source) {
   return problems;
 }
 
-for (const name of ['client.js', 'legacy.js', 'token.js']) {
+for (const name of ['client.js', 'state.js', 'legacy.js', 'token.js']) {
   test(`${name} is ES3`, () => {
     if (!fs.existsSync(path.join(folder, name))) assert.fail(`${name} is missing`);
     assert.deepEqual(es3Problems(read(name)), []);
@@ -59,6 +59,13 @@ test('client.js is at most 24 KiB gzipped, and 16 KiB if it is minified first; i
   assert.ok(size(source) <= 24 * 1024, `${size(source)} bytes`);
   assert.ok(size(code) <= 16 * 1024, `${size(code)} bytes minified`);
   assert.deepEqual(source.split('\n').filter((line) => line.length > 110), []);
+});
+
+test('state.js is at most 4 KiB gzipped; its lines have at most 130 columns', () => {
+  const source = read('state.js');
+  const size = zlib.gzipSync(source, { level: 9 }).length;
+  assert.ok(size <= 4 * 1024, `${size} bytes`);
+  assert.deepEqual(source.split('\n').filter((line) => line.length > 130), []);
 });
 
 test('as a script it makes one global, as CommonJS none', () => {
@@ -106,8 +113,24 @@ test('it needs nothing that Internet Explorer 8 lacks to be loaded', () => {
     seen.push(line.state); line.close(); seen.push(line.state); seen`, old)], ['connecting', 'closed', 'closed']);
 });
 
+test('state.js adds to the global as a script, to client.js as CommonJS, and needs nothing that Internet Explorer 8 lacks', () => {
+  const page = vm.createContext({});
+  page.window = page;
+  vm.runInContext('delete Array.prototype.forEach; delete Array.prototype.indexOf; delete Object.keys; delete Object.create; Map = undefined;', page);
+  vm.runInContext(read('client.js'), page);
+  vm.runInContext(read('state.js'), page);
+  assert.equal(typeof page.Switchback.state, 'function');
+  assert.equal(typeof page.Switchback.members, 'function');
+  const library = require('../../static/client.js');
+  assert.equal(require('../../static/state.js')(library), library);
+  assert.equal(typeof library.state, 'function');
+});
+
 test('the module exports the same library', async () => {
   const module = await import(path.join(folder, 'client.mjs'));
   assert.equal(typeof module.connect, 'function');
   assert.equal(module.default.connect, module.connect);
+  const states = await import(path.join(folder, 'state.mjs'));
+  assert.equal(states.default, module.default);
+  assert.equal(states.state, module.default.state);
 });

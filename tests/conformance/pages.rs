@@ -40,8 +40,17 @@ async fn pages_can_be_switched_off() {
             let mut answer = Request::get(*path).send(server.address()).await;
             assert_eq!(answer.error().await, (404, "not_found".to_owned()), "{path}");
         }
-        for path in ["/client.js", "/client.mjs", "/client.d.ts", "/share.js", "/v1/info", "/healthz", "/openapi.json"]
-        {
+        for path in [
+            "/client.js",
+            "/client.mjs",
+            "/client.d.ts",
+            "/share.js",
+            "/state.js",
+            "/state.mjs",
+            "/v1/info",
+            "/healthz",
+            "/openapi.json",
+        ] {
             assert_eq!(Request::get(path).send(server.address()).await.status, 200, "{path}");
         }
     }

@@ -50,9 +50,11 @@ class Server {
     return response.json();
   }
 
+  publishAll(topic, values) { return this.publishEvents(values.map((data) => ({ topic, data }))); }
+
   // One batch: one commit, however many.
-  async publishAll(topic, values) {
-    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: this.headers(), body: JSON.stringify(values.map((data) => ({ topic, data }))) });
+  async publishEvents(events) {
+    const response = await fetch(this.url + '/v1/events', { method: 'POST', headers: this.headers(), body: JSON.stringify(events) });
     if (response.status !== 201) throw new Error(`publish: ${response.status} ${await response.text()}`);
   }
 
