@@ -54,7 +54,7 @@ var HOLD_S = 25;               // proxies cut at 55 to 100
 var POLL_MS = 3000;
 var PUBLISH_MS = 30000;
 var PUBLISHES_MAX = 1000;
-var MESSAGE_MAX = 300000;      // characters: at three bytes each below the server's 1 MiB
+var MESSAGE_MAX = 300000;      // characters: below the server's 1 MiB
 var TOKEN_MS = 30000;
 var TOKEN_PAUSE_MS = 1000;
 var TOKEN_PAUSE_MAX_MS = 60000;
@@ -67,10 +67,10 @@ var STRAY_MS = 30000;          // an abandoned request may still arrive
 var QUESTIONS_MAX = 3;
 var BUFFER_MAX = 1000;
 var HOLDS_MAX = 4;
-var KEEP_MS = 100;             // storage is slow
-var HOLD_KEPT_MS = 90000;      // hidden tabs run timers once a minute
+var KEEP_MS = 100;
+var HOLD_KEPT_MS = 90000;      // hidden tabs have slow timers
 var URL_MAX = 2000;            // IE refuses 2083
-var XHR_RECYCLE = 524288;      // characters: an XHR keeps all it has read
+var XHR_RECYCLE = 524288;      // an XHR keeps all it has read
 
 // ---- Connection
 
@@ -351,7 +351,7 @@ merge(Connection.prototype, {
     if (ending.kind !== 'late') this.unanswered = false;
     if (rank(ending) >= rank(this.failure)) this.failure = ending;
     this.flush();
-    // Refused? EventSource does not say: a question next.
+    // EventSource does not say why: a question next.
     each(this.patterns, function (pattern) { if (pattern.blind) pattern.granted = pattern.blind = false; });
     if (ending.denied && pending.length && (pending.length > 1 || this.current || ending.status === 400)) {
       if (!this.refuse(pending, ending)) return this.finish(ending);
@@ -474,7 +474,7 @@ merge(Connection.prototype, {
     var self = this;
     var name = this.options.resume;
     return map(name ? ['sessionStorage', 'localStorage'] : [], function (area) {
-      return store(self.env, 'switchback:' + self.base + ' resume ' + name, self.cursor, area);
+      return store(self.env, 'switchback:' + self.base + ' resume ' + name, self.handled, area);
     });
   },
 
@@ -736,11 +736,7 @@ merge(Connection.prototype, {
     var upToDate = session.at === this.cursor;
     var order = this.cursor === undefined ? -1 : compare(this.cursor, cursor);
     session.at = cursor;
-    if (order < 0 || (isGap && (upToDate || order === undefined))) {
-      this.cursor = cursor;
-      if (this.options.resume && !this.timers.keep) this.after('keep', KEEP_MS, this.keep);
-      return true;
-    }
+    if (order < 0 || (isGap && (upToDate || order === undefined))) { this.cursor = cursor; return true; }
     if (order === undefined) {
       session.end(merge(endings.lost('The server changed its log without a gap.'), { code: 'protocol' }));
     }
@@ -1395,6 +1391,16 @@ merge(TransportSession.prototype, {
   },
 
   process: function (item) {
+    var connection = this.connection;
+    this.apply(item);
+    // Not earlier: a page may be left while a listener waits.
+    connection.handled = connection.cursor;
+    if (!connection.timers.keep && connection.options.resume) {
+      connection.after('keep', KEEP_MS, connection.keep);
+    }
+  },
+
+  apply: function (item) {
     var name = item.event;
     var connection = this.connection;
     if (name.charAt(0) !== '$') return connection.deliver(this, item);
@@ -1524,7 +1530,7 @@ var ws = {
     var socket = new session.env.window.WebSocket(session.url().replace(/^http/i, 'ws'), protocols);
     session.count(1, 0);
     socket.onmessage = function (event) { session.count(0, event.data.length); session.text(event.data); };
-    // A browser does not say why it did not open: is the token refused?
+    // Why it did not open is not said: is the token refused?
     socket.onclose = function (event) {
       var ending = closing(event);
       if (ending.kind !== 'lost' || session.isOpen || !session.token) return session.end(ending);
@@ -1552,7 +1558,7 @@ var sse = {
     function fail() { session.end(endings.lost()); }
     session.count(1, 0);
     source.onmessage = item;
-    // It would reconnect with a used ticket, and not after a 502.
+    // It would reconnect with a used ticket.
     source.onerror = fail;
     each(['$hello', '$gap', '$live', '$beat', '$bye', '$error'], function (name) {
       source.addEventListener(name, item, false);
@@ -1615,7 +1621,7 @@ function fetchStream(session, read) {
   }, end) };
 }
 
-// Those that have it show partial responses; IE 8 and 9 throw.
+// Those that have it show partial responses. IE 8 throws.
 function canXhrStream(env) {
   var Xhr = env.window.XMLHttpRequest;
   return !!Xhr && 'responseType' in new Xhr();
@@ -1766,7 +1772,7 @@ function loadScript(session, wait, credentials, finish) {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox fires it as a page is left: a new request would delay the next page's `load`.
+  // Firefox fires it as a page is left: a request now would delay the next `load`.
   function failed() { cancel = later(env, function () { finish(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
     loading = false;
@@ -1797,7 +1803,7 @@ function loadScript(session, wait, credentials, finish) {
   };
 }
 
-// Late answers find `nothing`, without a name kept for each.
+// Late answers find `nothing`; no name is kept.
 function callbacks(env) {
   var window = env.window;
   var Proxy = window.Proxy;

@@ -101,6 +101,26 @@ test('names and addresses are apart, and a first visit starts as the options say
   assert.deepEqual(lines.map((line) => line.heard), [[], [1]]);
 });
 
+test('a page that is left while a listener waits gets that event again', () => {
+  const world = new World({ transports: ['ws'] });
+  const page = tab(world);
+  const line = connect(world, page);
+  world.pass(SECOND);
+  // As a dialogue or a synchronous request does, where the browser goes on meanwhile.
+  let left;
+  line.on('message', (item) => {
+    if (item.data !== 2) return;
+    leave(world, page);
+    left = { ...page.session };
+  });
+  world.publish(1);
+  world.publish(2);
+  world.pass(SECOND);
+  const back = connect(world, tab(world, left));
+  world.pass(SECOND);
+  assert.deepEqual(back.heard, [2]);
+});
+
 test('what a crash leaves is at most a tenth of a second old', () => {
   const world = new World({ transports: ['ws'] });
   const page = tab(world);
