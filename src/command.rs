@@ -1,6 +1,8 @@
-//! The program's commands (`serve`, `publish`, `subscribe`, `history`, `backup`, `token`), and helpers of its process: output, signals, the
-//! log.
+//! The program's commands, and helpers of its process: output, signals, the log.
 
+mod data;
+mod description;
+mod health;
 mod history;
 mod log;
 mod process;
@@ -17,8 +19,7 @@ use std::io::Write as _;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
-use crate::config::{BackupArgs, Command};
-use crate::store::BackupError;
+use crate::config::Command;
 use log::log_to_stderr;
 use process::{outlive_file_size_limit, raise_open_files};
 
@@ -35,33 +36,31 @@ pub fn run(command: Command) -> LocalBoxFuture<'static, Result<(), Box<dyn Error
             Command::Publish(arguments) => say(&publish::publish(arguments).await?),
             Command::Subscribe(arguments) => Ok(subscribe::subscribe(arguments).await?),
             Command::History(arguments) => Ok(history::history(arguments).await?),
-            Command::Backup(arguments) => say(&backup(&arguments)?),
+            Command::Health(arguments) => say(health::health(arguments).await?),
+            Command::CheckConfig(arguments) => say(&serve::check(arguments)?),
+            Command::Backup(arguments) => say(&data::backup(&arguments)?),
+            Command::Restore(arguments) => say(&data::restore(&arguments)?),
+            Command::Verify(arguments) => say(&data::verify(&arguments)?),
+            Command::Compact(arguments) => say(&data::compact(&arguments)?),
             Command::Token(arguments) => say(&token::token(arguments)?),
+            Command::Completions(arguments) => write_all(&description::completions(&arguments)),
+            Command::Man(arguments) => write_all(&description::man(&arguments)?),
         }
     }
     .boxed_local()
 }
 
 fn say(text: &str) -> Result<(), Box<dyn Error>> {
-    print_line(text).map_err(|error| format!("cannot write to standard output: {error}").into())
+    print_line(text).map_err(unprinted)
 }
 
-/// Copies the disk store into one file; returns a report to print.
-///
-/// # Errors
-/// [`BackupError`]; no file is left then.
-fn backup(arguments: &BackupArgs) -> Result<String, BackupError> {
-    let report = crate::store::backup(&arguments.data, &arguments.file)?;
-    Ok(format!(
-        "{}: log {} from {} to {}, {} remembered clients, {} bytes\n\
-         to restore it, put it into an empty data directory as events.db; it then becomes a new log with an epoch of its own",
-        arguments.file.display(),
-        report.epoch,
-        report.floor.next(),
-        report.last,
-        report.clients,
-        report.bytes
-    ))
+fn write_all(bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unprinted)
+}
+
+fn unprinted(error: std::io::Error) -> Box<dyn Error> {
+    format!("cannot write to standard output: {error}").into()
 }
 
 /// Prints a line on standard output.

@@ -8,6 +8,7 @@ mod commands;
 mod environment;
 mod error;
 mod file;
+mod help;
 mod limits;
 mod nats;
 mod serve;
@@ -30,7 +31,10 @@ use crate::store::StoreOptions;
 pub use crate::net::tls::TlsFiles;
 pub(crate) use access::SECRET_VARIABLE;
 pub use access::{AccessArgs, SecretArgs};
-pub use commands::{BackupArgs, Header, HistoryArgs, PublishArgs, RemoteArgs, SubscribeArgs, SubscribeTransport};
+pub use commands::{
+    BackupArgs, CompletionsArgs, DataArgs, Header, HistoryArgs, ManArgs, PublishArgs, RemoteArgs, RestoreArgs,
+    SubscribeArgs, SubscribeTransport, VerifyArgs,
+};
 pub use error::ConfigError;
 pub use limits::LimitArgs;
 pub use nats::NatsArgs;
@@ -42,7 +46,7 @@ pub use token::{Secret, ShowArgs, TokenArgs};
 
 /// Events to web pages, in order, once, over whatever transport works.
 #[derive(Debug, Parser)]
-#[command(name = "switchback", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(name = "switchback", version = env!("PROGRAM_VERSION"), args_conflicts_with_subcommands = true, max_term_width = 110)]
 pub struct Cli {
     /// The command; `serve` if none is given.
     #[command(subcommand)]
@@ -64,10 +68,24 @@ pub enum Command {
     Subscribe(SubscribeArgs),
     /// Print past events, the oldest first, one line of JSON each
     History(HistoryArgs),
+    /// Ask a server whether it is ready: for container health checks, and scripts
+    Health(RemoteArgs),
+    /// Check the server's flags, its configuration file, keys and certificates, without starting it
+    CheckConfig(ServeArgs),
     /// Copy the disk store into one file, even while a server uses it
     Backup(BackupArgs),
+    /// Put a backup into an empty data directory
+    Restore(RestoreArgs),
+    /// Check that the disk store, or a backup, is intact; a server may use the store meanwhile
+    Verify(VerifyArgs),
+    /// Return the free space in the disk store's file to the system, while no server uses it
+    Compact(DataArgs),
     /// Sign a token with the server's secret, for trials
     Token(TokenArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(CompletionsArgs),
+    /// Print a page of the manual, in roff: switchback man | man -l -
+    Man(ManArgs),
 }
 
 /// Parses the command line, with the environment and the file as defaults. An empty variable counts as unset.
@@ -77,7 +95,7 @@ pub enum Command {
 /// errors, too, even where the environment or the file is invalid.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let mut command = Cli::command();
+    let mut command = help::arranged(Cli::command());
     if let Err(error) = environment::lenient(command.clone()).try_get_matches_from(&arguments)
         && matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
     {
@@ -95,10 +113,19 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
     Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
-/// Whether the command is `serve`, which is the default. A command is given before all flags.
+/// Whether the command takes the server's flags: `serve`, which is the default, or the check of them. A command is given before all
+/// flags.
 fn is_server(arguments: &[OsString]) -> bool {
     let first = arguments.get(1).map(OsString::as_os_str);
-    first.is_none_or(|first| first == OsStr::new("serve") || first.as_encoded_bytes().starts_with(b"-"))
+    first.is_none_or(|first| {
+        ["serve", "check-config"].map(OsStr::new).contains(&first) || first.as_encoded_bytes().starts_with(b"-")
+    })
+}
+
+/// The command line, as the completions and the manual describe it.
+#[must_use]
+pub fn described() -> clap::Command {
+    help::arranged(Cli::command())
 }
 
 /// A server's complete and valid configuration.

@@ -27,6 +27,7 @@ mod readiness;
 mod resources;
 mod route;
 mod scan;
+mod security_txt;
 mod site;
 mod state;
 mod subscribe;
@@ -50,6 +51,7 @@ pub use access_options::AccessOptions;
 pub use embed::{pages, routes};
 pub use options::HttpOptions;
 pub use origin::{AllowedOrigin, AllowedOrigins, OriginError};
+pub(crate) use security_txt::read as read_security_txt;
 pub(crate) use site::Site;
 
 /// The result of every handler.

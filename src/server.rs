@@ -55,6 +55,14 @@ pub enum ServerError {
     /// The certificate or its key cannot be served.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The file for `/.well-known/security.txt` cannot be served.
+    #[error("--security-txt {}: {reason}", path.display())]
+    SecurityTxt {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error; or the file is not text, or longer than 32 KiB.
+        reason: std::io::Error,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {reason}; choose another address with --{flag}")]
     Listen {
@@ -90,6 +98,7 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         clock::check_usable(SystemTime::now())?;
         let certificates = config.tls.clone().map(Certificates::open).transpose()?;
+        check_security_txt(&config)?;
         let store: Arc<dyn Store> = match &config.store {
             StoreConfig::Nats(nats) => Arc::new(JetStreamStore::open((**nats).clone(), config.store_options).await?),
             StoreConfig::Memory => Arc::new(MemoryStore::new(config.store_options)),
@@ -271,6 +280,12 @@ async fn drained(hub: &Hub, within: Duration) {
 /// The line that `serve` prints when it is ready.
 #[must_use]
 pub fn greeting(config: &Config, address: SocketAddr) -> String {
+    format!("switchback {} {}", env!("CARGO_PKG_VERSION"), summary(config, address))
+}
+
+/// Where a server of this configuration listens, and where its log is.
+#[must_use]
+pub fn summary(config: &Config, address: SocketAddr) -> String {
     let store = match &config.store {
         StoreConfig::Nats(nats) => {
             let servers: Vec<String> = nats.servers.iter().map(ToString::to_string).collect();
@@ -280,7 +295,22 @@ pub fn greeting(config: &Config, address: SocketAddr) -> String {
         StoreConfig::Disk { directory } => format!("on disk in {}", absolute(directory).display()),
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    format!("switchback {} listens on {scheme}://{address}, its log is {store}", env!("CARGO_PKG_VERSION"))
+    format!("listens on {scheme}://{address}, its log is {store}")
+}
+
+/// Checks the files that a server reads at its start, besides those of its store.
+///
+/// # Errors
+/// [`ServerError::Tls`], [`ServerError::SecurityTxt`].
+pub fn check_files(config: &Config) -> Result<(), ServerError> {
+    config.tls.clone().map(Certificates::open).transpose()?;
+    check_security_txt(config)
+}
+
+fn check_security_txt(config: &Config) -> Result<(), ServerError> {
+    let Some(path) = &config.http_options.security_txt else { return Ok(()) };
+    let read = crate::http::read_security_txt(path);
+    read.map(drop).map_err(|reason| ServerError::SecurityTxt { path: path.clone(), reason })
 }
 
 fn absolute(path: &std::path::Path) -> PathBuf {

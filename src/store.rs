@@ -43,7 +43,10 @@ use crate::event::Draft;
 use crate::metrics::{PublishOutcome, StoreMetrics};
 
 pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadMode, ReadRequest, Trimmed};
-pub use disk::{BackupError, BackupReport, DiskStore, backup};
+pub use disk::{
+    BackupError, BackupReport, CompactError, CompactReport, DiskStore, RestoreError, RestoreReport, VerifyError,
+    VerifyReport, backup, compact, restore, verify, verify_backup,
+};
 pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
 pub use last::{LastProgress, LastSearch, LastStep};
 pub use memory::MemoryStore;

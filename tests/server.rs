@@ -9,6 +9,7 @@ mod access;
 mod cluster;
 mod conformance;
 mod crash;
+mod documentation;
 mod faults;
 mod fuzz;
 mod limits;

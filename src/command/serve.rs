@@ -6,7 +6,7 @@ use super::{
     hangups, log_to_stderr, outlive_file_size_limit, print_line, raise_open_files, service_manager, stop_requested,
 };
 use crate::config::{self, Cli, Command, ServeArgs};
-use crate::server::{Reloader, Server, greeting};
+use crate::server::{Reloader, Server, check_files, greeting, summary};
 
 /// Runs the server until a signal to stop it arrives.
 ///
@@ -31,6 +31,17 @@ pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
         service_manager::notify_stopping();
     };
     Ok(server.run(stop_requested).await?)
+}
+
+/// Checks all that the server reads before it opens its store: flags, file, keys, certificates. Returns a summary to print.
+///
+/// # Errors
+/// What would keep the server from starting.
+pub(super) fn check(arguments: ServeArgs) -> Result<String, Box<dyn Error>> {
+    let _log = log_to_stderr(&arguments.log, false)?;
+    let config = arguments.into_config()?;
+    check_files(&config)?;
+    Ok(format!("the configuration is valid: {}", summary(&config, config.listen)))
 }
 
 /// Handles SIGHUP: the settings come from the same command line and environment, and from the file as it is now.

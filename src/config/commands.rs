@@ -1,4 +1,4 @@
-//! The flags of the client commands and of `backup`.
+//! The flags of the client commands, and of those that work on a data directory.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -138,12 +138,54 @@ pub enum SubscribeTransport {
     Poll,
 }
 
+/// The data directory that a command works on.
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    /// Directory of the disk store
+    #[arg(long, env = "SWITCHBACK_DATA", value_name = "DIR", default_value = "./switchback-data")]
+    pub data: PathBuf,
+}
+
 /// The flags of `backup`.
 #[derive(Args, Clone, Debug)]
 pub struct BackupArgs {
     /// The file to write; it must not exist
     pub file: PathBuf,
-    /// Directory of the disk store
-    #[arg(long, env = "SWITCHBACK_DATA", value_name = "DIR", default_value = "./switchback-data")]
-    pub data: PathBuf,
+    /// The directory.
+    #[command(flatten)]
+    pub directory: DataArgs,
+}
+
+/// The flags of `restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// The directory.
+    #[command(flatten)]
+    pub directory: DataArgs,
+}
+
+/// The flags of `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Verify this backup instead of a data directory
+    pub backup: Option<PathBuf>,
+    /// The directory.
+    #[command(flatten)]
+    pub directory: DataArgs,
+}
+
+/// The flags of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// The flags of `man`.
+#[derive(Args, Clone, Debug)]
+pub struct ManArgs {
+    /// The page of this command, such as serve; the program's own page if none is given
+    pub command: Option<String>,
 }

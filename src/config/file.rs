@@ -47,7 +47,10 @@ pub(super) fn with_file(mut command: clap::Command, path: &Path) -> Result<clap:
             return Err(wrong(&mut command, format!("{key} takes one value, but the list has {}", values.len())));
         }
         let set = |argument: clap::Arg| argument.default_values(values.clone());
-        command = command.mut_arg(id.as_str(), set).mut_subcommand("serve", |serve| serve.mut_arg(id.as_str(), set));
+        command = command.mut_arg(id.as_str(), set);
+        for server in ["serve", "check-config"] {
+            command = command.mut_subcommand(server, |server| server.mut_arg(id.as_str(), set));
+        }
     }
     Ok(command)
 }

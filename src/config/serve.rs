@@ -110,6 +110,9 @@ pub struct ServeArgs {
     /// Serve the pages from this directory instead of the built-in ones
     #[arg(long = "static", env = "SWITCHBACK_STATIC", value_name = "DIR")]
     pub static_dir: Option<PathBuf>,
+    /// Serve this file as /.well-known/security.txt (RFC 9116): where vulnerabilities of this installation are reported
+    #[arg(long, env = "SWITCHBACK_SECURITY_TXT", value_name = "FILE")]
+    pub security_txt: Option<PathBuf>,
     /// Log each request when its response has ended: client, path and outcome. Secrets in the query are left out
     #[arg(long, env = "SWITCHBACK_ACCESS_LOG")]
     pub access_log: bool,
@@ -220,6 +223,7 @@ impl ServeArgs {
                 loopback_only: listen.ip().is_loopback(),
                 pages: !self.no_pages,
                 static_dir: self.static_dir,
+                security_txt: self.security_txt,
                 ..http
             },
             store,

@@ -14,6 +14,7 @@ use super::assets;
 use super::call::Call;
 use super::options::HttpOptions;
 use super::route::{self, Route};
+use super::security_txt;
 use super::site::Site;
 use super::state::State;
 use crate::hub::Hub;
@@ -75,6 +76,7 @@ impl Site {
         let (mount, has_pages) = (self.mount(), self.has_pages());
         move |config| {
             mount(config);
+            config.service(resource(security_txt::PATH, Route::SecurityTxt));
             if has_pages {
                 pages(config);
             } else {
@@ -108,6 +110,10 @@ impl Site {
                 .service(resource("/openapi.json", Route::OpenApi));
             for name in assets::client_files() {
                 config.service(resource(&format!("/{name}"), Route::Asset(name)));
+            }
+            for (name, stem, extension) in assets::versioned_files() {
+                let path = format!("/{stem}-{{version:[0-9a-fA-F]{{16}}}}.{extension}");
+                config.service(resource(&path, Route::Asset(name)));
             }
         }
     }

@@ -54,6 +54,8 @@ pub struct HttpOptions {
     pub pages: bool,
     /// The directory from which the pages are served instead of those that are built in.
     pub static_dir: Option<std::path::PathBuf>,
+    /// The file to serve as `/.well-known/security.txt`; at most 32 KiB.
+    pub security_txt: Option<std::path::PathBuf>,
     /// Whether the server listens on loopback only, so that `Host` must be a loopback name.
     pub loopback_only: bool,
 }
@@ -81,6 +83,7 @@ impl Default for HttpOptions {
             access: AccessOptions::default(),
             pages: true,
             static_dir: None,
+            security_txt: None,
             loopback_only: false,
         }
     }

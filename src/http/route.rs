@@ -10,8 +10,8 @@ use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
 use super::{
-    Answer, admin, assets, history, metrics, not_found, openapi, preflight, publish, resources, subscribe, tickets,
-    websocket,
+    Answer, admin, assets, history, metrics, not_found, openapi, preflight, publish, resources, security_txt,
+    subscribe, tickets, websocket,
 };
 use crate::net::{HeadError, Response};
 
@@ -43,6 +43,8 @@ pub(crate) enum Route {
     OpenMetrics,
     /// The description of this API.
     OpenApi,
+    /// Where a vulnerability of this installation is reported.
+    SecurityTxt,
     /// A file of the client library or of the pages.
     Asset(&'static str),
     /// No resource.
@@ -60,13 +62,14 @@ impl Route {
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
             "/openapi.json" => Self::OpenApi,
+            security_txt::PATH => Self::SecurityTxt,
             _ => {
                 if let Some(page) = assets::page_at(path).filter(|_| pages) {
                     return Self::Asset(page);
                 }
                 let name = path.strip_prefix('/').unwrap_or_default();
                 let mut files = assets::client_files().chain(assets::page_files().filter(|_| pages));
-                files.find(|file| *file == name).map_or(Self::Nothing, Self::Asset)
+                files.find(|file| *file == name).or_else(|| assets::versioned(name)).map_or(Self::Nothing, Self::Asset)
             }
         }
     }
@@ -127,7 +130,7 @@ impl Route {
             // An acknowledgement counts as a subscription: clients that poll send as many. So does a page of the past.
             Self::Ws | Self::Echo | Self::Ack | Self::History => Pace::Own,
             Self::Info | Self::Clients | Self::Client | Self::Tickets | Self::Revocations => Pace::Request,
-            Self::Metrics | Self::OpenApi | Self::Asset(_) | Self::Nothing => Pace::Request,
+            Self::Metrics | Self::OpenApi | Self::SecurityTxt | Self::Asset(_) | Self::Nothing => Pace::Request,
             Self::OpenMetrics | Self::Healthz | Self::Readyz => Pace::Exempt,
         }
     }
@@ -140,7 +143,8 @@ impl Route {
             Self::Ws | Self::Echo => Methods::Socket,
             Self::Client => Methods::ReadDelete,
             Self::Poll | Self::Info | Self::History | Self::Clients | Self::Healthz | Self::Readyz => Methods::Read,
-            Self::Metrics | Self::OpenMetrics | Self::OpenApi | Self::Asset(_) => Methods::Read,
+            Self::Metrics | Self::OpenMetrics | Self::OpenApi => Methods::Read,
+            Self::SecurityTxt | Self::Asset(_) => Methods::Read,
             Self::Nothing => return None,
         })
     }
@@ -179,6 +183,7 @@ impl Route {
             Self::Metrics => guarded(call, methods, Pages::Every, metrics::administrators),
             Self::OpenMetrics => unguarded(call, methods, metrics::monitoring),
             Self::OpenApi => guarded(call, methods, Pages::Every, openapi::document),
+            Self::SecurityTxt => guarded(call, methods, Pages::Every, security_txt::serve),
             Self::Asset(name) => guarded(call, methods, Pages::Every, move |call| assets::serve(call, name)),
             Self::Nothing => call.answer(not_found).boxed_local(),
         }

@@ -21,6 +21,7 @@ mod ancestors;
 mod backup;
 mod clients;
 mod column;
+mod compact;
 mod fault;
 mod file;
 mod form;
@@ -30,16 +31,19 @@ mod health;
 mod last;
 mod lock;
 mod newest;
+mod partial;
 mod presence;
 mod queue;
 mod reader;
 mod reserve;
+mod restore;
 mod rows;
 mod schema;
 mod security_records;
 mod side_file;
 mod times;
 mod trim;
+mod verify;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -81,6 +85,9 @@ use crate::sync::lock as held;
 use crate::topic::{PatternSet, Topic};
 
 pub use self::backup::{BackupError, BackupReport, backup};
+pub use self::compact::{CompactError, CompactReport, compact};
+pub use self::restore::{RestoreError, RestoreReport, restore};
+pub use self::verify::{VerifyError, VerifyReport, verify, verify_backup};
 
 /// Reader threads, each with a connection. Reads behind the tail wait for the disk more than they compute.
 const READERS: usize = 3;

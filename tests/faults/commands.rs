@@ -13,7 +13,7 @@ use crate::support::raw;
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
 /// Runs the binary until it exits, in a scratch directory.
-fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
+pub(super) fn run(arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Output {
     let directory = tempfile::tempdir().expect("a temporary directory");
     // A command that does not exit by itself is killed, and fails.
     let mut child = Command::new("timeout")
@@ -41,7 +41,7 @@ fn lines(output: &Output) -> Vec<Value> {
 }
 
 /// Asserts the exit code, certain words in the error message, and no other output.
-fn check_refusal(output: &Output, code: i32, words: &[&str]) {
+pub(super) fn check_refusal(output: &Output, code: i32, words: &[&str]) {
     let message = stderr_text(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(output.stdout.is_empty(), "{output:?}");
@@ -204,7 +204,7 @@ async fn backup_copies_or_reports_why_not() {
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
     let info = raw::get(server.address(), "/v1/info").await.expect("an answer").json();
     let bytes = std::fs::metadata(file).expect("the copy").len().to_string();
-    for word in [file, info["epoch"].as_str().expect("an epoch"), "from 1 to 3", &bytes, "events.db"] {
+    for word in [file, info["epoch"].as_str().expect("an epoch"), "from 1 to 3", &bytes, "switchback restore"] {
         assert!(said.contains(word), "{word} is missing in: {said}");
     }
     check_refusal(&run(&["backup", file, "--data", data], &[], b""), 1, &[file, "exists already"]);

@@ -5,6 +5,7 @@
 
 mod clocks;
 mod commands;
+mod data_commands;
 mod directory;
 mod drain;
 mod endless;
@@ -13,6 +14,7 @@ mod fsync;
 mod full_disk;
 mod kill;
 mod ledger;
+mod old_directory;
 mod process_limits;
 mod sick_disk;
 mod slow;

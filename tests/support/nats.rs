@@ -349,7 +349,7 @@ pub fn binary() -> PathBuf {
 
 /// A loopback address that no other process listens on or connects from, so that a free port stays free while a server is
 /// down. On systems other than Linux there is only one such address.
-fn host_of_its_own() -> IpAddr {
+pub fn host_of_its_own() -> IpAddr {
     let part = || rand::random_range(16..=250);
     if cfg!(target_os = "linux") {
         Ipv4Addr::new(127, part(), part(), part()).into()

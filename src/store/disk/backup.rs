@@ -1,6 +1,5 @@
 //! Backup: a consistent copy of a log that may be in use by this process or another.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::clients;
 use super::file;
-use super::lock::sync_directory;
+use super::partial::Partial;
 use super::schema::{self, BACKUP_ID};
 use super::security_records;
 use crate::cursor::{Epoch, Position};
@@ -79,15 +78,11 @@ pub fn backup(directory: &Path, file: &Path) -> Result<BackupReport, BackupError
         return Err(write_error(io::ErrorKind::NotADirectory.into()));
     }
     let partial = Partial::beside(file).ok_or_else(|| write_error(io::ErrorKind::InvalidFilename.into()))?;
-    let mut report = copy(directory, &events, &partial.0)
+    let mut report = copy(directory, &events, &partial.path)
         .map_err(|error| BackupError::Copy { directory: directory.to_owned(), reason: error.to_string() })?
         .ok_or_else(|| BackupError::NoLog(directory.to_owned()))?;
-    let written = File::open(&partial.0).and_then(|copy| {
-        copy.sync_all()?;
-        copy.metadata()
-    });
-    report.bytes = written.map_err(write_error)?.len();
-    partial.rename(file).map_err(|error| match error.kind() {
+    report.bytes = partial.sync().map_err(write_error)?;
+    partial.name(file).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => BackupError::Exists(file.to_owned()),
         _ => write_error(error),
     })?;
@@ -112,40 +107,4 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     copy.pragma_update(None, "application_id", BACKUP_ID)?;
     copy.close().map_err(|(_, error)| error)?;
     Ok(Some(BackupReport { epoch: log.epoch, floor: log.floor, last: log.last, clients, bytes: 0 }))
-}
-
-/// The copy in progress: removed on drop, unless it got its final name.
-struct Partial(PathBuf);
-
-impl Partial {
-    fn beside(file: &Path) -> Option<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(file.file_name()?);
-        name.push(format!(".{}.partial", std::process::id()));
-        let partial = Self(file.with_file_name(name));
-        // Left by an earlier attempt of a process with the same id.
-        let _ = fs::remove_file(&partial.0);
-        Some(partial)
-    }
-
-    /// Gives the copy its name. A link fails where a file with that name was created meanwhile; renaming would overwrite the
-    /// file.
-    fn rename(&self, file: &Path) -> io::Result<()> {
-        match fs::hard_link(&self.0, file) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(&self.0, file)?,
-            linked => linked?,
-        }
-        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_directory(parent)
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let journal = self.0.with_extension("partial-journal");
-        for path in [&self.0, &journal] {
-            // Usually gone already.
-            let _ = fs::remove_file(path);
-        }
-    }
 }

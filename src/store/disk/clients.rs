@@ -72,6 +72,11 @@ pub(super) fn clients_path(directory: &Path) -> PathBuf {
     directory.join("clients.db")
 }
 
+/// The path of the file, and the newest version of its tables that this server reads.
+pub(super) fn file_and_version(directory: &Path) -> (PathBuf, i32) {
+    (clients_path(directory), VERSION)
+}
+
 /// `clients.db`, with one sync for each group of saves. Saves are few: a client's first start, an answered acknowledgement, and
 /// once a second all changes. The log's commits do not wait for them: another thread saves them to another file.
 pub(super) struct ClientsFile {

@@ -58,6 +58,11 @@ fn records_path(directory: &Path) -> PathBuf {
     directory.join("notes.db")
 }
 
+/// The path of the file, and the newest version of its tables that this server reads.
+pub(super) fn file_and_version(directory: &Path) -> (PathBuf, i32) {
+    (records_path(directory), VERSION)
+}
+
 /// `notes.db`.
 pub(super) struct SecurityRecordsFile {
     file: SideFile,
