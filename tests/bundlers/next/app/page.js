@@ -1,0 +1,7 @@
+'use client';
+
+import { transports } from 'switchback-events';
+
+export default function Page() {
+  return <p>{`transports: ${transports.join()}`}</p>;
+}
