@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use actix_web::{App, test, web};
 use futures_util::StreamExt as _;
+use switchback::auth::{Keys, Rules, SECRET_MIN_BYTES};
 use switchback::cursor::{Cursor, Position};
+use switchback::keyring::KeyRing;
 use switchback::store::Retention;
 use switchback::wire::GapReason;
 use switchback::{
@@ -232,4 +234,29 @@ async fn a_topic_named_like_a_probe_is_no_way_past_the_door() {
     assert_eq!(test::call_service(&app, late).await.status(), 503);
     let alive = test::TestRequest::get().uri("/healthz").to_request();
     assert_eq!(test::call_service(&app, alive).await.status(), 200);
+}
+
+#[path = "../../examples/embedding/main.rs"]
+#[allow(dead_code)] // Its `main`.
+mod example;
+
+/// `examples/embedding`: the application publishes without a token, its events are for those who have one.
+#[actix_web::test]
+async fn the_example_serves_its_events_to_tokens_only() {
+    let hub = hub().await;
+    let keys = Keys::secret(&[b'k'; SECRET_MIN_BYTES]).expect("a secret");
+    let options = example::options(KeyRing::new(keys, Rules::default()));
+    let app = App::new().configure(|config| example::configure(config, &hub, options));
+    let app = test::init_service(app).await;
+    let call = async |request: test::TestRequest| {
+        let request = request.peer_addr(([127, 0, 0, 1], 1).into());
+        test::call_service(&app, request.to_request()).await.status().as_u16()
+    };
+    let mut orders = hub.subscribe(["orders.>"], StartFrom::Earliest).await.unwrap();
+    assert_eq!(call(test::TestRequest::post().uri("/orders/7")).await, 201);
+    assert_eq!(next_data(&mut orders).await, "\"created\"");
+    for (pattern, status) in [("orders.%3E", 401), ("news.%3E", 200)] {
+        let uri = format!("/events/v1/poll?topic={pattern}&cursor=earliest");
+        assert_eq!(call(test::TestRequest::get().uri(&uri)).await, status, "{pattern}");
+    }
 }
