@@ -5,7 +5,6 @@
 const test = require('node:test');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
-const http = require('node:http');
 const path = require('node:path');
 const { engines, names, launch, newPage, until } = require('./lib/browsers.js');
 const { Server } = require('./lib/server.js');
@@ -38,10 +37,9 @@ for (const name of engines) {
   test(`${name}: a page that is reloaded goes on exactly`, async (t) => {
     const browser = await launch(name);
     const server = await Server.start('--store', 'memory');
-    const network = await Network.start(server);
     let received = [];
-    const app = await application(network, { '/received': (n) => { received.push(Number(n)); return ''; } });
-    t.after(async () => { await browser.close(); app.stop(); await network.stop(); await server.stop(); });
+    const network = await Network.start(server, { routes: { '/received': (query) => { received.push(Number(query)); return ''; } } });
+    t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
 
     for (const transport of ['auto', 'longpoll', 'jsonp']) {
       await t.test(`over ${transport}`, async (t) => {
@@ -50,13 +48,13 @@ for (const name of engines) {
         received = [];
         const page = await newPage(browser);
         t.after(() => page.close());
-        await page.goto(app.url + '/__page');
+        await page.goto(network.url + '/__page');
         await page.evaluate(LISTEN(options));
         await until('it is open', () => page.evaluate("line.state === 'open'"));
         const publishing = (async () => { for (const n of count(EVENTS)) { await server.publish(topic, n); await pause(10); } })();
         for (let i = 1; i <= RELOADS; i++) {
           await until('more is received', () => received.length >= i * EVENTS / (RELOADS + 2));
-          await page.goto(`${app.url}/__page?visit=${i}`);
+          await page.goto(`${network.url}/__page?visit=${i}`);
           await page.evaluate(LISTEN(options));
         }
         await publishing;
@@ -68,28 +66,6 @@ for (const name of engines) {
       });
     }
   });
-}
-
-// An application: its origin answers `routes`, and passes everything else on to Switchback's network.
-async function application(network, routes) {
-  const server = http.createServer(async (request, response) => {
-    const [address, query] = request.url.split('?');
-    if (routes[address]) {
-      response.writeHead(200, { 'Content-Type': 'application/json' });
-      response.end(await routes[address](query));
-      return;
-    }
-    const onward = http.request({ port: network.port, host: '127.0.0.1', method: request.method, path: request.url, headers: request.headers }, (answer) => {
-      response.writeHead(answer.statusCode, answer.rawHeaders);
-      response.flushHeaders();
-      answer.pipe(response);
-    });
-    onward.on('error', () => response.destroy());
-    response.on('close', () => onward.destroy());
-    request.pipe(onward);
-  });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${server.address().port}`, stop: () => { server.closeAllConnections(); server.close(); } };
 }
 
 for (const name of engines) {
@@ -185,12 +161,11 @@ for (const name of names) {
   test(`${name}: the recipe for an application's own database loses no change`, async (t) => {
     const browser = await launch(name);
     const server = await Server.start('--store', 'memory');
-    const network = await Network.start(server);
     const database = new Database(Math.random);
     const code = `${block('writer')}\n${block('reader')}\nreturn { setStatus, ordersWithCursor };`;
     const { setStatus, ordersWithCursor } = new Function('SWITCHBACK', 'database', code)(server.url, database);
-    const app = await application(network, { '/orders': async () => JSON.stringify(await ordersWithCursor()) });
-    t.after(async () => { await browser.close(); app.stop(); await network.stop(); await server.stop(); });
+    const network = await Network.start(server, { routes: { '/orders': async () => JSON.stringify(await ordersWithCursor()) } });
+    t.after(async () => { await browser.close(); await network.stop(); await server.stop(); });
     let stop = false;
     const writers = count(4).map(async (writer) => {
       for (let n = 0; !stop; n++) await setStatus(`${writer}-${n % 20}`, `status ${n}`);
@@ -198,7 +173,7 @@ for (const name of names) {
     const pages = [];
     for (let i = 0; i < 6; i++) {
       const page = await newPage(browser);
-      await page.goto(app.url + '/__page');
+      await page.goto(network.url + '/__page');
       await page.evaluate(`(function () { window.eval(${JSON.stringify(block('page'))}); return 1; }())`);
       pages.push(page);
       await pause(150);
@@ -208,7 +183,8 @@ for (const name of names) {
     await Promise.all(writers);
     const expected = Object.fromEntries([...database.rows].map(([id, row]) => [id, row]));
     for (const page of pages) {
-      await until('the page has the database', async () => JSON.stringify(sorted(await page.evaluate('orders'))) === JSON.stringify(sorted(expected)));
+      await until('the page has the database', async () => JSON.stringify(sorted(await page.evaluate('orders'))) === JSON.stringify(sorted(expected)))
+        .catch(async (error) => { throw new Error(`${error.message}; ${JSON.stringify(await page.evaluate('connection && [connection.state, connection.transport, connection.cursor, connection.stats]'))}`); });
     }
   });
 }

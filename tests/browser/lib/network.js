@@ -47,6 +47,9 @@ class Network {
     if (url.pathname === '/__page') { response.writeHead(200, { 'Content-Type': 'text/html' }); response.end(page(url.searchParams)); return; }
     // This tree's client, whatever the binary carries.
     if (url.pathname === '/client.js') { response.writeHead(200, { 'Content-Type': 'text/javascript' }); response.end(fs.readFileSync(CLIENT)); return; }
+    // What the application itself answers: path -> function of the query, for the body.
+    const route = this.habits.routes && this.habits.routes[url.pathname];
+    if (route) { Promise.resolve(route(url.search.slice(1))).then((body) => { response.writeHead(200, { 'Content-Type': 'application/json' }); response.end(body); }); return; }
     if (url.pathname.startsWith('/v1/')) {
       this.requests += 1;
       if (this.habits.refuse && this.habits.refuse(this.requests, response)) return;
