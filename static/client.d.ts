@@ -117,7 +117,7 @@ export interface PublishOptions {
 export interface Published { cursor: string; duplicate: boolean; id: string }
 
 export interface PublishError extends Error {
-  /** `unknown`: it may or may not have been stored; publishing again with `id` is safe for two minutes. */
+  /** `unknown`: it may or may not have been stored, or be too large for a browser that reads no early refusal; publishing again with `id` is safe for two minutes. */
   code: string;
   status?: number;
   id: string;

@@ -326,7 +326,7 @@ merge(Connection.prototype, {
 
   ended: function (session, ending) {
     if (ending.status === 401 && session.ticket) ending = endings.lost(ending.message);
-    // A restored log may end before the round did. Not every transport can tell.
+    // A restored log may end before the round; not every transport can tell.
     if (this.upto && (session === this.candidate || ending.status === 400)) {
       this.upto = undefined;
       if (ending.status === 400) ending = endings.lost(ending.message);
@@ -555,7 +555,7 @@ merge(Connection.prototype, {
     return this.base + '/v1/' + path + (params.length ? '?' + query(params) : '');
   },
 
-  // URLs end up in logs. Browsers that repeat one use up its ticket: no verdict on the token.
+  // URLs are logged. Browsers that repeat one use up its ticket: no verdict on the token.
   withTicket: function (session, done) {
     var self = this;
     session.ticket = null;
@@ -1096,7 +1096,7 @@ merge(Connection.prototype, {
     return pending.length > 0 && this.state !== 'closed';
   },
 
-  // Not for a pattern that was unsubscribed and is still carried, nor from before its start.
+  // Not for an unsubscribed pattern that is still carried, nor from before its start.
   admits: function (item) {
     var self = this;
     if (!this.patterns.length) return !!this.options.client;
@@ -1498,7 +1498,7 @@ merge(TransportSession.prototype, {
     var due = this.env.now() + ms;
     var dueByDate = this.env.date() + ms;
     this.alarm(ms, function () {
-      // Either clock may stand still while the machine sleeps.
+      // Either clock may stop while the machine sleeps.
       var late = Math.max(self.env.now() - due, self.env.date() - dueByDate);
       self.checkSilence(late > self.heartbeat);
     });
@@ -1621,7 +1621,7 @@ function fetchStream(session, read) {
   }, end) };
 }
 
-// Those that have it show partial responses. IE 8 throws.
+// These show partial responses; IE 8 throws.
 function canXhrStream(env) {
   var Xhr = env.window.XMLHttpRequest;
   return !!Xhr && 'responseType' in new Xhr();
@@ -1772,7 +1772,7 @@ function loadScript(session, wait, credentials, finish) {
     script.onload = script.onerror = script.onreadystatechange = null;
     delete registry[name];
   }
-  // Firefox fires it as a page is left: a request now would delay the next `load`.
+  // Firefox fires it as a page is left: a request would delay the next `load`.
   function failed() { cancel = later(env, function () { finish(endings.lost()); }, GRACE_MS); }
   registry[name] = function (batch) {
     loading = false;
@@ -1891,7 +1891,7 @@ function tooLong(session) {
 
 function canHttp(env) { return !!(env.window.XMLHttpRequest || env.window.fetch); }
 
-// done(ending, text): once, later, not after the cancel. IE 8 and 9 cross origins by XDomainRequest.
+// done(ending, text): once, later, not after the cancel. IE 8 and 9 cross origins by XDR.
 function http(env, request, done) {
   var finish = onlyOnce(function (ending, text) { cancelTimer(); done(ending, text); });
   var Xhr = env.window.XMLHttpRequest;
@@ -1998,7 +1998,7 @@ merge(Publisher.prototype, {
       else done(null, { cursor: answer.cursor, duplicate: !!answer.duplicate, id: message.id });
       self.pump();
     });
-    // Its event came: stored.
+    // Its event came.
     entry.fail = function (ending) { entry.settle(entry.seen ? null : ending, entry.seen); };
     this.entries.push(entry);
     this.pump();
@@ -2073,7 +2073,11 @@ merge(Publisher.prototype, {
           entry.renewed = true;
           return self.again(entry, endings.lost());
         }
-        if (ending && ending.kind === 'lost' && !ending.status) entry.blocked = connection.state === 'open';
+        if (ending && ending.kind === 'lost' && !ending.status) {
+          // Firefox reads no early refusal.
+          if (entry.body.length > MESSAGE_MAX) return entry.fail(unknown());
+          entry.blocked = connection.state === 'open';
+        }
         self.again(entry, ending || endings.lost());
       });
     });
@@ -2105,7 +2109,7 @@ merge(Publisher.prototype, {
       }
       document.body.appendChild(answer);
       document.body.appendChild(form);
-      var unlisten = listen(answer, 'load', function () { readFrame(answer, entry, unlisten); });
+      var unlisten = listen(answer, 'load', function () { readFrame(answer, entry); });
       entry.cancel = function () {
         unlisten();
         entry.cancel = nothing;
@@ -2136,13 +2140,12 @@ function canSend(session) { return session.handle && session.handle.send; }
 
 function isVerdict(status) { return status === 400 || status === 404 || status === 413 || status === 415; }
 
-function readFrame(frame, entry, unlisten) {
+function readFrame(frame, entry) {
   var text = '';
   try {
     if (frame.contentWindow.location.href === 'about:blank') return;
     text = frame.contentWindow.document.body.innerText || frame.contentWindow.document.body.textContent;
   } catch (error) { text = ''; }
-  unlisten();
   var answer = parse(text);
   if (answer && answer.cursor) entry.settle(null, answer);
   else if (answer && answer.error) entry.settle(endings.refused(answer.error));
@@ -2150,7 +2153,7 @@ function readFrame(frame, entry, unlisten) {
 
 function unknown() {
   return endings.misused('unknown',
-    'No answer came: it may have been stored. Publishing it again with this id is safe.');
+    'No answer: it may be stored, or too large. Publishing it again with this id is safe.');
 }
 
 // ---- Small tools

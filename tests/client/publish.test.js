@@ -110,6 +110,16 @@ test('no answer at all: unknown, with the id to try again', () => {
   assert.equal(fate.error.id, 'mine');
 });
 
+test('a long publish that is cut is reported at once: a browser that reads no early refusal would send it for 30 s', () => {
+  const world = new World({ transports: ['longpoll'] });
+  withHttp(world, () => null);
+  let error;
+  world.connect().publish('t.1', 'x'.repeat(400000), { id: 'mine' }, (found) => { error = found; });
+  world.pass(SECOND);
+  assert.deepEqual([error.code, error.id, world.requests.length], ['unknown', 'mine', 1]);
+  assert.match(error.message, /too large/);
+});
+
 test('without an answer, its delivery on the own subscription confirms it', () => {
   const world = new World({ transports: ['sse'] });
   withHttp(world, () => undefined);
