@@ -5,6 +5,7 @@
 //! addresses costs no memory. This module decides; the caller sends the refusal.
 
 mod accounts;
+mod buckets;
 mod counts;
 mod memory;
 mod publishing;
@@ -383,6 +384,15 @@ impl Limits {
     /// As [`Self::publish`].
     pub fn publish_bytes(&self, key: &RateKey, bytes: u64) -> Result<(), LimitError> {
         self.publishing.take_bytes(key, bytes)
+    }
+
+    /// Whether an event of about so many bytes could be published now. It is not counted: a publish is refused by this before its body
+    /// is read, and counted once that has arrived.
+    ///
+    /// # Errors
+    /// [`LimitError::Rate`].
+    pub fn check_publish(&self, key: &RateKey, bytes: u64) -> Result<(), LimitError> {
+        self.publishing.look(key, bytes)
     }
 
     /// Most events that can be published in one request; `None` where that is not limited.

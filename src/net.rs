@@ -7,7 +7,9 @@
 //! | `hold` | whether a request only waits for events, and so ends with its client |
 //! | `accept`, `tls`, `io`, `peer` | from a socket to a connection: limits, TLS, timeouts, the peer's address |
 //! | `activity` | a connection's requests in flight, its idle time, and its end |
-//! | `head_error` | the errors of a request's head, and their responses |
+//! | `error_object`, `head_error` | the error object; the errors of a request's head, and their responses |
+//! | `linger` | the last reads of a connection that ends |
+//! | `growth` | buffers for what arrives in pieces |
 //! | `backlog`, `payer` | unsent bytes of slow readers: their limits, and the address and subject that they are charged to |
 //! | `direct_write` | writes to idle streams without waking their tasks |
 //! | `http1` | HTTP/1.1: the frequent requests |
@@ -22,7 +24,9 @@ pub(crate) mod access_log;
 mod activity;
 mod backlog;
 mod direct_write;
+mod error_object;
 pub(crate) mod fallback;
+pub(crate) mod growth;
 mod head;
 mod head_error;
 mod hold;
@@ -30,6 +34,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 mod in_flight;
 pub(crate) mod io;
+mod linger;
 mod payer;
 mod peer;
 pub(crate) mod redirect;
@@ -44,6 +49,7 @@ pub(crate) use backlog::MinReadRate;
 #[cfg(test)]
 pub(crate) use direct_write::SimulatedSocket;
 pub(crate) use direct_write::{DirectSink, WeakSink};
+pub(crate) use error_object::{error_object, error_response_with};
 pub(crate) use head::{Headers, RequestHead, text};
 pub(crate) use head_error::HeadError;
 pub(crate) use hold::Hold;

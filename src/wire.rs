@@ -82,6 +82,8 @@ impl Framing {
             Self::Iframe { nonce, .. } => script::chunk(nonce, event.literal(), out, |out| event.write_json(out)),
             Self::Sse { named, .. } => sse::event(event, *named, out),
             Self::Lines => {
+                // Else the last byte of a large event would double the buffer.
+                out.reserve(event.json_bytes() + 1);
                 event.write_json(out);
                 out.put_u8(b'\n');
             }

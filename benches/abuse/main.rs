@@ -1,7 +1,7 @@
 //! Load and abuse, with figures: `cargo bench --bench abuse [NAME…]`. Prints a table in Markdown.
 //!
-//! The names are `idle`, `stalled`, `storm`, `slow`, `flood`, `topics` and `held`, or one of its attacks, such as
-//! `held-searches`; all of them take twelve minutes. Each runs the real server in a process of its own, on a fresh disk store,
+//! The names are `idle`, `stalled`, `storm`, `slow`, `flood`, `flood-bytes`, `topics` and `held`, or one of its attacks, such as
+//! `held-searches`; all of them take thirteen minutes. Each runs the real server in a process of its own, on a fresh disk store,
 //! with the flags' defaults unless stated otherwise. A scenario fails if an event is lost, repeated or out of order, or a
 //! response is wrong; it does not fail for its figures.
 
@@ -17,6 +17,7 @@ mod storm;
 mod support;
 mod topics;
 
+use flood::Flood;
 use support::{DEADLINE, within};
 
 fn main() {
@@ -37,7 +38,8 @@ fn main() {
     run("stalled", &|| runtime.block_on(stalled::run()));
     run("storm", &|| runtime.block_on(storm::run()));
     run("slow", &|| runtime.block_on(slow::run()));
-    run("flood", &|| runtime.block_on(flood::run()));
+    run("flood", &|| runtime.block_on(flood::run(Flood::Events)));
+    run("flood-bytes", &|| runtime.block_on(flood::run(Flood::Bytes)));
     run("topics", &|| runtime.block_on(topics::run()));
     let attacks = |name: &str| is_selected("held") || is_selected(&format!("held-{name}"));
     runtime.block_on(held::run(attacks, |row| println!("{row}")));

@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::object;
 use crate::auth::Rights;
 use crate::limits::InboundBudget;
+use crate::net::growth::make_room;
 use crate::net::{Headers, RequestBody, text as header_text};
 
 /// The media type of a body, without its parameters.
@@ -68,9 +69,6 @@ pub(super) fn unsupported(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
 }
 
-/// Bytes that are reserved for a body before it arrives.
-const FIRST_BYTES: usize = 64 << 10;
-
 /// A whole body, with the memory that is charged for it until it is dropped. That is after its request is answered, not
 /// when the body has arrived: it is in memory as long as the store takes.
 pub(super) struct ChargedBody {
@@ -84,6 +82,19 @@ impl std::ops::Deref for ChargedBody {
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// The bytes of a body that has arrived, or that are announced for it; `None` where its length is not known.
+pub(super) fn announced_bytes(headers: Headers<'_>, body: &RequestBody) -> Option<usize> {
+    match body {
+        RequestBody::Full(whole) => Some(whole.len()),
+        RequestBody::Stream(_) => announced_length(headers),
+        RequestBody::WebSocket(_) => None,
+    }
+}
+
+fn announced_length(headers: Headers<'_>) -> Option<usize> {
+    headers.text(&CONTENT_LENGTH)?.parse().ok()
 }
 
 /// Reads the whole body of a call, into the memory of its sender's share.
@@ -118,14 +129,14 @@ async fn collect(
             return Ok(ChargedBody { bytes: whole, _budget: budget });
         }
     };
-    let announced: Option<usize> = headers.text(&CONTENT_LENGTH).and_then(|value| value.parse().ok());
+    let announced = announced_length(headers);
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(ApiError::too_large("a body", bytes_max));
     }
-    budget.announce(announced.unwrap_or_default());
+    budget.announce(announced.unwrap_or_default())?;
     let budget_of = &mut budget;
     let all = async {
-        let (mut first, mut body, mut bytes) = (Bytes::new(), BytesMut::new(), 0);
+        let (mut first, mut body, mut bytes) = (Bytes::new(), Vec::new(), 0);
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(broken)?;
             bytes += chunk.len();
@@ -138,14 +149,12 @@ async fn collect(
                 first = chunk;
                 continue;
             }
-            if body.is_empty() {
-                // The announced bytes may never arrive: the buffer grows as they do.
-                body.reserve(announced.unwrap_or(0).min(FIRST_BYTES));
-                body.extend_from_slice(&std::mem::take(&mut first));
-            }
+            let left_bytes = announced.unwrap_or(bytes_max).saturating_sub(bytes);
+            make_room(&mut body, first.len() + chunk.len(), left_bytes);
+            body.extend_from_slice(&std::mem::take(&mut first));
             body.extend_from_slice(&chunk);
         }
-        Ok(if body.is_empty() { first } else { body.freeze() })
+        Ok(if body.is_empty() { first } else { body.into() })
     };
     let bytes = in_time(time_max, all).await.unwrap_or_else(|| Err(too_slow()))?;
     Ok(ChargedBody { bytes, _budget: budget })

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 
@@ -18,6 +19,9 @@ use super::state::State;
 use crate::auth::Rights;
 use crate::limits::{InboundBudget, Limits, RateKey, Refusal};
 use crate::net::{Caller, DirectSink, Hold, Request, RequestBody, RequestHead, Response, Scheme};
+
+/// How long a refusal waits whose caller exceeds the pace of its requests: the least retry delay, which such a caller ignores.
+const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 
 /// One request. Boxed: the futures around its handler each have room for it, and a held request keeps all of these futures.
 pub(super) struct Call(Box<Parts>);
@@ -59,12 +63,40 @@ impl Refusals {
 
     /// The error to respond with: a refusal costs work, too, and is charged as a request where nothing else was.
     pub(super) fn charge(&self, error: ApiError) -> ApiError {
-        let limits = &self.state.options.limits;
-        let counts = self.pace == Pace::Own && error.is_client_error();
-        let paced = if counts { limits.request(&RateKey::at(self.address)) } else { Ok(()) };
-        let error = paced.err().map_or(error, ApiError::from);
-        self.note(&error);
+        self.charged(error).0
+    }
+
+    /// As [`Self::charge`]. Beyond the pace the error waits for a moment: a client that does not heed its refusals is slowed down by
+    /// them, and costs no more than its connections do.
+    pub(super) async fn respond(&self, error: ApiError) -> ApiError {
+        let (error, exceeds) = self.charged(error);
+        if exceeds {
+            let hub = self.state.hub.clone();
+            // Boxed: no other request has room for it.
+            let moment = async move {
+                tokio::select! {
+                    () = tokio::time::sleep(REFUSAL_DELAY) => {}
+                    () = hub.drain_begun() => {}
+                }
+            };
+            moment.boxed_local().await;
+        }
         error
+    }
+
+    /// The error to respond with, and whether the caller's refusals exceed the pace of its requests.
+    fn charged(&self, error: ApiError) -> (ApiError, bool) {
+        let counts = self.pace == Pace::Own && error.status.is_client_error();
+        let limits = &self.state.options.limits;
+        let paced = if counts { limits.request(&RateKey::at(self.address)) } else { Ok(()) };
+        let exceeds = paced.is_err();
+        let error = match paced {
+            // What the client exceeded first says what it has to do.
+            Err(limit) if !error.is_too_many() => limit.into(),
+            _ => error,
+        };
+        self.note(&error);
+        (error, exceeds)
     }
 
     /// Logs a refusal, where `error` is one.
@@ -214,7 +246,10 @@ impl Call {
             Ok(()) => handler(self).await,
             Err(error) => Err(error),
         };
-        let mut response = answer.unwrap_or_else(|error| refusals.charge(error).response());
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(error) => refusals.respond(error).await.response(),
+        };
         source.write(&mut response.fields);
         match hsts {
             Some(seconds) => response.with(STRICT_TRANSPORT_SECURITY, format!("max-age={seconds}")),

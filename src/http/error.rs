@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use crate::auth::Rights;
@@ -14,7 +14,7 @@ use crate::event::EventError;
 use crate::excerpt::shorten_quotes;
 use crate::json::JsonError;
 use crate::limits::{LimitError, Refusal};
-use crate::net::{HeadError, Response};
+use crate::net::{HeadError, Response, error_object, error_response_with};
 use crate::store::StoreError;
 use crate::topic::TopicError;
 
@@ -63,9 +63,9 @@ impl ApiError {
         &self.message
     }
 
-    /// Whether the client caused the error, other than by its rate.
-    pub(crate) fn is_client_error(&self) -> bool {
-        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    /// Whether the client has to slow down, or to release something.
+    pub(crate) fn is_too_many(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
     /// The entry in the log of refusals; `None` for an error that is about the input, not about access or a limit.
@@ -130,7 +130,7 @@ impl ApiError {
 
     /// The value of `error` in a body, or in a reply.
     pub(crate) fn object(&self) -> Value {
-        json!({ "code": self.code, "message": self.message })
+        error_object(self.code, &self.message)
     }
 
     /// The error item for a page that cannot read the status: the object, and the retry delay. The item has the object's
@@ -146,12 +146,12 @@ impl ApiError {
 
     /// The response as JSON.
     pub(crate) fn response(&self) -> Response {
-        self.response_with(json!({ "error": self.object() }))
+        self.response_with(&json!({ "error": self.object() }))
     }
 
     /// The response with further keys beside the error.
-    pub(crate) fn response_with(&self, body: Value) -> Response {
-        let mut response = Response::new(self.status).with(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    pub(crate) fn response_with(&self, body: &Value) -> Response {
+        let mut response = error_response_with(self.status, body);
         if let Some(after) = self.retry_after {
             response = response.with(RETRY_AFTER, after.as_secs());
         }
@@ -166,7 +166,7 @@ impl ApiError {
             // RFC 6455 §4.2.2: the response names the supported version.
             response = response.with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        response.with_body(body.to_string())
+        response
     }
 }
 

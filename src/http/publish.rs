@@ -25,7 +25,7 @@ use super::{Answer, Call};
 use crate::auth::Rights;
 use crate::event::{Data, EventError, EventHeaders, NewEvent, Publisher};
 use crate::hub::Published;
-use crate::net::{Headers, Request, Response};
+use crate::net::{Headers, Request, RequestBody, Response};
 use crate::topic::Topic;
 
 /// The known fields of a form.
@@ -46,6 +46,7 @@ pub(super) async fn events(mut call: Call) -> Answer {
     match kind.as_ref().map(MediaType::as_str) {
         // The XDomainRequest of Internet Explorer 8 and 9 cannot set a type.
         None | Some("application/json" | "text/plain") => {
+            check_pace(&call, &rights, &body, 1)?;
             let body = body::read(&call, body, options.batch_bytes_max, &rights).await?;
             let text = body::text(&body)?;
             if text.trim_start().starts_with('[') {
@@ -61,6 +62,8 @@ pub(super) async fn events(mut call: Call) -> Answer {
             single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
         }
         Some("application/x-www-form-urlencoded") => {
+            // An encoded byte is three.
+            check_pace(&call, &rights, &body, 3)?;
             let body = body::read(&call, body, options.event_bytes_max, &rights).await?;
             let fields = Fields::parse(body::text(&body)?)?;
             let topic = fields.one("topic")?.ok_or_else(|| ApiError::bad("bad_topic", "`topic` is missing"))?;
@@ -101,6 +104,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
     let fields = Fields::parse(call.request.query_string())?;
     let kind = MediaType::of(headers)?;
     let key = idempotency_key(headers)?;
+    check_pace(&call, &rights, &body, 1)?;
     let body = body::read(&call, body, options.event_bytes_max, &rights).await?;
     let deleted = flag(&fields, "deleted")?;
     let data = match &kind {
@@ -190,6 +194,14 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
         let code = if error.is_data() { "bad_event" } else { "bad_json" };
         ApiError::json(code, &error, "an event is {\"topic\":\"a.b\",\"data\":…}, optionally with `event`, `id` and `headers`, or {\"topic\":\"a.b\",\"deleted\":true}")
     })
+}
+
+/// Refuses a publish whose publisher has exhausted its pace, before the body is read. The events in the body are taken to have as many
+/// bytes as the body, divided by `encoding`, by which it is longer than they are.
+fn check_pace(call: &Call, rights: &Rights, body: &RequestBody, encoding: u64) -> Result<(), ApiError> {
+    let announced = body::announced_bytes(call.request.headers(), body).unwrap_or_default() as u64;
+    let has_room = call.limits().check_publish(&call.rate_key_of(rights), announced / encoding);
+    has_room.map_err(|error| ApiError::from(error).of(rights))
 }
 
 /// Counts events against the rates of their publisher.

@@ -85,12 +85,15 @@ pub(super) async fn jsonp(call: Call) -> Answer {
     if call.is_head() {
         // A refusal has the same status; the failed attempt is charged to the client.
         if let Err(error) = permit_script(&call).await {
-            call.refusals().charge(error);
+            call.refusals().respond(error).await;
         }
         return Ok(response.without_body());
     }
     // The error is sent in a response of status 200, which the error handling would not charge.
-    let opened = open_script(&call, &framing).await.map_err(|error| call.refusals().charge(error));
+    let opened = match open_script(&call, &framing).await {
+        Ok(driver) => Ok(driver),
+        Err(error) => Err(call.refusals().respond(error).await),
+    };
     drop(call);
     let batch = match opened {
         Ok(mut driver) => driver.batch().await.map(|batch| (driver, batch)).map_err(ApiError::from),
@@ -144,18 +147,19 @@ pub(super) async fn iframe(call: Call) -> Answer {
             None => streaming(&call, response, driver),
         })
     };
-    answer.await.or_else(|error: ApiError| {
-        let error = call.refusals().charge(error);
-        let response = document_headers(Response::new(error.status), &nonce, &call);
-        let mut body = BytesMut::new();
-        framing.preamble(&mut body);
-        if once {
-            body.unsplit(error_batch(&framing, &error, presented(&fields)));
-        } else {
-            framing.control(&Control::Error(error.item_data()), None, &mut body);
-        }
-        Ok(response.with_body(body.freeze()))
-    })
+    let error: ApiError = match answer.await {
+        Ok(response) => return Ok(response),
+        Err(error) => call.refusals().respond(error).await,
+    };
+    let response = document_headers(Response::new(error.status), &nonce, &call);
+    let mut body = BytesMut::new();
+    framing.preamble(&mut body);
+    if once {
+        body.unsplit(error_batch(&framing, &error, presented(&fields)));
+    } else {
+        framing.control(&Control::Error(error.item_data()), None, &mut body);
+    }
+    Ok(response.with_body(body.freeze()))
 }
 
 /// `/v1/sse`.

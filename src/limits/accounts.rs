@@ -40,6 +40,24 @@ impl Accounts {
         Ok(())
     }
 
+    /// As [`Self::charge`], and adds nothing.
+    ///
+    /// # Errors
+    /// As [`Self::charge`].
+    pub(super) fn check(&self, key: &RateKey, bytes: usize, bytes_max: usize) -> Result<(), &'static str> {
+        let fits = |key: &Key| self.held(key).saturating_add(bytes) <= bytes_max;
+        match &key.subject {
+            _ if !fits(&key.address) => Err(Key::ADDRESS),
+            Some(subject) if !fits(subject) => Err(Key::SUBJECT),
+            _ => Ok(()),
+        }
+    }
+
+    fn held(&self, key: &Key) -> usize {
+        let hash = self.hasher.hash_one(key);
+        lock(self.shard(hash)).find(hash, |(known, _)| known == key).map_or(0, |(_, held)| *held)
+    }
+
     /// Releases charged bytes.
     pub(super) fn credit(&self, key: &RateKey, bytes: usize) {
         for key in std::iter::once(&key.address).chain(&key.subject) {

@@ -66,6 +66,12 @@ enum Pool {
     Outbound,
 }
 
+impl Pool {
+    fn is_full(self) -> LimitError {
+        LimitError::ServerFull(if self == Self::Outbound { "unsent bytes" } else { "inbound bytes" })
+    }
+}
+
 impl Memory {
     pub(super) fn new(options: MemoryOptions) -> Self {
         let (inbound, outbound) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -73,33 +79,54 @@ impl Memory {
     }
 
     fn charge(&self, pool: Pool, key: &RateKey, bytes: usize) -> Result<(), LimitError> {
-        let options = &self.options;
         if bytes == 0 {
             return Ok(());
         }
-        let part = options.reserved_bytes / RESERVE_PARTS;
-        let total_max = match pool {
-            Pool::Inbound => options.inbound_bytes_max.saturating_sub(options.reserved_bytes),
-            Pool::Reserve => options.inbound_bytes_max.saturating_sub(part),
-            Pool::Privileged => options.inbound_bytes_max,
-            Pool::Outbound => options.outbound_bytes_max,
-        };
-        let charged = match pool {
-            Pool::Inbound | Pool::Outbound => {
-                let share = options.bytes_per_peer_max.map_or(usize::MAX, |max| max.saturating_sub(part));
-                self.shares.charge(key, bytes, share)
-            }
-            Pool::Reserve => self.reserved.charge(key, bytes, part),
-            Pool::Privileged => Ok(()),
-        };
-        charged.map_err(|whose| LimitError::Memory { whose })?;
+        if let Some((accounts, share)) = self.accounts(pool) {
+            accounts.charge(key, bytes, share).map_err(|whose| LimitError::Memory { whose })?;
+        }
         let before = self.total(pool).fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > total_max {
+        if before.saturating_add(bytes) > self.total_max(pool) {
             self.credit(pool, key, bytes);
-            let what = if pool == Pool::Outbound { "unsent bytes" } else { "inbound bytes" };
-            return Err(LimitError::ServerFull(what));
+            return Err(pool.is_full());
         }
         Ok(())
+    }
+
+    /// As [`Self::charge`], and charges nothing.
+    fn check(&self, pool: Pool, key: &RateKey, bytes: usize) -> Result<(), LimitError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if let Some((accounts, share)) = self.accounts(pool) {
+            accounts.check(key, bytes, share).map_err(|whose| LimitError::Memory { whose })?;
+        }
+        let all = self.total(pool).load(Ordering::Relaxed).saturating_add(bytes);
+        if all > self.total_max(pool) { Err(pool.is_full()) } else { Ok(()) }
+    }
+
+    /// What each peer holds of a pool, and the most that one may hold; `None` where that is not limited.
+    fn accounts(&self, pool: Pool) -> Option<(&Accounts, usize)> {
+        let part = self.options.reserved_bytes / RESERVE_PARTS;
+        match pool {
+            Pool::Inbound | Pool::Outbound => {
+                let share = self.options.bytes_per_peer_max.map_or(usize::MAX, |max| max.saturating_sub(part));
+                Some((&self.shares, share))
+            }
+            Pool::Reserve => Some((&self.reserved, part)),
+            Pool::Privileged => None,
+        }
+    }
+
+    /// The most bytes that the pool's direction may have for something to be charged to the pool.
+    fn total_max(&self, pool: Pool) -> usize {
+        let options = &self.options;
+        match pool {
+            Pool::Inbound => options.inbound_bytes_max.saturating_sub(options.reserved_bytes),
+            Pool::Reserve => options.inbound_bytes_max.saturating_sub(options.reserved_bytes / RESERVE_PARTS),
+            Pool::Privileged => options.inbound_bytes_max,
+            Pool::Outbound => options.outbound_bytes_max,
+        }
     }
 
     fn credit(&self, pool: Pool, key: &RateKey, bytes: usize) {
@@ -107,10 +134,8 @@ impl Memory {
             return;
         }
         self.total(pool).fetch_sub(bytes, Ordering::Relaxed);
-        match pool {
-            Pool::Inbound | Pool::Outbound => self.shares.credit(key, bytes),
-            Pool::Reserve => self.reserved.credit(key, bytes),
-            Pool::Privileged => {}
+        if let Some((accounts, _)) = self.accounts(pool) {
+            accounts.credit(key, bytes);
         }
     }
 
@@ -156,9 +181,16 @@ impl InboundBudget {
         self
     }
 
-    /// Sets how many bytes are going to arrive. A large body gets nothing of the reserve, not even for its first bytes.
-    pub fn announce(&mut self, bytes: usize) {
+    /// Sets how many bytes there are going to be. A large body gets nothing of the reserve, not even for its first bytes. They are
+    /// not charged before they arrive, for a head alone would fill everybody's memory; but where there is no room for them now,
+    /// they are refused before the first is received, which would be in vain.
+    ///
+    /// # Errors
+    /// As [`Self::grow`].
+    pub fn announce(&mut self, bytes: usize) -> Result<(), LimitError> {
         self.large = bytes >= SMALL_BYTES;
+        let more = bytes.saturating_sub(self.bytes());
+        self.first_pool(more, |pool| self.limits.memory.check(pool, &self.key, more)).map(drop)
     }
 
     /// Holds more bytes.
@@ -167,19 +199,20 @@ impl InboundBudget {
     /// [`LimitError::Memory`] where the peer's share is exhausted, [`LimitError::ServerFull`] where the total is. The bytes held
     /// before stay held.
     pub fn grow(&mut self, bytes: usize) -> Result<(), LimitError> {
+        let pool = self.first_pool(bytes, |pool| self.limits.memory.charge(pool, &self.key, bytes))?;
+        self.add(pool, bytes);
+        Ok(())
+    }
+
+    /// The first pool that has room for so many bytes more, of those that this budget may use; else the first one's refusal.
+    fn first_pool(&self, bytes: usize, has_room: impl Fn(Pool) -> Result<(), LimitError>) -> Result<Pool, LimitError> {
+        let first = has_room(Pool::Inbound).map(|()| Pool::Inbound);
         let small = !self.large && self.bytes().saturating_add(bytes) < SMALL_BYTES;
-        let pools = [(true, Pool::Inbound), (small, Pool::Reserve), (self.privileged, Pool::Privileged)];
-        let mut refused = None;
-        for pool in pools.into_iter().filter_map(|(may_use, pool)| may_use.then_some(pool)) {
-            match self.limits.memory.charge(pool, &self.key, bytes) {
-                Ok(()) => {
-                    self.add(pool, bytes);
-                    return Ok(());
-                }
-                Err(error) => refused = refused.or(Some(error)),
-            }
-        }
-        refused.map_or(Ok(()), Err)
+        let others = [(small, Pool::Reserve), (self.privileged, Pool::Privileged)];
+        first.or_else(|refused| {
+            let mut others = others.into_iter().filter_map(|(may_use, pool)| may_use.then_some(pool));
+            others.find(|pool| has_room(*pool).is_ok()).ok_or(refused)
+        })
     }
 
     /// Holds exactly `bytes` from now on.
@@ -340,6 +373,22 @@ mod tests {
         assert!(limits.memory.is_empty());
     }
 
+    /// Else the rest of a share would be received over and over again, and thrown away.
+    #[test]
+    fn what_has_no_room_is_refused_when_it_is_announced() {
+        let limits = limits(MemoryOptions::default());
+        let mut arriving: Vec<_> = (0..4).map(|_| limits.inbound(key(1))).collect();
+        for budget in &mut arriving {
+            // Announced bytes are not charged.
+            budget.announce(16 * MIB).unwrap();
+            budget.grow(12 * MIB).unwrap();
+        }
+        assert_eq!(limits.inbound(key(1)).announce(16 * MIB), Err(LimitError::Memory { whose: "this address" }));
+        assert_eq!(arriving[0].announce(16 * MIB), Ok(()), "only the rest has to have room");
+        assert_eq!(limits.inbound(key(1)).announce(SMALL_BYTES - 1), Ok(()));
+        assert_eq!(limits.inbound(key(2)).announce(16 * MIB), Ok(()));
+    }
+
     #[test]
     fn a_subject_has_a_share_wherever_it_comes_from() {
         let limits = limits(MemoryOptions::default());
@@ -359,8 +408,8 @@ mod tests {
         assert!(full.contains(&LimitError::ServerFull("inbound bytes")), "{full:?}");
         assert!(limits.inbound(key(99)).grow(SMALL_BYTES).is_err(), "a body of this size is not small");
         let mut announced = limits.inbound(key(99));
-        announced.announce(16 * MIB);
-        assert!(announced.grow(1000).is_err(), "nor is one that is announced as large");
+        assert!(announced.announce(16 * MIB).is_err(), "nor is one that is announced as large");
+        assert!(announced.grow(1000).is_err(), "nor are its first bytes");
         let mut small: Vec<_> = (0..300).map(|number| limits.inbound(key((number % 250) as u8))).collect();
         let taken = small.iter_mut().filter_map(|budget| budget.set(60 << 10).ok()).count();
         assert!((190..300).contains(&taken), "{taken}: three quarters of the reserve");

@@ -81,6 +81,25 @@ impl PublishRates {
         }
     }
 
+    /// Whether an event of so many bytes would be taken now; nothing is taken. Bytes beyond the burst are not looked for.
+    pub(super) fn look(&self, key: &RateKey, bytes: u64) -> Result<(), LimitError> {
+        let bytes = self.bytes_burst(key).map_or(bytes, |burst| bytes.min(burst.get().into()));
+        let bytes = number(bytes).unwrap_or(NonZeroU32::MIN);
+        match key.event_rate {
+            Some(rate) => {
+                self.claimed_events.look(key, rate, NonZeroU32::MIN)?;
+                match self.claimed_bytes(rate) {
+                    Some(per_second) => self.claimed_bytes.look(key, per_second, bytes),
+                    None => Ok(()),
+                }
+            }
+            None => {
+                self.events.look(key, NonZeroU32::MIN)?;
+                self.bytes.look(key, bytes)
+            }
+        }
+    }
+
     /// Most events of one request; `None` is any number.
     pub(super) fn event_burst(&self, key: &RateKey) -> Option<NonZeroU32> {
         key.event_rate.map_or_else(|| self.events.burst(key), |rate| Some(self.claimed_events.burst(rate)))
@@ -148,6 +167,10 @@ mod tests {
         rates.take_events(&key(1), 1000).unwrap();
         rates.take_bytes(&key(2), 5000).unwrap();
         assert!(matches!(rates.take_bytes(&key(3), 5001), Err(LimitError::Burst { .. })));
+        // Looking takes nothing.
+        for _ in 0..10 {
+            assert_eq!((rates.look(&key(2), 1).is_err(), rates.look(&key(3), u64::MAX)), (true, Ok(())));
+        }
         let li = |last| key(last).named(Some("li".into()));
         rates.take_bytes(&li(4), 5000).unwrap();
         assert!(matches!(rates.take_bytes(&li(5), 1000), Err(LimitError::Rate { whose: "this subject", .. })));

@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use governor::Quota;
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use super::buckets::{Buckets, Outcome};
 use super::{Key, LimitError, RateKey};
 
 /// Most keys whose buckets are kept, about 100 bytes each. Above that all buckets are dropped: every client gets one more
@@ -44,13 +45,19 @@ impl Rates {
     }
 
     pub(super) fn take(&self, key: &RateKey, number: NonZeroU32) -> Result<(), LimitError> {
-        if let Some(meter) = &self.address {
-            meter.take(self.what, Key::ADDRESS, &key.address, number)?;
-        }
-        match (&self.subject, &key.subject) {
-            (Some(meter), Some(subject)) => meter.take(self.what, Key::SUBJECT, subject, number),
-            _ => Ok(()),
-        }
+        self.meters(key).try_for_each(|(meter, whose, key)| meter.take(self.what, whose, key, number))
+    }
+
+    /// As [`Self::take`], and takes nothing.
+    pub(super) fn look(&self, key: &RateKey, number: NonZeroU32) -> Result<(), LimitError> {
+        self.meters(key).try_for_each(|(meter, whose, key)| meter.look(self.what, whose, key, number))
+    }
+
+    /// The meters that count for a key.
+    fn meters<'a>(&'a self, key: &'a RateKey) -> impl Iterator<Item = (&'a Meter, &'static str, &'a Key)> {
+        let address = self.address.iter().map(|meter| (meter, Key::ADDRESS, &key.address));
+        let subject = self.subject.iter().zip(&key.subject).map(|(meter, subject)| (meter, Key::SUBJECT, subject));
+        address.chain(subject)
     }
 
     /// The burst; `None` is any number.
@@ -81,8 +88,18 @@ impl ClaimedRates {
 
     /// Takes from the bucket of the subject, or of the address where the token names none.
     pub(super) fn take(&self, key: &RateKey, per_second: NonZeroU32, number: NonZeroU32) -> Result<(), LimitError> {
-        let (whose, key) = key.subject.as_ref().map_or((Key::ADDRESS, &key.address), |subject| (Key::SUBJECT, subject));
+        let (whose, key) = Self::charged(key);
         self.meter(per_second).take(self.what, whose, key, number)
+    }
+
+    /// As [`Self::take`], and takes nothing.
+    pub(super) fn look(&self, key: &RateKey, per_second: NonZeroU32, number: NonZeroU32) -> Result<(), LimitError> {
+        let (whose, key) = Self::charged(key);
+        self.meter(per_second).look(self.what, whose, key, number)
+    }
+
+    fn charged(key: &RateKey) -> (&'static str, &Key) {
+        key.subject.as_ref().map_or((Key::ADDRESS, &key.address), |subject| (Key::SUBJECT, subject))
     }
 
     /// The burst: the configured one, and at least a second's worth.
@@ -109,7 +126,7 @@ impl ClaimedRates {
 
 struct Meter {
     rate: Rate,
-    buckets: RwLock<Arc<DefaultKeyedRateLimiter<Key>>>,
+    buckets: RwLock<Arc<Buckets>>,
     /// Requests since the last sweep; each adds one key at most.
     since: AtomicUsize,
 }
@@ -119,16 +136,27 @@ impl Meter {
         Self { rate, buckets: RwLock::new(Arc::new(Self::buckets(rate))), since: AtomicUsize::new(0) }
     }
 
-    fn buckets(rate: Rate) -> DefaultKeyedRateLimiter<Key> {
-        RateLimiter::keyed(Quota::per_second(rate.per_second).allow_burst(rate.burst))
+    fn buckets(rate: Rate) -> Buckets {
+        Buckets::new(Quota::per_second(rate.per_second).allow_burst(rate.burst))
     }
 
     fn take(&self, what: &'static str, whose: &'static str, key: &Key, number: NonZeroU32) -> Result<(), LimitError> {
         if self.since.fetch_add(1, Ordering::Relaxed) >= SWEEP_EVERY {
             self.sweep();
         }
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match buckets.check_key_n(key, number) {
+        self.outcome(what, whose, self.present().take(key, number))
+    }
+
+    fn look(&self, what: &'static str, whose: &'static str, key: &Key, number: NonZeroU32) -> Result<(), LimitError> {
+        self.outcome(what, whose, self.present().look(key, number))
+    }
+
+    fn present(&self) -> Arc<Buckets> {
+        self.buckets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn outcome(&self, what: &'static str, whose: &'static str, outcome: Outcome) -> Result<(), LimitError> {
+        match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => {
                 let wait = not_until.wait_time_from(DefaultClock::default().now());
@@ -141,9 +169,8 @@ impl Meter {
 
     fn sweep(&self) {
         self.since.store(0, Ordering::Relaxed);
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner).clone();
-        buckets.retain_recent();
-        buckets.shrink_to_fit();
+        let buckets = self.present();
+        buckets.sweep();
         if buckets.len() > KEYS_MAX {
             *self.buckets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Self::buckets(self.rate));
         }
@@ -180,7 +207,7 @@ mod tests {
             rates.take(&RateKey::at(std::net::Ipv4Addr::from_bits(number).into()), NonZeroU32::MIN).unwrap();
         }
         let meter = rates.address.as_ref().unwrap();
-        while !meter.buckets.read().unwrap().is_empty() {
+        while meter.buckets.read().unwrap().len() > 0 {
             rates.sweep();
         }
     }

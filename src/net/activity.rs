@@ -34,7 +34,9 @@ pub(crate) struct Activity {
     refusal: RefCell<Option<HeadError>>,
     /// The body of the request in flight is malformed, and is not read any further.
     body_is_malformed: Cell<bool>,
-    /// The connection's task, where it waits for the end of the request in flight to read the next one.
+    /// The request in flight has made the connection a WebSocket's.
+    is_upgraded: Cell<bool>,
+    /// The connection's task, where it waits for the end of the request in flight to read the next one, or for an upgrade.
     reader: RefCell<Option<Waker>>,
     end: Cell<ConnectionEnd>,
 }
@@ -66,6 +68,7 @@ impl Activity {
             is_expected: Cell::new(false),
             refusal: RefCell::default(),
             body_is_malformed: Cell::new(false),
+            is_upgraded: Cell::new(false),
             reader: RefCell::default(),
             end: Cell::new(ConnectionEnd::Open),
         })
@@ -117,7 +120,23 @@ impl Activity {
         self.is_idle() && !self.is_expected.get()
     }
 
-    /// Wakes this task when a request in flight is over.
+    /// The response to the request in flight accepts the upgrade to a WebSocket.
+    pub(super) fn upgrade(&self) {
+        self.is_upgraded.set(true);
+        self.wake_reader();
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.get()
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.borrow_mut().take() {
+            reader.wake();
+        }
+    }
+
+    /// Wakes this task when a request in flight is over, or is accepted as an upgrade.
     pub(super) fn wake_when_answered(&self, cx: &Context<'_>) {
         *self.reader.borrow_mut() = Some(cx.waker().clone());
     }
@@ -178,8 +197,6 @@ impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
         self.0.idle_since.set(Instant::now());
-        if let Some(reader) = self.0.reader.borrow_mut().take() {
-            reader.wake();
-        }
+        self.0.wake_reader();
     }
 }

@@ -75,6 +75,9 @@ impl ReadRate {
 pub(crate) struct Backlog {
     min: MinReadRate,
     payer: Payer,
+    /// The most bytes that were queued since nothing was. A buffer is one allocation, which is freed with its last byte: that the
+    /// peer has taken some of them returns no memory.
+    queued_bytes: usize,
     /// Bytes that are charged to the payer.
     held_bytes: usize,
     waiting: Option<Box<Waiting>>,
@@ -88,22 +91,26 @@ struct Waiting {
 
 impl Backlog {
     pub(super) fn new(min: MinReadRate, payer: Payer) -> Self {
-        Self { min, payer, held_bytes: 0, waiting: None }
+        Self { min, payer, queued_bytes: 0, held_bytes: 0, waiting: None }
     }
 
-    /// Records that `bytes` are queued and the socket takes none of them at the moment. The task is woken when that has lasted
-    /// too long.
+    /// Records that `bytes` are queued in all, before the socket takes some of them.
+    pub(super) fn queue(&mut self, bytes: usize) {
+        self.queued_bytes = self.queued_bytes.max(bytes);
+    }
+
+    /// Records that the socket takes none of the queued bytes at the moment. The task is woken when that has lasted too long.
     ///
     /// A connection that is too slow, or whose peer's share is full, is reset instead of closed: bytes that the kernel has
     /// accepted would otherwise stay queued for the same peer. A client that reconnects resumes from its cursor.
-    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>, socket: &TcpStream, bytes: usize) -> Poll<io::Error> {
-        if bytes != self.held_bytes {
-            if let Err(error) = self.payer.hold_unsent(bytes) {
+    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Error> {
+        if self.queued_bytes != self.held_bytes {
+            if let Err(error) = self.payer.hold_unsent(self.queued_bytes) {
                 self.payer.note_cut(&error);
                 reset_on_close(socket);
                 return Poll::Ready(io::Error::new(io::ErrorKind::QuotaExceeded, error));
             }
-            self.held_bytes = bytes;
+            self.held_bytes = self.queued_bytes;
         }
         if self.min.bytes_per_second == 0 {
             return Poll::Pending;
@@ -128,9 +135,12 @@ impl Backlog {
 
     /// Records that the socket took bytes; `drained` where nothing is left to write.
     pub(super) fn took(&mut self, bytes: usize, drained: bool) {
-        if drained && self.held_bytes > 0 {
-            let _less_is_never_refused = self.payer.hold_unsent(0);
-            self.held_bytes = 0;
+        if drained {
+            self.queued_bytes = 0;
+            if self.held_bytes > 0 {
+                let _less_is_never_refused = self.payer.hold_unsent(0);
+                self.held_bytes = 0;
+            }
         }
         let Some(waiting) = &mut self.waiting else { return };
         waiting.rate.took(Instant::now(), bytes);

@@ -189,19 +189,23 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
     use super::*;
-    use crate::limits::RateKey;
+    use crate::limits::{Limits, RateKey};
     use crate::net::MinReadRate;
     use crate::net::payer::Payer;
 
     /// Both ends of a connection with small socket buffers.
     async fn pair() -> (DirectSink, TcpStream) {
+        pair_within(&Arc::default()).await
+    }
+
+    async fn pair_within(limits: &Arc<Limits>) -> (DirectSink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let (peer, accepted) = tokio::join!(socket.connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, _) = accepted.unwrap();
         socket2::SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-        let payer = Payer::new(&Arc::default(), RateKey::at([127, 0, 0, 1].into()));
+        let payer = Payer::new(limits, RateKey::at([127, 0, 0, 1].into()));
         let min = MinReadRate { bytes_per_second: 1024, window: Duration::from_secs(60) };
         (DirectSink::new(stream.into_split().1, Backlog::new(min, payer)), peer.unwrap())
     }
@@ -257,6 +261,28 @@ mod tests {
         let taken = reading.await.unwrap().unwrap();
         assert!(taken == given, "{} of {} bytes, or in another order", taken.len(), given.len());
         assert_eq!(sink.0.rest.borrow().capacity(), 0, "an idle stream keeps no buffer");
+    }
+
+    /// A buffer is freed as a whole: its bytes are charged until the last of them is taken.
+    #[tokio::test]
+    async fn a_queued_buffer_is_charged_until_it_is_drained() {
+        let limits: Arc<Limits> = Arc::default();
+        let (sink, mut peer) = pair_within(&limits).await;
+        let buffer = vec![b'x'; 4 << 20];
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut written = 0;
+        while let Poll::Ready(bytes) = sink.poll_write(&mut cx, &buffer[written..]) {
+            written += bytes.unwrap();
+        }
+        assert!(written > 0);
+        assert_eq!(limits.usage().charged_bytes, buffer.len(), "also the {written} that the socket has taken");
+        let reading = tokio::spawn(async move { peer.read_exact(&mut vec![0; 4 << 20]).await.map(drop) });
+        while written < buffer.len() {
+            written += poll_fn(|cx| sink.poll_write(cx, &buffer[written..])).await.unwrap();
+        }
+        flushed(&sink).await.unwrap();
+        assert_eq!(limits.usage().charged_bytes, 0);
+        reading.await.unwrap().unwrap();
     }
 
     #[tokio::test]

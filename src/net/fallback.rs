@@ -281,6 +281,7 @@ where
         let mut in_flight = std::mem::take(&mut this.in_flight);
         in_flight.answered(response.status().as_u16(), sink);
         let activity = response.request().conn_data::<Rc<Activity>>().filter(|_| upgraded).cloned();
+        activity.iter().for_each(|activity| activity.upgrade());
         Poll::Ready(Ok(response.map_body(|_, body| TrackedBody { body, in_flight, activity, _unread: None })))
     }
 }

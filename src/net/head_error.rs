@@ -1,9 +1,8 @@
-//! Errors of a request's head, and the responses to them: the error object that every refusal has.
+//! Errors of a request's head, and the responses to them.
 
-use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue};
 
+use super::error_object::error_response;
 use super::response::Response;
 use crate::excerpt::excerpt;
 
@@ -89,14 +88,6 @@ impl HeadError {
     pub(crate) fn response(&self) -> Response {
         error_response(self.status(), self.code(), &self.to_string())
     }
-}
-
-/// A response with the error object that every refusal has.
-pub(super) fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = serde_json::json!({ "error": { "code": code, "message": message } });
-    Response::new(status)
-        .with(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .with_body(Bytes::from(body.to_string()))
 }
 
 #[cfg(test)]

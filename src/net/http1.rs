@@ -30,7 +30,8 @@ use super::access_log::AccessLog;
 use super::fallback::io::{AppIo, BoxedIo};
 use super::head_error::HeadError;
 use super::in_flight::InFlight;
-use super::io::{Io, LINGER_MAX_BYTES, LINGER_TIME};
+use super::io::Io;
+use super::linger::Linger;
 use super::request::{Request, RequestBody};
 use super::response::{Response, ResponseBody};
 use super::service::Service;
@@ -372,22 +373,22 @@ impl Connection {
 
     /// Writes what is queued, shuts down the sending side, and waits a little for the peer to read it.
     async fn close(mut self) {
-        let closing = poll_fn(|cx| {
+        let mut linger = Linger::new();
+        poll_fn(|cx| {
             let mut link = self.link.borrow_mut();
-            if !self.out.is_empty() {
-                ready!(link.poll_write(cx, &mut self.out))?;
+            link.input = BytesMut::new();
+            let sent = if self.out.is_empty() { Poll::Ready(Ok(())) } else { link.poll_write(cx, &mut self.out) };
+            let shut = match sent {
+                Poll::Ready(Ok(())) => Pin::new(&mut link.io).poll_shutdown(cx),
+                sent => sent,
+            };
+            match shut {
+                Poll::Ready(Ok(())) => linger.poll(cx, &mut link.io),
+                Poll::Ready(Err(_)) => Poll::Ready(()),
+                Poll::Pending => linger.poll_time(cx),
             }
-            ready!(Pin::new(&mut link.io).poll_shutdown(cx))?;
-            let mut left = LINGER_MAX_BYTES;
-            loop {
-                match ready!(link.poll_read(cx))? {
-                    read if read > 0 && read < left => left -= read,
-                    _ => return Poll::Ready(io::Result::Ok(())),
-                }
-                link.input.clear();
-            }
-        });
-        let _ = tokio::time::timeout(LINGER_TIME, closing).await;
+        })
+        .await;
     }
 }
 

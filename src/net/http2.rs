@@ -34,7 +34,7 @@ use super::in_flight::InFlight;
 use super::payer::Payer;
 use super::peer::{Peer, Proxies};
 use super::request::{Request, RequestBody};
-use super::response::Response;
+use super::response::{Response, ResponseBody};
 use super::service::Service;
 use crate::limits::{Limits, RateKey};
 use convert::{request_head, response_head};
@@ -252,13 +252,17 @@ async fn respond_with(
     drop(answering);
     payer.release_head();
     in_flight.answered(response.status.as_u16(), None);
-    // At most one part of a stream is queued.
-    let waiting = response.body.length().unwrap_or(0).clamp(ANSWER_BYTES, SEND_BUFFER_BYTES);
+    // A whole body waits as it is; of a stream, at most one part is queued.
+    let waiting = match &response.body {
+        ResponseBody::Full(body) => body.len(),
+        body => body.length().unwrap_or(0).min(SEND_BUFFER_BYTES),
+    };
+    let waiting = waiting.max(ANSWER_BYTES);
     if payer.hold_unsent(waiting).is_err() {
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
         return false;
     }
-    let is_sent = send(response, respond, is_head, options, &mut in_flight).await;
+    let is_sent = send(response, respond, is_head, options, payer, &mut in_flight).await;
     // Until the stream is over; less is never refused.
     let _ = payer.hold_unsent(READ_OUT_BYTES);
     is_sent
@@ -270,6 +274,7 @@ async fn send(
     mut respond: SendResponse<Bytes>,
     is_head: bool,
     options: &Http2Options,
+    payer: &Payer,
     in_flight: &mut InFlight,
 ) -> bool {
     let head = response_head(&response);
@@ -295,6 +300,11 @@ async fn send(
         });
         match next.await {
             Some(Some(part)) => {
+                if let Err(error) = payer.hold_unsent(part.len().max(ANSWER_BYTES)) {
+                    payer.note_cut(&error);
+                    stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+                    return false;
+                }
                 in_flight.sent(part.len());
                 sent_bytes += part.len();
                 if !write(&mut stream, part, options, &mut rate).await {

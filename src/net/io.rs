@@ -8,11 +8,11 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::coop::{has_budget_remaining, poll_proceed};
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
@@ -28,10 +28,11 @@ use crate::limits::Permit;
 const TLS_BUFFER_BYTES: usize = 16 << 10;
 const TLS_BUFFERS: usize = 2;
 
-/// Bytes that a peer may still send, and for how long, after its last response: closing a socket with unread bytes would discard
-/// the response on its way (RFC 9112 §9.6).
-pub(super) const LINGER_MAX_BYTES: usize = 256 << 10;
-pub(super) const LINGER_TIME: Duration = Duration::from_secs(1);
+/// Bytes of a turn: tokio lets a task that reads without waiting go on for 128 operations, and ends its turn then, so that the
+/// thread's other tasks get theirs. 128 reads of an upload are megabytes, for which the others would wait; so each takes as many
+/// operations as its part of these bytes.
+const TURN_BYTES: usize = 64 << 10;
+const TURN_OPERATIONS: usize = 128;
 
 /// The transport of a connection.
 pub(crate) enum Wire {
@@ -99,8 +100,10 @@ impl Io {
     pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.wire).poll_read(cx, buf);
-        if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before {
-            self.read_ended = true;
+        if matches!(read, Poll::Ready(Ok(()))) {
+            let read_bytes = buf.filled().len() - before;
+            self.read_ended = read_bytes == 0;
+            spend_turn(cx, read_bytes);
         }
         // Checked last: for a connection whose request has arrived already no timer is armed at all.
         if read.is_pending() && self.poll_idle(cx).is_ready() {
@@ -125,6 +128,18 @@ impl Io {
     }
 }
 
+/// Takes the operations of a read off the task's turn, beside the one that the socket took.
+fn spend_turn(cx: &mut Context<'_>, read_bytes: usize) {
+    for _ in 0..read_bytes / (TURN_BYTES / TURN_OPERATIONS) {
+        if !has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(operation) = poll_proceed(cx) {
+            operation.made_progress();
+        }
+    }
+}
+
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -138,15 +153,16 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(_, sink) => sink.poll_write(cx, buf),
-            Self::Tls(stream, backlog) => match Pin::new(&mut **stream).poll_write(cx, buf) {
-                Poll::Ready(written) => {
-                    backlog.took(*written.as_ref().unwrap_or(&0), false);
-                    Poll::Ready(written)
+            Self::Tls(stream, backlog) => {
+                backlog.queue(TLS_BUFFERS * TLS_BUFFER_BYTES + buf.len());
+                match Pin::new(&mut **stream).poll_write(cx, buf) {
+                    Poll::Ready(written) => {
+                        backlog.took(*written.as_ref().unwrap_or(&0), false);
+                        Poll::Ready(written)
+                    }
+                    Poll::Pending => backlog.poll_blocked(cx, stream.get_ref().0).map(Err),
                 }
-                Poll::Pending => {
-                    backlog.poll_blocked(cx, stream.get_ref().0, TLS_BUFFERS * TLS_BUFFER_BYTES + buf.len()).map(Err)
-                }
-            },
+            }
         }
     }
 
@@ -158,7 +174,10 @@ impl AsyncWrite for Wire {
                     backlog.took(0, true);
                     Poll::Ready(flushed)
                 }
-                Poll::Pending => backlog.poll_blocked(cx, stream.get_ref().0, TLS_BUFFERS * TLS_BUFFER_BYTES).map(Err),
+                Poll::Pending => {
+                    backlog.queue(TLS_BUFFERS * TLS_BUFFER_BYTES);
+                    backlog.poll_blocked(cx, stream.get_ref().0).map(Err)
+                }
             },
         }
     }

@@ -4,8 +4,8 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, HOST, LOCATION};
 use http::uri::Authority;
 
+use super::error_object::error_response;
 use super::head::RequestHead;
-use super::head_error::error_response;
 use super::response::Response;
 
 /// Redirects to the same resource over HTTPS, on a port. With 308, so that a publish is repeated as a publish (RFC 9110 §15.4.9);

@@ -55,6 +55,11 @@ async fn the_events_of_others_outlast_a_flood() {
 async fn an_address_has_a_pace_in_bytes() {
     let server = Server::start(&SLOW);
     let address = server.address();
+    // What would never fit is refused for its size. Escaped, each of these characters is stored as six.
+    let escaped = json!({ "topic": "large", "data": "<".repeat(10_000) });
+    let answer = post(address, "", &escaped).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (413, "too_large"), "{}", answer.text());
+    assert!(answer.text().contains("--max-batch-bytes"), "{}", answer.text());
     for _ in 0..3 {
         assert_eq!(post(address, "", &large(10_000)).await.status(), 201);
     }
@@ -65,11 +70,6 @@ async fn an_address_has_a_pace_in_bytes() {
     let mut plain = Connection::open(address).await.expect("connected");
     plain.post("/v1/topics/large", "application/octet-stream", &[7; 10_000]).await.expect("sent");
     assert_refused(&plain.answer().await.expect("an answer"), "--publish-bytes-per-address");
-    // What would never fit is refused for its size. Escaped, each of these characters is stored as six.
-    let escaped = json!({ "topic": "large", "data": "<".repeat(10_000) });
-    let answer = post(address, "", &escaped).await;
-    assert_eq!((answer.status(), answer.code().as_str()), (413, "too_large"), "{}", answer.text());
-    assert!(answer.text().contains("--max-batch-bytes"), "{}", answer.text());
     super::until("there is room again for a short event", async || post(address, "", &large(1)).await.status() == 201)
         .await;
     let mut other = Connection::from([127, 0, 0, 77].into(), address).await.expect("connected");
@@ -150,5 +150,33 @@ async fn blank_and_refused_lines_count() {
         let answer = super::within("an answer", connection.answer()).await.expect("an answer");
         assert_eq!(answer.json()["accepted"], 0, "{line:?}");
         counts::assert_refused(&post(server.address(), "", &large(1)).await, 429, "too_fast");
+    }
+}
+
+/// The pace is looked at before the body, whose end is never sent here.
+#[tokio::test]
+async fn a_publish_beyond_the_pace_is_refused_before_its_body() {
+    for way in [&[][..], &["--through-app"]] {
+        let server = Server::start(&[&SLOW[..], way].concat());
+        let address = server.address();
+        for _ in 0..3 {
+            assert_eq!(post(address, "", &large(10_000)).await.status(), 201);
+        }
+        for (target, kind) in [
+            ("events", "application/json"),
+            ("topics/large", "application/octet-stream"),
+            ("events", "application/x-www-form-urlencoded"),
+        ] {
+            let mut connection = Connection::open(address).await.expect("connected");
+            let head = format!(
+                "POST /v1/{target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 10000\r\n\r\n"
+            );
+            connection.send(head).await.expect("sent");
+            let answer = super::within(kind, connection.answer()).await.expect("an answer");
+            assert_refused(&answer, "--publish-bytes-per-address");
+            assert_eq!(answer.head.header("connection"), Some("close"), "the rest of the body is no request");
+        }
+        // A short one still has room: what is looked at is not counted.
+        assert_eq!(post(address, "", &large(1)).await.status(), 201);
     }
 }

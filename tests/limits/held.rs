@@ -179,6 +179,47 @@ async fn a_stream_that_is_cut_holds_nothing_more() {
     }
 }
 
+/// Over HTTP/2 a stream's window is the client's to open: the event that waits for it is charged with all of its bytes.
+#[tokio::test]
+async fn events_that_wait_for_a_window_are_charged() {
+    let (certificate, files) = (Certificate::new(), certificates::Files::new());
+    certificate.write(&files);
+    let flags: Vec<&str> = files.flags().into_iter().chain(FLAGS).collect();
+    let server = Server::start(&flags);
+    let mut connection = http2::Connection::open(&certificate, &server).await;
+    for number in 0..3 {
+        let data = format!("{number} {}", "x".repeat(EVENT_BYTES));
+        connection.publish(&json!({ "topic": "long", "data": data })).await;
+    }
+    let mut held = Vec::new();
+    let reset = loop {
+        assert!(held.len() < 20, "the events are not charged");
+        let mut connection = http2::Connection::from(ATTACKER, &certificate, &server).await;
+        let request = connection.request("GET", "/v1/stream?topic=long&cursor=earliest").body(()).expect("a request");
+        let mut answer = match connection.send(request, None).await {
+            Ok(answer) => answer,
+            Err(error) => break error,
+        };
+        // Nothing is read beyond the window that a client has at the beginning.
+        let mut left: usize = 60_000;
+        let end = loop {
+            match super::within("more, or a reset", answer.body().data()).await {
+                Some(Ok(bytes)) if bytes.len() < left => left -= bytes.len(),
+                Some(Ok(_)) => break None,
+                Some(Err(error)) => break Some(error),
+                None => panic!("the stream ends"),
+            }
+        };
+        match end {
+            Some(error) => break error,
+            None => held.push((connection, answer)),
+        }
+    };
+    assert_eq!(reset.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+    assert!(held.len() >= 3, "a budget has room for several: {}", held.len());
+    super::until("the cut is logged", async || server.log().contains("unsent_bytes")).await;
+}
+
 /// 64 patterns, 16 KB in all.
 fn patterns(number: usize) -> Vec<String> {
     (0..64).map(|pattern| format!("p{number}.{pattern}.{}", "a".repeat(235))).collect()

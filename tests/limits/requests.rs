@@ -112,6 +112,29 @@ async fn a_claimed_rate_replaces_the_rate_of_the_address() {
     assert!(lines[0].contains("page") && lines[0].contains("--publish-rate-per-address"), "{log}");
 }
 
+/// A publish that is refused for its pace costs work, too.
+#[tokio::test]
+async fn refusals_for_a_pace_count_as_requests() {
+    let publish_slowly = ["--publish-rate-per-address", "1", "--publish-burst", "1"];
+    let server =
+        Server::start(&[&["--request-rate-per-address", "1", "--connect-burst", "3"][..], &publish_slowly].concat());
+    let address = server.address();
+    let event = json!({ "topic": "a", "data": 1 });
+    super::until("other requests have no room left", async || {
+        let all = (0..10).map(|_| raw::post(address, &event));
+        let (answers, other) = tokio::join!(futures_util::future::join_all(all), raw::get(address, "/v1/info"));
+        for answer in answers {
+            let answer = answer.expect("an answer");
+            if answer.status() != 201 {
+                assert_refused(&answer, 429, "too_fast");
+                assert!(answer.text().contains("--publish-rate-per-address"), "{}", answer.text());
+            }
+        }
+        other.expect("an answer").status() == 429
+    })
+    .await;
+}
+
 /// A publish without the right is refused before its body arrives.
 #[tokio::test]
 async fn the_right_to_publish_is_checked_before_the_body() {

@@ -123,8 +123,11 @@ impl Messages {
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(reason_of(&error).map(Err)),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    let held_bytes = self.frames.borrow().frame_bytes + self.message.as_ref().map_or(0, Fragments::len);
-                    return match budget.set(held_bytes) {
+                    let mut frames = self.frames.borrow_mut();
+                    let message_bytes = self.message.as_ref().map_or(0, Fragments::len);
+                    let announced = frames.announced_bytes.take();
+                    let has_room = announced.map_or(Ok(()), |bytes| budget.announce(message_bytes + bytes));
+                    return match has_room.and_then(|()| budget.set(message_bytes + frames.frame_bytes)) {
                         Ok(()) => Poll::Pending,
                         Err(_) => Poll::Ready(Some(Err(CloseReason::NO_ROOM))),
                     };
@@ -191,6 +194,8 @@ struct FrameCutter {
     input: Bytes,
     /// Bytes of the payload that are still to come, after its header was read.
     left_bytes: Option<usize>,
+    /// The length of a payload whose header was read since this was taken.
+    announced_bytes: Option<usize>,
     /// The close frame that is being passed on, or was, with its payload: at most 125 bytes.
     close: Option<(FrameHeader, Vec<u8>)>,
     /// Bytes that were passed on of an incomplete frame.
@@ -208,6 +213,7 @@ impl FrameCutter {
             headers: HeaderReader::new(0),
             input: Bytes::new(),
             left_bytes: None,
+            announced_bytes: None,
             close: None,
             frame_bytes: 0,
             pause: false,
@@ -241,6 +247,7 @@ impl FrameCutter {
             match self.headers.read(&mut rest) {
                 Ok(header) => {
                     self.left_bytes = header.map(|header| header.length);
+                    self.announced_bytes = self.left_bytes.or(self.announced_bytes);
                     self.close =
                         header.filter(|header| header.opcode == Opcode::Close).map(|header| (header, Vec::new()));
                 }

@@ -33,10 +33,10 @@ pub(super) async fn publish(call: &Call, rights: &Rights, trace: &TraceContext, 
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted: see `errors`");
-            Ok(error.response_with(summary.body(Some(&error))))
+            Ok(error.response_with(&summary.body(Some(&error))))
         }
         Ok(()) => Ok(created(summary.body(None).to_string())),
-        Err(error) => Ok(error.response_with(summary.body(Some(&error)))),
+        Err(error) => Ok(error.response_with(&summary.body(Some(&error)))),
     }
 }
 

@@ -63,10 +63,11 @@ fn poll_write(
     behind_bytes: usize,
     backlog: &mut Backlog,
 ) -> Poll<io::Result<usize>> {
+    backlog.queue(bytes.len() + behind_bytes);
     loop {
         match half.as_ref().poll_write_ready(cx) {
             Poll::Ready(ready) => ready?,
-            Poll::Pending => return backlog.poll_blocked(cx, half.as_ref(), bytes.len() + behind_bytes).map(Err),
+            Poll::Pending => return backlog.poll_blocked(cx, half.as_ref()).map(Err),
         }
         match half.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

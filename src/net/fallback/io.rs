@@ -15,11 +15,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
 use super::request_check::{Checked, Invalid, Passed, RequestCheck};
 use crate::net::head_error::HeadError;
-use crate::net::io::{Io, LINGER_MAX_BYTES, LINGER_TIME};
+use crate::net::io::Io;
+use crate::net::linger::Linger;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 8 << 10;
@@ -45,6 +45,10 @@ pub(crate) struct AppIo {
     check: RequestCheck,
     /// The first of the unread bytes begins a request, which waits for the response to the one before.
     is_pipelined: bool,
+    /// The unread bytes are not HTTP, and wait for the response that accepts the upgrade. A client has to wait for it, too
+    /// (RFC 6455 §4.1); and where the request is for no WebSocket, the `App` would keep ten times as many, for as long as its
+    /// response takes.
+    awaits_upgrade: bool,
     /// Bytes of the present body that may still be passed; `None` for any number.
     body_left_bytes: Option<usize>,
     /// The body is malformed, and is not read any further.
@@ -54,12 +58,6 @@ pub(crate) struct AppIo {
     /// The sending side is shut down.
     is_shut: bool,
     linger: Option<Linger>,
-}
-
-/// The end of a connection, which discards what the peer still sends.
-struct Linger {
-    left_bytes: usize,
-    time: Pin<Box<Sleep>>,
 }
 
 /// As actix gets it. A connection's task reserves space for it more than once.
@@ -77,6 +75,7 @@ impl AppIo {
             passed: Passed::default(),
             check: RequestCheck::default(),
             is_pipelined: false,
+            awaits_upgrade: false,
             body_left_bytes: None,
             is_cut: false,
             is_refused: false,
@@ -96,6 +95,7 @@ impl AppIo {
                 self.io.activity.expect();
             }
             self.is_pipelined = self.passed.ends_request;
+            self.awaits_upgrade |= self.passed.ends_http;
         }
         if self.unread.is_empty() {
             self.unread = BytesMut::new();
@@ -139,7 +139,7 @@ impl AppIo {
         self.io.activity.refuse(error);
         self.is_refused = true;
         self.unread = request.into();
-        self.passed = Passed { bytes: request.len(), ends_head: true, ends_request: true, ignores_body: true };
+        self.passed = Passed { bytes: request.len(), ends_head: true, ends_request: true, ignores_body: true, ..Passed::default() };
     }
 
     /// Reads more; returns whether the peer has closed its sending side.
@@ -155,24 +155,9 @@ impl AppIo {
         Poll::Ready(Ok(false))
     }
 
-    /// Discards what the peer sends, until it closes, or for as long as the connection lingers.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.unread = BytesMut::new();
-        let linger = self.linger.get_or_insert_with(|| Linger {
-            left_bytes: LINGER_MAX_BYTES,
-            time: Box::pin(tokio::time::sleep(LINGER_TIME)),
-        });
-        loop {
-            if self.io.read_ended || linger.left_bytes == 0 || linger.time.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
-            let mut some = ReadBuf::uninit(&mut space);
-            if ready!(self.io.poll_some(cx, &mut some)).is_err() {
-                return Poll::Ready(());
-            }
-            linger.left_bytes = linger.left_bytes.saturating_sub(some.filled().len());
-        }
+        self.linger.get_or_insert_with(Linger::new).poll(cx, &mut self.io)
     }
 }
 
@@ -202,10 +187,19 @@ impl AsyncRead for AppIo {
                     this.io.activity.heard();
                 }
             }
-            if !this.is_pipelined && !this.unread.is_empty() && this.check() {
+            if this.awaits_upgrade && this.io.activity.is_upgraded() {
+                this.awaits_upgrade = false;
+            }
+            if this.awaits_upgrade && is_answered {
+                // Refused: what follows is not known to be a request.
+                this.io.activity.finish_requests();
                 continue;
             }
-            if this.is_pipelined {
+            let is_held_back = this.is_pipelined || this.awaits_upgrade;
+            if !is_held_back && !this.unread.is_empty() && this.check() {
+                continue;
+            }
+            if is_held_back {
                 this.io.activity.wake_when_answered(cx);
                 if this.unread.len() >= HELD_MAX_BYTES || this.io.read_ended && !this.unread.is_empty() {
                     return Poll::Pending;
@@ -214,7 +208,7 @@ impl AsyncRead for AppIo {
             match ready!(this.poll_more(cx)) {
                 Ok(false) => {}
                 // An incomplete head is dropped: its peer has gone.
-                Ok(true) if !this.is_pipelined || this.unread.is_empty() => return Poll::Ready(Ok(())),
+                Ok(true) if !is_held_back || this.unread.is_empty() => return Poll::Ready(Ok(())),
                 Ok(true) => return Poll::Pending,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && this.io.activity.owes_head() => {
                     this.refuse(HeadError::Timeout);
@@ -236,7 +230,9 @@ impl AsyncWrite for AppIo {
     /// ends with its client.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        if self.io.read_ended && self.io.activity.hold.is_set() {
+        // The messages behind an accepted upgrade are the client's last.
+        let has_messages = self.io.activity.is_upgraded() && !self.unread.is_empty();
+        if self.io.read_ended && self.io.activity.hold.is_set() && !has_messages {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.io.activity.has_finished_sending() {
@@ -251,5 +247,67 @@ impl AsyncWrite for AppIo {
             self.is_shut = true;
         }
         self.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::poll;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::limits::RateKey;
+    use crate::net::backlog::Backlog;
+    use crate::net::io::Wire;
+    use crate::net::{MinReadRate, Payer, Peer, Timeouts};
+
+    const HEAD: &str = "GET /v1/sse?topic=a HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+
+    /// A connection as the `App` has it, which was given a head with an upgrade, and has more to read.
+    async fn upgrading() -> (BoxedIo, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut peer, (stream, address)) = (peer.unwrap(), accepted.unwrap());
+        let payer = Payer::new(&Arc::default(), RateKey::at(address.ip()));
+        let any_rate = MinReadRate { bytes_per_second: 0, window: Duration::ZERO };
+        let wire = Wire::plain(stream, Backlog::new(any_rate, payer.clone()));
+        let timeouts = Timeouts { idle: Duration::from_secs(60), head: Duration::from_secs(60) };
+        let io = Io::new(wire, Peer::unnoted(Some(address)), payer, timeouts, None);
+        peer.write_all(&[HEAD.as_bytes(), &[b'x'; HELD_MAX_BYTES / 2]].concat()).await.unwrap();
+        let mut io = AppIo::new(io, BytesMut::new());
+        let mut head = [0; 1024];
+        let bytes = io.read(&mut head).await.unwrap();
+        assert_eq!(&head[..bytes], HEAD.as_bytes());
+        (io, peer)
+    }
+
+    #[tokio::test]
+    async fn what_follows_an_upgrade_waits_until_it_is_accepted() {
+        let (mut io, _peer) = upgrading().await;
+        let activity = io.io.activity.clone();
+        let _request = activity.begin();
+        let mut frames = [0; HELD_MAX_BYTES / 2];
+        while io.unread.len() < frames.len() {
+            assert!(poll!(pin!(io.read(&mut frames))).is_pending());
+            tokio::task::yield_now().await;
+        }
+        activity.upgrade();
+        io.read_exact(&mut frames).await.unwrap();
+        assert_eq!(frames, [b'x'; HELD_MAX_BYTES / 2]);
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_refused_upgrade_is_discarded() {
+        let (mut io, peer) = upgrading().await;
+        let request = io.io.activity.begin();
+        let mut frames = [0; 1024];
+        assert!(poll!(pin!(io.read(&mut frames))).is_pending());
+        drop((request, peer));
+        assert_eq!(io.read(&mut frames).await.unwrap(), 0);
     }
 }

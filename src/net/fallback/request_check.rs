@@ -37,6 +37,8 @@ pub(super) struct Passed {
     pub(super) ends_request: bool,
     /// No handler reads the body of this head's request.
     pub(super) ignores_body: bool,
+    /// Behind this head the connection is a WebSocket's, or a tunnel's, if the request is accepted.
+    pub(super) ends_http: bool,
 }
 
 /// The next byte is not valid.
@@ -109,8 +111,8 @@ impl RequestCheck {
             BodyEnd::Chunked => Place::Chunk(Chunk::Begin),
             BodyEnd::Connection => Place::Unchecked,
         };
-        let ends_request = body == BodyEnd::None;
-        Ok(Checked::Passed(Passed { bytes, ends_head: true, ends_request, ignores_body }))
+        let (ends_request, ends_http) = (body == BodyEnd::None, body == BodyEnd::Connection);
+        Ok(Checked::Passed(Passed { bytes, ends_head: true, ends_request, ignores_body, ends_http }))
     }
 
     /// As [`Self::next`], behind a head; `None` where the first byte is not valid.

@@ -10,6 +10,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE}
 
 use crate::net::response::{DEFAULT_HEADERS, Response, ResponseBody};
 
+/// The most bytes of a chunk's framing: its size, and two line ends.
+const CHUNK_FRAMING_BYTES: usize = 16 + 4;
+
 /// How the end of a body is marked (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyFraming {
@@ -81,6 +84,8 @@ fn put_field(name: &str, value: &[u8], out: &mut BytesMut) {
 
 /// Writes a part of a body, which is not empty: an empty chunk would be the body's end.
 pub(super) fn write_part(framing: BodyFraming, part: &[u8], out: &mut BytesMut) {
+    // Byte by byte the last one would double the buffer.
+    out.reserve(part.len() + CHUNK_FRAMING_BYTES);
     if framing != BodyFraming::Chunked {
         return out.put_slice(part);
     }

@@ -63,11 +63,6 @@ impl Fragments {
         self.bytes.len()
     }
 
-    #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity()
-    }
-
     /// The bytes, to append to.
     pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

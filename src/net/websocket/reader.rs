@@ -58,7 +58,8 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> MessageSource for FrameReader<
             if self.ended {
                 return Poll::Ready(None);
             }
-            if budget.set(self.decoder.held_bytes()).is_err() {
+            let announced = self.decoder.take_announced().map_or(Ok(()), |bytes| budget.announce(bytes));
+            if announced.and_then(|()| budget.set(self.decoder.held_bytes())).is_err() {
                 self.decoder.discard();
                 return Poll::Ready(Some(Err(CloseReason::NO_ROOM)));
             }
