@@ -39,7 +39,7 @@ pub use error::ConfigError;
 pub use limits::LimitArgs;
 pub use nats::NatsArgs;
 use nats::PASSWORD_VARIABLE;
-pub use serve::ServeArgs;
+pub use serve::{LogFormat, ServeArgs};
 pub use store::{StoreChoice, StoreConfig};
 pub use tls::TlsArgs;
 pub use token::{Secret, ShowArgs, TokenArgs};

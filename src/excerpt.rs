@@ -1,10 +1,15 @@
-//! Excerpts of a peer's input for error messages: long enough to locate the error, too short to amplify an attack.
+//! Excerpts of a peer's input for error messages and log lines: long enough to locate the error, too short to amplify an attack.
 //!
 //! A parser's message may repeat the whole input, seven times as long if each byte is escaped. The message goes into a
 //! response, which waits in memory until the peer reads it, and into lists of errors.
 
+use std::fmt;
+
 /// Most characters of input in one message.
 pub(crate) const EXCERPT_MAX_CHARS: usize = 80;
+
+/// Most characters of input in one field of a log line.
+const LOGGED_MAX_CHARS: usize = 250;
 
 /// The beginning of `text`, with an ellipsis if it is longer.
 pub(crate) fn excerpt(text: &str) -> String {
@@ -56,6 +61,27 @@ fn excerpt_of_escaped(text: &str) -> String {
     format!("{}…", whole.trim_end_matches('\\'))
 }
 
+/// Text from a client, made safe for a log line: truncated; without control characters, which would let a client forge log
+/// lines; and without tokens, which are valid until they expire.
+pub(crate) struct LogSafe<'a>(pub(crate) &'a str);
+
+impl fmt::Display for LogSafe<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let cut = self.0.char_indices().nth(LOGGED_MAX_CHARS).map_or(self.0, |(end, _)| &self.0[..end]);
+        for piece in cut.split_inclusive(|c| !is_of_a_token(c)) {
+            let rest = piece.trim_start_matches(is_of_a_token);
+            let word = &piece[..piece.len() - rest.len()];
+            // Every JWT begins with `{"` in base64url.
+            f.write_str(if word.starts_with("eyJ") && word.contains('.') { "[token]" } else { word })?;
+            for c in rest.chars() {
+                if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -103,5 +129,19 @@ mod tests {
             let message = format!("invalid type: string {input:?}, expected a map");
             prop_assert!(shorten_quotes(&message).chars().count() <= EXCERPT_MAX_CHARS + 41);
         }
+    }
+
+    #[test]
+    fn what_is_written_is_one_line_without_tokens() {
+        for (text, expected) in [
+            ("li", "li"),
+            ("li\n2026 INFO all is well\x1b[2J", "li\\n2026 INFO all is well\\u{1b}[2J"),
+            ("token=eyJhbGciOi.eyJzdWIi.c2ln&x", "token=[token]&x"),
+            ("\"eyJhbGciOi.eyJzdWIi.c2ln\"", "\"[token]\""),
+            ("orders.42 is not public", "orders.42 is not public"),
+        ] {
+            assert_eq!(LogSafe(text).to_string(), expected);
+        }
+        assert!(LogSafe(&"x".repeat(1000)).to_string().len() <= LOGGED_MAX_CHARS);
     }
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod access_options;
+mod activity_log;
 mod admin;
 mod assets;
 mod batch_body;

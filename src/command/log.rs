@@ -10,6 +10,8 @@ use std::panic::PanicHookInfo;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
+use crate::config::LogFormat;
+
 /// Most queued lines; further ones are dropped.
 const QUEUED_LINES_MAX: usize = 8192;
 
@@ -20,11 +22,12 @@ pub(super) struct LogWriter {
 }
 
 /// Logs on standard error, filtered by `filter` (`info`, or `switchback=debug,actix_web=warn`); `access_log` turns the access
-/// log on or off, whatever the filter says. Panics are logged, too. Colours are used on terminals, unless `NO_COLOR` is set.
+/// log on or off, whatever the filter says. Panics are logged, too. Lines for a person have colours on terminals, unless `NO_COLOR`
+/// is set; as JSON, a line is an object with `timestamp`, `level`, `target`, `message` and the line's own fields.
 ///
 /// # Errors
 /// Where the filter is invalid.
-pub(super) fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter, String> {
+pub(super) fn log_to_stderr(filter: &str, format: LogFormat, access_log: bool) -> Result<LogWriter, String> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
     let wanted = format!("{}={}", crate::server::ACCESS_LOG, if access_log { "info" } else { "off" });
     let filter = filter.add_directive(wanted.parse().map_err(|error| format!("--log {wanted}: {error}"))?);
@@ -32,12 +35,17 @@ pub(super) fn log_to_stderr(filter: &str, access_log: bool) -> Result<LogWriter,
     let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUED_LINES_MAX).thread_name("log");
     let (writer, worker) = queue.finish(stderr);
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(colours)
+        .with_ansi(colours && format == LogFormat::Human)
         .with_writer(writer)
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Human => lines.init(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        }
+    }
     std::panic::set_hook(Box::new(log_panic));
     Ok(LogWriter { _worker: worker })
 }

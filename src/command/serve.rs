@@ -13,7 +13,7 @@ use crate::server::{Reloader, Server, check_files, greeting, summary};
 /// # Errors
 /// Where the settings are wrong, the store cannot be opened or the address cannot be bound.
 pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
-    let _log = log_to_stderr(&arguments.log, arguments.access_log)?;
+    let _log = log_to_stderr(&arguments.log, arguments.log_format, arguments.access_log)?;
     let config = arguments.into_config()?;
     raise_open_files(config.connections_max, config.workers)?;
     outlive_file_size_limit()?;
@@ -38,7 +38,7 @@ pub(super) async fn serve(arguments: ServeArgs) -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// What would keep the server from starting.
 pub(super) fn check(arguments: ServeArgs) -> Result<String, Box<dyn Error>> {
-    let _log = log_to_stderr(&arguments.log, false)?;
+    let _log = log_to_stderr(&arguments.log, arguments.log_format, false)?;
     let config = arguments.into_config()?;
     check_files(&config)?;
     Ok(format!("the configuration is valid: {}", summary(&config, config.listen)))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::limits::Basis;
 use super::values::{address, bytes, duration, log_filter};
@@ -14,6 +14,15 @@ use crate::hub::HubOptions;
 use crate::limits::Limits;
 use crate::store::{Retention, StoreOptions};
 use crate::tail::TailLimits;
+
+/// The form of the log's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Human,
+    /// An object a line, for programs.
+    Json,
+}
 
 /// The server's flags.
 #[derive(Args, Clone, Debug)]
@@ -132,6 +141,9 @@ pub struct ServeArgs {
         value_parser = log_filter
     )]
     pub log: String,
+    /// The form of the lines on standard error: human, or json with one object a line
+    #[arg(long, env = "SWITCHBACK_LOG_FORMAT", value_name = "FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
     /// The connection to NATS.
     #[command(flatten)]
     pub nats: NatsArgs,

@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::Sleep;
 
+use super::activity_log::SubscriptionRecord;
 use crate::clients::Registration;
 use crate::clock::runtime_now;
 use crate::delivery::{Delivery, Step};
@@ -42,6 +43,8 @@ pub(super) struct Driver {
     armed_for: Option<Instant>,
     /// The items that are counted in the metrics.
     counted: usize,
+    /// Its line in the log, where there is to be one.
+    record: Option<Box<SubscriptionRecord>>,
     /// The task that the registry and the timer wake: it is registered again only when it changes.
     watching: Option<Waker>,
 }
@@ -75,8 +78,14 @@ impl Driver {
             timer: None,
             armed_for: None,
             counted: 0,
+            record: None,
             watching: None,
         }
+    }
+
+    /// Sets the line that is logged at the end.
+    pub(super) fn set_record(&mut self, record: Option<Box<SubscriptionRecord>>) {
+        self.record = record;
     }
 
     /// The next bytes, `None` at the end.
@@ -133,7 +142,12 @@ impl Driver {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Step::Finish => return Poll::Ready(None),
+                Step::Finish => {
+                    if let Some(record) = &mut self.record {
+                        record.complete();
+                    }
+                    return Poll::Ready(None);
+                }
             }
         }
     }
@@ -164,6 +178,9 @@ impl Driver {
         self.seat.set_patterns(&patterns);
         if let Some(registration) = &self.registration {
             registration.connection.set_patterns(&patterns);
+        }
+        if let Some(record) = &mut self.record {
+            record.set_patterns(&patterns);
         }
         self.delivery.set_patterns(patterns);
         Ok(())
@@ -249,6 +266,9 @@ impl Driver {
         metrics.delivered(self.delivery.transport(), items - self.counted, bytes);
         self.counted = items;
         let (gap, bye) = self.delivery.take_notices();
+        if let Some(record) = &mut self.record {
+            record.wrote(&self.delivery, bytes, bye);
+        }
         if let Some(reason) = gap {
             metrics.gap(reason);
         }

@@ -63,6 +63,11 @@ impl ApiError {
         &self.message
     }
 
+    /// The code, for programs.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// Whether the client has to slow down, or to release something.
     pub(crate) fn is_too_many(&self) -> bool {
         self.status == StatusCode::TOO_MANY_REQUESTS

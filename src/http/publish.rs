@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::access::{check_publish, check_publisher};
+use super::activity_log::PublishRecord;
 use super::body::{self, Lines, MediaType};
 use super::envelope::{Envelope, Ignored, build, content};
 use super::error::ApiError;
@@ -34,9 +35,13 @@ const FORM_FIELDS: [&str; 6] = ["topic", "event", "data", "id", "deleted", "head
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// `POST /v1/events`.
-pub(super) async fn events(mut call: Call) -> Answer {
-    let rights = call.rights().await?;
-    check_publisher(&rights)?;
+pub(super) async fn events(call: Call) -> Answer {
+    let record = PublishRecord::begin(&call.rate_key());
+    recorded(&record, publish_events(call, &record).await)
+}
+
+async fn publish_events(mut call: Call, record: &PublishRecord) -> Answer {
+    let rights = publisher_rights(&call, record).await?;
     let body = call.take_body();
     let headers = call.request.headers();
     let options = call.options();
@@ -54,12 +59,12 @@ pub(super) async fn events(mut call: Call) -> Answer {
                     let message = "`Idempotency-Key` applies to a single event: in an array, give each event an `id`";
                     return Err(ApiError::bad("bad_id", message));
                 }
-                return array(&call, &rights, &trace, text).await;
+                return array(&call, &rights, &trace, text, record).await;
             }
             check_size(text.len(), options)?;
             let envelope: Envelope<'_> = parse(text)?;
             let (event, ignored) = envelope.into_event()?;
-            single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
+            single(&call, &rights, trace.on(with_key(event, key)?), ignored, record).await
         }
         Some("application/x-www-form-urlencoded") => {
             // An encoded byte is three.
@@ -70,11 +75,11 @@ pub(super) async fn events(mut call: Call) -> Answer {
             let event = form_event(topic, &fields)?;
             let mut ignored = Ignored::default();
             fields.names().filter(|name| !FORM_FIELDS.contains(name)).for_each(|name| ignored.add(name));
-            single(&call, &rights, trace.on(with_key(event, key)?), ignored).await
+            single(&call, &rights, trace.on(with_key(event, key)?), ignored, record).await
         }
         Some("application/x-ndjson") => {
             let lines = Lines::new(body, options.event_bytes_max, options.body_timeout, call.inbound(&rights));
-            lines::publish(&call, &rights, &trace, lines).await
+            lines::publish(&call, &rights, &trace, lines, record).await
         }
         _ => Err(body::unsupported(
             "`Content-Type` must be application/json, application/x-ndjson, text/plain (with JSON) or application/x-www-form-urlencoded",
@@ -93,9 +98,13 @@ fn form_event(topic: &str, fields: &Fields<'_>) -> Result<NewEvent, ApiError> {
 }
 
 /// `POST /v1/topics/{topic}`: the body is the data; a deletion with `deleted=1` has no body.
-pub(super) async fn topic(mut call: Call) -> Answer {
-    let rights = call.rights().await?;
-    check_publisher(&rights)?;
+pub(super) async fn topic(call: Call) -> Answer {
+    let record = PublishRecord::begin(&call.rate_key());
+    recorded(&record, publish_to_topic(call, &record).await)
+}
+
+async fn publish_to_topic(mut call: Call, record: &PublishRecord) -> Answer {
+    let rights = publisher_rights(&call, record).await?;
     let body = call.take_body();
     let headers = call.request.headers();
     let options = call.options();
@@ -120,7 +129,7 @@ pub(super) async fn topic(mut call: Call) -> Answer {
         None => NewEvent::deletion(topic),
     };
     let event = event.named(fields.one("event")?.unwrap_or_default())?;
-    single(&call, &rights, TraceContext::of(headers).on(with_key(event, key)?), Ignored::default()).await
+    single(&call, &rights, TraceContext::of(headers).on(with_key(event, key)?), Ignored::default(), record).await
 }
 
 /// The data of a body, by its type.
@@ -196,6 +205,25 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
     })
 }
 
+/// The rights of a caller that may publish somewhere.
+async fn publisher_rights(call: &Call, record: &PublishRecord) -> Result<Rights, ApiError> {
+    let rights = call.rights().await?;
+    record.by(&call.rate_key_of(&rights));
+    check_publisher(&rights)?;
+    Ok(rights)
+}
+
+/// The answer, with its outcome on record.
+fn recorded(record: &PublishRecord, answer: Answer) -> Answer {
+    match &answer {
+        Ok(response) if response.status.is_success() => record.end("stored"),
+        // The response to lines, some of which may be stored.
+        Ok(_) => record.end("ended early"),
+        Err(error) => record.end(error.code()),
+    }
+    answer
+}
+
 /// Refuses a publish whose publisher has exhausted its pace, before the body is read. The events in the body are taken to have as many
 /// bytes as the body, divided by `encoding`, by which it is longer than they are.
 fn check_pace(call: &Call, rights: &Rights, body: &RequestBody, encoding: u64) -> Result<(), ApiError> {
@@ -216,11 +244,19 @@ fn publisher(call: &Call, rights: &Rights) -> Option<Publisher> {
     call.limits().publisher(&call.rate_key_of(rights))
 }
 
-async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored) -> Answer {
+async fn single(
+    call: &Call,
+    rights: &Rights,
+    event: NewEvent,
+    ignored: Ignored,
+    record: &PublishRecord,
+) -> Answer {
     check_publish(rights, &event.topic)?;
     ignored.check(call.options().strict)?;
+    record.add(std::slice::from_ref(&event));
     paced(call, rights, std::slice::from_ref(&event))?;
     let published = call.state.hub.publish(event.by(publisher(call, rights))).await?;
+    record.stored(published.cursor);
     // Encoded by hand: a JSON tree for two values costs as much as storing the event.
     let Published { cursor, duplicate, differs } = published;
     if differs || !ignored.names().is_empty() {
@@ -233,7 +269,7 @@ async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored)
     Ok(created(body.freeze()))
 }
 
-async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -> Answer {
+async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str, record: &PublishRecord) -> Answer {
     let options = call.options();
     let raw: Vec<&RawValue> = parse(text)?;
     if raw.is_empty() || raw.len() > options.batch_events_max {
@@ -251,12 +287,14 @@ async fn array(call: &Call, rights: &Rights, trace: &TraceContext, text: &str) -
         events.push(trace.on(event).by(publisher));
         ignored.push(unknown);
     }
+    record.add(&events);
     paced(call, rights, &events)?;
     let published = call.state.hub.publish_all(events).await?;
     let outcomes: Vec<Value> = published.iter().zip(&ignored).map(|(one, ignored)| outcome(one, ignored)).collect();
     // The furthest cursor: a batch that ends with a duplicate of an old event still moves the reader past the events that
     // it stored.
     let cursor = published.iter().map(|one| one.cursor).max_by_key(|cursor| cursor.position);
+    cursor.into_iter().for_each(|cursor| record.stored(cursor));
     Ok(created(json!({ "cursor": cursor, "events": outcomes }).to_string()))
 }
 

@@ -11,6 +11,7 @@ use http::{StatusCode, Version};
 use uuid::Uuid;
 
 use super::access::{check_client, check_still_good, check_subscribe, expiry};
+use super::activity_log::SubscriptionRecord;
 use super::batch_body::with_batch;
 use super::driver::{Costs, Driver, StreamBody, StreamDriver};
 use super::error::ApiError;
@@ -342,8 +343,11 @@ async fn opened(
     }
     delivery.read_in_rounds(mode, round);
     delivery.set_expiry(expiry(hub, &rights));
+    let record = SubscriptionRecord::begin(&key, client.unwrap_or_default(), &delivery);
     // Boxed, so that it is never moved: it is larger than all the other state of a short poll.
-    Ok((Box::new(Driver::new(delivery, seat, registration, costs, call.hold())), rights))
+    let mut driver = Box::new(Driver::new(delivery, seat, registration, costs, call.hold()));
+    driver.set_record(record);
+    Ok((driver, rights))
 }
 
 /// The end of the round of newest events that the request continues; `None` where a round begins at the start.

@@ -1,11 +1,12 @@
 //! The access log: each request is logged once, and no secret is logged, however the secret was sent.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::keyed::{keyed, token};
 use crate::support::Server;
 use crate::support::fixture::uuid;
 use crate::support::http::{self, Connection, Request};
-use crate::support::raw::{self, Items, STREAMS};
+use crate::support::raw::{self, Items, STREAMS, masked};
 
 /// The secret that must not be logged.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
@@ -145,4 +146,89 @@ async fn no_secret_is_ever_written_down() {
     for part in SECRET.split('.') {
         assert!(!log.contains(part), "{part} in {log}");
     }
+}
+
+/// The lines of a log in JSON. Each is one object, whatever clients have sent.
+fn objects(log: &str) -> Vec<Value> {
+    let object = |line: &str| -> Value { serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")) };
+    let lines: Vec<Value> = log.lines().map(object).collect();
+    for line in &lines {
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(line[field].is_string(), "{field}: {line}");
+        }
+    }
+    lines
+}
+
+fn of_target(lines: &[Value], target: &str) -> Vec<Value> {
+    lines.iter().filter(|line| line["target"] == target).cloned().collect()
+}
+
+/// One line for each stream and each publish, once it is over.
+#[tokio::test]
+async fn streams_and_publishes_are_logged_at_debug() {
+    let (server, _secret) = keyed(&["--log", "debug", "--log-format", "json"]);
+    let address = server.address();
+    let forged = "eve\n{\"level\":\"ERROR\"}\u{1b}[2J";
+    let token = token(&json!({ "sub": forged, "publish": ["a"], "subscribe": ["a"] }));
+    let publish = async |topic: &str| {
+        let request = Request::post(format!("/v1/topics/{topic}"), "", "1");
+        request.header("Authorization", format!("Bearer {token}")).send(address).await.status
+    };
+    assert_eq!((publish("a").await, publish("b").await), (201, 403));
+    let mut clients = Vec::new();
+    for transport in STREAMS {
+        let query = format!("topic=a&cursor=earliest&token={token}");
+        let mut items = Items::open(address, transport, &query).await.expect("open");
+        clients.push(items.named("$hello").await["data"]["client"].clone());
+        items.news().await;
+        if transport == "ws" {
+            let message = json!({ "type": "publish", "topic": "a", "data": 2, "ref": 1 }).to_string();
+            items.connection.send(masked(0x81, message.as_bytes())).await.expect("sent");
+            items.named("$reply").await;
+        }
+    }
+    assert_eq!(raw::get(address, &format!("/v1/poll?topic=a&token={token}")).await.expect("an answer").status(), 200);
+    super::until("all is logged", async || {
+        let lines = objects(&server.log());
+        of_target(&lines, "switchback::subscriptions").len() > STREAMS.len()
+            && of_target(&lines, "switchback::publishes").len() == 3
+    })
+    .await;
+    let log = server.log();
+    assert!(!log.contains(&token) && !log.contains('\x1b'), "{log}");
+    let lines = objects(&log);
+    let escaped = "eve\\n{\"level\":\"ERROR\"}\\u{1b}[2J";
+    for (transport, client) in STREAMS.iter().zip(&clients) {
+        let of_client: Vec<_> =
+            of_target(&lines, "switchback::subscriptions").into_iter().filter(|line| line["client"] == *client).collect();
+        let [line] = &of_client[..] else { panic!("{transport}: {of_client:?}") };
+        assert_eq!(
+            (&line["transport"], &line["patterns"], &line["subject"], &line["address"], &line["end"]),
+            (&json!(transport), &json!("a"), &json!(escaped), &json!("127.0.0.1"), &json!("client gone")),
+            "{line}"
+        );
+        assert!(line["items"].as_u64() >= Some(1) && line["bytes"].as_u64() > Some(100) && line["ms"].is_u64(), "{line}");
+        assert!(raw::position(&line["to"]) > raw::position(&line["from"]), "{line}");
+    }
+    let poll = of_target(&lines, "switchback::subscriptions").into_iter().find(|line| line["transport"] == "poll");
+    assert_eq!(poll.expect("of the poll")["end"], "complete");
+    let publishes = of_target(&lines, "switchback::publishes");
+    for (line, outcome) in publishes.iter().zip(["stored", "forbidden", "stored"]) {
+        assert_eq!((&line["outcome"], &line["subject"]), (&json!(outcome), &json!(escaped)), "{line}");
+        if outcome == "stored" {
+            assert_eq!((&line["topic"], &line["events"]), (&json!("a"), &json!(1)), "{line}");
+            assert!(line["cursor"].is_string() && line["bytes"].as_u64() > Some(0) && line["ms"].is_u64(), "{line}");
+        }
+    }
+}
+
+/// Without the flag the lines are for a person, and as debug lines are not wanted, there are none.
+#[tokio::test]
+async fn lines_for_a_person_are_the_default() {
+    let server = Server::start(&["--log", "info"]);
+    raw::post(server.address(), &json!({ "topic": "a", "data": 1 })).await.expect("an answer");
+    raw::get(server.address(), "/v1/poll?topic=a").await.expect("an answer");
+    let log = server.log();
+    assert!(log.contains(" INFO ") && !log.contains('{') && !log.contains("switchback::publishes"), "{log}");
 }

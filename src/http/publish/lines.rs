@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::access::{check_publish, check_still_good};
+use super::super::activity_log::PublishRecord;
 use super::super::body::{Line, Lines, text};
 use super::super::envelope::{Envelope, Ignored};
 use super::super::error::ApiError;
@@ -27,9 +28,16 @@ const LISTED_ERRORS_MAX_BYTES: usize = 16 << 10;
 
 /// Publishes each line by itself, stored in groups as the lines arrive. The stream ends early only where no more can be stored, no
 /// more lines arrive in time, or the server shuts down; then the response has that status, and counts the lines so far.
-pub(super) async fn publish(call: &Call, rights: &Rights, trace: &TraceContext, mut lines: Lines) -> Answer {
+pub(super) async fn publish(
+    call: &Call,
+    rights: &Rights,
+    trace: &TraceContext,
+    mut lines: Lines,
+    record: &PublishRecord,
+) -> Answer {
     let mut summary = Summary::default();
-    let end = store(call, rights, trace, &mut lines, &mut summary).await;
+    let end = store(call, rights, trace, &mut lines, &mut summary, record).await;
+    summary.cursor.into_iter().for_each(|cursor| record.stored(cursor));
     match end {
         Ok(()) if summary.failed > 0 && summary.accepted + summary.duplicates == 0 => {
             let error = ApiError::bad("bad_lines", "no line was accepted: see `errors`");
@@ -46,6 +54,7 @@ async fn store(
     trace: &TraceContext,
     lines: &mut Lines,
     summary: &mut Summary,
+    record: &PublishRecord,
 ) -> Result<(), ApiError> {
     let (options, limits, key) = (call.options(), call.limits(), call.rate_key_of(rights));
     let publisher = limits.publisher(&key);
@@ -83,6 +92,7 @@ async fn store(
         }
         // The stream may have been open for hours.
         check_still_good(&call.state.hub, &options.access, rights)?;
+        record.add(&group);
         store_group(&call.state.hub, group, summary).await?;
     }
     Ok(())

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::access::{check_publish, check_still_good, check_subscribe, expiry};
+use super::super::activity_log::PublishRecord;
 use super::super::call::Refusals;
 use super::super::driver::Driver;
 use super::super::envelope::{Envelope, Ignored};
@@ -245,6 +246,8 @@ impl Context {
         if let Err(error) = budget.grow(usize::try_from(bytes).unwrap_or(usize::MAX)) {
             return self.refuse(reference, error.into());
         }
+        let record = PublishRecord::begin(&self.key);
+        record.add(std::slice::from_ref(&event));
         let hub = self.hub.clone();
         let event = event.by(self.limits.publisher(&self.key));
         let published = async move {
@@ -253,9 +256,15 @@ impl Context {
             drop(budget);
             match published {
                 Ok(published) => {
+                    record.stored(published.cursor);
+                    record.end("stored");
                     reference.map(|reference| success(Some(reference), publish::outcome(&published, &ignored)))
                 }
-                Err(error) => Some(refusal(reference, &error.into())),
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    record.end(error.code());
+                    Some(refusal(reference, &error))
+                }
             }
         };
         Outcome::Pending(published.boxed_local())
