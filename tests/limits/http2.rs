@@ -429,6 +429,21 @@ async fn answered_uploads_that_go_on_take_a_share() {
     .await;
 }
 
+/// A head that is too long has the error object. Beyond twice the limit it is h2 that refuses, with the status alone.
+#[tokio::test]
+async fn a_long_head_is_refused_with_an_error_object() {
+    let (server, certificate, _files) = certificates::server(&["--max-header-bytes", "8KiB"]);
+    let mut connection = Connection::open(&certificate, &server).await;
+    for (bytes, has_object) in [(9 << 10, true), (15 << 10, true), (20 << 10, false)] {
+        let request = connection.request("GET", "/v1/info").header("x-long", "x".repeat(bytes)).body(());
+        let mut answer = connection.send(request.expect("a request"), None).await.expect("an answer");
+        assert_eq!(answer.status, 431, "{bytes}");
+        let text = answer.all().await;
+        assert_eq!(text.contains("head_too_large"), has_object, "{bytes}: {text}");
+    }
+    assert_eq!(connection.get("/v1/info").await.status, 200);
+}
+
 /// A slow body gets a 408 response, and the connection stays open.
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
