@@ -3,6 +3,7 @@
 //! A client is a UUID. Its record (patterns, acknowledged cursor) lives in the store; this module caches the records of clients
 //! that are or were just connected, and writes the acknowledgements of each second together.
 
+mod journey;
 mod minted;
 mod recent;
 
@@ -29,6 +30,9 @@ use recent::Recent;
 /// How long the record of a client with a server-minted id is kept after it disconnects, if it never acknowledged or
 /// reconnected: long enough for a reconnect. It is never in the store, which anonymous visitors would fill.
 const MINTED_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// Characters of a `User-Agent` that are kept: enough to tell the browser, its version and its system.
+const USER_AGENT_MAX_CHARS: usize = 160;
 
 /// The registry of one process.
 pub(crate) struct Clients {
@@ -115,6 +119,8 @@ pub(crate) struct Connection {
     /// When the connection began.
     pub(crate) since_ms: u64,
     address: IpAddr,
+    /// The beginning of the request's `User-Agent`.
+    user_agent: Option<Box<str>>,
     patterns: Mutex<PatternSet>,
     mode: ReadMode,
     /// The grant of its latest token.
@@ -166,6 +172,8 @@ pub(crate) struct Connecting<'a> {
     pub(crate) rights: &'a Rights,
     /// As in [`ConnectRequest`], like `attempt`.
     pub(crate) address: IpAddr,
+    /// The request's `User-Agent`.
+    pub(crate) user_agent: Option<&'a str>,
     pub(crate) attempt: Option<u64>,
     pub(crate) now_ms: u64,
 }
@@ -208,9 +216,32 @@ pub(crate) struct ClientState {
     pub(crate) sent: Option<Position>,
     pub(crate) acknowledged: Option<Cursor>,
     pub(crate) owner: Option<String>,
+    /// The open connections, the oldest first.
+    pub(crate) connections: Vec<Arc<Connection>>,
+    /// The transports that the client changed to, and when, the oldest first; of a client that is connected or was a minute ago.
+    pub(crate) changes: Vec<(Transport, u64)>,
+}
+
+/// Which of the connected clients are listed, in the order of their ids.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ListFilter<'a> {
+    /// Those behind this one.
+    pub(crate) after: Option<Uuid>,
+    /// Those of this subject.
+    pub(crate) subject: Option<&'a str>,
 }
 
 impl Connection {
+    /// The address that it came from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The beginning of its `User-Agent`.
+    pub(crate) fn user_agent(&self) -> Option<&str> {
+        self.user_agent.as_deref()
+    }
+
     /// Records the position up to which every event was sent.
     pub(crate) fn sent(&self, position: Position) {
         self.sent.store(position.0, Ordering::Relaxed);
@@ -442,12 +473,15 @@ impl Clients {
     /// Adds a connection. An older connection of the same client on the same transport ends, with [`ByeReason::Replaced`]; where
     /// the client has made a newer attempt, on any transport, the new connection ends instead.
     pub(crate) fn connect(self: &Arc<Self>, connecting: Connecting<'_>) -> Registration {
-        let Connecting { client, transport, patterns, mode, cursor, rights, address, attempt, now_ms } = connecting;
+        let Connecting { client, transport, patterns, mode, cursor, rights, address, user_agent, attempt, now_ms } =
+            connecting;
+        let user_agent = user_agent.map(|text| text.chars().take(USER_AGENT_MAX_CHARS).collect::<String>().into());
         let connection = Arc::new(Connection {
             client,
             transport,
             since_ms: now_ms,
             address,
+            user_agent,
             patterns: Mutex::new(patterns.clone()),
             mode,
             grant: Mutex::new(rights.grant().cloned()),
@@ -464,6 +498,7 @@ impl Clients {
             connection.end(ByeReason::Replaced);
             return registration;
         }
+        table.recent.connected(client, transport, now_ms);
         let others = table.connections_of(client);
         table.connections.insert(id, connection);
         table.by_client.entry(client).or_default().push(id);
@@ -474,12 +509,20 @@ impl Clients {
         registration
     }
 
-    /// A page of the connected clients in the order of their ids: those after `after`, at most `count`, and until their patterns
-    /// exceed `pattern_bytes_max`. Returns also whether there are more.
-    pub(crate) fn list(&self, after: Option<Uuid>, count: usize, pattern_bytes_max: usize) -> (Vec<ClientState>, bool) {
+    /// A page of the connected clients that a filter passes, at most `count`, and until their patterns exceed `pattern_bytes_max`.
+    /// Returns also whether there are more.
+    pub(crate) fn list(
+        &self,
+        filter: ListFilter<'_>,
+        count: usize,
+        pattern_bytes_max: usize,
+    ) -> (Vec<ClientState>, bool) {
         let table = self.table();
-        let mut clients: Vec<Uuid> =
-            table.by_client.keys().copied().filter(|client| after.is_none_or(|after| *client > after)).collect();
+        let passes = |client: &Uuid| {
+            filter.after.is_none_or(|after| *client > after)
+                && filter.subject.is_none_or(|subject| table.is_of(*client, subject))
+        };
+        let mut clients: Vec<Uuid> = table.by_client.keys().copied().filter(passes).collect();
         let all = clients.len();
         if all > count {
             // Only the first `count` are sorted: every connect and disconnect waits for the table's lock.
@@ -622,7 +665,23 @@ impl Table {
             patterns: self.patterns_of(client),
             sent: sent.map(Position),
             acknowledged: self.records.get(&client).map(|entry| entry.record.cursor),
-            owner: self.records.get(&client).and_then(|entry| entry.record.owner.clone()),
+            owner: self.owner(client),
+            changes: self.recent.changes(client).to_vec(),
+            connections,
+        }
+    }
+
+    /// The subject that a client belongs to. A held request under a token has no record.
+    fn owner(&self, client: Uuid) -> Option<String> {
+        let of_record = self.records.get(&client).and_then(|entry| entry.record.owner.clone());
+        of_record.or_else(|| self.connections_of(client).pop()?.grant()?.subject.clone())
+    }
+
+    /// Whether a client belongs to a subject.
+    fn is_of(&self, client: Uuid, subject: &str) -> bool {
+        match self.records.get(&client).and_then(|entry| entry.record.owner.as_deref()) {
+            Some(owner) => owner == subject,
+            None => self.owner(client).as_deref() == Some(subject),
         }
     }
 

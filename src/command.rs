@@ -1,5 +1,6 @@
 //! The program's commands, and helpers of its process: output, signals, the log.
 
+mod clients;
 mod data;
 mod description;
 mod health;
@@ -36,6 +37,7 @@ pub fn run(command: Command) -> LocalBoxFuture<'static, Result<(), Box<dyn Error
             Command::Publish(arguments) => say(&publish::publish(arguments).await?),
             Command::Subscribe(arguments) => Ok(subscribe::subscribe(arguments).await?),
             Command::History(arguments) => Ok(history::history(arguments).await?),
+            Command::Clients(arguments) => Ok(clients::clients(arguments).await?),
             Command::Health(arguments) => say(health::health(arguments).await?),
             Command::CheckConfig(arguments) => say(&serve::check(arguments)?),
             Command::Backup(arguments) => say(&data::backup(&arguments)?),

@@ -1,5 +1,5 @@
-//! For clients that are connected or were until a minute ago: the newest connection attempt, and the position up to which every
-//! event was sent.
+//! For clients that are connected or were until a minute ago: the newest connection attempt, the position up to which every event was
+//! sent, and the transports.
 //!
 //! A request that a client has aborted can reach the server after the request that replaced it; its attempt number shows that
 //! it is older, so that it ends nothing. An acknowledgement can arrive after the end of its poll; it is checked against the
@@ -9,13 +9,15 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::journey::Journey;
 use crate::cursor::Position;
+use crate::transport::Transport;
 
 /// How long this is kept after a client disconnects: as long as a proxy may delay an older request. A page that was reloaded,
 /// and counts its attempts from 1 again, is served after that.
 const KEPT_MS: u64 = 60_000;
 
-/// Most clients that are tracked, about 60 bytes each. Above that a new client is not tracked: its attempts count as if they had
+/// Most clients that are tracked, about 100 bytes each. Above that a new client is not tracked: its attempts count as if they had
 /// no number, and its acknowledgements are checked against the log's end only.
 const CLIENTS_MAX: usize = 100_000;
 
@@ -23,9 +25,10 @@ const CLIENTS_MAX: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Recent(HashMap<Uuid, Known>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     attempt: u64,
+    journey: Journey,
     sent: Option<Position>,
     updated_ms: u64,
 }
@@ -40,6 +43,18 @@ impl Recent {
         }
         known.attempt = attempt;
         true
+    }
+
+    /// Records a connection.
+    pub(super) fn connected(&mut self, client: Uuid, transport: Transport, now_ms: u64) {
+        if let Some(known) = self.known(client, now_ms) {
+            known.journey.connected(transport, now_ms);
+        }
+    }
+
+    /// The transports that a client changed to, and when, the oldest first.
+    pub(super) fn changes(&self, client: Uuid) -> &[(Transport, u64)] {
+        self.0.get(&client).map_or(&[], |known| known.journey.changes())
     }
 
     /// Records the position up to which a connection that has ended was sent every event.

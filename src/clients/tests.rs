@@ -31,7 +31,8 @@ fn request(client: Uuid, known: Option<ClientRecord>, patterns: &PatternSet) -> 
 /// The connection of a request that was begun.
 fn connecting<'a>(request: &ConnectRequest<'a>) -> Connecting<'a> {
     let ConnectRequest { client, patterns, mode, cursor, rights, address, attempt, now_ms, .. } = *request;
-    Connecting { client, transport: Transport::Sse, patterns, mode, cursor, rights, address, attempt, now_ms }
+    let (transport, user_agent) = (Transport::Sse, None);
+    Connecting { client, transport, patterns, mode, cursor, rights, address, user_agent, attempt, now_ms }
 }
 
 #[tokio::test]

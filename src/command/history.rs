@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::remote::{ANSWER_BYTES_MAX, Remote, RemoteError, refused};
+use super::remote::{Remote, RemoteError};
 use crate::config::HistoryArgs;
 
 /// Prints a page of past events, the oldest first; says on standard error how to print the page before it, and whether older events
@@ -27,15 +27,7 @@ pub(super) async fn history(arguments: HistoryArgs) -> Result<(), RemoteError> {
     let mut parameters: Vec<(&str, &str)> = arguments.patterns.iter().map(|pattern| ("topic", &**pattern)).collect();
     parameters.extend(arguments.before.as_deref().map(|before| ("before", before)));
     parameters.extend(limit.as_deref().map(|limit| ("limit", limit)));
-    let mut request = remote.client.get(remote.url("/v1/history", &parameters));
-    if let Some(authorization) = remote.authorization()? {
-        request = request.insert_header(authorization);
-    }
-    let mut answer = request.send().await.map_err(|error| remote.unreachable(error))?;
-    let body = answer.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| RemoteError::Broken(error.to_string()))?;
-    if !answer.status().is_success() {
-        return Err(refused(answer.status().as_u16(), &body));
-    }
+    let body = remote.get("/v1/history", &parameters).await?;
     let page: Page<'_> = serde_json::from_slice(&body).map_err(|error| RemoteError::Strange(error.to_string()))?;
     let mut out = std::io::stdout().lock();
     for event in page.events {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -123,6 +124,22 @@ impl Remote {
             (None, None) => return Ok(None),
         };
         Ok(Some(("Authorization", format!("Bearer {token}"))))
+    }
+
+    /// The body of a successful response to `GET path`.
+    ///
+    /// # Errors
+    /// Where the server cannot be reached or refuses, or its response breaks off or is too long.
+    pub(super) async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Bytes, RemoteError> {
+        let mut request = self.client.get(self.url(path, parameters));
+        if let Some(authorization) = self.authorization()? {
+            request = request.insert_header(authorization);
+        }
+        let mut answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let body =
+            answer.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| RemoteError::Broken(error.to_string()))?;
+        let status = answer.status();
+        if status.is_success() { Ok(body) } else { Err(refused(status.as_u16(), &body)) }
     }
 
     /// Whether the token may have been replaced by now.

@@ -119,6 +119,17 @@ pub struct HistoryArgs {
     pub remote: RemoteArgs,
 }
 
+/// The flags of `clients`.
+#[derive(Args, Clone, Debug)]
+pub struct ClientsArgs {
+    /// Only the clients of this token subject
+    #[arg(long, value_name = "SUBJECT")]
+    pub subject: Option<String>,
+    /// The server, and how to connect to it.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
 /// The greatest `--pace`, as in the protocol.
 const PACE_MAX: Duration = Duration::from_secs(60);
 

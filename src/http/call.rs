@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE, USER_AGENT};
 use http::{Method, StatusCode, Version};
 
 use super::Answer;
@@ -208,6 +208,11 @@ impl Call {
     /// Notifies the connection that the request waits for events.
     pub(super) fn hold(&self) -> Option<Hold> {
         self.request.hold.clone()
+    }
+
+    /// The request's `User-Agent`, where it is text.
+    pub(super) fn user_agent(&self) -> Option<&str> {
+        self.request.headers().text(&USER_AGENT)
     }
 
     /// Whether only the head of GET's response is requested (RFC 9110 §9.3.2).

@@ -244,13 +244,7 @@ fn publisher(call: &Call, rights: &Rights) -> Option<Publisher> {
     call.limits().publisher(&call.rate_key_of(rights))
 }
 
-async fn single(
-    call: &Call,
-    rights: &Rights,
-    event: NewEvent,
-    ignored: Ignored,
-    record: &PublishRecord,
-) -> Answer {
+async fn single(call: &Call, rights: &Rights, event: NewEvent, ignored: Ignored, record: &PublishRecord) -> Answer {
     check_publish(rights, &event.topic)?;
     ignored.check(call.options().strict)?;
     record.add(std::slice::from_ref(&event));

@@ -14,7 +14,7 @@ use super::query::{Fields, parse_client};
 use super::scan::wait_after;
 use super::{Answer, Call};
 use crate::auth::Rights;
-use crate::clients::{Ack, ClientState};
+use crate::clients::{Ack, ClientState, ListFilter};
 use crate::cursor::{Cursor, Position};
 use crate::event::{ID_MAX_BYTES, NAME_MAX_BYTES};
 use crate::hub::Hub;
@@ -100,7 +100,7 @@ pub(super) async fn info(call: Call) -> Answer {
     Ok(json_body(&info))
 }
 
-/// `GET /v1/clients`: the connected clients; `after=UUID` continues the list. The work is bounded, and counts as a
+/// `GET /v1/clients`: the connected clients, with `subject=NAME` those of one subject; `after=UUID` continues the list. The work is bounded, and counts as a
 /// subscription.
 pub(super) async fn clients(call: Call) -> Answer {
     let rights = call.rights().await?;
@@ -109,14 +109,16 @@ pub(super) async fn clients(call: Call) -> Answer {
     call.limits().connect(&key)?;
     let scanner = call.limits().scan(&key)?;
     let fields = Fields::parse(call.request.query_string())?;
-    let after = fields.one("after")?.map(parse_client).transpose()?;
+    let (after, subject) = (fields.one("after")?.map(parse_client).transpose()?, fields.one("subject")?);
     let hub = &call.state.hub;
-    let (states, more) = hub.clients().list(after, CLIENTS_LISTED, LISTED_PATTERN_BYTES);
+    let (states, more) = hub.clients().list(ListFilter { after, subject }, CLIENTS_LISTED, LISTED_PATTERN_BYTES);
     let rows_of_one = (LAG_ROWS_MAX / states.len().max(1) as u64).clamp(1, LAG_ROWS_OF_ONE);
     let lags = Lags { scanner, rows_of_one };
     let mut listed = Vec::new();
     for state in states {
-        listed.push(describe(hub, &state, &rights, &lags).await?);
+        let mut one = describe(hub, &state, &rights, &lags).await?;
+        identify(&state, &mut one);
+        listed.push(one);
     }
     let mut answer = json!({ "clients": listed });
     if more {
@@ -136,7 +138,12 @@ pub(super) async fn client(call: Call) -> Answer {
     let hub = &call.state.hub;
     match hub.clients().get(client).await? {
         Some(state) if rights.is_admin() || rights.may_use(state.owner.as_deref()) => {
-            Ok(json_body(&describe(hub, &state, &rights, &lags).await?))
+            let mut one = describe(hub, &state, &rights, &lags).await?;
+            // The holder of a client's id need not be on the machine that the id is used on.
+            if check_operator(&rights, &call.options().access).is_ok() {
+                identify(&state, &mut one);
+            }
+            Ok(json_body(&one))
         }
         _ => Err(ApiError::unknown_client()),
     }
@@ -168,6 +175,23 @@ async fn describe(hub: &Hub, state: &ClientState, rights: &Rights, lags: &Lags) 
         "acknowledged": state.acknowledged,
         "lag": lag,
     }))
+}
+
+/// Adds what is for operators alone: whose client it is, and where it is connected from.
+fn identify(state: &ClientState, client: &mut Value) {
+    client["subject"] = json!(state.owner);
+    let connections = state.connections.iter().map(|connection| {
+        json!({
+            "transport": connection.transport.name(),
+            "address": connection.address(),
+            "user_agent": connection.user_agent(),
+            "since": connection.since_ms,
+        })
+    });
+    client["connections"] = connections.collect();
+    let changes =
+        state.changes.iter().map(|(transport, since)| json!({ "transport": transport.name(), "since": since }));
+    client["history"] = changes.collect();
 }
 
 impl Lags {

@@ -309,8 +309,8 @@ async fn opened(
     let client = named.or_else(|| needs_name.then(Uuid::new_v4));
     let connecting = |client, cursor| {
         let (patterns, rights, address) = (&patterns, &rights, key.address());
-        let (attempt, now_ms) = (params.attempt, hub.clock().believed_ms());
-        Connecting { client, transport, patterns, mode, cursor, rights, address, attempt, now_ms }
+        let (user_agent, attempt, now_ms) = (call.user_agent(), params.attempt, hub.clock().believed_ms());
+        Connecting { client, transport, patterns, mode, cursor, rights, address, user_agent, attempt, now_ms }
     };
     let registration = client.map(|client| hub.clients().connect(connecting(client, cursor)));
     if let Some(client) = client {

@@ -12,7 +12,8 @@ use governor::{InsufficientCapacity, NotUntil, Quota, RateLimiter};
 use super::Key;
 
 /// The outcome of a look or of a take, as `governor` returns it.
-pub(super) type Outcome = Result<Result<(), NotUntil<<DefaultClock as governor::clock::Clock>::Instant>>, InsufficientCapacity>;
+pub(super) type Outcome =
+    Result<Result<(), NotUntil<<DefaultClock as governor::clock::Clock>::Instant>>, InsufficientCapacity>;
 
 /// A bucket for each key.
 pub(super) struct Buckets(RateLimiter<Access, Store, DefaultClock>);

@@ -18,7 +18,5 @@ pub(crate) fn error_response(status: StatusCode, code: &str, message: &str) -> R
 
 /// A response whose body has further keys beside `error`.
 pub(crate) fn error_response_with(status: StatusCode, body: &Value) -> Response {
-    Response::new(status)
-        .with(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .with_body(body.to_string())
+    Response::new(status).with(CONTENT_TYPE, HeaderValue::from_static("application/json")).with_body(body.to_string())
 }

@@ -294,3 +294,49 @@ async fn without_keys_only_loopback_may_kick() {
         assert_eq!(foreign.send(server.address()).await.error().await, (403, "origin_not_allowed".into()));
     }
 }
+
+/// Whose a client is, where it is connected from, and over what it came, are for operators.
+#[tokio::test]
+async fn operators_see_where_clients_are() {
+    let keyed = Keyed::start(&[]);
+    let (client, other) = (uuid(), uuid());
+    let agent = format!("Mozilla/5.0 (test) {}", "x".repeat(1000));
+    let by = async |more: Value, target: String| {
+        let request = Request::get(target).header("Authorization", bearer(&keyed.token(more)));
+        request.header("User-Agent", agent.clone()).send(keyed.address()).await
+    };
+    let subscriber = |subject: &str| json!({ "sub": subject, "subscribe": ["a"] });
+    let admin = || json!({ "sub": "root", "admin": true });
+    let sse = by(subscriber("li"), format!("/v1/sse?topic=a&client={client}")).await;
+    assert_eq!(sse.status, 200);
+    drop(sse);
+    let streams = [
+        by(subscriber("li"), format!("/v1/stream?topic=a&client={client}")).await,
+        by(subscriber("wu"), format!("/v1/stream?topic=a&client={other}")).await,
+    ];
+    assert!(streams.iter().all(|stream| stream.status == 200));
+    let list = async |query: &str| -> Vec<Value> {
+        let page = by(admin(), format!("/v1/clients{query}")).await.json().await;
+        page["clients"].as_array().expect("a list").clone()
+    };
+    assert_eq!(list("").await.len(), 2);
+    assert!(list("?subject=nobody").await.is_empty());
+    // The end of the first stream is noticed after the beginning of the second.
+    until("the client has one stream", || async { list("?subject=li").await[0]["transports"] == json!(["stream"]) })
+        .await;
+    let of_li = list("?subject=li").await;
+    let [one] = &of_li[..] else { panic!("{of_li:?}") };
+    assert_eq!((&one["client"], &one["subject"]), (&json!(client), &json!("li")));
+    let [connection] = &one["connections"].as_array().expect("a list")[..] else { panic!("{one}") };
+    assert_eq!((&connection["transport"], &connection["address"]), (&json!("stream"), &json!("127.0.0.1")));
+    assert_eq!(connection["user_agent"], agent[..160]);
+    assert!(connection["since"].as_u64().is_some_and(|ms| ms / 1000 <= now_s() && ms / 1000 > now_s() - 600), "{one}");
+    let transports: Vec<_> =
+        one["history"].as_array().expect("a list").iter().map(|change| &change["transport"]).collect();
+    assert_eq!(transports, ["sse", "stream"], "{one}");
+    // The client's own subject is told neither.
+    let own = by(subscriber("li"), format!("/v1/clients/{client}")).await.json().await;
+    assert!(own["transports"].is_array() && own["connections"].is_null() && own["subject"].is_null(), "{own}");
+    let known = by(admin(), format!("/v1/clients/{client}")).await.json().await;
+    assert_eq!(known["subject"], "li");
+}

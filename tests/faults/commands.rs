@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::Server;
-use crate::support::raw;
+use crate::support::raw::{self, Items};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchback");
 
@@ -150,6 +150,19 @@ async fn history_prints_pages_of_the_past() {
     check_refusal(&history(&["a", "--before", "rubbish"]), 1, &["before", "cursor"]);
     check_refusal(&history(&["a", "--limit", "0"]), 1, &["limit"]);
     check_refusal(&history(&[]), 2, &["PATTERNS"]);
+}
+
+#[tokio::test]
+async fn clients_prints_who_is_connected() {
+    let server = Server::start(&[]);
+    let clients = |arguments: &[&str]| run(&[&["clients"], arguments, &["--server", &server.base]].concat(), &[], b"");
+    assert_eq!((clients(&[]).status.code(), lines(&clients(&[])).len()), (Some(0), 0));
+    let mut items = Items::open(server.address(), "sse", "topic=a").await.expect("open");
+    let hello = items.named("$hello").await;
+    let listed = lines(&clients(&[]));
+    let [one] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((&one["client"], &one["transports"]), (&hello["data"]["client"], &json!(["sse"])));
+    assert!(lines(&clients(&["--subject", "li"])).is_empty());
 }
 
 /// `switchback subscribe` reconnects with its cursor, as any client.

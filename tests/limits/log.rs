@@ -200,15 +200,20 @@ async fn streams_and_publishes_are_logged_at_debug() {
     let lines = objects(&log);
     let escaped = "eve\\n{\"level\":\"ERROR\"}\\u{1b}[2J";
     for (transport, client) in STREAMS.iter().zip(&clients) {
-        let of_client: Vec<_> =
-            of_target(&lines, "switchback::subscriptions").into_iter().filter(|line| line["client"] == *client).collect();
+        let of_client: Vec<_> = of_target(&lines, "switchback::subscriptions")
+            .into_iter()
+            .filter(|line| line["client"] == *client)
+            .collect();
         let [line] = &of_client[..] else { panic!("{transport}: {of_client:?}") };
         assert_eq!(
             (&line["transport"], &line["patterns"], &line["subject"], &line["address"], &line["end"]),
             (&json!(transport), &json!("a"), &json!(escaped), &json!("127.0.0.1"), &json!("client gone")),
             "{line}"
         );
-        assert!(line["items"].as_u64() >= Some(1) && line["bytes"].as_u64() > Some(100) && line["ms"].is_u64(), "{line}");
+        assert!(
+            line["items"].as_u64() >= Some(1) && line["bytes"].as_u64() > Some(100) && line["ms"].is_u64(),
+            "{line}"
+        );
         assert!(raw::position(&line["to"]) > raw::position(&line["from"]), "{line}");
     }
     let poll = of_target(&lines, "switchback::subscriptions").into_iter().find(|line| line["transport"] == "poll");

@@ -180,6 +180,7 @@ impl World {
             cursor,
             rights: &Rights::Open,
             address: key.address(),
+            user_agent: None,
             attempt: None,
             now_ms: 1000,
         });

@@ -67,6 +67,7 @@ fn driver(call: &Call, rights: &Rights, address: IpAddr, costs: Costs) -> Box<Dr
         cursor: start.cursor,
         rights,
         address,
+        user_agent: call.user_agent(),
         attempt: None,
         now_ms: hub.clock().believed_ms(),
     });

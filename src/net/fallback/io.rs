@@ -139,7 +139,13 @@ impl AppIo {
         self.io.activity.refuse(error);
         self.is_refused = true;
         self.unread = request.into();
-        self.passed = Passed { bytes: request.len(), ends_head: true, ends_request: true, ignores_body: true, ..Passed::default() };
+        self.passed = Passed {
+            bytes: request.len(),
+            ends_head: true,
+            ends_request: true,
+            ignores_body: true,
+            ..Passed::default()
+        };
     }
 
     /// Reads more; returns whether the peer has closed its sending side.
