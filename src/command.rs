@@ -3,6 +3,7 @@
 mod clients;
 mod data;
 mod description;
+mod erase;
 mod health;
 mod history;
 mod log;
@@ -38,6 +39,7 @@ pub fn run(command: Command) -> LocalBoxFuture<'static, Result<(), Box<dyn Error
             Command::Subscribe(arguments) => Ok(subscribe::subscribe(arguments).await?),
             Command::History(arguments) => Ok(history::history(arguments).await?),
             Command::Clients(arguments) => Ok(clients::clients(arguments).await?),
+            Command::Erase(arguments) => say(&erase::erase(arguments).await?),
             Command::Health(arguments) => say(health::health(arguments).await?),
             Command::CheckConfig(arguments) => say(&serve::check(arguments)?),
             Command::Backup(arguments) => say(&data::backup(&arguments)?),

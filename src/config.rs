@@ -32,8 +32,8 @@ pub use crate::net::tls::TlsFiles;
 pub(crate) use access::SECRET_VARIABLE;
 pub use access::{AccessArgs, SecretArgs};
 pub use commands::{
-    BackupArgs, ClientsArgs, CompletionsArgs, DataArgs, Header, HistoryArgs, ManArgs, PublishArgs, RemoteArgs,
-    RestoreArgs, SubscribeArgs, SubscribeTransport, VerifyArgs,
+    BackupArgs, ClientsArgs, CompletionsArgs, DataArgs, EraseArgs, Header, HistoryArgs, ManArgs, PublishArgs,
+    RemoteArgs, RestoreArgs, SubscribeArgs, SubscribeTransport, VerifyArgs,
 };
 pub use error::ConfigError;
 pub use limits::LimitArgs;
@@ -70,6 +70,8 @@ pub enum Command {
     History(HistoryArgs),
     /// Print the connected clients, one line of JSON each
     Clients(ClientsArgs),
+    /// Erase the events that a topic has now, for good
+    Erase(EraseArgs),
     /// Ask a server whether it is ready: for container health checks, and scripts
     Health(RemoteArgs),
     /// Check the server's flags, its configuration file, keys and certificates, without starting it

@@ -178,6 +178,7 @@ mod tests {
         Grant {
             subscribe: Vec::new(),
             publish: Vec::new(),
+            erase: Vec::new(),
             subject: Some(subject.into()),
             id: Some(id.into()),
             issued_ms,

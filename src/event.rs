@@ -187,6 +187,11 @@ impl NewEvent {
         Ok(self)
     }
 
+    /// The same event with a name that the server itself gives.
+    pub(crate) fn named_by_server(self, name: &'static str) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
     /// The same event with an idempotency key. An event that is published again on the same topic within the window is not
     /// stored: its response has the first event's cursor. An empty key means none.
     ///

@@ -13,6 +13,7 @@ mod call;
 mod driver;
 mod embed;
 mod envelope;
+mod erase;
 mod error;
 mod history;
 mod host;

@@ -20,12 +20,12 @@ use crate::cursor::{Cursor, Epoch, Position};
 use crate::denylist::Denylist;
 use crate::event::{Draft, NewEvent};
 use crate::local_log::LocalLog;
-use crate::log::{Appended, Bounds, FeedBatch, Page, ReadRequest};
+use crate::log::{Appended, Bounds, Erased, FeedBatch, Page, ReadRequest};
 use crate::metrics::{Metrics, PublishOutcome};
 use crate::store::{ClockSkew, Feed, Store, StoreError, StoreStatus};
 use crate::sync::lock;
 use crate::tail::{Tail, TailLimits};
-use crate::topic::PatternSet;
+use crate::topic::{PatternSet, Topic};
 
 pub(crate) use history::HistoryPage;
 pub use listeners::{ListenError, ListenerId};
@@ -196,6 +196,15 @@ impl Hub {
         let appended = self.append(drafts).await?;
         let epoch = self.bounds().epoch;
         Ok(appended.iter().map(|one| Published::new(epoch, one)).collect())
+    }
+
+    /// Erases the events that a topic has now; what is published after the call stays. Completes once they are gone for good.
+    /// Subscribers that have not received them yet are told a gap ([`GapReason::Erased`](crate::wire::GapReason::Erased)).
+    ///
+    /// # Errors
+    /// As [`Store::erase`].
+    pub async fn erase(&self, topic: Topic) -> Result<Erased, StoreError> {
+        self.0.store.erase(topic).await
     }
 
     async fn append(&self, drafts: Vec<Draft>) -> Result<Vec<Appended>, StoreError> {
@@ -388,6 +397,11 @@ async fn warm_tail(store: &dyn Store, limits: TailLimits) -> Result<Tail, StoreE
         let page = store.read(request).await?;
         if page.through <= after {
             break;
+        }
+        if let Some(hole) = page.trimmed {
+            // A reader before the hole has to be told of it, which the store does.
+            tail = Tail::new(bounds, hole.to, limits);
+            after = hole.to;
         }
         tail.push(&FeedBatch { epoch: bounds.epoch, after, events: page.events, floor: bounds.floor });
         after = tail.end().max(page.through);

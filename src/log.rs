@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::cursor::{Cursor, Epoch, Position};
 use crate::event::Event;
 use crate::topic::{Pattern, PatternSet};
+use crate::wire::GapReason;
 
 /// The next part of the log, as the feed delivers it.
 #[derive(Clone, Debug)]
@@ -19,7 +20,8 @@ pub struct FeedBatch {
     pub after: Position,
     /// The events, in order.
     pub events: Vec<Arc<Event>>,
-    /// Every event up to this position has been trimmed.
+    /// Readers at or before this position turn to the store: every event up to it has been removed, or an event at it was erased,
+    /// which must not be delivered from memory. It may be lower than in the batch before.
     pub floor: Position,
 }
 
@@ -47,6 +49,15 @@ impl Appended {
     pub(crate) fn new(position: Position) -> Self {
         Self { position, duplicate: false, differs: false }
     }
+}
+
+/// The result of erasing a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// The number of events that were erased.
+    pub events: u64,
+    /// The log's end at that moment: every event of the topic up to there is gone, and later ones stay.
+    pub upto: Position,
 }
 
 /// A bounded read.
@@ -83,7 +94,8 @@ pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// No matching event at or before this position, and after the start or the gap, is missing from `events`.
     pub through: Position,
-    /// Matching events that were trimmed; the gap precedes `events`.
+    /// Matching events that were removed; the gap precedes `events`, among which there is no other: a page ends before the next
+    /// hole.
     pub trimmed: Option<Trimmed>,
     /// Rows scanned.
     pub rows: u64,
@@ -91,13 +103,18 @@ pub struct Page {
     pub unmatched_rows: u64,
 }
 
-/// Matching events have been trimmed.
+/// Matching events have been removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Reading continues after this position, the log's floor.
+    /// Reading continues after this position: the log's floor, or a hole behind it. No retained event that matches lies before
+    /// it.
     pub to: Position,
     /// The patterns that lost events.
     pub patterns: Vec<Pattern>,
+    /// Why: [`GapReason::Expired`] or [`GapReason::Erased`].
+    pub reason: GapReason,
+    /// Whether every event up to there was removed, and was owed to its subscribers.
+    pub is_whole: bool,
 }
 
 /// The bounds of the log.
@@ -107,7 +124,7 @@ pub struct Bounds {
     pub epoch: Epoch,
     /// Where this epoch began: 0 for a new log, the last restored position after a restore.
     pub began: Position,
-    /// Every event up to this position has been trimmed.
+    /// Every event up to this position has been removed. Rules and erasing remove later ones, too.
     pub floor: Position,
     /// The newest durable position.
     pub last: Position,

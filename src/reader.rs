@@ -41,13 +41,28 @@ pub struct StartPoint {
     pub cursor: Cursor,
     /// The gap that is delivered before any event; reading continues at the gap's end.
     pub gap: Option<Gap>,
+    /// Whether the subscription begins here, instead of going on where the client was: then nothing is told that was removed
+    /// before.
+    pub is_beginning: bool,
 }
 
 impl StartPoint {
     /// At a cursor of this log.
     #[must_use]
     pub fn at(cursor: Cursor) -> Self {
-        Self { cursor, gap: None }
+        Self { cursor, gap: None, is_beginning: false }
+    }
+
+    /// At a place that was found for a client that has received nothing yet.
+    #[must_use]
+    pub fn beginning_at(cursor: Cursor) -> Self {
+        Self { is_beginning: true, ..Self::at(cursor) }
+    }
+
+    /// At a client's cursor, after a gap where there is one.
+    #[must_use]
+    pub fn after(cursor: Cursor, gap: Option<Gap>) -> Self {
+        Self { gap, ..Self::at(cursor) }
     }
 
     /// The position from which reading continues: the gap's end where there is one.
@@ -101,6 +116,10 @@ pub(crate) struct Reader {
     /// Where the reader skips superseded events, or pauses. Boxed, since most readers do neither.
     rounds: Option<Box<Rounds>>,
     beginnings: Beginnings,
+    /// The client began here, and was not there before: no gap is told whose end lies at or before `untold`, the log's end at that
+    /// moment.
+    is_beginning: bool,
+    untold: Position,
     /// There is no pattern yet, and the start position is kept until there is one.
     awaiting_first_subscribe: bool,
     /// When a read from the store may be retried.
@@ -117,6 +136,8 @@ impl Reader {
         Self {
             patterns,
             cursor: start.resumes_at(),
+            is_beginning: start.is_beginning,
+            untold: Position::ZERO,
             gap: start.gap.map(Box::new),
             page: None,
             rounds: None,
@@ -137,6 +158,7 @@ impl Reader {
     /// Begins: once every event is delivered that is in the log now, [`Items::live`] is called. Returns whether there is nothing
     /// to deliver before that; then it is not called. Without patterns nothing begins.
     pub(crate) fn begin(&mut self, tail: &Tail) -> bool {
+        self.note_beginning(tail);
         let is_live = self.gap.is_none() && self.cursor.epoch == tail.epoch() && self.cursor.position >= tail.end();
         if !is_live {
             self.begin_again(tail, None);
@@ -146,8 +168,15 @@ impl Reader {
 
     /// As [`Self::begin`], with the `ref` of the message that asked for it; [`Items::live`] is called in any case.
     pub(crate) fn begin_again(&mut self, tail: &Tail, reference: Option<Box<str>>) {
+        self.note_beginning(tail);
         if !self.patterns.is_empty() {
             self.beginnings.push(tail.end(), reference);
+        }
+    }
+
+    fn note_beginning(&mut self, tail: &Tail) {
+        if std::mem::take(&mut self.is_beginning) {
+            self.untold = tail.end();
         }
     }
 
@@ -204,6 +233,7 @@ impl Reader {
     /// Moves to another position, after a gap where there is one.
     pub(crate) fn seek(&mut self, start: StartPoint) {
         self.cursor = start.resumes_at();
+        (self.is_beginning, self.untold) = (start.is_beginning, Position::ZERO);
         self.gap = start.gap.map(Box::new);
         self.page = None;
         self.restart_rounds();
@@ -287,6 +317,7 @@ impl Reader {
             let to = Cursor::new(tail.epoch(), tail.began());
             self.gap = Some(Box::new(gap(GapReason::Epoch, self.cursor, to)));
             self.page = None;
+            self.untold = Position::ZERO;
             self.restart_rounds();
             self.beginnings.clear();
             self.begin_again(tail, None);
@@ -347,12 +378,15 @@ impl Reader {
     }
 
     fn read_page(&mut self, now: Instant, page: Page, items: &mut impl Items) {
-        if let Some(Trimmed { to, patterns }) = page.trimmed {
+        if let Some(Trimmed { to, patterns, reason, is_whole }) = page.trimmed {
             let to = Cursor::new(self.cursor.epoch, to);
             // With a subscription to everything, every event in between was missed; else only the store could count the
             // missed ones.
-            let missed = self.patterns.has_everything().then(|| to.position.0.saturating_sub(self.cursor.position.0));
-            items.gap(Gap { patterns, missed, ..gap(GapReason::Expired, self.cursor, to) });
+            let counts = is_whole && self.patterns.has_everything();
+            let missed = counts.then(|| to.position.0.saturating_sub(self.cursor.position.0));
+            if to.position > self.untold {
+                items.gap(Gap { patterns, missed, ..gap(reason, self.cursor, to) });
+            }
             self.cursor = to;
         }
         for event in &page.events {
@@ -439,6 +473,11 @@ mod tests {
         (after + 1..=end).map(|position| Arc::new(draft.clone().at(bounds().epoch, Position(position)))).collect()
     }
 
+    fn trimmed_to(to: u64) -> Trimmed {
+        let patterns = vec![">".parse().unwrap()];
+        Trimmed { to: Position(to), patterns, reason: GapReason::Expired, is_whole: true }
+    }
+
     fn reader(pattern: &str, position: u64) -> Reader {
         let patterns = PatternSet::new([pattern.parse().unwrap()]).unwrap();
         Reader::new(patterns, StartPoint::at(Cursor::new(bounds().epoch, Position(position))))
@@ -461,12 +500,27 @@ mod tests {
         let mut found = Found::of(100);
         assert!(reader.read(now, &tail, &mut found) && reader.may_fetch(now));
         assert_eq!(reader.request(10, 1000).after, Position(1));
-        let trimmed = Some(Trimmed { to: Position(4), patterns: vec![">".parse().unwrap()] });
+        let trimmed = Some(trimmed_to(4));
         reader.fetched(now, Page { events: events(4, 6), through: Position(6), trimmed, ..Page::default() });
         assert!(!reader.read(now, &tail, &mut found));
         assert_eq!(found.events, [5, 6, 7, 8]);
         let gap = &found.gaps[0];
         assert_eq!((gap.from.position, gap.to.position, gap.missed), (Position(1), Position(4), Some(3)));
+    }
+
+    #[test]
+    fn a_beginning_is_told_of_nothing_that_was_removed_before() {
+        let (tail, now) = (tail(6, 8), Instant::now());
+        for (is_beginning, to, told) in [(true, 4, 0), (true, 8, 0), (true, 9, 1), (false, 4, 1)] {
+            let start = StartPoint { is_beginning, ..StartPoint::at(Cursor::new(bounds().epoch, Position(1))) };
+            let mut reader = Reader::new(PatternSet::everything(), start);
+            reader.begin(&tail);
+            reader.fetched(now, Page { through: Position(to), trimmed: Some(trimmed_to(to)), ..Page::default() });
+            let mut found = Found::of(100);
+            reader.read(now, &tail, &mut found);
+            assert_eq!(found.gaps.len(), told, "{to}");
+            assert!(reader.cursor().position >= Position(to));
+        }
     }
 
     #[test]
@@ -604,7 +658,7 @@ mod tests {
         assert_eq!((found.events, found.live), (vec![4, 5], vec![(5, None), (5, Some("7".into()))]));
         assert!(reader.is_live() && reader.begin(&tail), "nothing lies behind");
         // With newer events in the same read, it comes before them; after a gap, behind that.
-        for (trimmed, live) in [(None, 5), (Some(Trimmed { to: Position(6), patterns: Vec::new() }), 6)] {
+        for (trimmed, live) in [(None, 5), (Some(trimmed_to(6)), 6)] {
             let mut reader = self::reader("t", 1);
             reader.begin(&tail);
             reader.fetched(now, Page { events: events(6, 8), through: Position(8), trimmed, ..Page::default() });

@@ -73,16 +73,125 @@ pub(crate) struct Scanned {
     pub(crate) rows: u64,
 }
 
+/// The events of a segment, in log order.
+pub(crate) trait EventList: Default {
+    /// The number of events.
+    fn len(&self) -> usize;
+
+    /// Appends an event, whose position is the highest.
+    fn push(&mut self, event: Arc<Event>);
+
+    /// Removes the first event.
+    fn pop_first(&mut self) -> Option<Arc<Event>>;
+
+    /// The events after a position.
+    fn after(&self, after: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>>;
+
+    /// The events at or before a position.
+    fn up_to(&self, end: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>>;
+
+    /// Whether there are more than so many events after a position.
+    fn exceeds(&self, after: Position, count: usize) -> bool;
+}
+
+/// Events of which only the first are ever removed: the fastest list.
+pub(crate) type Ring = VecDeque<Arc<Event>>;
+
+/// Events of which any may be removed.
+pub(crate) type Ordered = BTreeMap<Position, Arc<Event>>;
+
+impl EventList for Ring {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn push(&mut self, event: Arc<Event>) {
+        self.push_back(event);
+    }
+
+    fn pop_first(&mut self) -> Option<Arc<Event>> {
+        self.pop_front()
+    }
+
+    fn after(&self, after: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.range(index_after(self, after)..)
+    }
+
+    fn up_to(&self, end: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.range(..index_after(self, end))
+    }
+
+    fn exceeds(&self, after: Position, count: usize) -> bool {
+        self.len() - index_after(self, after) > count
+    }
+}
+
+impl EventList for Ordered {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn push(&mut self, event: Arc<Event>) {
+        self.insert(event.position(), event);
+    }
+
+    fn pop_first(&mut self) -> Option<Arc<Event>> {
+        self.pop_first().map(|(_, event)| event)
+    }
+
+    fn after(&self, after: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.range((Bound::Excluded(after), Bound::Unbounded)).map(|(_, event)| event)
+    }
+
+    fn up_to(&self, end: Position) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.range(..=end).map(|(_, event)| event)
+    }
+
+    fn exceeds(&self, after: Position, count: usize) -> bool {
+        EventList::after(self, after).nth(count).is_some()
+    }
+}
+
+/// By binary search, not by subtraction: a replicated engine's positions may have holes.
+fn index_after(events: &Ring, after: Position) -> usize {
+    match events.front() {
+        Some(first) if first.position() > after => 0,
+        Some(first) => {
+            // Without holes the subtraction is right.
+            let guess = usize::try_from(after.0 - first.position().0 + 1).unwrap_or(usize::MAX);
+            match guess.checked_sub(1).and_then(|at| events.get(at)) {
+                Some(event) if event.position() == after => guess,
+                _ => events.partition_point(|event| event.position() <= after),
+            }
+        }
+        None => 0,
+    }
+}
+
 /// Events in log order, with their positions by topic.
 #[derive(Debug, Default)]
-pub(crate) struct Segment {
-    events: VecDeque<Arc<Event>>,
+pub(crate) struct Segment<L = Ring> {
+    events: L,
     by_topic: HashMap<Topic, VecDeque<Position>>,
     topics: TopicMap<()>,
     cost_bytes: u64,
 }
 
-impl Segment {
+impl Segment<Ordered> {
+    /// Removes the event at a position.
+    pub(crate) fn remove(&mut self, at: Position) -> Option<Arc<Event>> {
+        let event = self.events.remove(&at)?;
+        self.forget(&event);
+        Some(event)
+    }
+
+    /// The positions of a topic's events, in order.
+    pub(crate) fn positions_of(&self, topic: &Topic) -> Option<&VecDeque<Position>> {
+        self.by_topic.get(topic)
+    }
+}
+
+impl<L: EventList> Segment<L> {
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
@@ -92,21 +201,31 @@ impl Segment {
     }
 
     pub(crate) fn front(&self) -> Option<&Arc<Event>> {
-        self.events.front()
+        self.events.after(Position::ZERO).next()
     }
 
     pub(crate) fn events(&self) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
-        self.events.iter()
+        self.events.after(Position::ZERO)
     }
 
     /// The first event after `after`.
     pub(crate) fn first_after(&self, after: Position) -> Option<&Arc<Event>> {
-        self.events.get(self.index_after(after))
+        self.events.after(after).next()
     }
 
     /// The first event whose time is at or after `time_ms`.
     pub(crate) fn first_since(&self, time_ms: u64) -> Option<&Arc<Event>> {
-        self.events.get(self.events.partition_point(|event| event.time_ms() < time_ms))
+        let mut low = self.front()?.position().before();
+        let mut high = self.events().next_back()?.position();
+        // All up to `low` are older. The first after `high` is not, or there is none.
+        while low < high {
+            let middle = Position(low.0 + (high.0 - low.0) / 2);
+            match self.first_after(middle) {
+                Some(event) if event.position() <= high && event.time_ms() < time_ms => low = event.position(),
+                _ => high = middle,
+            }
+        }
+        self.first_after(low)
     }
 
     pub(crate) fn push(&mut self, event: Arc<Event>) {
@@ -119,20 +238,27 @@ impl Segment {
                 self.by_topic.insert(event.topic().clone(), VecDeque::from([position]));
             }
         }
-        self.events.push_back(event);
+        self.events.push(event);
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<Arc<Event>> {
-        let event = self.events.pop_front()?;
-        self.cost_bytes -= event.cost_bytes();
-        if let Some(positions) = self.by_topic.get_mut(event.topic()) {
-            positions.pop_front();
-            if positions.is_empty() {
-                self.by_topic.remove(event.topic());
-                self.topics.remove(event.topic());
-            }
-        }
+        let event = self.events.pop_first()?;
+        self.forget(&event);
         Some(event)
+    }
+
+    fn forget(&mut self, event: &Event) {
+        self.cost_bytes -= event.cost_bytes();
+        let Some(positions) = self.by_topic.get_mut(event.topic()) else { return };
+        if positions.front() == Some(&event.position()) {
+            positions.pop_front();
+        } else if let Ok(at) = positions.binary_search(&event.position()) {
+            positions.remove(at);
+        }
+        if positions.is_empty() {
+            self.by_topic.remove(event.topic());
+            self.topics.remove(event.topic());
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -148,13 +274,12 @@ impl Segment {
         rows_max: u64,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> Scanned {
-        let from = self.index_after(extent.after);
-        if self.events.len() - from > SCAN_EVENTS_MAX
+        if self.events.exceeds(extent.after, SCAN_EVENTS_MAX)
             && let Some(topics) = matching_topics(&self.topics, patterns)
         {
             return self.merge(&topics, extent, visit);
         }
-        self.scan(patterns, from, extent, rows_max, visit)
+        self.scan(patterns, extent, rows_max, visit)
     }
 
     /// Whether a later event of the topic of an event, at or before `end`, is in the segment.
@@ -171,13 +296,12 @@ impl Segment {
 
     /// The newest events at or below a position, newest first, at most `most`.
     pub(crate) fn newest_below(&self, below: Position, most: usize) -> Vec<Arc<Event>> {
-        let end = self.index_after(below);
-        self.events.range(end.saturating_sub(most)..end).rev().cloned().collect()
+        self.events.up_to(below).rev().take(most).cloned().collect()
     }
 
     /// The events after a position, at most `most`.
     pub(crate) fn range_after(&self, after: Position, most: usize) -> Vec<Arc<Event>> {
-        self.events.range(self.index_after(after)..).take(most).cloned().collect()
+        self.events.after(after).take(most).cloned().collect()
     }
 
     /// Whether a read of these patterns uses the topic index, so that it costs only what it returns.
@@ -219,7 +343,7 @@ impl Segment {
                 }
             }
             None => {
-                for event in self.events.range(..self.index_after(end)).rev().take(rows_max) {
+                for event in self.events.up_to(end).rev().take(rows_max) {
                     if patterns.matches(event.topic().as_str()) && take(event.position()) {
                         break;
                     }
@@ -232,13 +356,12 @@ impl Segment {
     fn scan(
         &self,
         patterns: &PatternSet,
-        from: usize,
         Extent { after, end, latest }: Extent,
         rows_max: u64,
         visit: &mut dyn FnMut(&Arc<Event>) -> ControlFlow<()>,
     ) -> Scanned {
         let mut scanned = Scanned { through: after, rows: 0 };
-        for event in self.events.range(from..).take_while(|event| event.position() <= end) {
+        for event in self.events.after(after).take_while(|event| event.position() <= end) {
             if scanned.rows == rows_max {
                 return scanned;
             }
@@ -285,22 +408,6 @@ impl Segment {
         }
         Scanned { through: end.max(after), rows }
     }
-
-    /// By binary search, not by subtraction: a replicated engine's positions may have holes.
-    fn index_after(&self, after: Position) -> usize {
-        match self.events.front() {
-            Some(first) if first.position() > after => 0,
-            Some(first) => {
-                // Without holes the subtraction is right.
-                let guess = usize::try_from(after.0 - first.position().0 + 1).unwrap_or(usize::MAX);
-                match guess.checked_sub(1).and_then(|at| self.events.get(at)) {
-                    Some(event) if event.position() == after => guess,
-                    _ => self.events.partition_point(|event| event.position() <= after),
-                }
-            }
-            None => 0,
-        }
-    }
 }
 
 /// The first of some ascending positions that lies after another one.
@@ -315,7 +422,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn event(position: u64, topic: &str) -> Arc<Event> {
-        let draft = NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(0);
+        let draft = NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(position);
         Arc::new(draft.at("e".parse().unwrap(), Position(position)))
     }
 
@@ -333,40 +440,70 @@ mod tests {
             limit in 1_usize..50, last in 1_usize..50,
         ) {
             let wanted = patterns(&wanted);
-            let mut segment = Segment::default();
+            let mut segment = Segment::<Ring>::default();
+            let mut ordered = Segment::<Ordered>::default();
             let mut position = 0;
             for (topic, step) in &topics {
                 position += step;
                 segment.push(event(position, topic));
+                ordered.push(event(position, topic));
             }
-            for _ in 0..popped { segment.pop_front(); }
-            let after = Position(after.min(position));
-            let extent = Extent { after, end: Position((after.0 + length).min(position)), latest };
-            let all: Vec<Arc<Event>> = segment.events().filter(|e| wanted.matches(e.topic().as_str())).cloned().collect();
-            let within: Vec<_> =
-                all.iter().filter(|e| e.position() > after && e.position() <= extent.end).cloned().collect();
-            let is_newest = |e: &Event| within.iter().rfind(|other| other.topic() == e.topic()).unwrap().position() == e.position();
-            let expected: Vec<_> = within.iter().filter(|e| !latest || is_newest(e)).take(limit).cloned().collect();
-
-            let mut got = Vec::new();
-            let scanned = segment.read(&wanted, extent, u64::MAX, &mut |event| {
-                got.push(event.clone());
-                if got.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            prop_assert_eq!(&got, &expected);
-            let through = if got.len() == limit { got[limit - 1].position() } else { extent.end };
-            prop_assert_eq!(scanned.through, through);
-
-            let older: Vec<_> = all.iter().filter(|e| e.position() <= extent.end).collect();
-            let newest = older.iter().rev().take(last).next_back().map(|e| (e.position().before(), older.len().min(last)));
-            prop_assert_eq!(segment.before_last(&wanted, last, extent.end, usize::MAX), newest);
-            prop_assert_eq!(segment.cost_bytes(), segment.events().map(|e| e.cost_bytes()).sum::<u64>());
+            for _ in 0..popped {
+                segment.pop_front();
+                ordered.pop_front();
+            }
+            check(&segment, &wanted, Position(after.min(position)), Position((after + length).min(position)), latest, limit, last)?;
+            // From the middle, too.
+            let holes: Vec<Position> = ordered.events().map(|event| event.position()).filter(|at| at.0 % 3 == 1).collect();
+            check(&ordered, &wanted, Position(after.min(position)), Position((after + length).min(position)), latest, limit, last)?;
+            for hole in holes {
+                prop_assert_eq!(ordered.remove(hole).map(|event| event.position()), Some(hole));
+            }
+            prop_assert_eq!(ordered.remove(Position(position + 1)), None);
+            check(&ordered, &wanted, Position(after.min(position)), Position((after + length).min(position)), latest, limit, last)?;
         }
+    }
+
+    fn check<L: EventList>(
+        segment: &Segment<L>,
+        wanted: &PatternSet,
+        after: Position,
+        end: Position,
+        latest: bool,
+        limit: usize,
+        last: usize,
+    ) -> Result<(), TestCaseError> {
+        let extent = Extent { after, end: end.max(after), latest };
+        let all: Vec<Arc<Event>> = segment.events().filter(|e| wanted.matches(e.topic().as_str())).cloned().collect();
+        let within: Vec<_> =
+            all.iter().filter(|e| e.position() > after && e.position() <= extent.end).cloned().collect();
+        let is_newest =
+            |e: &Event| within.iter().rfind(|other| other.topic() == e.topic()).unwrap().position() == e.position();
+        let expected: Vec<_> = within.iter().filter(|e| !latest || is_newest(e)).take(limit).cloned().collect();
+
+        let mut got = Vec::new();
+        let scanned = segment.read(wanted, extent, u64::MAX, &mut |event| {
+            got.push(event.clone());
+            if got.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        prop_assert_eq!(&got, &expected);
+        let through = if got.len() == limit { got[limit - 1].position() } else { extent.end };
+        prop_assert_eq!(scanned.through, through);
+
+        let older: Vec<_> = all.iter().filter(|e| e.position() <= extent.end).collect();
+        let newest = older.iter().rev().take(last).next_back().map(|e| (e.position().before(), older.len().min(last)));
+        prop_assert_eq!(segment.before_last(wanted, last, extent.end, usize::MAX), newest);
+        prop_assert_eq!(segment.cost_bytes(), segment.events().map(|e| e.cost_bytes()).sum::<u64>());
+        for time_ms in [0, 100, 10_000] {
+            let since = segment.events().find(|event| event.time_ms() >= time_ms);
+            prop_assert_eq!(segment.first_since(time_ms), since);
+        }
+        Ok(())
     }
 
     #[test]
     fn the_cost_of_a_sparse_topic_is_its_result() {
-        let mut segment = Segment::default();
+        let mut segment = Segment::<Ring>::default();
         for position in 1..=10_000 {
             segment.push(event(position, if position % 1000 == 0 { "rare.one" } else { "busy" }));
         }
@@ -381,7 +518,7 @@ mod tests {
 
     #[test]
     fn a_scan_keeps_to_its_row_budget_and_returns_its_end() {
-        let mut segment = Segment::default();
+        let mut segment = Segment::<Ring>::default();
         for position in 1..=1000 {
             segment.push(event(position, &format!("t.{position}")));
         }

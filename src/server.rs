@@ -100,9 +100,11 @@ impl Server {
         let certificates = config.tls.clone().map(Certificates::open).transpose()?;
         check_security_txt(&config)?;
         let store: Arc<dyn Store> = match &config.store {
-            StoreConfig::Nats(nats) => Arc::new(JetStreamStore::open((**nats).clone(), config.store_options).await?),
-            StoreConfig::Memory => Arc::new(MemoryStore::new(config.store_options)),
-            StoreConfig::Disk { directory } => Arc::new(DiskStore::open(directory, config.store_options)?),
+            StoreConfig::Nats(nats) => {
+                Arc::new(JetStreamStore::open((**nats).clone(), config.store_options.clone()).await?)
+            }
+            StoreConfig::Memory => Arc::new(MemoryStore::new(config.store_options.clone())),
+            StoreConfig::Disk { directory } => Arc::new(DiskStore::open(directory, config.store_options.clone())?),
         };
         let hub = Hub::open(store, config.hub_options).await?;
         let (listener, address) = listen("listen", config.listen)?;

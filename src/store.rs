@@ -9,8 +9,9 @@
 //!    repeat of a topic and id within the window is answered with the position of the first, once *that* is durable.
 //! 3. **All or none.** An append that fails has stored nothing.
 //! 4. **Fed before acknowledged.** When an append completes, the feed of this process has the event already.
-//! 5. **Gaps are exact.** A read reports a gap if and only if an event that matches its patterns was trimmed after its position.
-//!    (Past a million trimmed topics the oldest marks fold into one floor, and a read may report a gap too many.)
+//! 5. **Gaps are exact.** A read reports a gap if and only if an event that matches its patterns was removed after its position,
+//!    at the place of the newest one of its topic. Superseded events of values ([`Keep::latest`]) are owed to nobody. (Past
+//!    a million topics that lost events the oldest marks fold into one, and a read may report a gap too many.)
 //! 6. **The newest are found by topic.** With [`ReadRequest::latest_upto`] a read costs about what it returns, whatever the number
 //!    of events behind. (Before the index of the newest events is filled, and for a round that began long ago, it scans the log.)
 //! 7. **Reads are bounded** in events, bytes and rows scanned; an empty page that went further is progress. No lock that an
@@ -22,10 +23,12 @@ mod client_table;
 mod dedupe;
 mod disk;
 mod jetstream;
+mod keep;
 mod last;
 mod marks;
 mod memory;
 mod newest;
+mod removed;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod security_records;
@@ -41,13 +44,17 @@ use crate::clock::{LastRun, Moment};
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::metrics::{PublishOutcome, StoreMetrics};
+use crate::topic::Topic;
 
-pub use crate::log::{Appended, Bounds, ClientRecord, ClientShare, FeedBatch, Page, ReadMode, ReadRequest, Trimmed};
+pub use crate::log::{
+    Appended, Bounds, ClientRecord, ClientShare, Erased, FeedBatch, Page, ReadMode, ReadRequest, Trimmed,
+};
 pub use disk::{
     BackupError, BackupReport, CompactError, CompactReport, DiskStore, RestoreError, RestoreReport, VerifyError,
     VerifyReport, backup, compact, restore, verify, verify_backup,
 };
 pub use jetstream::{JetStreamOptions, JetStreamStore, NatsLogin, NatsServer, OptionsError, parse_servers};
+pub use keep::{KEEP_DELETED_DEFAULT, KEEP_RULES_MAX, Keep, KeepError, KeepRule, KeepRules};
 pub use last::{LastProgress, LastSearch, LastStep};
 pub use memory::MemoryStore;
 pub use security_records::{
@@ -211,6 +218,15 @@ pub trait Store: Send + Sync + 'static {
     /// the new floor.
     fn maintain(&self, now: Moment);
 
+    /// Erases the events that a topic has now, and their ids; what is published after the call stays. Completes once they are gone
+    /// for good, and no read returns them. Readers that had them before them are told a gap; the feed's next batch has a floor at
+    /// or beyond the newest of them.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotErase`], where the engine cannot; [`StoreError::Busy`], where they are gone from the log and could
+    /// not be overwritten within five seconds, so that the call has to be repeated; and as [`Self::append`].
+    fn erase(&self, topic: Topic) -> BoxFuture<'static, Result<Erased, StoreError>>;
+
     /// Writes what is pending and releases all resources; appends fail afterwards.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
@@ -300,10 +316,12 @@ pub struct Retention {
 }
 
 /// Options of every engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
     /// How long events are kept.
     pub retention: Retention,
+    /// What is kept of the topics of some patterns, instead of what [`Retention::age_max`] says.
+    pub keep: Arc<KeepRules>,
     /// How long a topic and id are recognized as a repeat.
     pub dedupe_window: Duration,
     /// The most keys within the window; past it, publishes with an id are refused as [`StoreError::Busy`]. About 150 bytes each.
@@ -328,6 +346,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             retention: Retention::default(),
+            keep: Arc::default(),
             dedupe_window: Duration::from_secs(120),
             dedupe_keys_max: 1_000_000,
             dedupe_keys_per_publisher_max: 200_000,
@@ -367,6 +386,9 @@ pub enum StoreError {
     /// The engine cannot store several events, or so many, atomically.
     #[error("this store cannot append so many events atomically: publish them one by one, or as application/x-ndjson")]
     NotAtomic,
+    /// The engine cannot erase a topic; the text says why, and what to do instead.
+    #[error("this log cannot erase a topic: {0}")]
+    CannotErase(&'static str),
     /// An encoded event has more bytes than the engine accepts; the number is the limit.
     #[error("an event has at most {0} bytes in this store")]
     TooLarge(usize),
@@ -405,6 +427,8 @@ impl StoreError {
             Self::Busy(_) => PublishOutcome::Busy,
             Self::Share(_) => PublishOutcome::Share,
             Self::NotAtomic => PublishOutcome::NotAtomic,
+            // No publish erases.
+            Self::CannotErase(_) => PublishOutcome::Unavailable,
             Self::TooLarge(_) => PublishOutcome::TooLarge,
             Self::Disk(_) => PublishOutcome::Disk,
             Self::Unavailable(_) => PublishOutcome::Unavailable,

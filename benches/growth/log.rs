@@ -101,20 +101,36 @@ fn poll_all(server: &Running, topic: &str) -> Result<u64, Fault> {
 pub(crate) fn trimming(quick: bool) -> Result<Vec<Growth>, Fault> {
     let title = "publishing on disk, 16 connections, p99 ms: without trimming (1), while trimming (2)";
     let mut growth = Growth::new(title, "1: nothing is trimmed, 2: an event for each that comes", Claim::AtMostTwice);
-    const KEPT: &str = "20000";
+    add_p99s(&mut growth, &[&[], &["--max-events", "20000"]], quick)?;
+    Ok(vec![growth])
+}
+
+/// Publishing on disk: with nothing to remove, and while a rule removes an event from the middle of the log for each new one.
+pub(crate) fn keeping(quick: bool) -> Result<Vec<Growth>, Fault> {
+    let title = "publishing on disk, 16 connections, p99 ms: without a rule (1), 1000 events of the topic (2), an age of a second (3)";
+    let mut growth =
+        Growth::new(title, "1: nothing is removed, 2 and 3: an event for each that comes", Claim::AtMostTwice);
+    add_p99s(&mut growth, &[&[], &["--keep", "bench=1000 events"], &["--keep", "bench=1s"]], quick)?;
+    Ok(vec![growth])
+}
+
+/// Adds the latency of publishing with some flags, and with others.
+fn add_p99s(growth: &mut Growth, all: &[&[&str]], quick: bool) -> Result<(), Fault> {
     let time = Duration::from_secs(if quick { 2 } else { 6 });
-    // Both in alternating rounds, and the median: a disk's latency varies.
-    let mut rounds = [Vec::new(), Vec::new()];
+    // In alternating rounds, and the median: a disk's latency varies.
+    let mut rounds = vec![Vec::new(); all.len()];
     for _ in 0..if quick { 1 } else { 5 } {
-        for (at, flags) in [&[][..], &["--max-events", KEPT]].into_iter().enumerate() {
+        for (round, flags) in rounds.iter_mut().zip(all) {
             let server = disk(Build::This, flags)?;
-            super::live::fill(&server, 20_000, |_| "bench".into())?;
-            rounds[at].push(publish_p99(&server, time)?);
+            // The first event stays where a rule removes others, so that those lie in the middle of the log.
+            super::live::fill(&server, 20_000, |n| if n == 0 { "kept".into() } else { "bench".into() })?;
+            round.push(publish_p99(&server, time)?);
         }
     }
-    growth.add(1, stats::median(&rounds[0]));
-    growth.add(2, stats::median(&rounds[1]));
-    Ok(vec![growth])
+    for (number, round) in (1..).zip(&rounds) {
+        growth.add(number, stats::median(round));
+    }
+    Ok(())
 }
 
 fn publish_p99(server: &Running, time: Duration) -> Result<f64, Fault> {

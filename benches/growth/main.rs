@@ -76,6 +76,7 @@ const ALL: &[(&str, Measure)] = &[
     ("log", log::log),
     ("resume", log::resume),
     ("trimming", log::trimming),
+    ("keeping", log::keeping),
     ("snapshot", state::snapshot),
     ("latest", state::latest),
 ];

@@ -94,6 +94,8 @@ struct Claims {
     #[serde(default)]
     publish: Vec<String>,
     #[serde(default)]
+    erase: Vec<String>,
+    #[serde(default)]
     admin: bool,
     rate: Option<u32>,
 }
@@ -147,6 +149,7 @@ impl Rules {
         Ok(Grant {
             subscribe: patterns("subscribe", &claims.subscribe)?,
             publish: patterns("publish", &claims.publish)?,
+            erase: patterns("erase", &claims.erase)?,
             subject: claims.sub,
             id: claims.jti,
             issued_ms,
@@ -250,6 +253,8 @@ pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&
         exp: u64,
         subscribe: &'a [Pattern],
         publish: &'a [Pattern],
+        #[serde(skip_serializing_if = "<[Pattern]>::is_empty")]
+        erase: &'a [Pattern],
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         admin: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -265,6 +270,7 @@ pub fn sign(keys: &Keys, grant: &Grant, audience: Option<&str>, issuer: Option<&
         exp: seconds(grant.expires_ms),
         subscribe: &grant.subscribe,
         publish: &grant.publish,
+        erase: &grant.erase,
         admin: grant.admin,
         rate: grant.event_rate,
     };

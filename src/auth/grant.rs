@@ -13,6 +13,8 @@ pub struct Grant {
     pub subscribe: Vec<Pattern>,
     /// The topics that may be published to.
     pub publish: Vec<Pattern>,
+    /// The topics that may be erased, beside all for an administrator.
+    pub erase: Vec<Pattern>,
     /// The token's subject: `sub` (RFC 7519 §4.1.2).
     pub subject: Option<String>,
     /// The token's id: `jti` (RFC 7519 §4.1.7).
@@ -79,6 +81,13 @@ impl Rights {
             Self::Public(_) => false,
             Self::Granted(grant, _) => grant.publish.iter().any(|pattern| pattern.matches(topic.as_str())),
         }
+    }
+
+    /// Whether a token grants erasing `topic`.
+    #[must_use]
+    pub fn may_erase(&self, topic: &Topic) -> bool {
+        self.grant()
+            .is_some_and(|grant| grant.admin || grant.erase.iter().any(|pattern| pattern.matches(topic.as_str())))
     }
 
     /// Whether there is any topic to which events may be published.

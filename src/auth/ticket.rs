@@ -67,6 +67,8 @@ impl Ticket {
         let grant = Grant {
             subscribe: patterns(text.subscribe)?,
             publish: patterns(text.publish)?,
+            // A ticket is for a stream, which erases nothing.
+            erase: Vec::new(),
             subject: text.subject,
             id: text.id,
             issued_ms: text.issued_ms,
@@ -98,7 +100,9 @@ mod tests {
         (patterns(), patterns(), text(), text(), numbers, transport).prop_map(
             |(subscribe, publish, subject, id, (issued_ms, expires_ms, admin, rate, key), transport)| {
                 let (event_rate, key) = (rate.and_then(NonZeroU32::new), key.map(Fingerprint::from_number));
-                let grant = Grant { subscribe, publish, subject, id, issued_ms, expires_ms, admin, event_rate, key };
+                let erase = Vec::new();
+                let grant =
+                    Grant { subscribe, publish, erase, subject, id, issued_ms, expires_ms, admin, event_rate, key };
                 Ticket { grant, transport }
             },
         )

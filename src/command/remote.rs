@@ -17,6 +17,9 @@ use crate::secret_file::{self, Readable, SecretFileError};
 /// Timeout of a response's head, in addition to a long poll's wait.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Timeout of the response to an erasure, which the server gives up to a minute.
+pub(super) const ERASE_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// Longest response that is buffered, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -110,6 +113,11 @@ impl Remote {
             url.extend(utf8_percent_encode(value, QUERY));
         }
         url
+    }
+
+    /// The URL of a topic.
+    pub(super) fn topic_url(&self, topic: &str) -> String {
+        format!("{}/v1/topics/{}", self.server, utf8_percent_encode(topic, QUERY))
     }
 
     /// The `Authorization` header, if there is a token.

@@ -21,6 +21,7 @@ pub(super) fn token(arguments: TokenArgs) -> Result<String, ConfigError> {
     let grant = Grant {
         subscribe: arguments.subscribe,
         publish: arguments.publish,
+        erase: arguments.erase,
         subject: arguments.subject,
         // An id lets an administrator revoke this token alone.
         id: Some(uuid::Uuid::new_v4().to_string()),

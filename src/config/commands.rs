@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::ShowArgs;
 use super::values::duration;
+use crate::topic::Topic;
 
 /// The flags of a command that connects to a server.
 #[derive(Args, Clone, Debug)]
@@ -125,6 +126,16 @@ pub struct ClientsArgs {
     /// Only the clients of this token subject
     #[arg(long, value_name = "SUBJECT")]
     pub subject: Option<String>,
+    /// The server, and how to connect to it.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+/// The flags of `erase`.
+#[derive(Args, Clone, Debug)]
+pub struct EraseArgs {
+    /// The topic, such as users.42.chat; no pattern
+    pub topic: Topic,
     /// The server, and how to connect to it.
     #[command(flatten)]
     pub remote: RemoteArgs,

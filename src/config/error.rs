@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::store::KeepError;
+
 /// Why the configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -40,6 +42,9 @@ pub enum ConfigError {
         /// The missing flag.
         missing: &'static str,
     },
+    /// A rule of retention is invalid, or contradicts another.
+    #[error("--keep: {0}")]
+    Keep(#[from] KeepError),
     /// A number is out of its range.
     #[error("--{flag} {reason}")]
     Range {

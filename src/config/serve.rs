@@ -12,7 +12,7 @@ use super::{AccessArgs, Config, ConfigError, LimitArgs, NatsArgs, StoreChoice, S
 use crate::http::{AllowedOrigin, HttpOptions};
 use crate::hub::HubOptions;
 use crate::limits::Limits;
-use crate::store::{Retention, StoreOptions};
+use crate::store::{KeepRule, KeepRules, Retention, StoreOptions};
 use crate::tail::TailLimits;
 
 /// The form of the log's lines.
@@ -50,6 +50,14 @@ pub struct ServeArgs {
     /// How long events are kept (0s: for ever)
     #[arg(long, env = "SWITCHBACK_MAX_AGE", value_name = "DURATION", default_value = "7d", value_parser = duration)]
     pub max_age: Duration,
+    /// What is kept of the topics that match a pattern, instead of --max-age: latest (of each topic the newest event, until it is
+    /// deleted), an age such as 30d, 1000 events (of each topic), or several with commas. Repeat it; the first rule that matches a
+    /// topic counts. In the variable, rules are separated with semicolons
+    #[arg(long, env = "SWITCHBACK_KEEP", value_name = "PATTERN=RULE", value_delimiter = ';')]
+    pub keep: Vec<KeepRule>,
+    /// How long the deletion of a value stays, where --keep says latest
+    #[arg(long, env = "SWITCHBACK_KEEP_DELETED", value_name = "DURATION", default_value = "7d", value_parser = duration)]
+    pub keep_deleted: Duration,
     /// Most events that are kept (0: any number)
     #[arg(long, env = "SWITCHBACK_MAX_EVENTS", value_name = "NUMBER", default_value_t = 0)]
     pub max_events: u64,
@@ -201,6 +209,7 @@ impl ServeArgs {
                     events_max: (self.max_events > 0).then_some(self.max_events),
                     bytes_max: (bytes_max > 0).then_some(bytes_max),
                 },
+                keep: Arc::new(KeepRules::new(self.keep, self.keep_deleted)?),
                 dedupe_window: self.dedupe_window,
                 dedupe_keys_max: self.dedupe_keys,
                 dedupe_keys_per_publisher_max: self.dedupe_keys_per_publisher.unwrap_or(self.dedupe_keys.div_ceil(5)),

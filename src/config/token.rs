@@ -25,6 +25,9 @@ pub struct TokenArgs {
     /// Grant publishing to this pattern; repeat it, or separate with commas
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub publish: Vec<Pattern>,
+    /// Grant erasing the topics of this pattern; repeat it, or separate with commas
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub erase: Vec<Pattern>,
     /// How long the token is valid
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
     pub ttl: Duration,

@@ -137,7 +137,7 @@ mod tests {
         let start = Cursor::new(bounds.epoch, zero);
         let ahead = Gap { reason: GapReason::Ahead, from: start, to: start, patterns: Vec::new(), missed: None };
         let patterns = PatternSet::new(["t".parse().unwrap()]).unwrap();
-        let start = StartPoint { cursor: start, gap: gap.then_some(ahead) };
+        let start = StartPoint::after(start, gap.then_some(ahead));
         let mut delivery = Box::new(Delivery::new(Instant::now(), Plan::short_poll(framing), patterns, start));
         let mut out = BytesMut::new();
         assert_eq!(delivery.step(Instant::now(), &tail, Pending::Unknown, &mut out), Step::Write);

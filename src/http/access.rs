@@ -195,6 +195,21 @@ pub(super) fn check_operator(rights: &Rights, access: &AccessOptions) -> Result<
     }
 }
 
+/// Refuses a caller that may not erase `topic`: neither an administrator, nor with a claim `erase` that matches. Without a key,
+/// as [`check_operator`].
+pub(super) fn check_erase(rights: &Rights, access: &AccessOptions, topic: &Topic) -> Result<(), ApiError> {
+    if rights.may_erase(topic) {
+        return Ok(());
+    }
+    match check_operator(rights, access) {
+        Err(_) if rights.grant().is_some() => {
+            let message = "erasing requires an administrator's token, or one whose `erase` claim matches the topic";
+            Err(ApiError::forbidden(message).of(rights))
+        }
+        checked => checked,
+    }
+}
+
 /// Refuses a client id that is banned.
 pub(super) fn check_client(hub: &Hub, client: Uuid) -> Result<(), ApiError> {
     if hub.denylist().is_banned(client, hub.clock().believed_ms()) {

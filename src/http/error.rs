@@ -180,6 +180,7 @@ impl From<StoreError> for ApiError {
         match &error {
             StoreError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", error.to_string()),
             StoreError::NotAtomic => Self::new(StatusCode::NOT_IMPLEMENTED, "not_atomic", error.to_string()),
+            StoreError::CannotErase(_) => Self::new(StatusCode::NOT_IMPLEMENTED, "cannot_erase", error.to_string()),
             StoreError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             StoreError::Busy(_) => Self::unavailable("busy", error.to_string()),
             StoreError::Share(_) => Self::too_many("too_many", error.to_string(), Duration::from_secs(1)),

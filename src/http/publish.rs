@@ -167,7 +167,7 @@ fn json_or_text(text: &str) -> Result<Data, ApiError> {
 }
 
 /// The topic in the path.
-fn topic_in_path(request: &Request) -> Result<Cow<'_, str>, ApiError> {
+pub(super) fn topic_in_path(request: &Request) -> Result<Cow<'_, str>, ApiError> {
     let Some(raw) = request.named() else { return Err(super::nothing_here()) };
     if memchr::memchr(b'%', raw.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(raw));

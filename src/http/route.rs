@@ -10,7 +10,7 @@ use super::body::JsonBody;
 use super::call::{Call, Pace, check_body};
 use super::error::ApiError;
 use super::{
-    Answer, admin, assets, history, metrics, not_found, openapi, preflight, publish, resources, security_txt,
+    Answer, admin, assets, erase, history, metrics, not_found, openapi, preflight, publish, resources, security_txt,
     subscribe, tickets, websocket,
 };
 use crate::net::{HeadError, Response};
@@ -138,7 +138,8 @@ impl Route {
     /// What may be done with the resource; nothing where there is none.
     pub(super) fn methods(self) -> Option<Methods> {
         Some(match self {
-            Self::Events | Self::Topic | Self::Ack | Self::Tickets | Self::Revocations => Methods::Post,
+            Self::Events | Self::Ack | Self::Tickets | Self::Revocations => Methods::Post,
+            Self::Topic => Methods::PostDelete,
             Self::Longpoll | Self::Jsonp | Self::Iframe | Self::Sse | Self::Stream => Methods::Stream,
             Self::Ws | Self::Echo => Methods::Socket,
             Self::Client => Methods::ReadDelete,
@@ -158,7 +159,10 @@ impl Route {
         let Some(methods) = self.methods() else { return call.answer(not_found).boxed_local() };
         match self {
             Self::Events => guarded(call, methods, Pages::Allowed, publish::events),
-            Self::Topic => guarded(call, methods, Pages::Allowed, publish::topic),
+            Self::Topic => match *call.request.method() {
+                Method::DELETE => guarded(call, methods, Pages::Allowed, erase::erase),
+                _ => guarded(call, methods, Pages::Allowed, publish::topic),
+            },
             Self::Poll => guarded(call, methods, Pages::Every, subscribe::poll),
             Self::Longpoll => guarded(call, methods, Pages::Every, subscribe::longpoll),
             Self::Jsonp => unguarded(call, methods, subscribe::jsonp),
@@ -218,15 +222,17 @@ pub(super) enum Methods {
     /// Read, or deleted.
     ReadDelete,
     Post,
+    /// Published to, or erased.
+    PostDelete,
 }
 
 impl Methods {
     fn allow(self, method: &Method) -> bool {
         match *method {
-            Method::GET => !matches!(self, Self::Post),
+            Method::GET => !matches!(self, Self::Post | Self::PostDelete),
             Method::HEAD => matches!(self, Self::Read | Self::ReadDelete | Self::Stream),
-            Method::DELETE => matches!(self, Self::ReadDelete),
-            Method::POST => matches!(self, Self::Post),
+            Method::DELETE => matches!(self, Self::ReadDelete | Self::PostDelete),
+            Method::POST => matches!(self, Self::Post | Self::PostDelete),
             _ => false,
         }
     }
@@ -238,6 +244,7 @@ impl Methods {
             Self::Socket => "GET, OPTIONS",
             Self::ReadDelete => "GET, HEAD, DELETE, OPTIONS",
             Self::Post => "POST, OPTIONS",
+            Self::PostDelete => "POST, DELETE, OPTIONS",
         }
     }
 }

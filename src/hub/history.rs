@@ -21,7 +21,7 @@ pub(crate) struct HistoryPage {
     pub(crate) events: VecDeque<Arc<Event>>,
     /// Whether there are older ones.
     pub(crate) more: bool,
-    /// Whether older events that matched were trimmed. Known only of a page without more.
+    /// Whether events that matched were removed between these, or, of a page without more, before them.
     pub(crate) trimmed: bool,
 }
 
@@ -41,6 +41,8 @@ impl Hub {
         let search = LastSearch::new(patterns.clone(), count + 1).up_to(end);
         let first = self.search_last(search, &pause).await?;
         let (mut bytes, mut found) = (0, 0);
+        // The end of the newest gap among the events.
+        let mut hole = None;
         let mut at = first.unwrap_or(end);
         while at < end && found <= count {
             let read = self.read(request(patterns, at)).await?;
@@ -49,8 +51,7 @@ impl Hub {
                 return Err(StoreError::unavailable("this node has not reached that position of the log yet"));
             }
             at = read.through;
-            // Trimmed since the search.
-            page.trimmed |= read.trimmed.is_some();
+            hole = read.trimmed.map(|trimmed| trimmed.to).filter(|to| *to <= end).or(hole);
             for event in read.events.into_iter().take_while(|event| event.position() <= end) {
                 found += 1;
                 bytes += event.json_bytes();
@@ -61,14 +62,18 @@ impl Hub {
                 }
             }
         }
-        if page.more {
-            // Those that were trimmed are older than the next page.
-            page.trimmed = false;
-        } else if !page.trimmed {
-            let oldest = ReadRequest { events_max: 1, bytes_max: 1, rows_max: 1, ..request(patterns, Position::ZERO) };
-            let read = self.read(oldest).await?;
+        // With older events, a gap before the page's first one is told by the next page.
+        let first = page.events.front().map_or(Position::ZERO, |event| event.position());
+        page.trimmed = hole.is_some_and(|hole| !page.more || hole > first);
+        let (mut at, oldest) = (Position::ZERO, if page.events.is_empty() { end } else { first });
+        while at < oldest && !page.more && !page.trimmed {
+            let read = self.read(ReadRequest { events_max: 1, bytes_max: 1, ..request(patterns, at) }).await?;
             pause(read.unmatched_rows).await?;
             page.trimmed = read.trimmed.is_some();
+            if read.through <= at {
+                break;
+            }
+            at = read.through;
         }
         Ok(page)
     }

@@ -58,9 +58,9 @@ impl Hub {
             StartFrom::Cursor(cursor) => self.bounds_for(cursor).await?,
             _ => self.bounds(),
         };
-        let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
+        let at = |position| StartPoint::beginning_at(Cursor::new(bounds.epoch, position));
         Ok(match from {
-            StartFrom::Cursor(cursor) => StartPoint { cursor, gap: gap_at(cursor, &bounds) },
+            StartFrom::Cursor(cursor) => StartPoint::after(cursor, gap_at(cursor, &bounds)),
             StartFrom::Earliest => at(bounds.floor),
             StartFrom::Now => at(bounds.last),
             StartFrom::Since(time_ms) => at(self.0.store.before_time(time_ms).await?),

@@ -130,6 +130,18 @@ impl DedupeWindow {
         }
     }
 
+    /// Removes all keys of a topic.
+    pub(crate) fn forget_topic(&mut self, topic: &Topic) {
+        let gone: Vec<Key> = self.firsts.keys().filter(|(of, _)| of == topic).cloned().collect();
+        for key in &gone {
+            let forgotten = self.firsts.remove(key);
+            self.give_back(forgotten);
+        }
+        if !gone.is_empty() {
+            self.by_age.retain(|(_, (of, _))| of != topic);
+        }
+    }
+
     /// Removes the newest keys, of an append that failed.
     pub(crate) fn undo_from(&mut self, first: Position) {
         while let Some((_, key)) = self.by_age.back()

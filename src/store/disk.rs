@@ -1,14 +1,15 @@
 //! The disk store: SQLite with one writer thread and a few readers. Nothing is acknowledged before it is on the disk.
 //!
 //! The data directory contains `events.db` with its write-ahead log (`-wal`, `-shm`), `clients.db`, `notes.db` (tickets, bans,
-//! revocations), `lock`, which one server at a time holds, and `reserve`, space for a start on a full disk.
+//! revocations), `erasures.db` (which topics were erased), `lock`, which one server at a time holds, and `reserve`, space for a start on a full disk.
 //!
 //! - **Durability.** An acknowledged append survives the end of the process and power loss (`synchronous=FULL`: each commit is
 //!   synced). So do tickets, bans, revocations and the records of clients once they are acknowledged.
 //! - **Group commit.** Everything queued while the last group was synced is the next group.
 //! - **A start reads topics, not events**: the log's counters are stored beside the events and change with them.
 //! - **Retention** is part of the transaction that exceeds a limit, so it holds once a publish is acknowledged. (A transaction
-//!   trims a bounded number of events: after a limit was lowered, the log shrinks to it step by step.)
+//!   trims a bounded number of events: after a limit was lowered, the log shrinks to it step by step.) Rules by topic remove from
+//!   the middle, within a second or two.
 //! - **Disk space.** A short event is stored twice, by position and in its topic's index, so that a resume costs what it returns
 //!   and not what lies in between; the file is up to 1.7 times what retention counts.
 //! - **Memory**: about 250 bytes for each topic that has or has lost events, and 350 more for one that has had an event since the
@@ -22,12 +23,14 @@ mod backup;
 mod clients;
 mod column;
 mod compact;
+mod erasures;
 mod fault;
 mod file;
 mod form;
 mod gather;
 mod handle;
 mod health;
+mod keeping;
 mod last;
 mod lock;
 mod newest;
@@ -35,6 +38,7 @@ mod partial;
 mod presence;
 mod queue;
 mod reader;
+mod removal;
 mod reserve;
 mod restore;
 mod rows;
@@ -50,7 +54,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, WeakShared, ready, try_join3};
@@ -69,10 +73,11 @@ use self::reserve::Reserve;
 use self::schema::{Opened, Topics};
 use self::security_records::{SecurityRecordJob, SecurityRecordsFile};
 use self::writer::{Job, Writer};
-use super::marks::{MARKS_MAX, TrimMarks};
+use super::marks::MARKS_MAX;
 use super::newest::NewestIndex;
+use super::removed::Removed;
 use super::{
-    Appended, Bounds, ClientRecord, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
+    Appended, Bounds, ClientRecord, Erased, Feed, LastSearch, LastStep, OpenError, Page, ReadRequest, RecordWatcher,
     SecurityRecord, SecurityRecordKind, Store, StoreError, StoreOptions, StoreStatus,
 };
 use crate::clock::{self, LastRun, Moment};
@@ -91,6 +96,9 @@ pub use self::verify::{VerifyError, VerifyReport, verify, verify_backup};
 
 /// Reader threads, each with a connection. Reads behind the tail wait for the disk more than they compute.
 const READERS: usize = 3;
+
+/// How long a caller waits until a topic is erased; one with millions of events takes longer.
+const ERASE_MAX: Duration = Duration::from_secs(60);
 
 /// A log on disk. See the module's documentation for durability.
 ///
@@ -140,11 +148,12 @@ struct Shared {
     bytes: AtomicU64,
 }
 
-/// The trim marks, as of a floor.
+/// What was removed, as of a floor and of a number of transactions that removed events from the middle.
 #[derive(Debug)]
 struct Trims {
     floor: Position,
-    marks: TrimMarks,
+    removals: u64,
+    removed: Removed,
 }
 
 impl Shared {
@@ -220,11 +229,15 @@ impl DiskStore {
         let (log, topics) = (opened.log, std::mem::take(&mut opened.topics));
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
-            options,
+            options: options.clone(),
             bounds: Mutex::new(Bounds { epoch: log.epoch, began: log.began, floor: log.floor, last: log.last }),
             newest: Mutex::new(NewestIndex::unfilled(log.last, topics.by_id.len())),
             topics: RwLock::new(topics),
-            trims: Mutex::new(Trims { floor: log.floor, marks: std::mem::take(&mut opened.marks) }),
+            trims: Mutex::new(Trims {
+                floor: log.floor,
+                removals: log.removals,
+                removed: std::mem::take(&mut opened.removed),
+            }),
             trims_moved: Condvar::new(),
             filling: Mutex::new(Filling::default()),
             now: Mutex::new(None),
@@ -428,6 +441,15 @@ impl Store for DiskStore {
         let _ = self.security_records.queue.push_always(SecurityRecordJob::Expire(now.earliest_ms()));
     }
 
+    fn erase(&self, topic: Topic) -> BoxFuture<'static, Result<Erased, StoreError>> {
+        let erasing = ask(&self.appends.queue, ONE, |reply| Job::Erase(topic, reply));
+        async move {
+            let still = StoreError::Busy("the topic is still being erased: erase it again to learn when that is done");
+            tokio::time::timeout(ERASE_MAX, erasing).await.unwrap_or(Err(still))
+        }
+        .boxed()
+    }
+
     fn close(&self) -> BoxFuture<'static, ()> {
         let Some(running) = self.stop() else { return ready(()).boxed() };
         let (done, closed) = oneshot::channel();
@@ -452,8 +474,6 @@ impl Store for DiskStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
     use crate::event::{Data, NewEvent};
     use crate::store::Retention;
@@ -502,7 +522,7 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let retention = Retention { events_max: Some(5), ..Retention::default() };
             let options = StoreOptions { retention, ..StoreOptions::default() };
-            let store = DiskStore::open_with(home.path(), options, marks_at_first, 0).unwrap();
+            let store = DiskStore::open_with(home.path(), options.clone(), marks_at_first, 0).unwrap();
             // The topic's mark is among the oldest, but the topic has an event again.
             publish(&store, "back");
             for n in 1..=29 {
@@ -513,9 +533,9 @@ mod tests {
             drop(store);
             let mut folded = None;
             for _ in 0..2 {
-                let store = DiskStore::open_with(home.path(), options, MARKS, 0).unwrap();
+                let store = DiskStore::open_with(home.path(), options.clone(), MARKS, 0).unwrap();
                 topics_come_down_to(&store, MARKS + 5);
-                let floor = held(&store.shared.trims).marks.folded();
+                let floor = held(&store.shared.trims).removed.expired.folded();
                 assert!(floor > Position(30) && *folded.get_or_insert(floor) == floor);
                 for (after, gap) in [(floor.0 - 1, true), (floor.0, false)] {
                     assert_eq!(read(&store, "never.there", after).trimmed.is_some(), gap);
@@ -528,7 +548,7 @@ mod tests {
                 assert_eq!(read(&store, ">", 0).events.len(), 5);
             }
             // A forgotten topic can come back.
-            let store = DiskStore::open_with(home.path(), options, MARKS, 0).unwrap();
+            let store = DiskStore::open_with(home.path(), options.clone(), MARKS, 0).unwrap();
             publish(&store, "t.1");
             assert_eq!(read(&store, "t.1", 88).events.len(), 1);
         }

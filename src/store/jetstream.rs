@@ -63,14 +63,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Appended, Bounds, ClientRecord, ClockSkew, Feed, LastSearch, LastStep, NatsStatus, OpenError, Page, ReadRequest,
-    RecordWatcher, SecurityRecord, SecurityRecordKind, SentBy, SentElsewhere, Store, StoreError, StoreOptions,
-    StoreStatus,
+    Appended, Bounds, ClientRecord, ClockSkew, Erased, Feed, LastSearch, LastStep, NatsStatus, OpenError, Page,
+    ReadRequest, RecordWatcher, SecurityRecord, SecurityRecordKind, SentBy, SentElsewhere, Store, StoreError,
+    StoreOptions, StoreStatus,
 };
 use crate::clock::Moment;
 use crate::cursor::{Cursor, Position};
 use crate::event::Draft;
 use crate::sync::lock;
+use crate::topic::Topic;
 use clients::Clients;
 use node::Node;
 use publish::Publisher;
@@ -86,6 +87,14 @@ const RETRY_WAIT: Duration = Duration::from_millis(100);
 
 /// How long `close` waits for the appends in flight.
 const CLOSE_WAIT: Duration = Duration::from_secs(6);
+
+/// Why rules of retention are refused, and what to do instead.
+const NO_RULES: &str = "rules of retention (--keep) remove events from the middle of the log, which this version cannot do in NATS: \
+     remove the rules, and limit the whole log with --max-age, --max-events and --max-bytes; or use the disk store";
+
+/// Why a topic cannot be erased, and what to do instead.
+const NO_ERASING: &str = "its stream in NATS refuses to delete single messages, so that no node misses one without a gap; events \
+     leave it by age (--max-age), or with the whole stream";
 
 /// A log in a JetStream stream.
 ///
@@ -137,6 +146,9 @@ impl JetStreamStore {
 
 impl Parts {
     async fn open(options: &JetStreamOptions, store: &StoreOptions) -> Result<Self, OpenError> {
+        if !store.keep.is_empty() {
+            return Err(connect::refused(options, &NO_RULES));
+        }
         let names = connect::names(options)?;
         let connection = connect::connect(options).await?;
         let plan = setup::Plan::new(&connection.client, &names, options, store);
@@ -155,7 +167,7 @@ impl Parts {
         Ok(Self {
             publisher: Publisher::start(&node),
             reader: Reader::new(),
-            clients: Clients::new(&node, *store),
+            clients: Clients::new(&node, store.clone()),
             security_records: Arc::new(SecurityRecords::new(&node)),
             node,
             feeding: Mutex::default(),
@@ -289,6 +301,11 @@ impl Store for JetStreamStore {
                 tracing::debug!(%error, "the stream's state could not be fetched");
             }
         });
+    }
+
+    /// Refused: the other nodes could not tell a hole from a topic that was never published to.
+    fn erase(&self, _topic: Topic) -> BoxFuture<'static, Result<Erased, StoreError>> {
+        ready(Err(StoreError::CannotErase(NO_ERASING))).boxed()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -1,10 +1,10 @@
-//! Trim marks: which topics have lost events, so that gaps are exact.
+//! Marks of removed events: which topics have lost events, so that gaps are exact.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map};
 use std::ops::Bound;
 
 use crate::cursor::Position;
-use crate::topic::{Pattern, PatternSet, Topic};
+use crate::topic::Topic;
 
 /// The most topics with a mark of their own. Past it the lowest marks fold into one floor that applies to every topic.
 pub(crate) const MARKS_MAX: usize = 1_000_000;
@@ -67,72 +67,29 @@ impl TrimMarks {
         forgotten
     }
 
-    /// The floor into which marks were folded.
+    /// The position up to which marks were folded: below it, an event of any topic may have been removed.
     pub(crate) fn folded(&self) -> Position {
         self.folded
     }
 
-    /// The patterns that lost events after `after`; empty where there is no gap.
-    #[cfg(test)]
-    pub(crate) fn lost(&self, patterns: &PatternSet, after: Position) -> Vec<Pattern> {
-        let mut search = LostSearch::new(patterns, after);
-        loop {
-            if let Some(lost) = self.search(&mut search, usize::MAX) {
-                return lost;
-            }
-        }
+    /// The newest mark.
+    pub(crate) fn newest(&self) -> Position {
+        self.by_position.last_key_value().map_or(self.folded, |(position, _)| self.folded.max(*position))
     }
 
-    /// Continues a search, for about so many comparisons; `None` where it is not complete.
-    ///
-    /// Marks may be set between two calls: later trims have higher positions, so the search still reaches them. The
-    /// result is exact as of the call that returns it.
-    pub(crate) fn search(&self, search: &mut LostSearch<'_>, comparisons_max: usize) -> Option<Vec<Pattern>> {
-        let newest = self.by_position.last_key_value().map_or(self.folded, |(position, _)| self.folded.max(*position));
-        if newest <= search.after {
-            return Some(Vec::new());
-        }
-        if self.folded > search.after {
-            return Some(search.patterns.iter().cloned().collect());
-        }
-        let mut left = comparisons_max;
-        let mut above = self.by_position.range((Bound::Excluded(search.walked), Bound::Unbounded));
-        while !search.undecided.is_empty()
-            && let Some((position, topic)) = above.next()
-        {
-            left = left.saturating_sub(search.undecided.len());
-            search.undecided.retain(|pattern| !pattern.matches(topic.as_str()));
-            search.walked = *position;
-            search.rows += 1;
-            if left == 0 {
-                return None;
-            }
-        }
-        let lost = search.patterns.iter().filter(|pattern| match pattern.literal() {
-            Some(topic) => self.by_topic.get(topic).is_some_and(|mark| *mark > search.after),
-            None => !search.undecided.contains(pattern),
-        });
-        Some(lost.cloned().collect())
+    /// The marks after a position, in log order.
+    pub(crate) fn after(&self, position: Position) -> btree_map::Range<'_, Position, Topic> {
+        self.by_position.range((Bound::Excluded(position), Bound::Unbounded))
     }
-}
 
-/// An interruptible search for lost events: a million marks take a while, and other callers wait for the marks' lock.
-#[derive(Debug)]
-pub(crate) struct LostSearch<'p> {
-    patterns: &'p PatternSet,
-    after: Position,
-    /// Marks up to this position have been compared.
-    walked: Position,
-    /// Patterns with wildcards for which nothing was found so far.
-    undecided: Vec<&'p Pattern>,
-    /// Marks that have been compared: the cost of the search.
-    pub(crate) rows: u64,
-}
+    /// The mark of a topic.
+    pub(crate) fn of(&self, topic: &str) -> Option<(&Topic, Position)> {
+        self.by_topic.get_key_value(topic).map(|(topic, mark)| (topic, *mark))
+    }
 
-impl<'p> LostSearch<'p> {
-    pub(crate) fn new(patterns: &'p PatternSet, after: Position) -> Self {
-        let undecided = patterns.iter().filter(|pattern| pattern.literal().is_none()).collect();
-        Self { patterns, after, walked: after, undecided, rows: 0 }
+    /// The number of topics with a mark.
+    pub(crate) fn len(&self) -> usize {
+        self.by_topic.len()
     }
 }
 
@@ -140,68 +97,32 @@ impl<'p> LostSearch<'p> {
 mod tests {
     use super::*;
 
-    fn lost(marks: &TrimMarks, pattern: &str, after: u64) -> bool {
-        !marks.lost(&PatternSet::new([pattern.parse().unwrap()]).unwrap(), Position(after)).is_empty()
+    fn marks(max: usize, marks: &[(&str, u64)]) -> TrimMarks {
+        let mut all = TrimMarks::with_max(max);
+        for (topic, position) in marks {
+            all.set(&topic.parse().unwrap(), Position(*position));
+        }
+        all
     }
 
     #[test]
-    fn only_what_was_trimmed_after_the_position_is_lost() {
-        let mut marks = TrimMarks::default();
-        assert!(!lost(&marks, ">", 0));
-        for (topic, position) in [("a.1", 3), ("b", 4), ("a.1", 7)] {
-            marks.set(&topic.parse().unwrap(), Position(position));
-        }
-        for (pattern, after, expected) in [
-            ("a.1", 6, true),
-            ("a.1", 7, false),
-            ("a.*", 3, true),
-            ("a.*", 7, false),
-            ("b", 3, true),
-            ("b", 4, false),
-            ("c", 0, false),
-            ("c.>", 0, false),
-            (">", 6, true),
-            (">", 7, false),
-        ] {
-            assert_eq!(lost(&marks, pattern, after), expected, "{pattern} after {after}");
-        }
-    }
-
-    #[test]
-    fn a_search_in_slices_finds_what_is_trimmed_meanwhile() {
-        let mut marks = TrimMarks::default();
-        for position in 1..=100 {
-            marks.set(&format!("t.{position}").parse().unwrap(), Position(position));
-        }
-        let patterns = PatternSet::new(["*.50", "*.7", "u.*", "v.*", "t.9"].map(|text| text.parse().unwrap())).unwrap();
-        let mut search = LostSearch::new(&patterns, Position(9));
-        assert_eq!(marks.search(&mut search, 10), None);
-        // A topic whose earlier mark was below the start, one whose mark was passed already, and a new one.
-        for (position, topic) in [(101, "t.7"), (102, "t.11"), (103, "u.1")] {
-            marks.set(&topic.parse().unwrap(), Position(position));
-        }
-        let mut slices = 1;
-        let lost = loop {
-            slices += 1;
-            if let Some(lost) = marks.search(&mut search, 10) {
-                break lost;
-            }
-        };
-        assert_eq!(lost.iter().map(Pattern::as_str).collect::<Vec<_>>(), ["*.50", "*.7", "u.*"]);
-        assert_eq!(lost, marks.lost(&patterns, Position(9)));
-        assert!(slices > 10);
+    fn each_topic_has_the_mark_of_its_newest_removed_event() {
+        let marks = marks(10, &[("a.1", 3), ("b", 4), ("a.1", 7), ("b", 2)]);
+        let after =
+            |position| marks.after(Position(position)).map(|(at, topic)| (at.0, topic.as_str())).collect::<Vec<_>>();
+        assert_eq!((after(0), after(4)), (vec![(4, "b"), (7, "a.1")], vec![(7, "a.1")]));
+        assert_eq!((marks.newest(), marks.len()), (Position(7), 2));
+        assert_eq!(marks.of("b").map(|(_, at)| at), Some(Position(4)));
+        assert_eq!(marks.of("c"), None);
     }
 
     #[test]
     fn past_the_limit_the_lowest_marks_become_one_floor() {
-        let mut marks = TrimMarks::with_max(10);
-        for position in 1..=11 {
-            marks.set(&format!("t.{position}").parse().unwrap(), Position(position));
-        }
+        let topics: Vec<String> = (1..=11).map(|position| format!("t.{position}")).collect();
+        let mut marks = marks(10, &topics.iter().map(String::as_str).zip(1..).collect::<Vec<_>>());
         assert_eq!(marks.fold().len(), 2);
-        assert_eq!(marks.folded(), Position(2));
-        assert!(lost(&marks, "never.there", 1));
-        assert!(!lost(&marks, "never.there", 2));
-        assert!(lost(&marks, "t.11", 10));
+        assert_eq!((marks.folded(), marks.len()), (Position(2), 9));
+        assert_eq!((marks.of("t.2"), marks.newest()), (None, Position(11)));
+        assert!(marks.fold().is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! The memory store: the semantics of the disk store, without persistence.
 
 mod reads;
+mod removal;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,8 +12,9 @@ use uuid::Uuid;
 use super::arrivals::Arrivals;
 use super::client_table::ClientTable;
 use super::dedupe::DedupeWindow;
-use super::marks::TrimMarks;
+use super::keep::Policy;
 use super::newest::NewestIndex;
+use super::removed::Removed;
 use super::security_records::SecurityRecordTable;
 use super::{
     Appended, Bounds, ClientRecord, Feed, FeedBatch, LastSearch, LastStep, Page, ReadRequest, RecordWatcher, Retention,
@@ -21,8 +23,11 @@ use super::{
 use crate::clock::Moment;
 use crate::cursor::{Epoch, Position};
 use crate::event::Draft;
-use crate::segment::Segment;
+use crate::log::Erased;
+use crate::segment::{Ordered, Segment};
 use crate::sync::lock;
+use crate::topic::Topic;
+use removal::Keeping;
 
 /// A log in memory, with a new epoch at each start.
 ///
@@ -38,13 +43,15 @@ pub struct MemoryStore {
 
 struct Log {
     epoch: Epoch,
-    segment: Segment,
+    segment: Segment<Ordered>,
     last: Position,
     floor: Position,
     /// The newest event's time, even after it was trimmed.
     last_ms: u64,
     arrivals: Arrivals,
-    marks: TrimMarks,
+    removed: Removed,
+    /// The rules by topic, where there are any.
+    keeping: Option<Keeping>,
     newest: NewestIndex,
     dedupe: DedupeWindow,
     feed: Option<Arc<dyn Feed>>,
@@ -68,7 +75,8 @@ impl MemoryStore {
             floor: Position::ZERO,
             last_ms: 0,
             arrivals: Arrivals::default(),
-            marks: TrimMarks::default(),
+            removed: Removed::default(),
+            keeping: Policy::of(&options).map(Keeping::new),
             newest: NewestIndex::empty(),
             dedupe: DedupeWindow::new(
                 options.dedupe_window,
@@ -130,12 +138,14 @@ impl Log {
         };
         while over(self) && self.trim_oldest() {}
         self.newest.trim(self.floor);
-        self.marks.fold();
+        self.removed.expired.fold();
     }
 
     fn trim_by_age(&mut self, retention: &Retention, now: &Moment) {
         self.arrivals.note(self.last, now);
-        let Some(age_max) = retention.age_max.filter(|_| now.removes) else { return };
+        // With rules, the sweeps remove by age, too.
+        let by_age = now.removes && self.keeping.is_none();
+        let Some(age_max) = retention.age_max.filter(|_| by_age) else { return };
         let oldest_ms = now.wall_ms.saturating_sub(u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX));
         let floor = self.floor;
         let arrived_ms = |log: &Self| {
@@ -146,7 +156,7 @@ impl Log {
         self.arrivals.trim(self.floor);
         if self.floor != floor {
             self.newest.trim(self.floor);
-            self.marks.fold();
+            self.removed.expired.fold();
             self.tell(self.last, Vec::new());
         }
     }
@@ -154,7 +164,11 @@ impl Log {
     fn trim_oldest(&mut self) -> bool {
         let Some(event) = self.segment.pop_front() else { return false };
         self.floor = event.position();
-        self.marks.set(event.topic(), event.position());
+        let is_superseded = self.segment.positions_of(event.topic()).is_some();
+        // A superseded event of a value is owed to nobody.
+        if !(is_superseded && self.keeping.as_ref().is_some_and(|keeping| keeping.is_value(event.topic()))) {
+            self.removed.expired.set(event.topic(), event.position());
+        }
         true
     }
 
@@ -192,7 +206,7 @@ impl Store for MemoryStore {
 
     fn follow(&self, after: Position, feed: Arc<dyn Feed>) {
         let mut log = self.log();
-        let missed: Vec<_> = log.segment.events().filter(|event| event.position() > after).cloned().collect();
+        let missed: Vec<_> = log.segment.range_after(after, usize::MAX);
         log.feed = Some(feed);
         if !missed.is_empty() {
             log.tell(after, missed);
@@ -239,6 +253,10 @@ impl Store for MemoryStore {
         log.dedupe.expire(&now);
         log.trim_by_age(&self.options.retention, &now);
         drop(log);
+        if now.removes {
+            // Other threads get the lock between two slices.
+            while self.log().sweep(&self.options.retention, &now) {}
+        }
         let now_ms = now.earliest_ms();
         lock(&self.security_records).expire(now_ms);
         if !now.removes {
@@ -246,6 +264,11 @@ impl Store for MemoryStore {
         }
         let idle_max_ms = u64::try_from(self.options.client_idle_max.as_millis()).unwrap_or(u64::MAX);
         lock(&self.clients).expire(now_ms.saturating_sub(idle_max_ms));
+    }
+
+    fn erase(&self, topic: Topic) -> BoxFuture<'static, Result<Erased, StoreError>> {
+        let erased = self.log().erase(&topic);
+        ready(erased).boxed()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -187,6 +187,20 @@ impl NewestIndex {
         self.by_topic.len()
     }
 
+    /// Removes a topic's events up to a position from the middle of the log.
+    pub(crate) fn remove(&mut self, topic: &Topic, upto: Position) {
+        if self.by_topic.get(topic).is_some_and(|newest| *newest <= upto)
+            && let Some(newest) = self.by_topic.remove(topic)
+        {
+            let _entry = if newest <= self.made_at { self.earlier.remove(&newest) } else { self.later.remove(newest) };
+        }
+        if let Some(filling) = &mut self.filling
+            && filling.continued.get(topic).is_some_and(|first| *first <= upto)
+        {
+            filling.continued.remove(topic);
+        }
+    }
+
     /// The next newest events of a round; `None` where the index does not have all of them.
     pub(crate) fn walk(&self, patterns: &PatternSet, range: WalkRange) -> Option<Walk> {
         let WalkRange { after, upto, events_max, rows_max } = range;

@@ -15,8 +15,9 @@ use super::{
 use crate::clock::Moment;
 use crate::cursor::Position;
 use crate::event::Draft;
-use crate::log::{Appended, Bounds, ClientRecord, Page, ReadRequest};
+use crate::log::{Appended, Bounds, ClientRecord, Erased, Page, ReadRequest};
 use crate::sync::lock;
+use crate::topic::Topic;
 
 /// Reads after which a test fails: none needs as many.
 const READS_MAX: usize = 100_000;
@@ -138,6 +139,10 @@ impl Store for ScriptedStore {
 
     fn maintain(&self, now: Moment) {
         self.inner.maintain(now);
+    }
+
+    fn erase(&self, topic: Topic) -> BoxFuture<'static, Result<Erased, StoreError>> {
+        self.inner.erase(topic)
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

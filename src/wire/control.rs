@@ -72,8 +72,10 @@ pub struct Gap {
 /// Why there is a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
-    /// Trimmed by retention.
+    /// Removed by retention.
     Expired,
+    /// Erased by an administrator.
+    Erased,
     /// The cursor is of another log.
     Epoch,
     /// The cursor is past the log's end: the events up to it were lost.
@@ -108,13 +110,14 @@ pub enum ByeReason {
 
 impl GapReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Expired, Self::Epoch, Self::Ahead];
+    pub const ALL: [Self; 4] = [Self::Expired, Self::Erased, Self::Epoch, Self::Ahead];
 
     /// The name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Expired => "expired",
+            Self::Erased => "erased",
             Self::Epoch => "epoch",
             Self::Ahead => "ahead",
         }

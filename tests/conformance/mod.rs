@@ -12,6 +12,7 @@ mod fallback;
 mod gaps;
 mod heads;
 mod history;
+mod holes;
 mod latest;
 mod malformed;
 mod origins;

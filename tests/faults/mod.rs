@@ -12,6 +12,7 @@ mod endless;
 mod files;
 mod fsync;
 mod full_disk;
+mod keeping;
 mod kill;
 mod ledger;
 mod old_directory;

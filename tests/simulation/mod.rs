@@ -3,9 +3,10 @@
 //! A run is a world of one memory store, one worker's tail and subscription index, and a few clients, each on some transport. At every
 //! step the world does one thing at random: it publishes (to few topics, so that patterns overlap), lets time pass, lets a
 //! client's socket accept bytes or stall, loses a connection (with bytes written but not received), trims, loses a batch of the
-//! feed, or drains. A connection may be paced, and may be of `latest`: then an event may be missing whose topic has a later one in
+//! feed, or drains. In some worlds topics have rules of retention, by which events are removed from the middle of the log, values are
+//! deleted, and topics are erased. A connection may be paced, and may be of `latest`: then an event may be missing whose topic has a later one in
 //! the log, and in the first round exactly those are missing that have one at or before the round's end. Every item is checked for: an event missing, repeated or out of order without a `$gap`; a gap where no
-//! subscribed event was trimmed; a long poll that outlives its deadline; a stream that is silent for longer than a heartbeat;
+//! subscribed event was removed that was owed; a long poll that outlives its deadline; a stream that is silent for longer than a heartbeat;
 //! a connection that spins; `$live` that is early, late or repeated.
 //!
 //! Stream drivers, with their direct writes, have a simulation of their own: `src/http/driver/simulation.rs`.
@@ -15,7 +16,7 @@
 mod silence;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,13 @@ use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use switchback::clock::Moment;
 use switchback::cursor::{Cursor, Position};
 use switchback::delivery::{Completion, Delivery, Plan, StartPoint, Step, gap_at};
-use switchback::store::{Feed, FeedBatch, MemoryStore, ReadMode, Retention, Store, StoreOptions};
+use switchback::event::Event;
+use switchback::store::{
+    Feed, FeedBatch, KeepRules, MemoryStore, ReadMode, ReadRequest, Retention, Store, StoreOptions,
+};
 use switchback::subscription_index::{SubscriptionIndex, SubscriptionKey};
 use switchback::tail::{Tail, TailLimits};
 use switchback::topic::PatternSet;
@@ -60,6 +65,27 @@ struct World {
     ledger: BTreeMap<u64, &'static str>,
     floor: u64,
     draining: bool,
+    /// When the world began.
+    began: Instant,
+    /// Whether topics have rules.
+    has_rules: bool,
+    /// What the store has, as of the last change.
+    retained: BTreeSet<u64>,
+    /// The newest event that was compared with that.
+    noted: u64,
+    /// Events that were removed and are owed, and whether they were erased.
+    lost: BTreeMap<u64, bool>,
+}
+
+/// The rules of those worlds that have any.
+const RULES: [&str; 4] = ["b.1=latest", "b.>=latest,40s", "busy=20 events", "a.1=30s"];
+
+/// How long deletions are kept there.
+const DELETIONS: Duration = Duration::from_secs(100);
+
+/// Whether a topic is a value there.
+fn is_value(topic: &str) -> bool {
+    topic.starts_with("b.")
 }
 
 struct Client {
@@ -102,7 +128,10 @@ impl World {
             events_max: [None, Some(5), Some(40), Some(300)][rng.random_range(0..4)],
             ..Retention::default()
         };
-        let store = MemoryStore::new(StoreOptions { retention, ..StoreOptions::default() });
+        let has_rules = rng.random_bool(0.4);
+        let rules = RULES.iter().filter(|_| has_rules).map(|text| text.parse().unwrap());
+        let keep = Arc::new(KeepRules::new(rules.collect(), DELETIONS).unwrap());
+        let store = MemoryStore::new(StoreOptions { retention, keep, ..StoreOptions::default() });
         let inbox = Arc::new(Inbox::default());
         store.follow(Position::ZERO, inbox.clone());
         let limits = TailLimits { events_max: [1, 10, 100, 10_000][rng.random_range(0..4)], bytes_max: 1 << 20 };
@@ -118,7 +147,16 @@ impl World {
             ledger: BTreeMap::new(),
             floor: 0,
             draining: false,
+            began: now,
+            has_rules,
+            retained: BTreeSet::new(),
+            noted: 0,
+            lost: BTreeMap::new(),
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.now - self.began).as_millis() as u64
     }
 
     fn publish(&mut self) {
@@ -127,11 +165,86 @@ impl World {
             let topic = if self.rng.random_bool(0.7) { "busy" } else { TOPICS[self.rng.random_range(0..TOPICS.len())] };
             let position = self.ledger.keys().next_back().copied().unwrap_or(0) + 1;
             self.ledger.insert(position, topic);
-            NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(position)
+            let now_ms = (self.now - self.began).as_millis() as u64;
+            if self.has_rules && self.rng.random_bool(0.1) {
+                return NewEvent::deletion(topic.parse().unwrap()).draft(now_ms);
+            }
+            NewEvent::new(topic.parse().unwrap(), Data::text("x")).draft(now_ms)
         });
         let appended = self.store.append(drafts.collect()).now_or_never().unwrap().unwrap();
         assert_eq!(appended.last().unwrap().position.0, *self.ledger.keys().next_back().unwrap());
+        self.note_removed(false);
+    }
+
+    /// Applies the rules, or erases a topic.
+    fn remove(&mut self) {
+        if !self.has_rules {
+            return;
+        }
+        if self.rng.random_bool(0.2) {
+            let topic = TOPICS[self.rng.random_range(0..TOPICS.len())];
+            self.store.erase(topic.parse().unwrap()).now_or_never().unwrap().unwrap();
+            return self.note_removed(true);
+        }
+        self.store.maintain(Moment::at(self.now_ms()));
+        // The store itself may have deleted values.
+        let last = self.ledger.keys().next_back().copied().unwrap_or(0);
+        for event in self.read_all(last) {
+            let topic = TOPICS.into_iter().find(|topic| *topic == event.topic().as_str()).unwrap();
+            assert!(event.is_deletion() && event.name() == Some("expired") && is_value(topic));
+            self.ledger.insert(event.position().0, topic);
+        }
+        self.note_removed(false);
+    }
+
+    /// What the store has after a position.
+    fn read_all(&self, mut after: u64) -> Vec<Arc<Event>> {
+        let mut events = Vec::new();
+        while Position(after) < self.store.bounds().last {
+            let request = ReadRequest {
+                patterns: PatternSet::everything(),
+                after: Position(after),
+                events_max: usize::MAX,
+                bytes_max: usize::MAX,
+                rows_max: u64::MAX,
+                latest_upto: None,
+            };
+            let page = self.store.read(request).now_or_never().unwrap().unwrap();
+            assert!(page.through.0 > after);
+            after = page.through.0;
+            events.extend(page.events);
+        }
+        events
+    }
+
+    /// Compares with what the store had before.
+    fn note_removed(&mut self, is_erased: bool) {
         self.floor = self.store.bounds().floor.0;
+        if !self.has_rules {
+            return;
+        }
+        let retained: BTreeSet<u64> = self.read_all(0).iter().map(|event| event.position().0).collect();
+        let known = std::mem::replace(&mut self.noted, self.ledger.keys().next_back().copied().unwrap_or(0));
+        let had = self.retained.iter().copied().chain(self.ledger.range(known + 1..).map(|(at, _)| *at));
+        let gone: Vec<u64> = had.filter(|at| !retained.contains(at)).collect();
+        for at in gone {
+            // A superseded event of a value is owed to nobody, unless it is erased with its value.
+            if is_erased || !is_value(self.ledger[&at]) || self.next_of_topic(at).is_none() {
+                self.lost.insert(at, is_erased);
+            }
+        }
+        self.retained = retained;
+    }
+
+    /// Whether an event is still to be received by a reader before it: it is in the store, or it is the newest one that its topic
+    /// lost, which is told.
+    fn is_due(&self, at: u64) -> bool {
+        if !self.has_rules || self.retained.contains(&at) {
+            return true;
+        }
+        let Some(is_erased) = self.lost.get(&at) else { return false };
+        let topic = self.ledger[&at];
+        !self.lost.range(at + 1..).any(|(later, erased)| self.ledger[later] == topic && erased == is_erased)
     }
 
     /// The feed arrives; now and then a batch is lost, as from a full channel.
@@ -179,7 +292,7 @@ impl World {
             Cursor::new(bounds.epoch, bounds.last)
         });
         client.cursor = Some(cursor);
-        let start = StartPoint { cursor, gap: gap_at(cursor, &bounds) };
+        let start = StartPoint::after(cursor, gap_at(cursor, &bounds));
         assert_eq!(start.gap, None, "the cursor is of this log");
         let plan = Plan {
             framing,
@@ -322,11 +435,21 @@ impl World {
             }
             "$beat" | "$bye" => self.advance(client, position),
             "$gap" => {
-                assert_eq!(item["data"]["reason"], "expired");
                 assert_eq!(item["data"]["to"], item["cursor"]);
-                let lost = self.wanted(client, client.checked, position).count();
-                assert!(lost > 0, "a gap where no subscribed event was trimmed");
-                assert!(position <= self.floor, "a gap over events that are not trimmed");
+                let in_gap: Vec<u64> = self.wanted(client, client.checked, position).collect();
+                if self.has_rules {
+                    let lost: Vec<bool> = in_gap.iter().filter_map(|at| self.lost.get(at).copied()).collect();
+                    assert!(!lost.is_empty(), "a gap where no subscribed event was removed that is owed");
+                    let is_there = |at: &&u64| self.retained.contains(at) && !self.is_passed_over(client, **at);
+                    assert_eq!(in_gap.iter().find(is_there), None, "a gap over an event that is there");
+                    let is_erased = item["data"]["reason"] == "erased";
+                    assert!(is_erased || item["data"]["reason"] == "expired");
+                    assert!(lost.contains(&is_erased), "a gap for another reason");
+                } else {
+                    assert_eq!(item["data"]["reason"], "expired");
+                    assert!(!in_gap.is_empty(), "a gap where no subscribed event was trimmed");
+                    assert!(position <= self.floor, "a gap over events that are not trimmed");
+                }
                 client.checked = position;
             }
             _ => {
@@ -346,12 +469,17 @@ impl World {
     /// ones.
     fn advance(&self, client: &mut Client, position: u64) {
         assert!(position >= client.checked, "a cursor goes back");
-        let skipped = self.wanted(client, client.checked, position).find(|at| {
-            let is_later_round = *at > client.round_end && client.mode.latest;
-            !(self.is_superseded(client, *at) || is_later_round && self.next_of_topic(*at).is_some())
-        });
+        let skipped = self
+            .wanted(client, client.checked, position)
+            .find(|at| self.is_due(*at) && !self.is_passed_over(client, *at));
         assert_eq!(skipped, None, "an event was skipped without a gap");
         client.checked = position;
+    }
+
+    /// Whether an event has a later one of its topic in its round.
+    fn is_passed_over(&self, client: &Client, at: u64) -> bool {
+        let is_later_round = at > client.round_end && client.mode.latest;
+        self.is_superseded(client, at) || is_later_round && self.next_of_topic(at).is_some()
     }
 
     /// Whether an event has a later one of its topic in the first round.
@@ -395,6 +523,7 @@ fn run(seed: u64) -> u64 {
     for _ in 0..steps {
         match world.rng.random_range(0..100) {
             0..45 => world.publish(),
+            62..75 => world.remove(),
             45..60 => world.now += Duration::from_millis(world.rng.random_range(0..15_000)),
             60..62 => {
                 world.draining = !world.draining;
@@ -431,7 +560,8 @@ fn run(seed: u64) -> u64 {
     for client in &mut clients {
         let last = world.ledger.keys().next_back().copied().unwrap_or(0);
         for _ in 0..20_000 {
-            if world.wanted(client, client.checked, last).next().is_none() && client.cursor.is_some() {
+            let is_due = |at: u64| world.is_due(at);
+            if !world.wanted(client, client.checked, last).any(is_due) && client.cursor.is_some() {
                 break;
             }
             if client.connection.is_none() {
@@ -442,7 +572,11 @@ fn run(seed: u64) -> u64 {
             }
             world.drive(client);
         }
-        assert_eq!(world.wanted(client, client.checked, last).next(), None, "an event never arrived");
+        assert_eq!(
+            world.wanted(client, client.checked, last).find(|at| world.is_due(*at)),
+            None,
+            "an event never arrived"
+        );
     }
     clients.iter().map(|client| client.received).sum()
 }

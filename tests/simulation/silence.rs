@@ -46,7 +46,7 @@ impl Peer {
             jitter: 0,
         };
         let now = Instant::now();
-        let start = StartPoint { cursor: Cursor::new(bounds.epoch, Position::ZERO), gap: None };
+        let start = StartPoint::at(Cursor::new(bounds.epoch, Position::ZERO));
         let patterns = PatternSet::new(["a".parse().unwrap()]).unwrap();
         let mut peer = Self { store, tail, delivery: Delivery::new(now, plan, patterns, start), now };
         assert!(matches!(peer.step().0, Step::Write), "the first word");

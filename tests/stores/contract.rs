@@ -24,7 +24,7 @@ use super::until;
 use crate::support::nats::Nats;
 
 /// A store under test, and the resources that have to outlive it.
-trait Engine {
+pub(super) trait Engine {
     type Store: Store;
     type Home;
     /// The number of random histories.
@@ -37,7 +37,7 @@ trait Engine {
     fn open(options: StoreOptions) -> (Self::Store, Self::Home);
 }
 
-struct Memory;
+pub(super) struct Memory;
 
 impl Engine for Memory {
     type Store = MemoryStore;
@@ -48,7 +48,7 @@ impl Engine for Memory {
     }
 }
 
-struct Disk;
+pub(super) struct Disk;
 
 impl Engine for Disk {
     type Store = DiskStore;
@@ -61,7 +61,7 @@ impl Engine for Disk {
 }
 
 /// All stores are on one server, with separate names.
-struct JetStream;
+pub(super) struct JetStream;
 
 impl Engine for JetStream {
     type Store = JetStreamStore;
@@ -385,7 +385,7 @@ async fn an_event_of_the_future_ages_from_its_arrival<E: Engine>() {
 }
 
 /// Runs a store's maintenance, and waits until the feed is notified.
-async fn maintained(store: &impl Store, now: Moment) {
+pub(super) async fn maintained(store: &impl Store, now: Moment) {
     store.maintain(now);
     store.append(Vec::new()).await.unwrap();
 }

@@ -108,7 +108,7 @@ async fn a_restart_keeps_everything() {
         address: None,
     };
     let (epoch, events) = {
-        let store = open_with(&directory, options);
+        let store = open_with(&directory, options.clone());
         store.append(vec![keyed("gone", "1"), draft("a.1"), keyed("b", "1")]).await.unwrap();
         store.append(vec![draft("a.2"), keyed("b", "2"), draft("c"), draft("a.1")]).await.unwrap();
         store.save_clients(vec![client.clone()]).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_restart_keeps_everything() {
         (store.bounds().epoch, page.events)
     };
     for _ in 0..3 {
-        let store = open_with(&directory, options);
+        let store = open_with(&directory, options.clone());
         let bounds = store.bounds();
         assert_eq!((bounds.epoch, bounds.began.0, bounds.floor.0, bounds.last.0), (epoch, 0, 2, 7));
         assert_eq!(read(&store, &[">"], 2).await.events, events);
@@ -138,7 +138,7 @@ async fn a_restart_keeps_everything() {
         assert_eq!(store.load_client(client.client).await.unwrap().as_ref(), Some(&client));
         // Dropped instead of closed, which is equivalent.
     }
-    let store = open_with(&directory, options);
+    let store = open_with(&directory, options.clone());
     assert_eq!(publish(&store, &["a.1", "new"]).await, [8, 9]);
     assert_eq!(events_of(&read(&store, &["a.1", "new"], 2).await), [7, 8, 9]);
 }
@@ -253,7 +253,7 @@ async fn retained_events_are_found_after_a_restart() {
     let retention = Retention { bytes_max: Some(3 * cost), ..Retention::default() };
     let options = StoreOptions { retention, ..StoreOptions::default() };
     for n in 1..10_u64 {
-        let store = open_with(home.path(), options);
+        let store = open_with(home.path(), options.clone());
         publish(&store, &["a"]).await;
         assert_eq!(store.bounds().floor.0, n.saturating_sub(3));
     }
@@ -267,20 +267,20 @@ async fn keys_of_trimmed_events_are_kept_no_longer_than_they_count() {
         let db = rusqlite::Connection::open(home.path().join("events.db")).unwrap();
         db.query_row("SELECT count(*) FROM kept_keys", [], |row| row.get::<_, i64>(0)).unwrap()
     };
-    let store = open_with(home.path(), options);
+    let store = open_with(home.path(), options.clone());
     for n in 0..3000 {
         store.append(vec![keyed("a", &n.to_string())]).await.unwrap();
     }
     drop(store);
     assert_eq!(kept_keys(), 2999);
-    let store = open_with(home.path(), options);
+    let store = open_with(home.path(), options.clone());
     assert_eq!(positions(&store.append(vec![keyed("a", "0"), keyed("a", "2998")]).await.unwrap()), [1, 2999]);
     store.maintain(Moment::at(NOW_MS + 10_001));
     let again = new("a", "x").with_id("0").unwrap().draft(NOW_MS + 10_001);
     assert_eq!(positions(&store.append(vec![again]).await.unwrap()), [3001]);
     drop(store);
     // Maintenance slices that were left at the close are done after the next open.
-    let store = open_with(home.path(), options);
+    let store = open_with(home.path(), options.clone());
     store.maintain(Moment::at(NOW_MS + 10_002));
     until("the keys are removed", async || kept_keys() == 0).await;
 }
@@ -290,7 +290,7 @@ async fn keys_are_known_after_a_restart_though_one_is_of_the_future() {
     let home = tempfile::tempdir().unwrap();
     let options = StoreOptions { dedupe_window: Duration::from_secs(10), ..StoreOptions::default() };
     let at = |id: &str, time_ms| new("a", "x").with_id(id).unwrap().draft(time_ms);
-    let store = DiskStore::open_at(home.path(), options, NOW_MS).unwrap();
+    let store = DiskStore::open_at(home.path(), options.clone(), NOW_MS).unwrap();
     store.append(vec![at("ahead", NOW_MS + 3_600_000), at("right", NOW_MS)]).await.unwrap();
     drop(store);
     let store = DiskStore::open_at(home.path(), options, NOW_MS + 3000).unwrap();
@@ -303,7 +303,7 @@ async fn a_restart_knows_the_last_use_of_the_log_and_the_last_event() {
     let home = tempfile::tempdir().unwrap();
     let retention = Retention { age_max: Some(Duration::from_secs(1)), ..Retention::default() };
     let options = StoreOptions { retention, ..StoreOptions::default() };
-    let store = open_with(home.path(), options);
+    let store = open_with(home.path(), options.clone());
     assert_eq!(store.last_run(), None);
     store.append(vec![new("a", "an hour ahead").draft(NOW_MS + 3_600_000)]).await.unwrap();
     let first = Moment { boot_ms: 7000, boot_id: Some(Uuid::from_u128(5)), ..Moment::at(NOW_MS) };
@@ -312,7 +312,7 @@ async fn a_restart_knows_the_last_use_of_the_log_and_the_last_event() {
     store.append(Vec::new()).await.unwrap();
     store.maintain(Moment { boot_ms: 7100, wall_ms: NOW_MS + 100, believed_ms: NOW_MS + 100, ..first });
     drop(store);
-    let store = open_with(home.path(), options);
+    let store = open_with(home.path(), options.clone());
     let expected = LastRun { believed_ms: NOW_MS + 100, boot_ms: 7100, boot_id: first.boot_id };
     assert_eq!(store.last_run(), Some(expected));
     store.maintain(Moment::at(NOW_MS + 1000));

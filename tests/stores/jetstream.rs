@@ -128,7 +128,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
         dedupe_window: Duration::from_secs(60),
         ..options()
     };
-    let error = error_text(open(&nats, other));
+    let error = error_text(open(&nats, other.clone()));
     for part in [
         "test-events",
         "max_msgs is unlimited in the stream and 5 by the flags (--max-events)",
@@ -143,7 +143,7 @@ async fn another_configuration_is_refused_by_name_unless_it_is_to_be_changed() {
     let (servers, _) = parse_servers(&nats.url()).unwrap();
     let changing =
         JetStreamOptions { prefix: "test".into(), reconfigure: true, ..JetStreamOptions::new(servers.clone()) };
-    let changed = open_jetstream_with(changing, other).unwrap();
+    let changed = open_jetstream_with(changing, other.clone()).unwrap();
     assert_eq!(changed.bounds().epoch, epoch, "the log is the same");
     open(&nats, other).unwrap();
     // Missing features of a NATS server are reported, too.

@@ -3,6 +3,8 @@
 mod common;
 mod contract;
 mod disk;
+mod erasing;
 mod jetstream;
+mod keeping;
 
 use crate::support::wait::until;

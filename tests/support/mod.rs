@@ -210,6 +210,20 @@ impl Server {
         self.restarted()
     }
 
+    /// As [`Self::kill_and_restart`], with other flags.
+    pub fn kill_and_restart_with(mut self, flags: &[&str]) -> Self {
+        self.arguments = texts(flags);
+        self.kill_and_restart()
+    }
+
+    /// As [`Self::kill_and_restart`]; `change` is called while no server runs.
+    pub fn kill_and_restart_after(mut self, change: impl FnOnce()) -> Self {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        change();
+        self.restarted()
+    }
+
     /// Ends the server with SIGTERM and starts it again on the same directory and port.
     pub fn stop_and_restart(self) -> Self {
         self.signal(Signal::SIGTERM);

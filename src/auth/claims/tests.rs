@@ -36,12 +36,13 @@ fn signed(more: Value) -> Result<Grant, TokenError> {
 #[test]
 fn grants_exactly_its_claims() {
     let grant = signed(json!({
-        "sub": "li", "jti": "t1", "iat": NOW_S - 1, "subscribe": ["orders.*", "news.>"], "publish": ["orders.42"], "admin": true,
+        "sub": "li", "jti": "t1", "iat": NOW_S - 1, "subscribe": ["orders.*", "news.>"], "publish": ["orders.42"], "erase": ["orders.>"], "admin": true,
         "rate": 5000, "other": { "subscribe": [">"] },
     }));
     let expected = Grant {
         subscribe: vec!["orders.*".parse().unwrap(), "news.>".parse().unwrap()],
         publish: vec!["orders.42".parse().unwrap()],
+        erase: vec!["orders.>".parse().unwrap()],
         subject: Some("li".into()),
         id: Some("t1".into()),
         issued_ms: Some(NOW_MS - 1000),
@@ -53,7 +54,13 @@ fn grants_exactly_its_claims() {
     assert_eq!(grant, Ok(expected));
     // Absent claims grant nothing.
     let grant = signed(json!({})).unwrap();
-    assert!(grant.subscribe.is_empty() && grant.publish.is_empty() && grant.subject.is_none() && !grant.admin);
+    assert!(
+        grant.subscribe.is_empty()
+            && grant.publish.is_empty()
+            && grant.erase.is_empty()
+            && grant.subject.is_none()
+            && !grant.admin
+    );
     assert_eq!(grant.event_rate, None);
 }
 

@@ -327,13 +327,14 @@ impl Context {
 
     fn seek(&self, from: Option<StartFrom>, driver: &Driver) -> Option<StartPoint> {
         let bounds = self.hub.bounds();
-        let at = |position| StartPoint::at(Cursor::new(bounds.epoch, position));
+        let cursor_at = |position| Cursor::new(bounds.epoch, position);
+        let at = |position| StartPoint::at(cursor_at(position));
         match from {
             Some(StartFrom::Cursor(cursor)) => {
                 let cursor = self.hub.translate(cursor);
-                Some(StartPoint { cursor, gap: gap_at(cursor, &bounds) })
+                Some(StartPoint::after(cursor, gap_at(cursor, &bounds)))
             }
-            Some(StartFrom::Earliest) => Some(at(bounds.floor)),
+            Some(StartFrom::Earliest) => Some(StartPoint::beginning_at(cursor_at(bounds.floor))),
             Some(StartFrom::Now | StartFrom::Last(_) | StartFrom::Since(_)) => Some(at(bounds.last)),
             None if driver.delivery.is_awaiting_first_subscribe() => None,
             None => Some(at(bounds.last)),

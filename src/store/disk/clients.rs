@@ -142,7 +142,7 @@ impl ClientsFile {
         };
         let file = SideFile::open(directory, &path, VERSION, step)?;
         let weights = Weights::read(file.db()).map_err(|error| open_error(&path, error))?;
-        Ok(Self { file, options: *options, weights })
+        Ok(Self { file, options: options.clone(), weights })
     }
 
     /// Processes the queue until it is closed.

@@ -16,8 +16,15 @@ use crate::topic::Topic;
 /// The format of a log without deletions and headers.
 pub(super) const FIRST_FORMAT: i32 = 1;
 
+/// The format of a log with deletions or headers.
+const DELETIONS_FORMAT: i32 = 2;
+
+/// The format of a log from whose middle events were removed. An older server would count them, take the log for damaged, and
+/// deliver what follows without a gap.
+pub(super) const HOLES_FORMAT: i32 = 3;
+
 /// The newest format that this server reads.
-pub(super) const NEWEST_FORMAT: i32 = 2;
+pub(super) const NEWEST_FORMAT: i32 = HOLES_FORMAT;
 
 const BASE64: i64 = 1;
 
@@ -26,6 +33,11 @@ const DELETION: i64 = 2;
 
 /// The headers precede the data, separated by a line feed: neither contains one in its safe form.
 const WITH_HEADERS: i64 = 4;
+
+/// Whether an event with this encoding is a deletion.
+pub(super) fn is_deletion(form: i64) -> bool {
+    form & !WITH_HEADERS == DELETION
+}
 
 /// The content of the two columns.
 pub(super) struct Stored<'d> {
@@ -48,7 +60,7 @@ impl<'d> Stored<'d> {
 
     /// The oldest log format that has this encoding.
     pub(super) fn format(&self) -> i32 {
-        if self.form <= BASE64 { FIRST_FORMAT } else { NEWEST_FORMAT }
+        if self.form <= BASE64 { FIRST_FORMAT } else { DELETIONS_FORMAT }
     }
 
     /// The event, without its name and its id.
@@ -109,10 +121,10 @@ mod tests {
         let cases = [
             (new(Data::json("{\"a\":\n1}").unwrap()), 0, FIRST_FORMAT),
             (new(Data::binary(b"\n")), 1, FIRST_FORMAT),
-            (NewEvent::deletion(topic.clone()), 2, NEWEST_FORMAT),
-            (new(Data::text("x\ny")).with_headers(headers()), 4, NEWEST_FORMAT),
-            (new(Data::binary(&[])).with_headers(headers()), 5, NEWEST_FORMAT),
-            (NewEvent::deletion(topic.clone()).with_headers(headers()), 6, NEWEST_FORMAT),
+            (NewEvent::deletion(topic.clone()), 2, DELETIONS_FORMAT),
+            (new(Data::text("x\ny")).with_headers(headers()), 4, DELETIONS_FORMAT),
+            (new(Data::binary(&[])).with_headers(headers()), 5, DELETIONS_FORMAT),
+            (NewEvent::deletion(topic.clone()).with_headers(headers()), 6, DELETIONS_FORMAT),
         ];
         for (event, form, format) in cases {
             let draft = event.clone().draft(7);

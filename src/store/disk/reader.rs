@@ -17,9 +17,9 @@ use super::rows::{self, Span};
 use super::{Shared, Trims, held};
 use crate::cursor::Position;
 use crate::event::Event;
-use crate::log::{Bounds, Page, ReadRequest, Trimmed};
+use crate::log::{Bounds, Page, ReadRequest};
 use crate::segment::Scanned;
-use crate::store::marks::LostSearch;
+use crate::store::removed::HoleSearch;
 use crate::store::{LastSearch, LastStep, StoreError};
 
 /// The most queued reads. Equal reads are merged before they get here.
@@ -102,41 +102,38 @@ impl Reader {
         newest::fill_slice(&self.db, &self.shared)
     }
 
-    /// Reads rows first and trim marks after them, so that a trim in between appears as a gap in the page and never goes
-    /// unreported: the page is the log as of the floor that it ends with.
+    /// Reads rows first and marks after them, so that a removal in between appears as a gap in the page and never goes unreported.
     fn page(&self, request: &ReadRequest) -> Result<Page, StoreError> {
         let bounds = self.shared.bounds();
         if request.after >= bounds.last {
             return Ok(Page { through: request.after, ..Page::default() });
         }
-        let (mut page, floor) = self.rows(request, bounds).map_err(|error| store_error(&error, &self.directory))?;
+        let (mut page, state) = self.rows(request, bounds).map_err(|error| store_error(&error, &self.directory))?;
         let found = page.events.len() as u64;
-        let mut search = LostSearch::new(&request.patterns, request.after);
-        let (floor, patterns) = loop {
-            let trims = self.trims(floor)?;
-            if let Some(patterns) = trims.marks.search(&mut search, COMPARISONS_AT_ONCE) {
-                break (trims.floor, patterns);
+        let mut search = HoleSearch::new(&request.patterns, request.after);
+        let floor = loop {
+            let trims = self.trims(state)?;
+            if search.search(&trims.removed, trims.floor, &page, COMPARISONS_AT_ONCE) {
+                break trims.floor;
             }
         };
-        let gone = page.events.partition_point(|event| event.position() <= floor);
-        page.events.drain(..gone);
-        page.through = page.through.max(floor).max(request.after);
-        page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
         page.unmatched_rows = page.rows.saturating_sub(found) + search.rows;
+        search.finish(&mut page, floor, self.shared.options.keep.is_empty());
         Ok(page)
     }
 
-    /// The rows of one snapshot, up to the end known in memory or the given one, and the snapshot's floor.
-    fn rows(&self, request: &ReadRequest, Bounds { epoch, last, .. }: Bounds) -> rusqlite::Result<(Page, Position)> {
+    /// The rows of one snapshot, up to the end known in memory or the given one, and what the snapshot lacks.
+    fn rows(&self, request: &ReadRequest, Bounds { epoch, last, .. }: Bounds) -> rusqlite::Result<(Page, Lacks)> {
         // Read after `end`, so that every topic up to there is known.
         let topics = self.shared.few_topics(&request.patterns);
         let snapshot = self.db.unchecked_transaction()?;
-        let floor = floor(&snapshot)?;
+        let lacks = lacks(&snapshot)?;
+        let floor = lacks.floor;
         let (end, latest) = (request.latest_upto.unwrap_or(last), request.latest_upto.is_some());
         let span = Span { epoch, after: request.after.max(floor), end, latest };
         let mut page = Page { through: span.after, ..Page::default() };
         if span.after >= end {
-            return Ok((page, floor));
+            return Ok((page, lacks));
         }
         let few_rows = end.0 - span.after.0 <= SCAN_ROWS.min(request.rows_max);
         let mut bytes = 0;
@@ -162,18 +159,18 @@ impl Reader {
         };
         page.through = through;
         page.rows = rows;
-        Ok((page, floor))
+        Ok((page, lacks))
     }
 
     fn search_last(&self, mut search: LastSearch, rows_max: u64) -> Result<LastStep, StoreError> {
         let mut look = || {
             let end = self.shared.bounds().last;
             let snapshot = self.db.unchecked_transaction()?;
-            let floor = floor(&snapshot)?;
-            Ok((last::step(&snapshot, &self.shared, &mut search, end, rows_max)?, floor))
+            let lacks = lacks(&snapshot)?;
+            Ok((last::step(&snapshot, &self.shared, &mut search, end, rows_max)?, lacks))
         };
-        let (looked, floor) = look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
-        let progress = if looked.done { search.done(self.trims(floor)?.floor) } else { search.further() };
+        let (looked, lacks) = look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))?;
+        let progress = if looked.done { search.done(self.trims(lacks)?.floor) } else { search.further() };
         Ok(LastStep { unmatched_rows: looked.unmatched_rows, progress })
     }
 
@@ -181,18 +178,18 @@ impl Reader {
         let look = || {
             let end = self.shared.bounds().last;
             let snapshot = self.db.unchecked_transaction()?;
-            rows::before_time(&snapshot, time_ms, floor(&snapshot)?, end)
+            rows::before_time(&snapshot, time_ms, lacks(&snapshot)?.floor, end)
         };
         look().map_err(|error: rusqlite::Error| store_error(&error, &self.directory))
     }
 
-    /// What was trimmed, at least up to `floor`.
-    fn trims(&self, floor: Position) -> Result<MutexGuard<'_, Trims>, StoreError> {
+    /// What was removed, at least what a snapshot lacks.
+    fn trims(&self, lacks: Lacks) -> Result<MutexGuard<'_, Trims>, StoreError> {
         let trims = held(&self.shared.trims);
         let (trims, waited) = self
             .shared
             .trims_moved
-            .wait_timeout_while(trims, TRIM_WAIT, |trims| trims.floor < floor)
+            .wait_timeout_while(trims, TRIM_WAIT, |trims| trims.floor < lacks.floor || trims.removals < lacks.removals)
             .unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             return Err(StoreError::unavailable("the store's writer makes no progress"));
@@ -201,6 +198,17 @@ impl Reader {
     }
 }
 
-fn floor(db: &Connection) -> rusqlite::Result<Position> {
-    db.prepare_cached("SELECT floor FROM meta")?.query_row([], |row| row.get(0).map(position))
+/// What a snapshot lacks.
+#[derive(Clone, Copy)]
+struct Lacks {
+    /// Every event up to this position.
+    floor: Position,
+    /// What so many transactions removed from the middle.
+    removals: u64,
+}
+
+fn lacks(db: &Connection) -> rusqlite::Result<Lacks> {
+    let read = "SELECT floor, removals FROM meta, keeping";
+    db.prepare_cached(read)?
+        .query_row([], |row| Ok(Lacks { floor: position(row.get(0)?), removals: position(row.get(1)?).0 }))
 }

@@ -13,16 +13,20 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::ancestors::{self, Ancestors};
 use super::clients::ClientsFile;
 use super::column::{integer, parsed, position};
+use super::erasures::{self, ErasureList};
 use super::fault::open_error;
 use super::file;
 use super::form::{self, Stored};
+use super::keeping::{self, Keeping};
 use super::lock::sync_directory;
 use super::security_records::SecurityRecordsFile;
 use super::times::{self, Times};
 use crate::cursor::{Epoch, Position};
 use crate::segment::TopicMap;
 use crate::store::dedupe::DedupeWindow;
+use crate::store::keep::Policy;
 use crate::store::marks::TrimMarks;
+use crate::store::removed::Removed;
 use crate::store::{OpenError, StoreOptions};
 use crate::topic::Topic;
 
@@ -84,6 +88,10 @@ pub(super) struct LogState {
     pub(super) floor: Position,
     /// The size of the retained events, in bytes.
     pub(super) bytes: u64,
+    /// The number of retained events.
+    pub(super) events: u64,
+    /// The number of transactions that removed events from the middle: a reader waits until what its snapshot lacks is known.
+    pub(super) removals: u64,
     /// The format of the log's events ([`form`]), which is the file's `user_version`; raised with the first event that needs it.
     pub(super) format: i32,
 }
@@ -113,7 +121,9 @@ pub(super) struct Opened {
     pub(super) db: Connection,
     pub(super) log: LogState,
     pub(super) topics: Topics,
-    pub(super) marks: TrimMarks,
+    pub(super) removed: Removed,
+    pub(super) keeping: Option<Keeping>,
+    pub(super) erasures: ErasureList,
     pub(super) dedupe: DedupeWindow,
     pub(super) times: Times,
     pub(super) ancestors: Ancestors,
@@ -137,8 +147,10 @@ pub(super) fn open(
     remove_stale_wal(directory, &path).map_err(|error| open_error(&path, error))?;
     let db = file::connect(&path).map_err(|error| open_error(&path, error))?;
     prepare(&db, clients, security_records).map_err(|reason| open_error(&path, reason))?;
+    let mut erasures = ErasureList::open(directory)?;
     sync_directory(directory).map_err(|error| open_error(directory, error))?;
-    load(db, options, marks_max, now_ms).map_err(|reason| open_error(&path, reason))
+    erasures.reconcile(&db).map_err(|error| open_error(&path, error))?;
+    load(db, options, marks_max, now_ms, erasures).map_err(|reason| open_error(&path, reason))
 }
 
 /// Opens the log in `directory` read-only. Its writer must be open already.
@@ -194,6 +206,8 @@ fn prepare(
     for (pragma, value) in file::SYNCED {
         db.pragma_update(None, pragma, value).map_err(text)?;
     }
+    // What is removed is overwritten, so that it can be erased.
+    db.pragma_update_and_check(None, "secure_delete", "ON", |_| Ok(())).map_err(text)?;
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(text);
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(text)?;
     match (number("application_id")?, number("user_version")?) {
@@ -205,6 +219,8 @@ fn prepare(
     }
     db.execute_batch(times::TABLES).map_err(text)?;
     db.execute_batch(ancestors::TABLE).map_err(text)?;
+    db.execute_batch(keeping::TABLE).map_err(text)?;
+    db.execute_batch(erasures::TABLE).map_err(text)?;
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(text)?;
     if mode != "wal" {
         return Err(format!("the journal mode stays {mode}: the file system does not support a write-ahead log"));
@@ -244,25 +260,35 @@ fn adopt(db: &Connection, clients: &mut ClientsFile, security_records: &mut Secu
     renew().map_err(|error: rusqlite::Error| error.to_string())
 }
 
-fn load(db: Connection, options: &StoreOptions, marks_max: usize, now_ms: u64) -> Result<Opened, String> {
+fn load(
+    db: Connection,
+    options: &StoreOptions,
+    marks_max: usize,
+    now_ms: u64,
+    erasures: ErasureList,
+) -> Result<Opened, String> {
     let text = |error: rusqlite::Error| error.to_string();
     let (log, folded) = read_state(&db).map_err(text)?.ok_or("its counters are missing: restore it from a backup")?;
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
-    // A log without events has had all of them trimmed.
-    if newest.map_or(log.floor, position) != log.last || log.floor > log.last {
+    // A log without events has had all of them removed.
+    let newest = newest.map_or(log.floor, position);
+    let has_holes = log.format >= form::HOLES_FORMAT;
+    if newest > log.last || log.floor > log.last || (newest < log.last && !has_holes) {
         return Err("its newest event is not at the last position: restore it from a backup".into());
     }
-    let mut marks = TrimMarks::with_max(marks_max);
-    marks.fold_up_to(folded);
-    let topics = load_topics(&db, &mut marks).map_err(text)?;
-    let forget = marks.fold();
+    let mut expired = TrimMarks::with_max(marks_max);
+    expired.fold_up_to(folded);
+    let topics = load_topics(&db, &mut expired).map_err(text)?;
+    let forget = expired.fold();
+    let removed = Removed { expired, erased: erasures::marks(&db).map_err(text)? };
+    let keeping = Keeping::load(&db, Policy::of(options)).map_err(text)?;
     let StoreOptions { dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max, .. } = *options;
     let mut dedupe = DedupeWindow::new(dedupe_window, dedupe_keys_max, dedupe_keys_per_publisher_max);
     load_keys(&db, &topics, options, now_ms, &mut dedupe).map_err(text)?;
     let has_kept_keys = db.query_row("SELECT EXISTS (SELECT 1 FROM kept_keys)", [], |row| row.get(0)).map_err(text)?;
     let times = Times::load(&db).map_err(text)?;
     let ancestors = Ancestors::load(&db).map_err(text)?;
-    Ok(Opened { db, log, topics, marks, dedupe, times, ancestors, forget, has_kept_keys })
+    Ok(Opened { db, log, topics, removed, keeping, erasures, dedupe, times, ancestors, forget, has_kept_keys })
 }
 
 /// The log's counters and the floor that marks were folded into; `None` if the row is missing or invalid.
@@ -274,15 +300,32 @@ pub(super) fn read_state(db: &Connection) -> rusqlite::Result<Option<(LogState, 
         let epoch: String = row.get(0)?;
         let epoch: Option<Epoch> = epoch.parse().ok();
         let (began, last, floor, bytes, folded) = (at(1)?, at(2)?, at(3)?, at(4)?.0, at(5)?);
-        Ok(epoch.map(|epoch| (LogState { epoch, began, last, floor, bytes, format }, folded)))
+        // Without holes, there is an event at each position.
+        let (events, removals) = (last.0.saturating_sub(floor.0), 0);
+        Ok(epoch.map(|epoch| (LogState { epoch, began, last, floor, bytes, events, removals, format }, folded)))
     });
-    Ok(row.optional()?.flatten())
+    let mut state = row.optional()?.flatten();
+    if let Some((log, _)) = &mut state
+        && log.format >= form::HOLES_FORMAT
+    {
+        (log.events, log.removals) = db.query_row("SELECT events, removals FROM keeping", [], |row| {
+            Ok((position(row.get(0)?).0, position(row.get(1)?).0))
+        })?;
+    }
+    Ok(state)
 }
 
 pub(super) fn write_state(db: &Connection, log: &LogState) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE meta SET last = ?1, floor = ?2, bytes = ?3")?
-        .execute(params![integer(log.last.0), integer(log.floor.0), integer(log.bytes)])
-        .map(drop)
+    db.prepare_cached("UPDATE meta SET last = ?1, floor = ?2, bytes = ?3")?.execute(params![
+        integer(log.last.0),
+        integer(log.floor.0),
+        integer(log.bytes)
+    ])?;
+    if log.format >= form::HOLES_FORMAT {
+        db.prepare_cached("UPDATE keeping SET events = ?1, removals = ?2")?
+            .execute([integer(log.events), integer(log.removals)])?;
+    }
+    Ok(())
 }
 
 /// Raises the format of the log's events, in the transaction of the first event that needs it.

@@ -1,15 +1,18 @@
-//! Retention: trims the oldest events within the transaction that exceeded a limit.
+//! Retention of the whole log: trims the oldest events within the transaction that exceeded a limit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::column::{integer, position};
+use super::keeping::is_newest;
+use super::removal::keep_key;
 use super::schema::LogState;
 use crate::cursor::Position;
 use crate::store::Retention;
 use crate::store::arrivals::Arrivals;
 use crate::store::dedupe::DedupeWindow;
+use crate::store::keep::Policy;
 use crate::topic::Topic;
 
 /// The limits for one transaction.
@@ -24,7 +27,7 @@ pub(super) struct Limits {
 impl Limits {
     /// Whether the log exceeds a limit on its size, whatever its age.
     pub(super) fn exceeded_by(&self, log: &LogState) -> bool {
-        self.retention.events_max.is_some_and(|max| log.last.0 - log.floor.0 > max)
+        self.retention.events_max.is_some_and(|max| log.events > max)
             || self.retention.bytes_max.is_some_and(|max| log.bytes > max && log.last > log.floor)
     }
 }
@@ -38,13 +41,17 @@ pub(super) struct Trimmed {
     pub(super) complete: bool,
     /// Whether keys were kept that are still within the window.
     pub(super) kept_keys: bool,
+    /// The topics that lost events.
+    pub(super) topic_ids: Vec<i64>,
 }
 
-/// Trims, and updates `log`. `topic_of` knows every topic that has events.
+/// Trims, and updates `log`. `topic_of` knows every topic that has events. A superseded event of a value, as `policy` has it,
+/// leaves no mark.
 pub(super) fn trim(
     db: &Connection,
     log: &mut LogState,
     limits: &Limits,
+    policy: Option<&Policy>,
     dedupe: &DedupeWindow,
     arrivals: &Arrivals,
     topic_of: &dyn Fn(i64) -> Option<Topic>,
@@ -55,6 +62,7 @@ pub(super) fn trim(
         return Ok(trimmed);
     }
     let mut marks: HashMap<i64, Position> = HashMap::new();
+    let (mut gone, mut values) = (HashSet::new(), HashMap::new());
     let mut oldest = db.prepare_cached("SELECT seq, topic_id, time, cost, id FROM e WHERE seq > ?1 ORDER BY seq")?;
     let mut rows = oldest.query([integer(log.floor.0)])?;
     let mut left = limits.rows_max;
@@ -78,29 +86,30 @@ pub(super) fn trim(
         let topic_id = row.get(1)?;
         log.floor = seq;
         log.bytes = log.bytes.saturating_sub(position(row.get(3)?).0);
-        marks.insert(topic_id, seq);
+        log.events = log.events.saturating_sub(1);
+        gone.insert(topic_id);
+        let is_value = *values.entry(topic_id).or_insert_with(|| {
+            policy.is_some_and(|policy| topic_of(topic_id).is_some_and(|topic| policy.is_value(topic.as_str())))
+        });
+        if !is_value || is_newest(db, topic_id, seq)? {
+            marks.insert(topic_id, seq);
+        }
         if let Some(id) = row.get_ref(4)?.as_str_or_null()?
             && let Some(topic) = topic_of(topic_id)
-            && dedupe.position(&topic, id) == Some(seq)
         {
-            db.prepare_cached("INSERT OR REPLACE INTO kept_keys VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-                integer(seq.0),
-                topic.as_str(),
-                id,
-                time_ms
-            ])?;
-            trimmed.kept_keys = true;
+            trimmed.kept_keys |= keep_key(db, dedupe, &topic, id, seq, time_ms)?;
         }
     }
     drop(rows);
-    if marks.is_empty() {
+    if gone.is_empty() {
         return Ok(trimmed);
     }
     db.prepare_cached("DELETE FROM e WHERE seq <= ?1")?.execute([integer(log.floor.0)])?;
-    let mut mark = db.prepare_cached("UPDATE topics SET mark = ?2 WHERE id = ?1")?;
+    let mut mark = db.prepare_cached("UPDATE topics SET mark = max(mark, ?2) WHERE id = ?1")?;
     for (topic_id, at) in marks {
         mark.execute([topic_id, integer(at.0)])?;
         trimmed.marks.extend(topic_of(topic_id).map(|topic| (topic, at)));
     }
+    trimmed.topic_ids = gone.into_iter().collect();
     Ok(trimmed)
 }

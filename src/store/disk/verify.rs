@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::clients;
 use super::column::{parsed, position};
+use super::erasures;
 use super::file;
 use super::form::{self, Stored};
 use super::schema::{self, BACKUP_ID, LOG_ID};
@@ -69,7 +70,12 @@ pub fn verify(directory: &Path) -> Result<VerifyReport, VerifyError> {
         return Err(VerifyError::NoLog(directory.to_owned()));
     }
     let report = verify_events(&events, LOG_ID, || VerifyError::NoLog(directory.to_owned()))?;
-    for (path, version) in [clients::file_and_version(directory), security_records::file_and_version(directory)] {
+    let side_files = [
+        clients::file_and_version(directory),
+        security_records::file_and_version(directory),
+        erasures::file_and_version(directory),
+    ];
+    for (path, version) in side_files {
         if path.is_file() {
             verify_side_file(&path, version)?;
         }
@@ -110,8 +116,10 @@ fn verify_events(path: &Path, id: i32, other: impl Fn() -> VerifyError) -> Resul
             Some((log, _)) => {
                 let counted = count_events(&snapshot, &mut findings).map_err(unreadable)?;
                 let Events { first, last, number: events, bytes } = counted;
-                // A log without events has had all of them trimmed.
-                if last.unwrap_or(log.floor) != log.last || first.is_some_and(|first| first <= log.floor) {
+                // A log without events has had all of them removed, and one with holes may lack its newest.
+                let newest = last.unwrap_or(log.floor);
+                let ends = newest == log.last || newest < log.last && format >= form::HOLES_FORMAT;
+                if !ends || first.is_some_and(|first| first <= log.floor) {
                     findings.push(format!(
                         "its counters say {} to {}, its events are {} to {}",
                         log.floor.next(),
@@ -119,6 +127,9 @@ fn verify_events(path: &Path, id: i32, other: impl Fn() -> VerifyError) -> Resul
                         first.unwrap_or_default(),
                         last.unwrap_or_default()
                     ));
+                }
+                if format >= form::HOLES_FORMAT && events != log.events {
+                    findings.push(format!("its counters say {} events, it has {events}", log.events));
                 }
                 if bytes != log.bytes {
                     findings.push(format!("its counters say {} bytes, its events have {bytes}", log.bytes));

@@ -1,6 +1,7 @@
 //! The single writer thread of the log. It commits in groups: all queued appends become one transaction and one sync, and only
 //! then visible to readers and the feed.
 
+mod erasing;
 mod maintenance;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use super::file;
 use super::form::Stored;
 use super::gather::Gather;
 use super::health::{ANSWER_MAX, Health};
+use super::keeping::{Context, Keeping, SliceLimits, Swept};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::reserve::Reserve;
@@ -28,8 +30,10 @@ use crate::cursor::Position;
 use crate::event::{Draft, Event};
 use crate::log::{Appended, FeedBatch};
 use crate::store::dedupe::DedupeWindow;
+use crate::store::keep::Policy;
 use crate::store::{Feed, StoreError};
 use crate::topic::Topic;
+use erasing::{EraseReply, Erasing};
 use maintenance::Maintenance;
 
 /// Maximum of events in the append queue.
@@ -51,6 +55,7 @@ pub(super) enum Job {
     /// Test write: whether the disk takes writes.
     Probe(oneshot::Sender<Result<(), StoreError>>),
     Follow(Position, Arc<dyn Feed>),
+    Erase(Topic, EraseReply),
     /// [`Shared::now`] has been set.
     Maintain,
 }
@@ -75,6 +80,9 @@ pub(super) struct Writer {
     db: Connection,
     shared: Arc<Shared>,
     maintenance: Maintenance,
+    /// The rules by topic, where there are any.
+    keeping: Option<Keeping>,
+    erasing: Erasing,
     times: Times,
     /// As of the last commit.
     log: LogState,
@@ -94,6 +102,7 @@ struct Written {
     log: LogState,
     topics: HashMap<Topic, i64>,
     trimmed: Trimmed,
+    swept: Option<Swept>,
     /// The duration of the write and sync at the end.
     sync: Duration,
 }
@@ -103,11 +112,13 @@ impl Writer {
         let presence = Presence::of(&schema::events_path(&shared.directory));
         let topic_id_next = shared.topics().by_id.keys().max().map_or(1, |id| id + 1);
         let maintenance = Maintenance::new(opened.has_kept_keys, opened.forget);
-        let Opened { db, log, dedupe, times, .. } = opened;
+        let Opened { db, log, keeping, erasures, dedupe, times, .. } = opened;
         Self {
             db,
             shared,
             maintenance,
+            keeping,
+            erasing: Erasing::new(erasures),
             times,
             log,
             dedupe,
@@ -138,6 +149,7 @@ impl Writer {
                         self.append(std::mem::take(&mut group), queue);
                         match other {
                             Job::Follow(after, feed) => self.follow(after, feed),
+                            Job::Erase(topic, reply) => self.erase(topic, reply),
                             Job::Probe(reply) => {
                                 // The caller may have stopped waiting.
                                 let _ = reply.send(self.probe());
@@ -272,11 +284,20 @@ impl Writer {
             Some(topic) => Some((*topic).clone()),
             None => self.shared.topics().by_id.get(&id).cloned(),
         };
-        let trimmed = trim::trim(&self.db, &mut log, &limits, &self.dedupe, &self.times.arrivals, &topic_of)?;
+        let policy = self.keeping.as_ref().map(|keeping| &keeping.policy);
+        let (dedupe, arrivals) = (&self.dedupe, &self.times.arrivals);
+        let trimmed = trim::trim(&self.db, &mut log, &limits, policy, dedupe, arrivals, &topic_of)?;
+        let swept = match (&self.keeping, self.maintenance.removes_at_ms) {
+            (Some(keeping), Some(now_ms)) if keeping.removes() => {
+                let context = Context { db: &self.db, dedupe, arrivals, topic_of: &topic_of, now_ms };
+                Some(keeping.slice(&context, &mut log, SliceLimits::beside(fresh.len()))?)
+            }
+            _ => None,
+        };
         schema::write_state(&self.db, &log)?;
         let began = Instant::now();
         transaction.commit()?;
-        Ok(Written { log, topics, trimmed, sync: began.elapsed() })
+        Ok(Written { log, topics, trimmed, swept, sync: began.elapsed() })
     }
 
     fn insert(
@@ -316,49 +337,63 @@ impl Writer {
             ])?;
             log.last = event.position();
             log.bytes += event.cost_bytes();
+            log.events += 1;
         }
         Ok(())
     }
 
     /// Makes durable events visible: first to readers, then to the feed; publishers are answered last.
     fn tell(&mut self, fresh: Vec<Arc<Event>>, written: Written) {
-        let Written { log, topics, trimmed, .. } = written;
-        self.shared.bytes.store(log.bytes, Ordering::Relaxed);
-        let after = self.log.last;
-        let moved = log.floor != self.log.floor;
+        let Written { log, topics, trimmed, swept, .. } = written;
+        let (after, floor) = (self.log.last, self.log.floor);
+        let changed = log.floor != floor || log.removals != self.log.removals;
         self.log = log;
         fresh.iter().for_each(|event| self.times.push(event.time_ms()));
         self.topic_id_next += topics.len() as i64;
-        self.maintenance.after_trim(&trimmed);
+        self.maintenance.after_trim(&trimmed, swept.as_ref().is_some_and(|swept| swept.kept_keys));
         if !topics.is_empty() {
             let mut known = self.shared.topics_mut();
             for (topic, id) in topics {
                 known.insert(topic, id);
             }
         }
-        if moved {
+        if changed {
             let mut trims = held(&self.shared.trims);
-            for (topic, position) in &trimmed.marks {
-                trims.marks.set(topic, *position);
+            for (topic, position) in trimmed.marks.iter().chain(swept.iter().flat_map(|swept| &swept.marks)) {
+                trims.removed.expired.set(topic, *position);
             }
-            trims.floor = log.floor;
-            self.maintenance.forget.extend(trims.marks.fold());
+            (trims.floor, trims.removals) = (log.floor, log.removals);
+            self.maintenance.forget.extend(trims.removed.expired.fold());
             drop(trims);
             self.shared.trims_moved.notify_all();
         }
-        // After the marks, so that an event that a reader does not find in the index is marked as trimmed; before the bounds, so that
-        // the index has every event up to a round's end.
-        let mut newest = held(&self.shared.newest);
-        fresh.iter().for_each(|event| newest.push(event.topic(), event.position()));
-        newest.trim(log.floor);
-        drop(newest);
-        let mut bounds = held(&self.shared.bounds);
-        bounds.floor = log.floor;
-        bounds.last = log.last;
-        drop(bounds);
-        if moved || !fresh.is_empty() {
+        self.publish_state(floor, swept.as_ref().map_or(&[], |swept| &swept.gone), &fresh);
+        if let Some(keeping) = &mut self.keeping {
+            trimmed.topic_ids.iter().for_each(|id| keeping.recount(*id));
+            if let Some(swept) = swept {
+                keeping.swept(swept);
+            }
+        }
+        if log.floor != floor || !fresh.is_empty() {
             self.push(after, fresh);
         }
+    }
+
+    /// Publishes the log's state to readers; `gone` is the newest removed position of each topic that lost events in the middle.
+    ///
+    /// After the marks, so that an event that a reader does not find in the index is marked as removed; before the bounds, so that
+    /// the index has every event up to a round's end.
+    fn publish_state(&mut self, floor_before: Position, gone: &[(Topic, Position)], fresh: &[Arc<Event>]) {
+        self.shared.bytes.store(self.log.bytes, Ordering::Relaxed);
+        let mut newest = held(&self.shared.newest);
+        gone.iter().for_each(|(topic, upto)| newest.remove(topic, *upto));
+        fresh.iter().for_each(|event| newest.push(event.topic(), event.position()));
+        if self.log.floor != floor_before {
+            newest.trim(self.log.floor);
+        }
+        drop(newest);
+        let mut bounds = held(&self.shared.bounds);
+        (bounds.floor, bounds.last) = (self.log.floor, self.log.last);
     }
 
     fn push(&self, after: Position, events: Vec<Arc<Event>>) {
@@ -372,9 +407,33 @@ impl Writer {
         Limits { retention: self.shared.options.retention, oldest_ms: self.maintenance.oldest_ms, rows_max }
     }
 
-    /// Trims what is due, at most one transaction's worth.
+    /// Removes what is due, at most one transaction's worth.
     pub(super) fn trim_slice(&mut self) -> Result<(), StoreError> {
-        if self.trim_is_due() { self.write(Vec::new()) } else { Ok(()) }
+        if self.trim_is_due() || self.keeping.as_ref().is_some_and(Keeping::removes) {
+            self.write(Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the deletions of values that have aged out.
+    pub(super) fn expire_slice(&mut self) -> Result<(), StoreError> {
+        let (Some(keeping), Some(now_ms)) = (&self.keeping, self.maintenance.removes_at_ms) else { return Ok(()) };
+        let topic_of = |id| self.shared.topics().by_id.get(&id).cloned();
+        let (dedupe, arrivals) = (&self.dedupe, &self.times.arrivals);
+        let context = Context { db: &self.db, dedupe, arrivals, topic_of: &topic_of, now_ms };
+        let expired = keeping.expired(&context).map_err(|error| store_error(&error, &self.shared.directory))?;
+        let (topics, sweeps) = expired;
+        let mut fresh = Vec::with_capacity(topics.len());
+        self.place(topics.iter().map(|topic| Policy::expiry(topic, now_ms)).collect(), &mut fresh)?;
+        if !fresh.is_empty() {
+            self.write(fresh)?;
+        }
+        if let Some(keeping) = &mut self.keeping {
+            // Stored with the next slice that removes events. Until then a start passes these events once more, and finds that
+            // they are not the newest of their topics.
+            keeping.passed(&sweeps);
+        }
+        Ok(())
     }
 
     pub(super) fn trim_is_due(&self) -> bool {
@@ -386,7 +445,15 @@ impl Writer {
         self.dedupe.expire(&now);
         self.times.note(now, self.log.last, self.log.floor);
         let age_max_ms = |max: Duration| u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
-        let age_max = self.shared.options.retention.age_max.filter(|_| now.removes);
+        self.maintenance.removes_at_ms = now.removes.then_some(now.wall_ms);
+        if let (Some(keeping), true) = (&mut self.keeping, now.removes)
+            && let Err(error) = keeping.look(&self.db, &self.times.arrivals, now.wall_ms)
+        {
+            tracing::warn!(%error, "the log cannot be read to find what its rules of retention remove; this is retried");
+        }
+        // With rules, the sweeps remove by age, too.
+        let by_age = now.removes && self.keeping.is_none();
+        let age_max = self.shared.options.retention.age_max.filter(|_| by_age);
         let oldest_ms = age_max.map(|max| now.wall_ms.saturating_sub(age_max_ms(max)));
         let keys_ms = now.earliest_ms().saturating_sub(age_max_ms(self.shared.options.dedupe_window));
         self.maintenance.due(oldest_ms, keys_ms);

@@ -22,6 +22,7 @@ use crate::event::Event;
 use crate::log::Bounds;
 use crate::store::newest::WalkRange;
 use crate::store::{LastSearch, LastStep, Page, ReadRequest, StoreError, Trimmed};
+use crate::wire::GapReason;
 
 /// Concurrent reads of the log on a node.
 const READS_MAX: usize = 16;
@@ -296,6 +297,8 @@ impl Collected {
             to: seen.floor,
             // JetStream does not know which of the patterns lost events.
             patterns: request.patterns.iter().cloned().collect(),
+            reason: GapReason::Expired,
+            is_whole: true,
         });
         if trimmed.is_some() {
             self.events.retain(|event| event.position() > seen.floor);

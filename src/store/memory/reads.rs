@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use super::Log;
 use crate::cursor::Position;
 use crate::event::Event;
-use crate::log::{Page, ReadRequest, Trimmed};
+use crate::log::{Page, ReadRequest};
 use crate::segment::Extent;
 use crate::store::last::Resume;
-use crate::store::marks::LostSearch;
 use crate::store::newest::{Walk, WalkRange};
+use crate::store::removed::HoleSearch;
 use crate::store::{LastSearch, LastStep};
 use crate::sync::lock;
 
@@ -20,30 +20,25 @@ const EVENTS_AT_ONCE: usize = 512;
 /// Marks that are compared with patterns while the lock is held.
 const COMPARISONS_AT_ONCE: usize = 10_000;
 
-/// A bounded read: events first and trim marks after them, so that a trim in between appears as a gap and never goes unreported.
-/// The page is the log as of the floor that it ends with.
+/// A bounded read: events first and marks after them, so that a removal in between appears as a gap and never goes unreported.
 pub(super) async fn page(log: &Mutex<Log>, request: &ReadRequest) -> Page {
     let mut page = events(log, request);
     let found = page.events.len() as u64;
-    let mut search = LostSearch::new(&request.patterns, request.after);
-    let (floor, patterns) = loop {
-        if let Some(found) = lost(log, &mut search) {
-            break found;
+    let mut search = HoleSearch::new(&request.patterns, request.after);
+    let (floor, counts) = loop {
+        let (complete, floor, counts) = {
+            let log = lock(log);
+            let complete = search.search(&log.removed, log.floor, &page, COMPARISONS_AT_ONCE);
+            (complete, log.floor, log.keeping.is_none())
+        };
+        if complete {
+            break (floor, counts);
         }
         tokio::task::yield_now().await;
     };
-    let gone = page.events.partition_point(|event| event.position() <= floor);
-    page.events.drain(..gone);
-    page.through = page.through.max(floor).max(request.after);
-    page.trimmed = (!patterns.is_empty()).then_some(Trimmed { to: floor, patterns });
     page.unmatched_rows = page.rows.saturating_sub(found) + search.rows;
+    search.finish(&mut page, floor, counts);
     page
-}
-
-/// The floor, and the patterns that lost events up to there, once that is known.
-fn lost(log: &Mutex<Log>, search: &mut LostSearch<'_>) -> Option<(Position, Vec<crate::topic::Pattern>)> {
-    let log = lock(log);
-    Some((log.floor, log.marks.search(search, COMPARISONS_AT_ONCE)?))
 }
 
 fn events(log: &Mutex<Log>, request: &ReadRequest) -> Page {
@@ -97,7 +92,10 @@ fn slice(log: &Mutex<Log>, request: &ReadRequest, after: Position, most: usize) 
         let range = WalkRange { after, upto, events_max: most, rows_max: most as u64 };
         if let Some(Walk { found, through, rows }) = log.newest.walk(&request.patterns, range) {
             let skipped = rows - found.len() as u64;
-            let events = found.iter().filter_map(|(position, _)| log.segment.first_after(position.before()));
+            // An event that is not there has been removed since it was superseded.
+            let events = found.iter().filter_map(|(position, _)| {
+                log.segment.first_after(position.before()).filter(|event| event.position() == *position)
+            });
             let events = (skipped + 1..).zip(events.cloned()).collect();
             return Slice { events, rows, through, ended: through >= upto };
         }

@@ -41,6 +41,8 @@ pub(super) struct Maintenance {
     pub(super) forget: Vec<Topic>,
     has_kept_keys: bool,
     keys_before_ms: Option<u64>,
+    /// The time of the last maintenance, where the clock is trusted enough to remove anything by it.
+    pub(super) removes_at_ms: Option<u64>,
     vacuum: Vacuum,
     /// A task failed: it is retried at the next regular time, since a full disk would fail it again at once.
     stalled: bool,
@@ -73,11 +75,11 @@ impl Maintenance {
         }
     }
 
-    pub(super) fn after_trim(&mut self, trimmed: &Trimmed) {
+    pub(super) fn after_trim(&mut self, trimmed: &Trimmed, kept_keys: bool) {
         if trimmed.complete {
             self.oldest_ms = None;
         }
-        self.has_kept_keys |= trimmed.kept_keys;
+        self.has_kept_keys |= trimmed.kept_keys || kept_keys;
     }
 
     fn any(&self) -> bool {
@@ -88,15 +90,25 @@ impl Maintenance {
 impl Writer {
     /// Whether more is pending, so that the thread does not wait for the queue.
     pub(super) fn has_maintenance(&self) -> bool {
-        !self.maintenance.stalled && (self.trim_is_due() || self.maintenance.any() || self.times.is_due(false))
+        // An erasure has its answer to give, also where the disk is full.
+        self.erasing.any() || !self.maintenance.stalled && self.has_tasks()
+    }
+
+    fn has_tasks(&self) -> bool {
+        let by_rules = self.keeping.as_ref().is_some_and(|keeping| keeping.removes() || keeping.expires());
+        self.trim_is_due() || by_rules || self.maintenance.any() || self.times.is_due(false)
     }
 
     /// Runs a slice of each task.
     pub(super) fn maintain_slice(&mut self) {
-        if !self.has_maintenance() {
+        self.erase_slice();
+        if self.maintenance.stalled || !self.has_tasks() {
             return;
         }
-        let outcome = self.trim_slice().and_then(|()| self.try_maintenance().map_err(|error| self.error(&error)));
+        let outcome = self
+            .trim_slice()
+            .and_then(|()| self.expire_slice())
+            .and_then(|()| self.try_maintenance().map_err(|error| self.error(&error)));
         if let Err(error) = outcome {
             tracing::warn!(%error, "the log could not be trimmed or vacuumed; this is retried");
             self.maintenance.stalled = true;
@@ -119,7 +131,7 @@ impl Writer {
         if slice.is_empty() {
             return Ok(());
         }
-        let folded = held(&self.shared.trims).marks.folded();
+        let folded = held(&self.shared.trims).removed.expired.folded();
         let transaction = self.db.unchecked_transaction()?;
         transaction.execute("UPDATE meta SET folded = ?1", [integer(folded.0)])?;
         let mut gone = Vec::new();
@@ -208,6 +220,11 @@ impl Writer {
     /// Frees space in the write-ahead log; returns whether that succeeded.
     pub(super) fn checkpoint_fully(&self) -> bool {
         truncate(&self.db, WAL_WAIT).unwrap_or(false)
+    }
+
+    /// Truncates the write-ahead log, after readers that end within a time; returns whether it has no bytes any more.
+    pub(super) fn checkpoint_within(&self, wait: Duration) -> bool {
+        truncate(&self.db, wait).unwrap_or(false)
     }
 
     /// Stores the time at which this run ends, so that a start soon after detects even a small jump of the clock.
