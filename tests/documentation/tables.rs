@@ -6,23 +6,20 @@ use std::process::Command;
 
 use super::{pages, read};
 
-const COMMANDS: [&str; 12] = [
-    "serve",
-    "publish",
-    "subscribe",
-    "history",
-    "health",
-    "check-config",
-    "backup",
-    "restore",
-    "verify",
-    "compact",
-    "token",
-    "man",
-];
+/// The program's commands, as its help lists them.
+fn commands() -> Vec<String> {
+    let help = output(&["--help"]);
+    let (_, after) = help.split_once("\nCommands:\n").expect("the list of the commands");
+    let names = after.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("  "));
+    names.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
 
 fn help(command: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_switchback")).args([command, "--help"]).output();
+    output(&[command, "--help"])
+}
+
+fn output(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_switchback")).args(arguments).output();
     String::from_utf8(output.expect("the program runs").stdout).expect("text")
 }
 
@@ -57,7 +54,7 @@ fn every_limit_is_in_the_table() {
 
 #[test]
 fn every_flag_that_is_named_exists() {
-    let known: BTreeSet<String> = COMMANDS.iter().flat_map(|command| flags(&help(command))).collect();
+    let known: BTreeSet<String> = commands().iter().flat_map(|command| flags(&help(command))).collect();
     for page in pages() {
         let text = read(&page);
         let named = text.split('`').filter_map(|code| code.strip_prefix("--"));
