@@ -56,6 +56,6 @@ pub(crate) use hold::Hold;
 pub(crate) use payer::Payer;
 pub use peer::ProxyHeader;
 pub(crate) use peer::{Caller, Peer, Proxies, Scheme};
-pub(crate) use request::{Request, RequestBody};
+pub(crate) use request::{Payload, Request, RequestBody};
 pub(crate) use response::{Response, ResponseFields};
 pub(crate) use service::{FastPath, Service};

@@ -18,7 +18,7 @@ use super::object;
 use crate::auth::Rights;
 use crate::limits::InboundBudget;
 use crate::net::growth::make_room;
-use crate::net::{Headers, RequestBody, text as header_text};
+use crate::net::{Headers, Payload, RequestBody, text as header_text};
 
 /// The media type of a body, without its parameters.
 pub(super) struct MediaType(Cow<'static, str>);
@@ -108,27 +108,32 @@ pub(super) async fn read(
     bytes_max: usize,
     rights: &Rights,
 ) -> Result<ChargedBody, ApiError> {
-    let time_max = call.options().body_timeout;
-    call.while_serving(collect(call.request.headers(), body, bytes_max, time_max, call.inbound(rights))).await
-}
-
-async fn collect(
-    headers: Headers<'_>,
-    body: RequestBody,
-    bytes_max: usize,
-    time_max: Duration,
-    mut budget: InboundBudget,
-) -> Result<ChargedBody, ApiError> {
-    let mut payload = match body {
+    let mut budget = call.inbound(rights);
+    let payload = match body {
         RequestBody::Stream(payload) => payload,
         // The bytes after an upgrade are not a body.
         RequestBody::WebSocket(_) => return Ok(ChargedBody { bytes: Bytes::new(), _budget: budget }),
-        RequestBody::Full(whole) if whole.len() > bytes_max => return Err(ApiError::too_large("a body", bytes_max)),
+        // Nothing is waited for, so there is no need for the future of one that arrives in pieces.
         RequestBody::Full(whole) => {
+            call.check_serving()?;
+            if whole.len() > bytes_max {
+                return Err(ApiError::too_large("a body", bytes_max));
+            }
             budget.grow(whole.len())?;
             return Ok(ChargedBody { bytes: whole, _budget: budget });
         }
     };
+    let time_max = call.options().body_timeout;
+    call.while_serving(collect(call.request.headers(), payload, bytes_max, time_max, budget)).await
+}
+
+async fn collect(
+    headers: Headers<'_>,
+    mut payload: Payload,
+    bytes_max: usize,
+    time_max: Duration,
+    mut budget: InboundBudget,
+) -> Result<ChargedBody, ApiError> {
     let announced = announced_length(headers);
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(ApiError::too_large("a body", bytes_max));
@@ -350,9 +355,8 @@ mod tests {
 
     const BYTES_MAX: usize = 5;
 
-    fn payload(chunks: Vec<Vec<u8>>) -> RequestBody {
-        let stream = futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))));
-        RequestBody::Stream(Box::pin(stream))
+    fn payload(chunks: Vec<Vec<u8>>) -> Payload {
+        Box::pin(futures_util::stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
     }
 
     fn budget() -> InboundBudget {
@@ -380,7 +384,7 @@ mod tests {
     }
 
     fn lines(chunks: Vec<Vec<u8>>) -> Vec<Option<Bytes>> {
-        let mut lines = Lines::new(payload(chunks), BYTES_MAX, Duration::from_secs(60), budget());
+        let mut lines = Lines::new(RequestBody::Stream(payload(chunks)), BYTES_MAX, Duration::from_secs(60), budget());
         let mut all = Vec::new();
         wait_for(async {
             while let Some(line) = lines.next().await.unwrap() {

@@ -148,16 +148,19 @@ impl Call {
         &self,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        let hub = &self.state.hub;
-        if hub.draining().is_some() {
-            return Err(shutting_down());
-        }
+        self.check_serving()?;
         tokio::select! {
             biased;
-            // First: most bodies have arrived, and need not register for the shutdown.
+            // First: much has arrived already, and need not register for the shutdown.
             output = work => output,
-            () = hub.drain_begun() => Err(shutting_down()),
+            () = self.state.hub.drain_begun() => Err(shutting_down()),
         }
+    }
+
+    /// # Errors
+    /// 503 where the server is shutting down.
+    pub(super) fn check_serving(&self) -> Result<(), ApiError> {
+        if self.state.hub.draining().is_some() { Err(shutting_down()) } else { Ok(()) }
     }
 
     pub(super) fn options(&self) -> &HttpOptions {

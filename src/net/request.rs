@@ -50,12 +50,15 @@ impl Request {
     }
 }
 
+/// A body that is read as it comes.
+pub(crate) type Payload = Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>;
+
 /// A request's body.
 pub(crate) enum RequestBody {
     /// The body arrived with the head.
     Full(Bytes),
     /// It is read as it comes.
-    Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>),
+    Stream(Payload),
     /// The request may begin a WebSocket: after the upgrade, all that the peer sends is messages.
     WebSocket(OpenMessages),
 }
