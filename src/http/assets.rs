@@ -59,7 +59,7 @@ static CLIENT: [Asset; 12] = assets! {
 };
 
 /// The server's own pages.
-static PAGES: [Asset; 18] = assets! {
+static PAGES: [Asset; 21] = assets! {
     "index.html": "text/html; charset=utf-8",
     "home.css": "text/css; charset=utf-8",
     "home.js": "text/javascript; charset=utf-8",
@@ -70,6 +70,9 @@ static PAGES: [Asset; 18] = assets! {
     "demo.js": "text/javascript; charset=utf-8",
     "meter.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
+    "dashboard.html": "text/html; charset=utf-8",
+    "dashboard.css": "text/css; charset=utf-8",
+    "dashboard.js": "text/javascript; charset=utf-8",
     "legacy.html": "text/html; charset=utf-8",
     "legacy.css": "text/css; charset=utf-8",
     "legacy.js": "text/javascript; charset=utf-8",

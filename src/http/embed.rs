@@ -51,7 +51,7 @@ pub fn routes(hub: &Hub, options: HttpOptions) -> impl FnOnce(&mut web::ServiceC
     Site::new(hub, options).mount()
 }
 
-/// The server's own pages: the front page, the comparison page, the page for old browsers, the review desk. Mounted after
+/// The server's own pages: the front page, the comparison page, the dashboard, the page for old browsers, the review desk. Mounted after
 /// [`routes`], whose state they share.
 pub fn pages(config: &mut web::ServiceConfig) {
     for path in ["/", "/compare"] {

@@ -134,6 +134,7 @@ for (const name of names) {
       const old = await visit(t, '/legacy.html', { of: quiet });
       for (const which of ['iframe', 'jsonp']) await until(`${which} is open`, async () => (await text(old, `#lane-${which} td`)) === 'open');
       await visit(t, '/review.html?as=reviewer&name=Li', { of: quiet });
+      await visit(t, '/dashboard.html', { of: quiet });
       for (const [i, each] of [page, old].entries()) {
         await each.$eval('#publish button', (node) => node.click());
         await until('it is stored', async () => new RegExp(`-${i + 1}$`).test(await text(each, '#published')));
@@ -189,6 +190,54 @@ for (const name of names) {
       assert.equal(styles, 0);
       // Ten lanes of a hundred columns, each good or bad, and the comparison's chart.
       assert.ok(rects > 0 && rects <= draws * (10 * 200 + 50), `${rects} rectangles in ${draws} draws`);
+    });
+
+    await t.test('dashboard: 500 gauges, the same in every window, drawn once a frame', async (t) => {
+      const wide = await visit(t, '/dashboard.html');
+      await until('it is live', async () => (await text(wide, '#state')).startsWith('live'));
+      const topics = Array.from({ length: 500 }, (_, i) => `dashboard.cpu-${String(i).padStart(3, '0')}`);
+      await server.publishEvents(topics.map((topic, i) => ({ topic, data: i / 5 })));
+      const tiles = (page) => page.$$eval('.gauge', (nodes) => nodes.map((node) => node.firstChild.textContent + ' ' + node.querySelector('b').textContent));
+      await until('it shows all', async () => (await number(wide, '#n-gauges')) === 500);
+      const phone = await visit(t, '/dashboard.html', { width: 390, height: 844 });
+      await until('so does a page that comes later', async () => (await number(phone, '#n-gauges')) === 500);
+      await phone.select('#pace', '250');
+      await until('it is live at another pace', async () => (await text(phone, '#state')).startsWith('live'));
+      const expected = topics.map((topic, i) => `${topic.slice('dashboard.'.length)} ${(i / 5).toFixed(1)}`);
+      for (const page of [wide, phone]) assert.deepEqual(await tiles(page), expected);
+      assert.ok(await phone.evaluate('document.documentElement.scrollWidth <= 390'), 'nothing sticks out');
+
+      // Each changed tile once a frame, however often it changed.
+      await wide.bringToFront();
+      await wide.evaluate("window.frames = 0, window.most = 0, (() => { const draw = gauges.draw; gauges.draw = function () { frames += 1; most = Math.max(most, gauges.marked.size); draw.call(gauges); }; })()");
+      for (let i = 0; i < 20; i++) await server.publishEvents(Array.from({ length: 50 }, (_, n) => ({ topic: topics[n % 10], data: i })));
+      await server.publishEvents([{ topic: topics[0], deleted: true }, { topic: topics[1], data: 99 }, { topic: topics[2], data: 0 }]);
+      await until('the last change is there', async () => (await tiles(wide))[0] === 'cpu-001 99.0' && (await tiles(wide))[1] === 'cpu-002 0.0');
+      const { frames, most } = await wide.evaluate('({ frames, most })');
+      assert.ok(most <= 10 && frames > 0, `${most} tiles in a frame`);
+      // A page in the background draws once it is seen again.
+      await phone.bringToFront();
+      await until('also where it is slower', async () => (await tiles(phone))[0] === 'cpu-001 99.0');
+      assert.equal((await tiles(phone)).length, 499);
+      assert.equal(await wide.$eval('.gauge', (node) => node.className), 'gauge high');
+
+      // Its own buttons.
+      await click(phone, '#remove');
+      for (const page of [phone, wide]) {
+        await page.bringToFront();
+        await until('ten are gone', async () => (await number(page, '#n-gauges')) === 489);
+      }
+      await click(wide, '#feed');
+      await until('gauges of its own come', async () => (await number(wide, '#n-gauges')) > 520);
+      await shoot(wide, 'dashboard');
+      await shoot(phone, 'dashboard-phone');
+      await click(wide, '#feed');
+      const known = (page) => page.evaluate("store.all().map((item) => item.topic.slice('dashboard.'.length) + ' ' + item.data.toFixed(1))");
+      for (const page of [wide, phone]) {
+        await page.bringToFront();
+        await until('it shows what the other page knows', async () => JSON.stringify(await tiles(page)) === JSON.stringify(await known(page === wide ? phone : wide)));
+      }
+      for (const page of [wide, phone]) assert.deepEqual(page.faults, []);
     });
 
     await t.test('review desk: submission, verdict, chat', async (t) => {
@@ -283,7 +332,7 @@ for (const name of names) {
     // Rules of WCAG that a program can check: names, contrast, landmarks, focus. By day and by night.
     for (const scheme of ['light', 'dark']) {
       await t.test(`accessibility, ${scheme}`, async (t) => {
-        for (const address of ['/', '/compare', '/review.html?as=reviewer&name=Li', '/review.html?as=submitter&name=Ann', '/legacy.html']) {
+        for (const address of ['/', '/compare', '/dashboard.html', '/review.html?as=reviewer&name=Li', '/review.html?as=submitter&name=Ann', '/legacy.html']) {
           const page = await visit(t, address);
           // Firefox's driver can't change the scheme: there it is checked as it comes.
           if (name === 'chromium') await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);

@@ -3,7 +3,7 @@
 use crate::support::Server;
 use crate::support::http::Request;
 
-const PAGES: [&str; 5] = ["/", "/compare", "/compare.html", "/review.html", "/legacy.html"];
+const PAGES: [&str; 6] = ["/", "/compare", "/compare.html", "/dashboard.html", "/review.html", "/legacy.html"];
 const FILES: [&str; 4] = ["/pages.css", "/home.js", "/demo.js", "/token.js"];
 
 /// Both ways to a handler.
