@@ -82,14 +82,14 @@ const gauges = {
 
 // ---------------------------------------------------------------- the connection
 
-let line;
+let connection;
 let store;
 
 function connect() {
-  if (line) line.close();
+  if (connection) connection.close();
   const pace = Number($('pace').value);
-  line = Switchback.connect('', { latest: true, pace, token: PageToken.value });
-  const mine = store = Switchback.state(line, TOPIC + '*');
+  connection = Switchback.connect('', { latest: true, pace, token: PageToken.value });
+  const mine = store = Switchback.state(connection, TOPIC + '*');
   let isFirst = true;
   store.on('change', (topics) => {
     if (mine !== store) return;
@@ -98,16 +98,16 @@ function connect() {
     isFirst = false;
     gauges.mark(topics);
   });
-  line.on('$open', () => { notice(''); showState(); });
-  line.on('$switch', showState);
-  line.on('$error', (error) => { notice(PageToken.refused(error) ? '' : error.message); showState(); });
+  connection.on('$open', () => { notice(''); showState(); });
+  connection.on('$switch', showState);
+  connection.on('$error', (error) => { notice(PageToken.refused(error) ? '' : error.message); showState(); });
   store.on('error', (error) => { if (error) notice(PageToken.refused(error) ? '' : error.message); });
 }
 
 function showState() {
-  const isOpen = line.state === 'open' && store.live;
-  $('state').dataset.state = isOpen ? 'open' : line.state === 'closed' ? 'closed' : 'connecting';
-  const text = isOpen ? 'live over ' + line.transport : line.state === 'open' ? 'reading the snapshot' : line.state;
+  const isOpen = connection.state === 'open' && store.live;
+  $('state').dataset.state = isOpen ? 'open' : connection.state === 'closed' ? 'closed' : 'connecting';
+  const text = isOpen ? 'live over ' + connection.transport : connection.state === 'open' ? 'reading the snapshot' : connection.state;
   if ($('state').textContent !== text) $('state').textContent = text;
 }
 

@@ -56,7 +56,7 @@ class Lane {
   constructor(name, parent) {
     this.name = name;
     this.meter = new Meter();
-    this.line = null;
+    this.connection = null;
     this.past = { requests: 0, bytes: 0, switches: 0 };   // of this lane's earlier connections
     this.supported = Switchback.supported().includes(name);
     this.build(parent);
@@ -76,7 +76,7 @@ class Lane {
     this.values.cursor.className = 'mono';
     this.toggle = element('button', { type: 'button' }, 'Connect');
     this.toggle.setAttribute('aria-label', 'Connect ' + this.name);
-    this.toggle.addEventListener('click', () => (this.line ? this.disconnect() : this.connect()));
+    this.toggle.addEventListener('click', () => (this.connection ? this.disconnect() : this.connect()));
     this.card = element('article', { class: 'card lane idle', 'data-lane': this.name },
       element('div', { class: 'head' }, element('h3', {}, this.name), this.state),
       element('p', { class: 'about' }, this.supported ? ABOUT[this.name] : 'This browser does not support it.'),
@@ -91,7 +91,7 @@ class Lane {
 
   // At the cursor where it was disconnected, so that its counters go on.
   connect() {
-    if (this.line || !this.supported) return;
+    if (this.connection || !this.supported) return;
     if (HELD.includes(this.name) && lanesHolding() >= CONNECTIONS - 1) { this.remark(FULL, true); return; }
     this.open(this.at);
   }
@@ -99,8 +99,8 @@ class Lane {
   open(cursor) {
     this.remark('');
     this.wanted = true;
-    this.line = Switchback.connect('', { ...this.options(), cursor });
-    this.listen(this.line);
+    this.connection = Switchback.connect('', { ...this.options(), cursor });
+    this.listen(this.connection);
     this.showState('connecting');
   }
 
@@ -112,31 +112,31 @@ class Lane {
   }
 
   // By names, not '*': EventSource can tell only the names that were asked for.
-  listen(line) {
-    line.on('tick', (item) => { this.meter.receive(item); draw.soon(); });
-    line.on('note', (item) => { this.meter.receive(item); this.note(item); draw.soon(); });
-    line.on('$open', ({ cursor }) => { this.meter.opened(cursor); this.remark(''); clearNotice(); this.showState('open'); });
-    line.on('$gap', (gap) => { this.meter.gap(gap); say(this.name + ':', 'gap,', gap.reason, 'from', gap.from, 'to', gap.to); });
-    line.on('$error', (error) => {
+  listen(connection) {
+    connection.on('tick', (item) => { this.meter.receive(item); draw.soon(); });
+    connection.on('note', (item) => { this.meter.receive(item); this.note(item); draw.soon(); });
+    connection.on('$open', ({ cursor }) => { this.meter.opened(cursor); this.remark(''); clearNotice(); this.showState('open'); });
+    connection.on('$gap', (gap) => { this.meter.gap(gap); say(this.name + ':', 'gap,', gap.reason, 'from', gap.from, 'to', gap.to); });
+    connection.on('$error', (error) => {
       this.remark(error.message, true);
       this.showState('connecting');
       if (PageToken.refused(error)) holdLanes(); else notice(error);
     });
-    line.on('$close', () => {
-      this.at = line.cursor || this.at;
-      for (const count of Object.keys(this.past)) this.past[count] += line.stats[count];
-      this.line = null;
+    connection.on('$close', () => {
+      this.at = connection.cursor || this.at;
+      for (const count of Object.keys(this.past)) this.past[count] += connection.stats[count];
+      this.connection = null;
       this.showState('closed');
     });
   }
 
   note() { /* the lane on auto says it */ }
 
-  close() { if (this.line) this.line.close(); }
+  close() { if (this.connection) this.connection.close(); }
 
   disconnect() {
     this.wanted = false;
-    if (!this.line) return;
+    if (!this.connection) return;
     this.close();
     this.remark(this.at ? 'Closed at ' + this.at + '. Connecting goes on there; the counters stay.' : '');
   }
@@ -149,20 +149,20 @@ class Lane {
   showState(state) {
     this.state.dataset.state = state;
     this.state.textContent = state;
-    this.toggle.textContent = this.line ? 'Disconnect' : 'Connect';
+    this.toggle.textContent = this.connection ? 'Disconnect' : 'Connect';
     this.toggle.setAttribute('aria-label', this.toggle.textContent + ' ' + this.name);
     draw.soon();
   }
 
-  total(count) { return this.past[count] + (this.line ? this.line.stats[count] : 0); }
+  total(count) { return this.past[count] + (this.connection ? this.connection.stats[count] : 0); }
 
   overhead() { return this.meter.received ? Math.max(0, this.total('bytes') - this.meter.payload) / this.meter.received : undefined; }
 
-  settle() { if (this.line) this.meter.settle(this.line.cursor); }
+  settle() { if (this.connection) this.meter.settle(this.connection.cursor); }
 
   refresh() {
     const { meter, values } = this;
-    this.card.classList.toggle('idle', !this.line && !meter.received);
+    this.card.classList.toggle('idle', !this.connection && !meter.received);
     this.settle();
     show(values.received, number(meter.received));
     for (const fault of ['lost', 'repeated', 'gaps']) {
@@ -174,7 +174,7 @@ class Lane {
     show(values.requests, number(this.total('requests')));
     show(values.bytes, bytes(this.total('bytes')));
     show(values.overhead, bytes(this.overhead()));
-    show(values.cursor, (this.line && this.line.cursor) || this.at || '–');
+    show(values.cursor, (this.connection && this.connection.cursor) || this.at || '–');
     charts.arrivals(this.ticks, meter);
     charts.latency(this.plot, meter);
   }
@@ -207,10 +207,10 @@ class Auto extends Lane {
 
   options() { return { topics: TOPIC, interval: 500, wait: 20, token: PageToken.value }; }
 
-  listen(line) {
-    super.listen(line);
-    line.on('$switch', ({ from, to }) => say('auto: switched from', from, 'to', to));
-    line.on('$open', ({ transport }) => say('auto: open over', transport));
+  listen(connection) {
+    super.listen(connection);
+    connection.on('$switch', ({ from, to }) => say('auto: switched from', from, 'to', to));
+    connection.on('$open', ({ transport }) => say('auto: open over', transport));
   }
 
   note(item) {
@@ -219,13 +219,13 @@ class Auto extends Lane {
   }
 
   switchTo(name) {
-    if (!this.line) return;
+    if (!this.connection) return;
     if (!this.fits(name)) { this.remark(FULL, true); return; }
     this.remark('');
-    this.line.switchTo(name, (error) => { if (error) say('auto: could not switch to', name + ':', error.message); });
+    this.connection.switchTo(name, (error) => { if (error) say('auto: could not switch to', name + ':', error.message); });
   }
 
-  fits(name) { return !HELD.includes(name) || HELD.includes(this.line.transport) || lanesHolding() < CONNECTIONS - 1; }
+  fits(name) { return !HELD.includes(name) || HELD.includes(this.connection.transport) || lanesHolding() < CONNECTIONS - 1; }
 
   wander(button) {
     const on = button.getAttribute('aria-pressed') !== 'true';
@@ -234,7 +234,7 @@ class Auto extends Lane {
     clearInterval(this.wandering);
     if (!on) return;
     this.wandering = setInterval(() => {
-      const names = Switchback.supported().filter((name) => this.line && name !== this.line.transport && this.fits(name));
+      const names = Switchback.supported().filter((name) => this.connection && name !== this.connection.transport && this.fits(name));
       if (names.length) this.switchTo(names[Math.floor(Math.random() * names.length)]);
     }, 1500);
   }
@@ -244,14 +244,14 @@ class Auto extends Lane {
    * whose network went. The events between arrive then, so the counters go on.
    */
   cut() {
-    if (!this.line) return;
+    if (!this.connection) return;
     this.close();
     say('auto: cut at', this.at || 'the start', '– the next connection goes on there');
     this.open(this.at);
   }
 
   pause(button) {
-    if (!this.line) return;
+    if (!this.connection) return;
     this.close();
     button.disabled = this.toggle.disabled = true;
     this.showState('paused');
@@ -260,12 +260,12 @@ class Auto extends Lane {
     setTimeout(() => {
       button.disabled = this.toggle.disabled = false;
       say('auto: back, from', this.at || 'the start');
-      if (this.wanted && !this.line) this.open(this.at);
+      if (this.wanted && !this.connection) this.open(this.at);
     }, PAUSE_MS);
   }
 
   replay() {
-    if (!this.line || !this.line.cursor) return;
+    if (!this.connection || !this.connection.cursor) return;
     this.close();
     const [epoch, position] = this.at.split('-');
     const from = Math.max(0, Number(position) - REPLAYED);
@@ -283,7 +283,7 @@ class Auto extends Lane {
     show(this.proof.received, number(this.meter.received));
     show(this.proof.replayed, number(this.meter.replayed));
     show(this.proof.switches, number(this.total('switches')));
-    show(this.on, this.line && this.line.transport ? 'on ' + this.line.transport : '');
+    show(this.on, this.connection && this.connection.transport ? 'on ' + this.connection.transport : '');
   }
 }
 
@@ -296,22 +296,22 @@ const load = {
   rate() { return Number($('rate').value); },
 
   // At most a few under way: a slow server must slow the load, not fill this page's memory.
-  tick(line) {
+  tick(connection) {
     const rate = PageToken.asking ? 0 : this.rate();
     const now = performance.now();
     const due = this.since === undefined ? 0 : ((now - this.since) / 1000) * rate + (this.rest || 0);
     this.since = now;
     const whole = Math.min(Math.floor(due), 50);
     this.rest = Math.min(due - whole, 1);
-    for (let i = 0; i < whole && this.waiting < 100 && line; i++) this.send(line);
+    for (let i = 0; i < whole && this.waiting < 100 && connection; i++) this.send(connection);
   },
 
-  send(line) {
+  send(connection) {
     this.waiting += 1;
     const n = this.n++;
-    line.publish(TOPIC, { n, sent: performance.now() }, { event: 'tick' }).then(
+    connection.publish(TOPIC, { n, sent: performance.now() }, { event: 'tick' }).then(
       (result) => { this.waiting -= 1; every.forEach((lane) => lane.meter.expect(n, positionOf(result.cursor))); },
-      (error) => { this.waiting -= 1; if (!PageToken.refused(error) && line.state !== 'closed') say('publishing', n, 'failed:', error.message); },
+      (error) => { this.waiting -= 1; if (!PageToken.refused(error) && connection.state !== 'closed') say('publishing', n, 'failed:', error.message); },
     );
   },
 
@@ -381,7 +381,7 @@ function clearNotice() {
 // Without a token every lane is refused, but a socket and an EventSource are given no reason, and would go on trying.
 function holdLanes() {
   clearNotice();
-  for (const lane of every) if (lane.line && lane.line.state !== 'open') lane.close();
+  for (const lane of every) if (lane.connection && lane.connection.state !== 'open') lane.close();
 }
 
 PageToken.changed = () => { clearNotice(); every.forEach((lane) => lane.renew()); };
@@ -389,7 +389,7 @@ PageToken.changed = () => { clearNotice(); every.forEach((lane) => lane.renew())
 const multiplexed = () => (performance.getEntriesByType('navigation')[0] || {}).nextHopProtocol === 'h2';
 
 function lanesHolding() {
-  return multiplexed() ? 0 : every.filter((lane) => lane.line && HELD.includes(lane === auto ? lane.line.transport : lane.name)).length;
+  return multiplexed() ? 0 : every.filter((lane) => lane.connection && HELD.includes(lane === auto ? lane.connection.transport : lane.name)).length;
 }
 
 function showHeld() {
@@ -405,7 +405,7 @@ const every = [auto, ...lanes];
 charts.add($('chart'));
 
 // The load goes out over the auto lane: a socket takes none of the six connections.
-const publisher = () => (auto.line ? auto.line : (every.find((lane) => lane.line) || {}).line);
+const publisher = () => (auto.connection ? auto.connection : (every.find((lane) => lane.connection) || {}).connection);
 
 $('rate').addEventListener('input', () => load.describe());
 $('all').addEventListener('click', () => every.forEach((lane) => lane.connect()));
@@ -415,10 +415,10 @@ $('pause').addEventListener('click', (event) => auto.pause(event.currentTarget))
 $('replay').addEventListener('click', () => auto.replay());
 $('publish').addEventListener('submit', (event) => {
   event.preventDefault();
-  const line = publisher();
-  if (!line) { show($('published'), 'Connect a lane first.'); return; }
+  const connection = publisher();
+  if (!connection) { show($('published'), 'Connect a lane first.'); return; }
   show($('published'), 'Publishing …');
-  line.publish(TOPIC, $('text').value, { event: 'note' }).then(
+  connection.publish(TOPIC, $('text').value, { event: 'note' }).then(
     // The event may be here before its answer, and says more.
     (result) => { if (!$('published').textContent.includes(result.cursor)) show($('published'), 'Stored at ' + result.cursor); },
     (error) => { show($('published'), error.message); PageToken.refused(error); },

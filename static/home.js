@@ -71,7 +71,7 @@ const ACCESS = { open: 'open to every caller that reaches it', token: 'requires 
 // ---------------------------------------------------------------- the try-out
 
 const tryOut = {
-  line: null,
+  connection: null,
 
   topic() { return $('topic').value.trim(); },
 
@@ -79,27 +79,27 @@ const tryOut = {
     this.stop();
     notice('');
     const topic = this.topic();
-    const line = this.line = Switchback.connect(BASE, { topics: topic, token: PageToken.value });
+    const connection = this.connection = Switchback.connect(BASE, { topics: topic, token: PageToken.value });
     showState($('line-state'), 'connecting', 'connecting');
     $('listen-button').textContent = 'Stop';
-    line.on('*', (name, item) => this.receive(name, item));
-    line.on('$open', ({ transport }) => { notice(''); showState($('line-state'), 'open', 'over ' + transport); });
-    line.on('$switch', ({ to }) => showState($('line-state'), 'open', 'over ' + to));
-    line.on('$gap', (gap) => this.add('Events were missed: ' + gap.reason, ''));
-    line.on('$error', (error) => {
+    connection.on('*', (name, item) => this.receive(name, item));
+    connection.on('$open', ({ transport }) => { notice(''); showState($('line-state'), 'open', 'over ' + transport); });
+    connection.on('$switch', ({ to }) => showState($('line-state'), 'open', 'over ' + to));
+    connection.on('$gap', (gap) => this.add('Events were missed: ' + gap.reason, ''));
+    connection.on('$error', (error) => {
       showState($('line-state'), 'connecting', 'connecting');
       if (PageToken.refused(error)) { this.stop(); this.waits = true; } else notice(error.message);
     });
-    line.on('$close', () => { if (this.line === line) this.stop(); });
+    connection.on('$close', () => { if (this.connection === connection) this.stop(); });
     // Over when the connection is open, or will not be.
-    this.opened = new Promise((resolve) => { line.on('$open', resolve); line.on('$close', resolve); });
+    this.opened = new Promise((resolve) => { connection.on('$open', resolve); connection.on('$close', resolve); });
     $('nothing')?.replaceChildren('Listening to ' + topic + '. Nothing has arrived yet.');
   },
 
   stop() {
-    const { line } = this;
-    this.line = null;
-    if (line) line.close();
+    const { connection } = this;
+    this.connection = null;
+    if (connection) connection.close();
     $('listen-button').textContent = 'Listen';
     showState($('line-state'), 'closed', 'not listening');
   },
@@ -124,15 +124,15 @@ const tryOut = {
 
   async publish() {
     // Published earlier, the event would be before the place where the connection starts.
-    if (!this.line) {
+    if (!this.connection) {
       this.listen();
       $('published').textContent = 'Connecting …';
       await this.opened;
     }
-    if (!this.line) { $('published').textContent = 'Not published: there is no connection.'; return; }
+    if (!this.connection) { $('published').textContent = 'Not published: there is no connection.'; return; }
     $('published').textContent = 'Publishing …';
     try {
-      const { cursor } = await this.line.publish(this.topic(), this.data());
+      const { cursor } = await this.connection.publish(this.topic(), this.data());
       $('published').textContent = 'Stored at ' + cursor + '.';
     } catch (error) {
       $('published').textContent = error.message;
@@ -141,7 +141,7 @@ const tryOut = {
   },
 };
 
-PageToken.changed = () => { notice(''); server.look(); if (tryOut.line || tryOut.waits) tryOut.listen(); tryOut.waits = false; };
+PageToken.changed = () => { notice(''); server.look(); if (tryOut.connection || tryOut.waits) tryOut.listen(); tryOut.waits = false; };
 
 // ---------------------------------------------------------------- the examples
 
@@ -198,10 +198,10 @@ const code = {
 // A topic of this page's own: a second visitor is another demo.
 $('topic').value = 'demo.' + Math.random().toString(36).slice(2, 8);
 $('topic').addEventListener('input', () => code.show());
-$('topic').addEventListener('change', () => { if (tryOut.line) tryOut.listen(); });
+$('topic').addEventListener('change', () => { if (tryOut.connection) tryOut.listen(); });
 $('listen').addEventListener('submit', (event) => {
   event.preventDefault();
-  if (tryOut.line) tryOut.stop(); else tryOut.listen();
+  if (tryOut.connection) tryOut.stop(); else tryOut.listen();
 });
 $('publish').addEventListener('submit', (event) => { event.preventDefault(); tryOut.publish(); });
 

@@ -80,7 +80,7 @@
     this.supported = isSupported(name);
     this.button = make('button', make('td', row), 'Connect');
     this.button.disabled = !this.supported;
-    this.button.onclick = function () { if (lane.line) lane.disconnect(); else lane.connect(); };
+    this.button.onclick = function () { if (lane.connection) lane.disconnect(); else lane.connect(); };
     this.refresh();
   }
 
@@ -95,28 +95,28 @@
 
     connect: function () {
       var lane = this;
-      if (this.line || !this.supported) return;
+      if (this.connection || !this.supported) return;
       this.wanted = true;
-      this.line = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], cursor: this.cursor, interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
-      this.line.on('tick', function (item) { lane.receive(item); });
-      this.line.on('note', function (item) { lane.receive(item); say(lane.name + ' received "' + String(item.data) + '" at ' + item.cursor); });
-      this.line.on('$open', function () { show(byId('notice'), ''); drawSoon(); });
-      this.line.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.startAt(positionOf(gap.to)); });
-      this.line.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); drawSoon(); });
-      this.line.on('$close', function () { lane.cursor = lane.line.cursor || lane.cursor; lane.line = null; drawSoon(); });
+      this.connection = Switchback.connect('', { token: PageToken.value, topics: topic, transports: [this.name], cursor: this.cursor, interval: 1500, wait: this.name === 'iframe-poll' ? 0 : 20 });
+      this.connection.on('tick', function (item) { lane.receive(item); });
+      this.connection.on('note', function (item) { lane.receive(item); say(lane.name + ' received "' + String(item.data) + '" at ' + item.cursor); });
+      this.connection.on('$open', function () { show(byId('notice'), ''); drawSoon(); });
+      this.connection.on('$gap', function (gap) { say(lane.name + ': gap (' + gap.reason + ')'); lane.startAt(positionOf(gap.to)); });
+      this.connection.on('$error', function (error) { show(byId('notice'), PageToken.refused(error) ? '' : error.message); drawSoon(); });
+      this.connection.on('$close', function () { lane.cursor = lane.connection.cursor || lane.cursor; lane.connection = null; drawSoon(); });
       drawSoon();
     },
 
     disconnect: function () {
       this.wanted = false;
-      if (this.line) this.line.close();
+      if (this.connection) this.connection.close();
       this.refresh();
     },
 
     // There is another token: a connection has the one that it was opened with.
     renew: function () {
       if (!this.wanted) return;
-      if (this.line) this.line.close();
+      if (this.connection) this.connection.close();
       this.connect();
     },
 
@@ -152,33 +152,33 @@
 
     refresh: function () {
       var counts = ['lost', 'repeated'];
-      show(this.cells.state, !this.supported ? 'not supported here' : this.line ? this.line.state : 'closed');
+      show(this.cells.state, !this.supported ? 'not supported here' : this.connection ? this.connection.state : 'closed');
       show(this.cells.received, String(this.received));
       for (var i = 0; i < counts.length; i++) {
         show(this.cells[counts[i]], String(this[counts[i]]));
         this.cells[counts[i]].className = 'number ' + (this[counts[i]] ? 'nonzero' : 'zero');
       }
-      show(this.cells.cursor, (this.line && this.line.cursor) || this.cursor || '-');
-      show(this.button, this.line ? 'Disconnect' : 'Connect');
-      this.button.setAttribute('aria-label', (this.line ? 'Disconnect ' : 'Connect ') + this.name);
+      show(this.cells.cursor, (this.connection && this.connection.cursor) || this.cursor || '-');
+      show(this.button, this.connection ? 'Disconnect' : 'Connect');
+      this.button.setAttribute('aria-label', (this.connection ? 'Disconnect ' : 'Connect ') + this.name);
     }
   };
 
   // One that is open, if there is any: a transport that can't open in this browser publishes nothing.
-  function anyLine() {
+  function anyConnection() {
     var found = null;
     for (var i = 0; i < lanes.length; i++) {
-      if (lanes[i].line && lanes[i].line.state === 'open') return lanes[i].line;
-      found = found || lanes[i].line;
+      if (lanes[i].connection && lanes[i].connection.state === 'open') return lanes[i].connection;
+      found = found || lanes[i].connection;
     }
     return found;
   }
 
   function publishTick() {
-    var line = anyLine();
+    var connection = anyConnection();
     if (!ticking) return;
-    if (line && line.state === 'open' && !PageToken.asking) {
-      line.publish(topic, { n: sent++ }, { event: 'tick' }, function (error, result) {
+    if (connection && connection.state === 'open' && !PageToken.asking) {
+      connection.publish(topic, { n: sent++ }, { event: 'tick' }, function (error, result) {
         if (result) for (var i = 0; i < lanes.length; i++) lanes[i].expect(positionOf(result.cursor));
         else if (!PageToken.refused(error) && error.code !== 'unknown') say('publishing failed: ' + error.message);
       });
@@ -195,10 +195,10 @@
   };
 
   byId('publish').onsubmit = function () {
-    var line = anyLine();
-    if (!line) { show(byId('published'), 'Connect a lane first.'); return false; }
+    var connection = anyConnection();
+    if (!connection) { show(byId('published'), 'Connect a lane first.'); return false; }
     show(byId('published'), 'Publishing ...');
-    line.publish(topic, byId('text').value, { event: 'note' }, function (error, result) {
+    connection.publish(topic, byId('text').value, { event: 'note' }, function (error, result) {
       show(byId('published'), error ? error.message : 'Stored at ' + result.cursor);
       if (result) for (var i = 0; i < lanes.length; i++) lanes[i].expect(positionOf(result.cursor));
       else PageToken.refused(error);

@@ -237,7 +237,7 @@ function offerPartners() {
   if (people.includes(chosen)) $('with').value = chosen;
 }
 
-// ---------------------------------------------------------------- the line to the server
+// ---------------------------------------------------------------- the connection to the server
 
 // Reading the history must not announce it, line after line, to a screen reader.
 let live = false;
@@ -252,29 +252,29 @@ function renderSoon() {
 // A hidden tab has no animation frames, but its title counts.
 const renderWhen = () => (document.hidden ? render() : renderSoon());
 
-let line;
+let connection;
 
 const transport = () => $('transport').value;
 
 function connect(cursor) {
-  line = Switchback.connect('', { topics: role === 'reviewer' ? 'desk.*' : own, cursor, interval: 1000, token: PageToken.value });
-  for (const kind of KINDS) line.on(kind, hear);
-  line.on('$open', () => { notice(''); showState(); setTimeout(() => { live = true; }, 1000); });
-  line.on('$switch', showState);
-  line.on('$error', (error) => {
+  connection = Switchback.connect('', { topics: role === 'reviewer' ? 'desk.*' : own, cursor, interval: 1000, token: PageToken.value });
+  for (const kind of KINDS) connection.on(kind, hear);
+  connection.on('$open', () => { notice(''); showState(); setTimeout(() => { live = true; }, 1000); });
+  connection.on('$switch', showState);
+  connection.on('$error', (error) => {
     notice(PageToken.refused(error) ? '' : error.message + (error.retry === undefined ? '' : ' Trying again.'));
     showState();
   });
-  line.on('$close', showState);
-  line.on('$gap', startAnew);
-  if (transport() !== 'auto') line.switchTo(transport());
+  connection.on('$close', showState);
+  connection.on('$gap', startAnew);
+  if (transport() !== 'auto') connection.switchTo(transport());
 }
 
 // A connection has the token that it was opened with. The next goes on where that was.
 PageToken.changed = () => {
-  line.close();
+  connection.close();
   live = false;
-  connect(line.cursor || 'earliest');
+  connect(connection.cursor || 'earliest');
 };
 
 function hear(item) {
@@ -285,8 +285,8 @@ function hear(item) {
 }
 
 function showState() {
-  $('state').dataset.state = line.state;
-  $('state').textContent = line.state === 'open' ? 'live over ' + line.transport : line.state;
+  $('state').dataset.state = connection.state;
+  $('state').textContent = connection.state === 'open' ? 'live over ' + connection.transport : connection.state;
 }
 
 // History that this page had folded in is gone, or the log is another one: what is left of it
@@ -303,7 +303,7 @@ function notice(text) {
 }
 
 function publish(topic, event, data, id) {
-  return line.publish(topic, data, id ? { event, id } : { event }).catch((error) => {
+  return connection.publish(topic, data, id ? { event, id } : { event }).catch((error) => {
     notice(PageToken.refused(error) ? '' : 'Not sent: ' + error.message);
     throw error;
   });
@@ -316,7 +316,7 @@ $('name').value = me;
 $('as-' + role).setAttribute('aria-current', 'true');
 for (const name of ['auto', ...Switchback.supported()]) $('transport').append(element('option', { value: name }, name === 'auto' ? 'auto' : 'over ' + name));
 $('transport').addEventListener('change', () => {
-  if (line.state !== 'closed') line.switchTo(transport(), (error) => { if (error) notice('Could not switch: ' + error.message); });
+  if (connection.state !== 'closed') connection.switchTo(transport(), (error) => { if (error) notice('Could not switch: ' + error.message); });
 });
 
 $('identity').addEventListener('submit', (event) => {
@@ -325,7 +325,7 @@ $('identity').addEventListener('submit', (event) => {
   location.search = '?' + new URLSearchParams({ as: role, name: $('name').value });
 });
 
-// The form is emptied only when the server has it: what was typed is not lost to a dead line.
+// The form is emptied only when the server has it: what was typed is not lost to a dead connection.
 function submitWith(form, send) {
   form.addEventListener('submit', (event) => {
     event.preventDefault();

@@ -24,9 +24,9 @@ const Snippets = (function () {
     return [
       '<script src="' + base + '/client.js"></script>',
       '<script>',
-      '  var line = Switchback.connect(' + JSON.stringify(base) + ', ' + options + ');',
-      "  line.on('message', function (item) { console.log(item.cursor, item.data); });",
-      '  line.publish(' + JSON.stringify(topic) + ", { hello: 'from a page' });",
+      '  var connection = Switchback.connect(' + JSON.stringify(base) + ', ' + options + ');',
+      "  connection.on('message', function (item) { console.log(item.cursor, item.data); });",
+      '  connection.publish(' + JSON.stringify(topic) + ", { hello: 'from a page' });",
       '</script>',
     ];
   }
