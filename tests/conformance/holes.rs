@@ -64,9 +64,12 @@ async fn with_holes(kind: Kind) -> (Server, String) {
     (server, start)
 }
 
+/// Patterns with the event after which they are read, and what comes.
+type Case<'c> = ((&'c [&'c str], u64), &'c [Next]);
+
 async fn removed_events_are_told_at_their_place(kind: Kind) {
     let (server, start) = with_holes(kind).await;
-    let cases: [((&[&str], u64), &[Next]); 5] = [
+    let cases: [Case<'_>; 5] = [
         ((&[">"], 0), &[Event(2), Gap("expired", 2, 3), Event(4), Event(5), Event(6), Event(7)]),
         ((&["few.*"], 0), &[Gap("expired", 0, 3), Event(4), Event(5), Event(6)]),
         ((&["few.a"], 1), &[Gap("expired", 1, 3), Event(5), Event(6)]),
@@ -90,7 +93,7 @@ async fn an_erased_topic_is_told_and_never_sent(kind: Kind) {
     let expected = json!({ "topic": "few.a", "erased": 2, "cursor": moved(&start, 7) });
     assert_eq!(answer.json().await, expected);
     publish(&server, "few.a", 8).await;
-    let cases: [((&[&str], u64), &[Next]); 4] = [
+    let cases: [Case<'_>; 4] = [
         ((&["few.a"], 0), &[Gap("erased", 0, 6), Event(8)]),
         ((&[">"], 3), &[Event(4), Gap("erased", 5, 6), Event(7), Event(8)]),
         ((&["few.a"], 6), &[Event(8)]),

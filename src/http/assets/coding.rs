@@ -73,7 +73,7 @@ impl CompressedForms {
 
     /// The content in this coding. Compressing takes some milliseconds: on a thread where that is allowed.
     pub(super) async fn of(&'static self, content: &'static [u8], coding: Coding) -> Bytes {
-        let (form, compress): (&'static OnceLock<Bytes>, fn(&[u8]) -> std::io::Result<Vec<u8>>) = match coding {
+        let (form, compress): (&'static OnceLock<Bytes>, Compress) = match coding {
             Coding::Identity => return Bytes::from_static(content),
             Coding::Gzip => (&self.gzip, gzip),
             Coding::Brotli => (&self.brotli, brotli),
@@ -94,6 +94,9 @@ impl CompressedForms {
         }
     }
 }
+
+/// Compresses all of a content.
+type Compress = fn(&[u8]) -> std::io::Result<Vec<u8>>;
 
 fn gzip(content: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -128,7 +128,7 @@ mod tests {
                         prop_assert_eq!(model.pop_first().map(|(_, superseded_at)| superseded_at), Some(entry.superseded_at));
                     },
                     (1, Some(at)) => {
-                        let found = entries.get_mut(at).map(|entry| std::mem::replace(&mut entry.superseded_at, Some(at)));
+                        let found = entries.get_mut(at).map(|entry| entry.superseded_at.replace(at));
                         prop_assert_eq!(found, model.get_mut(&at).map(|superseded_at| superseded_at.replace(at)));
                     }
                     _ => {
