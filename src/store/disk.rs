@@ -33,6 +33,7 @@ mod health;
 mod keeping;
 mod last;
 mod lock;
+mod log_state;
 mod newest;
 mod partial;
 mod presence;

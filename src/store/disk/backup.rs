@@ -7,6 +7,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::clients;
 use super::file;
+use super::log_state::LogState;
 use super::partial::Partial;
 use super::schema::{self, BACKUP_ID};
 use super::security_records;
@@ -101,7 +102,7 @@ fn copy(directory: &Path, events: &Path, partial: &Path) -> rusqlite::Result<Opt
     drop(whole);
     // One file without a write-ahead log, so that it can be moved by itself.
     copy.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
-    let Some((log, _)) = schema::read_state(&copy)? else { return Ok(None) };
+    let Some((log, _)) = LogState::read(&copy)? else { return Ok(None) };
     let clients = clients::export(directory, &copy)?;
     security_records::export(directory, &copy)?;
     copy.pragma_update(None, "application_id", BACKUP_ID)?;

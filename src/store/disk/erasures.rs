@@ -12,8 +12,8 @@ use super::column::{integer, position};
 use super::fault::open_error;
 use super::file;
 use super::keeping::oldest;
+use super::log_state::LogState;
 use super::removal::Removal;
-use super::schema::{self, LogState};
 use crate::cursor::Position;
 use crate::store::OpenError;
 use crate::store::marks::{MARKS_MAX, TrimMarks};
@@ -92,7 +92,7 @@ impl ErasureList {
     /// Erases again what the copy lists and this log has still: a backup, or a log whose server was ended meanwhile. Copies what
     /// only the log lists, as in a backup that was put into a new directory.
     pub(super) fn reconcile(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        let Some((mut log, _)) = schema::read_state(db)? else { return Ok(()) };
+        let Some((mut log, _)) = LogState::read(db)? else { return Ok(()) };
         let mut erased = false;
         for entry in self.entries()? {
             let stored = "SELECT time, done FROM erasures WHERE topic = ?1";
@@ -156,7 +156,7 @@ fn erase_again(db: &Connection, log: &mut LogState, entry: &Entry, bound: Positi
     }
     removal.finish(log)?;
     write(&transaction, &entry.topic, mark, bound, entry.time_ms, true)?;
-    schema::write_state(&transaction, log)?;
+    log.write(&transaction)?;
     let count = removal.count;
     transaction.commit()?;
     Ok(count)

@@ -9,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::column::{integer, position};
 use super::form::is_deletion;
+use super::log_state::LogState;
 use super::removal::{Doomed, Removal, doomed_columns};
-use super::schema::LogState;
 use crate::cursor::Position;
 use crate::store::arrivals::Arrivals;
 use crate::store::dedupe::DedupeWindow;

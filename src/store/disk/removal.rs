@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::column::{integer, position};
 use super::form;
-use super::schema::{self, LogState};
+use super::log_state::{self, LogState};
 use crate::cursor::Position;
 use crate::store::dedupe::DedupeWindow;
 use crate::topic::Topic;
@@ -85,7 +85,7 @@ impl<'a> Removal<'a> {
         log.removals += 1;
         if log.format < form::HOLES_FORMAT {
             log.format = form::HOLES_FORMAT;
-            schema::write_format(self.db, log.format)?;
+            log_state::write_format(self.db, log.format)?;
         }
         let oldest: Option<i64> = self.db.prepare_cached("SELECT min(seq) FROM e")?.query_row([], |row| row.get(0))?;
         log.floor = log.floor.max(oldest.map_or(log.last, |oldest| position(oldest).before()));

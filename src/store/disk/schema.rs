@@ -8,7 +8,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::Connection;
 
 use super::ancestors::{self, Ancestors};
 use super::clients::ClientsFile;
@@ -19,9 +19,10 @@ use super::file;
 use super::form::{self, Stored};
 use super::keeping::{self, Keeping};
 use super::lock::sync_directory;
+use super::log_state::{self, LogState};
 use super::security_records::SecurityRecordsFile;
 use super::times::{self, Times};
-use crate::cursor::{Epoch, Position};
+use crate::cursor::Epoch;
 use crate::segment::TopicMap;
 use crate::store::dedupe::DedupeWindow;
 use crate::store::keep::Policy;
@@ -77,23 +78,6 @@ const TABLES: &str = concat!(
 /// The path of the events' file in `directory`.
 pub(super) fn events_path(directory: &Path) -> PathBuf {
     directory.join("events.db")
-}
-
-/// The log's counters: one row, written in every transaction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LogState {
-    pub(super) epoch: Epoch,
-    pub(super) began: Position,
-    pub(super) last: Position,
-    pub(super) floor: Position,
-    /// The size of the retained events, in bytes.
-    pub(super) bytes: u64,
-    /// The number of retained events.
-    pub(super) events: u64,
-    /// The number of transactions that removed events from the middle: a reader waits until what its snapshot lacks is known.
-    pub(super) removals: u64,
-    /// The format of the log's events ([`form`]), which is the file's `user_version`; raised with the first event that needs it.
-    pub(super) format: i32,
 }
 
 /// Every topic with retained or trimmed events.
@@ -238,7 +222,7 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
     transaction.execute_batch(TABLES)?;
     transaction.execute("INSERT INTO meta VALUES (1, ?1, 0, 0, 0, 0, 0)", [Epoch::mint().as_str()])?;
     transaction.pragma_update(None, "application_id", LOG_ID)?;
-    write_format(&transaction, form::FIRST_FORMAT)?;
+    log_state::write_format(&transaction, form::FIRST_FORMAT)?;
     transaction.commit()
 }
 
@@ -268,7 +252,8 @@ fn load(
     erasures: ErasureList,
 ) -> Result<Opened, String> {
     let text = |error: rusqlite::Error| error.to_string();
-    let (log, folded) = read_state(&db).map_err(text)?.ok_or("its counters are missing: restore it from a backup")?;
+    let (log, folded) =
+        LogState::read(&db).map_err(text)?.ok_or("its counters are missing: restore it from a backup")?;
     let newest: Option<i64> = db.query_row("SELECT max(seq) FROM e", [], |row| row.get(0)).map_err(text)?;
     // A log without events has had all of them removed.
     let newest = newest.map_or(log.floor, position);
@@ -289,48 +274,6 @@ fn load(
     let times = Times::load(&db).map_err(text)?;
     let ancestors = Ancestors::load(&db).map_err(text)?;
     Ok(Opened { db, log, topics, removed, keeping, erasures, dedupe, times, ancestors, forget, has_kept_keys })
-}
-
-/// The log's counters and the floor that marks were folded into; `None` if the row is missing or invalid.
-pub(super) fn read_state(db: &Connection) -> rusqlite::Result<Option<(LogState, Position)>> {
-    let read = "SELECT epoch, began, last, floor, bytes, folded FROM meta WHERE one = 1";
-    let format = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let row = db.query_row(read, [], |row| {
-        let at = |column: usize| row.get(column).map(position);
-        let epoch: String = row.get(0)?;
-        let epoch: Option<Epoch> = epoch.parse().ok();
-        let (began, last, floor, bytes, folded) = (at(1)?, at(2)?, at(3)?, at(4)?.0, at(5)?);
-        // Without holes, there is an event at each position.
-        let (events, removals) = (last.0.saturating_sub(floor.0), 0);
-        Ok(epoch.map(|epoch| (LogState { epoch, began, last, floor, bytes, events, removals, format }, folded)))
-    });
-    let mut state = row.optional()?.flatten();
-    if let Some((log, _)) = &mut state
-        && log.format >= form::HOLES_FORMAT
-    {
-        (log.events, log.removals) = db.query_row("SELECT events, removals FROM keeping", [], |row| {
-            Ok((position(row.get(0)?).0, position(row.get(1)?).0))
-        })?;
-    }
-    Ok(state)
-}
-
-pub(super) fn write_state(db: &Connection, log: &LogState) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE meta SET last = ?1, floor = ?2, bytes = ?3")?.execute(params![
-        integer(log.last.0),
-        integer(log.floor.0),
-        integer(log.bytes)
-    ])?;
-    if log.format >= form::HOLES_FORMAT {
-        db.prepare_cached("UPDATE keeping SET events = ?1, removals = ?2")?
-            .execute([integer(log.events), integer(log.removals)])?;
-    }
-    Ok(())
-}
-
-/// Raises the format of the log's events, in the transaction of the first event that needs it.
-pub(super) fn write_format(db: &Connection, format: i32) -> rusqlite::Result<()> {
-    db.pragma_update(None, "user_version", format)
 }
 
 fn load_topics(db: &Connection, marks: &mut TrimMarks) -> rusqlite::Result<Topics> {

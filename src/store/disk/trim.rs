@@ -6,8 +6,8 @@ use rusqlite::Connection;
 
 use super::column::{integer, position};
 use super::keeping::is_newest;
+use super::log_state::LogState;
 use super::removal::keep_key;
-use super::schema::LogState;
 use crate::cursor::Position;
 use crate::store::Retention;
 use crate::store::arrivals::Arrivals;

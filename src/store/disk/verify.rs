@@ -9,6 +9,7 @@ use super::column::{parsed, position};
 use super::erasures;
 use super::file;
 use super::form::{self, Stored};
+use super::log_state::LogState;
 use super::schema::{self, BACKUP_ID, LOG_ID};
 use super::security_records;
 use crate::cursor::{Epoch, Position};
@@ -111,7 +112,7 @@ fn verify_events(path: &Path, id: i32, other: impl Fn() -> VerifyError) -> Resul
     let mut report = None;
     // The events of damaged pages would only repeat the finding.
     if findings.is_empty() {
-        match schema::read_state(&snapshot).map_err(unreadable)? {
+        match LogState::read(&snapshot).map_err(unreadable)? {
             None => findings.push("its counters are missing".into()),
             Some((log, _)) => {
                 let counted = count_events(&snapshot, &mut findings).map_err(unreadable)?;

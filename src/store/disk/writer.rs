@@ -19,10 +19,11 @@ use super::form::Stored;
 use super::gather::Gather;
 use super::health::{ANSWER_MAX, Health};
 use super::keeping::{Context, Keeping, SliceLimits, Swept};
+use super::log_state::{self, LogState};
 use super::presence::Presence;
 use super::queue::{Load, Queue};
 use super::reserve::Reserve;
-use super::schema::{self, LogState, Opened};
+use super::schema::{self, Opened};
 use super::times::Times;
 use super::trim::{self, Limits, Trimmed};
 use super::{Shared, held};
@@ -294,7 +295,7 @@ impl Writer {
             }
             _ => None,
         };
-        schema::write_state(&self.db, &log)?;
+        log.write(&self.db)?;
         let began = Instant::now();
         transaction.commit()?;
         Ok(Written { log, topics, trimmed, swept, sync: began.elapsed() })
@@ -323,7 +324,7 @@ impl Writer {
             let stored = Stored::of(event);
             if stored.format() > log.format {
                 log.format = stored.format();
-                schema::write_format(&self.db, log.format)?;
+                log_state::write_format(&self.db, log.format)?;
             }
             insert.execute(params![
                 integer(event.position().0),

@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 use super::super::erasures::{self, ERASED_AT_ONCE, ErasureList};
 use super::super::fault::store_error;
 use super::super::keeping::oldest;
+use super::super::log_state::LogState;
 use super::super::removal::Removal;
-use super::super::{file, held, schema};
+use super::super::{file, held};
 use super::Writer;
 use crate::clock;
 use crate::cursor::Position;
@@ -152,7 +153,7 @@ impl Writer {
     }
 
     /// Erases the next events in one transaction; returns the log's state after it, and their number.
-    fn try_erase(&mut self, erasure: &mut Erasure) -> rusqlite::Result<(schema::LogState, u64)> {
+    fn try_erase(&mut self, erasure: &mut Erasure) -> rusqlite::Result<(LogState, u64)> {
         let topic_id = self.shared.topics().by_name.get(&erasure.topic).copied();
         let transaction = file::begin(&self.db, TransactionBehavior::Immediate)?;
         let mut log = self.log;
@@ -168,7 +169,7 @@ impl Writer {
         let (count, is_done) = (removal.count, removal.count < ERASED_AT_ONCE);
         let time_ms = super::super::column::integer(erasure.time_ms);
         erasures::write(&self.db, erasure.topic.as_str(), newest, erasure.upto, time_ms, is_done)?;
-        schema::write_state(&self.db, &log)?;
+        log.write(&self.db)?;
         transaction.commit()?;
         erasure.newest = newest;
         if let (Some(keeping), Some(topic_id)) = (&mut self.keeping, topic_id) {
