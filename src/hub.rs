@@ -199,7 +199,7 @@ impl Hub {
     }
 
     /// Erases the events that a topic has now; what is published after the call stays. Completes once they are gone for good.
-    /// Subscribers that have not received them yet are told a gap ([`GapReason::Erased`](crate::wire::GapReason::Erased)).
+    /// Subscribers that have not received them yet receive a gap ([`GapReason::Erased`](crate::wire::GapReason::Erased)).
     ///
     /// # Errors
     /// As [`Store::erase`].
@@ -399,7 +399,7 @@ async fn warm_tail(store: &dyn Store, limits: TailLimits) -> Result<Tail, StoreE
             break;
         }
         if let Some(hole) = page.trimmed {
-            // A reader before the hole has to be told of it, which the store does.
+            // A reader before the hole has to receive its gap, which the store reports.
             tail = Tail::new(bounds, hole.to, limits);
             after = hole.to;
         }

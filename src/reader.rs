@@ -41,8 +41,7 @@ pub struct StartPoint {
     pub cursor: Cursor,
     /// The gap that is delivered before any event; reading continues at the gap's end.
     pub gap: Option<Gap>,
-    /// Whether the subscription begins here, instead of going on where the client was: then nothing is told that was removed
-    /// before.
+    /// Whether the subscription begins here, and does not resume at a client's position: then no gap reports what was removed before.
     pub is_beginning: bool,
 }
 
@@ -116,10 +115,10 @@ pub(crate) struct Reader {
     /// Where the reader skips superseded events, or pauses. Boxed, since most readers do neither.
     rounds: Option<Box<Rounds>>,
     beginnings: Beginnings,
-    /// The client began here, and was not there before: no gap is told whose end lies at or before `untold`, the log's end at that
-    /// moment.
+    /// The subscription began here, and did not resume at a client's position.
     is_beginning: bool,
-    untold: Position,
+    /// The log's end when the subscription began: gaps that end at or before this position are not reported.
+    no_gap_through: Position,
     /// There is no pattern yet, and the start position is kept until there is one.
     awaiting_first_subscribe: bool,
     /// When a read from the store may be retried.
@@ -137,7 +136,7 @@ impl Reader {
             patterns,
             cursor: start.resumes_at(),
             is_beginning: start.is_beginning,
-            untold: Position::ZERO,
+            no_gap_through: Position::ZERO,
             gap: start.gap.map(Box::new),
             page: None,
             rounds: None,
@@ -176,7 +175,7 @@ impl Reader {
 
     fn note_beginning(&mut self, tail: &Tail) {
         if std::mem::take(&mut self.is_beginning) {
-            self.untold = tail.end();
+            self.no_gap_through = tail.end();
         }
     }
 
@@ -233,7 +232,7 @@ impl Reader {
     /// Moves to another position, after a gap where there is one.
     pub(crate) fn seek(&mut self, start: StartPoint) {
         self.cursor = start.resumes_at();
-        (self.is_beginning, self.untold) = (start.is_beginning, Position::ZERO);
+        (self.is_beginning, self.no_gap_through) = (start.is_beginning, Position::ZERO);
         self.gap = start.gap.map(Box::new);
         self.page = None;
         self.restart_rounds();
@@ -317,7 +316,7 @@ impl Reader {
             let to = Cursor::new(tail.epoch(), tail.began());
             self.gap = Some(Box::new(gap(GapReason::Epoch, self.cursor, to)));
             self.page = None;
-            self.untold = Position::ZERO;
+            self.no_gap_through = Position::ZERO;
             self.restart_rounds();
             self.beginnings.clear();
             self.begin_again(tail, None);
@@ -384,7 +383,7 @@ impl Reader {
             // missed ones.
             let counts = is_whole && self.patterns.has_everything();
             let missed = counts.then(|| to.position.0.saturating_sub(self.cursor.position.0));
-            if to.position > self.untold {
+            if to.position > self.no_gap_through {
                 items.gap(Gap { patterns, missed, ..gap(reason, self.cursor, to) });
             }
             self.cursor = to;

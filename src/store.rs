@@ -10,7 +10,7 @@
 //! 3. **All or none.** An append that fails has stored nothing.
 //! 4. **Fed before acknowledged.** When an append completes, the feed of this process has the event already.
 //! 5. **Gaps are exact.** A read reports a gap if and only if an event that matches its patterns was removed after its position,
-//!    at the place of the newest one of its topic. Superseded events of values ([`Keep::latest`]) are owed to nobody. (Past
+//!    at the place of the newest one of its topic. No gap reports superseded events of values ([`Keep::latest`]). (Past
 //!    a million topics that lost events the oldest marks fold into one, and a read may report a gap too many.)
 //! 6. **The newest are found by topic.** With [`ReadRequest::latest_upto`] a read costs about what it returns, whatever the number
 //!    of events behind. (Before the index of the newest events is filled, and for a round that began long ago, it scans the log.)
@@ -219,7 +219,7 @@ pub trait Store: Send + Sync + 'static {
     fn maintain(&self, now: Moment);
 
     /// Erases the events that a topic has now, and their ids; what is published after the call stays. Completes once they are gone
-    /// for good, and no read returns them. Readers that had them before them are told a gap; the feed's next batch has a floor at
+    /// for good, and no read returns them. Readers at earlier positions receive a gap; the feed's next batch has a floor at
     /// or beyond the newest of them.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ impl Hub {
                 }
             }
         }
-        // With older events, a gap before the page's first one is told by the next page.
+        // With older events, the next page reports a gap before this page's first event.
         let first = page.events.front().map_or(Position::ZERO, |event| event.position());
         page.trimmed = hole.is_some_and(|hole| !page.more || hole > first);
         let (mut at, oldest) = (Position::ZERO, if page.events.is_empty() { end } else { first });

@@ -57,7 +57,7 @@ pub struct KeepRule {
     pub keep: Keep,
 }
 
-/// The rules of a log, in order: the first whose pattern matches a topic counts, and stands in for
+/// The rules of a log, in order: the first whose pattern matches a topic counts, and replaces
 /// [`Retention::age_max`](super::Retention::age_max).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeepRules {

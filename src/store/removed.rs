@@ -3,7 +3,7 @@
 //! Of each topic the newest removed position is known. Rules remove the oldest events of a topic first, and erasing removes all, so
 //! a cursor before that position has lost an event of the topic, and one at or after it has lost none. A page ends before a
 //! hole; the next one begins with the gap, which spans all holes up to the next retained event that matches. Superseded events of
-//! values leave no mark: they are owed to nobody.
+//! values leave no mark: no gap reports them.
 
 use std::collections::btree_map;
 use std::iter::Peekable;
